@@ -1,0 +1,161 @@
+"""A Hugging Face classifier in stages: embed a packed row, run its own layers i..j on it, run its own head."""
+
+import copy
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from trbert.attention import PACKED_ATTENTION
+from trbert.errors import InputError
+from trbert.families import Family, family_of
+from trbert.packed import PackedBatch, Tokens, start_batch
+from trbert.shapes import Logits, TokenFloat
+
+
+class Encoder:
+    """The stages of a Hugging Face `…ForSequenceClassification`, none of its modules copied or rewritten.
+
+    Args:
+        model: the classifier; its attention is switched to `trbert_packed`, which serves padded calls as well.
+
+    Raises:
+        UnsupportedModel: The model is of a family without adapter.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.family: Family = family_of(model.config)
+        self.model = model
+        self.base = model.base_model
+        self.layers = self.family.layer_list(self.base)
+        model.set_attn_implementation(PACKED_ATTENTION)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.base.parameters()).device
+
+    def embed(self, tokens: Tokens) -> PackedBatch:
+        """Returns the states that enter layer 0.
+
+        Raises:
+            InputError: A document is longer than the model has positions.
+        """
+        batch = start_batch(tokens, torch.empty(tokens.input_ids.numel(), 0, device=tokens.offsets.device))
+        arguments: dict[str, Tensor] = {}
+        if self.family.embeds_positions:
+            arguments["position_ids"] = self._position_ids(tokens, batch)[None]
+        if self.family.embeds_segments:
+            types = tokens.token_type_ids
+            arguments["token_type_ids"] = (torch.zeros_like(tokens.input_ids) if types is None else types)[None]
+        states = attrgetter(self.family.embeddings)(self.base)(tokens.input_ids[None], **arguments)
+        if self.family.projection is not None and (projection := _maybe(self.base, self.family.projection)) is not None:
+            states = projection(states)
+        return start_batch(tokens, states[0])
+
+    def run_layers(
+        self, batch: PackedBatch, first: int, last: int, received: TokenFloat | None = None
+    ) -> PackedBatch:
+        """Returns the batch after layers first, …, last − 1.
+
+        Args:
+            batch: states that enter layer `first`.
+            first: index of the first layer to run.
+            last: index after the last layer to run.
+            received: filled in place with the attention each token received in the last of these layers.
+        """
+        states = batch.hidden[None]
+        rotary = self._rotary_tables(batch) if first < last else {}
+        for index in range(first, last):
+            layer = self.layers[index]
+            kind = getattr(layer, "attention_type", None)
+            states = layer(
+                states,
+                attention_mask=None,
+                segments=batch.segments,
+                token_positions=batch.positions,
+                received=received if index == last - 1 else None,
+                **({"position_embeddings": rotary[kind if kind in rotary else None]} if rotary else {}),
+            )
+        return batch.with_hidden(states[0])
+
+    def finish(self, batch: PackedBatch, **head_arguments: Any) -> Any:
+        """Returns what the model's own head says of the finished states: a `SequenceClassifierOutput`.
+
+        The head runs as Hugging Face wrote it: the classifier's own `forward`, with the encoder below it replaced by
+        the states at hand. Heads that average over tokens average over those that were kept.
+        """
+        head = copy.copy(self.model)
+        head._modules = dict(self.model._modules)
+        head._modules[self.model.base_model_prefix] = _FinishedEncoder(self.family, self.base)
+        states, mask = _padded(batch)
+        return head(inputs_embeds=states, attention_mask=mask, return_dict=True, **head_arguments)
+
+    def logits(self, batch: PackedBatch) -> Logits:
+        """Returns the class logits of finished states."""
+        return self.finish(batch).logits
+
+    def _position_ids(self, tokens: Tokens, batch: PackedBatch) -> Tensor:
+        config = self.base.config
+        positions = batch.positions
+        limit = config.max_position_embeddings
+        if self.family.first_position_after_padding:
+            # As Hugging Face counts: padding ids inside a text neither count nor move.
+            real = tokens.input_ids.ne(config.pad_token_id).long()
+            count = real.cumsum(0)
+            before = torch.cat([count.new_zeros(1), count])[tokens.offsets[:-1]]
+            positions = (count - before[batch.documents]) * real + config.pad_token_id
+            limit -= config.pad_token_id + 1
+        longest = int(batch.original_lengths.max())
+        if longest > limit:
+            raise InputError(
+                f"a document may have at most {limit} tokens for this model, and one has {longest}: "
+                "tokenise with truncation=True"
+            )
+        return positions
+
+    def _rotary_tables(self, batch: PackedBatch) -> dict[str | None, tuple[Tensor, Tensor]]:
+        if self.family.rotary is None:
+            return {}
+        rotary = attrgetter(self.family.rotary)(self.base)
+        states, positions = batch.hidden[None], batch.positions[None]
+        if not self.family.rotary_by_layer_type:
+            return {None: rotary(states, positions)}
+        return {kind: rotary(states, positions, kind) for kind in set(self.base.config.layer_types)}
+
+
+class _FinishedEncoder(nn.Module):
+    """Stands where the base model stood, and returns states that are already there."""
+
+    def __init__(self, family: Family, base: nn.Module) -> None:
+        super().__init__()
+        # Not registered as a child: the weights belong to the base model alone.
+        object.__setattr__(self, "_parts", (family, base))
+
+    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> BaseModelOutputWithPooling:
+        family, base = self._parts
+        states = inputs_embeds
+        if family.final_norm is not None:
+            states = attrgetter(family.final_norm)(base)(states)
+        return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=family.pool(base, states))
+
+
+def _padded(batch: PackedBatch) -> tuple[Tensor, Tensor]:
+    """Returns the states as [docs, longest, dim] with their 0/1 mask, as heads expect them."""
+    lengths = batch.lengths
+    column = torch.arange(batch.hidden.shape[0], device=lengths.device) - batch.offsets[:-1][batch.documents]
+    shape = (len(batch), int(lengths.max()))
+    states = batch.hidden.new_zeros(*shape, batch.hidden.shape[1])
+    states = states.index_put((batch.documents, column), batch.hidden)
+    mask = torch.zeros(shape, dtype=torch.long, device=lengths.device)
+    mask[batch.documents, column] = 1
+    return states, mask
+
+
+def _maybe(base: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return attrgetter(path)(base)
+    except AttributeError:
+        return None

@@ -1,0 +1,189 @@
+"""Many documents as one row of tokens: pack, keep, scatter back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from trbert.errors import InputError
+from trbert.shapes import DocIndex, Hidden, SampleMasks, TokenMask
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids of many documents as one row: a whole data split, or one batch of it.
+
+    Attributes:
+        input_ids: vocabulary ids, all documents one after the other.
+        token_type_ids: segment ids, or None where the family has none.
+        protected: True where a token is never dropped (the first token; by task more).
+        offsets: document i is `input_ids[offsets[i]:offsets[i + 1]]`; starts at 0, ends at `total`.
+    """
+
+    input_ids: Int[Tensor, " total"]
+    token_type_ids: Int[Tensor, " total"] | None
+    protected: Bool[Tensor, " total"]
+    offsets: Int[Tensor, " docs_and_one"]
+
+    def __len__(self) -> int:
+        return self.offsets.numel() - 1
+
+    @property
+    def lengths(self) -> DocIndex:
+        """Tokens in each document."""
+        return self.offsets.diff()
+
+    @classmethod
+    def from_lists(cls, input_ids: Sequence[Sequence[int]], token_type_ids: Sequence[Sequence[int]] | None) -> "Tokens":
+        """Returns a tokenizer's ragged lists as one row, the first token of each document protected.
+
+        Example:
+            >>> Tokens.from_lists([[7, 8], [9]], None).offsets
+            tensor([0, 2, 3])
+        """
+        offsets = torch.tensor([0, *map(len, input_ids)]).cumsum(0)
+        row = torch.tensor([token for ids in input_ids for token in ids], dtype=torch.long)
+        types = None
+        if token_type_ids is not None:
+            types = torch.tensor([kind for kinds in token_type_ids for kind in kinds], dtype=torch.long)
+        return cls(row, types, _first_of_each(offsets), offsets)
+
+    @classmethod
+    def from_padded(
+        cls,
+        input_ids: Int[Tensor, "docs width"],
+        attention_mask: Tensor | None = None,
+        token_type_ids: Int[Tensor, "docs width"] | None = None,
+    ) -> "Tokens":
+        """Returns a padded batch without its padding.
+
+        Raises:
+            InputError: A document has no token, or the mask is not a 0/1 matrix of the batch's shape.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        if attention_mask.shape != input_ids.shape:
+            raise InputError(
+                f"attention_mask must have the shape of input_ids {tuple(input_ids.shape)}, and has "
+                f"{tuple(attention_mask.shape)}: pass the tokenizer's own 0/1 mask"
+            )
+        real = attention_mask.bool()
+        lengths = real.sum(1)
+        if bool((lengths == 0).any()):
+            empty = int((lengths == 0).nonzero()[0, 0])
+            raise InputError(f"document {empty} of the batch has no token: its attention_mask is all 0; leave it out")
+        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        types = None if token_type_ids is None else token_type_ids[real]
+        return cls(input_ids[real], types, _first_of_each(offsets), offsets)
+
+    def take(self, documents: Int[Tensor, " taken"]) -> "Tokens":
+        """Returns the named documents as a new row, in the given order."""
+        lengths = self.lengths[documents]
+        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        start = self.offsets[documents] - offsets[:-1]
+        index = torch.arange(int(offsets[-1]), device=offsets.device) + start.repeat_interleave(lengths)
+        types = None if self.token_type_ids is None else self.token_type_ids[index]
+        return Tokens(self.input_ids[index], types, self.protected[index], offsets)
+
+    def to(self, device: torch.device | str) -> "Tokens":
+        """Returns the row on another device."""
+        types = None if self.token_type_ids is None else self.token_type_ids.to(device)
+        return Tokens(self.input_ids.to(device), types, self.protected.to(device), self.offsets.to(device))
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Hidden states of many documents as one row, some tokens of each perhaps dropped.
+
+    Attributes:
+        hidden: states of the remaining tokens, documents one after the other.
+        positions: each token's place in its original, unreduced document.
+        documents: each token's document, an index into this batch.
+        protected: True where a token is never dropped.
+        original_lengths: tokens of each document before anything was dropped.
+        offsets: document i is `hidden[offsets[i]:offsets[i + 1]]`.
+    """
+
+    hidden: Float[Tensor, "total dim"]
+    positions: Int[Tensor, " total"]
+    documents: Int[Tensor, " total"]
+    protected: Bool[Tensor, " total"]
+    original_lengths: Int[Tensor, " docs"]
+    offsets: Int[Tensor, " docs+1"]
+
+    def __len__(self) -> int:
+        return self.original_lengths.numel()
+
+    @property
+    def lengths(self) -> DocIndex:
+        """Remaining tokens of each document."""
+        return self.offsets.diff()
+
+    @cached_property
+    def segments(self) -> list[int]:
+        """Remaining tokens of each document that has any, as attention splits the row; read off the device once."""
+        return [length for length in self.lengths.tolist() if length]
+
+    def with_hidden(self, hidden: Hidden) -> "PackedBatch":
+        """Returns the same tokens with new states."""
+        batch = replace(self, hidden=hidden)
+        batch.__dict__["segments"] = self.segments  # saves reading the lengths off the device again
+        return batch
+
+    def first_tokens(self) -> Float[Tensor, "docs dim"]:
+        """Returns the state of each document's first token (protected, so always there)."""
+        return self.hidden[self.offsets[:-1]]
+
+
+def start_batch(tokens: Tokens, hidden: Hidden) -> PackedBatch:
+    """Returns the unreduced batch of `tokens` with the given states."""
+    lengths = tokens.lengths
+    documents = torch.arange(len(tokens), device=lengths.device).repeat_interleave(lengths)
+    positions = torch.arange(hidden.shape[0], device=lengths.device) - tokens.offsets[:-1][documents]
+    return PackedBatch(hidden, positions, documents, tokens.protected, lengths, tokens.offsets)
+
+
+def gather_kept(batch: PackedBatch, masks: SampleMasks) -> PackedBatch:
+    """Returns the kept tokens of every sample: one gather, new offsets, nothing copied for what is dropped.
+
+    Row s of `masks` (True = keep) is one decision for the whole batch; document i of sample s becomes document
+    `s · docs + i`. With one row this drops tokens; with K rows it starts K trajectories that shared their prefix.
+
+    Example:
+        >>> tokens = Tokens.from_lists([[7, 8], [9]], None)
+        >>> batch = start_batch(tokens, torch.zeros(3, 4))
+        >>> gather_kept(batch, torch.tensor([[True, False, True]])).offsets
+        tensor([0, 1, 2])
+    """
+    docs = len(batch)
+    sample, index = masks.nonzero(as_tuple=True)
+    documents = sample * docs + batch.documents[index]
+    lengths = torch.bincount(documents, minlength=masks.shape[0] * docs)
+    return PackedBatch(
+        hidden=batch.hidden[index],
+        positions=batch.positions[index],
+        documents=documents,
+        protected=batch.protected[index],
+        original_lengths=batch.original_lengths.repeat(masks.shape[0]),
+        offsets=torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]),
+    )
+
+
+def scatter_back(original: Hidden, kept: PackedBatch) -> Hidden:
+    """Returns `original`, the unreduced row, with the kept tokens' newer states in their places.
+
+    A dropped token's output is thus its state at the point where it was dropped.
+    """
+    starts = kept.original_lengths.cumsum(0) - kept.original_lengths
+    index = starts[kept.documents] + kept.positions
+    return original.index_copy(0, index, kept.hidden)
+
+
+def _first_of_each(offsets: Tensor) -> TokenMask:
+    protected = torch.zeros(int(offsets[-1]), dtype=torch.bool, device=offsets.device)
+    protected[offsets[:-1]] = True
+    return protected
+
