@@ -1,0 +1,102 @@
+"""The decision process: reset, transition, reward. Pure functions over packed batches (DESIGN.md section 5)."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from trbert.cost import CostModel
+from trbert.encoder import Encoder
+from trbert.packed import PackedBatch, Tokens
+from trbert.reduction import advance, check_points, enter
+from trbert.shapes import DocFloat, DocIndex, Kept, Logits, SampleMasks
+from trbert.tasks import gold_log_likelihood
+
+Price = Literal["flops", "tokens"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardTerms:
+    """What a trajectory is paid for.
+
+    Attributes:
+        penalty: λ, the price of cost, in nats per unreduced document.
+        keep_ratios: ρ_t, fractions of the original tokens that each point may keep free of charge.
+        price: "flops" charges each stage's share of the document's FLOPs; "tokens" the kept fraction, every point
+            alike, as the paper does.
+    """
+
+    penalty: float
+    keep_ratios: tuple[float, ...]
+    price: Price = "flops"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Trajectories on their way: one document of the batch is one trajectory.
+
+    Attributes:
+        batch: states entering the reduction point `point`, or finished ones.
+        point: which decision comes next, 0 the first; `len(points)` when the episode is over.
+        kept: tokens of each trajectory left after each past point.
+    """
+
+    batch: PackedBatch
+    point: int
+    kept: Kept
+
+
+@dataclass(frozen=True, slots=True)
+class Dynamics:
+    """The environment's laws: a frozen encoder, where tokens may be dropped, and what is paid.
+
+    The encoder's mode is the caller's: in evaluation mode a document's rewards differ by its actions alone.
+    """
+
+    encoder: Encoder
+    points: tuple[int, ...]
+    terms: RewardTerms
+    cost: CostModel
+    num_points: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        check_points(self.points, len(self.encoder.layers))
+        if len(self.terms.keep_ratios) != len(self.points):
+            raise ValueError(f"keep_ratios must be one for each of {self.points}, and are {self.terms.keep_ratios}")
+        object.__setattr__(self, "num_points", len(self.points))
+
+    def reset(self, tokens: Tokens) -> State:
+        """Returns the states entering the first reduction point."""
+        batch = enter(self.encoder, tokens, self.points)
+        return State(batch, 0, batch.lengths.new_zeros(0, len(batch)))
+
+    def transition(self, state: State, masks: SampleMasks) -> State:
+        """Returns what the masks (True = keep) lead to: gather, then run to the next point or to the end.
+
+        With K rows of masks each trajectory branches into K, which share all that came before; trajectory d of row
+        s becomes number `s · docs + d`. Protected tokens are kept whatever the masks say.
+        """
+        batch = advance(self.encoder, state.batch, masks | state.batch.protected, state.point, self.points)
+        kept = torch.cat([state.kept.repeat(1, masks.shape[0]), batch.lengths[None]])
+        return State(batch, state.point + 1, kept)
+
+    def charge(self, lengths: DocIndex, kept: Kept) -> DocFloat:
+        """Returns Σ_t max(0, c_t(n_t) − c_t(ρ_t·n)), a fraction of the unreduced document's price."""
+        ratios = torch.tensor(self.terms.keep_ratios, device=lengths.device)[:, None]
+        if self.terms.price == "tokens":
+            paid = (kept / lengths - ratios) / len(self.points)
+        else:
+            free = self.cost.price(self.points, ratios * lengths, lengths)
+            paid = self.cost.price(self.points, kept.float(), lengths) - free
+        return paid.clamp(min=0).sum(0)
+
+    def reward(self, state: State, logits: Logits, labels: DocIndex) -> DocFloat:
+        """Returns R = log p(y) − λ · charge of finished trajectories, in nats.
+
+        Args:
+            state: finished trajectories.
+            logits: what the head says of them.
+            labels: the class of each trajectory's document.
+        """
+        charge = self.charge(state.batch.original_lengths, state.kept)
+        return gold_log_likelihood(logits, labels) - self.terms.penalty * charge

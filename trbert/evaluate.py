@@ -1,0 +1,123 @@
+"""Quality, cost and throughput of a model over a split, reduced or not."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from trbert.cost import CostModel, speed_up
+from trbert.encoder import Encoder
+from trbert.packed import Tokens
+from trbert.reduction import reduced_forward
+from trbert.selectors import Selector
+from trbert.shapes import DocIndex, Logits
+from trbert.tasks import accuracy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """How one model does on one split at one dial.
+
+    Attributes:
+        quality: accuracy, a fraction.
+        speed_up: Σ unreduced FLOPs / Σ reduced FLOPs, without padding.
+        kept: fraction of all original tokens left after each point.
+        docs_per_second: measured on this machine, tokenisation excluded.
+    """
+
+    quality: float
+    speed_up: float
+    kept: tuple[float, ...]
+    docs_per_second: float
+
+
+def batches_by_length(lengths: DocIndex, tokens_per_batch: int) -> Iterator[Tensor]:
+    """Yields document indices, longest documents first, at most `tokens_per_batch` tokens (or one document) a batch.
+
+    A packed row needs no equal lengths; the order only brings an out-of-memory error early.
+    """
+    order = torch.argsort(lengths, descending=True, stable=True)
+    start, used = 0, 0
+    for end, length in enumerate(lengths[order].tolist()):
+        if used + length > tokens_per_batch and end > start:
+            yield order[start:end]
+            start, used = end, 0
+        used += length
+    if start < len(order):
+        yield order[start:]
+
+
+@torch.inference_mode()
+def unreduced_logits(encoder: Encoder, tokens: Tokens, tokens_per_batch: int = 16384) -> Logits:
+    """Returns the plain model's logits of every document, packed."""
+    parts, order = [], []
+    for documents in batches_by_length(tokens.lengths, tokens_per_batch):
+        batch = encoder.embed(tokens.take(documents).to(encoder.device))
+        parts.append(encoder.logits(encoder.run_layers(batch, 0, len(encoder.layers))).float().cpu())
+        order.append(documents)
+    return _restore(parts, order)
+
+
+@torch.inference_mode()
+def reduced_logits(
+    encoder: Encoder,
+    selector: Selector,
+    tokens: Tokens,
+    points: tuple[int, ...],
+    dial: float,
+    tokens_per_batch: int = 16384,
+) -> tuple[Logits, Tensor]:
+    """Returns the reduced model's logits of every document, and its kept counts [points, docs]."""
+    parts, counts, order = [], [], []
+    for documents in batches_by_length(tokens.lengths, tokens_per_batch):
+        reduced = reduced_forward(encoder, selector, tokens.take(documents).to(encoder.device), points, dial)
+        parts.append(encoder.logits(reduced.batch).float().cpu())
+        counts.append(reduced.kept.cpu().T)
+        order.append(documents)
+    return _restore(parts, order), _restore(counts, order).T
+
+
+def evaluate(
+    encoder: Encoder,
+    cost: CostModel,
+    selector: Selector,
+    tokens: Tokens,
+    labels: DocIndex,
+    points: tuple[int, ...],
+    dial: float,
+    tokens_per_batch: int = 16384,
+) -> Evaluation:
+    """Returns quality, cost and throughput of the reduced model at one dial."""
+    started = time.perf_counter()
+    logits, kept = reduced_logits(encoder, selector, tokens, points, dial, tokens_per_batch)
+    seconds = time.perf_counter() - started
+    lengths = tokens.lengths.cpu()
+    flops = cost.reduced(lengths, kept, points, selector.name)
+    return Evaluation(
+        quality=accuracy(logits, labels),
+        speed_up=speed_up(cost.unreduced(lengths), flops),
+        kept=tuple((kept.sum(1) / lengths.sum()).tolist()),
+        docs_per_second=len(tokens) / seconds,
+    )
+
+
+def evaluate_unreduced(
+    encoder: Encoder, tokens: Tokens, labels: DocIndex, tokens_per_batch: int = 16384
+) -> Evaluation:
+    """Returns quality and throughput of the plain model, packed."""
+    started = time.perf_counter()
+    logits = unreduced_logits(encoder, tokens, tokens_per_batch)
+    seconds = time.perf_counter() - started
+    return Evaluation(
+        quality=accuracy(logits, labels), speed_up=1.0, kept=(), docs_per_second=len(tokens) / seconds
+    )
+
+
+def _restore(parts: list[Tensor], order: list[Tensor]) -> Float[Tensor, "docs columns"]:
+    values = torch.cat(parts)
+    restored = torch.empty_like(values)
+    restored[torch.cat(order)] = values
+    return restored

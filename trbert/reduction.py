@@ -1,0 +1,74 @@
+"""The reduced forward pass: run to a reduction point, drop, run on. Deployment, environment and training all use it."""
+
+from dataclasses import dataclass
+
+import torch
+
+from trbert.encoder import Encoder
+from trbert.errors import InputError
+from trbert.packed import PackedBatch, Tokens, gather_kept
+from trbert.selectors import Selector
+from trbert.shapes import Kept, SampleMasks, TokenFloat
+
+
+@dataclass(frozen=True, slots=True)
+class Reduced:
+    """The end of a reduced forward pass.
+
+    Attributes:
+        batch: finished states of the tokens that were kept throughout.
+        kept: tokens of each document left after each reduction point.
+    """
+
+    batch: PackedBatch
+    kept: Kept
+
+
+def check_points(points: tuple[int, ...], num_layers: int) -> None:
+    """Raises InputError unless the reduction points rise and name layers of the model."""
+    rising = all(a < b for a, b in zip(points, points[1:], strict=False))
+    if not points or not rising or points[0] < 0 or points[-1] >= num_layers:
+        raise InputError(
+            f"points must be rising layer indices from 0 to {num_layers - 1}, and are {points}: "
+            "use for example (0, 2), to drop after the embeddings and before layer 2"
+        )
+
+
+def enter(
+    encoder: Encoder, tokens: Tokens, points: tuple[int, ...], received: TokenFloat | None = None
+) -> PackedBatch:
+    """Returns the states that enter the first reduction point."""
+    return encoder.run_layers(encoder.embed(tokens), 0, points[0], received)
+
+
+def advance(
+    encoder: Encoder,
+    batch: PackedBatch,
+    masks: SampleMasks,
+    point: int,
+    points: tuple[int, ...],
+    received: TokenFloat | None = None,
+) -> PackedBatch:
+    """Returns the kept tokens' states at the next reduction point, or at the end after the last."""
+    following = points[point + 1] if point + 1 < len(points) else len(encoder.layers)
+    return encoder.run_layers(gather_kept(batch, masks), points[point], following, received)
+
+
+def reduced_forward(
+    encoder: Encoder, selector: Selector, tokens: Tokens, points: tuple[int, ...], dial: float
+) -> Reduced:
+    """Returns the finished states after dropping, at each reduction point, what the selector does not keep."""
+    counts = []
+    received = _buffer(selector, tokens.input_ids.numel(), tokens)
+    batch = enter(encoder, tokens, points, received)
+    for point in range(len(points)):
+        mask = selector.keep_mask(batch, point, len(points), dial, received)
+        last = point + 1 == len(points)
+        received = None if last else _buffer(selector, int(mask.sum()), tokens)
+        batch = advance(encoder, batch, mask[None], point, points, received)
+        counts.append(batch.lengths)
+    return Reduced(batch, torch.stack(counts))
+
+
+def _buffer(selector: Selector, total: int, tokens: Tokens) -> TokenFloat | None:
+    return torch.zeros(total, device=tokens.offsets.device) if selector.needs_attention else None

@@ -1,0 +1,54 @@
+"""What differs between tasks; so far classification: encode, loss, fidelity, quality."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from trbert.errors import InputError
+from trbert.packed import Tokens
+from trbert.shapes import DocFloat, DocIndex, Logits
+
+FIDELITY_FLOOR = -5.0
+"""Lowest fidelity of a document, in nats: one hopeless document must not outweigh a batch."""
+
+
+def encode(tokenizer: Any, texts: Sequence[str], max_length: int) -> tuple[Tokens, int]:
+    """Returns the texts as one row of tokens, the first of each protected, and how many texts were truncated.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        texts: documents.
+        max_length: most tokens of a document, special tokens included.
+
+    Raises:
+        InputError: max_length leaves no room for a token beside the special ones, or there is no text.
+    """
+    special = tokenizer.num_special_tokens_to_add(pair=False)
+    if max_length <= special:
+        raise InputError(f"max_length must be more than the {special} special tokens, and is {max_length}")
+    if not texts:
+        raise InputError("texts must not be empty: pass at least one document")
+    encoded = tokenizer(list(texts), truncation=False, verbose=False)
+    truncated = sum(len(ids) > max_length for ids in encoded["input_ids"])
+    if truncated:
+        encoded = tokenizer(list(texts), truncation=True, max_length=max_length)
+    return Tokens.from_lists(encoded["input_ids"], encoded.get("token_type_ids")), truncated
+
+
+def gold_log_likelihood(logits: Logits, labels: DocIndex) -> DocFloat:
+    """Returns log p(y) of each document's label, in nats, not below `FIDELITY_FLOOR`."""
+    chosen = logits.float().log_softmax(-1).gather(1, labels[:, None])[:, 0]
+    return chosen.clamp(min=FIDELITY_FLOOR)
+
+
+def teacher_agreement(logits: Logits, teacher_logits: Logits) -> DocFloat:
+    """Returns Σ_c p_teacher(c) log p(c), in nats, not below `FIDELITY_FLOOR`: fidelity where there are no labels."""
+    agreement = (teacher_logits.float().softmax(-1) * logits.float().log_softmax(-1)).sum(-1)
+    return agreement.clamp(min=FIDELITY_FLOOR)
+
+
+def accuracy(logits: Float[Tensor, "docs classes"], labels: DocIndex) -> float:
+    """Returns the fraction of documents whose highest logit is the label's."""
+    return float((logits.argmax(-1) == labels).double().mean())

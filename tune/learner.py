@@ -1,0 +1,103 @@
+"""One optimiser step on packed documents: precision, token budget, memory, schedule."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+
+Loss = Callable[[Tensor], Tensor]
+"""A function of document indices that returns their *summed* loss."""
+
+
+def autocast(device: torch.device, dtype: str) -> AbstractContextManager[None]:
+    """Returns the context in which training runs: bfloat16 where asked for, or where "auto" finds matrix units."""
+    enabled = dtype == "bfloat16" or (dtype == "auto" and has_fast_bfloat16(device))
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Returns whether the device multiplies bfloat16 matrices much faster than float32 ones."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+
+
+def pick_device(name: str) -> torch.device:
+    """Returns the named device; "auto" is the first GPU where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def shuffled_batches(documents: int, batch_size: int, steps: int, seed: int) -> Iterator[Tensor]:
+    """Yields `steps` batches of document indices, every document once an epoch, in an order of its own each epoch."""
+    queue = torch.empty(0, dtype=torch.long)
+    epoch = 0
+    for _ in range(steps):
+        while len(queue) < batch_size:
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+            queue = torch.cat([queue, torch.randperm(documents, generator=generator)])
+            epoch += 1
+        yield queue[:batch_size]
+        queue = queue[batch_size:]
+
+
+def accumulate_gradient(parameters: Sequence[nn.Parameter], documents: Tensor, loss: Loss) -> float:
+    """Adds the gradient of the summed loss to the parameters' `grad`, and returns the loss.
+
+    When memory runs out the documents are halved; nothing is added twice, since a gradient is added whole or not
+    at all.
+    """
+    try:
+        value = loss(documents)
+        gradients = torch.autograd.grad(value, parameters, allow_unused=True)
+    except torch.OutOfMemoryError:
+        if len(documents) == 1:
+            raise
+        torch.cuda.empty_cache()
+        middle = len(documents) // 2
+        return accumulate_gradient(parameters, documents[:middle], loss) + accumulate_gradient(
+            parameters, documents[middle:], loss
+        )
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None:
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+    return float(value.detach())
+
+
+def step_in_budget(
+    optimizer: torch.optim.Optimizer, documents: Tensor, lengths: Tensor, tokens_per_batch: int, loss: Loss
+) -> float:
+    """Takes one optimiser step on the documents' mean loss, at most `tokens_per_batch` tokens at a time; returns it."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    optimizer.zero_grad()
+    total = 0.0
+    for part in _within_budget(documents, lengths, tokens_per_batch):
+        total += accumulate_gradient(parameters, part, loss)
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.div_(len(documents))
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
+    return total / len(documents)
+
+
+def linear_schedule(optimizer: torch.optim.Optimizer, steps: int, warm_up: float) -> torch.optim.lr_scheduler.LambdaLR:
+    """Returns a schedule: linear warm-up over the given share of the steps, then linear decay to 0."""
+    rising = max(1, round(warm_up * steps))
+
+    def factor(step: int) -> float:
+        return min((step + 1) / rising, max(0.0, (steps - step) / max(1, steps - rising)))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def _within_budget(documents: Tensor, lengths: Tensor, tokens_per_batch: int) -> Iterator[Tensor]:
+    start, used = 0, 0
+    for end, length in enumerate(lengths[documents].tolist()):
+        if used + length > tokens_per_batch and end > start:
+            yield documents[start:end]
+            start, used = end, 0
+        used += length
+    yield documents[start:]

@@ -1,0 +1,245 @@
+"""Every setting of a run: frozen, nested by concern, checked and never changed. Saved with a run as JSON."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from trbert.errors import InputError
+
+
+def _setting(default: Any, help: str) -> Any:
+    """A field whose help text is its only documentation: command-line help comes from it."""
+    return field(default=default, metadata={"help": help})
+
+
+def _check(holds: bool, name: str, rule: str, value: object) -> None:
+    if not holds:
+        raise InputError(f"{name} must be {rule}, and is {value!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSettings:
+    """Where documents come from."""
+
+    source: str = _setting("pages", "hub name, folder or files (csv, jsonl, parquet); 'pages' is the embedded default")
+    text_column: str = _setting("text", "column of the texts")
+    label_column: str = _setting("label", "column of the labels")
+    max_length: int = _setting(256, "most tokens of a document, special tokens included")
+    train_rows: int | None = _setting(None, "use this many training rows, drawn by the seed; all when unset")
+    validation_rows: int = _setting(1000, "most rows to choose points on; held out of train where there is no split")
+    test_rows: int | None = _setting(None, "report on this many test rows; all when unset")
+
+    def __post_init__(self) -> None:
+        _check(self.max_length > 2, "data.max_length", "more than 2 tokens", self.max_length)
+        for name in ("train_rows", "test_rows"):
+            value = getattr(self, name)
+            _check(value is None or value > 0, f"data.{name}", "a positive number or unset", value)
+        _check(self.validation_rows > 0, "data.validation_rows", "positive", self.validation_rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherSettings:
+    """Stage 1: fine-tune the unreduced model."""
+
+    epochs: float = _setting(4.0, "passes over the training rows")
+    batch_size: int = _setting(16, "documents a step")
+    learning_rate: float = _setting(1e-4, "highest learning rate, after warm-up, before linear decay")
+
+    def __post_init__(self) -> None:
+        _check(self.epochs > 0, "teacher.epochs", "positive", self.epochs)
+        _check(self.batch_size > 0, "teacher.batch_size", "positive", self.batch_size)
+        _check(self.learning_rate > 0, "teacher.learning_rate", "positive", self.learning_rate)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectSettings:
+    """Stage 2: the encoder frozen, the policy learns by reinforcement."""
+
+    points: tuple[int, ...] | None = _setting(None, "reduction points, rising layer indices; (1, L//2) when unset")
+    penalty: float = _setting(2.0, "price of cost in the reward, in nats per unreduced document")
+    keep_ratios: tuple[float, ...] | None = _setting(None, "fraction each point keeps free of charge; 0 when unset")
+    price: Literal["flops", "tokens"] = _setting("flops", "what the penalty prices: FLOPs, or kept tokens as the paper")
+    documents: int = _setting(2000, "documents to sample trajectories of, with repetition over epochs")
+    samples: int = _setting(8, "trajectories of each document")
+    step_documents: int = _setting(32, "documents a policy step")
+    item_documents: int = _setting(16, "documents a rollout work item: what one worker samples at a time")
+    learning_rate: float = _setting(2e-3, "learning rate of the policy")
+    entropy: float = _setting(0.0, "weight of the policy's entropy in its objective")
+    baseline: Literal["leave-one-out", "mean"] = _setting("leave-one-out", "baseline of a document's returns")
+    token_average: bool = _setting(False, "average log-probabilities over tokens, as the paper's code, not sum / sqrt n")
+    guided_share: float = _setting(0.0, "first share of steps whose last sample keeps the most salient tokens instead")
+    warm_start_documents: int = _setting(0, "documents on which the policy first imitates saliency")
+
+    def __post_init__(self) -> None:
+        _check(self.penalty >= 0, "select.penalty", "0 or more", self.penalty)
+        _check(self.samples >= 2, "select.samples", "at least 2", self.samples)
+        for name in ("documents", "step_documents", "item_documents"):
+            _check(getattr(self, name) > 0, f"select.{name}", "positive", getattr(self, name))
+        _check(self.learning_rate > 0, "select.learning_rate", "positive", self.learning_rate)
+        ratios = self.keep_ratios or ()
+        _check(all(0 <= ratio <= 1 for ratio in ratios), "select.keep_ratios", "fractions from 0 to 1", ratios)
+        _check(self.price in ("flops", "tokens"), "select.price", "'flops' or 'tokens'", self.price)
+        _check(0 <= self.guided_share <= 1, "select.guided_share", "a fraction from 0 to 1", self.guided_share)
+        _check(self.entropy >= 0, "select.entropy", "0 or more", self.entropy)
+        _check(self.warm_start_documents >= 0, "select.warm_start_documents", "0 or more", self.warm_start_documents)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JointSettings:
+    """Stage 3: encoder and policy learn together."""
+
+    documents: int = _setting(8000, "documents to train on, with repetition over epochs; 0 leaves the stage out")
+    samples: int = _setting(2, "sampled trajectories of each document")
+    batch_size: int = _setting(16, "documents a step")
+    learning_rate: float = _setting(1e-4, "highest learning rate of the encoder")
+    policy_learning_rate: float = _setting(5e-4, "highest learning rate of the policy")
+    distillation: float = _setting(0.5, "share of the task loss that is cross-entropy against the teacher, not the label")
+    temperature: float = _setting(1.0, "temperature of distillation")
+    dial_range: float = _setting(3.0, "a further, thresholded trajectory draws its dial from ± this; 0 leaves it out")
+    keep_all: float = _setting(0.1, "fraction of those further trajectories that keep all tokens")
+
+    def __post_init__(self) -> None:
+        _check(self.documents >= 0, "joint.documents", "0 or more", self.documents)
+        _check(self.samples >= 2, "joint.samples", "at least 2", self.samples)
+        _check(self.batch_size > 0, "joint.batch_size", "positive", self.batch_size)
+        for name in ("learning_rate", "policy_learning_rate", "temperature"):
+            _check(getattr(self, name) > 0, f"joint.{name}", "positive", getattr(self, name))
+        for name in ("distillation", "keep_all"):
+            _check(0 <= getattr(self, name) <= 1, f"joint.{name}", "a fraction from 0 to 1", getattr(self, name))
+        _check(self.dial_range >= 0, "joint.dial_range", "0 or more", self.dial_range)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComputeSettings:
+    """How the machine is used; results do not depend on it beyond rounding."""
+
+    device: str = _setting("auto", "cpu, cuda, or auto: the first GPU where there is one")
+    dtype: Literal["auto", "float32", "bfloat16"] = _setting(
+        "auto", "arithmetic of training; auto takes bfloat16 where the processor has matrix units for it"
+    )
+    threads: int | None = _setting(None, "threads of each process; the machine's cores shared out when unset")
+    tokens_per_batch: int = _setting(16384, "most tokens at once, halved when memory runs out")
+
+    def __post_init__(self) -> None:
+        _check(self.dtype in ("auto", "float32", "bfloat16"), "compute.dtype", "auto, float32 or bfloat16", self.dtype)
+        _check(self.threads is None or self.threads > 0, "compute.threads", "positive or unset", self.threads)
+        _check(self.tokens_per_batch > 0, "compute.tokens_per_batch", "positive", self.tokens_per_batch)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """One trained model: its data, its stages, its seed."""
+
+    model: str = _setting("minilm", "hub name or folder, plain or fine-tuned; 'minilm' is the packaged default")
+    seed: int = _setting(0, "seed of every random number")
+    policy_width: int = _setting(32, "hidden width of a policy head")
+    data: DataSettings = field(default_factory=DataSettings)
+    teacher: TeacherSettings = field(default_factory=TeacherSettings)
+    select: SelectSettings = field(default_factory=SelectSettings)
+    joint: JointSettings = field(default_factory=JointSettings)
+    compute: ComputeSettings = field(default_factory=ComputeSettings)
+
+    def __post_init__(self) -> None:
+        _check(self.policy_width > 0, "policy_width", "positive", self.policy_width)
+
+
+TR_BERT: dict[str, Any] = {
+    "select.price": "tokens",
+    "select.penalty": 1.0,
+    "select.baseline": "mean",
+    "select.token_average": True,
+    "select.guided_share": 0.5,
+    "select.samples": 8,
+    "select.step_documents": 32,
+    "select.learning_rate": 3e-5,
+    "joint.samples": 8,
+    "joint.batch_size": 32,
+    "joint.learning_rate": 3e-5,
+    "joint.policy_learning_rate": 3e-5,
+    "joint.distillation": 1.0,
+    "joint.dial_range": 0.0,
+}
+"""The paper's own recipe (FIELD.md section 1), as overrides; `--preset tr-bert`."""
+
+PRESETS: dict[str, dict[str, Any]] = {"tr-bert": TR_BERT}
+
+
+def override(settings: Settings, changes: dict[str, Any]) -> Settings:
+    """Returns settings with dotted names replaced, and checked anew.
+
+    Raises:
+        InputError: A name is unknown (with the nearest known one), or a value breaks its rule.
+
+    Example:
+        >>> override(Settings(), {"select.penalty": 0.2}).select.penalty
+        0.2
+    """
+    known = setting_names()
+    for name, value in changes.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the settings are {', '.join(known)}"
+            raise InputError(f"there is no setting {name!r}: {hint}")
+        settings = _replace(settings, name.split("."), value)
+    return settings
+
+
+def setting_names() -> dict[str, "dataclasses.Field[Any]"]:
+    """Returns the fields of all settings by dotted name."""
+    names = {}
+    for outer in dataclasses.fields(Settings):
+        if dataclasses.is_dataclass(outer.type):
+            names |= {f"{outer.name}.{inner.name}": inner for inner in dataclasses.fields(outer.type)}
+        else:
+            names[outer.name] = outer
+    return names
+
+
+def to_json(settings: Settings) -> dict[str, Any]:
+    """Returns settings as plain JSON values."""
+    return dataclasses.asdict(settings)
+
+
+def from_json(values: dict[str, Any]) -> Settings:
+    """Returns the settings that `to_json` wrote.
+
+    Raises:
+        InputError: A name is unknown, or a value breaks its rule.
+    """
+    changes: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            changes |= {f"{name}.{inner}": each for inner, each in value.items()}
+        else:
+            changes[name] = value
+    return override(Settings(), changes)
+
+
+def _replace(node: Any, path: list[str], value: Any) -> Any:
+    if len(path) > 1:
+        value = _replace(getattr(node, path[0]), path[1:], value)
+    else:
+        value = _coerce(path[0], typing.get_type_hints(type(node))[path[0]], value)
+    return dataclasses.replace(node, **{path[0]: value})
+
+
+def _coerce(name: str, kind: Any, value: Any) -> Any:
+    """Returns the value in the field's own type: JSON has no tuples, and a whole number may stand for a float."""
+    kinds = typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
+    for each in kinds:
+        origin = typing.get_origin(each)
+        if each is type(None) and value is None:
+            return None
+        if origin is tuple and isinstance(value, list | tuple):
+            item = typing.get_args(each)[0]
+            return tuple(_coerce(name, item, part) for part in value)
+        if origin is Literal and value in typing.get_args(each):
+            return value
+        if each is float and isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        if isinstance(each, type) and origin is None and type(value) is each:
+            return value
+    raise InputError(f"{name} must be of type {kind}, and is {value!r}")
