@@ -1,0 +1,44 @@
+"""trbert: BERT-like encoders that drop the tokens that stopped mattering.
+
+    model = trbert.load("runs/default/models/3")
+
+`import trbert` is light; torch and transformers load with the first use.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from trbert.errors import (
+    DamagedCheckpoint,
+    InputError,
+    ModelNotFound,
+    RunFolderError,
+    TrbertError,
+    UnsupportedModel,
+)
+
+if TYPE_CHECKING:
+    from trbert.modeling import TrbertConfig, TrbertForSequenceClassification, load
+
+__version__ = "0.1.0"
+
+_LAZY = ("TrbertConfig", "TrbertForSequenceClassification", "load")
+
+__all__ = [
+    "DamagedCheckpoint",
+    "InputError",
+    "ModelNotFound",
+    "RunFolderError",
+    "TrbertConfig",
+    "TrbertError",
+    "TrbertForSequenceClassification",
+    "UnsupportedModel",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        from trbert import modeling
+
+        return getattr(modeling, name)
+    raise AttributeError(f"module 'trbert' has no attribute {name!r}")

