@@ -20,6 +20,7 @@ class CostModel:
         layer_per_token: the linear maps of each layer.
         layer_per_pair: the two attention products of each layer, per query and key.
         head_per_document: pooler and classifier.
+        head_per_token: a classifier that reads every remaining token and averages its logits (EuroBERT's "late").
         policy_per_token: one policy head, on every token that enters its point.
     """
 
@@ -28,6 +29,7 @@ class CostModel:
     layer_per_pair: tuple[float, ...]
     head_per_document: float
     policy_per_token: float
+    head_per_token: float = 0.0
 
     @classmethod
     def of(cls, encoder: Encoder, policy_width: int) -> "CostModel":
@@ -42,12 +44,15 @@ class CostModel:
         head = [m for m in model.modules() if id(m) not in within_base or id(m) in pooling]
         width = config.hidden_size
         head_width = getattr(config, "head_dim", None) or width // config.num_attention_heads
+        attentions = getattr(config, "inner_group_num", 1)  # an ALBERT layer may hold several
+        head_reads_all = getattr(config, "classifier_pooling", None) == "late"
         return cls(
             embedding_per_token=_linear_flops(embedding),
             layer_per_token=tuple(_linear_flops(layer.modules()) for layer in encoder.layers),
-            layer_per_pair=(4.0 * config.num_attention_heads * head_width,) * len(encoder.layers),
-            head_per_document=_linear_flops(head),
+            layer_per_pair=(4.0 * config.num_attention_heads * head_width * attentions,) * len(encoder.layers),
+            head_per_document=0.0 if head_reads_all else _linear_flops(head),
             policy_per_token=2.0 * policy_width * (width + 1),
+            head_per_token=_linear_flops(head) if head_reads_all else 0.0,
         )
 
     def layers(self, first: int, last: int, lengths: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -57,7 +62,8 @@ class CostModel:
     def unreduced(self, lengths: DocIndex) -> DocFloat:
         """Returns the FLOPs of the plain model on each document, without padding and without a policy."""
         n = lengths.double()
-        return self.embedding_per_token * n + self.layers(0, len(self.layer_per_token), n) + self.head_per_document
+        per_token = self.embedding_per_token + self.head_per_token
+        return per_token * n + self.layers(0, len(self.layer_per_token), n) + self.head_per_document
 
     def reduced(self, lengths: DocIndex, kept: Kept, points: tuple[int, ...], selector: str = "policy") -> DocFloat:
         """Returns the FLOPs of the reduced pass on each document.
@@ -76,7 +82,7 @@ class CostModel:
         """
         entering = torch.cat([lengths[None], kept]).double()
         bounds = (0, *points, len(self.layer_per_token))
-        flops = self.embedding_per_token * entering[0] + self.head_per_document
+        flops = self.embedding_per_token * entering[0] + self.head_per_token * entering[-1] + self.head_per_document
         for index, tokens in enumerate(entering):
             flops = flops + self.layers(bounds[index], bounds[index + 1], tokens)
             if index < len(points) and selector == "policy":

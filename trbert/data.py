@@ -1,16 +1,15 @@
 """Where rows come from; the only file that knows Hugging Face data sets."""
 
-import csv
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Float64, Int64
 
 from trbert.errors import InputError
 from trbert.pages import Page, documentation_pages
@@ -96,38 +95,43 @@ def load_splits(
     Raises:
         InputError: The source, a file, a column, a text or a label is not what it has to be.
     """
-    for name, number in (("train_rows", train_rows), ("validation_rows", validation_rows), ("test_rows", test_rows)):
-        if number is not None and number < 1:
-            raise InputError(f"{name} must be at least 1, and is {number}: leave it out to take the default")
-    tables = _read_source(source, _Columns(text_column, label_column))
+    for name, number, least in (
+        ("train_rows", train_rows, 1),
+        ("validation_rows", validation_rows, 1),
+        ("test_rows", test_rows, 1),
+        ("seed", seed, 0),
+    ):
+        if number is not None and number < least:
+            raise InputError(f"{name} must be at least {least}, and is {number}: leave it out to take the default")
+    columns = _Columns(text_column, label_column)
     notes: list[str] = []
-    tables = _usable(tables, source, notes)
-    label_names, kept = _classes(tables)
-    rng = np.random.default_rng(seed)
+    tables = {
+        split: _usable(split, table, columns, notes)
+        for split, table in _read_source(source, columns).items()
+        if not _is_unlabelled(split, table, notes)
+    }
+    label_names, splits = _classes(tables, columns)
 
-    splits = dict(kept)
     if "validation" in splits and "test" not in splits:
         splits["test"] = splits.pop("validation")
         notes.append(f"no test split: the {len(splits['test'])} validation rows are the test rows")
     if "test" not in splits:
-        size = max(1, round(HELD_OUT_SHARE * len(splits["train"])))
-        splits["train"], splits["test"] = _hold_out("test", splits["train"], size, seed, rng, notes)
-        size = max(1, min(size, validation_rows))
-        splits["train"], splits["validation"] = _hold_out("validation", splits["train"], size, seed, rng, notes)
+        tenth = max(1, round(HELD_OUT_SHARE * len(splits["train"])))
+        _hold_out("test", tenth, splits, seed, notes)
+        _hold_out("validation", min(tenth, validation_rows), splits, seed, notes)
     if "validation" not in splits:
-        size = max(1, min(validation_rows, round(HELD_OUT_SHARE * len(splits["train"]))))
-        splits["train"], splits["validation"] = _hold_out("validation", splits["train"], size, seed, rng, notes)
-    for name, most in (("validation", validation_rows), ("test", test_rows)):
-        splits[name] = _subsample(name, splits[name], most, seed, rng, notes)
-    splits["train"] = _sample_train(splits["train"], train_rows, len(label_names), seed, rng, notes)
-    train, validation, test = (splits[name] for name in SPLITS)
+        tenth = max(1, round(HELD_OUT_SHARE * len(splits["train"])))
+        _hold_out("validation", min(tenth, validation_rows), splits, seed, notes)
+    for split, most in (("validation", validation_rows), ("test", test_rows)):
+        _sample(split, most, splits, seed, notes)
+    _sample_train(train_rows, len(label_names), splits, seed, notes)
     return Splits(
-        train=train,
-        validation=validation,
-        test=test,
+        train=splits["train"],
+        validation=splits["validation"],
+        test=splits["test"],
         label_names=label_names,
         notes=tuple(notes),
-        fingerprint=_fingerprint((train, validation, test), label_names),
+        fingerprint=_fingerprint(splits, label_names),
     )
 
 
@@ -156,9 +160,6 @@ class _Table:
     in_train: Sequence[Any] | None = None
     label_names: tuple[str, ...] | None = None
     names_origin: str = ""
-
-
-# --- reading -----------------------------------------------------------------------------------------------------
 
 
 def _read_source(source: str, columns: _Columns) -> dict[str, _Table]:
@@ -279,7 +280,7 @@ def _read_csv(path: Path, columns: _Columns) -> _Values:
     try:
         table = pyarrow.csv.read_csv(
             path,
-            # One block: a text may be longer than the default one, and types are inferred from the first.
+            # One block: a text may be longer than the default one, and is refused then.
             read_options=pyarrow.csv.ReadOptions(block_size=min(path.stat().st_size + 1, 2**31 - 1)),
             parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
             convert_options=pyarrow.csv.ConvertOptions(column_types={columns.text: pyarrow.string()}),
@@ -319,14 +320,19 @@ def _read_json(path: Path, columns: _Columns) -> _Values:
 
 def _read_hub(source: str, columns: _Columns) -> dict[str, _Table]:
     import datasets
+    import huggingface_hub
 
     name, _, configuration = source.partition(":")
     try:
         _reach_hub(name)
-        found = datasets.load_dataset(name, configuration or None)
-    except (OSError, ValueError) as error:
+        found: Any = datasets.load_dataset(name, configuration or None)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        unknown = (datasets.exceptions.DatasetNotFoundError, huggingface_hub.errors.RepositoryNotFoundError)
+        if isinstance(error, unknown):
+            known = "the hub has no such data set"
+        else:
+            known = "the hub is not reachable" if isinstance(error, OSError) else "the hub cannot give it"
         reason = str(error).strip().partition("\n")[0]
-        known = "the hub has no such data set" if _is_unknown(error) else "the hub is not reachable or cannot give it"
         raise InputError(
             f"data {source!r} is no file or folder here, and {known} ({type(error).__name__}: {reason}): {_REMEDY}"
         ) from error
@@ -367,3 +373,240 @@ def _reach_hub(name: str) -> None:
         raise
     except Exception as error:  # the HTTP client's errors have no base class that stays from version to version
         raise ConnectionError(str(error)) from error
+
+
+def _check_columns(there: Sequence[str], columns: _Columns, origin: str) -> None:
+    for setting, name in (("text_column", columns.text), ("label_column", columns.label)):
+        if name not in there:
+            raise InputError(
+                f"{origin} must have the column {name!r}, and has {_listed(there)}{_did_you_mean(name, there)}: "
+                f"set {setting} to one of them"
+            )
+
+
+def _is_unlabelled(split: str, table: _Table, notes: list[str]) -> bool:
+    """Returns True for a split without labels, as the hub has some: each is -1 there."""
+    unlabelled = split != "train" and len(table.labels) > 0 and all(label == -1 for label in table.labels)
+    if unlabelled:
+        notes.append(f"{split} is not used: its {len(table.labels)} labels are all -1, as where they are secret")
+    return unlabelled
+
+
+def _usable(split: str, table: _Table, columns: _Columns, notes: list[str]) -> _Table:
+    """Returns a table without the rows that are blank, or that stand in train as well."""
+    if len(table.texts) == 0:
+        raise _empty(table.origin)
+    for row, text in enumerate(table.texts):
+        if text is not None and not isinstance(text, str):
+            raise InputError(
+                f"row {row} of {table.origin} must have a string in column {columns.text!r}, and has "
+                f"{_shown(text)}: set text_column to the column of the texts"
+            )
+    written = [row for row, text in enumerate(table.texts) if text is not None and text.strip()]
+    if not written:
+        raise InputError(
+            f"{table.origin} must have a text in column {columns.text!r}, and its {len(table.texts)} texts are all "
+            "empty: set text_column to the column of the texts"
+        )
+    if len(written) < len(table.texts):
+        notes.append(f"{split}: {len(table.texts) - len(written)} empty texts left out")
+    kept = written
+    if split != "train" and table.in_train is not None and all(isinstance(mark, bool) for mark in table.in_train):
+        kept = [row for row in written if not table.in_train[row]]
+        if not kept:
+            raise InputError(
+                f"{table.origin} must have rows that are not in train, and all {len(written)} are marked in_train: "
+                "remove the column or add rows"
+            )
+        if len(kept) < len(written):
+            notes.append(f"{split}: {len(written) - len(kept)} rows left out that also stand in train (in_train)")
+    labels = _checked_labels(table, kept, columns)
+    return replace(table, texts=[table.texts[row] for row in kept], labels=labels, in_train=None)
+
+
+_KINDS = {bool: "booleans", int: "integers", str: "strings"}
+
+
+def _checked_labels(table: _Table, rows: Sequence[int], columns: _Columns) -> list[Any]:
+    """Returns the labels of the named rows: all booleans, all integers or all strings."""
+    labels: list[Any] = []
+    first: dict[type, int] = {}
+    for row in rows:
+        label = table.labels[row]
+        if label is None or label != label or (isinstance(label, str) and not label.strip()):
+            raise InputError(
+                f"row {row} of {table.origin} must have a label in column {columns.label!r}, and has none: "
+                "fill it in or remove the row"
+            )
+        if isinstance(label, float) and label.is_integer():
+            label = int(label)
+        if type(label) not in _KINDS:
+            raise InputError(
+                f"row {row} of {table.origin} must have a string, an integer or a boolean in column "
+                f"{columns.label!r}, and has {_shown(label)}: set label_column to the column of the classes"
+            )
+        first.setdefault(type(label), row)
+        labels.append(label)
+    if len(first) > 1:
+        found = " and ".join(f"{_KINDS[kind]} (row {row}: {table.labels[row]!r})" for kind, row in first.items())
+        raise InputError(
+            f"labels in column {columns.label!r} of {table.origin} must be of one type, and are {found}: write all "
+            "of them one way"
+        )
+    return labels
+
+
+def _classes(tables: Mapping[str, _Table], columns: _Columns) -> tuple[tuple[str, ...], dict[str, Rows]]:
+    """Returns the name of each class, and the rows of each split with class indices as labels."""
+    train = tables["train"]
+    for table in tables.values():
+        kind, train_kind = type(table.labels[0]), type(train.labels[0])
+        if kind is not train_kind:
+            raise InputError(
+                f"labels in column {columns.label!r} must be of one type in all splits, and are {_KINDS[train_kind]} "
+                f"in {train.origin} and {_KINDS[kind]} in {table.origin}: write all of them one way"
+            )
+    names = train.label_names
+    if names is None:
+        values = sorted(set(train.labels), key=_sort_key(train.labels))
+        names = tuple(map(str, values))
+    else:
+        values = list(names) if isinstance(train.labels[0], str) else list(range(len(names)))
+        for table in tables.values():
+            _check_named(table, train, values)
+    for table in tables.values():
+        without = [value for value in dict.fromkeys(table.labels) if value not in set(train.labels)]
+        if without:
+            count = sum(label == without[0] for label in table.labels)
+            raise InputError(
+                f"label {without[0]!r} of {table.origin} must have training rows, and has none in {train.origin}: add "
+                f"some, or remove its {count} rows"
+            )
+    present = set(train.labels)
+    for name, value in zip(names, values, strict=True):
+        if value not in present:
+            raise InputError(
+                f"label name {name!r} of {train.names_origin} must have training rows, and no row has it: add some, "
+                "or remove the name"
+            )
+    if len(values) < 2:
+        raise InputError(
+            f"{train.origin} must have rows of at least two classes, and all have {values[0]!r} in column "
+            f"{columns.label!r}: set label_column to the column of the classes"
+        )
+    index = {value: position for position, value in enumerate(values)}
+    return names, {
+        split: Rows(tuple(table.texts), np.array([index[label] for label in table.labels], dtype=np.int64))
+        for split, table in tables.items()
+    }
+
+
+def _check_named(table: _Table, train: _Table, values: Sequence[Any]) -> None:
+    for label in table.labels:
+        if label in values:
+            continue
+        if isinstance(label, str):
+            rule = f"be one of the names in {train.names_origin}, {_listed(values)}{_did_you_mean(label, values)}"
+        else:
+            rule = f"be the index of one of the {len(values)} names in {train.names_origin}"
+        raise InputError(f"label {label!r} of {table.origin} must {rule}: mend the row or the names")
+
+
+def _sort_key(labels: Iterable[Any]) -> Callable[[Any], Any] | None:
+    """Returns what orders labels: numbers by value, also where they are written as strings."""
+    try:
+        numbers = {label: int(label) for label in labels}
+    except ValueError:
+        return None
+    return lambda label: (numbers[label], str(label))
+
+
+def _hold_out(split: str, size: int, splits: dict[str, Rows], seed: int, notes: list[str]) -> None:
+    """Moves `size` rows of train to a new split, each class by its share; every class keeps a training row."""
+    train = splits["train"]
+    rank, share, order = _strata(train.labels, seed, split)
+    counts = np.bincount(train.labels)
+    taken = [row for row in order[np.argsort(share[order], kind="stable")] if rank[row] < counts[train.labels[row]] - 1]
+    if not taken:
+        raise InputError(
+            f"train must have a class of two rows or more, so that a {split} split can be held out, and has "
+            f"{len(train)} rows of {len(np.unique(train.labels))} classes: pass a {split} file"
+        )
+    index = np.sort(np.array(taken[:size], dtype=np.int64))
+    splits["train"] = train.take(np.setdiff1d(np.arange(len(train)), index))
+    splits[split] = train.take(index)
+    notes.append(f"{split} held out: {len(index)} of {len(train)} train rows (seed {seed})")
+
+
+def _sample(split: str, most: int | None, splits: dict[str, Rows], seed: int, notes: list[str]) -> None:
+    """Cuts a split to at most `most` rows, each class by its share, in their order."""
+    rows = splits[split]
+    if most is None or len(rows) <= most:
+        return
+    _, share, order = _strata(rows.labels, seed, f"{split} sample")
+    index = np.sort(order[np.argsort(share[order], kind="stable")][:most])
+    splits[split] = rows.take(index)
+    notes.append(f"{split} sampled: {most} of {len(rows)} rows (seed {seed})")
+
+
+def _sample_train(most: int | None, classes: int, splits: dict[str, Rows], seed: int, notes: list[str]) -> None:
+    """Shuffles train and cuts it to at most `most` rows, each class by its share and with at least one row."""
+    rows = splits["train"]
+    rank, share, order = _strata(rows.labels, seed, "train sample")
+    index = order
+    if most is not None and most < classes:
+        raise InputError(f"train_rows must be at least the number of classes, {classes}, and is {most}: take more rows")
+    if most is not None and most < len(rows):
+        first = np.where(rank == 0, -1.0, share)
+        taken = np.isin(order, order[np.argsort(first[order], kind="stable")][:most])
+        index = order[taken]
+        notes.append(f"train sampled: {most} of {len(rows)} rows (seed {seed})")
+    splits["train"] = rows.take(index)
+
+
+def _strata(
+    labels: Labels, seed: int, purpose: str
+) -> tuple[Int64[np.ndarray, " rows"], Float64[np.ndarray, " rows"], Int64[np.ndarray, " rows"]]:
+    """Returns each row's rank in its class, the rank as a share of the class, and the shuffled order that ranks follow.
+
+    The rows of the least shares are a sample stratified by label.
+    """
+    order = np.random.default_rng([seed, *purpose.encode()]).permutation(len(labels))
+    rank = np.empty(len(labels), dtype=np.int64)
+    share = np.empty(len(labels), dtype=np.float64)
+    for label in np.unique(labels):
+        rows = order[labels[order] == label]
+        rank[rows] = np.arange(len(rows))
+        share[rows] = (rank[rows] + 0.5) / len(rows)
+    return rank, share, order
+
+
+def _fingerprint(splits: Mapping[str, Rows], label_names: Sequence[str]) -> str:
+    digest = hashlib.sha256(json.dumps(list(label_names)).encode())
+    for split in SPLITS:
+        rows = splits[split]
+        digest.update(json.dumps([split, rows.labels.tolist(), rows.texts]).encode())
+    return digest.hexdigest()
+
+
+def _listed(names: Iterable[Any]) -> str:
+    return ", ".join(repr(name) for name in names)
+
+
+def _did_you_mean(name: str, there: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, there, 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return f"the {type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def _empty(origin: str) -> InputError:
+    return InputError(f"{origin} must have at least one row, and is empty: check that it was written whole")
+
+
+def _unreadable(path: Path, kind: str, error: Exception) -> InputError:
+    reason = str(error).strip().partition("\n")[0]
+    return InputError(f"data file {str(path)!r} must be {kind}, and cannot be read as that ({reason}): mend the file")

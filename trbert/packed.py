@@ -40,10 +40,15 @@ class Tokens:
     def from_lists(cls, input_ids: Sequence[Sequence[int]], token_type_ids: Sequence[Sequence[int]] | None) -> "Tokens":
         """Returns a tokenizer's ragged lists as one row, the first token of each document protected.
 
+        Raises:
+            InputError: A document has no token.
+
         Example:
             >>> Tokens.from_lists([[7, 8], [9]], None).offsets
             tensor([0, 2, 3])
         """
+        if (empty := next((i for i, ids in enumerate(input_ids) if len(ids) == 0), None)) is not None:
+            raise InputError(f"document {empty} has no token: leave it out")
         offsets = torch.tensor([0, *map(len, input_ids)]).cumsum(0)
         row = torch.tensor([token for ids in input_ids for token in ids], dtype=torch.long)
         types = None

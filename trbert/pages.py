@@ -81,9 +81,20 @@ _MARKUP = (
 _NAMES = {
     name: re.compile(name, re.IGNORECASE)
     for name in (
-        "torch gymnasium numpy pandas pyarrow optuna sympy networkx sqlalchemy huggingface tensorflow keras scikit-learn "
-        "sklearn scipy matplotlib python rllib raylet"
-    ).split()
+        *(
+            "torch",
+            "gymnasium",
+            "numpy",
+            "pandas",
+            "pyarrow",
+            "optuna",
+            "sympy",
+            "networkx",
+            "sqlalchemy",
+            "huggingface",
+        ),
+        *("tensorflow", "keras", "scikit-learn", "sklearn", "scipy", "matplotlib", "python", "rllib", "raylet"),
+    )
 }
 _SHORT_NAMES = (
     (re.compile(r"[Hh]ugging [Ff]ace|🤗"), MASK),
@@ -152,10 +163,10 @@ def build_pages(roots: dict[str, Path], min_pages: int = MIN_PAGES, max_pages: i
 
 
 def mask_names(docstring: str) -> str:
-    """Returns a docstring on one line, without markup and without the names of libraries.
+    r"""Returns a docstring on one line, without markup and without the names of libraries.
 
     Example:
-        >>> mask_names("Like :func:`numpy.linalg.norm`.\\n\\n>>> torch.nn.Linear(2, 3)")
+        >>> mask_names("Like :func:`numpy.linalg.norm`.\n\n>>> torch.nn.Linear(2, 3)")
         'Like library norm . library Linear(2, 3)'
     """
     for pattern, replacement in _MARKUP:
@@ -216,11 +227,7 @@ def _source_files(root: Path) -> Iterator[Path]:
 
 def _may_hold_a_page(source: bytes) -> bool:
     """Returns False where no triple-quoted string is long enough, which saves parsing the file."""
-    return any(
-        len(string) > MIN_CHARACTERS
-        for quotes in (b'"""', b"'''")
-        for string in source.split(quotes)[1::2]
-    )
+    return any(len(string) > MIN_CHARACTERS for quotes in (b'"""', b"'''") for string in source.split(quotes)[1::2])
 
 
 def _docstrings(source: bytes) -> list[str]:

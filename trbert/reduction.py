@@ -57,9 +57,14 @@ def advance(
 def reduced_forward(
     encoder: Encoder, selector: Selector, tokens: Tokens, points: tuple[int, ...], dial: float
 ) -> Reduced:
-    """Returns the finished states after dropping, at each reduction point, what the selector does not keep."""
+    """Returns the finished states after dropping, at each reduction point, what the selector does not keep.
+
+    Raises:
+        InputError: The rule reads attention, and its first point has no layer before it.
+    """
     counts = []
-    received = _buffer(selector, tokens.input_ids.numel(), tokens)
+    # No buffer at point 0: no layer would fill it, and its zeros would pass for attention.
+    received = _buffer(selector, tokens.input_ids.numel(), tokens) if points[0] > 0 else None
     batch = enter(encoder, tokens, points, received)
     for point in range(len(points)):
         mask = selector.keep_mask(batch, point, len(points), dial, received)

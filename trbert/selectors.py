@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import torch
 
+from trbert.errors import InputError
 from trbert.keyed import keyed_uniform
 from trbert.packed import PackedBatch
 from trbert.policy import Policy
@@ -75,10 +76,12 @@ class CountSelector(Selector):
     def keep_mask(
         self, batch: PackedBatch, point: int, num_points: int, dial: float, received: TokenFloat | None
     ) -> TokenMask:
-        """Returns the mask of each document's highest scores; protected tokens come first."""
-        wanted = (dial ** ((point + 1) / num_points) * batch.original_lengths).ceil().long()
+        """Returns the mask of each document's highest scores; protected tokens come first, however few are wanted."""
+        fraction = dial ** ((point + 1) / num_points)
+        # Less a hair: 0.3 · 50 tokens are 15, and rounding must not make them 16.
+        wanted = (fraction * batch.original_lengths.double() - 1e-6).ceil().long()
         scores = self.scores(batch, point, received).masked_fill(batch.protected, torch.inf)
-        return rank_in_document(batch, scores) < wanted[batch.documents]
+        return (rank_in_document(batch, scores) < wanted[batch.documents]) | batch.protected
 
 
 class FirstSelector(CountSelector):
@@ -110,7 +113,7 @@ class AttentionSelector(CountSelector):
     def scores(self, batch: PackedBatch, point: int, received: TokenFloat | None) -> TokenFloat:
         """Returns the attention received."""
         if received is None:
-            raise ValueError("the attention rule needs a layer before its first reduction point: use points >= 1")
+            raise InputError("the attention rule needs a layer before its first reduction point: use points >= 1")
         return received
 
 

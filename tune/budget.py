@@ -1,0 +1,121 @@
+"""A time budget, shared out: how many trials, and how many documents each stage may see."""
+
+import math
+import re
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from trbert.encoder import Encoder
+from trbert.errors import InputError
+from tune.learner import autocast
+from tune.settings import Settings, override
+from tune.stages import Examples
+
+TEACHER_SHARE, TRIALS_SHARE = 0.25, 0.55
+LEAST_TRIAL_S = 140.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How the budget is spent.
+
+    Attributes:
+        seconds: the whole.
+        concurrent: trials at once.
+        trials: trials in all.
+        trial_seconds: what one trial may take.
+    """
+
+    seconds: float
+    concurrent: int
+    trials: int
+    trial_seconds: float
+
+    @property
+    def teacher_seconds(self) -> float:
+        """What the teacher may take."""
+        return TEACHER_SHARE * self.seconds
+
+
+def make_plan(seconds: float, concurrent: int, num_trials: int | None) -> Plan:
+    """Returns how many trials fit the budget, or how long each of the wanted number may take.
+
+    Example:
+        >>> make_plan(600, concurrent=2, num_trials=None).trials
+        4
+    """
+    available = TRIALS_SHARE * seconds
+    if num_trials is None:
+        waves = max(1, int(available // max(LEAST_TRIAL_S, available / 6)))
+        num_trials = waves * concurrent
+    else:
+        waves = math.ceil(num_trials / concurrent)
+    return Plan(seconds=seconds, concurrent=concurrent, trials=num_trials, trial_seconds=available / waves)
+
+
+def parse_duration(text: str) -> float:
+    """Returns a duration like "90s", "10m", "2h" or "1h30m" in seconds.
+
+    Raises:
+        InputError: It is none.
+
+    Example:
+        >>> parse_duration("1h30m")
+        5400.0
+    """
+    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", text.strip())
+    if not match or not any(match.groups()):
+        raise InputError(f"a budget must be a duration such as 90s, 10m or 1h30m, and is {text!r}")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    total = 3600 * hours + 60 * minutes + seconds
+    if total <= 0:
+        raise InputError(f"a budget must be more than nothing, and is {text!r}")
+    return total
+
+
+def training_seconds(encoder: Encoder, train: Examples, dtype: str, documents: int = 16) -> float:
+    """Returns the measured seconds of one unreduced training pass of one document, on this process's threads."""
+    part = train.take(torch.arange(min(documents, len(train.tokens))), encoder.device)
+    parameters = list(encoder.model.parameters())
+    best = math.inf
+    for _ in range(3):  # the first warms up
+        started = time.perf_counter()
+        with autocast(encoder.device, dtype):
+            finished = encoder.run_layers(encoder.embed(part.tokens), 0, len(encoder.layers))
+            loss = nn.functional.cross_entropy(encoder.logits(finished).float(), part.labels)
+        torch.autograd.grad(loss, parameters, allow_unused=True)
+        best = min(best, time.perf_counter() - started)
+    mean = float(train.tokens.lengths.double().mean()) * len(part.tokens) / float(part.tokens.lengths.sum())
+    return best / len(part.tokens) * mean
+
+
+def fit_teacher(settings: Settings, plan: Plan, seconds_a_document: float, documents: int) -> Settings:
+    """Returns settings whose teacher stage fits its share of the budget."""
+    affordable = plan.teacher_seconds / (1.25 * seconds_a_document * documents)
+    return override(settings, {"teacher.epochs": round(min(settings.teacher.epochs, max(0.1, affordable)), 2)})
+
+
+def fit_trial(settings: Settings, plan: Plan, seconds_a_document: float, evaluated: int) -> Settings:
+    """Returns settings whose select and joint stages fit one trial's share of the budget.
+
+    A select document costs about K trajectories of a third of a forward pass each, a third of a training pass in
+    all; a joint document three reduced training passes. Evaluation of `evaluated` documents at a dozen dials comes off first.
+    """
+    select, joint = settings.select, settings.joint
+    evaluation = evaluated * 2.5 * seconds_a_document
+    select_cost = select.documents * (0.12 * select.samples + 0.2) * seconds_a_document
+    joint_cost = joint.documents * (0.3 * joint.samples + 0.6) * seconds_a_document
+    share = (plan.trial_seconds - evaluation) / (1.2 * (select_cost + joint_cost))
+    if share >= 1:
+        return settings
+    share = max(share, 0.02)
+    return override(
+        settings,
+        {
+            "select.documents": max(select.step_documents, int(share * select.documents)),
+            "joint.documents": int(share * joint.documents),
+        },
+    )

@@ -1,0 +1,239 @@
+"""What all trials share, made once: the tokens, the teacher, its logits, and what the free rules achieve."""
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
+
+from trbert.cost import CostModel
+from trbert.data import Rows, Splits, load_splits
+from trbert.encoder import Encoder
+from trbert.errors import InputError
+from trbert.evaluate import Evaluation, evaluate, evaluate_unreduced, unreduced_logits
+from trbert.packed import Tokens
+from trbert.pretrained import Pretrained, load_classifier
+from trbert.selectors import FREE_SELECTORS, points_for
+from trbert.tasks import encode
+from tune.learner import pick_device
+from tune.settings import Settings
+from tune.stages import Examples, train_teacher
+
+Say = Callable[[str], None]
+
+FREE_DIALS = (0.04, 0.07, 0.12, 0.2, 0.35, 0.6)
+"""Kept fractions at which the free rules are evaluated."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedArrays:
+    """A split as arrays, which Ray hands between processes without copying."""
+
+    input_ids: NDArray[np.int64]
+    token_type_ids: NDArray[np.int64] | None
+    protected: NDArray[np.bool_]
+    offsets: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    teacher_logits: NDArray[np.float32] | None = None
+
+    @classmethod
+    def of(cls, examples: Examples) -> "PackedArrays":
+        """Returns the arrays of a split."""
+        tokens = examples.tokens
+        return cls(
+            input_ids=tokens.input_ids.numpy(),
+            token_type_ids=None if tokens.token_type_ids is None else tokens.token_type_ids.numpy(),
+            protected=tokens.protected.numpy(),
+            offsets=tokens.offsets.numpy(),
+            labels=examples.labels.numpy(),
+            teacher_logits=None if examples.teacher_logits is None else examples.teacher_logits.numpy(),
+        )
+
+    def examples(self) -> Examples:
+        """Returns the split as tensors of its own: Ray's arrays are read-only."""
+        types = None if self.token_type_ids is None else torch.tensor(self.token_type_ids)
+        tokens = Tokens(torch.tensor(self.input_ids), types, torch.tensor(self.protected), torch.tensor(self.offsets))
+        teacher = None if self.teacher_logits is None else torch.tensor(self.teacher_logits)
+        return Examples(tokens, torch.tensor(self.labels), teacher)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreePoint:
+    """What a free rule achieves on the teacher at one dial."""
+
+    selector: str
+    dial: float
+    points: tuple[int, ...]
+    validation: Evaluation
+    test: Evaluation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """Everything a trial starts from; pickles, its arrays shared.
+
+    Attributes:
+        train: with the teacher's logits.
+        validation: points are chosen on it.
+        test: points are reported on it.
+        weights: the teacher's state dict.
+        config: the teacher's Hugging Face configuration.
+        tokenizer: its tokenizer.
+        teacher_validation: the teacher on validation.
+        teacher_test: the teacher on test.
+        label_names: classes in index order.
+    """
+
+    train: PackedArrays
+    validation: PackedArrays
+    test: PackedArrays
+    weights: dict[str, NDArray[np.float32]]
+    config: Any
+    tokenizer: Any
+    teacher_validation: Evaluation
+    teacher_test: Evaluation
+    label_names: tuple[str, ...]
+
+    def classifier(self, device: torch.device) -> Any:
+        """Returns a copy of the teacher, to be trained on."""
+        model = AutoModelForSequenceClassification.from_config(self.config)
+        model.load_state_dict({name: torch.tensor(array) for name, array in self.weights.items()})
+        return model.to(device).eval()
+
+
+def prepare(settings: Settings, say: Say) -> Prepared:
+    """Returns tokens and teacher, from the cache where the same were made before.
+
+    Args:
+        settings: of the run; `data`, `model`, `teacher` and `seed` decide the result.
+        say: is told what is being done, one line each.
+    """
+    torch.set_num_threads(settings.compute.threads or os.cpu_count() or 1)
+    data = settings.data
+    splits = load_splits(
+        data.source,
+        text_column=data.text_column,
+        label_column=data.label_column,
+        seed=settings.seed,
+        train_rows=data.train_rows,
+        validation_rows=data.validation_rows,
+        test_rows=data.test_rows,
+    )
+    for note in splits.notes:
+        say(note)
+    torch.manual_seed(settings.seed)  # draws the new head
+    pretrained = load_classifier(settings.model, splits.label_names)
+    examples = [tokenised(pretrained.tokenizer, rows, data.max_length, name, say) for name, rows in _rows(splits)]
+    train, validation, test = examples
+    device = pick_device(settings.compute.device)
+    encoder = Encoder(pretrained.model.to(device))
+    if not pretrained.fine_tuned:
+        _teach(encoder, pretrained, train, settings, splits.fingerprint, say)
+    budget = settings.compute.tokens_per_batch
+    train = replace(train, teacher_logits=unreduced_logits(encoder, train.tokens, budget))
+    on_validation = evaluate_unreduced(encoder, validation.tokens, validation.labels, budget)
+    on_test = evaluate_unreduced(encoder, test.tokens, test.labels, budget)
+    say(f"teacher: {100 * on_validation.quality:.1f} % on validation, {100 * on_test.quality:.1f} % on test")
+    return Prepared(
+        train=PackedArrays.of(train),
+        validation=PackedArrays.of(validation),
+        test=PackedArrays.of(test),
+        weights={name: tensor.cpu().numpy() for name, tensor in pretrained.model.state_dict().items()},
+        config=pretrained.model.config,
+        tokenizer=pretrained.tokenizer,
+        teacher_validation=on_validation,
+        teacher_test=on_test,
+        label_names=splits.label_names,
+    )
+
+
+def tokenised(tokenizer: Any, rows: Rows, max_length: int, name: str, say: Say) -> Examples:
+    """Returns a split's rows as examples, and says how many were truncated."""
+    tokens, truncated = encode(tokenizer, rows.texts, max_length)
+    mean = float(tokens.lengths.double().mean())
+    say(f"{name}: {len(rows):,} documents, {mean:.0f} tokens on average, {truncated:,} truncated at {max_length}")
+    return Examples(tokens, torch.tensor(rows.labels))
+
+
+def free_points(prepared: Prepared, settings: Settings, points: tuple[int, ...]) -> list[FreePoint]:
+    """Returns what the rules that need no training achieve on the teacher, along their dials."""
+    device = pick_device(settings.compute.device)
+    encoder = Encoder(prepared.classifier(device))
+    cost = CostModel.of(encoder, settings.policy_width)
+    found = []
+    for selector in FREE_SELECTORS:
+        at = points_for(selector, points)
+        for dial in FREE_DIALS:
+            results = []
+            for arrays in (prepared.validation, prepared.test):
+                part = arrays.examples()
+                budget = settings.compute.tokens_per_batch
+                results.append(evaluate(encoder, cost, selector, part.tokens, part.labels, at, dial, budget))
+            found.append(
+                FreePoint(selector=selector.name, dial=dial, points=at, validation=results[0], test=results[1])
+            )
+    return found
+
+
+def cache_folder() -> Path:
+    """Returns where teachers are kept between runs: `$TRBERT_CACHE`, or `~/.cache/trbert`."""
+    return Path(os.environ.get("TRBERT_CACHE") or Path.home() / ".cache" / "trbert")
+
+
+def _rows(splits: Splits) -> list[tuple[str, Rows]]:
+    return [("train", splits.train), ("validation", splits.validation), ("test", splits.test)]
+
+
+def _teach(
+    encoder: Encoder, pretrained: Pretrained, train: Examples, settings: Settings, fingerprint: str, say: Say
+) -> None:
+    key = json.dumps(
+        [fingerprint, settings.model, settings.seed, settings.data.max_length, asdict(settings.teacher), "teacher 1"]
+    )
+    path = cache_folder() / "teachers" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
+    if path.is_file() and _load_teacher(encoder, path):
+        say(f"teacher: taken from {path}")
+        return
+    started = time.monotonic()
+    last = [started]
+
+    def progress(step: dict[str, float]) -> None:
+        now = time.monotonic()
+        if now - last[0] >= 5 or step["step"] == step["steps"]:
+            last[0] = now
+            left = (now - started) / step["step"] * (step["steps"] - step["step"])
+            say(f"teacher: step {step['step']:.0f} of {step['steps']:.0f}, loss {step['loss']:.3f}, {left:.0f} s left")
+
+    train_teacher(encoder, train, settings.teacher, settings.compute, settings.seed, progress)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        whole = Path(folder) / "teacher.safetensors"
+        save_file({name: tensor.contiguous() for name, tensor in pretrained.model.state_dict().items()}, whole)
+        os.replace(whole, path)
+
+
+def _load_teacher(encoder: Encoder, path: Path) -> bool:
+    try:
+        encoder.model.load_state_dict(load_file(path))
+    except Exception as error:
+        if type(error).__name__ not in ("SafetensorError", "RuntimeError", "OSError"):
+            raise
+        path.unlink()  # damaged, or of another version: made again
+        return False
+    return True
+
+
+def check_rows(prepared: Prepared) -> None:
+    """Raises InputError when there is too little to learn from."""
+    if len(prepared.train.labels) < 2:
+        raise InputError("data must have at least 2 training rows")

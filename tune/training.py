@@ -1,0 +1,138 @@
+"""One model, trained and measured: select, joint, and its curve along the dial. No Ray."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from envs.dynamics import Dynamics, RewardTerms
+from trbert.cost import CostModel
+from trbert.encoder import Encoder
+from trbert.evaluate import Evaluation, evaluate, evaluate_unreduced
+from trbert.modeling import TrbertForSequenceClassification, assemble
+from trbert.policy import Policy
+from trbert.reduction import check_points
+from trbert.selectors import PolicySelector
+from tune.learner import pick_device
+from tune.prepare import Prepared
+from tune.settings import Settings
+from tune.stages import Examples, GradientSource, Progress, Sampler, train_jointly, train_policy, warm_start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurvePoint:
+    """One dial setting of a trained model; `test` only where the point was chosen on validation."""
+
+    dial: float
+    validation: Evaluation
+    test: Evaluation | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """A trained model along its dial.
+
+    Attributes:
+        points: reduced, cheapest dial first.
+        keep_all: the same weights with nothing dropped, on validation and test.
+    """
+
+    points: tuple[CurvePoint, ...]
+    keep_all: tuple[Evaluation, Evaluation]
+
+
+class Model:
+    """A teacher's copy with a policy, in training.
+
+    Args:
+        prepared: what all trials share.
+        settings: of this model.
+
+    Raises:
+        InputError: The reduction points do not fit the encoder.
+    """
+
+    def __init__(self, prepared: Prepared, settings: Settings) -> None:
+        self.settings = settings
+        self.encoder = Encoder(prepared.classifier(pick_device(settings.compute.device)))
+        layers = len(self.encoder.layers)
+        self.points = settings.select.points or (1, layers // 2)
+        check_points(self.points, layers)
+        torch.manual_seed(settings.seed)
+        width = self.encoder.base.config.hidden_size
+        self.policy = Policy(width, len(self.points), settings.policy_width).to(self.encoder.device)
+        self.cost = CostModel.of(self.encoder, settings.policy_width)
+        terms = RewardTerms(
+            penalty=settings.select.penalty,
+            keep_ratios=settings.select.keep_ratios or (0.0,) * len(self.points),
+            price=settings.select.price,
+        )
+        self.dynamics = Dynamics(self.encoder, self.points, terms, self.cost)
+
+    def sampler(self, train: Examples) -> Sampler:
+        """Returns what samples this model's trajectories in this process."""
+        settings = self.settings
+        return Sampler(self.dynamics, self.policy, train, settings.select, settings.compute.dtype, settings.seed)
+
+    def select(self, train: Examples, source: GradientSource, progress: Progress) -> None:
+        """Runs the select stage: a warm start where asked for, then policy gradient."""
+        settings = self.settings
+        warm_start(self.policy, self.dynamics, train, settings.select, settings.compute, settings.seed)
+        train_policy(self.policy, source, len(train.tokens), settings.select, settings.seed, progress)
+
+    def join(self, train: Examples, progress: Progress) -> None:
+        """Runs the joint stage."""
+        settings = self.settings
+        train_jointly(
+            self.dynamics,
+            self.policy,
+            train,
+            settings.select,
+            settings.joint,
+            settings.compute,
+            settings.seed,
+            progress,
+        )
+
+    def evaluate(self, split: Examples, dial: float) -> Evaluation:
+        """Returns how the reduced model does on a split at one dial, in float32 as it is deployed."""
+        selector, budget = PolicySelector(self.policy), self.settings.compute.tokens_per_batch
+        return evaluate(self.encoder, self.cost, selector, split.tokens, split.labels, self.points, dial, budget)
+
+    def keep_all(self, split: Examples) -> Evaluation:
+        """Returns how the same weights do with nothing dropped."""
+        return evaluate_unreduced(self.encoder, split.tokens, split.labels, self.settings.compute.tokens_per_batch)
+
+    def deployable(self, dial: float = 0.0) -> TrbertForSequenceClassification:
+        """Returns the Hugging Face model that is saved and served."""
+        return assemble(self.encoder.model, self.policy, self.points, dial, self.settings.data.max_length)
+
+
+def dial_curve(
+    model: Model, validation: Examples, test: Examples, dials: tuple[float, ...], told: Callable[[float], None]
+) -> Curve:
+    """Returns the model along its dial: all of it on validation, the best of it on test.
+
+    Args:
+        model: trained.
+        validation: decides which dials are reported on test: those that no other dial beats in both respects.
+        test: never decides anything.
+        dials: settings to try.
+        told: called with the fraction done.
+    """
+    found = []
+    for index, dial in enumerate(dials):
+        found.append((dial, model.evaluate(validation, dial)))
+        told((index + 1) / (2 * len(dials)))
+    chosen = {dial for dial, own in found if not any(_beats(other, own) for _, other in found)}
+    points = []
+    for index, (dial, own) in enumerate(found):
+        on_test = model.evaluate(test, dial) if dial in chosen or dial == 0.0 else None
+        points.append(CurvePoint(dial=dial, validation=own, test=on_test))
+        told(0.5 + (index + 1) / (2 * len(dials)))
+    return Curve(points=tuple(points), keep_all=(model.keep_all(validation), model.keep_all(test)))
+
+
+def _beats(other: Evaluation, own: Evaluation) -> bool:
+    no_worse = other.quality >= own.quality and other.speed_up >= own.speed_up
+    return no_worse and (other.quality > own.quality or other.speed_up > own.speed_up)

@@ -1,0 +1,139 @@
+"""One trial: a Tune function. The learner in its process, its rollout workers in its placement group."""
+
+import json
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+
+from tune.prepare import Prepared
+from tune.rollouts import RolloutPool
+from tune.settings import Settings, from_json, override, to_json
+from tune.space import to_settings
+from tune.stages import Progress
+from tune.training import Curve, Model, dial_curve
+
+DIALS = (-4.0, -3.0, -2.2, -1.6, -1.1, -0.7, -0.35, 0.0, 0.5, 1.2, 2.2)
+RESULT = "trial.json"
+
+
+class _StageTimeout(Exception):
+    """The stage has had its time; what it learned so far stands."""
+
+
+def run_trial(
+    config: dict[str, Any],
+    *,
+    prepared: Prepared,
+    settings: dict[str, Any],
+    num_rollout_workers: int,
+    gpus_per_worker: float,
+    deadline_s: float | None,
+) -> None:
+    """Trains one model, measures it along its dial, and reports both with the model as checkpoint.
+
+    Args:
+        config: the sampled part of the settings.
+        prepared: what all trials share.
+        settings: the fixed part, as JSON.
+        num_rollout_workers: actors that sample; 0 samples in this process.
+        gpus_per_worker: of each actor.
+        deadline_s: seconds after which learning stops and measuring starts; None for no limit.
+    """
+    own = override(from_json(settings), to_settings(config))
+    torch.set_num_threads(own.compute.threads or 1)
+    started = time.monotonic()
+    model = Model(prepared, own)
+    train, validation, test = (part.examples() for part in (prepared.train, prepared.validation, prepared.test))
+    resumed = _restore(model)
+    pool = None
+    if num_rollout_workers and not resumed:
+        pool = RolloutPool(ray.put(prepared), own, num_rollout_workers, gpus=gpus_per_worker)
+    try:
+        if not resumed:
+            until = started + 0.55 * deadline_s if deadline_s else None
+            _timed(lambda told: model.select(train, pool or model.sampler(train), told), "select", until)
+            _checkpoint(model)
+    finally:
+        if pool is not None:
+            pool.close()
+    until = started + deadline_s if deadline_s else None
+    _timed(lambda told: model.join(train, told), "joint", until)
+    model.encoder.model.eval()
+    told = _Teller("measure")
+    curve = dial_curve(model, validation, test, DIALS, lambda share: told({"step": share, "steps": 1.0}))
+    _report(model, prepared, own, curve, time.monotonic() - started, pool.repeated if pool else 0)
+
+
+class _Teller:
+    """Reports a stage's progress, at most every few seconds; raises once its time is over."""
+
+    def __init__(self, stage: str, until: float | None = None) -> None:
+        self.stage, self.until, self.last = stage, until, 0.0
+
+    def __call__(self, step: dict[str, float]) -> None:
+        now = time.monotonic()
+        if now - self.last > 5:
+            self.last = now
+            tune.report({"stage": self.stage, "share": step["step"] / step["steps"], **_numbers(step)})
+        if self.until is not None and now > self.until:
+            raise _StageTimeout
+
+
+def _numbers(step: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in step.items() if name in ("loss", "reward", "kept")}
+
+
+def _timed(stage: Any, name: str, until: float | None) -> None:
+    told: Progress = _Teller(name, until)
+    try:
+        stage(told)
+    except _StageTimeout:
+        tune.report({"stage": name, "share": 1.0, "cut_short": True})
+
+
+def _checkpoint(model: Model) -> None:
+    """Saves the policy after the select stage: a trial that dies later resumes with the joint stage."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(model.policy.state_dict(), Path(folder) / "policy.pt")
+        tune.report({"stage": "select", "share": 1.0}, checkpoint=tune.Checkpoint.from_directory(folder))
+
+
+def _restore(model: Model) -> bool:
+    checkpoint = tune.get_checkpoint()
+    if checkpoint is None:
+        return False
+    with checkpoint.as_directory() as folder:
+        path = Path(folder) / "policy.pt"
+        if not path.is_file():
+            return False
+        model.policy.load_state_dict(torch.load(path, weights_only=True))
+    return True
+
+
+def _report(
+    model: Model, prepared: Prepared, settings: Settings, curve: Curve, seconds: float, repeated: int
+) -> None:
+    at_default = next(point for point in curve.points if point.dial == 0.0)
+    with tempfile.TemporaryDirectory() as folder:
+        model.deployable().save_pretrained(Path(folder) / "model")
+        prepared.tokenizer.save_pretrained(Path(folder) / "model")
+        result = {"settings": to_json(settings), "points": list(model.points), "curve": asdict(curve)}
+        (Path(folder) / RESULT).write_text(json.dumps(result), encoding="utf-8")
+        tune.report(
+            {
+                "stage": "done",
+                "share": 1.0,
+                "finished": True,
+                "quality": at_default.validation.quality,
+                "cost": 1.0 / at_default.validation.speed_up,
+                "seconds": seconds,
+                "items_repeated": repeated,
+            },
+            checkpoint=tune.Checkpoint.from_directory(folder),
+        )
