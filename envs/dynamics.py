@@ -7,6 +7,7 @@ import torch
 
 from trbert.cost import CostModel
 from trbert.encoder import Encoder
+from trbert.errors import InputError
 from trbert.packed import PackedBatch, Tokens
 from trbert.reduction import advance, check_points, enter
 from trbert.shapes import DocFloat, DocIndex, Kept, Logits, SampleMasks
@@ -62,7 +63,10 @@ class Dynamics:
     def __post_init__(self) -> None:
         check_points(self.points, len(self.encoder.layers))
         if len(self.terms.keep_ratios) != len(self.points):
-            raise ValueError(f"keep_ratios must be one for each of {self.points}, and are {self.terms.keep_ratios}")
+            raise InputError(
+                f"keep_ratios must be one for each of the points {self.points}, and are {self.terms.keep_ratios}: "
+                "give as many ratios as points"
+            )
         object.__setattr__(self, "num_points", len(self.points))
 
     def reset(self, tokens: Tokens) -> State:

@@ -35,7 +35,7 @@ class Rollout:
     """
 
     state: State
-    masks: tuple[Bool[Tensor, "rows total"], ...]
+    masks: tuple[Bool[Tensor, "_rows _total"], ...]
     log_prob: Float[Tensor, "samples docs"]
     mean_log_prob: Float[Tensor, "samples docs"]
     entropy: Float[Tensor, "samples docs"]
@@ -74,7 +74,8 @@ def sample_trajectories(
         log_prob = _per_trajectory(bernoulli_log_prob(shifted, decided) * weights, state.batch, samples)
         total = total + log_prob
         mean = mean + log_prob / entering
-        entropy = entropy + _per_trajectory(bernoulli_entropy(shifted) * weights, state.batch, samples)
+        finite = shifted.clamp(-1000, 1000)  # an infinite dial would make 0 · ∞ of its entropy, and of every gradient
+        entropy = entropy + _per_trajectory(bernoulli_entropy(finite) * weights, state.batch, samples)
         decided = decided | state.batch.protected
         masks.append(decided)
         state = dynamics.transition(state, decided)
@@ -94,10 +95,7 @@ def _decide(
     samples, docs = dials.shape
     document = batch.documents % docs
     rows = samples if point == 0 else 1
-    if point == 0:
-        sample = torch.arange(samples, device=dials.device)[:, None]
-    else:
-        sample = (batch.documents // docs)[None]
+    sample = torch.arange(samples, device=dials.device)[:, None] if point == 0 else (batch.documents // docs)[None]
     shifted = logits + dials[sample, document]
     uniform = keyed_uniform(draw.seed, draw.version, draw.documents[document], sample, point, batch.positions)
     masks = uniform.expand(rows, -1) < shifted.sigmoid()

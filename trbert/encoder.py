@@ -37,6 +37,13 @@ class Encoder:
         """Where the weights are."""
         return next(self.base.parameters()).device
 
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens of a document, special ones included."""
+        config = self.base.config
+        reserved = config.pad_token_id + 1 if self.family.first_position_after_padding else 0
+        return int(config.max_position_embeddings) - reserved
+
     def embed(self, tokens: Tokens) -> PackedBatch:
         """Returns the states that enter layer 0.
 
@@ -55,9 +62,7 @@ class Encoder:
             states = projection(states)
         return start_batch(tokens, states[0])
 
-    def run_layers(
-        self, batch: PackedBatch, first: int, last: int, received: TokenFloat | None = None
-    ) -> PackedBatch:
+    def run_layers(self, batch: PackedBatch, first: int, last: int, received: TokenFloat | None = None) -> PackedBatch:
         """Returns the batch after layers first, …, last − 1.
 
         Args:
@@ -100,18 +105,16 @@ class Encoder:
     def _position_ids(self, tokens: Tokens, batch: PackedBatch) -> Tensor:
         config = self.base.config
         positions = batch.positions
-        limit = config.max_position_embeddings
         if self.family.first_position_after_padding:
             # As Hugging Face counts: padding ids inside a text neither count nor move.
             real = tokens.input_ids.ne(config.pad_token_id).long()
             count = real.cumsum(0)
             before = torch.cat([count.new_zeros(1), count])[tokens.offsets[:-1]]
             positions = (count - before[batch.documents]) * real + config.pad_token_id
-            limit -= config.pad_token_id + 1
         longest = int(batch.original_lengths.max())
-        if longest > limit:
+        if longest > self.max_tokens:
             raise InputError(
-                f"a document may have at most {limit} tokens for this model, and one has {longest}: "
+                f"a document may have at most {self.max_tokens} tokens for this model, and one has {longest}: "
                 "tokenise with truncation=True"
             )
         return positions
@@ -128,6 +131,8 @@ class Encoder:
 
 class _FinishedEncoder(nn.Module):
     """Stands where the base model stood, and returns states that are already there."""
+
+    _parts: tuple[Family, Any]
 
     def __init__(self, family: Family, base: nn.Module) -> None:
         super().__init__()

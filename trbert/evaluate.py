@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Shaped
 from torch import Tensor
 
 from trbert.cost import CostModel, speed_up
@@ -13,7 +13,7 @@ from trbert.encoder import Encoder
 from trbert.packed import Tokens
 from trbert.reduction import reduced_forward
 from trbert.selectors import Selector
-from trbert.shapes import DocIndex, Logits
+from trbert.shapes import DocIndex, Kept, Logits
 from trbert.tasks import accuracy
 
 
@@ -69,7 +69,7 @@ def reduced_logits(
     points: tuple[int, ...],
     dial: float,
     tokens_per_batch: int = 16384,
-) -> tuple[Logits, Tensor]:
+) -> tuple[Logits, Kept]:
     """Returns the reduced model's logits of every document, and its kept counts [points, docs]."""
     parts, counts, order = [], [], []
     for documents in batches_by_length(tokens.lengths, tokens_per_batch):
@@ -104,19 +104,15 @@ def evaluate(
     )
 
 
-def evaluate_unreduced(
-    encoder: Encoder, tokens: Tokens, labels: DocIndex, tokens_per_batch: int = 16384
-) -> Evaluation:
+def evaluate_unreduced(encoder: Encoder, tokens: Tokens, labels: DocIndex, tokens_per_batch: int = 16384) -> Evaluation:
     """Returns quality and throughput of the plain model, packed."""
     started = time.perf_counter()
     logits = unreduced_logits(encoder, tokens, tokens_per_batch)
     seconds = time.perf_counter() - started
-    return Evaluation(
-        quality=accuracy(logits, labels), speed_up=1.0, kept=(), docs_per_second=len(tokens) / seconds
-    )
+    return Evaluation(quality=accuracy(logits, labels), speed_up=1.0, kept=(), docs_per_second=len(tokens) / seconds)
 
 
-def _restore(parts: list[Tensor], order: list[Tensor]) -> Float[Tensor, "docs columns"]:
+def _restore(parts: list[Tensor], order: list[Tensor]) -> Shaped[Tensor, "docs columns"]:
     values = torch.cat(parts)
     restored = torch.empty_like(values)
     restored[torch.cat(order)] = values

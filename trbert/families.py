@@ -45,7 +45,7 @@ class Family:
         """Returns the layers in the order in which they run; ALBERT's repeat."""
         return self.layers(base) if callable(self.layers) else list(attrgetter(self.layers)(base))
 
-    def pool(self, base: nn.Module, states: Tensor) -> Tensor | None:
+    def pool(self, base: Any, states: Tensor) -> Tensor | None:
         """Returns the pooled first state, or None where the family has no pooler, or this model was built without."""
         pooler = getattr(base, self.pooler, None) if self.pooler else None
         if pooler is None:

@@ -130,8 +130,7 @@ def assemble(
         encoder.pop(transient, None)
     encoder["id2label"] = {int(k): v for k, v in classifier.config.id2label.items()}
     encoder["label2id"] = dict(classifier.config.label2id)
-    width = policy.heads[0].linear_1.out_features
-    config = TrbertConfig(encoder=encoder, points=points, policy_width=width, dial=dial, max_tokens=max_tokens)
+    config = TrbertConfig(encoder=encoder, points=points, policy_width=policy.width, dial=dial, max_tokens=max_tokens)
     with torch.device("meta"):
         model = TrbertForSequenceClassification(config)
     model.classifier, model.policy = classifier, policy
@@ -154,12 +153,16 @@ def load(path: str | Path, dial: float | None = None) -> TrbertForSequenceClassi
         raise ModelNotFound(f"path must be a folder with a saved model, and is {str(path)!r}, which does not exist")
     _check_folder(folder)
     try:
-        model, report = TrbertForSequenceClassification.from_pretrained(
+        loaded: Any = TrbertForSequenceClassification.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
     except (SafetensorError, RuntimeError, OSError, KeyError, TypeError, ValueError) as error:
         raise DamagedCheckpoint(f"{folder} does not hold a whole model ({error}): copy or save it again") from error
-    wrong = sorted({*report["missing_keys"], *report["unexpected_keys"], *(key[0] for key in report["mismatched_keys"])})
+    model: TrbertForSequenceClassification = loaded[0]
+    report: dict[str, Any] = loaded[1]
+    wrong = sorted(
+        {*report["missing_keys"], *report["unexpected_keys"], *(key[0] for key in report["mismatched_keys"])}
+    )
     if wrong:
         raise DamagedCheckpoint(
             f"{folder}/model.safetensors does not fit config.json: {', '.join(wrong[:3])}"

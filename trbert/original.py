@@ -40,7 +40,8 @@ def import_original(state: Mapping[str, Tensor], config: Any) -> OriginalModel:
     Raises:
         InputError: Policy heads are missing or of a wrong shape, or the rest does not fit the configuration.
     """
-    classifier = AutoModelForSequenceClassification.from_config(config)
+    auto: Any = AutoModelForSequenceClassification
+    classifier = auto.from_config(config)
     wanted = classifier.state_dict()
     rest = {_new_name(name): value for name, value in state.items() if not _HEAD_NAME.match(name)}
     # The original's transformers 2.5.1 kept no such buffers, later ones did; they are counted, not learned.
@@ -67,7 +68,7 @@ def import_policy(state: Mapping[str, Tensor], dim: int, num_points: int) -> Pol
     Raises:
         InputError: A head is missing or of a wrong shape.
     """
-    heads = {match[1, 2, 3]: value for name, value in state.items() if (match := _HEAD_NAME.match(name))}
+    heads = {match.groups(): value for name, value in state.items() if (match := _HEAD_NAME.match(name))}
     first = heads.get(("1", "0", "weight"))
     width = first.shape[0] if first is not None and first.dim() == 2 else 32
     policy = Policy(dim, num_points, width)

@@ -191,4 +191,3 @@ def _first_of_each(offsets: Tensor) -> TokenMask:
     protected = torch.zeros(int(offsets[-1]), dtype=torch.bool, device=offsets.device)
     protected[offsets[:-1]] = True
     return protected
-

@@ -1,5 +1,7 @@
 """Hidden states -> keep logits: one small head per reduction point."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -39,6 +41,7 @@ class Policy(nn.Module):
 
     def __init__(self, dim: int, num_points: int, width: int = 32) -> None:
         super().__init__()
+        self.width = width
         self.heads = nn.ModuleList(PolicyHead(dim, width) for _ in range(num_points))
 
     def logits(self, batch: PackedBatch, point: int) -> TokenFloat:
@@ -46,8 +49,9 @@ class Policy(nn.Module):
 
         The head learns, the encoder below does not learn from it: no gradient enters `batch.hidden`.
         """
+        head: Any = self.heads[point]
         with torch.autocast(batch.hidden.device.type, enabled=False):
-            return self.heads[point](batch.hidden.detach().to(self.heads[point].linear_1.weight.dtype)).float()
+            return head(batch.hidden.detach().to(head.linear_1.weight.dtype)).float()
 
 
 def bernoulli_log_prob(logits: Tensor, masks: Tensor) -> Tensor:

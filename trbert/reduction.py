@@ -1,8 +1,11 @@
 """The reduced forward pass: run to a reduction point, drop, run on. Deployment, environment and training all use it."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from trbert.encoder import Encoder
 from trbert.errors import InputError
@@ -26,7 +29,7 @@ class Reduced:
 
 def check_points(points: tuple[int, ...], num_layers: int) -> None:
     """Raises InputError unless the reduction points rise and name layers of the model."""
-    rising = all(a < b for a, b in zip(points, points[1:], strict=False))
+    rising = all(a < b for a, b in pairwise(points))
     if not points or not rising or points[0] < 0 or points[-1] >= num_layers:
         raise InputError(
             f"points must be rising layer indices from 0 to {num_layers - 1}, and are {points}: "
@@ -34,9 +37,7 @@ def check_points(points: tuple[int, ...], num_layers: int) -> None:
         )
 
 
-def enter(
-    encoder: Encoder, tokens: Tokens, points: tuple[int, ...], received: TokenFloat | None = None
-) -> PackedBatch:
+def enter(encoder: Encoder, tokens: Tokens, points: tuple[int, ...], received: TokenFloat | None = None) -> PackedBatch:
     """Returns the states that enter the first reduction point."""
     return encoder.run_layers(encoder.embed(tokens), 0, points[0], received)
 
@@ -47,7 +48,7 @@ def advance(
     masks: SampleMasks,
     point: int,
     points: tuple[int, ...],
-    received: TokenFloat | None = None,
+    received: Float[Tensor, " kept"] | None = None,
 ) -> PackedBatch:
     """Returns the kept tokens' states at the next reduction point, or at the end after the last."""
     following = points[point + 1] if point + 1 < len(points) else len(encoder.layers)

@@ -34,8 +34,10 @@ def saliency(
     return batch.with_hidden(hidden.detach()), torch.stack(scores)
 
 
-def most_salient(batch: PackedBatch, scores: Float[Tensor, "points total"], keep: Float[Tensor, " docs"]) -> SampleMasks:
-    """Returns, for each point, the mask of each document's k most salient tokens, k = ⌈keep⌉, and all protected ones."""
+def most_salient(
+    batch: PackedBatch, scores: Float[Tensor, "points total"], keep: Float[Tensor, " docs"]
+) -> SampleMasks:
+    """Returns, for each point, the mask of each document's k most salient tokens, k = ⌈keep⌉, and all protected."""
     wanted = keep.ceil()[batch.documents]
     ranked = [rank_in_document(batch, row.masked_fill(batch.protected, torch.inf)) for row in scores]
     return torch.stack([(ranks < wanted) | batch.protected for ranks in ranked])

@@ -2,17 +2,10 @@
 
 import math
 import re
-import time
 from dataclasses import dataclass
 
-import torch
-from torch import nn
-
-from trbert.encoder import Encoder
 from trbert.errors import InputError
-from tune.learner import autocast
 from tune.settings import Settings, override
-from tune.stages import Examples
 
 TEACHER_SHARE, TRIALS_SHARE = 0.25, 0.55
 LEAST_TRIAL_S = 140.0
@@ -76,22 +69,6 @@ def parse_duration(text: str) -> float:
     return total
 
 
-def training_seconds(encoder: Encoder, train: Examples, dtype: str, documents: int = 16) -> float:
-    """Returns the measured seconds of one unreduced training pass of one document, on this process's threads."""
-    part = train.take(torch.arange(min(documents, len(train.tokens))), encoder.device)
-    parameters = list(encoder.model.parameters())
-    best = math.inf
-    for _ in range(3):  # the first warms up
-        started = time.perf_counter()
-        with autocast(encoder.device, dtype):
-            finished = encoder.run_layers(encoder.embed(part.tokens), 0, len(encoder.layers))
-            loss = nn.functional.cross_entropy(encoder.logits(finished).float(), part.labels)
-        torch.autograd.grad(loss, parameters, allow_unused=True)
-        best = min(best, time.perf_counter() - started)
-    mean = float(train.tokens.lengths.double().mean()) * len(part.tokens) / float(part.tokens.lengths.sum())
-    return best / len(part.tokens) * mean
-
-
 def fit_teacher(settings: Settings, plan: Plan, seconds_a_document: float, documents: int) -> Settings:
     """Returns settings whose teacher stage fits its share of the budget."""
     affordable = plan.teacher_seconds / (1.25 * seconds_a_document * documents)
@@ -101,8 +78,8 @@ def fit_teacher(settings: Settings, plan: Plan, seconds_a_document: float, docum
 def fit_trial(settings: Settings, plan: Plan, seconds_a_document: float, evaluated: int) -> Settings:
     """Returns settings whose select and joint stages fit one trial's share of the budget.
 
-    A select document costs about K trajectories of a third of a forward pass each, a third of a training pass in
-    all; a joint document three reduced training passes. Evaluation of `evaluated` documents at a dozen dials comes off first.
+    A select document costs about K third forward passes and a prefix; a joint document as many reduced training
+    passes as it has trajectories. Evaluation of `evaluated` documents along the dial comes off first.
     """
     select, joint = settings.select, settings.joint
     evaluation = evaluated * 2.5 * seconds_a_document

@@ -61,7 +61,7 @@ def distillation_loss(logits: Logits, teacher_logits: Logits, temperature: float
         0.6931
     """
     target = (teacher_logits.float() / temperature).softmax(-1)
-    return -temperature**2 * (target * (logits.float() / temperature).log_softmax(-1)).sum(-1).mean()
+    return -(temperature**2) * (target * (logits.float() / temperature).log_softmax(-1)).sum(-1).mean()
 
 
 def imitation_loss(logits: Float[Tensor, " total"], targets: Tensor, weights: Tensor) -> Float[Tensor, ""]:

@@ -13,25 +13,29 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from trbert.cost import CostModel
-from trbert.data import Rows, Splits, load_splits
+from trbert.data import Rows, load_splits
 from trbert.encoder import Encoder
-from trbert.errors import InputError
-from trbert.evaluate import Evaluation, evaluate, evaluate_unreduced, unreduced_logits
+from trbert.evaluate import Evaluation, evaluate, unreduced_logits
 from trbert.packed import Tokens
-from trbert.pretrained import Pretrained, load_classifier
+from trbert.pages import cache_folder
+from trbert.pretrained import load_classifier
 from trbert.selectors import FREE_SELECTORS, points_for
-from trbert.tasks import encode
+from trbert.shapes import Logits
+from trbert.tasks import accuracy, encode
+from tune.budget import Plan, fit_teacher, fit_trial
 from tune.learner import pick_device
 from tune.settings import Settings
-from tune.stages import Examples, train_teacher
+from tune.stages import Examples, train_teacher, training_seconds
 
 Say = Callable[[str], None]
 
-FREE_DIALS = (0.04, 0.07, 0.12, 0.2, 0.35, 0.6)
+FREE_DIALS = (0.04, 0.12, 0.35)
 """Kept fractions at which the free rules are evaluated."""
 
 
@@ -83,25 +87,27 @@ class Prepared:
     """Everything a trial starts from; pickles, its arrays shared.
 
     Attributes:
+        settings: of the run, cut to its time budget.
         train: with the teacher's logits.
         validation: points are chosen on it.
         test: points are reported on it.
         weights: the teacher's state dict.
         config: the teacher's Hugging Face configuration.
         tokenizer: its tokenizer.
-        teacher_validation: the teacher on validation.
-        teacher_test: the teacher on test.
+        teacher_validation: the teacher's quality on validation.
+        teacher_test: the teacher's quality on test.
         label_names: classes in index order.
     """
 
+    settings: Settings
     train: PackedArrays
     validation: PackedArrays
     test: PackedArrays
     weights: dict[str, NDArray[np.float32]]
     config: Any
     tokenizer: Any
-    teacher_validation: Evaluation
-    teacher_test: Evaluation
+    teacher_validation: float
+    teacher_test: float
     label_names: tuple[str, ...]
 
     def classifier(self, device: torch.device) -> Any:
@@ -111,11 +117,13 @@ class Prepared:
         return model.to(device).eval()
 
 
-def prepare(settings: Settings, say: Say) -> Prepared:
+def prepare(settings: Settings, plan: Plan | None, say: Say) -> Prepared:
     """Returns tokens and teacher, from the cache where the same were made before.
 
     Args:
         settings: of the run; `data`, `model`, `teacher` and `seed` decide the result.
+        plan: cuts the teacher's epochs, and in `Prepared.settings` a trial's documents, to its times; None cuts
+            nothing.
         say: is told what is being done, one line each.
     """
     torch.set_num_threads(settings.compute.threads or os.cpu_count() or 1)
@@ -133,19 +141,26 @@ def prepare(settings: Settings, say: Say) -> Prepared:
         say(note)
     torch.manual_seed(settings.seed)  # draws the new head
     pretrained = load_classifier(settings.model, splits.label_names)
-    examples = [tokenised(pretrained.tokenizer, rows, data.max_length, name, say) for name, rows in _rows(splits)]
-    train, validation, test = examples
     device = pick_device(settings.compute.device)
     encoder = Encoder(pretrained.model.to(device))
+    longest = min(data.max_length, encoder.max_tokens)
+    rows = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    train, validation, test = (
+        _tokenised(pretrained.tokenizer, each, longest, name, say) for name, each in rows.items()
+    )
     if not pretrained.fine_tuned:
-        _teach(encoder, pretrained, train, settings, splits.fingerprint, say)
-    budget = settings.compute.tokens_per_batch
-    train = replace(train, teacher_logits=unreduced_logits(encoder, train.tokens, budget))
-    on_validation = evaluate_unreduced(encoder, validation.tokens, validation.labels, budget)
-    on_test = evaluate_unreduced(encoder, test.tokens, test.labels, budget)
-    say(f"teacher: {100 * on_validation.quality:.1f} % on validation, {100 * on_test.quality:.1f} % on test")
+        _teach(encoder, train, settings, plan, splits.fingerprint, say)
+    if plan is not None:
+        seconds = training_seconds(encoder, train, settings.compute.dtype, settings.compute.threads or 1)
+        settings = fit_trial(settings, plan, seconds, len(validation.tokens) + len(test.tokens))
+    parts = {"train": train, "validation": validation, "test": test}
+    logits = _teacher_logits(encoder, parts, splits.fingerprint, settings.compute.tokens_per_batch)
+    on_validation = accuracy(logits["validation"], validation.labels)
+    on_test = accuracy(logits["test"], test.labels)
+    say(f"teacher: {100 * on_validation:.1f} % on validation, {100 * on_test:.1f} % on test")
     return Prepared(
-        train=PackedArrays.of(train),
+        settings=settings,
+        train=PackedArrays.of(replace(train, teacher_logits=logits["train"])),
         validation=PackedArrays.of(validation),
         test=PackedArrays.of(test),
         weights={name: tensor.cpu().numpy() for name, tensor in pretrained.model.state_dict().items()},
@@ -157,7 +172,7 @@ def prepare(settings: Settings, say: Say) -> Prepared:
     )
 
 
-def tokenised(tokenizer: Any, rows: Rows, max_length: int, name: str, say: Say) -> Examples:
+def _tokenised(tokenizer: Any, rows: Rows, max_length: int, name: str, say: Say) -> Examples:
     """Returns a split's rows as examples, and says how many were truncated."""
     tokens, truncated = encode(tokenizer, rows.texts, max_length)
     mean = float(tokens.lengths.double().mean())
@@ -185,55 +200,65 @@ def free_points(prepared: Prepared, settings: Settings, points: tuple[int, ...])
     return found
 
 
-def cache_folder() -> Path:
-    """Returns where teachers are kept between runs: `$TRBERT_CACHE`, or `~/.cache/trbert`."""
-    return Path(os.environ.get("TRBERT_CACHE") or Path.home() / ".cache" / "trbert")
-
-
-def _rows(splits: Splits) -> list[tuple[str, Rows]]:
-    return [("train", splits.train), ("validation", splits.validation), ("test", splits.test)]
-
-
 def _teach(
-    encoder: Encoder, pretrained: Pretrained, train: Examples, settings: Settings, fingerprint: str, say: Say
+    encoder: Encoder, train: Examples, settings: Settings, plan: Plan | None, fingerprint: str, say: Say
 ) -> None:
-    key = json.dumps(
-        [fingerprint, settings.model, settings.seed, settings.data.max_length, asdict(settings.teacher), "teacher 1"]
-    )
-    path = cache_folder() / "teachers" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
+    limit = None if plan is None else round(plan.teacher_seconds)
+    key = [fingerprint, settings.model, settings.seed, settings.data.max_length, asdict(settings.teacher), limit]
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
+    path = cache_folder() / "teachers" / f"{digest}.safetensors"
     if path.is_file() and _load_teacher(encoder, path):
-        say(f"teacher: taken from {path}")
+        say("teacher: kept from an earlier run")
         return
-    started = time.monotonic()
-    last = [started]
+    if plan is not None:
+        seconds = training_seconds(encoder, train, settings.compute.dtype, torch.get_num_threads())
+        settings = fit_teacher(settings, plan, seconds, len(train.tokens))
+    say(f"teacher: training, {settings.teacher.epochs:g} epochs of {len(train.tokens):,} documents")
+    started = last = time.monotonic()
 
     def progress(step: dict[str, float]) -> None:
+        nonlocal last
         now = time.monotonic()
-        if now - last[0] >= 5 or step["step"] == step["steps"]:
-            last[0] = now
+        if now - last >= 10 or step["step"] == step["steps"]:
+            last = now
             left = (now - started) / step["step"] * (step["steps"] - step["step"])
             say(f"teacher: step {step['step']:.0f} of {step['steps']:.0f}, loss {step['loss']:.3f}, {left:.0f} s left")
 
     train_teacher(encoder, train, settings.teacher, settings.compute, settings.seed, progress)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        whole = Path(folder) / "teacher.safetensors"
-        save_file({name: tensor.contiguous() for name, tensor in pretrained.model.state_dict().items()}, whole)
-        os.replace(whole, path)
+    _keep(path, encoder.model.state_dict())
 
 
 def _load_teacher(encoder: Encoder, path: Path) -> bool:
     try:
         encoder.model.load_state_dict(load_file(path))
-    except Exception as error:
-        if type(error).__name__ not in ("SafetensorError", "RuntimeError", "OSError"):
-            raise
+    except (SafetensorError, RuntimeError, OSError):
         path.unlink()  # damaged, or of another version: made again
         return False
     return True
 
 
-def check_rows(prepared: Prepared) -> None:
-    """Raises InputError when there is too little to learn from."""
-    if len(prepared.train.labels) < 2:
-        raise InputError("data must have at least 2 training rows")
+def _teacher_logits(
+    encoder: Encoder, parts: dict[str, Examples], fingerprint: str, tokens_per_batch: int
+) -> dict[str, Logits]:
+    """Returns the teacher's logits on every split, computed once for the same weights and documents."""
+    key = hashlib.sha256(fingerprint.encode())
+    for name, part in parts.items():
+        key.update(f"{name} {part.tokens.input_ids.numel()} {len(part.tokens)}".encode())
+    for tensor in encoder.model.state_dict().values():
+        key.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
+    path = cache_folder() / "logits" / f"{key.hexdigest()[:24]}.safetensors"
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError):
+        logits = {name: unreduced_logits(encoder, part.tokens, tokens_per_batch) for name, part in parts.items()}
+        _keep(path, logits)
+        return logits
+
+
+def _keep(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Writes tensors to the cache whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        whole = Path(folder) / "tensors"
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, whole)
+        os.replace(whole, path)

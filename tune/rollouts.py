@@ -1,4 +1,4 @@
-"""A pool of rollout actors: samples the items of a step on other processes or machines, loses none, counts none twice."""
+"""A pool of rollout actors: samples a step's items in other processes, loses none and counts none twice."""
 
 import time
 from collections import deque
@@ -66,7 +66,7 @@ class RolloutPool:
         weights_ref = ray.put(weights)
         waiting = deque(items)
         idle = list(range(len(self._actors)))
-        running: dict[ray.ObjectRef, tuple[int, RolloutItem, float]] = {}
+        running: dict[ray.ObjectRef[ItemGradient], tuple[int, RolloutItem, float]] = {}
         done: dict[int, ItemGradient] = {}
         while len(done) < len(items):
             while waiting and idle:

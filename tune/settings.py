@@ -69,7 +69,9 @@ class SelectSettings:
     learning_rate: float = _setting(2e-3, "learning rate of the policy")
     entropy: float = _setting(0.0, "weight of the policy's entropy in its objective")
     baseline: Literal["leave-one-out", "mean"] = _setting("leave-one-out", "baseline of a document's returns")
-    token_average: bool = _setting(False, "average log-probabilities over tokens, as the paper's code, not sum / sqrt n")
+    token_average: bool = _setting(
+        False, "average log-probabilities over tokens, as the paper's code, not sum / sqrt n"
+    )
     guided_share: float = _setting(0.0, "first share of steps whose last sample keeps the most salient tokens instead")
     warm_start_documents: int = _setting(0, "documents on which the policy first imitates saliency")
 
@@ -96,7 +98,9 @@ class JointSettings:
     batch_size: int = _setting(16, "documents a step")
     learning_rate: float = _setting(1e-4, "highest learning rate of the encoder")
     policy_learning_rate: float = _setting(5e-4, "highest learning rate of the policy")
-    distillation: float = _setting(0.5, "share of the task loss that is cross-entropy against the teacher, not the label")
+    distillation: float = _setting(
+        0.5, "share of the task loss that is cross-entropy against the teacher, not the label"
+    )
     temperature: float = _setting(1.0, "temperature of distillation")
     dial_range: float = _setting(3.0, "a further, thresholded trajectory draws its dial from ± this; 0 leaves it out")
     keep_all: float = _setting(0.1, "fraction of those further trajectories that keep all tokens")
@@ -189,7 +193,7 @@ def override(settings: Settings, changes: dict[str, Any]) -> Settings:
 
 def setting_names() -> dict[str, "dataclasses.Field[Any]"]:
     """Returns the fields of all settings by dotted name."""
-    names = {}
+    names: dict[str, dataclasses.Field[Any]] = {}
     for outer in dataclasses.fields(Settings):
         if dataclasses.is_dataclass(outer.type):
             names |= {f"{outer.name}.{inner.name}": inner for inner in dataclasses.fields(outer.type)}

@@ -2,9 +2,11 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from envs.dynamics import Dynamics
 from envs.rollout import Draw, Rollout, sample_trajectories
 from trbert.encoder import Encoder
+from trbert.keyed import keyed_uniform
 from trbert.packed import Tokens
 from trbert.policy import Policy
 from trbert.saliency import most_salient, saliency
@@ -54,13 +57,18 @@ class Examples:
 
 
 def train_teacher(
-    encoder: Encoder, train: Examples, settings: TeacherSettings, compute: ComputeSettings, seed: int, progress: Progress
+    encoder: Encoder,
+    train: Examples,
+    settings: TeacherSettings,
+    compute: ComputeSettings,
+    seed: int,
+    progress: Progress,
 ) -> None:
     """Fine-tunes the unreduced model on gold labels, packed, with dropout."""
     torch.manual_seed(seed)
     encoder.model.train()
     steps = max(1, math.ceil(settings.epochs * len(train.tokens) / settings.batch_size))
-    optimizer = torch.optim.AdamW(encoder.model.parameters(), lr=settings.learning_rate, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(encoder.model.parameters(), lr=settings.learning_rate, weight_decay=0.01, fused=True)
     schedule = linear_schedule(optimizer, steps, warm_up=0.1)
     device = encoder.device
 
@@ -77,6 +85,24 @@ def train_teacher(
         schedule.step()
         progress({"step": step + 1, "steps": steps, "loss": value})
     encoder.model.eval()
+
+
+def training_seconds(encoder: Encoder, train: Examples, dtype: str, threads: int, documents: int = 16) -> float:
+    """Returns the measured seconds of one unreduced training pass of one document, on so many threads."""
+    part = train.take(torch.arange(min(documents, len(train.tokens))), encoder.device)
+    parameters = list(encoder.model.parameters())
+    best, before = math.inf, torch.get_num_threads()
+    torch.set_num_threads(threads)
+    for _ in range(3):  # the first warms up
+        started = time.perf_counter()
+        with autocast(encoder.device, dtype):
+            finished = encoder.run_layers(encoder.embed(part.tokens), 0, len(encoder.layers))
+            loss = nn.functional.cross_entropy(encoder.logits(finished).float(), part.labels)
+        torch.autograd.grad(loss, parameters, allow_unused=True)
+        best = min(best, time.perf_counter() - started)
+    torch.set_num_threads(before)
+    mean = float(train.tokens.lengths.double().mean()) * len(part.tokens) / float(part.tokens.lengths.sum())
+    return best / len(part.tokens) * mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,12 +184,11 @@ class Sampler:
         draw = Draw(seed=self.seed, version=item.version, documents=documents.to(device))
         dials = torch.zeros(self.settings.samples, len(documents), device=device)
         forced = self._salient_mask(part) if item.guided else None
-        with autocast(device, self.dtype):
-            with _frozen(self.dynamics.encoder):
-                rollout = sample_trajectories(self.dynamics, self.policy, part.tokens, draw, dials, forced=forced)
-                logits = self.dynamics.encoder.logits(rollout.state.batch)
-                labels = part.labels.repeat(self.settings.samples)
-                rewards = self.dynamics.reward(rollout.state, logits, labels)
+        with autocast(device, self.dtype), _frozen(self.dynamics.encoder):
+            rollout = sample_trajectories(self.dynamics, self.policy, part.tokens, draw, dials, forced=forced)
+            logits = self.dynamics.encoder.logits(rollout.state.batch)
+            labels = part.labels.repeat(self.settings.samples)
+            rewards = self.dynamics.reward(rollout.state, logits, labels)
         return rollout, rewards.view(self.settings.samples, -1).detach()
 
     def _salient_mask(self, part: Examples) -> Tensor:
@@ -211,8 +236,8 @@ def train_policy(
             for i, d in enumerate(chosen.split(settings.item_documents))
         ]
         results = source.gradients(flatten(policy), items)
-        gradient = np.sum([result.gradient for result in results], axis=0, dtype=np.float32) / len(chosen)
-        load_flat_gradient(policy, gradient)
+        gradient: NDArray[np.float32] = np.sum([result.gradient for result in results], axis=0, dtype=np.float32)
+        load_flat_gradient(policy, gradient / np.float32(len(chosen)))
         nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -278,6 +303,7 @@ def train_jointly(
             {"params": list(policy.parameters()), "lr": settings.policy_learning_rate, "weight_decay": 0.0},
         ],
         weight_decay=0.01,
+        fused=True,
     )
     schedule = linear_schedule(optimizer, steps, warm_up=0.1)
     seen: dict[str, float] = {}
@@ -307,18 +333,14 @@ def train_jointly(
     lengths = train.tokens.lengths
     for step, documents in enumerate(shuffled_batches(len(train.tokens), settings.batch_size, steps, seed + 1)):
         # Versions continue after the select stage's, so that no draw is used twice.
-        version = 1_000_000 + step
-        value = step_in_budget(
-            optimizer, documents, lengths, compute.tokens_per_batch, lambda part, v=version: loss(part, v)
-        )
+        of_step = partial(loss, version=1_000_000 + step)
+        value = step_in_budget(optimizer, documents, lengths, compute.tokens_per_batch, of_step)
         schedule.step()
         progress({"step": step + 1, "steps": steps, "loss": value, **seen})
 
 
 def _joint_dials(settings: JointSettings, draw: Draw) -> tuple[Tensor, Tensor]:
     """Returns the dial of every trajectory [samples, docs], and which samples threshold instead of drawing."""
-    from trbert.keyed import keyed_uniform
-
     docs = draw.documents
     drawn = torch.zeros(settings.samples, len(docs), device=docs.device)
     if not settings.dial_range:
@@ -363,20 +385,14 @@ def _device(policy: Policy) -> torch.device:
     return next(policy.parameters()).device
 
 
-def _frozen(encoder: Encoder) -> Any:
-    return _NoEncoderGradient(encoder)
-
-
-class _NoEncoderGradient:
+@contextmanager
+def _frozen(encoder: Encoder) -> Iterator[None]:
     """Within it the encoder's weights take no gradient, while the policy's logits still do."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        self.parameters = [p for p in encoder.model.parameters() if p.requires_grad]
-
-    def __enter__(self) -> None:
-        for parameter in self.parameters:
-            parameter.requires_grad_(False)
-
-    def __exit__(self, *_: object) -> None:
-        for parameter in self.parameters:
+    parameters = [parameter for parameter in encoder.model.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
             parameter.requires_grad_(True)

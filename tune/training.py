@@ -8,7 +8,7 @@ import torch
 from envs.dynamics import Dynamics, RewardTerms
 from trbert.cost import CostModel
 from trbert.encoder import Encoder
-from trbert.evaluate import Evaluation, evaluate, evaluate_unreduced
+from trbert.evaluate import Evaluation, evaluate
 from trbert.modeling import TrbertForSequenceClassification, assemble
 from trbert.policy import Policy
 from trbert.reduction import check_points
@@ -18,6 +18,12 @@ from tune.prepare import Prepared
 from tune.settings import Settings
 from tune.stages import Examples, GradientSource, Progress, Sampler, train_jointly, train_policy, warm_start
 
+KEEP_ALL = 1000.0
+"""The dial at which a trained model keeps every token: no logit comes near."""
+
+DIALS = (-3.0, -2.0, -1.2, -0.6, 0.0, 0.8, 2.0, KEEP_ALL)
+"""Where a trained model is measured, cheapest first."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurvePoint:
@@ -26,19 +32,6 @@ class CurvePoint:
     dial: float
     validation: Evaluation
     test: Evaluation | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Curve:
-    """A trained model along its dial.
-
-    Attributes:
-        points: reduced, cheapest dial first.
-        keep_all: the same weights with nothing dropped, on validation and test.
-    """
-
-    points: tuple[CurvePoint, ...]
-    keep_all: tuple[Evaluation, Evaluation]
 
 
 class Model:
@@ -99,38 +92,31 @@ class Model:
         selector, budget = PolicySelector(self.policy), self.settings.compute.tokens_per_batch
         return evaluate(self.encoder, self.cost, selector, split.tokens, split.labels, self.points, dial, budget)
 
-    def keep_all(self, split: Examples) -> Evaluation:
-        """Returns how the same weights do with nothing dropped."""
-        return evaluate_unreduced(self.encoder, split.tokens, split.labels, self.settings.compute.tokens_per_batch)
-
     def deployable(self, dial: float = 0.0) -> TrbertForSequenceClassification:
         """Returns the Hugging Face model that is saved and served."""
         return assemble(self.encoder.model, self.policy, self.points, dial, self.settings.data.max_length)
 
 
-def dial_curve(
-    model: Model, validation: Examples, test: Examples, dials: tuple[float, ...], told: Callable[[float], None]
-) -> Curve:
+def dial_curve(model: Model, validation: Examples, test: Examples, told: Callable[[float], None]) -> list[CurvePoint]:
     """Returns the model along its dial: all of it on validation, the best of it on test.
 
     Args:
         model: trained.
         validation: decides which dials are reported on test: those that no other dial beats in both respects.
-        test: never decides anything.
-        dials: settings to try.
+        test: never decides anything; dial 0 and all tokens kept are always reported.
         told: called with the fraction done.
     """
     found = []
-    for index, dial in enumerate(dials):
+    for index, dial in enumerate(DIALS):
         found.append((dial, model.evaluate(validation, dial)))
-        told((index + 1) / (2 * len(dials)))
+        told((index + 1) / (2 * len(DIALS)))
     chosen = {dial for dial, own in found if not any(_beats(other, own) for _, other in found)}
     points = []
     for index, (dial, own) in enumerate(found):
-        on_test = model.evaluate(test, dial) if dial in chosen or dial == 0.0 else None
+        on_test = model.evaluate(test, dial) if dial in chosen or dial in (0.0, KEEP_ALL) else None
         points.append(CurvePoint(dial=dial, validation=own, test=on_test))
-        told(0.5 + (index + 1) / (2 * len(dials)))
-    return Curve(points=tuple(points), keep_all=(model.keep_all(validation), model.keep_all(test)))
+        told(0.5 + (index + 1) / (2 * len(DIALS)))
+    return points
 
 
 def _beats(other: Evaluation, own: Evaluation) -> bool:

@@ -16,9 +16,8 @@ from tune.rollouts import RolloutPool
 from tune.settings import Settings, from_json, override, to_json
 from tune.space import to_settings
 from tune.stages import Progress
-from tune.training import Curve, Model, dial_curve
+from tune.training import CurvePoint, Model, dial_curve
 
-DIALS = (-4.0, -3.0, -2.2, -1.6, -1.1, -0.7, -0.35, 0.0, 0.5, 1.2, 2.2)
 RESULT = "trial.json"
 
 
@@ -66,7 +65,7 @@ def run_trial(
     _timed(lambda told: model.join(train, told), "joint", until)
     model.encoder.model.eval()
     told = _Teller("measure")
-    curve = dial_curve(model, validation, test, DIALS, lambda share: told({"step": share, "steps": 1.0}))
+    curve = dial_curve(model, validation, test, lambda share: told({"step": share, "steps": 1.0}))
     _report(model, prepared, own, curve, time.monotonic() - started, pool.repeated if pool else 0)
 
 
@@ -117,13 +116,17 @@ def _restore(model: Model) -> bool:
 
 
 def _report(
-    model: Model, prepared: Prepared, settings: Settings, curve: Curve, seconds: float, repeated: int
+    model: Model, prepared: Prepared, settings: Settings, curve: list[CurvePoint], seconds: float, repeated: int
 ) -> None:
-    at_default = next(point for point in curve.points if point.dial == 0.0)
+    at_default = next(point for point in curve if point.dial == 0.0)
     with tempfile.TemporaryDirectory() as folder:
         model.deployable().save_pretrained(Path(folder) / "model")
         prepared.tokenizer.save_pretrained(Path(folder) / "model")
-        result = {"settings": to_json(settings), "points": list(model.points), "curve": asdict(curve)}
+        result = {
+            "settings": to_json(settings),
+            "points": list(model.points),
+            "curve": [asdict(point) for point in curve],
+        }
         (Path(folder) / RESULT).write_text(json.dumps(result), encoding="utf-8")
         tune.report(
             {

@@ -53,7 +53,8 @@ def test_a_folder_of_three_files_is_read_as_it_is(tmp_path: Path) -> None:
     assert splits.label_names == ("a", "b")
     assert splits.notes == ()
     assert splits.test.texts == ("test 0", "test 1", "test 2")
-    assert splits.test.labels.tolist() == [1, 0, 1] and splits.test.labels.dtype == np.int64
+    assert splits.test.labels.tolist() == [1, 0, 1]
+    assert splits.test.labels.dtype == np.int64
     labels = {"train 0": 1, "train 1": 0, "train 2": 1}
     assert dict(zip(splits.train.texts, splits.train.labels.tolist(), strict=True)) == labels
 
@@ -134,7 +135,8 @@ def test_train_rows_counts_what_is_left_after_the_hold_out(tmp_path: Path) -> No
     whole, cut = load_splits(source), load_splits(source, train_rows=20)
     assert len(cut.train) == 20
     assert set(cut.train.labels.tolist()) == {0, 1, 2}
-    assert cut.validation.texts == whole.validation.texts and cut.test.texts == whole.test.texts
+    assert cut.validation.texts == whole.validation.texts
+    assert cut.test.texts == whole.test.texts
     assert not set(cut.train.texts) & set(cut.validation.texts + cut.test.texts)
     assert cut.notes[-1] == f"train sampled: 20 of {len(whole.train)} rows (seed 0)"
 
@@ -161,7 +163,8 @@ def test_rows_that_also_stand_in_train_are_left_out(tmp_path: Path) -> None:
     for split in ("validation", "test"):
         write_rows(tmp_path / f"{split}.parquet", ["a", "b", "a"], in_train=[False, True, False])
     splits = load_splits(str(tmp_path))
-    assert splits.test.texts == ("test 0", "test 2") and len(splits.train) == 2
+    assert splits.test.texts == ("test 0", "test 2")
+    assert len(splits.train) == 2
     assert splits.notes == (
         "validation: 1 rows left out that also stand in train (in_train)",
         "test: 1 rows left out that also stand in train (in_train)",
@@ -205,7 +208,8 @@ def test_labels_json_names_the_classes_in_its_order(tmp_path: Path, labels: list
         write_rows(tmp_path / f"{split}.jsonl", labels)
     (tmp_path / "labels.json").write_text('["neg", "pos"]')
     splits = load_splits(str(tmp_path))
-    assert splits.label_names == ("neg", "pos") and splits.test.labels.tolist() == [0, 1, 1]
+    assert splits.label_names == ("neg", "pos")
+    assert splits.test.labels.tolist() == [0, 1, 1]
     (tmp_path / "labels.json").write_text('["pos", "neg"]')
     swapped = load_splits(str(tmp_path))
     assert swapped.label_names == ("pos", "neg")
@@ -229,12 +233,14 @@ def test_the_fingerprint_depends_on_texts_labels_and_names(tmp_path: Path) -> No
     for split in ("train", "validation", "test"):
         write_rows(tmp_path / f"{split}.jsonl", ["c", "a", "c"])
     found.append(load_splits(str(tmp_path)).fingerprint)
-    assert len(set(found)) == 4 and all(len(fingerprint) == 64 for fingerprint in found)
+    assert len(set(found)) == 4
+    assert all(len(fingerprint) == 64 for fingerprint in found)
 
 
 def test_rows_are_taken_in_the_given_order() -> None:
     taken = Rows(("x", "y", "z"), np.array([0, 1, 2])).take(np.array([2, 0]))
-    assert taken.texts == ("z", "x") and taken.labels.tolist() == [2, 0]
+    assert taken.texts == ("z", "x")
+    assert taken.labels.tolist() == [2, 0]
 
 
 def test_pages_are_the_embedded_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +248,8 @@ def test_pages_are_the_embedded_default(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(data, "documentation_pages", lambda: pages)
     splits = load_splits("pages")
     assert splits.label_names == ("n", "t")
-    assert splits.test.texts == ("test t", "test n") and splits.test.labels.tolist() == [1, 0]
+    assert splits.test.texts == ("test t", "test n")
+    assert splits.test.labels.tolist() == [1, 0]
 
 
 REMEDY = "pass a folder, a file, train=a.csv,test=b.csv, or --data pages"
@@ -308,7 +315,8 @@ def test_a_damaged_file_is_refused(tmp_path: Path, name: str, content: str, kind
     (tmp_path / name).write_text(content)
     message = refusal(tmp_path / name)
     assert message.startswith(f"data file '{tmp_path / name}' must be {kind}, and cannot be read as that (")
-    assert message.endswith("): mend the file") and "\n" not in message
+    assert message.endswith("): mend the file")
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize(
@@ -460,7 +468,8 @@ def test_a_name_is_loaded_from_the_hub(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "someone___set").mkdir()
     splits = load_splits("someone/set:small")
     assert asked == ["someone/set", "small"]
-    assert splits.label_names == ("neg", "pos") and splits.test.texts == tuple("abcdefghij")
+    assert splits.label_names == ("neg", "pos")
+    assert splits.test.texts == tuple("abcdefghij")
 
 
 def test_importing_data_is_light() -> None:

@@ -82,7 +82,8 @@ if True:
 
 
 def test_tests_vendored_copies_and_files_that_do_not_parse_are_left_out(tmp_path: Path) -> None:
-    names = "tests/a.py test_a.py a_test.py _vendor/a.py vendored/a.py third_party/a.py thirdparty_files/a.py".split()
+    names = ["tests/a.py", "test_a.py", "a_test.py", "_vendor/a.py", "vendored/a.py"]
+    names += ["third_party/a.py", "thirdparty_files/a.py"]
     for seed, name in enumerate([*names, "kept/a.py"]):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(f'"""{words(120, seed)}"""')

@@ -1,0 +1,361 @@
+"""The Gymnasium `Env` and `VectorEnv` over the decision process, so that any RL library can train on it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from envs.dynamics import Dynamics, State
+from trbert.errors import InputError
+from trbert.packed import Tokens
+from trbert.shapes import DocIndex, SampleMasks
+
+Arrays = dict[str, Any]
+"""Arrays by name: an observation or an info, of one document or (stacked) of several."""
+
+ROUNDING = 1.01
+"""Room for rounding between a norm's bound and the values it gives, in half precision too."""
+
+
+class TokenSelectionEnv(gymnasium.Env[Arrays, NDArray[np.int8]]):
+    """Token selection on one document an episode: one step for each reduction point, then the reward.
+
+    Observation (a dict; row i of every array is token i of the *original* document, whatever was dropped meanwhile):
+
+    * `hidden` [max_length, dim]: the remaining tokens' states; zeros where a token was dropped, and beyond the end.
+    * `present` [max_length]: 1 where a token remains.
+    * `protected` [max_length]: 1 where a remaining token is kept whatever the action says.
+    * `point`: which decision comes next, 0 the first; the number of reduction points when the episode is over.
+
+    Action: MultiBinary [max_length], 1 = keep. Entries of absent tokens are ignored.
+
+    Reward: 0 until the last step, then log p(y) − λ · charge, in nats (`Dynamics.reward`). An episode terminates
+    after the last reduction point and is never truncated.
+
+    Info: `document`, its index; after the last step also `cost` (FLOPs of the reduced pass over those of the plain
+    one, the policy's included), `charge`, `kept` (tokens left after each point) and `logits`.
+
+    Bounds of `hidden` are read off the weights when the environment is made; see `hidden_bound`. `reset` puts the
+    encoder into evaluation mode.
+
+    Args:
+        dynamics: the decision process.
+        tokens: the documents.
+        labels: each document's class.
+        max_length: rows of the padded views, in tokens; the longest document's by default.
+
+    Raises:
+        InputError: There is no document, a label is missing or no class, or a document is longer than `max_length`.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}  # type: ignore[misc]
+
+    def __init__(self, dynamics: Dynamics, tokens: Tokens, labels: DocIndex, max_length: int | None = None) -> None:
+        self._episodes = _Episodes(dynamics, tokens, labels, max_length)
+        self.observation_space, self.action_space = self._episodes.spaces()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Arrays, Arrays]:
+        """Returns the observation at the first reduction point of a new episode.
+
+        Args:
+            seed: of the generator that draws documents.
+            options: {"document": index} picks the document; otherwise one is drawn.
+
+        Raises:
+            InputError: The document's index is out of range, or an option has another name.
+        """
+        super().reset(seed=seed)
+        document = _option(options, "document", lambda: self.np_random.integers(len(self._episodes.tokens)))
+        observations, infos = self._episodes.reset([document])
+        return _first(observations), _first(infos)
+
+    def step(self, action: NDArray[Any]) -> tuple[Arrays, float, bool, bool, Arrays]:
+        """Drops what the action does not keep, and runs on to the next reduction point, or to the end.
+
+        Raises:
+            InputError: The action has another shape or other values than 0 and 1, or there is no running episode.
+        """
+        observations, rewards, over, infos = self._episodes.step(action, (self._episodes.max_length,))
+        return _first(observations), float(rewards[0]), over, False, _first(infos)
+
+
+class TokenSelectionVectorEnv(VectorEnv[Arrays, NDArray[np.int8], NDArray[Any]]):
+    """Token selection on `num_envs` documents at once, packed into one row of tokens at every step.
+
+    Spaces, rewards and infos are those of `TokenSelectionEnv`, stacked. All episodes have as many steps as there are
+    reduction points, so that they run in lockstep: all start with `reset` and end together. There is no autoreset.
+
+    Args:
+        dynamics: the decision process.
+        tokens: the documents to draw from.
+        labels: each document's class.
+        num_envs: documents in an episode.
+        max_length: rows of the padded views, in tokens; the longest document's by default.
+
+    Raises:
+        InputError: As `TokenSelectionEnv`, or `num_envs` is less than 1.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
+        "render_modes": [],
+        "autoreset_mode": AutoresetMode.DISABLED,
+    }
+
+    def __init__(
+        self,
+        dynamics: Dynamics,
+        tokens: Tokens,
+        labels: DocIndex,
+        num_envs: int = 1,
+        max_length: int | None = None,
+    ) -> None:
+        if num_envs < 1:
+            raise InputError(f"num_envs must be at least 1, and is {num_envs}: pass the number of documents an episode")
+        self.num_envs = num_envs
+        self._episodes = _Episodes(dynamics, tokens, labels, max_length)
+        self.single_observation_space, self.single_action_space = self._episodes.spaces()
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Arrays, Arrays]:
+        """Returns the observations at the first reduction point of new episodes.
+
+        Args:
+            seed: of the generator that draws documents.
+            options: {"documents": [index, …]} picks each environment's document; otherwise they are drawn.
+                A `reset_mask` is taken where it names every environment.
+
+        Raises:
+            InputError: A wrong number of documents, an index out of range, a partial `reset_mask`, an unknown option.
+        """
+        super().reset(seed=seed)
+        options = dict(options or {})
+        reset_mask = np.asarray(options.pop("reset_mask", np.ones(self.num_envs, dtype=np.bool_)))
+        if reset_mask.shape != (self.num_envs,) or not reset_mask.all():
+            raise InputError(
+                f"reset_mask must name all {self.num_envs} environments, for they run in lockstep, and is "
+                f"{reset_mask.tolist()}: reset after the last step, when every episode is over"
+            )
+        documents = _option(
+            options, "documents", lambda: self.np_random.integers(len(self._episodes.tokens), size=self.num_envs)
+        )
+        if np.shape(documents) != (self.num_envs,):
+            raise InputError(
+                f"documents must be {self.num_envs} indices, one for each environment, and is {documents!r}: "
+                'pass options={"documents": [...]} of that length'
+            )
+        observations, infos = self._episodes.reset(documents)
+        return observations, _with_presence(infos)
+
+    def step(
+        self, actions: NDArray[Any]
+    ) -> tuple[Arrays, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Arrays]:
+        """Drops what the actions do not keep, and runs on to the next reduction point, or to the end.
+
+        Raises:
+            InputError: The actions have another shape or other values than 0 and 1, or there is no running episode.
+        """
+        observations, rewards, over, infos = self._episodes.step(actions, (self.num_envs, self._episodes.max_length))
+        terminated = np.full(self.num_envs, over)
+        return observations, rewards, terminated, np.zeros(self.num_envs, dtype=np.bool_), _with_presence(infos)
+
+
+class _Episodes:
+    """Episodes of several documents in lockstep, in and out as arrays: what both environments share."""
+
+    def __init__(self, dynamics: Dynamics, tokens: Tokens, labels: Tensor, max_length: int | None) -> None:
+        self.dynamics, self.tokens, self.labels = dynamics, tokens, labels
+        _check_documents(tokens, labels, dynamics.encoder.model.config.num_labels)
+        longest = int(tokens.lengths.max())
+        self.max_length = longest if max_length is None else max_length
+        if longest > self.max_length:
+            raise InputError(
+                f"max_length must be at least the longest document's {longest} tokens, and is {self.max_length}: "
+                "leave it out, or truncate when tokenising"
+            )
+        self.documents = torch.zeros(0, dtype=torch.long)
+        self.state: State | None = None
+
+    def spaces(self) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
+        """Returns one document's observation and action space."""
+        first = self.tokens.take(torch.zeros(1, dtype=torch.long, device=self.tokens.offsets.device))
+        bound = hidden_bound(self.dynamics, first.to(self.dynamics.encoder.device))
+        rows = np.tile(bound, (self.max_length, 1))
+        observation = spaces.Dict(
+            {
+                "hidden": spaces.Box(-rows, rows, dtype=np.float32),
+                "present": spaces.MultiBinary(self.max_length),
+                "protected": spaces.MultiBinary(self.max_length),
+                "point": spaces.Discrete(self.dynamics.num_points + 1),
+            }
+        )
+        return observation, spaces.MultiBinary(self.max_length)
+
+    @torch.inference_mode()
+    def reset(self, documents: Sequence[Any] | NDArray[Any]) -> tuple[Arrays, Arrays]:
+        """Returns the first observations, and which documents they are of."""
+        for document in documents:
+            if not isinstance(document, (int, np.integer)) or not 0 <= document < len(self.tokens):
+                raise InputError(
+                    f"document must be an index from 0 to {len(self.tokens) - 1}, and is {document!r}: "
+                    "pass one in this range, or none to draw"
+                )
+        encoder = self.dynamics.encoder
+        encoder.model.eval()  # whoever trains it meanwhile may have left it in training mode
+        self.documents = torch.as_tensor(np.asarray(documents), dtype=torch.long)
+        taken = self.tokens.take(self.documents.to(self.tokens.offsets.device))
+        self.state = self.dynamics.reset(taken.to(encoder.device))
+        return observe(self.state, self.max_length), {"document": self.documents.numpy().copy()}
+
+    @torch.inference_mode()
+    def step(self, action: Any, shape: tuple[int, ...]) -> tuple[Arrays, NDArray[np.float64], bool, Arrays]:
+        """Returns the next observations, the rewards, whether the episodes are over, and infos."""
+        if self.state is None or self.state.point == self.dynamics.num_points:
+            when = "before the first reset" if self.state is None else "after the last reduction point"
+            raise InputError(f"step must follow a reset of a running episode, and came {when}: call reset()")
+        state = self.dynamics.transition(self.state, read_action(action, shape, self.state))
+        self.state = state
+        over = state.point == self.dynamics.num_points
+        infos: Arrays = {"document": self.documents.numpy().copy()}
+        rewards = np.zeros(len(self.documents))
+        if over:
+            rewards, outcome = finish(self.dynamics, state, self.labels[self.documents.to(self.labels.device)])
+            infos |= outcome
+        return observe(state, self.max_length), rewards, over, infos
+
+
+def observe(state: State, max_length: int) -> Arrays:
+    """Returns the padded views of a state, rows by original position; stacked, one entry for each document."""
+    batch = state.batch
+    index = (batch.documents.cpu().numpy(), batch.positions.cpu().numpy())
+    shape = (len(batch), max_length)
+    hidden = np.zeros((*shape, batch.hidden.shape[1]), dtype=np.float32)
+    hidden[index] = batch.hidden.float().cpu().numpy()
+    present = np.zeros(shape, dtype=np.int8)
+    present[index] = 1
+    protected = np.zeros(shape, dtype=np.int8)
+    protected[index] = batch.protected.cpu().numpy()
+    return {"hidden": hidden, "present": present, "protected": protected, "point": np.full(len(batch), state.point)}
+
+
+def read_action(action: Any, shape: tuple[int, ...], state: State) -> SampleMasks:
+    """Returns the keep mask (True = keep) of the remaining tokens that an action over original positions means.
+
+    Args:
+        action: 0 or 1 for each row of the padded views.
+        shape: which it must have: [max_length], or [num_envs, max_length].
+        state: where the action is taken.
+
+    Raises:
+        InputError: The action has another shape, or values other than 0 and 1.
+    """
+    values = np.asarray(action)
+    if values.shape != shape:
+        raise InputError(f"action must have the shape {shape}, and has {values.shape}: one entry for each padded row")
+    keep = values == 1
+    if not (keep | (values == 0)).all():
+        raise InputError(
+            f"action must be 0 (drop) or 1 (keep), and has the values {np.unique(values)[:5].tolist()}: "
+            "draw or threshold before passing it"
+        )
+    batch = state.batch
+    rows = torch.from_numpy(keep.reshape(-1, shape[-1])).to(batch.hidden.device)
+    return rows[batch.documents, batch.positions][None]
+
+
+def finish(dynamics: Dynamics, state: State, labels: DocIndex) -> tuple[NDArray[np.float64], Arrays]:
+    """Returns rewards and infos of finished episodes, one entry for each document."""
+    lengths, kept = state.batch.original_lengths, state.kept
+    logits = dynamics.encoder.logits(state.batch).float()
+    rewards = dynamics.reward(state, logits, labels.to(logits.device))
+    cost = dynamics.cost.reduced(lengths, kept, dynamics.points) / dynamics.cost.unreduced(lengths)
+    return rewards.double().cpu().numpy(), {
+        "cost": cost.cpu().numpy(),
+        "charge": dynamics.charge(lengths, kept).cpu().numpy(),
+        "kept": kept.T.contiguous().cpu().numpy(),
+        "logits": logits.cpu().numpy(),
+    }
+
+
+@torch.inference_mode()
+def hidden_bound(dynamics: Dynamics, document: Tokens) -> NDArray[np.float32]:
+    """Returns a bound on |hidden| at every reduction point and at the end, for each dimension.
+
+    Where the states are the output of a LayerNorm, |x| ≤ √(d−1)·|γ| + |β|: of d numbers with mean 0 and mean square 1
+    none exceeds √(d−1). Which norm that is, is seen by running a document. Where there is none, the residual stream
+    has no useful bound and the answer is the largest float32: in families that normalise before their layers
+    (ModernBERT, EuroBERT), and at point 0 where a projection follows the embeddings (ELECTRA, ALBERT).
+
+    Args:
+        dynamics: the decision process.
+        document: any one document, on the encoder's device.
+    """
+    encoder = dynamics.encoder
+    encoder.model.eval()  # dropout would come between the norm and the states
+    last_output: dict[nn.LayerNorm, Tensor] = {}
+    hooks = [
+        module.register_forward_hook(lambda norm, _, output: last_output.update({norm: output}))
+        for module in encoder.base.modules()
+        if isinstance(module, nn.LayerNorm)
+    ]
+    try:
+        state = dynamics.reset(document)
+        bounds = [_bound_of_norm(state.batch.hidden, last_output)]
+        while state.point < dynamics.num_points:
+            everything = torch.ones(1, len(state.batch.hidden), dtype=torch.bool, device=encoder.device)
+            state = dynamics.transition(state, everything)
+            bounds.append(_bound_of_norm(state.batch.hidden, last_output))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.stack(bounds).amax(0).cpu().numpy()
+
+
+def _bound_of_norm(hidden: Tensor, last_output: Mapping[nn.LayerNorm, Tensor]) -> Tensor:
+    for norm, output in last_output.items():
+        if output.shape[1:] == hidden.shape and torch.equal(output[0], hidden):
+            width = hidden.shape[1]
+            scale = hidden.new_ones(width) if norm.weight is None else norm.weight
+            shift = hidden.new_zeros(width) if norm.bias is None else norm.bias
+            bound: Tensor = ROUNDING * ((width - 1) ** 0.5 * scale.abs() + shift.abs())
+            return bound.float().clamp(min=torch.finfo(torch.float32).tiny)  # an empty interval is no Box
+    return torch.full((hidden.shape[1],), torch.finfo(torch.float32).max, device=hidden.device)
+
+
+def _check_documents(tokens: Tokens, labels: Tensor, num_labels: int) -> None:
+    if len(tokens) == 0:
+        raise InputError("tokens must hold at least one document, and hold none: pass a non-empty split")
+    if labels.shape != (len(tokens),):
+        raise InputError(
+            f"labels must be one for each of the {len(tokens)} documents, and have the shape {tuple(labels.shape)}: "
+            "pass the labels of the same split"
+        )
+    if not 0 <= int(labels.min()) <= int(labels.max()) < num_labels:
+        raise InputError(
+            f"labels must be from 0 to {num_labels - 1}, and go from {int(labels.min())} to {int(labels.max())}: "
+            "pass class indices as the model numbers them"
+        )
+
+
+def _option(options: Mapping[str, Any] | None, name: str, draw: Callable[[], Any]) -> Any:
+    options = options or {}
+    unknown = sorted(set(options) - {name})
+    if unknown:
+        raise InputError(f"options may hold {name!r} alone, and hold {unknown}: rename or remove them")
+    return options[name] if name in options else draw()
+
+
+def _first(arrays: Arrays) -> Arrays:
+    return {name: values[0] for name, values in arrays.items()}
+
+
+def _with_presence(infos: Arrays) -> Arrays:
+    """Adds the masks by which Gymnasium marks, for each key, the environments that have it: here all."""
+    return infos | {f"_{name}": np.ones(len(values), dtype=np.bool_) for name, values in infos.items()}

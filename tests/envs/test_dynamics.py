@@ -1,0 +1,150 @@
+"""Reset, transition, reward: by hand on known prices, and against the plain model."""
+
+import math
+
+import pytest
+import torch
+
+from envs.dynamics import Dynamics, RewardTerms, State
+from trbert.cost import CostModel
+from trbert.errors import InputError
+from trbert.packed import Tokens, start_batch
+
+# Layers of 10 FLOPs a token and 1 a pair of tokens; nothing else costs. A layer on one token costs 11, on two 24; the
+# plain model of four layers on two tokens 96.
+SIMPLE = CostModel(
+    embedding_per_token=0.0,
+    layer_per_token=(10.0,) * 4,
+    layer_per_pair=(1.0,) * 4,
+    head_per_document=0.0,
+    policy_per_token=0.0,
+)
+TWO_TOKENS = Tokens.from_lists([[5, 6]], None)
+
+
+@pytest.fixture
+def priced(encoder):
+    def make(keep_ratios, price="flops", penalty=2.0):
+        return Dynamics(encoder, (0, 2), RewardTerms(penalty=penalty, keep_ratios=keep_ratios, price=price), SIMPLE)
+
+    return make
+
+
+def finished(kept):
+    batch = start_batch(TWO_TOKENS, torch.zeros(2, 16))
+    return State(batch, 2, torch.tensor(kept)[:, None])
+
+
+def test_a_two_token_documents_reward_by_hand(priced):
+    # Two tokens after point 0 (two layers, 2·24), one after point 1 (two layers, 2·11), of 96; all of it is charged.
+    # Logits (0, 0, log 2) give the third class probability 1/2.
+    logits = torch.tensor([[0.0, 0.0, math.log(2)]])
+    reward = priced((0.0, 0.0)).reward(finished([2, 1]), logits, torch.tensor([2]))
+    assert reward.item() == pytest.approx(math.log(0.5) - 2.0 * (48 + 22) / 96)
+
+
+@pytest.mark.parametrize(
+    ("kept", "keep_ratios", "charge"),
+    [
+        ([2, 2], (1.0, 1.0), 0.0),  # nothing above what is free
+        ([1, 1], (0.5, 0.5), 0.0),  # 0.5 of two tokens is one: just free
+        ([2, 1], (0.5, 0.5), (48 - 22) / 96),  # point 0 keeps one token too many
+        ([1, 1], (1.0, 0.0), 22 / 96),  # keeping less than ρ at point 0 earns nothing for point 1
+        ([2, 2], (0.0, 0.5), (48 + 48 - 22) / 96),
+        # 0.25 of two tokens is half a token: 2·(10·0.5 + 0.25) = 10.5 of the 22 are free.
+        ([1, 1], (0.25, 1.0), (22 - 10.5) / 96),
+    ],
+)
+def test_what_exceeds_the_keep_ratio_is_charged_at_each_point_by_its_flops(priced, kept, keep_ratios, charge):
+    got = priced(keep_ratios).charge(torch.tensor([2]), torch.tensor(kept)[:, None])
+    assert got.item() == pytest.approx(charge)
+
+
+def test_the_token_price_without_keep_ratio_is_the_mean_kept_fraction_as_the_paper_has_it(priced):
+    # Documents of 4 and 10 tokens: (3 + 1) / 2 / 4 and (10 + 5) / 2 / 10.
+    charge = priced((0.0, 0.0), "tokens").charge(torch.tensor([4, 10]), torch.tensor([[3, 10], [1, 5]]))
+    torch.testing.assert_close(charge, torch.tensor([0.5, 0.75]))
+
+
+def test_the_token_price_is_free_up_to_the_keep_ratio(priced):
+    # Of 4 tokens: 3 − 2 above the ratio at point 0, none at point 1; of 10 tokens: none, and 5 − 2.5.
+    charge = priced((0.5, 0.25), "tokens").charge(torch.tensor([4, 10]), torch.tensor([[3, 5], [1, 5]]))
+    torch.testing.assert_close(charge, torch.tensor([1 / 4 / 2, 2.5 / 10 / 2]))
+
+
+def test_without_penalty_the_reward_is_the_clipped_log_likelihood(priced):
+    logits = torch.tensor([[0.0, 0.0, 100.0]])
+    assert priced((0.0, 0.0), penalty=0.0).reward(finished([2, 2]), logits, torch.tensor([0])).item() == -5.0
+
+
+def test_the_charge_is_never_negative_and_grows_with_the_tokens_kept(dynamics):
+    lengths = torch.full((12,), 12)
+    charges = dynamics.charge(lengths, torch.arange(1, 13).repeat(2, 1))
+    assert charges[0] == 0
+    assert (charges.diff() >= 0).all()
+    assert charges[-1] > 0.5
+
+
+def test_keeping_all_gives_the_plain_models_logits(dynamics, encoder, tokens):
+    with torch.no_grad():
+        state = dynamics.reset(tokens)
+        while state.point < dynamics.num_points:
+            state = dynamics.transition(state, torch.ones(1, len(state.batch.hidden), dtype=torch.bool))
+        packed = encoder.logits(state.batch)
+        for i, ids in enumerate(tokens.input_ids.split(tokens.lengths.tolist())):
+            torch.testing.assert_close(packed[i], encoder.model(input_ids=ids[None]).logits[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(state.kept, tokens.lengths.repeat(2, 1))
+
+
+def test_protected_tokens_are_kept_whatever_the_masks_say(dynamics, tokens):
+    state = dynamics.transition(dynamics.reset(tokens), torch.zeros(2, 32, dtype=torch.bool))
+    assert state.kept.tolist() == [[1] * 10]
+    assert state.batch.positions.tolist() == [0] * 10
+    assert state.batch.protected.all()
+
+
+@pytest.mark.parametrize("points", [(0, 2), (1, 3)])
+def test_samples_that_share_a_prefix_equal_samples_run_alone(make_dynamics, tokens, labels, points):
+    dynamics = make_dynamics(points)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        start = dynamics.reset(tokens)
+        first = torch.rand(4, 32, generator=generator) < 0.6
+        together = dynamics.transition(start, first)
+        second = torch.rand(1, len(together.batch.hidden), generator=generator) < 0.6
+        pieces = second[0].split(together.kept[0].view(4, -1).sum(1).tolist())
+        together = dynamics.transition(together, second)
+        alone = []
+        for row, piece in zip(first, pieces, strict=True):
+            state = dynamics.transition(dynamics.reset(tokens), row[None])
+            alone.append(dynamics.transition(state, piece[None]))
+        hidden = torch.cat([state.batch.hidden for state in alone])
+        torch.testing.assert_close(together.batch.hidden, hidden, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(together.kept, torch.cat([state.kept for state in alone], 1))
+        rewards = dynamics.reward(together, dynamics.encoder.logits(together.batch), labels.repeat(4))
+        expected = [dynamics.reward(s, dynamics.encoder.logits(s.batch), labels) for s in alone]
+    torch.testing.assert_close(rewards, torch.cat(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_a_branch_can_branch_again(dynamics, tokens):
+    part = tokens.take(torch.tensor([0, 2]))
+    with torch.no_grad():
+        state = dynamics.transition(dynamics.reset(part), torch.ones(3, 10, dtype=torch.bool))
+        masks = torch.zeros(2, 30, dtype=torch.bool)
+        masks[1] = True
+        tree = dynamics.transition(state, masks)
+    # 2 documents · 3 branches, then twice: the first six keep one token each, the last six all.
+    assert tree.kept.tolist() == [[7, 3] * 6, [1] * 6 + [7, 3] * 3]
+
+
+@pytest.mark.parametrize(
+    ("points", "keep_ratios", "message"),
+    [
+        ((0, 2), (0.5,), r"keep_ratios must be one for each of the points \(0, 2\), and are \(0.5,\)"),
+        ((2, 0), (0.5, 0.5), "points must be rising layer indices from 0 to 3"),
+        ((0, 4), (0.5, 0.5), "points must be rising layer indices from 0 to 3"),
+    ],
+)
+def test_impossible_dynamics_are_refused(make_dynamics, points, keep_ratios, message):
+    with pytest.raises(InputError, match=message):
+        make_dynamics(points, keep_ratios)

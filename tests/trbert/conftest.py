@@ -1,0 +1,125 @@
+"""Tiny models with weights large enough that a wrong token, position or scale shows."""
+
+import pytest
+import torch
+import transformers
+
+from trbert.encoder import Encoder
+from trbert.packed import Tokens, start_batch
+
+SHAPE = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 40,
+    "num_labels": 3,
+}
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+# Half a window is 2, so that documents of more than 3 tokens reach beyond it.
+LOCAL = {"local_attention": 4, "global_attn_every_n_layers": 2}
+DISTIL = {"dim": 32, "n_layers": 4, "n_heads": 4, "hidden_dim": 48, "vocab_size": 60, "max_position_embeddings": 40}
+
+# Every supported family; a new one is one line here.
+CONFIGS = {
+    "bert": lambda: transformers.BertConfig(**SHAPE),
+    "ernie": lambda: transformers.ErnieConfig(**SHAPE),
+    "roberta": lambda: transformers.RobertaConfig(**SHAPE, type_vocab_size=2),
+    "xlm-roberta": lambda: transformers.XLMRobertaConfig(**SHAPE),
+    "camembert": lambda: transformers.CamembertConfig(**SHAPE),
+    "distilbert": lambda: transformers.DistilBertConfig(**DISTIL, num_labels=3),
+    "electra": lambda: transformers.ElectraConfig(**SHAPE, embedding_size=16),
+    "electra without projection": lambda: transformers.ElectraConfig(**SHAPE, embedding_size=32),
+    "albert": lambda: transformers.AlbertConfig(**SHAPE, embedding_size=16, num_hidden_groups=2),
+    "albert with inner layers": lambda: transformers.AlbertConfig(**SHAPE, embedding_size=16, inner_group_num=2),
+    "nomic_bert": lambda: transformers.NomicBertConfig(**SHAPE),
+    "eurobert late": lambda: transformers.EuroBertConfig(**SHAPE, num_key_value_heads=2, pad_token_id=0),
+    "eurobert bos": lambda: transformers.EuroBertConfig(
+        **SHAPE, num_key_value_heads=2, pad_token_id=0, classifier_pooling="bos"
+    ),
+    "modernbert cls": lambda: transformers.ModernBertConfig(**SHAPE, **SPECIAL, **LOCAL, classifier_pooling="cls"),
+    "modernbert mean": lambda: transformers.ModernBertConfig(**SHAPE, **SPECIAL, **LOCAL, classifier_pooling="mean"),
+}
+
+
+def _build(config, seed=0):
+    model = transformers.AutoModelForSequenceClassification.from_config(config).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            noise = torch.randn(value.shape, generator=generator)
+            if value.dim() == 1 and name.endswith("weight"):  # a norm's scale
+                value.copy_(1 + 0.3 * noise)
+            else:
+                value.copy_((0.2 if value.dim() == 2 else 0.1) * noise)
+            if "embeddings.weight" in name or "embed_tokens" in name:
+                value.mul_(3)
+    return model
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread(few_threads):
+    """Tensors this small gain nothing from a second thread, and wait for it where the machine is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def build_model():
+    """A function: configuration and seed -> a Hugging Face classifier with random weights, in eval mode."""
+    return _build
+
+
+@pytest.fixture(params=list(CONFIGS))
+def family_config(request):
+    """Every supported encoder family, one after the other."""
+    return CONFIGS[request.param]()
+
+
+@pytest.fixture
+def config_of():
+    """A function: a name in CONFIGS -> a fresh tiny configuration."""
+    return lambda name: CONFIGS[name]()
+
+
+@pytest.fixture
+def bert():
+    """A tiny BERT classifier as Hugging Face made it."""
+    return _build(CONFIGS["bert"]())
+
+
+@pytest.fixture
+def encoder(bert):
+    """The tiny BERT classifier in stages."""
+    return Encoder(bert)
+
+
+@pytest.fixture
+def make_tokens():
+    """A function: lengths -> random documents of these lengths, none with a special id (0 to 4).
+
+    Of two segments, unless `config` has one alone, as XLM-RoBERTa's and CamemBERT's do.
+    """
+
+    def make(*lengths, seed=0, config=None):
+        generator = torch.Generator().manual_seed(seed)
+        ids = [torch.randint(5, 60, (length,), generator=generator).tolist() for length in lengths]
+        last = min(getattr(config, "type_vocab_size", 2) - 1, 1)
+        types = [[last * (place > length // 2) for place in range(length)] for length in lengths]
+        return Tokens.from_lists(ids, types)
+
+    return make
+
+
+@pytest.fixture
+def make_batch(make_tokens):
+    """A function: lengths -> a packed batch of random unit-scale states."""
+
+    def make(*lengths, dim=8, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        return start_batch(make_tokens(*lengths), torch.randn(sum(lengths), dim, generator=generator))
+
+    return make

@@ -1,0 +1,153 @@
+"""FLOPs by hand, and against what torch counts on real forward passes."""
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
+
+from trbert.cost import CostModel, speed_up
+from trbert.encoder import Encoder
+from trbert.policy import Policy
+from trbert.reduction import reduced_forward
+from trbert.selectors import AttentionSelector, FirstSelector, PolicySelector
+
+LENGTHS = (7, 12, 3)
+
+
+@torch.no_grad()
+def counted(call):
+    """Returns what torch counts; its counter knows the plain attention kernel only."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        call()
+    return float(counter.get_total_flops())
+
+
+def apart(encoder, tokens):
+    """Returns the documents in one batch; one by one where the head runs on padding, which no cost is charged for."""
+    if getattr(encoder.model.config, "classifier_pooling", None) == "late":
+        return [tokens.take(torch.tensor([document])) for document in range(len(tokens))]
+    return [tokens]
+
+
+def policy_selector(encoder, points):
+    torch.manual_seed(0)
+    policy = Policy(encoder.base.config.hidden_size, len(points), width=32)
+    for head in policy.heads:
+        torch.nn.init.normal_(head.linear_1.weight, std=0.3)
+        torch.nn.init.normal_(head.linear_2.weight, std=0.3)
+    return PolicySelector(policy)
+
+
+def reduced_flops(encoder, selector, tokens, points, dial):
+    """Returns (what torch counts, what the cost model says) of a reduced pass, and the tokens kept at the end."""
+    cost, real, said, left = CostModel.of(encoder, 32), 0.0, 0.0, 0
+    for part in apart(encoder, tokens):
+        found = []
+        real += counted(
+            lambda part=part, found=found: encoder.logits(
+                found.append(reduced_forward(encoder, selector, part, points, dial)) or found[0].batch
+            )
+        )
+        said += float(cost.reduced(part.lengths, found[0].kept, points, selector.name).sum())
+        left += int(found[0].kept[-1].sum())
+    return real, said, left
+
+
+def test_the_unreduced_model_costs_what_torch_counts(family_config, build_model, make_tokens):
+    encoder, tokens = Encoder(build_model(family_config)), make_tokens(*LENGTHS, config=family_config)
+    real = sum(
+        counted(lambda part=part: encoder.logits(encoder.run_layers(encoder.embed(part), 0, 4)))
+        for part in apart(encoder, tokens)
+    )
+    assert float(CostModel.of(encoder, 32).unreduced(tokens.lengths).sum()) == real > 0
+
+
+@pytest.mark.parametrize("points", [(0, 2), (1, 3)])
+def test_the_reduced_model_costs_what_torch_counts_policy_included(points, family_config, build_model, make_tokens):
+    encoder = Encoder(build_model(family_config))
+    tokens = make_tokens(*LENGTHS, config=family_config)
+    real, said, left = reduced_flops(encoder, policy_selector(encoder, points), tokens, points, 0.0)
+    assert said == real > 0
+    assert len(tokens) <= left < sum(LENGTHS)
+
+
+def test_a_rule_without_policy_costs_what_torch_counts(encoder, make_tokens):
+    real, said, _ = reduced_flops(encoder, FirstSelector(), make_tokens(*LENGTHS), (1, 3), 0.3)
+    assert said == real
+
+
+@pytest.mark.parametrize("name", ["bert", "eurobert bos"])
+def test_reading_attention_costs_what_torch_counts(name, config_of, build_model, make_tokens):
+    encoder = Encoder(build_model(config_of(name)))
+    real, said, _ = reduced_flops(encoder, AttentionSelector(), make_tokens(*LENGTHS), (1, 3), 0.3)
+    assert said == real
+
+
+def test_a_bert_layer_costs_24_n_d2_and_4_n2_d(config_of, build_model):
+    config = config_of("bert")
+    config.intermediate_size = 4 * 32
+    cost = CostModel.of(Encoder(build_model(config)), 32)
+    n, d = torch.tensor([1.0, 10.0, 37.0]), 32
+    assert torch.equal(cost.layers(0, 1, n), 24 * n * d**2 + 4 * n**2 * d)
+    assert torch.equal(cost.layers(1, 4, n), 3 * cost.layers(0, 1, n))
+    assert torch.equal(cost.layers(2, 2, n), torch.zeros(3))
+    assert cost.embedding_per_token == 0
+    assert cost.head_per_document == 2 * d * d + 2 * d * 3  # pooler, then three classes
+    assert cost.policy_per_token == 2 * d * 32 + 2 * 32
+
+
+@pytest.fixture
+def small():
+    """Three layers of 10 per token and 1, 2, 3 per pair; the rest round."""
+    return CostModel(
+        embedding_per_token=2.0,
+        layer_per_token=(10.0, 10.0, 10.0),
+        layer_per_pair=(1.0, 2.0, 3.0),
+        head_per_document=100.0,
+        policy_per_token=5.0,
+        head_per_token=7.0,
+    )
+
+
+def test_an_unreduced_document_by_hand(small):
+    # 4 tokens: (2 + 7) · 4 + 100 + 30 · 4 + 6 · 16; 1 token: 9 + 100 + 30 + 6.
+    assert small.unreduced(torch.tensor([4, 1])).tolist() == [352, 145]
+
+
+@pytest.mark.parametrize(
+    ("selector", "extra"),
+    [
+        ("first", 0),
+        ("policy", 5 * 4 + 5 * 2),  # a head at both points, on 4 and then on 2 tokens
+        ("attention", 1 / 2 * 16 + 2 / 2 * 4),  # the scores of layer 0 on 4 tokens, of layer 1 on 2
+    ],
+)
+def test_a_reduced_document_by_hand(small, selector, extra):
+    # 4 tokens through layer 0, 2 through layer 1, 1 through layer 2: (10·4 + 16) + (10·2 + 2·4) + (10 + 3).
+    flops = small.reduced(torch.tensor([4]), torch.tensor([[2], [1]]), (1, 2), selector)
+    assert flops.tolist() == [2 * 4 + 100 + 7 * 1 + 56 + 28 + 13 + extra]
+
+
+def test_keeping_all_without_policy_costs_the_plain_model(small):
+    lengths = torch.tensor([4, 9])
+    assert torch.equal(small.reduced(lengths, lengths.expand(2, 2), (0, 2), "first"), small.unreduced(lengths))
+
+
+def test_the_price_of_a_stage_by_hand(small):
+    # From point 1 one layer, from point 2 the last; m need not be whole. The whole document costs 352.
+    price = small.price((1, 2), torch.tensor([[2.0], [0.5]]), torch.tensor([4]))
+    assert_close(price, torch.tensor([[(20 + 8) / 352], [(5 + 0.75) / 352]]))
+    assert price.dtype == torch.float32
+
+
+def test_the_stages_of_a_document_that_keeps_all_are_its_whole_price_but_for_the_ends(small):
+    lengths = torch.tensor([4, 9])
+    price = small.price((0, 2), lengths.expand(2, 2).float(), lengths).sum(0)
+    ends = 9 * lengths + 100
+    assert_close(price, (1 - ends / small.unreduced(lengths)).float())
+
+
+def test_speed_up_is_a_ratio_of_sums():
+    # The mean of the ratios would be (10 + 2) / 2 = 6.
+    assert speed_up(torch.tensor([10.0, 1000.0]), torch.tensor([1.0, 500.0])) == pytest.approx(1010 / 501)

@@ -1,0 +1,84 @@
+"""Classification: encoding, fidelity, quality."""
+
+import math
+import re
+
+import pytest
+import tokenizers
+import torch
+import transformers
+from tokenizers.processors import TemplateProcessing
+from torch.testing import assert_close
+
+from trbert.errors import InputError
+from trbert.tasks import FIDELITY_FLOOR, accuracy, encode, gold_log_likelihood, teacher_agreement
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d"]
+
+
+@pytest.fixture
+def tokenizer():
+    """Words a to d, [CLS] before and [SEP] after."""
+    vocabulary = {word: index for index, word in enumerate(WORDS)}
+    model = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    model.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    model.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=model, pad_token="[PAD]", unk_token="[UNK]")
+
+
+def test_texts_become_one_row_of_tokens(tokenizer):
+    tokens, truncated = encode(tokenizer, ["a b", "c", "d x"], 10)
+    assert tokens.input_ids.tolist() == [2, 4, 5, 3, 2, 6, 3, 2, 7, 1, 3]
+    assert tokens.protected.nonzero()[:, 0].tolist() == [0, 4, 7]
+    assert tokens.lengths.tolist() == [4, 3, 4]
+    assert truncated == 0
+
+
+def test_long_texts_are_truncated_and_counted(tokenizer):
+    tokens, truncated = encode(tokenizer, ["a b c d", "a b", "a b c"], 4)
+    assert tokens.input_ids.tolist() == [2, 4, 5, 3] * 3
+    assert truncated == 2
+
+
+def test_an_empty_text_is_its_special_tokens(tokenizer):
+    assert encode(tokenizer, [""], 4)[0].input_ids.tolist() == [2, 3]
+
+
+def test_a_length_without_room_for_text_is_refused(tokenizer):
+    message = "max_length must be more than the 2 special tokens, and is 2"
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        encode(tokenizer, ["a"], 2)
+
+
+def test_no_text_is_refused(tokenizer):
+    message = "texts must not be empty: pass at least one document"
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        encode(tokenizer, [], 8)
+
+
+def test_fidelity_is_the_labels_log_probability_down_to_a_floor():
+    # softmax(log 1, log 3) = (1/4, 3/4); a label at odds e^-20 would be worth -20 nats.
+    logits = torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)], [0.0, -20.0]])
+    expected = torch.tensor([math.log(0.25), math.log(0.75), -5.0])
+    assert_close(gold_log_likelihood(logits, torch.tensor([0, 1, 1])), expected)
+    assert FIDELITY_FLOOR == -5.0
+
+
+def test_agreement_with_a_teacher_is_a_negative_cross_entropy_down_to_a_floor():
+    logits = torch.tensor([[0.0, math.log(3)], [0.0, 0.0], [0.0, -40.0]])
+    teacher = torch.tensor([[math.log(2), 0.0], [5.0, -3.0], [0.0, 0.0]])
+    # 2/3 · log 1/4 + 1/3 · log 3/4; log 1/2 whatever the teacher says; half of -40.
+    expected = torch.tensor([2 / 3 * math.log(0.25) + 1 / 3 * math.log(0.75), math.log(0.5), -5.0])
+    assert_close(teacher_agreement(logits, teacher), expected)
+
+
+def test_a_sure_teacher_is_a_label():
+    logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 2, 1, 1])
+    teacher = 100.0 * torch.nn.functional.one_hot(labels, 3)
+    assert_close(teacher_agreement(logits, teacher), gold_log_likelihood(logits, labels))
+
+
+def test_accuracy_by_hand():
+    logits = torch.tensor([[1.0, 2.0], [3.0, 0.0], [0.0, 1.0]])
+    assert accuracy(logits, torch.tensor([1, 1, 1])) == pytest.approx(2 / 3)

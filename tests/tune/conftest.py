@@ -1,0 +1,107 @@
+"""A tiny encoder with its tokenizer, and rows of which one marker word decides the class."""
+
+import csv
+import os
+import random
+
+import pytest
+import tokenizers
+import torch
+import transformers
+from tokenizers import models, pre_tokenizers, processors
+
+from tune.prepare import prepare
+from tune.settings import Settings, override
+
+FILLERS = [f"w{index}" for index in range(30)]
+MARKERS = {"alpha": "A", "beta": "B"}
+LAYERS = 4
+
+
+def _tokenizer():
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    ids = {word: index for index, word in enumerate([*special, *FILLERS, *MARKERS])}
+    words = tokenizers.Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=32, **names)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """The folder of a plain BERT encoder, four layers of 32, 32 positions, with its tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=4 + len(FILLERS) + len(MARKERS),
+        hidden_size=32,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=32,
+        initializer_range=0.1,
+    )
+    transformers.BertModel(config).save_pretrained(folder)
+    _tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory):
+    """A csv file of 300 short texts; the one marker word in each decides its class."""
+    path = tmp_path_factory.mktemp("tiny") / "rows.csv"
+    draw = random.Random(0)
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["text", "label"])
+        for number in range(300):
+            words = [draw.choice(FILLERS) for _ in range(draw.randint(6, 14))]
+            marker = ["alpha", "beta"][number % 2]
+            words.insert(draw.randrange(len(words)), marker)
+            rows.writerow([" ".join(words), MARKERS[marker]])
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_settings(tiny_model, tiny_data):
+    """Settings under which the tiny encoder learns the tiny rows in seconds."""
+    return override(
+        Settings(),
+        {
+            "model": str(tiny_model),
+            "policy_width": 8,
+            "data.source": str(tiny_data),
+            "data.max_length": 20,
+            "teacher.epochs": 4.0,
+            "teacher.learning_rate": 3e-3,
+            "compute.threads": 1,
+            "compute.dtype": "float32",
+        },
+    )
+
+
+@pytest.fixture(scope="session")
+def prepared(tiny_settings, few_threads):
+    """The tiny rows and a teacher that learned them; what trials share."""
+    return prepare(tiny_settings, None, lambda line: None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread(few_threads):
+    """One thread: tensors this small gain nothing from a second."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def own_environment():
+    """What a command sets in this process's environment is undone."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)

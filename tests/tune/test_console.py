@@ -1,0 +1,100 @@
+"""How a command talks: one line on stderr, and the exit code."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trbert.errors import InputError, RunFolderError
+from tune.console import Parser, exit_code
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def failing(error, cause=None):
+    def run():
+        raise error from cause
+
+    return run
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device", "runs/default/front.csv")
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "code", "told"),
+    [
+        (InputError("seed must be whole,\nand is 1.5"), None, 2, "error: seed must be whole, and is 1.5"),
+        (RunFolderError("it exists: pass --name"), None, 2, "error: it exists: pass --name"),
+        (KeyboardInterrupt(), None, 130, "interrupted"),
+        (KeyboardInterrupt("go on with --resume x"), None, 130, "interrupted: go on with --resume x"),
+        (FULL, None, 1, "error: disk full while writing runs/default/front.csv: free space and resume"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), None, 1, "error: disk full: free space and resume"),
+        (
+            RuntimeError("cannot save"),
+            FULL,
+            1,
+            "error: disk full while writing runs/default/front.csv: free space and resume",
+        ),
+        (ValueError("I/O: No space left on device (os error 28)"), None, 1, "error: disk full: free space and resume"),
+        (
+            ZeroDivisionError("division by zero"),
+            None,
+            1,
+            "error: ZeroDivisionError: division by zero (run again with --verbose for the traceback)",
+        ),
+        (AssertionError(), None, 1, "error: AssertionError (run again with --verbose for the traceback)"),
+        (
+            OSError(errno.EACCES, "Permission denied", "x"),
+            None,
+            1,
+            "error: PermissionError: [Errno 13] Permission denied: 'x' (run again with --verbose for the traceback)",
+        ),
+    ],
+)
+def test_an_error_is_one_line_and_a_code_and_a_traceback_only_when_verbose(capsys, error, cause, code, told):
+    assert exit_code(failing(error, cause), verbose=False) == code
+    assert capsys.readouterr() == ("", told + "\n")
+    assert exit_code(failing(error, cause), verbose=True) == code
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback") or "\nTraceback" in shown
+    assert shown.endswith(told + "\n")
+
+
+def test_a_command_that_does_well_is_silent_and_0(capsys):
+    assert exit_code(lambda: None, verbose=True) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_help_still_leaves_by_itself():
+    with pytest.raises(SystemExit) as left:
+        exit_code(lambda: Parser("search").parse_args(["--help"]) and None, verbose=False)
+    assert left.value.code == 0
+
+
+def test_a_wrong_argument_is_an_input_error():
+    with pytest.raises(InputError, match=r"^unrecognized arguments: --nmae: see search --help$"):
+        Parser("search").parse_args(["--nmae"])
+
+
+# One line stays in the buffer until the end; a hundred thousand meet the closed pipe while they are printed.
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_closed_pipe_is_silent(lines):
+    source = (
+        "import sys; from tune.console import exit_code; sys.stdin.readline(); "
+        f"sys.exit(exit_code(lambda: [print('line') for _ in range({lines})] and None, verbose=True))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", source],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    process.stdout = None
+    _, told = process.communicate(b"go on\n", timeout=60)
+    assert (told, process.returncode) == (b"", 1)

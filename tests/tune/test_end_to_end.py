@@ -1,0 +1,132 @@
+"""The two commands of the README, whole, on a tiny model: search, pick, load in a new process, resume after a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def command(script: str, *arguments: str) -> list[str]:
+    return [sys.executable, str(ROOT / "tune" / script), *arguments]
+
+
+def search_arguments(tiny_model, tiny_data, runs, trials) -> list[str]:
+    quick = ["teacher.learning_rate=1e-3", "teacher.epochs=6", "select.documents=400", "joint.documents=800"]
+    settings = [word for pair in quick for word in ("--set", pair)]
+    where = ["--model", str(tiny_model), "--data", str(tiny_data), "--runs", str(runs), "--name", "tiny"]
+    return [*where, "--num-trials", str(trials), "--budget", "3m", *settings]
+
+
+@pytest.fixture(scope="module")
+def run(tiny_model, tiny_data, tmp_path_factory) -> Path:
+    runs = tmp_path_factory.mktemp("runs")
+    words = command("search.py", *search_arguments(tiny_model, tiny_data, runs, 2))
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600, cwd=runs)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "trial 2 of 2" in done.stdout
+    return runs / "tiny"
+
+
+def test_a_search_of_two_trials_writes_all_that_it_promises(run) -> None:
+    from tune.pareto import read_front
+
+    points = read_front(run)
+    assert {point.trial for point in points} == {"teacher", "free", "1", "2"}
+    assert {point.selector for point in points} == {"none", "first", "random", "attention", "policy"}
+    saved = json.loads((run / "settings.json").read_text())
+    assert {"settings", "search", "versions", "fitted"} <= set(saved)
+    assert saved["versions"]["ray"].startswith("2.60")
+    assert (run / "front.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("1", "2", "teacher"):
+        held = {path.name for path in (run / "models" / name).iterdir()}
+        assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= held
+
+
+def test_a_picked_model_gives_the_fronts_quality_again_in_a_new_process(run, tiny_data, tmp_path) -> None:
+    from tune.pareto import read_front
+
+    point = max((p for p in read_front(run) if p.selector == "policy" and p.quality_test), key=lambda p: p.speed_up)
+    picked = subprocess.run(
+        command("pareto.py", str(run), "--min-speedup", "1.2", "--out", str(tmp_path / "picked")),
+        capture_output=True,
+        text=True,
+    )
+    assert picked.returncode == 0, picked.stderr
+    script = f"""
+import torch, transformers, trbert
+from trbert.data import load_splits
+path = {str(run / point.model)!r}
+model = trbert.load(path, dial={point.dial})
+tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+test = load_splits({str(tiny_data)!r}, validation_rows=1000).test
+batch = tokenizer(list(test.texts), padding=True, truncation=True, max_length=64, return_tensors="pt")
+with torch.inference_mode():
+    logits = model(**batch).logits
+print((logits.argmax(-1) == torch.tensor(test.labels)).double().mean().item())
+assert "ray" not in __import__("sys").modules
+assert trbert.load({str(tmp_path / "picked")!r}).config.model_type == "trbert"
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[-1]) == pytest.approx(point.quality_test, abs=1e-9)
+
+
+def test_looking_at_the_results_starts_no_ray(run) -> None:
+    script = f"import sys; from tune.pareto import main; main([{str(run)!r}]); assert 'ray' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "models/teacher" in done.stdout
+
+
+def test_a_search_whose_driver_was_killed_is_resumed_and_repeats_no_finished_trial(
+    tiny_model, tiny_data, tmp_path
+) -> None:
+    words = command("search.py", *search_arguments(tiny_model, tiny_data, tmp_path, 4))
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        driver = subprocess.Popen(words, stdout=file, stderr=file, cwd=tmp_path)
+    deadline = time.monotonic() + 400
+    while "trial 1 of 4" not in log.read_text():
+        assert driver.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)
+    time.sleep(1.0)  # Tune writes its state as a trial ends
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    finished_before = set((tmp_path / "tiny" / "trials").glob("*/checkpoint_*/trial.json"))
+    stamps = {path: path.stat().st_mtime_ns for path in finished_before}
+    assert stamps
+    assert not (tmp_path / "tiny" / "front.csv").exists()
+    done = subprocess.run(
+        command("search.py", "--resume", str(tmp_path / "tiny")), capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    from tune.pareto import read_front
+
+    assert {point.trial for point in read_front(tmp_path / "tiny")} == {"teacher", "free", "1", "2", "3", "4"}
+    assert {path: path.stat().st_mtime_ns for path in finished_before} == stamps
+
+
+def test_ctrl_c_says_how_to_resume_and_exits_130(tiny_model, tiny_data, tmp_path) -> None:
+    words = command("search.py", *search_arguments(tiny_model, tiny_data, tmp_path, 2))
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        driver = subprocess.Popen(words, stdout=file, stderr=file, cwd=tmp_path)
+    deadline = time.monotonic() + 200
+    while "searching" not in log.read_text():
+        assert driver.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)
+    time.sleep(3.0)
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(timeout=120) == 130, log.read_text()
+    assert f"--resume {tmp_path / 'tiny'}" in log.read_text()
+    assert "Traceback" not in log.read_text()

@@ -1,0 +1,180 @@
+"""The search's driver: prepare, start Ray, run the trials, collect."""
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import ray
+import transformers
+from ray import tune
+from ray.exceptions import RayTaskError
+from ray.tune.search.optuna import OptunaSearch
+
+from tune.budget import Plan
+from tune.pareto import table
+from tune.prepare import FreePoint, Prepared, free_points, prepare
+from tune.progress import Console, SearchProgress
+from tune.report import collect, finished
+from tune.runs import RunFolder, write_json
+from tune.settings import Settings, from_json, to_json
+from tune.space import first_guesses, point_choices, search_space
+from tune.trial import run_trial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What is made once and used by every trial and by the report."""
+
+    prepared: Prepared
+    free: list[FreePoint]
+
+
+def run_search(
+    folder: RunFolder, saved: dict[str, Any], plan: Plan, *, cores: int, resumed: bool, verbose: bool
+) -> str:
+    """Runs or continues a search and writes its results; returns the closing text.
+
+    Args:
+        folder: of the run.
+        saved: what settings.json says.
+        plan: how the budget is spent.
+        cores: processors of this machine; a cluster knows its own.
+        resumed: continue the trials in `folder`.
+        verbose: show Ray's own log.
+    """
+    console = Console()
+    if not verbose:
+        transformers.utils.logging.disable_progress_bar()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+    settings, asked = from_json(saved["settings"]), saved["search"]
+    if asked["address"]:
+        _start_ray(asked["address"], cores, verbose)
+        shared = _on_cluster(settings, plan, console, asked["gpus_per_worker"])
+    else:
+        shared = make_shared(settings, plan, console.line)
+        _start_ray("local", cores, verbose)
+    try:
+        if not resumed or "fitted" not in saved:
+            saved = {**saved, "fitted": to_json(shared.prepared.settings)}
+            write_json(folder.settings, saved)
+        results = _run_trials(folder, saved, plan, shared.prepared, console, resumed=resumed, verbose=verbose)
+    finally:
+        console.end()
+        ray.shutdown()
+    done = len(finished(results))
+    if done == 0:
+        return f"none of {plan.trials} trials finished: the errors lie in {folder.trials}; run again with --verbose"
+    console.line("measuring the front's models, one at a time")
+    points = collect(folder, shared.prepared, from_json(saved["fitted"]), shared.free, results)
+    missing = f"{plan.trials - done} of {plan.trials} trials did not finish\n" if done < plan.trials else ""
+    return f"\n{table(points)}\n\n{missing}{_paths(folder)}"
+
+
+def make_shared(settings: Settings, plan: Plan, say: Any) -> Shared:
+    """Prepares data and teacher, and measures the rules that need no training."""
+    prepared = prepare(settings, plan, say)
+    say("free rules: first, random, attention on the teacher")
+    points = tuple(int(point) for point in point_choices(prepared.config.num_hidden_layers)[0].split(","))
+    return Shared(prepared=prepared, free=free_points(prepared, settings, points))
+
+
+def _start_ray(address: str, cores: int, verbose: bool) -> None:
+    options: dict[str, Any] = {"num_cpus": cores, "include_dashboard": False} if address == "local" else {}
+    level = logging.INFO if verbose else logging.ERROR
+    ray.init(address=address, log_to_driver=verbose, logging_level=level, **options)
+
+
+def _on_cluster(settings: Settings, plan: Plan, console: Console, gpus: float) -> Shared:
+    """Prepares on a worker: the head of a cluster has no processors of its own to give."""
+
+    @ray.remote(num_cpus=1, num_gpus=gpus)
+    def work() -> Iterator[Any]:
+        lines: list[str] = []
+        shared = make_shared(settings, plan, lines.append)
+        yield from lines
+        yield shared
+
+    try:
+        stream: Any = work.options(num_returns="streaming").remote()
+        for ref in stream:
+            value = ray.get(ref)
+            if isinstance(value, Shared):
+                return value
+            console.line(value)
+    except RayTaskError as error:
+        raise error.cause from None
+    raise RuntimeError("the preparing task ended without a result")
+
+
+def _run_trials(
+    folder: RunFolder,
+    saved: dict[str, Any],
+    plan: Plan,
+    prepared: Prepared,
+    console: Console,
+    *,
+    resumed: bool,
+    verbose: bool,
+) -> list[Any]:
+    asked = saved["search"]
+    workers, gpus = asked["num_rollout_workers"], asked["gpus_per_worker"]
+    bundle = {"CPU": 1.0} | ({"GPU": gpus} if gpus else {})
+    trainable = tune.with_resources(
+        tune.with_parameters(
+            run_trial,
+            prepared=prepared,
+            settings=saved["fitted"],
+            num_rollout_workers=workers,
+            gpus_per_worker=gpus,
+            deadline_s=1.3 * plan.trial_seconds,
+        ),
+        tune.PlacementGroupFactory([bundle] * (1 + workers)),
+    )
+    if resumed and tune.Tuner.can_restore(str(folder.trials)):
+        tuner = tune.Tuner.restore(
+            str(folder.trials), trainable=trainable, resume_unfinished=True, restart_errored=True
+        )
+    else:
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=_tune_config(saved, plan, prepared.config.num_hidden_layers),
+            run_config=tune.RunConfig(
+                name=folder.trials.name,
+                storage_path=str(Path(os.path.abspath(folder.path))),
+                callbacks=[SearchProgress(console, plan.trials)],
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+                failure_config=tune.FailureConfig(max_failures=3 if asked["address"] else 1),
+                verbose=1 if verbose else 0,
+            ),
+        )
+    console.line(f"searching: {plan.trials} trials")
+    results: Any = tuner.fit()
+    return list(results)
+
+
+def _tune_config(saved: dict[str, Any], plan: Plan, num_layers: int) -> tune.TuneConfig:
+    searcher = OptunaSearch(
+        space=search_space(num_layers),
+        metric=["quality", "cost"],
+        mode=["max", "min"],
+        points_to_evaluate=first_guesses(num_layers)[: plan.trials],
+        seed=saved["settings"]["seed"],
+    )
+    return tune.TuneConfig(
+        search_alg=searcher, num_samples=plan.trials, max_concurrent_trials=plan.concurrent, reuse_actors=False
+    )
+
+
+def _paths(folder: RunFolder) -> str:
+    return "\n".join(
+        [
+            f"front     {folder.front_table}",
+            f"picture   {folder.front_picture}",
+            f"models    {folder.models}",
+            f"pick one  python tune/pareto.py {folder.path} --max-drop 0.5",
+        ]
+    )

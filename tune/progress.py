@@ -1,0 +1,86 @@
+"""What a running search says: one line a finished trial, and a live line below."""
+
+import shutil
+import sys
+import time
+from typing import Any
+
+from ray.tune import Callback
+
+QUIET_S = 20.0
+"""Seconds between progress lines where the output is no terminal."""
+
+
+class Console:
+    """Prints lines, and on a terminal one live line that they push down."""
+
+    def __init__(self) -> None:
+        self._live = ""
+        self._last = 0.0
+
+    def line(self, text: str) -> None:
+        """Prints a line that stays."""
+        self._clear()
+        print(text, flush=True)
+        self._show()
+
+    def progress(self, text: str) -> None:
+        """Shows the live line; where the output is no terminal, prints it now and then."""
+        if sys.stdout.isatty():
+            self._clear()
+            self._live = text[: shutil.get_terminal_size().columns - 1]
+            self._show()
+        elif time.monotonic() - self._last > QUIET_S:
+            self._last = time.monotonic()
+            print(text, flush=True)
+
+    def end(self) -> None:
+        """Removes the live line."""
+        self._clear()
+        self._live = ""
+
+    def _clear(self) -> None:
+        if self._live:
+            print("\r\033[K", end="", flush=True)
+
+    def _show(self) -> None:
+        if self._live:
+            print(self._live, end="", flush=True)
+
+
+class SearchProgress(Callback):
+    """Tells the console how the trials are doing."""
+
+    def __init__(self, console: Console, trials: int) -> None:
+        self.console, self.trials = console, trials
+        self.done = 0
+        self.stages: dict[str, str] = {}
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Shows where each running trial is."""
+        self.stages[trial.trial_id] = f"{result['stage']} {100 * result['share']:.0f} %"
+        running = "   ".join(self.stages.values())
+        self.console.progress(f"{self.done} of {self.trials} trials done   {running}")
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Says what a finished trial found."""
+        self.stages.pop(trial.trial_id, None)
+        self.done += 1
+        result = trial.last_result
+        config = ", ".join(
+            f"{name.split('.')[-1]} {value:.3g}" if isinstance(value, float) else f"{name.split('.')[-1]} {value}"
+            for name, value in trial.config.items()
+        )
+        self.console.line(
+            f"trial {self.done} of {self.trials}: {100 * result['quality']:.1f} % at {1 / result['cost']:.1f}x "
+            f"on validation, {result['seconds']:.0f} s   ({config})"
+        )
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Says that a trial failed, and why in a line."""
+        self.stages.pop(trial.trial_id, None)
+        self.done += 1
+        reason = str(getattr(trial, "pickled_error_file", "") or "")
+        self.console.line(f"trial {self.done} of {self.trials} failed: its error lies in {reason}")

@@ -1,0 +1,206 @@
+"""From finished trials to a run's results: the models, the front, its table and picture."""
+
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trbert.encoder import Encoder
+from trbert.evaluate import Evaluation, evaluate, evaluate_unreduced
+from trbert.modeling import load
+from trbert.packed import Tokens
+from trbert.selectors import PolicySelector
+from trbert.shapes import DocIndex
+from tune.pareto import Point, draw, keeps_all, mark_front, write_front
+from tune.prepare import FreePoint, Prepared
+from tune.runs import RunFolder, copy_folder
+from tune.settings import Settings
+from tune.trial import RESULT
+
+TIMED_DOCUMENTS = 96
+TIMED_BATCH_TOKENS = 4096
+TIMED_ROUNDS = 3
+
+
+def collect(
+    folder: RunFolder, prepared: Prepared, settings: Settings, free: Sequence[FreePoint], results: Sequence[Any]
+) -> tuple[Point, ...]:
+    """Writes a run's models, front.csv and front.png, and returns the points.
+
+    Args:
+        folder: of the run.
+        prepared: what all trials shared.
+        settings: the fixed part.
+        free: what the free rules achieve.
+        results: Ray Tune's results; those without a finished trial are left out.
+    """
+    save_teacher(folder, prepared, settings)
+    points: list[Point] = [_teacher_point(prepared)]
+    points += [_free_point(each) for each in free]
+    for number, result in enumerate(finished(results), start=1):
+        points += _trial_points(folder, number, result)
+    marked = mark_front(_with_drops(points))
+    timed = _timed(folder, marked, prepared, settings)
+    write_front(folder.front_table, timed)
+    draw(timed, folder.front_picture)
+    return tuple(timed)
+
+
+def finished(results: Sequence[Any]) -> list[Any]:
+    """Returns the results of trials that came to their end, in the order in which they were started."""
+    return [
+        result
+        for result in results
+        if result.error is None and result.checkpoint is not None and (result.metrics or {}).get("finished")
+    ]
+
+
+def save_teacher(folder: RunFolder, prepared: Prepared, settings: Settings) -> None:
+    """Saves the unreduced model as an ordinary Hugging Face checkpoint."""
+    with tempfile.TemporaryDirectory() as temporary:
+        prepared.classifier(torch.device("cpu")).save_pretrained(temporary)
+        prepared.tokenizer.save_pretrained(temporary)
+        card = _card("The unreduced teacher", settings, [f"accuracy on test: {prepared.teacher_test:.4f}"])
+        (Path(temporary) / "README.md").write_text(card, encoding="utf-8")
+        copy_folder(Path(temporary), folder.models / "teacher")
+
+
+def _teacher_point(prepared: Prepared) -> Point:
+    return Point(
+        trial="teacher",
+        selector="none",
+        dial=None,
+        points=(),
+        penalty=None,
+        keep_ratios=(),
+        quality_validation=prepared.teacher_validation,
+        quality_test=prepared.teacher_test,
+        drop=0.0,
+        speed_up=1.0,
+        docs_per_second=None,
+        kept=(),
+        on_front=False,
+        model="models/teacher",
+    )
+
+
+def _free_point(free: FreePoint) -> Point:
+    return Point(
+        trial="free",
+        selector=free.selector,
+        dial=free.dial,
+        points=free.points,
+        penalty=None,
+        keep_ratios=(),
+        quality_validation=free.validation.quality,
+        quality_test=free.test.quality,
+        drop=None,
+        speed_up=free.test.speed_up,
+        docs_per_second=None,
+        kept=free.test.kept,
+        on_front=False,
+        model="",
+    )
+
+
+def _trial_points(folder: RunFolder, number: int, result: Any) -> list[Point]:
+    name = str(number)
+    with result.checkpoint.as_directory() as checkpoint:
+        told = json.loads((Path(checkpoint) / RESULT).read_text(encoding="utf-8"))
+        copy_folder(Path(checkpoint) / "model", folder.models / name)
+    select = told["settings"]["select"]
+    common = {
+        "trial": name,
+        "penalty": select["penalty"],
+        "keep_ratios": tuple(select["keep_ratios"] or ()),
+        "docs_per_second": None,
+        "drop": None,
+        "on_front": False,
+        "model": f"models/{name}",
+    }
+    points = []
+    for each in told["curve"]:
+        measured = each["test"] or each["validation"]
+        points.append(
+            Point(
+                selector="policy",
+                dial=each["dial"],
+                points=tuple(told["points"]),
+                quality_validation=each["validation"]["quality"],
+                quality_test=each["test"]["quality"] if each["test"] else None,
+                speed_up=measured["speed_up"],
+                kept=tuple(measured["kept"]),
+                **common,
+            )
+        )
+    card = _card(
+        f"Reduced model {name}",
+        None,
+        [f"reduction points {told['points']}, penalty {select['penalty']:.3g}", "dial, test accuracy, FLOPs speed-up:"]
+        + [f"  {p.dial:+.2f}  {p.quality_test:.4f}  {p.speed_up:.2f}x" for p in points if p.quality_test],
+    )
+    (folder.models / name / "README.md").write_text(card, encoding="utf-8")
+    return points
+
+
+def _with_drops(points: Sequence[Point]) -> list[Point]:
+    """Drops are from the best model that keeps all tokens, the teacher or a jointly trained one, on test."""
+    yardstick = max(point.quality_test or 0.0 for point in points if keeps_all(point))
+    return [
+        point if point.quality_test is None else replace(point, drop=100 * (yardstick - point.quality_test))
+        for point in points
+    ]
+
+
+def _timed(folder: RunFolder, points: Sequence[Point], prepared: Prepared, settings: Settings) -> list[Point]:
+    """Measures documents a second of the front's models, one after the other in interleaved rounds, nothing beside."""
+    part = prepared.test.examples()
+    documents = torch.arange(min(TIMED_DOCUMENTS, len(part.tokens)))
+    tokens, labels = part.tokens.take(documents), part.labels[documents]
+    wanted = [i for i, p in enumerate(points) if p.model and (p.on_front or p.trial == "teacher")]
+    models: dict[str, Any] = {}
+    best: dict[int, list[float]] = {index: [] for index in wanted}
+    for _ in range(TIMED_ROUNDS):
+        for index in wanted:
+            point = points[index]
+            if point.selector == "none":
+                encoder = models.setdefault("teacher", Encoder(prepared.classifier(torch.device("cpu"))))
+                best[index].append(_unreduced_rate(encoder, tokens, labels))
+            else:
+                model = models.setdefault(point.model, None) or load(folder.path / point.model)
+                models[point.model] = model
+                best[index].append(_reduced_rate(model, point, tokens, labels).docs_per_second)
+    timed = list(points)
+    for index, rates in best.items():
+        timed[index] = replace(points[index], docs_per_second=sorted(rates)[len(rates) // 2])
+    return timed
+
+
+def _unreduced_rate(encoder: Encoder, tokens: Tokens, labels: DocIndex) -> float:
+    return evaluate_unreduced(encoder, tokens, labels, TIMED_BATCH_TOKENS).docs_per_second
+
+
+def _reduced_rate(model: Any, point: Point, tokens: Tokens, labels: DocIndex) -> Evaluation:
+    return evaluate(
+        model.staged,
+        model.cost_model(),
+        PolicySelector(model.policy),
+        tokens,
+        labels,
+        point.points,
+        point.dial or 0.0,
+        TIMED_BATCH_TOKENS,
+    )
+
+
+def _card(title: str, settings: Settings | None, lines: Sequence[str]) -> str:
+    head = f"# {title}\n\nMade by `tune/search.py` on {time.strftime('%Y-%m-%d')}.\n\n"
+    if settings is not None:
+        head += f"Encoder {settings.model}, data {settings.data.source}, at most {settings.data.max_length} tokens.\n\n"
+    use = "Load it with `trbert.load(path, dial=…)`, or with transformers after `import trbert.modeling`.\n"
+    return head + "\n".join(lines) + "\n\n" + use

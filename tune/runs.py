@@ -1,0 +1,134 @@
+"""A run's folder: what lies where, made, resumed, and written so that nothing half-written is trusted."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trbert.errors import RunFolderError
+
+_VERSIONS_OF = ("torch", "transformers", "ray", "datasets", "gymnasium", "optuna", "numpy", "safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The paths of one run.
+
+    Attributes:
+        path: `runs/<name>`.
+    """
+
+    path: Path
+
+    @property
+    def settings(self) -> Path:
+        """Everything the run was asked for, versions and seed included."""
+        return self.path / "settings.json"
+
+    @property
+    def front_table(self) -> Path:
+        """One row a point."""
+        return self.path / "front.csv"
+
+    @property
+    def front_picture(self) -> Path:
+        """The front as a picture."""
+        return self.path / "front.png"
+
+    @property
+    def models(self) -> Path:
+        """One folder a trained model, and the teacher."""
+        return self.path / "models"
+
+    @property
+    def trials(self) -> Path:
+        """Ray Tune's own folder: what a resumed search continues from."""
+        return self.path / "trials"
+
+
+def make_run(folder: RunFolder) -> None:
+    """Makes the folder of a new run.
+
+    Raises:
+        RunFolderError: It exists already, or cannot be made.
+    """
+    if folder.settings.exists():
+        raise RunFolderError(
+            f"run folder {folder.path} must not exist yet, and does: choose another --name, "
+            f"or continue it with --resume {folder.path}"
+        )
+    if folder.path.exists() and any(folder.path.iterdir()):
+        raise RunFolderError(f"run folder {folder.path} holds other files: choose another --name, or empty it")
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(
+            f"run folder {folder.path} cannot be made ({error.strerror}): choose another --runs"
+        ) from error
+
+
+def free_name(runs: Path, wanted: str) -> str:
+    """Returns the wanted name, or the first of wanted-2, wanted-3, … that no run has yet."""
+    names = [wanted, *(f"{wanted}-{number}" for number in range(2, 10_000))]
+    return next(name for name in names if not (runs / name).exists())
+
+
+def existing_run(path: str) -> tuple[RunFolder, dict[str, Any]]:
+    """Returns a run's folder and what `settings.json` says.
+
+    Raises:
+        RunFolderError: There is no run, or its settings cannot be read.
+    """
+    folder = RunFolder(Path(path))
+    if not folder.settings.is_file():
+        raise RunFolderError(
+            f"{folder.path} must be the folder of a run, with a settings.json, and is none: check --resume"
+        )
+    try:
+        return folder, json.loads(folder.settings.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunFolderError(
+            f"{folder.settings} cannot be read ({error}): start the search again under another --name"
+        ) from error
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Writes JSON whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(values, file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copies a folder to its place whole or not at all; one that is there is replaced."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
+        whole = Path(temporary) / "whole"
+        shutil.copytree(source, whole)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(whole, target)
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions that a result depends on."""
+    found = {"python": platform.python_version()}
+    for name in _VERSIONS_OF:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

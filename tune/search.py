@@ -1,0 +1,204 @@
+"""The search: from arguments to Ray Tune trials to a front. `python tune/search.py --help` says the rest."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from trbert.errors import InputError
+from tune.budget import Plan, make_plan, parse_duration
+from tune.console import Parser, exit_code
+from tune.runs import RunFolder, existing_run, free_name, make_run, versions, write_json
+from tune.settings import PRESETS, Settings, from_json, override, setting_names, to_json
+
+PAGES_SIZE = {"data.max_length": 128, "data.train_rows": 4000, "data.validation_rows": 400}
+"""The embedded default's share of its 8,743 pages: what ten minutes on two cores can use."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What is asked for beside the settings of a model; saved with the run, so that it can be resumed."""
+
+    num_trials: int | None
+    num_rollout_workers: int
+    gpus_per_worker: float
+    budget: str
+    address: str | None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns its exit code."""
+    words = sys.argv[1:] if arguments is None else arguments
+    return exit_code(lambda: _run(_parser().parse_args(words)), verbose="--verbose" in words)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python tune/search.py",
+        description="Searches for reduced models of an encoder, and writes their front of quality against cost.",
+    )
+    help_of = {name: field.metadata.get("help") for name, field in setting_names().items()}
+    parser.add_argument("--model", help=help_of["model"])
+    parser.add_argument("--data", metavar="NAME_OR_FILES", help=help_of["data.source"])
+    parser.add_argument("--text-column", help=help_of["data.text_column"])
+    parser.add_argument("--label-column", help=help_of["data.label_column"])
+    parser.add_argument("--max-length", type=int, help=help_of["data.max_length"])
+    parser.add_argument("--seed", type=int, help=help_of["seed"])
+    parser.add_argument("--preset", choices=sorted(PRESETS), help="a recipe: 'tr-bert' is the paper's own")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help=f"any setting, by its dotted name: {', '.join(sorted(help_of))}",
+    )
+    parser.add_argument("--num-trials", type=int, help="models to train; as many as fit the budget when left out")
+    parser.add_argument("--num-rollout-workers", type=int, default=0, help="actors that sample for each trial")
+    parser.add_argument(
+        "--gpus-per-worker", type=float, default=0.0, help="GPUs of each trial and worker, may be a fraction"
+    )
+    parser.add_argument("--budget", default="10m", help="time for everything, such as 10m or 2h (default: %(default)s)")
+    parser.add_argument("--name", help="of the run: results lie in RUNS/NAME (default: search, search-2, …)")
+    parser.add_argument("--runs", default="runs", help="folder of all runs (default: %(default)s)")
+    parser.add_argument("--address", help="of a Ray cluster, or 'auto'; this machine when left out")
+    parser.add_argument("--resume", metavar="RUN", help="continue the search in this run folder")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    parser.add_argument("--verbose", action="store_true", help="tracebacks, and Ray's own log")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    started = time.monotonic()
+    if options.resume:
+        folder, saved = existing_run(options.resume)
+    else:
+        folder = RunFolder(Path(options.runs) / (options.name or free_name(Path(options.runs), "search")))
+        saved = {"settings": to_json(_settings(options)), "search": asdict(_search(options)), "versions": versions()}
+    search = Search(**saved["search"])
+    plan = make_plan(parse_duration(search.budget), _concurrent(search), search.num_trials)
+    print(describe(plan, from_json(saved["settings"]), search, folder), flush=True)
+    if options.dry_run:
+        return
+    if not options.resume:
+        make_run(folder)
+        write_json(folder.settings, saved)
+    _quiet(options.verbose)
+    from tune.driver import run_search  # Ray and torch: only now, so that the plan comes at once
+
+    try:
+        print(run_search(folder, saved, plan, cores=_cores(), resumed=bool(options.resume), verbose=options.verbose))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"continue with python tune/search.py --resume {folder.path}") from None
+    print(f"time      {time.monotonic() - started:.0f} s in all", flush=True)
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    changes: dict[str, Any] = dict(PRESETS[options.preset]) if options.preset else {}
+    if options.data is None:
+        changes |= PAGES_SIZE
+    named = {
+        "model": options.model,
+        "data.source": options.data,
+        "data.text_column": options.text_column,
+        "data.label_column": options.label_column,
+        "data.max_length": options.max_length,
+        "seed": options.seed,
+    }
+    changes |= {name: value for name, value in named.items() if value is not None}
+    for pair in options.set:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise InputError(f"--set must be NAME=VALUE, and is {pair!r}: for example --set joint.documents=4000")
+        changes[name] = _value(text)
+    return override(Settings(), changes)
+
+
+def _value(text: str) -> Any:
+    """Reads a setting's value as typed: a number, a list of numbers, true, false, none, or text."""
+    words = {"none": None, "true": True, "false": False}
+    if text.lower() in words:
+        return words[text.lower()]
+    if "," in text:
+        return tuple(_value(part) for part in text.split(",") if part)
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _search(options: argparse.Namespace) -> Search:
+    for name in ("num_rollout_workers", "gpus_per_worker"):
+        if getattr(options, name) < 0:
+            raise InputError(f"--{name.replace('_', '-')} must be 0 or more, and is {getattr(options, name)}")
+    if options.num_trials is not None and options.num_trials < 1:
+        raise InputError(f"--num-trials must be 1 or more, and is {options.num_trials}")
+    parse_duration(options.budget)
+    return Search(
+        num_trials=options.num_trials,
+        num_rollout_workers=options.num_rollout_workers,
+        gpus_per_worker=options.gpus_per_worker,
+        budget=options.budget,
+        address=options.address or os.environ.get("RAY_ADDRESS") or None,
+    )
+
+
+def _concurrent(search: Search) -> int:
+    """Returns how many trials this machine runs at once: a core for each learner and each of its workers."""
+    each = 1 + search.num_rollout_workers
+    cores = _cores()
+    if each > cores and search.address is None:
+        raise InputError(
+            f"--num-rollout-workers needs {each} processors a trial, and this machine has {cores}: "
+            f"use at most {cores - 1}, or a cluster with --address"
+        )
+    return max(1, cores // each)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe(plan: Plan, settings: Settings, search: Search, folder: RunFolder) -> str:
+    """Returns the plan as it is printed before anything starts."""
+    where = f"Ray cluster at {search.address}" if search.address else f"this machine, {_cores()} cores"
+    workers = search.num_rollout_workers
+    joint = f"joint stage of up to {settings.joint.documents:,} documents"
+    return "\n".join(
+        [
+            f"search    {folder.path}",
+            f"model     {settings.model}, data {settings.data.source}, at most {settings.data.max_length} tokens",
+            f"machine   {where}",
+            f"trials    {plan.trials}, {plan.concurrent} at once, {workers or 'no'} rollout workers each, "
+            f"up to {plan.trial_seconds:.0f} s a trial",
+            f"stages    teacher up to {plan.teacher_seconds:.0f} s (kept for later runs), select on up to "
+            f"{settings.select.documents:,} documents, {joint}",
+            "space     penalty, reduction points, free keep-ratio, two learning rates; quality against cost",
+            f"time      about {plan.seconds / 60:.0f} minutes (--budget {search.budget})",
+        ]
+    )
+
+
+def _quiet(verbose: bool) -> None:
+    """Sets what must be set before Ray and transformers are imported (RAY.md section 3, traps 1, 5 and 6)."""
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Ctrl-C must reach us: Tune's own handler would return as if the search had finished.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    # Progress reports carry no metrics; the last report of a trial does.
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
+    if not verbose:
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("TQDM_DISABLE", "1")
+        os.environ.setdefault("RAY_LOG_TO_STDERR", "0")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
