@@ -1,6 +1,7 @@
 """The Hugging Face face of a reduced model: config, model, Auto classes, save and load."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class TrbertConfig(PreTrainedConfig):
     def __init__(
         self,
         encoder: dict[str, Any] | None = None,
-        points: tuple[int, ...] = (0,),
+        points: Sequence[int] = (0,),
         policy_width: int = 32,
         dial: float = 0.0,
         max_tokens: int = 512,

@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -67,7 +66,9 @@ def run_search(
         ray.shutdown()
     done = len(finished(results))
     if done == 0:
-        return f"none of {plan.trials} trials finished: the errors lie in {folder.trials}; run again with --verbose"
+        errors = [str(result.error) for result in results if result.error is not None]
+        why = f", the first with {errors[0].strip().splitlines()[-1]}" if errors else ""
+        raise RuntimeError(f"none of {plan.trials} trials finished{why}: their logs lie in {folder.trials}")
     console.line("measuring the front's models, one at a time")
     points = collect(folder, shared.prepared, from_json(saved["fitted"]), shared.free, results)
     missing = f"{plan.trials - done} of {plan.trials} trials did not finish\n" if done < plan.trials else ""
@@ -134,17 +135,17 @@ def _run_trials(
         ),
         tune.PlacementGroupFactory([bundle] * (1 + workers)),
     )
-    if resumed and tune.Tuner.can_restore(str(folder.trials)):
-        tuner = tune.Tuner.restore(
-            str(folder.trials), trainable=trainable, resume_unfinished=True, restart_errored=True
-        )
+    storage = asked["storage"] or os.path.abspath(folder.path)
+    trials = f"{storage}/{_trials_name(folder, asked)}"
+    if resumed and tune.Tuner.can_restore(trials):
+        tuner = tune.Tuner.restore(trials, trainable=trainable, resume_unfinished=True, restart_errored=True)
     else:
         tuner = tune.Tuner(
             trainable,
             tune_config=_tune_config(saved, plan, prepared.config.num_hidden_layers),
             run_config=tune.RunConfig(
-                name=folder.trials.name,
-                storage_path=str(Path(os.path.abspath(folder.path))),
+                name=_trials_name(folder, asked),
+                storage_path=storage,
                 callbacks=[SearchProgress(console, plan.trials)],
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
                 failure_config=tune.FailureConfig(max_failures=3 if asked["address"] else 1),
@@ -156,16 +157,24 @@ def _run_trials(
     return list(results)
 
 
+def _trials_name(folder: RunFolder, asked: dict[str, Any]) -> str:
+    """Returns the trials' folder: within the run's own, or named after the run where many share one storage."""
+    return f"{folder.path.name}-trials" if asked["storage"] else folder.trials.name
+
+
 def _tune_config(saved: dict[str, Any], plan: Plan, num_layers: int) -> tune.TuneConfig:
-    searcher = OptunaSearch(
-        space=search_space(num_layers),
+    fixed = saved["search"]["fixed"]
+    space = search_space(num_layers, fixed)
+    searcher = space and OptunaSearch(
+        space=space,
         metric=["quality", "cost"],
         mode=["max", "min"],
-        points_to_evaluate=first_guesses(num_layers)[: plan.trials],
+        points_to_evaluate=first_guesses(num_layers, fixed)[: plan.trials],
         seed=saved["settings"]["seed"],
     )
+    # Where all of it was fixed the trials repeat one configuration.
     return tune.TuneConfig(
-        search_alg=searcher, num_samples=plan.trials, max_concurrent_trials=plan.concurrent, reuse_actors=False
+        search_alg=searcher or None, num_samples=plan.trials, max_concurrent_trials=plan.concurrent, reuse_actors=False
     )
 
 

@@ -29,8 +29,8 @@ from trbert.selectors import FREE_SELECTORS, points_for
 from trbert.shapes import Logits
 from trbert.tasks import accuracy, encode
 from tune.budget import Plan, fit_teacher, fit_trial
-from tune.learner import pick_device
-from tune.settings import Settings
+from tune.learner import autocast, has_fast_bfloat16, pick_device
+from tune.settings import ComputeSettings, Settings
 from tune.stages import Examples, train_teacher, training_seconds
 
 Say = Callable[[str], None]
@@ -154,7 +154,7 @@ def prepare(settings: Settings, plan: Plan | None, say: Say) -> Prepared:
         seconds = training_seconds(encoder, train, settings.compute.dtype, settings.compute.threads or 1)
         settings = fit_trial(settings, plan, seconds, len(validation.tokens) + len(test.tokens))
     parts = {"train": train, "validation": validation, "test": test}
-    logits = _teacher_logits(encoder, parts, splits.fingerprint, settings.compute.tokens_per_batch)
+    logits = _teacher_logits(encoder, parts, splits.fingerprint, settings.compute)
     on_validation = accuracy(logits["validation"], validation.labels)
     on_test = accuracy(logits["test"], test.labels)
     say(f"teacher: {100 * on_validation:.1f} % on validation, {100 * on_test:.1f} % on test")
@@ -193,7 +193,8 @@ def free_points(prepared: Prepared, settings: Settings, points: tuple[int, ...])
             for arrays in (prepared.validation, prepared.test):
                 part = arrays.examples()
                 budget = settings.compute.tokens_per_batch
-                results.append(evaluate(encoder, cost, selector, part.tokens, part.labels, at, dial, budget))
+                with autocast(device, settings.compute.evaluation):
+                    results.append(evaluate(encoder, cost, selector, part.tokens, part.labels, at, dial, budget))
             found.append(
                 FreePoint(selector=selector.name, dial=dial, points=at, validation=results[0], test=results[1])
             )
@@ -238,10 +239,10 @@ def _load_teacher(encoder: Encoder, path: Path) -> bool:
 
 
 def _teacher_logits(
-    encoder: Encoder, parts: dict[str, Examples], fingerprint: str, tokens_per_batch: int
+    encoder: Encoder, parts: dict[str, Examples], fingerprint: str, compute: ComputeSettings
 ) -> dict[str, Logits]:
     """Returns the teacher's logits on every split, computed once for the same weights and documents."""
-    key = hashlib.sha256(fingerprint.encode())
+    key = hashlib.sha256(f"{fingerprint} {compute.evaluation} {has_fast_bfloat16(encoder.device)}".encode())
     for name, part in parts.items():
         key.update(f"{name} {part.tokens.input_ids.numel()} {len(part.tokens)}".encode())
     for tensor in encoder.model.state_dict().values():
@@ -250,7 +251,10 @@ def _teacher_logits(
     try:
         return load_file(path)
     except (SafetensorError, OSError):
-        logits = {name: unreduced_logits(encoder, part.tokens, tokens_per_batch) for name, part in parts.items()}
+        with autocast(encoder.device, compute.evaluation):
+            logits = {
+                name: unreduced_logits(encoder, part.tokens, compute.tokens_per_batch) for name, part in parts.items()
+            }
         _keep(path, logits)
         return logits
 

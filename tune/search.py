@@ -21,13 +21,25 @@ PAGES_SIZE = {"data.max_length": 128, "data.train_rows": 4000, "data.validation_
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """What is asked for beside the settings of a model; saved with the run, so that it can be resumed."""
+    """What is asked for beside the settings of a model; saved with the run, so that it can be resumed.
+
+    Attributes:
+        num_trials: as many as fit the budget when None.
+        num_rollout_workers: actors that sample for each trial.
+        gpus_per_worker: GPUs of each trial's learner and of each of its workers.
+        budget: time for everything.
+        address: of a Ray cluster; None is this machine.
+        storage: where trials keep their checkpoints, if not in the run folder.
+        fixed: settings that the user gave, so that the search leaves them alone.
+    """
 
     num_trials: int | None
     num_rollout_workers: int
     gpus_per_worker: float
     budget: str
     address: str | None
+    storage: str | None
+    fixed: tuple[str, ...]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,6 +77,7 @@ def _parser() -> Parser:
     parser.add_argument("--name", help="of the run: results lie in RUNS/NAME (default: search, search-2, …)")
     parser.add_argument("--runs", default="runs", help="folder of all runs (default: %(default)s)")
     parser.add_argument("--address", help="of a Ray cluster, or 'auto'; this machine when left out")
+    parser.add_argument("--storage", help="folder or s3:// URI that all hosts of a cluster share, for the trials")
     parser.add_argument("--resume", metavar="RUN", help="continue the search in this run folder")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     parser.add_argument("--verbose", action="store_true", help="tracebacks, and Ray's own log")
@@ -117,6 +130,11 @@ def _settings(options: argparse.Namespace) -> Settings:
     return override(Settings(), changes)
 
 
+def _fixed(options: argparse.Namespace) -> tuple[str, ...]:
+    """Returns what a preset or --set decides: not the search's to vary."""
+    return (*PRESETS.get(options.preset, ()), *(pair.partition("=")[0] for pair in options.set))
+
+
 def _value(text: str) -> Any:
     """Reads a setting's value as typed: a number, a list of numbers, true, false, none, or text."""
     words = {"none": None, "true": True, "false": False}
@@ -145,6 +163,8 @@ def _search(options: argparse.Namespace) -> Search:
         gpus_per_worker=options.gpus_per_worker,
         budget=options.budget,
         address=options.address or os.environ.get("RAY_ADDRESS") or None,
+        storage=options.storage,
+        fixed=_fixed(options),
     )
 
 

@@ -124,11 +124,16 @@ class ComputeSettings:
     dtype: Literal["auto", "float32", "bfloat16"] = _setting(
         "auto", "arithmetic of training; auto takes bfloat16 where the processor has matrix units for it"
     )
+    evaluation: Literal["auto", "float32", "bfloat16"] = _setting(
+        "float32", "arithmetic of evaluation; float32 is what a model is loaded in by default"
+    )
     threads: int | None = _setting(None, "threads of each process; the machine's cores shared out when unset")
     tokens_per_batch: int = _setting(16384, "most tokens at once, halved when memory runs out")
 
     def __post_init__(self) -> None:
-        _check(self.dtype in ("auto", "float32", "bfloat16"), "compute.dtype", "auto, float32 or bfloat16", self.dtype)
+        for name in ("dtype", "evaluation"):
+            value = getattr(self, name)
+            _check(value in ("auto", "float32", "bfloat16"), f"compute.{name}", "auto, float32 or bfloat16", value)
         _check(self.threads is None or self.threads > 0, "compute.threads", "positive or unset", self.threads)
         _check(self.tokens_per_batch > 0, "compute.tokens_per_batch", "positive", self.tokens_per_batch)
 
@@ -151,8 +156,9 @@ class Settings:
 
 
 TR_BERT: dict[str, Any] = {
+    "select.points": None,
+    "select.keep_ratios": None,
     "select.price": "tokens",
-    "select.penalty": 1.0,
     "select.baseline": "mean",
     "select.token_average": True,
     "select.guided_share": 0.5,
@@ -166,7 +172,7 @@ TR_BERT: dict[str, Any] = {
     "joint.distillation": 1.0,
     "joint.dial_range": 0.0,
 }
-"""The paper's own recipe (FIELD.md section 1), as overrides; `--preset tr-bert`."""
+"""The paper's own recipe (Ye et al. 2021, and its code), as overrides; the penalty, which it tunes by hand, stays free."""
 
 PRESETS: dict[str, dict[str, Any]] = {"tr-bert": TR_BERT}
 

@@ -1,23 +1,25 @@
 """What the search may vary, and where it starts."""
 
+from collections.abc import Collection
 from typing import Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 
-def search_space(num_layers: int) -> dict[str, Any]:
-    """Returns the space over dotted setting names, for an encoder of this depth.
+def search_space(num_layers: int, fixed: Collection[str] = ()) -> dict[str, Any]:
+    """Returns the space over dotted setting names, for an encoder of this depth, without what the user fixed.
 
     Reduction points are one categorical choice, coded as "0,2": right after the embeddings and a third in (no
     prefix to pay for), the paper's (1, L//2), and what lies between.
     """
-    return {
+    whole = {
         "select.penalty": FloatDistribution(0.3, 8.0, log=True),
         "select.points": CategoricalDistribution(point_choices(num_layers)),
         "select.free": FloatDistribution(0.0, 0.2),
         "select.learning_rate": FloatDistribution(5e-4, 8e-3, log=True),
         "joint.learning_rate": FloatDistribution(3e-5, 3e-4, log=True),
     }
+    return {name: distribution for name, distribution in whole.items() if not _is_fixed(name, fixed)}
 
 
 def point_choices(num_layers: int) -> list[str]:
@@ -33,17 +35,24 @@ def point_choices(num_layers: int) -> list[str]:
     return list(dict.fromkeys(",".join(map(str, pair)) for pair in valid))
 
 
-def first_guesses(num_layers: int) -> list[dict[str, Any]]:
+def first_guesses(num_layers: int, fixed: Collection[str] = ()) -> list[dict[str, Any]]:
     """Returns configurations that are known to do well, tried before the sampler's own: cheap, balanced, careful."""
     choices = point_choices(num_layers)
     early, paper = choices[0], choices[min(1, len(choices) - 1)]
     common = {"select.free": 0.0, "select.learning_rate": 4e-3, "joint.learning_rate": 1e-4}
-    return [
+    guesses = [
         {"select.penalty": 2.0, "select.points": early, **common},
         {"select.penalty": 0.8, "select.points": early, **common},
         {"select.penalty": 1.5, "select.points": paper, **common},
         {"select.penalty": 5.0, "select.points": early, **common},
     ]
+    guesses = [{name: value for name, value in each.items() if not _is_fixed(name, fixed)} for each in guesses]
+    return [each for index, each in enumerate(guesses) if each not in guesses[:index]]
+
+
+def _is_fixed(name: str, fixed: Collection[str]) -> bool:
+    # A free ratio is said once for every point, so that it varies only where the points do.
+    return name in fixed or (name == "select.free" and not {"select.keep_ratios", "select.points"}.isdisjoint(fixed))
 
 
 def to_settings(config: dict[str, Any]) -> dict[str, Any]:
@@ -54,9 +63,9 @@ def to_settings(config: dict[str, Any]) -> dict[str, Any]:
         {'select.points': (0, 2), 'select.keep_ratios': (0.1, 0.1)}
     """
     changes = dict(config)
-    points = tuple(int(point) for point in str(changes.pop("select.points")).split(","))
     free = changes.pop("select.free", None)
-    changes["select.points"] = points
-    if free is not None:
-        changes["select.keep_ratios"] = (float(free),) * len(points)
+    if "select.points" in changes:
+        changes["select.points"] = tuple(int(point) for point in str(changes["select.points"]).split(","))
+        if free is not None:
+            changes["select.keep_ratios"] = (float(free),) * len(changes["select.points"])
     return changes

@@ -13,7 +13,7 @@ from trbert.modeling import TrbertForSequenceClassification, assemble
 from trbert.policy import Policy
 from trbert.reduction import check_points
 from trbert.selectors import PolicySelector
-from tune.learner import pick_device
+from tune.learner import autocast, pick_device
 from tune.prepare import Prepared
 from tune.settings import Settings
 from tune.stages import Examples, GradientSource, Progress, Sampler, train_jointly, train_policy, warm_start
@@ -88,9 +88,11 @@ class Model:
         )
 
     def evaluate(self, split: Examples, dial: float) -> Evaluation:
-        """Returns how the reduced model does on a split at one dial, in float32 as it is deployed."""
-        selector, budget = PolicySelector(self.policy), self.settings.compute.tokens_per_batch
-        return evaluate(self.encoder, self.cost, selector, split.tokens, split.labels, self.points, dial, budget)
+        """Returns how the reduced model does on a split at one dial."""
+        selector, compute = PolicySelector(self.policy), self.settings.compute
+        budget = compute.tokens_per_batch
+        with autocast(self.encoder.device, compute.evaluation):
+            return evaluate(self.encoder, self.cost, selector, split.tokens, split.labels, self.points, dial, budget)
 
     def deployable(self, dial: float = 0.0) -> TrbertForSequenceClassification:
         """Returns the Hugging Face model that is saved and served."""

@@ -66,9 +66,9 @@ def test_tokens_are_kept_as_often_as_the_policy_says(dynamics, tokens):
         for parameter in policy.parameters():
             parameter.zero_()
         policy.heads[0].linear_2.bias.fill_(1.0)
-    rollout, _ = sample(dynamics, policy, tokens, [1], samples=2000)
-    # 11 free tokens · 2000 draws at σ(1) = .7311: standard deviation .003.
-    assert rollout.masks[0][:, 1:].float().mean().item() == pytest.approx(0.7311, abs=0.012)
+    rollout, _ = sample(dynamics, policy, tokens, [1], samples=500)
+    # 11 free tokens · 500 draws at σ(1) = .7311: standard deviation .006.
+    assert rollout.masks[0][:, 1:].float().mean().item() == pytest.approx(0.7311, abs=0.024)
 
 
 def test_log_prob_sums_the_free_tokens_decisions_over_both_points(dynamics, policy, tokens):

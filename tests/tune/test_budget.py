@@ -1,0 +1,112 @@
+"""A time budget, shared out."""
+
+import doctest
+import re
+
+import pytest
+
+from trbert.errors import InputError
+from tune import budget
+from tune.budget import TEACHER_SHARE, TRIALS_SHARE, Plan, fit_teacher, fit_trial, make_plan, parse_duration
+from tune.settings import Settings, override
+
+
+def test_the_examples_in_the_docstrings_hold():
+    results = doctest.testmod(budget)
+    assert results.attempted >= 2
+    assert results.failed == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("10m", 600), ("2h", 7200), ("1h30m", 5400), ("1h2m3s", 3723), ("0.5h", 1800), (" 5m ", 300)],
+)
+def test_a_duration_is_read(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "10", "ten minutes", "10 m", "5m1h", "-5m", "1e3s", "inf", "h"])
+def test_what_is_no_duration_is_refused(text):
+    told = f"a budget must be a duration such as 90s, 10m or 1h30m, and is {text!r}"
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize("text", ["0s", "0h0m", "0.0m"])
+def test_a_budget_of_nothing_is_refused(text):
+    with pytest.raises(InputError, match=f"^a budget must be more than nothing, and is {text!r}$"):
+        parse_duration(text)
+
+
+def test_ten_minutes_on_two_cores_are_four_trials():
+    # 55 % of 600 s are 330 s: two waves of at least 140 s, two trials each.
+    plan = make_plan(600, concurrent=2, num_trials=None)
+    assert plan == Plan(seconds=600, concurrent=2, trials=4, trial_seconds=pytest.approx(165))
+    assert plan.teacher_seconds == pytest.approx(150)
+
+
+def test_a_wanted_number_of_trials_shares_the_time():
+    # Five trials, two at once, are three waves of 330 / 3 s.
+    plan = make_plan(600, concurrent=2, num_trials=5)
+    assert (plan.trials, plan.trial_seconds) == (5, pytest.approx(110))
+    assert make_plan(600, concurrent=8, num_trials=3).trial_seconds == pytest.approx(330)
+
+
+@pytest.mark.parametrize("seconds", [30, 300, 600, 3600, 7200, 86400])
+@pytest.mark.parametrize("concurrent", [1, 2, 3, 16])
+@pytest.mark.parametrize("num_trials", [None, 1, 7, 40])
+def test_a_plan_never_exceeds_its_budget(seconds, concurrent, num_trials):
+    plan = make_plan(seconds, concurrent, num_trials)
+    waves = -(-plan.trials // concurrent)
+    assert plan.trials >= 1
+    assert plan.teacher_seconds + waves * plan.trial_seconds <= (TEACHER_SHARE + TRIALS_SHARE) * seconds + 1e-6
+    assert TEACHER_SHARE + TRIALS_SHARE < 1  # preparing and measuring take time too
+
+
+def test_more_time_gives_longer_trials_not_only_more():
+    assert make_plan(7200, 2, None).trials == 12  # six waves at most
+    assert make_plan(7200, 2, None).trial_seconds == pytest.approx(660)
+
+
+PLAN = make_plan(600, concurrent=2, num_trials=None)
+
+
+def test_a_teacher_that_fits_is_left_alone():
+    assert fit_teacher(Settings(), PLAN, seconds_a_document=1e-4, documents=1000) == Settings()
+
+
+def test_a_teachers_epochs_are_cut_to_its_share():
+    # 150 s at 1.25 · 0.03 s a document, 2,000 documents an epoch: two epochs.
+    fitted = fit_teacher(Settings(), PLAN, seconds_a_document=0.03, documents=2000)
+    assert fitted == override(Settings(), {"teacher.epochs": 2.0})
+    assert fit_teacher(Settings(), PLAN, seconds_a_document=100.0, documents=2000).teacher.epochs == 0.1
+
+
+def trial_seconds(settings, seconds_a_document, evaluated):
+    """What fit_trial's own account of a trial comes to."""
+    select = settings.select.documents * (0.12 * settings.select.samples + 0.2)
+    joint = settings.joint.documents * (0.3 * settings.joint.samples + 0.6)
+    return (2.5 * evaluated + 1.2 * (select + joint)) * seconds_a_document
+
+
+def test_a_trial_that_fits_is_left_alone():
+    assert fit_trial(Settings(), PLAN, seconds_a_document=1e-4, evaluated=1000) == Settings()
+
+
+@pytest.mark.parametrize("seconds_a_document", [0.005, 0.01, 0.02, 0.03])
+def test_both_stages_of_a_trial_shrink_alike_until_it_fits(seconds_a_document):
+    wanted = Settings()
+    assert trial_seconds(wanted, seconds_a_document, 800) > PLAN.trial_seconds
+    fitted = fit_trial(wanted, PLAN, seconds_a_document, evaluated=800)
+    spent = trial_seconds(fitted, seconds_a_document, 800)
+    assert 0.95 * PLAN.trial_seconds < spent <= PLAN.trial_seconds
+    select_share = fitted.select.documents / wanted.select.documents
+    assert select_share == pytest.approx(fitted.joint.documents / wanted.joint.documents, rel=0.02)
+    same = {"select.documents": wanted.select.documents, "joint.documents": wanted.joint.documents}
+    assert override(fitted, same) == wanted
+
+
+def test_a_trial_without_time_still_takes_one_step_of_select():
+    fitted = fit_trial(Settings(), PLAN, seconds_a_document=10.0, evaluated=10_000)
+    assert fitted.select.documents == max(Settings().select.step_documents, 0.02 * Settings().select.documents)
+    assert fitted.joint.documents == 0.02 * Settings().joint.documents

@@ -1,0 +1,141 @@
+"""A run's folder: nothing half-written, nothing overwritten unasked."""
+
+import json
+import os
+import re
+
+import pytest
+
+from trbert.errors import RunFolderError
+from tune.runs import RunFolder, copy_folder, existing_run, free_name, make_run, versions, write_json
+
+SAVED = {"settings": {"seed": 3}, "search": {"budget": "10m"}}
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    write_json(tmp_path / "deep" / "settings.json", SAVED)
+    assert json.loads((tmp_path / "deep" / "settings.json").read_text()) == SAVED
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["settings.json"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "settings.json"
+    write_json(path, SAVED)
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        write_json(path, {"settings": [1] * 10_000, "bad": object()})
+    assert json.loads(path.read_text()) == SAVED
+    assert [each.name for each in tmp_path.iterdir()] == ["settings.json"]
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "settings.json"
+    write_json(path, SAVED)
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_json(path, {})
+    assert json.loads(path.read_text()) == SAVED
+    assert [each.name for each in tmp_path.iterdir()] == ["settings.json"]
+
+
+def make_folder(path, **files):
+    path.mkdir(parents=True)
+    for name, content in files.items():
+        (path / name).write_text(content)
+    return path
+
+
+def contents(folder):
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_a_copied_folder_replaces_the_one_that_is_there_whole(tmp_path):
+    source = make_folder(tmp_path / "source", config="new", weights="new")
+    target = make_folder(tmp_path / "models" / "1", config="old", left_over="old")
+    copy_folder(source, target)
+    assert contents(target) == contents(source) == {"config": "new", "weights": "new"}
+    assert [path.name for path in target.parent.iterdir()] == ["1"]
+
+
+def test_a_copy_that_fails_leaves_the_old_folder_and_nothing_else(tmp_path):
+    target = make_folder(tmp_path / "models" / "1", config="old")
+    with pytest.raises(FileNotFoundError):
+        copy_folder(tmp_path / "missing", target)
+    assert contents(target) == {"config": "old"}
+    assert [path.name for path in target.parent.iterdir()] == ["1"]
+
+
+def test_a_new_run_makes_its_folder(tmp_path):
+    folder = RunFolder(tmp_path / "runs" / "mine")
+    make_run(folder)
+    assert folder.path.is_dir()
+    make_run(folder)  # still empty
+
+
+def test_a_run_that_exists_is_not_touched(tmp_path):
+    folder = RunFolder(tmp_path / "mine")
+    write_json(folder.settings, SAVED)
+    told = (
+        f"run folder {folder.path} must not exist yet, and does: choose another --name, "
+        f"or continue it with --resume {folder.path}"
+    )
+    with pytest.raises(RunFolderError, match=f"^{re.escape(told)}$"):
+        make_run(folder)
+    assert existing_run(str(folder.path)) == (folder, SAVED)
+
+
+def test_a_folder_with_other_files_is_no_place_for_a_run(tmp_path):
+    folder = RunFolder(make_folder(tmp_path / "mine", thesis="precious"))
+    told = f"run folder {folder.path} holds other files: choose another --name, or empty it"
+    with pytest.raises(RunFolderError, match=f"^{re.escape(told)}$"):
+        make_run(folder)
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_run_folder_that_cannot_be_made_is_said(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match=r"^run folder .* cannot be made \(.+\): choose another --"):
+        make_run(RunFolder(tmp_path / name))
+
+
+def test_a_free_name_is_the_wanted_one_or_the_next_number(tmp_path):
+    assert free_name(tmp_path, "search") == "search"
+    (tmp_path / "search").mkdir()
+    assert free_name(tmp_path, "search") == "search-2"
+    (tmp_path / "search-2").write_text("")
+    assert free_name(tmp_path, "search") == "search-3"
+    assert free_name(tmp_path / "none", "search") == "search"
+
+
+def test_nothing_to_resume_is_said(tmp_path):
+    told = f"{tmp_path} must be the folder of a run, with a settings.json, and is none: check --resume"
+    with pytest.raises(RunFolderError, match=f"^{re.escape(told)}$"):
+        existing_run(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b'{"settings": {', b"\xff\xfe", b"", b"[]", b"{}", b"null", b'{"settings": {}, "search": 3}'],
+)
+def test_settings_that_cannot_be_read_are_said(tmp_path, content):
+    path = tmp_path / "settings.json"
+    path.write_bytes(content)
+    told = rf"^{re.escape(str(path))} cannot be read \(.+\): start the search again under another --name$"
+    with pytest.raises(RunFolderError, match=told):
+        existing_run(str(tmp_path))
+
+
+def test_the_versions_that_a_result_depends_on_are_known():
+    found = versions()
+    assert {"python", "torch", "transformers", "ray", "numpy"} <= found.keys()
+    assert all(re.match(r"\d+\.\d+", version) for version in found.values())
+
+
+def test_every_path_of_a_run_lies_in_its_folder(tmp_path):
+    folder = RunFolder(tmp_path)
+    names = {folder.settings.name, folder.front_table.name, folder.front_picture.name}
+    assert names == {"settings.json", "front.csv", "front.png"}
+    assert {folder.models.parent, folder.trials.parent, folder.settings.parent} == {tmp_path}

@@ -1,0 +1,170 @@
+"""Settings: checked when made, changed by name, stored as JSON, and light to import."""
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trbert.errors import InputError
+from tune.settings import PRESETS, Settings, from_json, override, setting_names, to_json
+
+ROOT = Path(__file__).resolve().parents[2]
+
+RULES = [
+    ("data.max_length", 2, "data.max_length must be more than 2 tokens, and is 2"),
+    ("data.train_rows", 0, "data.train_rows must be a positive number or unset, and is 0"),
+    ("data.validation_rows", 0, "data.validation_rows must be positive, and is 0"),
+    ("data.test_rows", -1, "data.test_rows must be a positive number or unset, and is -1"),
+    ("teacher.epochs", 0, "teacher.epochs must be positive, and is 0.0"),
+    ("teacher.batch_size", 0, "teacher.batch_size must be positive, and is 0"),
+    ("teacher.learning_rate", -1e-3, "teacher.learning_rate must be positive, and is -0.001"),
+    ("select.penalty", -0.5, "select.penalty must be 0 or more, and is -0.5"),
+    ("select.penalty", float("nan"), "select.penalty must be 0 or more, and is nan"),
+    ("select.keep_ratios", (0.5, 1.5), "select.keep_ratios must be fractions from 0 to 1, and is (0.5, 1.5)"),
+    ("select.documents", 0, "select.documents must be positive, and is 0"),
+    ("select.samples", 1, "select.samples must be at least 2, and is 1"),
+    ("select.step_documents", 0, "select.step_documents must be positive, and is 0"),
+    ("select.item_documents", -3, "select.item_documents must be positive, and is -3"),
+    ("select.learning_rate", 0, "select.learning_rate must be positive, and is 0.0"),
+    ("select.entropy", -1, "select.entropy must be 0 or more, and is -1.0"),
+    ("select.guided_share", 1.1, "select.guided_share must be a fraction from 0 to 1, and is 1.1"),
+    ("select.warm_start_documents", -1, "select.warm_start_documents must be 0 or more, and is -1"),
+    ("joint.documents", -1, "joint.documents must be 0 or more, and is -1"),
+    ("joint.samples", 1, "joint.samples must be at least 2, and is 1"),
+    ("joint.batch_size", 0, "joint.batch_size must be positive, and is 0"),
+    ("joint.learning_rate", 0, "joint.learning_rate must be positive, and is 0.0"),
+    ("joint.policy_learning_rate", 0, "joint.policy_learning_rate must be positive, and is 0.0"),
+    ("joint.temperature", 0, "joint.temperature must be positive, and is 0.0"),
+    ("joint.distillation", 1.5, "joint.distillation must be a fraction from 0 to 1, and is 1.5"),
+    ("joint.keep_all", -0.1, "joint.keep_all must be a fraction from 0 to 1, and is -0.1"),
+    ("joint.dial_range", -1, "joint.dial_range must be 0 or more, and is -1.0"),
+    ("compute.threads", 0, "compute.threads must be positive or unset, and is 0"),
+    ("compute.tokens_per_batch", 0, "compute.tokens_per_batch must be positive, and is 0"),
+    ("policy_width", 0, "policy_width must be positive, and is 0"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "told"), RULES, ids=[f"{name}={value}" for name, value, _ in RULES])
+def test_a_value_that_breaks_its_rule_is_refused_in_these_words(name, value, told):
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        override(Settings(), {name: value})
+
+
+def test_every_number_has_a_rule():
+    # `seed` may be any; the data refuses a negative one. The points' rule needs the encoder's depth.
+    ruled = {name for name, _, _ in RULES}
+    free = {"seed", "select.points", "select.token_average"}
+    for name, field in setting_names().items():
+        if isinstance(field.default, int | float) or (field.default is None and name not in free):
+            assert name in ruled | free, f"{name} takes any value"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seed", "abc"),
+        ("seed", 1.5),
+        ("seed", True),
+        ("model", 3),
+        ("select.penalty", "high"),
+        ("select.penalty", True),
+        ("select.points", 2),
+        ("select.points", (0, 1.5)),
+        ("select.price", "euros"),
+        ("select.baseline", "median"),
+        ("select.token_average", 1),
+        ("compute.dtype", "float16"),
+        ("joint.documents", None),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_the_settings_whole_name(name, value):
+    with pytest.raises(InputError, match=f"^{re.escape(name)} must be .*, and is {re.escape(repr(value))}$"):
+        override(Settings(), {name: value})
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_known_one():
+    with pytest.raises(InputError, match=r"^there is no setting 'select.penlty': did you mean 'select.penalty'\?$"):
+        override(Settings(), {"select.penlty": 1.0})
+
+
+def test_a_name_that_resembles_none_is_answered_with_all():
+    with pytest.raises(InputError, match=r"^there is no setting 'qqq': the settings are model, seed, .*joint.keep_all"):
+        override(Settings(), {"qqq": 1.0})
+
+
+def test_a_group_of_settings_is_no_setting():
+    with pytest.raises(InputError, match="there is no setting 'select'"):
+        override(Settings(), {"select": {}})
+
+
+def test_an_override_changes_what_it_names_and_nothing_else():
+    before = Settings()
+    after = override(before, {"select.penalty": 1, "select.points": [0, 2], "seed": 7, "data.train_rows": None})
+    assert after.select.penalty == 1.0
+    assert isinstance(after.select.penalty, float)
+    assert after.select.points == (0, 2)
+    assert before == Settings()
+    changed = {name for name in setting_names() if _value(after, name) != _value(before, name)}
+    assert changed == {"select.penalty", "select.points", "seed"}
+
+
+def _value(settings, name):
+    for part in name.split("."):
+        settings = getattr(settings, part)
+    return settings
+
+
+def test_settings_survive_json():
+    settings = override(
+        Settings(),
+        {"select.points": (0, 3), "select.keep_ratios": (0.1, 0.0), "data.train_rows": 5, "joint.distillation": 1}
+        | {"compute.dtype": "bfloat16", "select.token_average": True, "model": "ünï"},
+    )
+    assert from_json(json.loads(json.dumps(to_json(settings)))) == settings
+    assert from_json(json.loads(json.dumps(to_json(Settings())))) == Settings()
+
+
+def test_json_with_a_name_of_another_version_is_refused():
+    values = to_json(Settings())
+    values["select"]["temperature"] = 1.0
+    with pytest.raises(InputError, match="there is no setting 'select.temperature': did you mean 'joint.temperature'"):
+        from_json(values)
+
+
+def test_settings_cannot_be_changed_in_place():
+    settings = Settings()
+    for part in (settings, settings.data, settings.teacher, settings.select, settings.joint, settings.compute):
+        name = dataclasses.fields(part)[0].name
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(part, name, getattr(part, name))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_valid_and_says_something(name):
+    assert override(Settings(), PRESETS[name]) != Settings()
+    assert from_json(to_json(override(Settings(), PRESETS[name]))) == override(Settings(), PRESETS[name])
+
+
+def test_the_papers_preset_is_the_papers_recipe():
+    settings = override(Settings(), PRESETS["tr-bert"])
+    assert (settings.select.baseline, settings.select.price) == ("mean", "tokens")
+    assert settings.select.token_average
+    assert settings.select.guided_share == 0.5
+    assert settings.joint.distillation == 1.0  # soft labels only
+    assert settings.joint.dial_range == 0.0  # no thresholded trajectory
+
+
+def test_every_setting_has_a_help_text_of_its_own():
+    texts = {name: field.metadata.get("help", "") for name, field in setting_names().items()}
+    assert [name for name, text in texts.items() if len(text) < 5] == []
+    assert all(text == text.strip() and not text.endswith(".") for text in texts.values())
+
+
+def test_settings_load_neither_torch_nor_ray():
+    script = "import sys, tune.settings, tune.budget, tune.runs; print(*{name.split('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()).isdisjoint({"torch", "ray", "transformers", "numpy", "optuna"})

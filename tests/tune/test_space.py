@@ -1,0 +1,87 @@
+"""What the search may vary."""
+
+import doctest
+
+import pytest
+from optuna.distributions import CategoricalDistribution
+
+from trbert.errors import InputError
+from trbert.reduction import check_points
+from tune import space
+from tune.settings import Settings, override, setting_names
+from tune.space import first_guesses, point_choices, search_space, to_settings
+
+DEPTHS = range(2, 25)
+
+
+def test_the_examples_in_the_docstrings_hold():
+    results = doctest.testmod(space)
+    assert results.attempted >= 2
+    assert results.failed == 0
+
+
+@pytest.mark.parametrize("layers", [1, *DEPTHS])
+def test_every_choice_of_points_fits_an_encoder_of_this_depth(layers):
+    choices = point_choices(layers)
+    assert len(set(choices)) == len(choices) > 0
+    for choice in choices:
+        check_points(to_settings({"select.points": choice})["select.points"], layers)
+
+
+@pytest.mark.parametrize(("layers", "points"), [(4, ["0,1", "1,2", "0,2"]), (12, ["0,4", "1,6", "0,1", "0,6"])])
+def test_points_lie_right_after_the_embeddings_and_where_the_paper_has_them(layers, points):
+    assert point_choices(layers) == points
+
+
+@pytest.mark.parametrize("layers", DEPTHS)
+def test_the_first_guesses_lie_in_the_space(layers):
+    known = search_space(layers)
+    for guess in first_guesses(layers):
+        assert guess.keys() == known.keys()
+        for name, value in guess.items():
+            distribution = known[name]
+            if isinstance(distribution, CategoricalDistribution):
+                assert value in distribution.choices
+            else:
+                assert distribution.low <= value <= distribution.high
+    assert len({tuple(guess.values()) for guess in first_guesses(layers)}) == len(first_guesses(layers))
+
+
+def test_the_first_two_guesses_differ_in_penalty_and_all_of_them_in_points():
+    guesses = first_guesses(6)
+    assert guesses[0]["select.penalty"] != guesses[1]["select.penalty"]
+    assert {guess["select.points"] for guess in guesses} == {"0,2", "1,3"}
+
+
+@pytest.mark.parametrize("layers", DEPTHS)
+def test_a_sampled_configuration_becomes_settings(layers):
+    for guess in first_guesses(layers):
+        changes = to_settings(guess)
+        assert changes.keys() <= setting_names().keys()
+        settings = override(Settings(), changes)
+        assert settings.select.points == tuple(map(int, guess["select.points"].split(",")))
+        assert settings.select.keep_ratios == (guess["select.free"],) * len(settings.select.points)
+        assert settings.select.penalty == guess["select.penalty"]
+        assert settings.joint.learning_rate == guess["joint.learning_rate"]
+
+
+@pytest.mark.parametrize("end", ["low", "high"])
+def test_the_ends_of_the_space_are_valid_settings(end):
+    config = {name: getattr(each, end) for name, each in search_space(6).items() if hasattr(each, end)}
+    settings = override(Settings(), to_settings(config | {"select.points": "0,2"}))
+    assert settings.select.penalty == config["select.penalty"]
+
+
+def test_a_configuration_is_not_changed_by_reading_it():
+    config = {"select.points": "0,2", "select.free": 0.1}
+    to_settings(config)
+    assert config == {"select.points": "0,2", "select.free": 0.1}
+
+
+def test_a_configuration_without_a_free_ratio_leaves_it_unset():
+    assert to_settings({"select.points": "3", "seed": 1}) == {"select.points": (3,), "seed": 1}
+
+
+def test_an_unknown_name_in_a_configuration_is_refused():
+    with pytest.raises(InputError, match="there is no setting 'select.penlaty'"):
+        override(Settings(), to_settings({"select.points": "0,2", "select.penlaty": 1.0}))
