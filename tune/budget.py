@@ -84,6 +84,7 @@ def fit_trial(settings: Settings, plan: Plan, seconds_a_document: float, evaluat
     select, joint = settings.select, settings.joint
     evaluation = evaluated * 2.5 * seconds_a_document
     select_cost = select.documents * (0.12 * select.samples + 0.2) * seconds_a_document
+    select_cost += 0.8 * select.warm_start_documents * seconds_a_document
     joint_cost = joint.documents * (0.3 * joint.samples + 0.6) * seconds_a_document
     share = (plan.trial_seconds - evaluation) / (1.2 * (select_cost + joint_cost))
     if share >= 1:
@@ -93,6 +94,7 @@ def fit_trial(settings: Settings, plan: Plan, seconds_a_document: float, evaluat
         settings,
         {
             "select.documents": max(select.step_documents, int(share * select.documents)),
+            "select.warm_start_documents": int(share * select.warm_start_documents),
             "joint.documents": int(share * joint.documents),
         },
     )

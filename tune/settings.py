@@ -59,21 +59,21 @@ class SelectSettings:
     """Stage 2: the encoder frozen, the policy learns by reinforcement."""
 
     points: tuple[int, ...] | None = _setting(None, "reduction points, rising layer indices; (1, L//2) when unset")
-    penalty: float = _setting(2.0, "price of cost in the reward, in nats per unreduced document")
+    penalty: float = _setting(1.0, "price of cost in the reward, in nats per unreduced document")
     keep_ratios: tuple[float, ...] | None = _setting(None, "fraction each point keeps free of charge; 0 when unset")
     price: Literal["flops", "tokens"] = _setting("flops", "what the penalty prices: FLOPs, or kept tokens as the paper")
     documents: int = _setting(2000, "documents to sample trajectories of, with repetition over epochs")
     samples: int = _setting(8, "trajectories of each document")
-    step_documents: int = _setting(32, "documents a policy step")
-    item_documents: int = _setting(16, "documents a rollout work item: what one worker samples at a time")
-    learning_rate: float = _setting(2e-3, "learning rate of the policy")
+    step_documents: int = _setting(16, "documents a policy step")
+    item_documents: int = _setting(8, "documents a rollout work item: what one worker samples at a time")
+    learning_rate: float = _setting(1e-2, "highest learning rate of the policy")
     entropy: float = _setting(0.0, "weight of the policy's entropy in its objective")
     baseline: Literal["leave-one-out", "mean"] = _setting("leave-one-out", "baseline of a document's returns")
     token_average: bool = _setting(
         False, "average log-probabilities over tokens, as the paper's code, not sum / sqrt n"
     )
     guided_share: float = _setting(0.0, "first share of steps whose last sample keeps the most salient tokens instead")
-    warm_start_documents: int = _setting(0, "documents on which the policy first imitates saliency")
+    warm_start_documents: int = _setting(1500, "documents on which the policy first imitates saliency")
 
     def __post_init__(self) -> None:
         _check(self.penalty >= 0, "select.penalty", "0 or more", self.penalty)
@@ -162,6 +162,7 @@ TR_BERT: dict[str, Any] = {
     "select.baseline": "mean",
     "select.token_average": True,
     "select.guided_share": 0.5,
+    "select.warm_start_documents": 0,
     "select.samples": 8,
     "select.step_documents": 32,
     "select.learning_rate": 3e-5,

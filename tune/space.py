@@ -16,7 +16,7 @@ def search_space(num_layers: int, fixed: Collection[str] = ()) -> dict[str, Any]
         "select.penalty": FloatDistribution(0.3, 8.0, log=True),
         "select.points": CategoricalDistribution(point_choices(num_layers)),
         "select.free": FloatDistribution(0.0, 0.2),
-        "select.learning_rate": FloatDistribution(5e-4, 8e-3, log=True),
+        "select.learning_rate": FloatDistribution(2e-3, 4e-2, log=True),
         "joint.learning_rate": FloatDistribution(3e-5, 3e-4, log=True),
     }
     return {name: distribution for name, distribution in whole.items() if not _is_fixed(name, fixed)}
@@ -39,12 +39,12 @@ def first_guesses(num_layers: int, fixed: Collection[str] = ()) -> list[dict[str
     """Returns configurations that are known to do well, tried before the sampler's own: cheap, balanced, careful."""
     choices = point_choices(num_layers)
     early, paper = choices[0], choices[min(1, len(choices) - 1)]
-    common = {"select.free": 0.0, "select.learning_rate": 4e-3, "joint.learning_rate": 1e-4}
+    common = {"select.free": 0.0, "select.learning_rate": 1e-2, "joint.learning_rate": 1e-4}
     guesses = [
-        {"select.penalty": 2.0, "select.points": early, **common},
-        {"select.penalty": 0.8, "select.points": early, **common},
-        {"select.penalty": 1.5, "select.points": paper, **common},
-        {"select.penalty": 5.0, "select.points": early, **common},
+        {"select.penalty": 1.0, "select.points": early, **common},
+        {"select.penalty": 0.4, "select.points": early, **common},
+        {"select.penalty": 1.0, "select.points": paper, **common},
+        {"select.penalty": 2.5, "select.points": early, **common},
     ]
     guesses = [{name: value for name, value in each.items() if not _is_fixed(name, fixed)} for each in guesses]
     return [each for index, each in enumerate(guesses) if each not in guesses[:index]]
