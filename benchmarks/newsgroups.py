@@ -36,10 +36,10 @@ from tune.training import KEEP_ALL, Model
 TARGETS = (3.0, 5.0, 8.0)
 SEEDS = (0, 1, 2)
 TRUNCATE_EPOCHS = 6.0  # the teacher's four, and what the joint stage sees beside
-POLICY = {"select.documents": 2000, "joint.documents": 8000}
+POLICY = {"select.documents": 2000, "joint.documents": 8000, "select.penalty": 1.0}
 VARIANTS: dict[str, dict[str, Any]] = {
-    "policy (0, 2)": {**POLICY, "select.points": (0, 2), "select.penalty": 2.0},
-    "policy (1, 3)": {**POLICY, "select.points": (1, 3), "select.penalty": 2.0},
+    "policy (0, 2)": {**POLICY, "select.points": (0, 2)},
+    "policy (1, 3)": {**POLICY, "select.points": (1, 3)},
     # As many trajectories as the policy's joint stage: 3,000 documents of eight.
     "--preset tr-bert (1, 3)": {**TR_BERT, "select.points": (1, 3), "select.documents": 2000, "joint.documents": 3000},
 }

@@ -17,7 +17,9 @@ from trbert.families import FAMILIES
 from trbert.modeling import assemble
 from trbert.policy import Policy
 from tune import pareto, search
+from tune.front import Point, mark_front
 from tune.settings import Settings, setting_names
+from tune.table import write_front
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
@@ -93,10 +95,10 @@ def test_a_search_command_is_taken(words, tmp_path, monkeypatch, capsys):
 def test_a_picking_command_is_taken(words, run_folder, capsys):
     given = {"trial": "1", "selector": "policy", "points": (0, 2), "model": "models/1"}
     points = [
-        pareto.Point(trial="teacher", selector="none", quality_validation=0.9, speed_up=1.0, model="models/teacher"),
-        pareto.Point(**given, dial=-0.5, quality_validation=0.898, quality_test=0.89, speed_up=4.0, kept=(0.3, 0.1)),
+        Point(trial="teacher", selector="none", quality_validation=0.9, speed_up=1.0, model="models/teacher"),
+        Point(**given, dial=-0.5, quality_validation=0.898, quality_test=0.89, speed_up=4.0, kept=(0.3, 0.1)),
     ]
-    pareto.write_front(Path("runs/search/front.csv"), pareto.mark_front(points))
+    write_front(Path("runs/search/front.csv"), mark_front(points))
     words = [f"new/{word}" if before == "--out" else word for before, word in zip(["", *words], words, strict=False)]
     assert pareto.main(words) == 0, capsys.readouterr().err
 
@@ -122,7 +124,7 @@ def test_every_setting_named_exists():
 
 
 def test_every_column_of_the_front_is_named():
-    columns = {field.name for field in dataclasses.fields(pareto.Point)}
+    columns = {field.name for field in dataclasses.fields(Point)}
     assert columns - set(re.findall(r"`(\w+)`", README)) == set()
 
 

@@ -1,10 +1,9 @@
 """Where rows come from; the only file that knows Hugging Face data sets."""
 
-import difflib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,24 @@ from jaxtyping import Float64, Int64
 
 from trbert.errors import InputError
 from trbert.pages import Page, documentation_pages
+from trbert.tables import (
+    KINDS,
+    SPLITS,
+    SUFFIXES,
+    Columns,
+    Table,
+    check_columns,
+    did_you_mean,
+    listed,
+    read_file,
+    read_folder,
+    read_named_files,
+    usable,
+)
 
 Labels = Int64[np.ndarray, " rows"]
 
 PAGES = "pages"
-SPLITS = ("train", "validation", "test")
-SUFFIXES = (".parquet", ".csv", ".jsonl", ".json")
 VALIDATION_ROWS = 1000
 HELD_OUT_SHARE = 0.1
 
@@ -103,10 +114,10 @@ def load_splits(
     ):
         if number is not None and number < least:
             raise InputError(f"{name} must be at least {least}, and is {number}: leave it out to take the default")
-    columns = _Columns(text_column, label_column)
+    columns = Columns(text_column, label_column)
     notes: list[str] = []
     tables = {
-        split: _usable(split, table, columns, notes)
+        split: usable(split, table, columns, notes)
         for split, table in _read_source(source, columns).items()
         if not _is_unlabelled(split, table, notes)
     }
@@ -135,190 +146,30 @@ def load_splits(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Columns:
-    text: str
-    label: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """One split as it was read.
-
-    Attributes:
-        origin: file or split, as errors name it.
-        texts: values of the text column.
-        labels: values of the label column.
-        in_train: the column `in_train`: True where the row also stands in train; None where there is none.
-        label_names: names that the label values index or are among; None where the source gives none.
-        names_origin: where the names come from.
-    """
-
-    origin: str
-    texts: Sequence[Any]
-    labels: Sequence[Any]
-    in_train: Sequence[Any] | None = None
-    label_names: tuple[str, ...] | None = None
-    names_origin: str = ""
-
-
-def _read_source(source: str, columns: _Columns) -> dict[str, _Table]:
+def _read_source(source: str, columns: Columns) -> dict[str, Table]:
     if source == PAGES:
         return _page_tables(documentation_pages())
     path = Path(source).expanduser()
     if path.is_dir():
-        return _read_folder(path, columns)
+        return read_folder(path, columns)
     if path.is_file():
-        return {"train": _read_file(path, columns)}
+        return {"train": read_file(path, columns)}
     if "=" in source:
-        return _read_named_files(source, columns)
+        return read_named_files(source, columns)
     if path.suffix in SUFFIXES or path.is_absolute() or source.startswith(("./", "../", "~")):
         raise InputError(f"data {source!r} must be a file or folder that exists, and is missing: {_REMEDY}")
     return _read_hub(source, columns)
 
 
-def _page_tables(pages: Iterable[Page]) -> dict[str, _Table]:
-    tables: dict[str, _Table] = {}
+def _page_tables(pages: Iterable[Page]) -> dict[str, Table]:
+    tables: dict[str, Table] = {}
     for split in SPLITS:
         of_split = [page for page in pages if page.split == split]
-        tables[split] = _Table(split, [page.text for page in of_split], [page.library for page in of_split])
+        tables[split] = Table(split, [page.text for page in of_split], [page.library for page in of_split])
     return tables
 
 
-def _read_folder(folder: Path, columns: _Columns) -> dict[str, _Table]:
-    tables: dict[str, _Table] = {}
-    names = _read_label_names(folder / "labels.json")
-    for split in SPLITS:
-        files = [file for suffix in SUFFIXES if (file := folder / f"{split}{suffix}").is_file()]
-        if len(files) > 1:
-            raise InputError(
-                f"folder {str(folder)!r} must have one {split} file, and has {_listed(file.name for file in files)}: "
-                "move all but one away"
-            )
-        if files:
-            tables[split] = _read_file(files[0], columns, names)
-    if "train" not in tables:
-        there = _listed(sorted(file.name for file in folder.iterdir())[:10]) or "nothing"
-        raise InputError(
-            f"folder {str(folder)!r} must have a train file (train{', train'.join(SUFFIXES)}), and has {there}: "
-            "name the files one by one, train=a.csv,test=b.csv"
-        )
-    return tables
-
-
-def _read_named_files(source: str, columns: _Columns) -> dict[str, _Table]:
-    files: dict[str, Path] = {}
-    for part in source.split(","):
-        split, _, name = part.partition("=")
-        split = split.strip()
-        if split not in SPLITS or split in files or not name:
-            raise InputError(
-                f"data {source!r} must name each of train, validation and test at most once, and has {part!r}"
-                f"{_did_you_mean(split, SPLITS)}: write train=a.csv,validation=b.csv,test=c.csv"
-            )
-        files[split] = Path(name.strip()).expanduser()
-    if "train" not in files:
-        raise InputError(f"data {source!r} must name a train file, and names {_listed(files)}: add train=a.csv")
-    return {split: _read_file(file, columns) for split, file in files.items()}
-
-
-def _read_label_names(path: Path) -> tuple[str, ...] | None:
-    if not path.is_file():
-        return None
-    try:
-        names = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        names = None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-        raise InputError(f"{str(path)!r} must be a JSON list of different strings, one a class: mend it or remove it")
-    return tuple(names)
-
-
-def _read_file(path: Path, columns: _Columns, names: tuple[str, ...] | None = None) -> _Table:
-    readers = {".parquet": _read_parquet, ".csv": _read_csv, ".jsonl": _read_json, ".json": _read_json}
-    if not path.is_file():
-        raise InputError(f"data file {str(path)!r} must exist, and is missing: check the path")
-    if path.suffix not in readers:
-        raise InputError(
-            f"data file {str(path)!r} must end in {', '.join(SUFFIXES)}, and ends in {path.suffix!r}: convert it"
-        )
-    values, own_names = readers[path.suffix](path, columns)
-    return _Table(
-        path.name,
-        values[columns.text],
-        values[columns.label],
-        values.get("in_train"),
-        names or own_names,
-        "labels.json" if names else path.name,
-    )
-
-
-_Values = tuple[Mapping[str, Sequence[Any]], tuple[str, ...] | None]
-
-
-def _read_parquet(path: Path, columns: _Columns) -> _Values:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        schema = pyarrow.parquet.read_schema(path)
-        _check_columns(schema.names, columns, path.name)
-        wanted = [name for name in schema.names if name in (columns.text, columns.label, "in_train")]
-        values = pyarrow.parquet.read_table(path, columns=wanted).to_pydict()
-    except pyarrow.ArrowInvalid as error:
-        raise _unreadable(path, "parquet", error) from error
-    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    feature = metadata.get("info", {}).get("features", {}).get(columns.label, {})
-    names = feature.get("names") if feature.get("_type") == "ClassLabel" else None
-    return values, tuple(names) if names else None
-
-
-def _read_csv(path: Path, columns: _Columns) -> _Values:
-    import pyarrow
-    import pyarrow.csv
-
-    try:
-        table = pyarrow.csv.read_csv(
-            path,
-            # One block: a text may be longer than the default one, and is refused then.
-            read_options=pyarrow.csv.ReadOptions(block_size=min(path.stat().st_size + 1, 2**31 - 1)),
-            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-            convert_options=pyarrow.csv.ConvertOptions(column_types={columns.text: pyarrow.string()}),
-        )
-    except pyarrow.ArrowInvalid as error:
-        if not path.read_bytes().strip():
-            raise _empty(path.name) from error
-        raise _unreadable(path, "csv", error) from error
-    _check_columns(table.column_names, columns, path.name)
-    wanted = [name for name in table.column_names if name in (columns.text, columns.label, "in_train")]
-    return table.select(wanted).to_pydict(), None
-
-
-def _read_json(path: Path, columns: _Columns) -> _Values:
-    try:
-        content = path.read_text(encoding="utf-8-sig").strip()
-        if content.startswith("["):
-            records = json.loads(content)
-        else:
-            # Not splitlines(): a JSON string may hold a bare U+2028.
-            records = [json.loads(line) for line in content.split("\n") if line.strip()]
-    except ValueError as error:
-        raise _unreadable(path, "json", error) from error
-    if not records:
-        raise _empty(path.name)
-    for row, record in enumerate(records):
-        if not isinstance(record, dict):
-            raise InputError(
-                f"row {row} of {path.name} must be an object with {columns.text!r} and {columns.label!r}, and is "
-                f"{_shown(record)}: write one object a row"
-            )
-    names = dict.fromkeys(name for record in records for name in record)
-    _check_columns(list(names), columns, path.name)
-    wanted = [name for name in names if name in (columns.text, columns.label, "in_train")]
-    return {name: [record.get(name) for record in records] for name in wanted}, None
-
-
-def _read_hub(source: str, columns: _Columns) -> dict[str, _Table]:
+def _read_hub(source: str, columns: Columns) -> dict[str, Table]:
     import datasets
     import huggingface_hub
 
@@ -337,15 +188,15 @@ def _read_hub(source: str, columns: _Columns) -> dict[str, _Table]:
             f"data {source!r} is no file or folder here, and {known} ({type(error).__name__}: {reason}): {_REMEDY}"
         ) from error
     if "train" not in found:
-        raise InputError(f"data {source!r} must have a train split, and has {_listed(found)}: {_REMEDY}")
-    tables: dict[str, _Table] = {}
+        raise InputError(f"data {source!r} must have a train split, and has {listed(found)}: {_REMEDY}")
+    tables: dict[str, Table] = {}
     for split in SPLITS:
         if split not in found:
             continue
         rows = found[split]
-        _check_columns(rows.column_names, columns, f"{source} ({split})")
+        check_columns(rows.column_names, columns, f"{source} ({split})")
         label = rows.features[columns.label]
-        tables[split] = _Table(
+        tables[split] = Table(
             f"{source} ({split})",
             rows[columns.text][:],
             rows[columns.label][:],
@@ -375,16 +226,7 @@ def _reach_hub(name: str) -> None:
         raise ConnectionError(str(error)) from error
 
 
-def _check_columns(there: Sequence[str], columns: _Columns, origin: str) -> None:
-    for setting, name in (("text_column", columns.text), ("label_column", columns.label)):
-        if name not in there:
-            raise InputError(
-                f"{origin} must have the column {name!r}, and has {_listed(there)}{_did_you_mean(name, there)}: "
-                f"set {setting} to one of them"
-            )
-
-
-def _is_unlabelled(split: str, table: _Table, notes: list[str]) -> bool:
+def _is_unlabelled(split: str, table: Table, notes: list[str]) -> bool:
     """Returns True for a split without labels, as the hub has some: each is -1 there."""
     unlabelled = split != "train" and len(table.labels) > 0 and all(label == -1 for label in table.labels)
     if unlabelled:
@@ -392,79 +234,15 @@ def _is_unlabelled(split: str, table: _Table, notes: list[str]) -> bool:
     return unlabelled
 
 
-def _usable(split: str, table: _Table, columns: _Columns, notes: list[str]) -> _Table:
-    """Returns a table without the rows that are blank, or that stand in train as well."""
-    if len(table.texts) == 0:
-        raise _empty(table.origin)
-    for row, text in enumerate(table.texts):
-        if text is not None and not isinstance(text, str):
-            raise InputError(
-                f"row {row} of {table.origin} must have a string in column {columns.text!r}, and has "
-                f"{_shown(text)}: set text_column to the column of the texts"
-            )
-    written = [row for row, text in enumerate(table.texts) if text is not None and text.strip()]
-    if not written:
-        raise InputError(
-            f"{table.origin} must have a text in column {columns.text!r}, and its {len(table.texts)} texts are all "
-            "empty: set text_column to the column of the texts"
-        )
-    if len(written) < len(table.texts):
-        notes.append(f"{split}: {len(table.texts) - len(written)} empty texts left out")
-    kept = written
-    if split != "train" and table.in_train is not None and all(isinstance(mark, bool) for mark in table.in_train):
-        kept = [row for row in written if not table.in_train[row]]
-        if not kept:
-            raise InputError(
-                f"{table.origin} must have rows that are not in train, and all {len(written)} are marked in_train: "
-                "remove the column or add rows"
-            )
-        if len(kept) < len(written):
-            notes.append(f"{split}: {len(written) - len(kept)} rows left out that also stand in train (in_train)")
-    labels = _checked_labels(table, kept, columns)
-    return replace(table, texts=[table.texts[row] for row in kept], labels=labels, in_train=None)
-
-
-_KINDS = {bool: "booleans", int: "integers", str: "strings"}
-
-
-def _checked_labels(table: _Table, rows: Sequence[int], columns: _Columns) -> list[Any]:
-    """Returns the labels of the named rows: all booleans, all integers or all strings."""
-    labels: list[Any] = []
-    first: dict[type, int] = {}
-    for row in rows:
-        label = table.labels[row]
-        if label is None or label != label or (isinstance(label, str) and not label.strip()):
-            raise InputError(
-                f"row {row} of {table.origin} must have a label in column {columns.label!r}, and has none: "
-                "fill it in or remove the row"
-            )
-        if isinstance(label, float) and label.is_integer():
-            label = int(label)
-        if type(label) not in _KINDS:
-            raise InputError(
-                f"row {row} of {table.origin} must have a string, an integer or a boolean in column "
-                f"{columns.label!r}, and has {_shown(label)}: set label_column to the column of the classes"
-            )
-        first.setdefault(type(label), row)
-        labels.append(label)
-    if len(first) > 1:
-        found = " and ".join(f"{_KINDS[kind]} (row {row}: {table.labels[row]!r})" for kind, row in first.items())
-        raise InputError(
-            f"labels in column {columns.label!r} of {table.origin} must be of one type, and are {found}: write all "
-            "of them one way"
-        )
-    return labels
-
-
-def _classes(tables: Mapping[str, _Table], columns: _Columns) -> tuple[tuple[str, ...], dict[str, Rows]]:
+def _classes(tables: Mapping[str, Table], columns: Columns) -> tuple[tuple[str, ...], dict[str, Rows]]:
     """Returns the name of each class, and the rows of each split with class indices as labels."""
     train = tables["train"]
     for table in tables.values():
         kind, train_kind = type(table.labels[0]), type(train.labels[0])
         if kind is not train_kind:
             raise InputError(
-                f"labels in column {columns.label!r} must be of one type in all splits, and are {_KINDS[train_kind]} "
-                f"in {train.origin} and {_KINDS[kind]} in {table.origin}: write all of them one way"
+                f"labels in column {columns.label!r} must be of one type in all splits, and are {KINDS[train_kind]} "
+                f"in {train.origin} and {KINDS[kind]} in {table.origin}: write all of them one way"
             )
     names = train.label_names
     if names is None:
@@ -501,12 +279,12 @@ def _classes(tables: Mapping[str, _Table], columns: _Columns) -> tuple[tuple[str
     }
 
 
-def _check_named(table: _Table, train: _Table, values: Sequence[Any]) -> None:
+def _check_named(table: Table, train: Table, values: Sequence[Any]) -> None:
     for label in table.labels:
         if label in values:
             continue
         if isinstance(label, str):
-            rule = f"be one of the names in {train.names_origin}, {_listed(values)}{_did_you_mean(label, values)}"
+            rule = f"be one of the names in {train.names_origin}, {listed(values)}{did_you_mean(label, values)}"
         else:
             rule = f"be the index of one of the {len(values)} names in {train.names_origin}"
         raise InputError(f"label {label!r} of {table.origin} must {rule}: mend the row or the names")
@@ -587,26 +365,3 @@ def _fingerprint(splits: Mapping[str, Rows], label_names: Sequence[str]) -> str:
         rows = splits[split]
         digest.update(json.dumps([split, rows.labels.tolist(), rows.texts]).encode())
     return digest.hexdigest()
-
-
-def _listed(names: Iterable[Any]) -> str:
-    return ", ".join(repr(name) for name in names)
-
-
-def _did_you_mean(name: str, there: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, there, 1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return f"the {type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
-
-
-def _empty(origin: str) -> InputError:
-    return InputError(f"{origin} must have at least one row, and is empty: check that it was written whole")
-
-
-def _unreadable(path: Path, kind: str, error: Exception) -> InputError:
-    reason = str(error).strip().partition("\n")[0]
-    return InputError(f"data file {str(path)!r} must be {kind}, and cannot be read as that ({reason}): mend the file")

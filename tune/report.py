@@ -16,10 +16,12 @@ from trbert.modeling import load
 from trbert.packed import Tokens
 from trbert.selectors import PolicySelector
 from trbert.shapes import DocIndex
-from tune.pareto import Point, draw, keeps_all, mark_front, write_front
+from tune.front import Point, keeps_all, mark_front
+from tune.picture import draw
 from tune.prepare import FreePoint, Prepared
 from tune.runs import RunFolder, copy_folder
 from tune.settings import Settings
+from tune.table import write_front
 from tune.trial import RESULT
 
 TIMED_DOCUMENTS = 96

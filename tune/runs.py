@@ -62,7 +62,7 @@ def make_run(folder: RunFolder) -> None:
             f"run folder {folder.path} must not exist yet, and does: choose another --name, "
             f"or continue it with --resume {folder.path}"
         )
-    if folder.path.exists() and any(folder.path.iterdir()):
+    if folder.path.is_dir() and any(folder.path.iterdir()):
         raise RunFolderError(f"run folder {folder.path} holds other files: choose another --name, or empty it")
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -90,11 +90,21 @@ def existing_run(path: str) -> tuple[RunFolder, dict[str, Any]]:
             f"{folder.path} must be the folder of a run, with a settings.json, and is none: check --resume"
         )
     try:
-        return folder, json.loads(folder.settings.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        saved = json.loads(folder.settings.read_text(encoding="utf-8"))
+        if not all(isinstance(saved[part], dict) for part in ("settings", "search")):
+            raise TypeError("its settings are no objects")
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise RunFolderError(
             f"{folder.settings} cannot be read ({error}): start the search again under another --name"
         ) from error
+    return folder, saved
+
+
+def forget_run(folder: RunFolder) -> None:
+    """Removes the folder of a run that stopped before anything was done in it, so that its name is free again."""
+    if [path.name for path in folder.path.iterdir()] == [folder.settings.name]:
+        folder.settings.unlink()
+        folder.path.rmdir()
 
 
 def write_json(path: Path, values: Any) -> None:

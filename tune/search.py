@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from trbert.errors import InputError
+from trbert.errors import InputError, TrbertError
 from tune.budget import Plan, make_plan, parse_duration
 from tune.console import Parser, exit_code
-from tune.runs import RunFolder, existing_run, free_name, make_run, versions, write_json
+from tune.runs import RunFolder, existing_run, forget_run, free_name, make_run, versions, write_json
 from tune.settings import PRESETS, Settings, from_json, override, setting_names, to_json
 
 PAGES_SIZE = {"data.max_length": 128, "data.train_rows": 4000, "data.validation_rows": 400}
@@ -26,7 +26,7 @@ class Search:
     Attributes:
         num_trials: as many as fit the budget when None.
         num_rollout_workers: actors that sample for each trial.
-        gpus_per_worker: GPUs of each trial's learner and of each of its workers.
+        gpus_per_worker: GPUs of each trial's learner and of each of its workers; None shares out what there is.
         budget: time for everything.
         address: of a Ray cluster; None is this machine.
         storage: where trials keep their checkpoints, if not in the run folder.
@@ -35,7 +35,7 @@ class Search:
 
     num_trials: int | None
     num_rollout_workers: int
-    gpus_per_worker: float
+    gpus_per_worker: float | None
     budget: str
     address: str | None
     storage: str | None
@@ -71,7 +71,9 @@ def _parser() -> Parser:
     parser.add_argument("--num-trials", type=int, help="models to train; as many as fit the budget when left out")
     parser.add_argument("--num-rollout-workers", type=int, default=0, help="actors that sample for each trial")
     parser.add_argument(
-        "--gpus-per-worker", type=float, default=0.0, help="GPUs of each trial and worker, may be a fraction"
+        "--gpus-per-worker",
+        type=float,
+        help="GPUs of each trial and worker, may be a fraction; shared out when left out",
     )
     parser.add_argument("--budget", default="10m", help="time for everything, such as 10m or 2h (default: %(default)s)")
     parser.add_argument("--name", help="of the run: results lie in RUNS/NAME (default: search, search-2, …)")
@@ -106,6 +108,10 @@ def _run(options: argparse.Namespace) -> None:
         print(run_search(folder, saved, plan, cores=_cores(), resumed=bool(options.resume), verbose=options.verbose))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"continue with python tune/search.py --resume {folder.path}") from None
+    except TrbertError:
+        if not options.resume and not search.storage:
+            forget_run(folder)
+        raise
     print(f"time      {time.monotonic() - started:.0f} s in all", flush=True)
 
 
@@ -152,7 +158,7 @@ def _value(text: str) -> Any:
 
 def _search(options: argparse.Namespace) -> Search:
     for name in ("num_rollout_workers", "gpus_per_worker"):
-        if getattr(options, name) < 0:
+        if (getattr(options, name) or 0) < 0:
             raise InputError(f"--{name.replace('_', '-')} must be 0 or more, and is {getattr(options, name)}")
     if options.num_trials is not None and options.num_trials < 1:
         raise InputError(f"--num-trials must be 1 or more, and is {options.num_trials}")

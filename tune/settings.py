@@ -173,7 +173,7 @@ TR_BERT: dict[str, Any] = {
     "joint.distillation": 1.0,
     "joint.dial_range": 0.0,
 }
-"""The paper's own recipe (Ye et al. 2021, and its code), as overrides; the penalty, which it tunes by hand, stays free."""
+"""The paper's own recipe (Ye et al. 2021, and its code), as overrides; its penalty, set by hand there, stays free."""
 
 PRESETS: dict[str, dict[str, Any]] = {"tr-bert": TR_BERT}
 
@@ -194,7 +194,7 @@ def override(settings: Settings, changes: dict[str, Any]) -> Settings:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"the settings are {', '.join(known)}"
             raise InputError(f"there is no setting {name!r}: {hint}")
-        settings = _replace(settings, name.split("."), value)
+        settings = _replace(settings, name, name.split("."), value)
     return settings
 
 
@@ -229,11 +229,11 @@ def from_json(values: dict[str, Any]) -> Settings:
     return override(Settings(), changes)
 
 
-def _replace(node: Any, path: list[str], value: Any) -> Any:
+def _replace(node: Any, name: str, path: list[str], value: Any) -> Any:
     if len(path) > 1:
-        value = _replace(getattr(node, path[0]), path[1:], value)
+        value = _replace(getattr(node, path[0]), name, path[1:], value)
     else:
-        value = _coerce(path[0], typing.get_type_hints(type(node))[path[0]], value)
+        value = _coerce(name, typing.get_type_hints(type(node))[path[0]], value)
     return dataclasses.replace(node, **{path[0]: value})
 
 
@@ -253,4 +253,13 @@ def _coerce(name: str, kind: Any, value: Any) -> Any:
             return float(value)
         if isinstance(each, type) and origin is None and type(value) is each:
             return value
-    raise InputError(f"{name} must be of type {kind}, and is {value!r}")
+    raise InputError(f"{name} must be {' or '.join(map(_in_words, kinds))}, and is {value!r}")
+
+
+def _in_words(kind: Any) -> str:
+    if typing.get_origin(kind) is Literal:
+        return " or ".join(map(repr, typing.get_args(kind)))
+    if typing.get_origin(kind) is tuple:
+        return f"{_in_words(typing.get_args(kind)[0])} for each point (such as 0,2)"
+    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "none"}
+    return words[kind]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -135,6 +135,7 @@ class ItemGradient:
     seconds: float
 
 
+@runtime_checkable
 class GradientSource(Protocol):
     """Computes the gradients of a step's items, here or on other machines."""
 

@@ -10,6 +10,7 @@ from trbert.cost import CostModel
 from trbert.encoder import Encoder
 from trbert.evaluate import Evaluation, evaluate
 from trbert.modeling import TrbertForSequenceClassification, assemble
+from trbert.original import original_points
 from trbert.policy import Policy
 from trbert.reduction import check_points
 from trbert.selectors import PolicySelector
@@ -49,7 +50,7 @@ class Model:
         self.settings = settings
         self.encoder = Encoder(prepared.classifier(pick_device(settings.compute.device)))
         layers = len(self.encoder.layers)
-        self.points = settings.select.points or (1, layers // 2)
+        self.points = settings.select.points or original_points(layers)
         check_points(self.points, layers)
         torch.manual_seed(settings.seed)
         width = self.encoder.base.config.hidden_size
@@ -96,7 +97,8 @@ class Model:
 
     def deployable(self, dial: float = 0.0) -> TrbertForSequenceClassification:
         """Returns the Hugging Face model that is saved and served."""
-        return assemble(self.encoder.model, self.policy, self.points, dial, self.settings.data.max_length)
+        longest = min(self.settings.data.max_length, self.encoder.max_tokens)
+        return assemble(self.encoder.model, self.policy, self.points, dial, longest)
 
 
 def dial_curve(model: Model, validation: Examples, test: Examples, told: Callable[[float], None]) -> list[CurvePoint]:

@@ -45,6 +45,8 @@ def run_trial(
         deadline_s: seconds after which learning stops and measuring starts; None for no limit.
     """
     own = override(from_json(settings), to_settings(config))
+    if own.compute.device == "auto":
+        own = override(own, {"compute.device": "cuda" if gpus_per_worker else "cpu"})
     torch.set_num_threads(own.compute.threads or 1)
     started = time.monotonic()
     model = Model(prepared, own)

@@ -1,6 +1,7 @@
-"""A tiny encoder with its tokenizer, and rows of which one marker word decides the class."""
+"""A tiny encoder with its tokenizer, rows of which one marker word decides the class, and a front of a few points."""
 
 import csv
+import json
 import os
 import random
 
@@ -10,8 +11,10 @@ import torch
 import transformers
 from tokenizers import models, pre_tokenizers, processors
 
+from tune.front import Point, mark_front
 from tune.prepare import prepare
 from tune.settings import Settings, override
+from tune.table import write_front
 
 FILLERS = [f"w{index}" for index in range(30)]
 MARKERS = {"alpha": "A", "beta": "B"}
@@ -105,3 +108,69 @@ def own_environment():
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+def _at(quality, speed_up, **changes):
+    """A trained point; its quality on test is one point below validation."""
+    values = {"trial": "1", "selector": "policy", "dial": 0.0, "points": (0, 2), "model": "models/1"} | changes
+    return Point(quality_validation=quality, speed_up=speed_up, **{"quality_test": quality - 0.01} | values)
+
+
+def _unreduced(quality, trial="teacher"):
+    return _at(quality, 1.0, trial=trial, selector="none", dial=None, points=(), model=f"models/{trial}", drop=0.0)
+
+
+def _rule(name, quality, speed_up, points=(0, 2)):
+    return _at(quality, speed_up, trial="free", selector=name, dial=0.1, points=points, model="", quality_test=quality)
+
+
+def _small_front():
+    return mark_front(
+        [
+            _unreduced(0.9),
+            _at(0.896, 3.0, dial=-0.5, kept=(0.5, 0.25), drop=0.4, docs_per_second=321.4),
+            _at(0.89, 5.0, dial=-1.5, trial="2", model="models/2", drop=1.0),
+            _at(0.85, 9.0, dial=-3.0, drop=5.0),
+            _at(0.8, 4.0, quality_test=None),
+            _rule("first", 0.8, 2.0),
+            _rule("first", 0.7, 6.0),
+            _rule("random", 0.6, 2.0),
+            _rule("random", 0.4, 10.0),
+        ]
+    )
+
+
+@pytest.fixture(scope="session")
+def at():
+    """Makes a trained point from its quality and speed-up."""
+    return _at
+
+
+@pytest.fixture(scope="session")
+def unreduced():
+    """Makes a point that keeps all tokens."""
+    return _unreduced
+
+
+@pytest.fixture(scope="session")
+def rule():
+    """Makes a free rule's point."""
+    return _rule
+
+
+@pytest.fixture(scope="session")
+def small_front():
+    """Makes a front of a teacher, two trained models and two free rules."""
+    return _small_front
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A finished run's folder, as the search leaves it."""
+    folder = tmp_path / "run"
+    for name in ("teacher", "1", "2"):
+        (folder / "models" / name).mkdir(parents=True)
+        (folder / "models" / name / "model.safetensors").write_bytes(b"weights of " + name.encode())
+        (folder / "models" / name / "config.json").write_text(json.dumps({"model_type": "trbert", "dial": 0.0}))
+    write_front(folder / "front.csv", _small_front())
+    return folder

@@ -36,7 +36,7 @@ def run(tiny_model, tiny_data, tmp_path_factory) -> Path:
 
 
 def test_a_search_of_two_trials_writes_all_that_it_promises(run) -> None:
-    from tune.pareto import read_front
+    from tune.table import read_front
 
     points = read_front(run)
     assert {point.trial for point in points} == {"teacher", "free", "1", "2"}
@@ -51,7 +51,7 @@ def test_a_search_of_two_trials_writes_all_that_it_promises(run) -> None:
 
 
 def test_a_picked_model_gives_the_fronts_quality_again_in_a_new_process(run, tiny_data, tmp_path) -> None:
-    from tune.pareto import read_front
+    from tune.table import read_front
 
     point = max((p for p in read_front(run) if p.selector == "policy" and p.quality_test), key=lambda p: p.speed_up)
     picked = subprocess.run(
@@ -67,7 +67,7 @@ path = {str(run / point.model)!r}
 model = trbert.load(path, dial={point.dial})
 tokenizer = transformers.AutoTokenizer.from_pretrained(path)
 test = load_splits({str(tiny_data)!r}, validation_rows=1000).test
-batch = tokenizer(list(test.texts), padding=True, truncation=True, max_length=64, return_tensors="pt")
+batch = tokenizer(list(test.texts), padding=True, truncation=True, max_length=model.config.max_tokens, return_tensors="pt")
 with torch.inference_mode():
     logits = model(**batch).logits
 print((logits.argmax(-1) == torch.tensor(test.labels)).double().mean().item())
@@ -109,7 +109,7 @@ def test_a_search_whose_driver_was_killed_is_resumed_and_repeats_no_finished_tri
         command("search.py", "--resume", str(tmp_path / "tiny")), capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    from tune.pareto import read_front
+    from tune.table import read_front
 
     assert {point.trial for point in read_front(tmp_path / "tiny")} == {"teacher", "free", "1", "2", "3", "4"}
     assert {path: path.stat().st_mtime_ns for path in finished_before} == stamps

@@ -1,0 +1,234 @@
+"""The points of a run: the front, the pick."""
+
+import dataclasses
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from trbert.errors import InputError
+
+FREE = "free"
+TEACHER = "teacher"
+UNREDUCED = "none"
+
+# Drops are differences of floats: .9 − .895 is a hair more than half a point.
+_HAIR = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One row of `front.csv`: a model, or a free rule on the teacher, at one dial.
+
+    Qualities are fractions; points are chosen on validation and reported on test.
+
+    Attributes:
+        trial: "teacher", "free", or the number of the trained model: its folder's name under `models/`.
+        selector: "none" (unreduced), or the rule that drops tokens: "first", "random", "attention", "policy".
+        dial: the rule's dial; None for unreduced.
+        points: reduction points; () for unreduced.
+        penalty: price of cost in the trial's reward.
+        keep_ratios: fraction that each reduction point kept free of charge in training.
+        quality_validation: what the point is chosen by.
+        quality_test: what the point is reported with; None where it was not measured.
+        drop: percentage points that quality_test is below the yardstick's.
+        speed_up: Σ unreduced FLOPs / Σ reduced FLOPs, unpadded; on test where measured, else on validation.
+        docs_per_second: measured throughput.
+        kept: fraction of the original tokens left after each reduction point.
+        on_front: no other point is at least as good and as fast.
+        model: folder relative to the run's, such as "models/3"; "" for a free rule, which needs the teacher alone.
+    """
+
+    trial: str
+    selector: str
+    dial: float | None = None
+    points: tuple[int, ...] = ()
+    penalty: float | None = None
+    keep_ratios: tuple[float, ...] = ()
+    quality_validation: float
+    quality_test: float | None = None
+    drop: float | None = None
+    speed_up: float
+    docs_per_second: float | None = None
+    kept: tuple[float, ...] = ()
+    on_front: bool = False
+    model: str = ""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            values = getattr(self, field.name)
+            for value in values if isinstance(values, tuple) else (values,):
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise InputError(f"{field.name} must be a finite number, and is {value!r}")
+        if self.speed_up <= 0:
+            raise InputError(f"speed_up must be positive, and is {self.speed_up!r}")
+
+
+def keeps_all(point: Point) -> bool:
+    """Returns whether the point drops no token: the teacher, or a trained model with its dial turned up."""
+    return point.selector == UNREDUCED or (bool(point.kept) and min(point.kept) == 1.0)
+
+
+def is_saved(point: Point) -> bool:
+    """Returns whether the point has a model of its own: the teacher, or a trained one; a free rule has none."""
+    return bool(point.model)
+
+
+def is_trained(point: Point) -> bool:
+    """Returns whether the point's model was trained to drop tokens."""
+    return point.selector != UNREDUCED and point.trial != FREE
+
+
+def pareto_front(points: Sequence[Point]) -> list[int]:
+    """Returns the indices of the points that no other dominates, slowest first.
+
+    i dominates j where quality_i ≥ quality_j and speed_up_i ≥ speed_up_j, one of them strictly; quality is that of
+    validation. Of points equal in both one stays, a saved model before a free rule, whatever the order. O(n log n).
+
+    Example:
+        >>> def at(quality, speed_up):
+        ...     return Point(trial="1", selector="policy", quality_validation=quality, speed_up=speed_up)
+        >>> pareto_front([at(0.8, 4.0), at(0.9, 1.0), at(0.7, 3.0)])
+        [1, 0]
+    """
+
+    def falling(index: int) -> tuple[Any, ...]:
+        # Without the old mark: marking again must not choose anew among equals.
+        point = dataclasses.replace(points[index], on_front=False)
+        return (-point.speed_up, -point.quality_validation, not is_saved(point), *_in_words(point))
+
+    front: list[int] = []
+    for index in sorted(range(len(points)), key=falling):
+        if not front or points[index].quality_validation > points[front[-1]].quality_validation:
+            front.append(index)
+    return front[::-1]
+
+
+def _in_words(point: Point) -> tuple[str, ...]:
+    """Returns the values as text: an order of points that needs no order of None."""
+    values = (getattr(point, field.name) for field in dataclasses.fields(point))
+    return tuple(
+        ";".join(map(str, value)) if isinstance(value, tuple) else "" if value is None else str(value)
+        for value in values
+    )
+
+
+def mark_front(points: Sequence[Point]) -> tuple[Point, ...]:
+    """Returns the points in their order, `on_front` set for those that no other dominates.
+
+    Example:
+        >>> slow = Point(trial="1", selector="policy", quality_validation=0.8, speed_up=2.0)
+        >>> [each.on_front for each in mark_front([slow, dataclasses.replace(slow, speed_up=3.0)])]
+        [False, True]
+    """
+    front = set(pareto_front(points))
+    return tuple(dataclasses.replace(point, on_front=index in front) for index, point in enumerate(points))
+
+
+def pick(points: Sequence[Point], max_drop: float | None = None, min_speedup: float | None = None) -> Point:
+    """Returns the saved model of the front that fits: with a least speed-up the best, else the fastest.
+
+    Choosing reads validation alone: the drop is from the best unreduced quality_validation among the points.
+
+    Args:
+        points: of a finished search, front marked.
+        max_drop: most percentage points of quality to lose.
+        min_speedup: least speed-up in FLOPs.
+
+    Raises:
+        InputError: No bound is given, a bound is no bound, or nothing fits; the message names the nearest there is.
+
+    Example:
+        >>> teacher = Point(trial="teacher", selector="none", quality_validation=0.9, speed_up=1.0, model="teacher")
+        >>> fast = Point(trial="1", selector="policy", quality_validation=0.89, speed_up=4.0, model="models/1")
+        >>> pick(mark_front([teacher, fast]), max_drop=1.0).model
+        'models/1'
+    """
+    _check_bounds(max_drop, min_speedup)
+    yardstick = max((point.quality_validation for point in points if keeps_all(point)), default=None)
+    saved = [point for point in points if point.on_front and is_saved(point)]
+    if yardstick is None or not saved:
+        raise InputError(
+            f"the front must hold an unreduced model and a saved one, and of its {len(points)} points "
+            f"{len(saved)} are saved models on the front: search again with python tune/search.py"
+        )
+
+    def drop(point: Point) -> float:
+        return 100 * (yardstick - point.quality_validation)
+
+    good = [point for point in saved if max_drop is None or drop(point) <= max_drop + _HAIR]
+    fast = [point for point in saved if min_speedup is None or point.speed_up >= min_speedup - _HAIR]
+    fitting = [point for point in good if point in fast]
+    if fitting:
+        by_speed = min_speedup is None
+        return max(fitting, key=lambda p: (p.speed_up, -drop(p)) if by_speed else (-drop(p), p.speed_up))
+    wanted = [f"drops at most {max_drop:g} points on validation"] if max_drop is not None else []
+    wanted += [f"is at least {min_speedup:g}x faster"] if min_speedup is not None else []
+    # The nearest from either side: the best of those fast enough, the fastest of those good enough.
+    best = min(fast or saved, key=lambda p: (drop(p), -p.speed_up))
+    fastest = max(good or saved, key=lambda p: (p.speed_up, -drop(p)))
+    nearest = {best} if min_speedup is None else {fastest} if max_drop is None else {best, fastest}
+    there = " and ".join(
+        f"{point.model}{at_dial(point)} (drop {drop(point):z.1f}, {point.speed_up:.2f}x)"
+        for point in sorted(nearest, key=lambda p: p.speed_up)
+    )
+    raise InputError(f"no saved model of the front {' and '.join(wanted)}; the nearest: {there}: relax the bound")
+
+
+def at_dial(point: Point) -> str:
+    """Returns the dial as it follows a model's name in a sentence; nothing for an unreduced model.
+
+    Example:
+        >>> at_dial(Point(trial="1", selector="policy", dial=-1.5, quality_validation=0.9, speed_up=2.0))
+        ' at dial -1.5'
+    """
+    return "" if point.dial is None else f" at dial {point.dial:g}"
+
+
+def _check_bounds(max_drop: float | None, min_speedup: float | None) -> None:
+    if max_drop is None and min_speedup is None:
+        raise InputError("a pick needs a bound, and none is given: pass max_drop (points), min_speedup, or both")
+    if max_drop is not None and not 0 <= max_drop < math.inf:
+        raise InputError(f"max_drop must be 0 or more percentage points, and is {max_drop!r}")
+    if min_speedup is not None and not 0 < min_speedup < math.inf:
+        raise InputError(f"min_speedup must be a positive number of times, and is {min_speedup!r}")
+
+
+def free_at_cost(
+    points: Iterable[Point], speed_up: float, selector: str, split: Literal["validation", "test"] = "test"
+) -> float | None:
+    """Returns a free rule's quality at a speed-up, on straight lines between its measured dials.
+
+    A rule measured at several choices of reduction points has a line for each, of which the highest counts: that is
+    what a user could have had. None outside the range that was measured.
+
+    Example:
+        >>> def first(quality, speed_up):
+        ...     return Point(
+        ...         trial="free", selector="first", quality_validation=quality, quality_test=quality, speed_up=speed_up
+        ...     )
+        >>> free_at_cost([first(0.5, 4.0), first(0.75, 2.0)], 3.0, "first")
+        0.625
+    """
+    lines: dict[tuple[int, ...], list[tuple[float, float]]] = {}
+    for point in points:
+        quality = point.quality_test if split == "test" else point.quality_validation
+        if point.trial == FREE and point.selector == selector and quality is not None:
+            lines.setdefault(point.points, []).append((point.speed_up, quality))
+    return max((each for line in lines.values() if (each := _on_line(line, speed_up)) is not None), default=None)
+
+
+def _on_line(line: list[tuple[float, float]], at: float) -> float | None:
+    best: dict[float, float] = {}
+    for x, y in line:
+        best[x] = max(y, best.get(x, y))
+    xs = sorted(best)
+    if not xs[0] <= at <= xs[-1]:
+        return None
+    right = bisect_left(xs, at)
+    high = best[xs[right]]
+    if xs[right] == at:
+        return high
+    low, left = best[xs[right - 1]], xs[right - 1]
+    return low + (high - low) * (at - left) / (xs[right] - left)
