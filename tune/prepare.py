@@ -30,7 +30,7 @@ from trbert.shapes import Logits
 from trbert.tasks import accuracy, encode
 from tune.budget import Plan, fit_teacher, fit_trial
 from tune.learner import autocast, has_fast_bfloat16, pick_device
-from tune.settings import ComputeSettings, Settings, override
+from tune.settings import ComputeSettings, Settings
 from tune.stages import Examples, train_teacher, training_seconds
 
 Say = Callable[[str], None]
@@ -144,7 +144,6 @@ def prepare(settings: Settings, plan: Plan | None, say: Say) -> Prepared:
     device = pick_device(settings.compute.device)
     encoder = Encoder(pretrained.model.to(device))
     longest = min(data.max_length, encoder.max_tokens)
-    settings = override(settings, {"data.max_length": longest})
     rows = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     train, validation, test = (
         _tokenised(pretrained.tokenizer, each, longest, name, say) for name, each in rows.items()

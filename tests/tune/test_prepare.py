@@ -1,0 +1,263 @@
+"""What trials share: made once, kept, and never trusted when damaged."""
+
+import dataclasses
+import os
+import pickle
+import re
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
+
+from tune import prepare as module
+from tune.budget import make_plan
+from tune.prepare import FREE_DIALS, PackedArrays, free_points, prepare
+from tune.settings import override
+from tune.stages import Examples
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache."""
+    monkeypatch.setenv("TRBERT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def settings(tiny_settings):
+    """As little teaching as there can be."""
+    return override(tiny_settings, {"teacher.epochs": 0.1})
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    """A teacher that is trained fails the test."""
+
+    def refuse(*arguments):
+        pytest.fail("a teacher was trained")
+
+    return lambda: monkeypatch.setattr(module, "train_teacher", refuse)
+
+
+def same_weights(first, second):
+    return first.weights.keys() == second.weights.keys() and all(
+        np.array_equal(first.weights[name], second.weights[name]) for name in first.weights
+    )
+
+
+def teachers(cache):
+    return sorted((cache / "teachers").iterdir())
+
+
+# The cache.
+
+
+def test_a_second_run_takes_the_teacher_from_the_cache(settings, cache, no_training):
+    first = prepare(settings, None, lambda line: None)
+    assert len(teachers(cache)) == 1
+    no_training()
+    told = []
+    second = prepare(settings, None, told.append)
+    assert "teacher: kept from an earlier run" in told
+    assert same_weights(first, second)
+    assert np.array_equal(first.train.teacher_logits, second.train.teacher_logits)
+    assert (first.teacher_validation, first.teacher_test) == (second.teacher_validation, second.teacher_test)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "no safetensors", "of another model"])
+def test_a_damaged_teacher_is_made_again(settings, cache, damage):
+    first = prepare(settings, None, lambda line: None)
+    (path,) = teachers(cache)
+    whole = path.read_bytes()
+    if damage == "of another model":
+        save_file({"weight": torch.zeros(2)}, path)
+    else:
+        path.write_bytes({"truncated": whole[: len(whole) // 2], "empty": b"", "no safetensors": b"{}" * 500}[damage])
+    told = []
+    second = prepare(settings, None, told.append)
+    assert any(line.startswith("teacher: training") for line in told)
+    assert same_weights(first, second)
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("damage", [b"", b"half"])
+def test_damaged_logits_are_computed_again(settings, cache, no_training, damage):
+    first = prepare(settings, None, lambda line: None)
+    (path,) = (cache / "logits").iterdir()
+    path.write_bytes(damage)
+    no_training()
+    second = prepare(settings, None, lambda line: None)
+    assert np.array_equal(first.train.teacher_logits, second.train.teacher_logits)
+    assert load_file(path).keys() == {"train", "validation", "test"}
+
+
+def test_a_run_stopped_while_it_keeps_its_teacher_leaves_nothing_behind(settings, cache, monkeypatch):
+    def stopped(tensors, path):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "save_file", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(settings, None, lambda line: None)
+    assert teachers(cache) == []
+
+
+@pytest.mark.parametrize(
+    "changes", [{"seed": 1}, {"teacher.learning_rate": 1e-3}, {"data.max_length": 10}, {"data.train_rows": 100}]
+)
+def test_other_settings_get_a_teacher_of_their_own(settings, cache, changes):
+    prepare(settings, None, lambda line: None)
+    prepare(override(settings, changes), None, lambda line: None)
+    assert len(teachers(cache)) == 2
+
+
+def test_a_folder_whose_weights_changed_gets_a_teacher_of_its_own(settings, cache, tiny_model, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in tiny_model.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    settings = override(settings, {"model": str(folder)})
+    first = prepare(settings, None, lambda line: None)
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: value * 1.5 for name, value in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    second = prepare(settings, None, lambda line: None)
+    assert not same_weights(first, second)
+    assert len(teachers(cache)) == 2
+
+
+# The teacher.
+
+
+def test_a_fine_tuned_model_needs_no_teacher_stage(prepared, tiny_settings, cache, tmp_path, no_training):
+    prepared.classifier(torch.device("cpu")).save_pretrained(tmp_path / "fine-tuned")
+    prepared.tokenizer.save_pretrained(tmp_path / "fine-tuned")
+    no_training()
+    told = []
+    own = prepare(override(tiny_settings, {"model": str(tmp_path / "fine-tuned")}), None, told.append)
+    assert same_weights(own, prepared)
+    assert own.teacher_test == prepared.teacher_test
+    assert not (cache / "teachers").exists()
+    assert not any("training" in line for line in told)
+
+
+def test_the_teachers_logits_are_those_of_the_plain_model(prepared):
+    train = prepared.train.examples()
+    model = prepared.classifier(torch.device("cpu"))
+    tokens, width = train.tokens, int(train.tokens.lengths.max())
+    mask = torch.arange(width) < tokens.lengths[:, None]
+    ids = torch.zeros_like(mask, dtype=torch.long)
+    ids[mask] = tokens.input_ids
+    with torch.no_grad():
+        plain = model(input_ids=ids, attention_mask=mask.long()).logits
+    assert_close(train.teacher_logits, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_a_copy_of_the_teacher_learns_on_its_own(prepared):
+    first, second = (prepared.classifier(torch.device("cpu")) for _ in range(2))
+    before = {name: array.copy() for name, array in prepared.weights.items()}
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.add_(1.0)
+    for name, value in second.state_dict().items():
+        assert np.array_equal(value.numpy(), before[name])
+        assert np.array_equal(prepared.weights[name], before[name])
+    assert not first.training
+
+
+def test_a_time_budget_cuts_the_teacher_and_the_trials(settings, cache):
+    plan = make_plan(0.4, concurrent=2, num_trials=2)
+    told = []
+    cut = prepare(override(settings, {"teacher.epochs": 50.0}), plan, told.append).settings
+    (line,) = (line for line in told if line.startswith("teacher: training"))
+    assert float(re.search(r"training, ([\d.]+) epochs", line)[1]) < 50
+    assert cut.joint.documents < settings.joint.documents
+    assert cut.select.documents < settings.select.documents
+
+
+# The rows.
+
+
+def test_the_rows_are_split_and_said(prepared, tiny_settings):
+    told = []
+    prepare(tiny_settings, None, told.append)
+    assert [len(part.labels) for part in (prepared.train, prepared.validation, prepared.test)] == [240, 30, 30]
+    assert prepared.label_names == ("A", "B")
+    assert any(re.fullmatch(r"train: 240 documents, 1\d tokens on average, 0 truncated at 20", line) for line in told)
+
+
+@pytest.mark.parametrize(("asked", "limit"), [(8, 8), (20, 20), (500, 32)])
+def test_texts_far_over_the_limit_are_truncated_and_said(settings, cache, tmp_path, asked, limit):
+    path = tmp_path / "long.csv"
+    rows = [f"{'alpha' if row % 2 else 'beta'} {'w1 ' * 3000},{'AB'[row % 2]}" for row in range(30)]
+    path.write_text("\n".join(["text,label", *rows]))
+    told = []
+    changes = {"data.source": str(path), "data.max_length": asked}
+    own = prepare(override(settings, changes), None, told.append)
+    assert set(np.diff(own.train.offsets)) == {limit}
+    for split, count in (("train", 24), ("validation", 3), ("test", 3)):
+        assert f"{split}: {count} documents, {limit} tokens on average, {count} truncated at {limit}" in told
+    assert not any("Token indices" in line for line in told)
+
+
+# What travels.
+
+
+def test_arrays_and_examples_turn_into_each_other(prepared):
+    examples = prepared.train.examples()
+    again = PackedArrays.of(examples)
+    for field in dataclasses.fields(PackedArrays):
+        own, other = getattr(prepared.train, field.name), getattr(again, field.name)
+        assert own.dtype == other.dtype
+        assert np.array_equal(own, other)
+    assert len(examples.tokens) == len(examples.labels) == len(examples.teacher_logits) == 240
+    assert int(examples.tokens.protected.sum()) == 240
+
+
+def test_arrays_may_lack_segments_and_logits(prepared):
+    tokens = dataclasses.replace(prepared.test.examples().tokens, token_type_ids=None)
+    again = PackedArrays.of(Examples(tokens, torch.tensor(prepared.test.labels))).examples()
+    assert again.tokens.token_type_ids is None
+    assert again.teacher_logits is None
+
+
+def test_examples_are_tensors_of_their_own(prepared):
+    for array in (prepared.test.labels, prepared.test.input_ids):
+        array.flags.writeable = False  # as Ray hands them out
+    examples = prepared.test.examples()
+    examples.labels.add_(1)
+    assert np.array_equal(prepared.test.labels + 1, examples.labels)
+
+
+def test_what_is_prepared_pickles(prepared):
+    again = pickle.loads(pickle.dumps(prepared))
+    assert same_weights(again, prepared)
+    assert again.settings == prepared.settings
+    assert again.label_names == prepared.label_names
+    assert again.tokenizer("alpha w1")["input_ids"] == prepared.tokenizer("alpha w1")["input_ids"]
+    assert isinstance(again.config, transformers.BertConfig)
+    tokens = prepared.test.examples().tokens
+    ids = tokens.input_ids[: tokens.offsets[1]][None]
+    device = torch.device("cpu")
+    with torch.no_grad():
+        assert torch.equal(again.classifier(device)(ids).logits, prepared.classifier(device)(ids).logits)
+
+
+def test_the_free_rules_are_measured_along_their_dials(prepared, tiny_settings):
+    points = free_points(prepared, tiny_settings, (0, 2))
+    assert [(point.selector, point.dial) for point in points] == [
+        (name, dial) for name in ("first", "random", "attention") for dial in FREE_DIALS
+    ]
+    for point in points:
+        assert point.points[0] > 0 or point.selector != "attention"  # no layer before point 0 gives attention
+        assert point.validation.speed_up > 1
+        assert 0 <= point.test.quality <= 1
+    assert points[0].test.speed_up > points[2].test.speed_up
+
+
+def test_preparing_uses_the_threads_it_is_given(settings, cache):
+    prepare(settings, None, lambda line: None)
+    assert torch.get_num_threads() == 1
+    assert os.environ["TRBERT_CACHE"] == str(cache)
