@@ -77,10 +77,6 @@ def test_the_wheel_is_the_model_alone():
     assert core.isdisjoint({"ray", "gymnasium", "datasets", "optuna"})
 
 
-def test_the_command_line_is_where_the_project_says():
-    (script,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"].values()
-    module, function = script.split(":")
-    assert callable(getattr(importlib.import_module(module), function))
 
 
 def test_shapes_are_checked_in_this_run():

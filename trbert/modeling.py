@@ -157,7 +157,7 @@ def load(path: str | Path, dial: float | None = None) -> TrbertForSequenceClassi
         loaded: Any = TrbertForSequenceClassification.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
-    except (SafetensorError, RuntimeError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, RuntimeError, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise DamagedCheckpoint(f"{folder} does not hold a whole model ({error}): copy or save it again") from error
     model: TrbertForSequenceClassification = loaded[0]
     report: dict[str, Any] = loaded[1]

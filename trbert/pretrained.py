@@ -98,9 +98,7 @@ def _packaged_folder() -> str:
 
 def _check_weights(source: str, prefix: str, missing: Iterable[str], fine_tuned: bool) -> None:
     """A head may be new, and a pooler too (masked language models have none), but no other weight."""
-    needed = sorted(
-        name for name in missing if fine_tuned or (name.startswith(f"{prefix}.") and "pooler" not in name)
-    )
+    needed = sorted(name for name in missing if fine_tuned or (name.startswith(f"{prefix}.") and "pooler" not in name))
     if needed:
         raise DamagedCheckpoint(
             f"model {source} must hold the weight {needed[0]!r}, and does not: copy or save it again"

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from ray import tune
 from ray.exceptions import RayTaskError
 from ray.tune.search.optuna import OptunaSearch
 
-from tune.budget import Plan
+from tune.budget import Plan, after_preparing, fit_trial
 from tune.prepare import FreePoint, Prepared, free_points, prepare
 from tune.progress import Console, SearchProgress
 from tune.report import collect, finished
@@ -45,7 +46,7 @@ def run_search(
         resumed: continue the trials in `folder`.
         verbose: show Ray's own log.
     """
-    console = Console()
+    console, started = Console(), time.monotonic()
     if not verbose:
         transformers.utils.logging.disable_progress_bar()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -58,7 +59,9 @@ def run_search(
         _start_ray("local", cores, verbose)
     try:
         if not resumed or "fitted" not in saved:
-            saved = {**saved, "fitted": to_json(shared.prepared.settings)}
+            plan = after_preparing(plan, time.monotonic() - started)
+            fitted = _fit(settings, plan, shared.prepared, console)
+            saved = {**saved, "fitted": to_json(fitted)}
             write_json(folder.settings, saved)
         results = _run_trials(folder, saved, plan, shared.prepared, console, resumed=resumed, verbose=verbose)
     finally:
@@ -73,6 +76,17 @@ def run_search(
     points = collect(folder, shared.prepared, from_json(saved["fitted"]), shared.free, results)
     missing = f"{plan.trials - done} of {plan.trials} trials did not finish\n" if done < plan.trials else ""
     return f"\n{table(points)}\n\n{missing}{_paths(folder)}"
+
+
+def _fit(settings: Settings, plan: Plan, prepared: Prepared, console: Console) -> Settings:
+    """Returns the settings of a trial, its documents cut to what the budget allows."""
+    evaluated = len(prepared.validation.labels) + len(prepared.test.labels)
+    fitted = fit_trial(settings, plan, prepared.training_seconds, evaluated)
+    console.line(
+        f"a trial: {fitted.select.warm_start_documents:,} documents of warm start, {fitted.select.documents:,} of "
+        f"select, {fitted.joint.documents:,} of joint, in {plan.trial_seconds:.0f} s"
+    )
+    return fitted
 
 
 def _gpus_each(asked: dict[str, Any], plan: Plan) -> float:

@@ -28,7 +28,7 @@ from trbert.pretrained import load_classifier
 from trbert.selectors import FREE_SELECTORS, points_for
 from trbert.shapes import Logits
 from trbert.tasks import accuracy, encode
-from tune.budget import Plan, fit_teacher, fit_trial
+from tune.budget import Plan, fit_teacher
 from tune.learner import autocast, has_fast_bfloat16, pick_device
 from tune.settings import ComputeSettings, Settings
 from tune.stages import Examples, train_teacher, training_seconds
@@ -87,7 +87,7 @@ class Prepared:
     """Everything a trial starts from; pickles, its arrays shared.
 
     Attributes:
-        settings: of the run, cut to its time budget.
+        training_seconds: measured, of one unreduced training pass of one document on a trial's threads.
         train: with the teacher's logits.
         validation: points are chosen on it.
         test: points are reported on it.
@@ -99,7 +99,7 @@ class Prepared:
         label_names: classes in index order.
     """
 
-    settings: Settings
+    training_seconds: float
     train: PackedArrays
     validation: PackedArrays
     test: PackedArrays
@@ -122,8 +122,7 @@ def prepare(settings: Settings, plan: Plan | None, say: Say) -> Prepared:
 
     Args:
         settings: of the run; `data`, `model`, `teacher` and `seed` decide the result.
-        plan: cuts the teacher's epochs, and in `Prepared.settings` a trial's documents, to its times; None cuts
-            nothing.
+        plan: cuts the teacher's epochs to its time; None cuts nothing.
         say: is told what is being done, one line each.
     """
     torch.set_num_threads(settings.compute.threads or os.cpu_count() or 1)
@@ -150,16 +149,13 @@ def prepare(settings: Settings, plan: Plan | None, say: Say) -> Prepared:
     )
     if not pretrained.fine_tuned:
         _teach(encoder, train, settings, plan, splits.fingerprint, say)
-    if plan is not None:
-        seconds = training_seconds(encoder, train, settings.compute.dtype, settings.compute.threads or 1)
-        settings = fit_trial(settings, plan, seconds, len(validation.tokens) + len(test.tokens))
     parts = {"train": train, "validation": validation, "test": test}
     logits = _teacher_logits(encoder, parts, splits.fingerprint, settings.compute)
     on_validation = accuracy(logits["validation"], validation.labels)
     on_test = accuracy(logits["test"], test.labels)
     say(f"teacher: {100 * on_validation:.1f} % on validation, {100 * on_test:.1f} % on test")
     return Prepared(
-        settings=settings,
+        training_seconds=training_seconds(encoder, train, settings.compute.dtype, settings.compute.threads or 1),
         train=PackedArrays.of(replace(train, teacher_logits=logits["train"])),
         validation=PackedArrays.of(validation),
         test=PackedArrays.of(test),
@@ -233,18 +229,29 @@ def _teach(
 
 def _load_teacher(encoder: Encoder, path: Path) -> bool:
     try:
-        encoder.model.load_state_dict(load_file(path))
-    except (SafetensorError, RuntimeError, OSError):
-        path.unlink()  # damaged, or of another version: made again
+        state = load_file(path)
+    except (SafetensorError, OSError):
+        state = {}
+    if _shapes(state) != _shapes(encoder.model.state_dict()):
+        path.unlink()  # damaged, or of another version: made again, from weights that it never touched
         return False
+    encoder.model.load_state_dict(state)
     return True
+
+
+def _shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def _teacher_logits(
     encoder: Encoder, parts: dict[str, Examples], fingerprint: str, compute: ComputeSettings
 ) -> dict[str, Logits]:
-    """Returns the teacher's logits on every split, computed once for the same weights and documents."""
-    key = hashlib.sha256(f"{fingerprint} {compute.evaluation} {has_fast_bfloat16(encoder.device)}".encode())
+    """Returns the teacher's logits on every split, computed once for the same weights and documents.
+
+    Those of train are learned from, and computed as training is; the others are reported, as evaluation is.
+    """
+    dtypes = {name: compute.dtype if name == "train" else compute.evaluation for name in parts}
+    key = hashlib.sha256(f"{fingerprint} {dtypes} {has_fast_bfloat16(encoder.device)}".encode())
     for name, part in parts.items():
         key.update(f"{name} {part.tokens.input_ids.numel()} {len(part.tokens)}".encode())
     _hash_weights(key, encoder)
@@ -252,10 +259,10 @@ def _teacher_logits(
     try:
         return load_file(path)
     except (SafetensorError, OSError):
-        with autocast(encoder.device, compute.evaluation):
-            logits = {
-                name: unreduced_logits(encoder, part.tokens, compute.tokens_per_batch) for name, part in parts.items()
-            }
+        logits = {}
+        for name, part in parts.items():
+            with autocast(encoder.device, dtypes[name]):
+                logits[name] = unreduced_logits(encoder, part.tokens, compute.tokens_per_batch)
         _keep(path, logits)
         return logits
 

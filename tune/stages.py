@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -83,7 +83,7 @@ def train_teacher(
     for step, documents in enumerate(shuffled_batches(len(train.tokens), settings.batch_size, steps, seed)):
         value = step_in_budget(optimizer, documents, lengths, compute.tokens_per_batch, loss)
         schedule.step()
-        progress({"step": step + 1, "steps": steps, "loss": value})
+        progress({"step": float(step + 1), "steps": float(steps), "loss": value})
     encoder.model.eval()
 
 
@@ -246,7 +246,7 @@ def train_policy(
             name: float(np.mean([getattr(result, name) for result in results]))
             for name in ("reward", "charge", "kept", "entropy", "seconds")
         }
-        progress({"step": step + 1, "steps": steps, **means})
+        progress({"step": float(step + 1), "steps": float(steps), **means})
 
 
 def warm_start(
@@ -337,7 +337,7 @@ def train_jointly(
         of_step = partial(loss, version=1_000_000 + step)
         value = step_in_budget(optimizer, documents, lengths, compute.tokens_per_batch, of_step)
         schedule.step()
-        progress({"step": step + 1, "steps": steps, "loss": value, **seen})
+        progress({"step": float(step + 1), "steps": float(steps), "loss": value, **seen})
 
 
 def _joint_dials(settings: JointSettings, draw: Draw) -> tuple[Tensor, Tensor]:
@@ -355,7 +355,11 @@ def _joint_dials(settings: JointSettings, draw: Draw) -> tuple[Tensor, Tensor]:
 
 
 def _task_loss(
-    logits: Logits, labels: DocIndex, teacher_logits: Logits | None, samples: int, settings: JointSettings
+    logits: Float[Tensor, "trajectories classes"],
+    labels: Int[Tensor, " trajectories"],
+    teacher_logits: Logits | None,
+    samples: int,
+    settings: JointSettings,
 ) -> Float[Tensor, ""]:
     gold = nn.functional.cross_entropy(logits.float(), labels)
     if teacher_logits is None or settings.distillation == 0:

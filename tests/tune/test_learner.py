@@ -106,7 +106,7 @@ def test_when_memory_runs_out_halves_give_the_same_gradient_and_nothing_twice(mo
     task = Task(model, room, fails_in)
     value = accumulate_gradient(list(model.parameters()), documents, task)
     done = [asked for asked in task.asked if len(asked) <= room]
-    assert sum(done, []) == documents.tolist()
+    assert [document for part in done for document in part] == documents.tolist()
     assert value == pytest.approx(expected)
     assert_close(gradients(model), gradients(whole))
 
@@ -245,13 +245,17 @@ def test_bfloat16_is_used_where_asked_for_or_where_it_is_fast(monkeypatch, dtype
     assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
-@pytest.mark.parametrize(("capabilities", "fast"), [({"amx_bf16": True}, True), ({"amx_bf16": False}, False), ({}, False)])
+@pytest.mark.parametrize(
+    ("capabilities", "fast"), [({"amx_bf16": True}, True), ({"amx_bf16": False}, False), ({}, False)]
+)
 def test_a_processor_is_fast_in_bfloat16_with_matrix_units_for_it(monkeypatch, capabilities, fast):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert has_fast_bfloat16(torch.device("cpu")) is fast
 
 
-@pytest.mark.parametrize(("name", "gpu", "device"), [("auto", True, "cuda"), ("auto", False, "cpu"), ("cpu", True, "cpu")])
+@pytest.mark.parametrize(
+    ("name", "gpu", "device"), [("auto", True, "cuda"), ("auto", False, "cpu"), ("cpu", True, "cpu")]
+)
 def test_auto_is_the_gpu_where_there_is_one(monkeypatch, name, gpu, device):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     assert pick_device(name) == torch.device(device)

@@ -53,6 +53,22 @@ def test_the_first_two_guesses_differ_in_penalty_and_all_of_them_in_points():
     assert {guess["select.points"] for guess in guesses} == {"0,2", "1,3"}
 
 
+@pytest.mark.parametrize(
+    ("fixed", "left"),
+    [
+        (["select.penalty"], {"select.points", "select.free", "select.learning_rate", "joint.learning_rate"}),
+        (["select.points"], {"select.penalty", "select.learning_rate", "joint.learning_rate"}),
+        (["select.keep_ratios"], {"select.penalty", "select.points", "select.learning_rate", "joint.learning_rate"}),
+        (["seed", "data.max_length"], set(search_space(6))),
+    ],
+)
+def test_what_was_fixed_does_not_vary(fixed, left):
+    assert search_space(6, fixed).keys() == left
+    guesses = first_guesses(6, fixed)
+    assert all(guess.keys() == left for guess in guesses)
+    assert all(guess not in guesses[:index] for index, guess in enumerate(guesses))  # none is tried twice
+
+
 @pytest.mark.parametrize("layers", DEPTHS)
 def test_a_sampled_configuration_becomes_settings(layers):
     for guess in first_guesses(layers):
@@ -80,8 +96,9 @@ def test_a_configuration_is_not_changed_by_reading_it():
 
 def test_a_configuration_without_a_free_ratio_leaves_it_unset():
     assert to_settings({"select.points": "3", "seed": 1}) == {"select.points": (3,), "seed": 1}
+    assert to_settings({"select.penalty": 1.0}) == {"select.penalty": 1.0}
 
 
 def test_an_unknown_name_in_a_configuration_is_refused():
-    with pytest.raises(InputError, match="there is no setting 'select.penlaty'"):
+    with pytest.raises(InputError, match=r"there is no setting 'select\.penlaty'"):
         override(Settings(), to_settings({"select.points": "0,2", "select.penlaty": 1.0}))

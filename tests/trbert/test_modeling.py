@@ -1,0 +1,373 @@
+"""The Hugging Face face: what it returns, how it is saved, and what it says of a damaged folder."""
+
+import json
+import re
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+import trbert
+from trbert.encoder import Encoder
+from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound
+from trbert.evaluate import unreduced_logits
+from trbert.modeling import TrbertConfig, TrbertForSequenceClassification, assemble, load
+from trbert.policy import Policy
+from trbert.reduction import reduced_forward
+from trbert.selectors import PolicySelector
+
+LENGTHS = (9, 14, 3, 20, 1)
+POINTS = (0, 2)
+KEEP_ALL = 1000.0
+NAMES = {0: "no", 1: "maybe", 2: "yes"}
+
+
+def wide_policy(dim):
+    """A policy whose keep logits are far from 0 on both sides, so that a rounding error changes no mask."""
+    policy = Policy(dim, len(POINTS), width=8)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return policy
+
+
+def reduced(classifier, dial=0.0):
+    return assemble(classifier, wide_policy(classifier.config.hidden_size), POINTS, dial, max_tokens=40)
+
+
+@pytest.fixture
+def model(bert):
+    """The tiny BERT with a policy that drops about half of the tokens."""
+    bert.config.id2label = dict(NAMES)
+    bert.config.label2id = {name: index for index, name in NAMES.items()}
+    return reduced(bert)
+
+
+@pytest.fixture
+def saved(model, tmp_path):
+    """Its folder."""
+    model.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def tokens(make_tokens):
+    return make_tokens(*LENGTHS)
+
+
+def padded(tokens, side="right", segments=True):
+    """Returns the documents as a tokenizer would pad them."""
+    width = int(tokens.lengths.max())
+    place = torch.arange(width)
+    mask = place < tokens.lengths[:, None] if side == "right" else place >= width - tokens.lengths[:, None]
+    ids, types = torch.zeros(mask.shape, dtype=torch.long), torch.zeros(mask.shape, dtype=torch.long)
+    ids[mask] = tokens.input_ids
+    types[mask] = tokens.token_type_ids
+    inputs = {"input_ids": ids, "attention_mask": mask.long()}
+    return inputs | ({"token_type_ids": types} if segments else {})
+
+
+@torch.no_grad()
+def logits_of(model, tokens, **arguments):
+    return model(**padded(tokens, **arguments)).logits
+
+
+# What it computes.
+
+
+@torch.no_grad()
+def test_it_is_the_reduced_forward_pass(model, tokens):
+    encoder = Encoder(model.classifier)
+    run = reduced_forward(encoder, PolicySelector(model.policy), tokens, POINTS, 0.0)
+    assert (run.kept[1] < run.kept[0]).any()
+    assert (run.kept[0] < tokens.lengths).any()  # something is dropped at both points
+    assert_close(logits_of(model, tokens), encoder.logits(run.batch))
+    assert not torch.allclose(logits_of(model, tokens), unreduced_logits(encoder, tokens), atol=1e-2)
+
+
+def test_padding_may_be_on_either_side(model, tokens):
+    assert_close(logits_of(model, tokens, side="left"), logits_of(model, tokens, side="right"))
+
+
+def test_a_batch_without_a_mask_is_all_tokens(model, make_tokens):
+    tokens = make_tokens(7, 7)
+    inputs = padded(tokens)
+    del inputs["attention_mask"]
+    with torch.no_grad():
+        assert_close(model(**inputs).logits, logits_of(model, tokens))
+
+
+def test_a_documents_logits_depend_neither_on_batch_mates_nor_on_order(model, tokens):
+    together = logits_of(model, tokens)
+    order = torch.tensor([3, 0, 4, 2, 1])
+    assert_close(logits_of(model, tokens.take(order)), together[order])
+    for document in range(len(tokens)):
+        assert_close(logits_of(model, tokens.take(torch.tensor([document]))), together[document : document + 1])
+
+
+@torch.no_grad()
+def test_keeping_all_equals_the_plain_classifier(bert, tokens):
+    plain = bert(**padded(tokens)).logits
+    assert_close(logits_of(reduced(bert, dial=KEEP_ALL), tokens), plain)
+
+
+def test_a_lower_dial_keeps_fewer_tokens(model, tokens):
+    kept = [
+        int(reduced_forward(model.staged, PolicySelector(model.policy), tokens, POINTS, dial).kept[-1].sum())
+        for dial in (-5.0, 0.0, 5.0, KEEP_ALL)
+    ]
+    assert kept == sorted(set(kept))
+    assert kept[-1] == sum(LENGTHS)
+    found = []
+    for dial in (-5.0, 5.0):
+        model.config.dial = dial
+        found.append(logits_of(model, tokens))
+    assert not torch.allclose(*found, atol=1e-2)
+
+
+def test_it_runs_in_half_precision(model, tokens):
+    half = logits_of(model.to(torch.bfloat16), tokens)
+    assert half.dtype == torch.bfloat16
+    assert half.isfinite().all()
+
+
+# What it returns.
+
+
+def test_it_returns_what_hugging_face_models_return(model, tokens):
+    output = model(**padded(tokens))
+    assert isinstance(output, SequenceClassifierOutput)
+    assert output.logits.shape == (len(LENGTHS), 3)
+    assert output.loss is None
+    assert output.logits.requires_grad
+
+
+def test_labels_give_the_loss(model, tokens):
+    labels = torch.tensor([0, 1, 2, 1, 0])
+    output = model(**padded(tokens), labels=labels)
+    assert_close(output.loss, torch.nn.functional.cross_entropy(output.logits, labels))
+    output.loss.backward()
+    assert model.classifier.classifier.weight.grad.abs().sum() > 0
+
+
+@torch.no_grad()
+def test_a_tuple_is_returned_where_it_was_asked_for(model, tokens):
+    inputs = padded(tokens)
+    (logits,) = model(**inputs, return_dict=False)
+    loss, same = model(**inputs, labels=torch.tensor([0, 1, 2, 1, 0]), return_dict=False)
+    assert torch.equal(logits, same)
+    assert loss.dim() == 0
+
+
+@pytest.mark.parametrize("given", [{"output_attentions": True}, {"position_ids": torch.zeros(1, 1)}])
+def test_what_a_reduced_model_cannot_give_is_refused(model, tokens, given):
+    (name,) = given
+    told = (
+        f"a reduced model takes input_ids, attention_mask, token_type_ids and labels, and was passed {name}: "
+        "leave it out (states and attentions of dropped tokens do not exist)"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        model(**padded(tokens), **given)
+
+
+@torch.no_grad()
+def test_what_is_not_asked_for_may_be_said(model, tokens):
+    answer = model(**padded(tokens), output_attentions=False, output_hidden_states=None)
+    assert torch.equal(answer.logits, logits_of(model, tokens))
+
+
+def test_a_document_of_padding_alone_is_refused(model, tokens):
+    inputs = padded(tokens)
+    inputs["attention_mask"][2] = 0
+    with pytest.raises(InputError, match="document 2 of the batch has no token"):
+        model(**inputs)
+
+
+def test_a_document_longer_than_the_model_is_refused(model, make_tokens):
+    with pytest.raises(InputError, match="at most 40 tokens for this model, and one has 41: tokenise with truncation"):
+        logits_of(model, make_tokens(41))
+
+
+# How it is made, saved and loaded.
+
+
+def test_assembling_shares_the_weights(bert):
+    policy = wide_policy(32)
+    model = assemble(bert, policy, POINTS, -0.5, max_tokens=24)
+    assert model.classifier is bert
+    assert model.policy is policy
+    assert not model.training
+    config = model.config
+    assert (config.points, config.dial, config.max_tokens, config.policy_width) == (POINTS, -0.5, 24, 8)
+
+
+def test_every_weight_is_held_once(model, saved):
+    state = model.state_dict()
+    assert len({value.data_ptr() for value in state.values()}) == len(state)
+    expected = {f"classifier.{name}" for name in model.classifier.state_dict()}
+    assert state.keys() == expected | {f"policy.{name}" for name in model.policy.state_dict()}
+    assert load_file(saved / "model.safetensors").keys() == state.keys()
+
+
+def test_a_saved_model_gives_the_same_logits_however_it_is_loaded(model, saved, tokens):
+    expected = logits_of(model, tokens)
+    for own in (
+        load(saved),
+        trbert.load(str(saved)),
+        transformers.AutoModelForSequenceClassification.from_pretrained(saved),
+    ):
+        assert isinstance(own, TrbertForSequenceClassification)
+        assert not own.training
+        assert torch.equal(logits_of(own, tokens), expected)
+
+
+def test_every_family_is_saved_and_loaded(family_config, build_model, make_tokens, tmp_path):
+    family_config.id2label = dict(NAMES)
+    classifier = build_model(family_config)
+    model, tokens = reduced(classifier), make_tokens(*LENGTHS, config=family_config)
+    expected = logits_of(model, tokens, segments=False)
+    model.save_pretrained(tmp_path)
+    own = load(tmp_path)
+    assert torch.equal(logits_of(own, tokens, segments=False), expected)
+    assert own.config.id2label == NAMES
+    assert type(own.classifier) is type(classifier)
+
+
+def test_the_config_is_kept(model, saved):
+    own = transformers.AutoConfig.from_pretrained(saved)
+    assert isinstance(own, TrbertConfig)
+    assert (own.points, own.policy_width, own.max_tokens, own.dial) == (POINTS, 8, 40, 0.0)
+    assert own.id2label == NAMES
+    assert own.label2id == {"no": 0, "maybe": 1, "yes": 2}
+    assert own.num_labels == 3
+    assert own.encoder_config().to_dict() == load(saved).classifier.config.to_dict()
+    assert json.loads((saved / "config.json").read_text())["model_type"] == "trbert"
+
+
+def test_the_dial_is_saved_and_may_be_replaced(model, tmp_path, tokens):
+    model.config.dial = -2.5
+    model.save_pretrained(tmp_path)
+    expected = logits_of(model, tokens)
+    own = load(tmp_path)
+    assert own.config.dial == -2.5
+    assert torch.equal(logits_of(own, tokens), expected)
+    other = load(tmp_path, dial=KEEP_ALL)
+    assert other.config.dial == KEEP_ALL
+    assert_close(logits_of(other, tokens), unreduced_logits(model.staged, tokens))
+
+
+def test_a_model_saved_twice_is_the_same(saved, tmp_path):
+    load(saved).save_pretrained(tmp_path / "again")
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (saved / name).read_bytes()
+
+
+def test_its_cost_is_the_encoders_with_its_policy(model):
+    cost = model.cost_model()
+    lengths = torch.tensor([20])
+    kept = torch.tensor([[10], [5]])
+    assert 0 < cost.reduced(lengths, kept, POINTS, "policy") < cost.unreduced(lengths)
+
+
+def test_points_that_do_not_fit_the_encoder_are_refused(bert):
+    with pytest.raises(InputError, match="points must be rising layer indices from 0 to 3"):
+        assemble(bert, wide_policy(32), (0, 4), 0.0, 40)
+
+
+# Damaged folders.
+
+
+def test_a_folder_that_does_not_exist_is_said(tmp_path):
+    told = f"path must be a folder with a saved model, and is '{tmp_path / 'gone'}', which does not exist"
+    with pytest.raises(ModelNotFound, match=f"^{re.escape(told)}$"):
+        load(tmp_path / "gone")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_missing_file_is_said(saved, name):
+    (saved / name).unlink()
+    told = f"{saved} must hold {name}, and does not: copy or save the model again"
+    with pytest.raises(DamagedCheckpoint, match=f"^{re.escape(told)}$"):
+        load(saved)
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe\x00", b"[1]", b'"trbert"'])
+def test_a_config_that_is_no_json_object_is_said(saved, content):
+    (saved / "config.json").write_bytes(content)
+    with pytest.raises(DamagedCheckpoint, match=r"config\.json is no JSON object \(.+\): copy it again$"):
+        load(saved)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"encoder": {"model_type": "no-such-type"}},
+        {"encoder": {"hidden_size": 32}},
+        {"encoder": 3},
+        {"points": [0, 9]},
+        {"points": "all"},
+        {"policy_width": "wide"},
+    ],
+    ids=str,
+)
+def test_a_config_of_no_whole_model_is_said(saved, changes):
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(DamagedCheckpoint, match=r"copy or save it again$"):
+        load(saved)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+def test_truncated_weights_are_said(saved, share):
+    path = saved / "model.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    told = rf"^{re.escape(str(saved))} does not hold a whole model \(.+\): copy or save it again$"
+    with pytest.raises(DamagedCheckpoint, match=told):
+        load(saved)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "policy.heads.1.linear_2.weight",
+        "classifier.classifier.bias",
+        "classifier.bert.encoder.layer.3.output.dense.weight",
+    ],
+)
+def test_a_missing_weight_is_said(saved, name):
+    weights = load_file(saved / "model.safetensors")
+    del weights[name]
+    save_file(weights, saved / "model.safetensors", {"format": "pt"})
+    told = f"{saved}/model.safetensors does not fit config.json: {name}: copy or save it again"
+    with pytest.raises(DamagedCheckpoint, match=f"^{re.escape(told)}$"):
+        load(saved)
+
+
+def test_a_weight_of_no_use_is_said(saved):
+    weights = load_file(saved / "model.safetensors")
+    save_file(weights | {"policy.heads.2.bias": torch.zeros(1)}, saved / "model.safetensors", {"format": "pt"})
+    with pytest.raises(DamagedCheckpoint, match=r"does not fit config\.json: policy\.heads\.2\.bias: copy"):
+        load(saved)
+
+
+def test_a_weight_of_a_wrong_shape_is_said(saved):
+    weights = load_file(saved / "model.safetensors")
+    weights["policy.heads.0.linear_1.weight"] = torch.zeros(9, 32)
+    save_file(weights, saved / "model.safetensors", {"format": "pt"})
+    with pytest.raises(DamagedCheckpoint, match=r"copy or save it again$"):
+        load(saved)
+
+
+def test_a_plain_model_is_told_from_a_reduced_one(bert, tmp_path):
+    bert.save_pretrained(tmp_path)
+    told = (
+        f"model_type in {tmp_path}/config.json must be 'trbert', and is 'bert': "
+        "load a plain model with transformers, or reduce it with tune/search.py --model"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        load(tmp_path)

