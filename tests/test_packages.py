@@ -77,8 +77,6 @@ def test_the_wheel_is_the_model_alone():
     assert core.isdisjoint({"ray", "gymnasium", "datasets", "optuna"})
 
 
-
-
 def test_shapes_are_checked_in_this_run():
     # Without the import hook of pyproject.toml, every jaxtyping annotation would be a comment.
     assert any(type(finder).__module__.startswith("jaxtyping") for finder in sys.meta_path)

@@ -55,7 +55,7 @@ def after_preparing(plan: Plan, elapsed: float) -> Plan:
     Preparing that took far too long leaves a trial a quarter of what it was promised; the budget then overruns.
 
     Example:
-        >>> after_preparing(make_plan(600, concurrent=2, num_trials=4), elapsed=240).trial_seconds
+        >>> after_preparing(make_plan(600.0, concurrent=2, num_trials=4), elapsed=240.0).trial_seconds
         150.0
     """
     waves = math.ceil(plan.trials / plan.concurrent)

@@ -6,6 +6,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+
 from tune.prepare import Prepared, prepare
 from tune.settings import Settings, override
 from tune.stages import RolloutItem, flatten, train_policy

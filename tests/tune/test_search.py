@@ -52,7 +52,7 @@ PLAN = f"""\
 search    runs/search
 model     minilm, data pages, at most 128 tokens
 machine   this machine, 2 cores
-trials    4, 2 at once, no rollout workers each, up to 165 s a trial
+trials    4, 2 at once, no rollout workers each, up to 150 s a trial
 stages    teacher up to 150 s (kept for later runs), select on up to {Settings().select.documents:,} documents, \
 joint stage of up to {Settings().joint.documents:,} documents
 """
@@ -84,8 +84,8 @@ def test_the_plan_follows_what_was_asked_for(capsys):
     out = capsys.readouterr().out
     assert "search    runs/mine\n" in out
     assert "model     here, data rows.csv, at most 64 tokens\n" in out
-    # One trial of two processes at once: six waves of 1980 / 6 s.
-    assert "trials    6, 1 at once, 1 rollout workers each, up to 330 s a trial\n" in out
+    # One trial of two processes at once: six waves of 1800 / 6 s.
+    assert "trials    6, 1 at once, 1 rollout workers each, up to 300 s a trial\n" in out
     assert "joint stage of up to 500 documents" in out
     assert "about 60 minutes (--budget 1h)" in out
 

@@ -108,8 +108,8 @@ def test_a_group_of_settings_is_no_setting():
 
 def test_an_override_changes_what_it_names_and_nothing_else():
     before = Settings()
-    after = override(before, {"select.penalty": 1, "select.points": [0, 2], "seed": 7, "data.train_rows": None})
-    assert after.select.penalty == 1.0
+    after = override(before, {"select.penalty": 3, "select.points": [0, 2], "seed": 7, "data.train_rows": None})
+    assert after.select.penalty == 3.0
     assert isinstance(after.select.penalty, float)
     assert after.select.points == (0, 2)
     assert before == Settings()
