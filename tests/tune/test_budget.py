@@ -75,7 +75,21 @@ def test_a_plan_never_exceeds_its_budget(seconds, concurrent, num_trials):
 
 def test_more_time_gives_longer_trials_not_only_more():
     assert make_plan(7200.0, 2, None).trials == 12  # six waves at most
-    assert make_plan(7200.0, 2, None).trial_seconds == pytest.approx(600)
+    assert make_plan(7200.0, 2, None).trial_seconds == pytest.approx(TRIALS_SHARE * 7200 / 6)
+
+
+def test_what_preparing_left_over_is_the_trials():
+    plan = make_plan(600.0, concurrent=2, num_trials=4)
+    # A tenth of 600 s is for the end: (540 − 240) / 2 waves; preparing that cost little leaves more.
+    assert after_preparing(plan, elapsed=240.0).trial_seconds == pytest.approx(150)
+    assert after_preparing(plan, elapsed=20.0).trial_seconds == pytest.approx(260)
+    assert after_preparing(plan, elapsed=20.0).trials == 4
+
+
+@pytest.mark.parametrize("elapsed", [520.0, 5000.0])
+def test_preparing_that_took_far_too_long_leaves_a_trial_a_quarter(elapsed):
+    plan = make_plan(600.0, concurrent=2, num_trials=4)
+    assert after_preparing(plan, elapsed).trial_seconds == plan.trial_seconds / 4
 
 
 PLAN = make_plan(600.0, concurrent=2, num_trials=None)

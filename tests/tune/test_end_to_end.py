@@ -67,7 +67,8 @@ path = {str(run / point.model)!r}
 model = trbert.load(path, dial={point.dial})
 tokenizer = transformers.AutoTokenizer.from_pretrained(path)
 test = load_splits({str(tiny_data)!r}, validation_rows=1000).test
-batch = tokenizer(list(test.texts), padding=True, truncation=True, max_length=model.config.max_tokens, return_tensors="pt")
+longest = model.config.max_tokens
+batch = tokenizer(list(test.texts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
 with torch.inference_mode():
     logits = model(**batch).logits
 print((logits.argmax(-1) == torch.tensor(test.labels)).double().mean().item())

@@ -173,14 +173,11 @@ def test_a_copy_of_the_teacher_learns_on_its_own(prepared):
     assert not first.training
 
 
-def test_a_time_budget_cuts_the_teacher_and_the_trials(settings, cache):
-    plan = make_plan(0.4, concurrent=2, num_trials=2)
+def test_a_time_budget_cuts_the_teachers_epochs(settings, cache):
     told = []
-    cut = prepare(override(settings, {"teacher.epochs": 50.0}), plan, told.append).settings
+    prepare(override(settings, {"teacher.epochs": 50.0}), make_plan(0.4, concurrent=2, num_trials=2), told.append)
     (line,) = (line for line in told if line.startswith("teacher: training"))
-    assert float(re.search(r"training, ([\d.]+) epochs", line)[1]) < 50
-    assert cut.joint.documents < settings.joint.documents
-    assert cut.select.documents < settings.select.documents
+    assert 0.1 <= float(re.search(r"training, ([\d.]+) epochs", line)[1]) < 50
 
 
 # The rows.
@@ -240,7 +237,7 @@ def test_examples_are_tensors_of_their_own(prepared):
 def test_what_is_prepared_pickles(prepared):
     again = pickle.loads(pickle.dumps(prepared))
     assert same_weights(again, prepared)
-    assert again.settings == prepared.settings
+    assert again.training_seconds == prepared.training_seconds > 0
     assert again.label_names == prepared.label_names
     assert again.tokenizer("alpha w1")["input_ids"] == prepared.tokenizer("alpha w1")["input_ids"]
     assert isinstance(again.config, transformers.BertConfig)
