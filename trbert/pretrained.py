@@ -70,13 +70,28 @@ def load_classifier(name: str, label_names: Sequence[str]) -> Pretrained:
             output_loading_info=True,
             **labels,
         )
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
     except (SafetensorError, OSError, RuntimeError, KeyError) as error:
         if local:
             raise DamagedCheckpoint(f"model folder {source} is not whole ({error}): copy or save it again") from error
         raise _not_found(source, local, error) from error
     _check_weights(source, model.base_model_prefix, report["missing_keys"], fine_tuned)
-    return Pretrained(model.eval(), tokenizer, fine_tuned)
+    return Pretrained(model.eval(), _load_tokenizer(source, local), fine_tuned)
+
+
+def _load_tokenizer(source: str, local: bool) -> Any:
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(source, local_files_only=local)
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        if local:
+            raise DamagedCheckpoint(f"model folder {source} is not whole ({error}): copy or save it again") from error
+        raise _not_found(source, local, error) from error
+    names = sorted(tokenizer.vocab_files_names.values())
+    if local and not any((Path(source) / name).is_file() for name in names):
+        # Transformers would make one of special tokens alone.
+        raise DamagedCheckpoint(
+            f"model folder {source} must hold a tokenizer ({' or '.join(names)}), and does not: save it there"
+        )
+    return tokenizer
 
 
 def _packaged_folder() -> str:

@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import ray
@@ -19,7 +20,6 @@ ITEM_DEADLINE_S = 300.0
 """Seconds after which an item is taken from its actor: a network partition raises nothing."""
 
 
-@ray.remote(max_restarts=-1, max_task_retries=0)
 class RolloutActor:
     """Holds the frozen encoder and computes the policy gradient of one item a call."""
 
@@ -56,7 +56,9 @@ class RolloutPool:
         gpus: float = 0.0,
         deadline: float = ITEM_DEADLINE_S,
     ) -> None:
-        self._start = lambda: RolloutActor.options(num_cpus=cpus, num_gpus=gpus).remote(prepared_ref, settings)  # type: ignore[attr-defined]
+        # Restarted as often as it dies; its calls are not, since a lost item goes to whichever actor is idle.
+        remote: Any = ray.remote(max_restarts=-1, max_task_retries=0, num_cpus=cpus, num_gpus=gpus)(RolloutActor)
+        self._start = lambda: remote.remote(prepared_ref, settings)
         self._actors = [self._start() for _ in range(num_workers)]
         self._deadline = deadline
         self.repeated = 0

@@ -262,12 +262,15 @@ def test_a_folder_without_tokenizer_is_said(plain):
     for path in plain.iterdir():
         if "token" in path.name:
             path.unlink()
-    with not_whole(plain):
+    with pytest.raises(
+        DamagedCheckpoint, match=r"must hold a tokenizer \(.*tokenizer\.json.*\), and does not: save it there"
+    ):
         load_classifier(str(plain), LABELS)
 
 
-def test_a_damaged_tokenizer_is_said(plain):
-    (plain / "tokenizer.json").write_text('{"version": "1.0", "trunc')
+@pytest.mark.parametrize("content", ['{"version": "1.0", "trunc', "{}", ""])
+def test_a_damaged_tokenizer_is_said(plain, content):
+    (plain / "tokenizer.json").write_text(content)
     with not_whole(plain):
         load_classifier(str(plain), LABELS)
 

@@ -148,7 +148,8 @@ def test_a_pick_that_is_none_names_the_nearest_there_is(bounds, message, small_f
 
 
 def test_a_drop_that_nothing_meets_names_the_least(at, unreduced):
-    points = mark_front([unreduced(0.92, trial="1"), at(0.9, 2.0), at(0.8, 4.0)])
+    unsaved = dataclasses.replace(unreduced(0.92), model="")
+    points = mark_front([unsaved, at(0.9, 2.0), at(0.8, 4.0)])
     with pytest.raises(InputError, match=r"the nearest: models/1 at dial 0 \(drop 2\.0, 2\.00x\)"):
         pick(points, max_drop=1.0)
 

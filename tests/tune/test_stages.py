@@ -444,7 +444,7 @@ def test_distillation_follows_the_teacher_and_gold_labels_do_not(make_model, tra
     turned = Examples(train.tokens, train.labels, train.teacher_logits.flip(1))
     shares = []
     for distillation in (1.0, 0.0):
-        model = make_model({"joint.distillation": distillation, "joint.documents": 240, "joint.learning_rate": 3e-3})
+        model = make_model({"joint.distillation": distillation, "joint.documents": 640, "joint.learning_rate": 2e-3})
         model.join(turned, lambda step: None)
         shares.append(right(model.encoder, train))
     assert shares[0] < 0.3
