@@ -26,7 +26,7 @@ from trbert.evaluate import Evaluation, evaluate, evaluate_unreduced
 from trbert.packed import Tokens
 from trbert.pretrained import load_classifier
 from trbert.selectors import FREE_SELECTORS, Selector, points_for
-from tune.learner import autocast
+from tune.learner import autocast, has_fast_bfloat16
 from tune.prepare import Prepared, prepare
 from tune.runs import versions, write_json
 from tune.settings import TR_BERT, Settings, override
@@ -204,16 +204,18 @@ def report(out: Path, prepared: Prepared, found: list[dict[str, Any]], threads: 
         seeds = len({m["name"].rsplit(" ", 1)[1] for m in members})
         lines.append(f"| {label} | " + " | ".join(cells) + f" | {_spread(kept)} | {seeds} |")
     out.mkdir(parents=True, exist_ok=True)
-    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {threads} thread(s) a process"
+    machine = f"{_processor()}, {os.cpu_count()} cores, {threads} thread(s) a process"
+    arithmetic = "bfloat16 autocast" if has_fast_bfloat16(torch.device("cpu")) else "float32"
     used = ", ".join(f"{name} {version}" for name, version in versions().items())
     head = f"""# 20 Newsgroups, 256 tokens, 4,000 training documents
 
 `python benchmarks/newsgroups.py --data DIR --threads {threads}`, {datetime.date.today()}. Machine: {machine};
-training in bfloat16 autocast where the processor has matrix units for it, evaluation in float32. Versions: {used}.
+training and evaluation of every row in {arithmetic}. Versions: {used}.
 
 MiniLM-L6, column `text`, the whole test split ({len(prepared.test.labels):,} documents);
 {len(prepared.validation.labels):,} validation rows held out of train, and every dial and length chosen on them.
-One teacher for all seeds: **{100 * teacher:.2f} %**. Seeds vary the policy's start, its trajectories and the order of documents.
+One teacher for all seeds: **{100 * teacher:.2f} %**. Seeds vary the policy's start, its trajectories and the order of
+documents.
 
 Speed-up: unpadded FLOPs, policy included, ratio of sums; 1 % to spare on validation. Drop: percentage points below the
 better of the teacher and the same model with all tokens kept. Mean ± standard deviation over seeds. A dash: not run, or
@@ -222,6 +224,13 @@ out of reach, since the layers before the first point cost more than that.
     (out / "newsgroups.md").write_text("\n".join([*head, *lines, ""]), encoding="utf-8")
     write_json(out / "newsgroups.json", {"teacher": prepared.teacher_test, "units": found})
     print("\n".join(lines), flush=True)
+
+
+def _processor() -> str:
+    """Returns the processor's own name where the system tells it."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _cell(members: list[dict[str, Any]], target: str, teacher: float) -> str:
