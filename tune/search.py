@@ -15,7 +15,7 @@ from tune.console import Parser, exit_code
 from tune.runs import RunFolder, existing_run, forget_run, free_name, make_run, versions, write_json
 from tune.settings import PRESETS, Settings, from_json, override, setting_names, to_json
 
-PAGES_SIZE = {"data.max_length": 128, "data.train_rows": 4000, "data.validation_rows": 300, "data.test_rows": 600}
+PAGES_SIZE = {"data.max_length": 128, "data.train_rows": 4000, "data.validation_rows": 300, "data.test_rows": 500}
 """The embedded default's share of its 8,743 pages: what ten minutes on two cores can use."""
 
 

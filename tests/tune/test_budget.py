@@ -111,14 +111,15 @@ def trial_seconds(settings, seconds_a_document, evaluated):
     select = settings.select.documents * (0.05 * settings.select.samples + 0.1)
     select += 0.45 * settings.select.warm_start_documents
     joint = settings.joint.documents * (0.2 * settings.joint.samples + 0.5)
-    return (0.8 * evaluated + 1.2 * (select + joint)) * seconds_a_document
+    # 1.4: the plan's two trials run side by side.
+    return (evaluated + 1.2 * (select + joint)) * 1.4 * seconds_a_document
 
 
 def test_a_trial_that_fits_is_left_alone():
     assert fit_trial(Settings(), PLAN, seconds_a_document=1e-4, evaluated=1000) == Settings()
 
 
-@pytest.mark.parametrize("seconds_a_document", [0.02, 0.03, 0.05])
+@pytest.mark.parametrize("seconds_a_document", [0.02, 0.03, 0.04])
 def test_both_stages_of_a_trial_shrink_alike_until_it_fits(seconds_a_document):
     wanted = Settings()
     assert trial_seconds(wanted, seconds_a_document, 800) > PLAN.trial_seconds
