@@ -101,7 +101,7 @@ def fit_trial(settings: Settings, plan: Plan, seconds_a_document: float, evaluat
     select, joint = settings.select, settings.joint
     if plan.concurrent > 1:
         seconds_a_document *= SIDE_BY_SIDE
-    evaluation = 1.0 * evaluated * seconds_a_document
+    evaluation = evaluated * seconds_a_document
     select_cost = select.documents * (0.05 * select.samples + 0.1) * seconds_a_document
     select_cost += 0.45 * select.warm_start_documents * seconds_a_document
     joint_cost = joint.documents * (0.2 * joint.samples + 0.5) * seconds_a_document
