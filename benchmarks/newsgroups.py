@@ -221,7 +221,7 @@ Speed-up: unpadded FLOPs, policy included, ratio of sums; 1 % to spare on valida
 better of the teacher and the same model with all tokens kept. Mean ± standard deviation over seeds. A dash: not run, or
 out of reach, since the layers before the first point cost more than that.
 """.splitlines()
-    (out / "newsgroups.md").write_text("\n".join([*head, *lines, ""]), encoding="utf-8")
+    (out / "newsgroups.md").write_text("\n".join([*head, "", *lines, ""]), encoding="utf-8")
     write_json(out / "newsgroups.json", {"teacher": prepared.teacher_test, "units": found})
     print("\n".join(lines), flush=True)
 

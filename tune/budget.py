@@ -9,7 +9,7 @@ from tune.settings import Settings, override
 
 TEACHER_SHARE, TRIALS_SHARE, CLOSING_SHARE = 0.25, 0.5, 0.1
 LEAST_TRIAL_S = 130.0
-SIDE_BY_SIDE = 1.4
+SIDE_BY_SIDE = 1.6
 """How much longer a trial takes beside others than alone: cores share caches and memory (measured on two)."""
 
 
