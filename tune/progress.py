@@ -70,7 +70,7 @@ class SearchProgress(Callback):
         self.done += 1
         result = trial.last_result
         config = ", ".join(
-            f"{name.split('.')[-1]} {value:.3g}" if isinstance(value, float) else f"{name.split('.')[-1]} {value}"
+            f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
             for name, value in trial.config.items()
         )
         self.console.line(
