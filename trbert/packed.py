@@ -138,10 +138,6 @@ class PackedBatch:
         batch.__dict__["segments"] = self.segments  # saves reading the lengths off the device again
         return batch
 
-    def first_tokens(self) -> Float[Tensor, "docs dim"]:
-        """Returns the state of each document's first token (protected, so always there)."""
-        return self.hidden[self.offsets[:-1]]
-
 
 def start_batch(tokens: Tokens, hidden: Hidden) -> PackedBatch:
     """Returns the unreduced batch of `tokens` with the given states."""

@@ -43,12 +43,6 @@ def gold_log_likelihood(logits: Logits, labels: DocIndex) -> DocFloat:
     return chosen.clamp(min=FIDELITY_FLOOR)
 
 
-def teacher_agreement(logits: Logits, teacher_logits: Logits) -> DocFloat:
-    """Returns Σ_c p_teacher(c) log p(c), in nats, not below `FIDELITY_FLOOR`: fidelity where there are no labels."""
-    agreement = (teacher_logits.float().softmax(-1) * logits.float().log_softmax(-1)).sum(-1)
-    return agreement.clamp(min=FIDELITY_FLOOR)
-
-
 def accuracy(logits: Float[Tensor, "docs classes"], labels: DocIndex) -> float:
     """Returns the fraction of documents whose highest logit is the label's."""
     return float((logits.argmax(-1) == labels).double().mean())

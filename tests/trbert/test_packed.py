@@ -94,7 +94,7 @@ def test_kept_tokens_stand_in_a_shorter_row():
     assert kept.offsets.tolist() == [0, 2, 3, 4]
     assert kept.lengths.tolist() == [2, 1, 1]
     assert kept.original_lengths.tolist() == [3, 1, 2]
-    assert kept.first_tokens()[:, 0].tolist() == [0, 3, 4]
+    assert kept.hidden[kept.offsets[:-1], 0].tolist() == [0, 3, 4]
 
 
 def test_positions_stay_the_original_ones_through_several_reductions():

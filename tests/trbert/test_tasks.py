@@ -11,7 +11,7 @@ from tokenizers.processors import TemplateProcessing
 from torch.testing import assert_close
 
 from trbert.errors import InputError
-from trbert.tasks import FIDELITY_FLOOR, accuracy, encode, gold_log_likelihood, teacher_agreement
+from trbert.tasks import FIDELITY_FLOOR, accuracy, encode, gold_log_likelihood
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d"]
 
@@ -62,21 +62,6 @@ def test_fidelity_is_the_labels_log_probability_down_to_a_floor():
     expected = torch.tensor([math.log(0.25), math.log(0.75), -5.0])
     assert_close(gold_log_likelihood(logits, torch.tensor([0, 1, 1])), expected)
     assert FIDELITY_FLOOR == -5.0
-
-
-def test_agreement_with_a_teacher_is_a_negative_cross_entropy_down_to_a_floor():
-    logits = torch.tensor([[0.0, math.log(3)], [0.0, 0.0], [0.0, -40.0]])
-    teacher = torch.tensor([[math.log(2), 0.0], [5.0, -3.0], [0.0, 0.0]])
-    # 2/3 · log 1/4 + 1/3 · log 3/4; log 1/2 whatever the teacher says; half of -40.
-    expected = torch.tensor([2 / 3 * math.log(0.25) + 1 / 3 * math.log(0.75), math.log(0.5), -5.0])
-    assert_close(teacher_agreement(logits, teacher), expected)
-
-
-def test_a_sure_teacher_is_a_label():
-    logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
-    labels = torch.tensor([0, 2, 1, 1])
-    teacher = 100.0 * torch.nn.functional.one_hot(labels, 3)
-    assert_close(teacher_agreement(logits, teacher), gold_log_likelihood(logits, labels))
 
 
 def test_accuracy_by_hand():
