@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -123,7 +124,9 @@ def test_ctrl_c_says_how_to_resume_and_exits_130(tiny_model, tiny_data, tmp_path
     words = command("search.py", *search_arguments(tiny_model, tiny_data, tmp_path, 2))
     log = tmp_path / "log"
     with log.open("w") as file:
-        driver = subprocess.Popen(words, stdout=file, stderr=file, cwd=tmp_path)
+        # As from a terminal: a shell's background jobs, and what they start, ignore Ctrl-C.
+        at_terminal = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        driver = subprocess.Popen(words, stdout=file, stderr=file, cwd=tmp_path, preexec_fn=at_terminal)
     deadline = time.monotonic() + 200
     while "searching" not in log.read_text():
         assert driver.poll() is None, log.read_text()
