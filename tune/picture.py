@@ -7,7 +7,7 @@ from typing import Any
 
 from trbert.errors import InputError
 from tune.front import FREE, TEACHER, Point, free_at_cost, is_trained
-from tune.table import write_whole
+from tune.runs import write_whole
 
 
 def draw(points: Sequence[Point], path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from trbert.encoder import Encoder
-from trbert.evaluate import Evaluation, evaluate, evaluate_unreduced
+from trbert.evaluate import evaluate, evaluate_unreduced
 from trbert.modeling import load
 from trbert.packed import Tokens
 from trbert.selectors import PolicySelector
@@ -47,7 +47,7 @@ def collect(
     for number, result in enumerate(finished(results), start=1):
         points += _trial_points(folder, number, result)
     marked = mark_front(_with_drops(points))
-    timed = _timed(folder, marked, prepared, settings)
+    timed = _timed(folder, marked, prepared)
     write_front(folder.front_table, timed)
     draw(timed, folder.front_picture)
     return tuple(timed)
@@ -159,26 +159,25 @@ def _with_drops(points: Sequence[Point]) -> list[Point]:
     ]
 
 
-def _timed(folder: RunFolder, points: Sequence[Point], prepared: Prepared, settings: Settings) -> list[Point]:
+def _timed(folder: RunFolder, points: Sequence[Point], prepared: Prepared) -> list[Point]:
     """Measures documents a second of the front's models, one after the other in interleaved rounds, nothing beside."""
     part = prepared.test.examples()
     documents = torch.arange(min(TIMED_DOCUMENTS, len(part.tokens)))
     tokens, labels = part.tokens.take(documents), part.labels[documents]
     wanted = [i for i, p in enumerate(points) if p.model and (p.on_front or p.trial == "teacher")]
-    models: dict[str, Any] = {}
-    best: dict[int, list[float]] = {index: [] for index in wanted}
+    teacher = Encoder(prepared.classifier(torch.device("cpu")))
+    reduced = {points[i].model for i in wanted if points[i].selector != "none"}
+    models = {name: load(folder.path / name) for name in reduced}
+    rates_of: dict[int, list[float]] = {index: [] for index in wanted}
     for _ in range(TIMED_ROUNDS):
         for index in wanted:
             point = points[index]
             if point.selector == "none":
-                encoder = models.setdefault("teacher", Encoder(prepared.classifier(torch.device("cpu"))))
-                best[index].append(_unreduced_rate(encoder, tokens, labels))
+                rates_of[index].append(_unreduced_rate(teacher, tokens, labels))
             else:
-                model = models.setdefault(point.model, None) or load(folder.path / point.model)
-                models[point.model] = model
-                best[index].append(_reduced_rate(model, point, tokens, labels).docs_per_second)
+                rates_of[index].append(_reduced_rate(models[point.model], point, tokens, labels))
     timed = list(points)
-    for index, rates in best.items():
+    for index, rates in rates_of.items():
         timed[index] = replace(points[index], docs_per_second=sorted(rates)[len(rates) // 2])
     return timed
 
@@ -187,8 +186,8 @@ def _unreduced_rate(encoder: Encoder, tokens: Tokens, labels: DocIndex) -> float
     return evaluate_unreduced(encoder, tokens, labels, TIMED_BATCH_TOKENS).docs_per_second
 
 
-def _reduced_rate(model: Any, point: Point, tokens: Tokens, labels: DocIndex) -> Evaluation:
-    return evaluate(
+def _reduced_rate(model: Any, point: Point, tokens: Tokens, labels: DocIndex) -> float:
+    measured = evaluate(
         model.staged,
         model.cost_model(),
         PolicySelector(model.policy),
@@ -198,6 +197,7 @@ def _reduced_rate(model: Any, point: Point, tokens: Tokens, labels: DocIndex) ->
         point.dial or 0.0,
         TIMED_BATCH_TOKENS,
     )
+    return measured.docs_per_second
 
 
 def _card(title: str, settings: Settings | None, lines: Sequence[str]) -> str:

@@ -107,19 +107,23 @@ def forget_run(folder: RunFolder) -> None:
         folder.path.rmdir()
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all: beside its place first, on the disk, then moved there."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(content)
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 def write_json(path: Path, values: Any) -> None:
     """Writes JSON whole or not at all."""
+    content = json.dumps(values, indent=2).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(values, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_whole(path, content)
 
 
 def copy_folder(source: Path, target: Path) -> None:

@@ -3,13 +3,13 @@
 import csv
 import io
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from trbert.errors import InputError, RunFolderError
 from tune.front import FREE, TEACHER, Point, free_at_cost, is_trained
+from tune.runs import write_whole
 
 
 def write_front(path: Path, points: Iterable[Point]) -> None:
@@ -144,16 +144,6 @@ def _parse(row: list[str], place: str) -> Point:
         return Point(**values)
     except InputError as error:
         raise InputError(f"{place}: {error}") from error
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all: beside its place first, then moved there."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(content)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def table(points: Sequence[Point], every: bool = False) -> str:
