@@ -1,7 +1,7 @@
 """Quality, cost and throughput of a model over a split, reduced or not."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from trbert.cost import CostModel, speed_up
 from trbert.encoder import Encoder
 from trbert.packed import Tokens
-from trbert.reduction import reduced_forward
+from trbert.reduction import Reduced, reduced_forward
 from trbert.selectors import Selector
 from trbert.shapes import DocIndex, Kept, Logits
 from trbert.tasks import accuracy
@@ -34,20 +34,30 @@ class Evaluation:
     docs_per_second: float
 
 
+def within_budget(documents: Tensor, lengths: DocIndex, tokens_per_batch: int) -> Iterator[Tensor]:
+    """Yields the documents in their order, at most `tokens_per_batch` tokens (or one document) at a time.
+
+    Args:
+        documents: indices into `lengths`.
+        lengths: tokens of every document.
+        tokens_per_batch: most tokens at once.
+    """
+    start, used = 0, 0
+    for end, length in enumerate(lengths[documents].tolist()):
+        if used + length > tokens_per_batch and end > start:
+            yield documents[start:end]
+            start, used = end, 0
+        used += length
+    if start < len(documents):
+        yield documents[start:]
+
+
 def batches_by_length(lengths: DocIndex, tokens_per_batch: int) -> Iterator[Tensor]:
     """Yields document indices, longest documents first, at most `tokens_per_batch` tokens (or one document) a batch.
 
     A packed row needs no equal lengths; the order only brings an out-of-memory error early.
     """
-    order = torch.argsort(lengths, descending=True, stable=True)
-    start, used = 0, 0
-    for end, length in enumerate(lengths[order].tolist()):
-        if used + length > tokens_per_batch and end > start:
-            yield order[start:end]
-            start, used = end, 0
-        used += length
-    if start < len(order):
-        yield order[start:]
+    return within_budget(torch.argsort(lengths, descending=True, stable=True), lengths, tokens_per_batch)
 
 
 @torch.inference_mode()
@@ -61,19 +71,18 @@ def unreduced_logits(encoder: Encoder, tokens: Tokens, tokens_per_batch: int = 1
     return _restore(parts, order)
 
 
+Forward = Callable[[Tensor], Reduced]
+"""Runs the documents of these indices through the reduced model."""
+
+
 @torch.inference_mode()
 def reduced_logits(
-    encoder: Encoder,
-    selector: Selector,
-    tokens: Tokens,
-    points: tuple[int, ...],
-    dial: float,
-    tokens_per_batch: int = 16384,
+    encoder: Encoder, forward: Forward, lengths: DocIndex, tokens_per_batch: int = 16384
 ) -> tuple[Logits, Kept]:
     """Returns the reduced model's logits of every document, and its kept counts [points, docs]."""
     parts, counts, order = [], [], []
-    for documents in batches_by_length(tokens.lengths, tokens_per_batch):
-        reduced = reduced_forward(encoder, selector, tokens.take(documents).to(encoder.device), points, dial)
+    for documents in batches_by_length(lengths, tokens_per_batch):
+        reduced = forward(documents)
         parts.append(encoder.logits(reduced.batch).float().cpu())
         counts.append(reduced.kept.cpu().T)
         order.append(documents)
@@ -91,11 +100,29 @@ def evaluate(
     tokens_per_batch: int = 16384,
 ) -> Evaluation:
     """Returns quality, cost and throughput of the reduced model at one dial."""
+
+    def forward(documents: Tensor) -> Reduced:
+        return reduced_forward(encoder, selector, tokens.take(documents).to(encoder.device), points, dial)
+
+    return evaluate_forward(encoder, cost, forward, tokens, labels, points, selector.name, tokens_per_batch)
+
+
+def evaluate_forward(
+    encoder: Encoder,
+    cost: CostModel,
+    forward: Forward,
+    tokens: Tokens,
+    labels: DocIndex,
+    points: tuple[int, ...],
+    selector_name: str,
+    tokens_per_batch: int = 16384,
+) -> Evaluation:
+    """Returns the same for masks that come from elsewhere than a selector's dial; its name says what they cost."""
     started = time.perf_counter()
-    logits, kept = reduced_logits(encoder, selector, tokens, points, dial, tokens_per_batch)
+    logits, kept = reduced_logits(encoder, forward, tokens.lengths, tokens_per_batch)
     seconds = time.perf_counter() - started
     lengths = tokens.lengths.cpu()
-    flops = cost.reduced(lengths, kept, points, selector.name)
+    flops = cost.reduced(lengths, kept, points, selector_name)
     return Evaluation(
         quality=accuracy(logits, labels),
         speed_up=speed_up(cost.unreduced(lengths), flops),

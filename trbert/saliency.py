@@ -1,5 +1,7 @@
 """How much a token matters to a trained model, by first order: the warm start's target."""
 
+from itertools import pairwise
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -12,26 +14,26 @@ from trbert.shapes import DocIndex, SampleMasks
 
 def saliency(
     encoder: Encoder, tokens: Tokens, labels: DocIndex, points: tuple[int, ...]
-) -> tuple[PackedBatch, Float[Tensor, "points total"]]:
-    """Returns |⟨∂L/∂h_r, h_r − h_w⟩| of each token at each reduction point w, and the unreduced batch it ranks.
+) -> tuple[tuple[PackedBatch, ...], Float[Tensor, "points total"]]:
+    """Returns the unreduced states h_w entering each reduction point w, and |⟨∂L/∂h_r, h_r − h_w⟩| of each token there.
 
     The first-order change of the loss L if the token's state stayed at layer r what it was at point w (TR-BERT,
     Ye et al. 2021, section 3.2; their r is layer 9 of 12, ours round(¾ L)).
     """
     reference = max(points[-1] + 1, round(0.75 * len(encoder.layers)))
-    stops = (*points, reference)
     states = []
     with torch.no_grad():
         batch = encoder.embed(tokens)
-        for first, last in zip((0, *stops), stops, strict=False):
+        for first, last in pairwise((0, *points, reference)):
             batch = encoder.run_layers(batch, first, last)
-            states.append(batch.hidden)
+            states.append(batch)
     hidden = batch.hidden.detach().requires_grad_()
     finished = encoder.run_layers(batch.with_hidden(hidden), reference, len(encoder.layers))
     loss = torch.nn.functional.cross_entropy(encoder.logits(finished).float(), labels, reduction="sum")
     (gradient,) = torch.autograd.grad(loss, hidden)
-    scores = [((gradient * (hidden - state)).sum(-1)).abs().detach().float() for state in states[:-1]]
-    return batch.with_hidden(hidden.detach()), torch.stack(scores)
+    entering = tuple(states[:-1])
+    scores = [((gradient * (hidden - state.hidden)).sum(-1)).abs().detach().float() for state in entering]
+    return entering, torch.stack(scores)
 
 
 def most_salient(

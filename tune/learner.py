@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
+from trbert.evaluate import within_budget
+
 Loss = Callable[[Tensor], Tensor]
 """A function of document indices that returns their *summed* loss."""
 
@@ -73,7 +75,7 @@ def step_in_budget(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     optimizer.zero_grad()
     total = 0.0
-    for part in _within_budget(documents, lengths, tokens_per_batch):
+    for part in within_budget(documents, lengths, tokens_per_batch):
         total += accumulate_gradient(parameters, part, loss)
     for parameter in parameters:
         if parameter.grad is not None:
@@ -91,13 +93,3 @@ def linear_schedule(optimizer: torch.optim.Optimizer, steps: int, warm_up: float
         return min((step + 1) / rising, max(0.0, (steps - step) / max(1, steps - rising)))
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-
-
-def _within_budget(documents: Tensor, lengths: Tensor, tokens_per_batch: int) -> Iterator[Tensor]:
-    start, used = 0, 0
-    for end, length in enumerate(lengths[documents].tolist()):
-        if used + length > tokens_per_batch and end > start:
-            yield documents[start:end]
-            start, used = end, 0
-        used += length
-    yield documents[start:]

@@ -194,12 +194,12 @@ class Sampler:
 
     def _salient_mask(self, part: Examples) -> Tensor:
         """The paper's guided sample: the k most salient tokens, k = round Σ p at the first point."""
-        batch, scores = saliency(self.dynamics.encoder, part.tokens, part.labels, self.dynamics.points)
+        states, scores = saliency(self.dynamics.encoder, part.tokens, part.labels, self.dynamics.points)
         with torch.no_grad():
             state = self.dynamics.reset(part.tokens)
             expected = self.policy.logits(state.batch, 0).sigmoid()
             keep = expected.new_zeros(len(state.batch)).index_add(0, state.batch.documents, expected).round()
-        return most_salient(batch, scores, keep)[0]
+        return most_salient(states[0], scores, keep)[0]
 
 
 def select_loss(rollout: Rollout, rewards: Tensor, lengths: Tensor, settings: SelectSettings) -> Float[Tensor, ""]:
@@ -262,13 +262,9 @@ def warm_start(
     for documents in shuffled_batches(len(train.tokens), settings.step_documents, steps, seed):
         part = train.take(documents, device)
         with autocast(device, compute.dtype):
-            batch, scores = saliency(dynamics.encoder, part.tokens, part.labels, dynamics.points)
-            targets = most_salient(batch, scores, 0.5 * part.tokens.lengths)
-            with torch.no_grad():
-                states = [dynamics.encoder.run_layers(dynamics.encoder.embed(part.tokens), 0, dynamics.points[0])]
-                for first, last in zip(dynamics.points, dynamics.points[1:], strict=False):
-                    states.append(dynamics.encoder.run_layers(states[-1], first, last))
-        weights = (~batch.protected).float()
+            states, scores = saliency(dynamics.encoder, part.tokens, part.labels, dynamics.points)
+            targets = most_salient(states[0], scores, 0.5 * part.tokens.lengths)
+        weights = (~states[0].protected).float()
         losses = [
             imitation_loss(policy.logits(state, point), targets[point], weights) for point, state in enumerate(states)
         ]

@@ -4,15 +4,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from envs.dynamics import Dynamics, RewardTerms
+from envs.rollout import Draw, sample_trajectories
 from trbert.cost import CostModel
 from trbert.encoder import Encoder
-from trbert.evaluate import Evaluation, evaluate
+from trbert.evaluate import Evaluation, evaluate, evaluate_forward
 from trbert.modeling import TrbertForSequenceClassification, assemble
 from trbert.original import original_points
 from trbert.policy import Policy
-from trbert.reduction import check_points
+from trbert.reduction import Reduced, check_points
 from trbert.selectors import PolicySelector
 from tune.learner import autocast, pick_device
 from tune.prepare import Prepared
@@ -94,6 +96,27 @@ class Model:
         budget = compute.tokens_per_batch
         with autocast(self.encoder.device, compute.evaluation):
             return evaluate(self.encoder, self.cost, selector, split.tokens, split.labels, self.points, dial, budget)
+
+    def evaluate_sampled(self, split: Examples) -> Evaluation:
+        """Returns how the model does on a split where masks are drawn, as in training: the gap to `evaluate` at dial 0.
+
+        One trajectory a document, keyed by the model's seed and the document's place in the split.
+        """
+        compute, seed = self.settings.compute, self.settings.seed
+        budget = compute.tokens_per_batch
+
+        def forward(documents: Tensor) -> Reduced:
+            device = self.encoder.device
+            draw = Draw(seed=seed, version=-1, documents=documents.to(device))
+            dials = torch.zeros(1, len(documents), device=device)
+            tokens = split.tokens.take(documents).to(device)
+            state = sample_trajectories(self.dynamics, self.policy, tokens, draw, dials).state  # version -1: no step's draws
+            return Reduced(state.batch, state.kept)
+
+        with autocast(self.encoder.device, compute.evaluation):
+            return evaluate_forward(
+                self.encoder, self.cost, forward, split.tokens, split.labels, self.points, "policy", budget
+            )
 
     def deployable(self, dial: float = 0.0) -> TrbertForSequenceClassification:
         """Returns the Hugging Face model that is saved and served."""

@@ -11,6 +11,7 @@ import ray
 import torch
 from ray import tune
 
+from trbert.evaluate import Evaluation
 from tune.prepare import Prepared
 from tune.rollouts import RolloutPool
 from tune.settings import Settings, from_json, override, to_json
@@ -68,7 +69,8 @@ def run_trial(
     model.encoder.model.eval()
     told = _Teller("measure")
     curve = dial_curve(model, validation, test, lambda share: told({"step": share, "steps": 1.0}))
-    _report(model, prepared, own, curve, time.monotonic() - started, pool.repeated if pool else 0)
+    sampled = model.evaluate_sampled(validation)
+    _report(model, prepared, own, curve, sampled, time.monotonic() - started, pool.repeated if pool else 0)
 
 
 class _Teller:
@@ -118,7 +120,13 @@ def _restore(model: Model) -> bool:
 
 
 def _report(
-    model: Model, prepared: Prepared, settings: Settings, curve: list[CurvePoint], seconds: float, repeated: int
+    model: Model,
+    prepared: Prepared,
+    settings: Settings,
+    curve: list[CurvePoint],
+    sampled: Evaluation,
+    seconds: float,
+    repeated: int,
 ) -> None:
     at_default = next(point for point in curve if point.dial == 0.0)
     with tempfile.TemporaryDirectory() as folder:
@@ -128,6 +136,7 @@ def _report(
             "settings": to_json(settings),
             "points": list(model.points),
             "curve": [asdict(point) for point in curve],
+            "sampled": asdict(sampled),
         }
         (Path(folder) / RESULT).write_text(json.dumps(result), encoding="utf-8")
         tune.report(

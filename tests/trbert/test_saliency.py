@@ -22,9 +22,10 @@ def test_it_is_the_change_of_the_loss_when_a_token_moves_towards_its_old_state(p
     encoder.model.double()
     tokens = make_tokens(*LENGTHS)
     with torch.enable_grad():
-        batch, scores = saliency(encoder, tokens, LABELS, points)
+        states, scores = saliency(encoder, tokens, LABELS, points)
     later = states_at(encoder, tokens, reference)
-    assert_close(batch.hidden, later.hidden)
+    for state, point in zip(states, points, strict=True):
+        assert_close(state.hidden, states_at(encoder, tokens, point).hidden)
     assert scores.shape == (len(points), sum(LENGTHS))
 
     def loss(hidden):

@@ -388,7 +388,7 @@ def test_the_guided_sample_keeps_the_most_salient_tokens_and_then_all_of_them(ma
 
 def agreement(model, train):
     """The share of unprotected tokens on which the policy's threshold and the saliency target agree."""
-    batch, scores = saliency(model.encoder, train.tokens, train.labels, model.points)
+    (batch, _), scores = saliency(model.encoder, train.tokens, train.labels, model.points)
     targets = most_salient(batch, scores, 0.5 * train.tokens.lengths)[0]
     with torch.no_grad():
         keep = model.policy.logits(model.dynamics.reset(train.tokens).batch, 0) >= 0

@@ -1,0 +1,57 @@
+"""A model measured: masks thresholded as deployed, and masks drawn as in training."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from tune.settings import override
+from tune.training import Model
+
+QUICK = {"select.points": (0, 2)}
+
+
+@pytest.fixture
+def split(prepared):
+    return prepared.validation.examples()
+
+
+def make(prepared, settings, changes=None):
+    return Model(prepared, override(settings, QUICK | (changes or {})))
+
+
+def set_scale(model, weight, bias):
+    with torch.no_grad():
+        for head in model.policy.heads:
+            head.linear_2.weight.mul_(weight)
+            head.linear_2.bias.fill_(bias)
+
+
+def untimed(evaluation):
+    return dataclasses.replace(evaluation, docs_per_second=0.0)
+
+
+def test_a_policy_that_is_sure_draws_what_it_would_deploy(prepared, tiny_settings, split):
+    model = make(prepared, tiny_settings)
+    set_scale(model, 1e9, 0.0)
+    drawn, deployed = model.evaluate_sampled(split), model.evaluate(split, 0.0)
+    assert untimed(drawn) == untimed(deployed)
+    assert 0 < deployed.kept[1] < deployed.kept[0] < 1
+
+
+def test_a_policy_that_leans_one_way_draws_less_than_it_would_deploy(prepared, tiny_settings, split):
+    model = make(prepared, tiny_settings)
+    set_scale(model, 0.0, 1.0)  # keeps with probability .73, and above one half everywhere
+    drawn, deployed = model.evaluate_sampled(split), model.evaluate(split, 0.0)
+    assert deployed.kept == (1.0, 1.0)
+    protected = 2 / float(split.tokens.lengths.double().mean())
+    for point, keep in enumerate((0.7311, 0.7311**2)):
+        assert drawn.kept[point] == pytest.approx(protected + (1 - protected) * keep, abs=0.06)
+    assert drawn.speed_up > 1
+
+
+def test_drawn_masks_do_not_depend_on_the_batches(prepared, tiny_settings, split):
+    small, large = (make(prepared, tiny_settings, {"compute.tokens_per_batch": most}) for most in (40, 4096))
+    first, second = small.evaluate_sampled(split), large.evaluate_sampled(split)
+    assert first.kept == second.kept
+    assert first.quality == second.quality
