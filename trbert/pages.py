@@ -15,7 +15,6 @@ import os
 import platform
 import re
 import sysconfig
-import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +22,8 @@ from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from itertools import islice
 from pathlib import Path
+
+from trbert.files import cache_folder, write_whole
 
 FORMAT = 1
 """Counts up when the same libraries would give other pages, so that older caches are not read."""
@@ -135,12 +136,6 @@ def documentation_pages() -> list[Page]:
         pages = build_pages({library: root for library, (root, _) in _installed().items()})
         _write_cache(path, pages)
     return pages
-
-
-def cache_folder() -> Path:
-    """Returns where trbert keeps what it can make again: `$TRBERT_CACHE`, or `~/.cache/trbert`."""
-    chosen = os.environ.get("TRBERT_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "trbert"
 
 
 def build_pages(roots: dict[str, Path], min_pages: int = MIN_PAGES, max_pages: int = MAX_PAGES) -> list[Page]:
@@ -310,10 +305,6 @@ def _write_cache(path: Path, pages: Iterable[Page]) -> None:
     """Writes the pages under a checksum, whole or not at all; a folder that cannot be written costs time only."""
     body = json.dumps([astuple(page) for page in pages])
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(f"{_hash(body)}\n{body}")
-        os.replace(name, path)
+        write_whole(path, f"{_hash(body)}\n{body}".encode())
     except OSError:
         return

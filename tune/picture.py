@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from trbert.errors import InputError
+from trbert.files import write_whole
 from tune.front import FREE, TEACHER, Point, free_at_cost, is_trained
-from tune.runs import write_whole
 
 
 def draw(points: Sequence[Point], path: Path) -> None:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
@@ -22,8 +21,8 @@ from trbert.cost import CostModel
 from trbert.data import Rows, load_splits
 from trbert.encoder import Encoder
 from trbert.evaluate import Evaluation, evaluate, unreduced_logits
+from trbert.files import cache_folder, write_whole
 from trbert.packed import Tokens
-from trbert.pages import cache_folder
 from trbert.pretrained import load_classifier
 from trbert.selectors import FREE_SELECTORS, points_for
 from trbert.shapes import Logits
@@ -274,8 +273,4 @@ def _hash_weights(digest: Any, encoder: Encoder) -> None:
 
 def _keep(path: Path, tensors: dict[str, Tensor]) -> None:
     """Writes tensors to the cache whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        whole = Path(folder) / "tensors"
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, whole)
-        os.replace(whole, path)
+    write_whole(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}))

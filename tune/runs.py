@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trbert.errors import RunFolderError
+from trbert.files import write_whole
 
 _VERSIONS_OF = ("torch", "transformers", "ray", "datasets", "gymnasium", "optuna", "numpy", "safetensors")
 
@@ -107,23 +108,9 @@ def forget_run(folder: RunFolder) -> None:
         folder.path.rmdir()
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all: beside its place first, on the disk, then moved there."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(content)
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
 def write_json(path: Path, values: Any) -> None:
     """Writes JSON whole or not at all."""
-    content = json.dumps(values, indent=2).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, content)
+    write_whole(path, json.dumps(values, indent=2).encode())
 
 
 def copy_folder(source: Path, target: Path) -> None:

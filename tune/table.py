@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from trbert.errors import InputError, RunFolderError
+from trbert.files import write_whole
 from tune.front import FREE, TEACHER, Point, free_at_cost, is_trained
-from tune.runs import write_whole
 
 
 def write_front(path: Path, points: Iterable[Point]) -> None:

@@ -107,10 +107,11 @@ class Model:
 
         def forward(documents: Tensor) -> Reduced:
             device = self.encoder.device
+            # Version -1 is no training step's, so that no draw is used twice.
             draw = Draw(seed=seed, version=-1, documents=documents.to(device))
             dials = torch.zeros(1, len(documents), device=device)
             tokens = split.tokens.take(documents).to(device)
-            state = sample_trajectories(self.dynamics, self.policy, tokens, draw, dials).state  # version -1: no step's draws
+            state = sample_trajectories(self.dynamics, self.policy, tokens, draw, dials).state
             return Reduced(state.batch, state.kept)
 
         with autocast(self.encoder.device, compute.evaluation):

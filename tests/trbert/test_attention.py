@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from trbert.attention import packed_attention
 
@@ -120,3 +121,24 @@ def test_a_padded_call_is_hugging_faces_own():
     output, _ = packed_attention(module, query, key, value, mask)
     expected, _ = attention_by_loop(query[:, :, :3], key[:, :, :3], value[:, :, :3], [3], [0, 1, 2], 0.5, None)
     assert_close(output[0, :3], expected)
+
+
+class Kernels(TorchDispatchMode):
+    """Collects the dtype in which each attention kernel really ran, below autocast."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtypes = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if "scaled_dot_product" in str(function):
+            self.dtypes.add(args[0].dtype)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("learns", "ran_in"), [(True, torch.float32), (False, torch.bfloat16)])
+def test_below_autocast_only_what_has_a_backward_pass_runs_in_float32(learns, ran_in):
+    query, key, value = torch.randn(3, 1, 2, 9, 8, requires_grad=learns).bfloat16().unbind(0)
+    with torch.autocast("cpu", torch.bfloat16), Kernels() as kernels:
+        packed_attention(MODULE, query, key, value, None, segments=[4, 5])
+    assert kernels.dtypes == {ran_in}

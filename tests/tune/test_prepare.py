@@ -1,6 +1,7 @@
 """What trials share: made once, kept, and never trusted when damaged."""
 
 import dataclasses
+import os
 import pickle
 import re
 
@@ -101,11 +102,10 @@ def test_damaged_logits_are_computed_again(settings, cache, no_training, damage)
 
 
 def test_a_run_stopped_while_it_keeps_its_teacher_leaves_nothing_behind(settings, cache, monkeypatch):
-    def stopped(tensors, path):
-        path.write_bytes(b"half")
+    def stopped(file):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "save_file", stopped)
+    monkeypatch.setattr(os, "fsync", stopped)  # the content is written, and not yet in its place
     with pytest.raises(KeyboardInterrupt):
         prepare(settings, None, lambda line: None)
     assert teachers(cache) == []
