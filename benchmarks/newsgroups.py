@@ -168,7 +168,7 @@ def cut(tokens: Tokens, length: int) -> Tokens:
 def at_targets(
     at: Callable[[Examples, float], Evaluation], prepared: Prepared, low: float, high: float
 ) -> dict[str, Any]:
-    """Returns the test result at a dial whose validation speed-up is each target's with 1 % to spare, or little more."""
+    """Returns the test result at a dial whose validation speed-up is each target's, 1 % to spare, or little more."""
     validation, test = prepared.validation.examples(), prepared.test.examples()
     found: dict[str, Any] = {}
     for target in TARGETS:
