@@ -6,6 +6,7 @@ it is Hugging Face's SDPA.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -70,29 +71,24 @@ def packed_attention(
             sliding_window=sliding_window,
             **kwargs,
         )
-    row = (query, key, value)
-    windows = _windows(token_positions, list(segments), sliding_window)
-    if torch.is_autocast_enabled(query.device.type) and query.device.type == "cpu" and query.requires_grad:
+    lengths = list(segments)
+    windows = _windows(token_positions, lengths, sliding_window)
+    shared_heads = query.shape[1] != key.shape[1]
+    precision: AbstractContextManager[None] = nullcontext()
+    if query.requires_grad and query.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         # The CPU's fused kernel has a bfloat16 backward pass several times slower than its float32 one (measured: it
         # makes new kernels for every length of a document), and autocast would undo the cast.
-        with torch.autocast("cpu", enabled=False):
-            output = _within_documents(*(part.float() for part in row), list(segments), windows, scaling)
-    else:
-        output = _within_documents(*row, list(segments), windows, scaling)
-    if received is not None:
-        received.copy_(_attention_received(query, key, list(segments), windows, scaling))
-    return output.transpose(1, 2), None
-
-
-def _within_documents(
-    query: Tensor, key: Tensor, value: Tensor, lengths: list[int], windows: list[Tensor | None], scaling: float | None
-) -> Tensor:
-    shared_heads = query.shape[1] != key.shape[1]
+        query, key, value = query.float(), key.float(), value.float()
+        precision = torch.autocast("cpu", enabled=False)
     pieces = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), windows, strict=True)
-    return torch.cat(
-        [F.scaled_dot_product_attention(q, k, v, w, scale=scaling, enable_gqa=shared_heads) for q, k, v, w in pieces],
-        2,
-    )
+    with precision:
+        outputs = [
+            F.scaled_dot_product_attention(q, k, v, window, scale=scaling, enable_gqa=shared_heads)
+            for q, k, v, window in pieces
+        ]
+    if received is not None:
+        received.copy_(_attention_received(query, key, lengths, windows, scaling))
+    return torch.cat(outputs, 2).transpose(1, 2), None
 
 
 def _windows(positions: TokenIndex | None, lengths: list[int], width: int | None) -> list[Tensor | None]:
