@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tune.settings import override
-from tune.training import Model
+from tune.training import KEEP_ALL, SPEED_UPS, Model, spread_dials
 
 QUICK = {"select.points": (0, 2)}
 
@@ -55,3 +55,24 @@ def test_drawn_masks_do_not_depend_on_the_batches(prepared, tiny_settings, split
     first, second = small.evaluate_sampled(split), large.evaluate_sampled(split)
     assert first.kept == second.kept
     assert first.quality == second.quality
+
+
+def test_the_dials_measured_lie_near_the_speed_ups_wanted(prepared, tiny_settings, split):
+    model = make(prepared, tiny_settings)
+    set_scale(model, 600.0, 0.0)  # logits a few units wide, as after training
+    dials = spread_dials(model, split)
+    assert dials == sorted(dials)
+    assert {0.0, KEEP_ALL} <= set(dials)
+    found = [model.evaluate(split, dial).speed_up for dial in dials if dial not in (0.0, KEEP_ALL)]
+    fastest = model.evaluate(split, -4.0).speed_up
+    wanted = [each for each in SPEED_UPS if each <= fastest]
+    assert len(found) == len(wanted) >= 2
+    for measured, speed_up in zip(found, wanted, strict=True):
+        assert measured == pytest.approx(speed_up, rel=0.15)
+
+
+@pytest.mark.parametrize("bias", [50.0, -50.0])
+def test_speed_ups_out_of_reach_are_left_out(prepared, tiny_settings, split, bias):
+    model = make(prepared, tiny_settings)
+    set_scale(model, 0.0, bias)
+    assert spread_dials(model, split) == [0.0, KEEP_ALL]
