@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from trbert.errors import InputError, TrbertError
+from trbert.errors import InputError, RunFolderError, TrbertError
 from tune.budget import Plan, make_plan, parse_duration
 from tune.console import Parser, exit_code
 from tune.runs import RunFolder, existing_run, forget_run, free_name, make_run, versions, write_json
@@ -93,7 +93,7 @@ def _run(options: argparse.Namespace) -> None:
     else:
         folder = RunFolder(Path(options.runs) / (options.name or free_name(Path(options.runs), "search")))
         saved = {"settings": to_json(_settings(options)), "search": asdict(_search(options)), "versions": versions()}
-    search = Search(**saved["search"])
+    search = _asked(saved, folder)
     plan = make_plan(parse_duration(search.budget), _concurrent(search), search.num_trials)
     print(describe(plan, from_json(saved["settings"]), search, folder), flush=True)
     if options.dry_run:
@@ -172,6 +172,15 @@ def _search(options: argparse.Namespace) -> Search:
         storage=options.storage,
         fixed=_fixed(options),
     )
+
+
+def _asked(saved: dict[str, Any], folder: RunFolder) -> Search:
+    try:
+        return Search(**saved["search"])
+    except TypeError as error:
+        raise RunFolderError(
+            f"{folder.settings} was written by another version ({error}): start the search again under another --name"
+        ) from error
 
 
 def _concurrent(search: Search) -> int:

@@ -214,6 +214,15 @@ def test_a_run_whose_settings_are_damaged_is_not_resumed(capsys, folder, searche
     assert searched == []
 
 
+@pytest.mark.parametrize("asked", [{"budget": "10m"}, {"budget": "10m", "of_old": 1}])
+def test_a_run_that_another_version_wrote_is_not_resumed(capsys, folder, searched, asked):
+    (folder / "run").mkdir()
+    (folder / "run" / "settings.json").write_text(json.dumps({"settings": {}, "search": asked}))
+    assert main(["--resume", "run"]) == 2
+    assert "run/settings.json was written by another version" in one_line(capsys)
+    assert searched == []
+
+
 def test_ctrl_c_says_how_to_go_on_and_keeps_the_run(capsys, folder, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
@@ -230,7 +239,10 @@ def test_a_full_disk_is_said(capsys, monkeypatch):
 
     monkeypatch.setattr(search, "write_json", full)
     assert main(["--name", "mine"]) == 1
-    assert one_line(capsys) == "error: disk full while writing runs/mine/settings.json: free space and resume"
+    assert (
+        one_line(capsys)
+        == "error: disk full while writing runs/mine/settings.json: free space, then resume or start again"
+    )
 
 
 # Mistakes in what the arguments name: found by the driver, before it starts Ray.
