@@ -3,7 +3,6 @@
 import logging
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ import transformers
 from ray import tune
 from ray.exceptions import RayTaskError
 from ray.tune.search.optuna import OptunaSearch
+from ray.util.queue import Queue
 
 from tune.budget import Plan, after_preparing, fit_trial
 from tune.prepare import FreePoint, Prepared, free_points, prepare
@@ -114,24 +114,20 @@ def _start_ray(address: str, cores: int, verbose: bool) -> None:
 
 def _on_cluster(settings: Settings, plan: Plan, console: Console, gpus: float) -> Shared:
     """Prepares on a worker: the head of a cluster has no processors of its own to give."""
-
-    @ray.remote(num_cpus=1, num_gpus=gpus)
-    def work() -> Iterator[Any]:
-        lines: list[str] = []
-        shared = make_shared(settings, plan, lines.append)
-        yield from lines
-        yield shared
-
+    lines = Queue(actor_options={"num_cpus": 0})
+    work = ray.remote(num_cpus=1, num_gpus=gpus)(make_shared).remote(settings, plan, lines.put)
     try:
-        stream: Any = work.options(num_returns="streaming").remote()
-        for ref in stream:
-            value = ray.get(ref)
-            if isinstance(value, Shared):
-                return value
-            console.line(value)
+        while True:
+            done, _ = ray.wait([work], timeout=0.5)
+            for line in lines.get_nowait_batch(lines.qsize()):
+                console.line(line)
+            if done:
+                shared: Shared = ray.get(work)
+                return shared
     except RayTaskError as error:
         raise error.cause from None
-    raise RuntimeError("the preparing task ended without a result")
+    finally:
+        lines.shutdown()
 
 
 def _run_trials(
