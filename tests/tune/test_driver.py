@@ -29,14 +29,12 @@ def test_a_worker_prepares_and_says_so_as_it_goes(ray_local, tiny_settings):
     console = Lines()
     longer = override(tiny_settings, {"seed": 11, "teacher.epochs": 8.0})  # no teacher of another test's
     shared = _on_cluster(longer, PLAN, console, gpus=0.0)
-    took = time.monotonic() - console.told[0][0]
     assert isinstance(shared, Shared)
     assert [point.selector for point in shared.free]
     assert any("train: 240 documents" in text for _, text in console.told)
     training = next(when for when, text in console.told if "teacher: training, 8 epochs" in text)
     finished = next(when for when, text in console.told if "% on test" in text)
-    assert finished - training > 0.3  # the first line came before the teacher was trained
-    assert took > 0.3
+    assert finished - training > 0.3  # each was told when it was said, not all at the end
 
 
 def test_the_users_mistake_comes_back_as_itself(ray_local, tiny_settings):
