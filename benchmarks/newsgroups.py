@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--out", default="docs/results", help="folder of the report")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", help="run the units whose name contains this, and write no report")
+    parser.add_argument("--report", action="store_true", help="run nothing, and report the units that are done")
     options = parser.parse_args()
     settings = override(
         Settings(),
@@ -69,7 +70,7 @@ def main() -> None:
     work = Path(options.work)
     for name, unit in units(prepared, settings).items():
         path = work / f"{name.replace(' ', '_')}.json"
-        if path.exists() or (options.only and options.only not in name):
+        if path.exists() or options.report or (options.only and options.only not in name):
             continue
         started = time.perf_counter()
         print(f"{name} …", flush=True)
@@ -131,7 +132,7 @@ def trained(prepared: Prepared, settings: Settings) -> dict[str, Any]:
         "deployed": asdict(model.evaluate(test, 0.0)),
         "sampled": asdict(model.evaluate_sampled(test)),
         "frozen_validation": frozen,
-        "settings": asdict(settings),
+        "settings": asdict(override(settings, {"data.source": Path(settings.data.source).name})),
     }
 
 
@@ -223,7 +224,8 @@ documents.
 
 Speed-up: unpadded FLOPs, policy included, ratio of sums; 1 % to spare on validation. Drop: percentage points below the
 better of the teacher and the same model with all tokens kept. Mean ± standard deviation over seeds. A dash: not run, or
-out of reach, since the layers before the first point cost more than that.
+out of reach, since the layers before the first point cost more than that. Policy: {POLICY}; the paper's recipe has the
+same select documents, and a joint stage that takes as long; truncated teachers have {TRUNCATE_EPOCHS:g} epochs.
 """.splitlines()
     lines += ["", *_gap(groups)]
     (out / "newsgroups.md").write_text("\n".join([*head, "", *lines, ""]), encoding="utf-8")

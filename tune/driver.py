@@ -80,8 +80,7 @@ def run_search(
 
 def _fit(settings: Settings, plan: Plan, prepared: Prepared, console: Console) -> Settings:
     """Returns the settings of a trial, its documents cut to what the budget allows."""
-    evaluated = len(prepared.validation.labels) + len(prepared.test.labels)
-    fitted = fit_trial(settings, plan, prepared.training_seconds, evaluated)
+    fitted = fit_trial(settings, plan, prepared.training_seconds, len(prepared.validation.labels))
     console.line(
         f"a trial: {fitted.select.warm_start_documents:,} documents of warm start, {fitted.select.documents:,} of "
         f"select, {fitted.joint.documents:,} of joint, in {plan.trial_seconds:.0f} s"

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from trbert.encoder import Encoder
-from trbert.evaluate import evaluate, evaluate_unreduced
+from trbert.evaluate import Evaluation, evaluate, evaluate_unreduced
 from trbert.modeling import load
 from trbert.packed import Tokens
 from trbert.selectors import PolicySelector
 from trbert.shapes import DocIndex
-from tune.front import Point, keeps_all, mark_front
+from tune.front import Point, is_trained, keeps_all, mark_front
 from tune.picture import draw
 from tune.prepare import FreePoint, Prepared
 from tune.runs import RunFolder, copy_folder
@@ -27,6 +27,7 @@ from tune.trial import RESULT
 TIMED_DOCUMENTS = 96
 TIMED_BATCH_TOKENS = 4096
 TIMED_ROUNDS = 3
+TEST_BATCH_TOKENS = 16384
 
 
 def collect(
@@ -44,10 +45,17 @@ def collect(
     save_teacher(folder, prepared, settings)
     points: list[Point] = [_teacher_point(prepared)]
     points += [_free_point(each) for each in free]
+    trials = []
     for number, result in enumerate(finished(results), start=1):
-        points += _trial_points(folder, number, result)
-    marked = mark_front(_with_drops(points))
-    timed = _timed(folder, marked, prepared)
+        trials.append(_save_model(folder, number, result))
+        points += _trial_points(number, trials[-1])
+    marked = mark_front(points)
+    reported = _reported(marked)
+    models = {marked[i].model: load(folder.path / marked[i].model) for i in reported}
+    tested = _with_drops(_tested(marked, reported, models, prepared))
+    for number, told in enumerate(trials, start=1):
+        _write_card(folder, number, told, tested)
+    timed = _timed(tested, models, prepared)
     write_front(folder.front_table, timed)
     draw(timed, folder.front_picture)
     return tuple(timed)
@@ -110,45 +118,61 @@ def _free_point(free: FreePoint) -> Point:
     )
 
 
-def _trial_points(folder: RunFolder, number: int, result: Any) -> list[Point]:
-    name = str(number)
+def _save_model(folder: RunFolder, number: int, result: Any) -> dict[str, Any]:
+    """Copies a trial's model to its place in the run; returns what the trial told of it."""
     with result.checkpoint.as_directory() as checkpoint:
-        told = json.loads((Path(checkpoint) / RESULT).read_text(encoding="utf-8"))
-        copy_folder(Path(checkpoint) / "model", folder.models / name)
+        told: dict[str, Any] = json.loads((Path(checkpoint) / RESULT).read_text(encoding="utf-8"))
+        copy_folder(Path(checkpoint) / "model", folder.models / str(number))
+    return told
+
+
+def _trial_points(number: int, told: dict[str, Any]) -> list[Point]:
     select = told["settings"]["select"]
-    common = {
-        "trial": name,
-        "penalty": select["penalty"],
-        "keep_ratios": tuple(select["keep_ratios"] or ()),
-        "docs_per_second": None,
-        "drop": None,
-        "on_front": False,
-        "model": f"models/{name}",
-    }
-    points = []
-    for each in told["curve"]:
-        measured = each["test"] or each["validation"]
-        points.append(
-            Point(
-                selector="policy",
-                dial=each["dial"],
-                points=tuple(told["points"]),
-                quality_validation=each["validation"]["quality"],
-                quality_test=each["test"]["quality"] if each["test"] else None,
-                speed_up=measured["speed_up"],
-                kept=tuple(measured["kept"]),
-                **common,
-            )
+    return [
+        Point(
+            trial=str(number),
+            selector="policy",
+            dial=each["dial"],
+            points=tuple(told["points"]),
+            penalty=select["penalty"],
+            keep_ratios=tuple(select["keep_ratios"] or ()),
+            quality_validation=each["validation"]["quality"],
+            speed_up=each["validation"]["speed_up"],
+            kept=tuple(each["validation"]["kept"]),
+            model=f"models/{number}",
         )
-    card = _card(
-        f"Reduced model {name}",
-        None,
-        [f"reduction points {told['points']}, penalty {select['penalty']:.3g}", "dial, test accuracy, FLOPs speed-up:"]
-        + [f"  {p.dial:+.2f}  {p.quality_test:.4f}  {p.speed_up:.2f}x" for p in points if p.quality_test]
-        + [_sampled_gap(told)],
-    )
-    (folder.models / name / "README.md").write_text(card, encoding="utf-8")
-    return points
+        for each in told["curve"]
+    ]
+
+
+def _reported(points: Sequence[Point]) -> list[int]:
+    """Returns which trained points are measured on test: the front's, and the yardstick's, all chosen on validation."""
+    full = [i for i, point in enumerate(points) if is_trained(point) and keeps_all(point)]
+    yardstick = max(full, key=lambda i: points[i].quality_validation, default=None)
+    return [i for i, point in enumerate(points) if is_trained(point) and (point.on_front or i == yardstick)]
+
+
+def _tested(
+    points: Sequence[Point], reported: Sequence[int], models: dict[str, Any], prepared: Prepared
+) -> list[Point]:
+    test = prepared.test.examples()
+    tested = list(points)
+    for index in reported:
+        found = _measure(models[points[index].model], points[index], test.tokens, test.labels)
+        tested[index] = replace(
+            points[index], quality_test=found.quality, speed_up=found.speed_up, kept=tuple(found.kept)
+        )
+    return tested
+
+
+def _write_card(folder: RunFolder, number: int, told: dict[str, Any], points: Sequence[Point]) -> None:
+    penalty = told["settings"]["select"]["penalty"]
+    lines = [f"reduction points {told['points']}, penalty {penalty:.3g}", "dial, test accuracy, FLOPs speed-up:"]
+    for point in points:
+        if point.trial == str(number) and point.quality_test is not None:
+            lines.append(f"  {point.dial:+.2f}  {point.quality_test:.4f}  {point.speed_up:.2f}x")
+    card = _card(f"Reduced model {number}", None, [*lines, _sampled_gap(told)])
+    (folder.models / str(number) / "README.md").write_text(card, encoding="utf-8")
 
 
 def _sampled_gap(told: dict[str, Any]) -> str:
@@ -162,7 +186,7 @@ def _sampled_gap(told: dict[str, Any]) -> str:
 
 
 def _with_drops(points: Sequence[Point]) -> list[Point]:
-    """Drops are from the best model that keeps all tokens, the teacher or a jointly trained one, on test."""
+    """Drops are from the best model that keeps all tokens, the teacher or a jointly trained one."""
     yardstick = max(point.quality_test or 0.0 for point in points if keeps_all(point))
     return [
         point if point.quality_test is None else replace(point, drop=100 * (yardstick - point.quality_test))
@@ -170,45 +194,33 @@ def _with_drops(points: Sequence[Point]) -> list[Point]:
     ]
 
 
-def _timed(folder: RunFolder, points: Sequence[Point], prepared: Prepared) -> list[Point]:
+def _timed(points: Sequence[Point], models: dict[str, Any], prepared: Prepared) -> list[Point]:
     """Measures documents a second of the front's models, one after the other in interleaved rounds, nothing beside."""
     part = prepared.test.examples()
     documents = torch.arange(min(TIMED_DOCUMENTS, len(part.tokens)))
     tokens, labels = part.tokens.take(documents), part.labels[documents]
     wanted = [i for i, p in enumerate(points) if p.model and (p.on_front or p.trial == "teacher")]
     teacher = Encoder(prepared.classifier(torch.device("cpu")))
-    reduced = {points[i].model for i in wanted if points[i].selector != "none"}
-    models = {name: load(folder.path / name) for name in reduced}
     rates_of: dict[int, list[float]] = {index: [] for index in wanted}
     for _ in range(TIMED_ROUNDS):
         for index in wanted:
             point = points[index]
-            if point.selector == "none":
-                rates_of[index].append(_unreduced_rate(teacher, tokens, labels))
+            if is_trained(point):
+                found = _measure(models[point.model], point, tokens, labels, TIMED_BATCH_TOKENS)
             else:
-                rates_of[index].append(_reduced_rate(models[point.model], point, tokens, labels))
+                found = evaluate_unreduced(teacher, tokens, labels, TIMED_BATCH_TOKENS)
+            rates_of[index].append(found.docs_per_second)
     timed = list(points)
     for index, rates in rates_of.items():
         timed[index] = replace(points[index], docs_per_second=sorted(rates)[len(rates) // 2])
     return timed
 
 
-def _unreduced_rate(encoder: Encoder, tokens: Tokens, labels: DocIndex) -> float:
-    return evaluate_unreduced(encoder, tokens, labels, TIMED_BATCH_TOKENS).docs_per_second
-
-
-def _reduced_rate(model: Any, point: Point, tokens: Tokens, labels: DocIndex) -> float:
-    measured = evaluate(
-        model.staged,
-        model.cost_model(),
-        PolicySelector(model.policy),
-        tokens,
-        labels,
-        point.points,
-        point.dial or 0.0,
-        TIMED_BATCH_TOKENS,
-    )
-    return measured.docs_per_second
+def _measure(
+    model: Any, point: Point, tokens: Tokens, labels: DocIndex, tokens_per_batch: int = TEST_BATCH_TOKENS
+) -> Evaluation:
+    selector, dial = PolicySelector(model.policy), point.dial or 0.0
+    return evaluate(model.staged, model.cost_model(), selector, tokens, labels, point.points, dial, tokens_per_batch)
 
 
 def _card(title: str, settings: Settings | None, lines: Sequence[str]) -> str:

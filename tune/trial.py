@@ -51,7 +51,7 @@ def run_trial(
     torch.set_num_threads(own.compute.threads or 1)
     started = time.monotonic()
     model = Model(prepared, own)
-    train, validation, test = (part.examples() for part in (prepared.train, prepared.validation, prepared.test))
+    train, validation = prepared.train.examples(), prepared.validation.examples()
     resumed = _restore(model)
     pool = None
     if num_rollout_workers and not resumed:
@@ -68,7 +68,7 @@ def run_trial(
     _timed(lambda told: model.join(train, told), "joint", until)
     model.encoder.model.eval()
     told = _Teller("measure")
-    curve = dial_curve(model, validation, test, lambda share: told({"step": share, "steps": 1.0}))
+    curve = dial_curve(model, validation, lambda share: told({"step": share, "steps": 1.0}))
     sampled = model.evaluate_sampled(validation)
     _report(model, prepared, own, curve, sampled, time.monotonic() - started, pool.repeated if pool else 0)
 
