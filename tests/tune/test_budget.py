@@ -108,11 +108,11 @@ def test_a_teachers_epochs_are_cut_to_its_share():
 
 def trial_seconds(settings, seconds_a_document, evaluated):
     """What fit_trial's own account of a trial comes to."""
-    select = settings.select.documents * (0.05 * settings.select.samples + 0.1)
+    select = settings.select.documents * (0.1 * settings.select.samples + 0.1)
     select += 0.45 * settings.select.warm_start_documents
-    joint = settings.joint.documents * (0.2 * settings.joint.samples + 0.5)
+    joint = settings.joint.documents * (0.3 * settings.joint.samples + 0.6)
     # 1.6: the plan's two trials run side by side.
-    return (evaluated + 1.2 * (select + joint)) * 1.6 * seconds_a_document
+    return (2.5 * evaluated + 1.2 * (select + joint)) * 1.6 * seconds_a_document
 
 
 def test_a_trial_that_fits_is_left_alone():
@@ -122,9 +122,9 @@ def test_a_trial_that_fits_is_left_alone():
 @pytest.mark.parametrize("seconds_a_document", [0.02, 0.03, 0.04])
 def test_both_stages_of_a_trial_shrink_alike_until_it_fits(seconds_a_document):
     wanted = Settings()
-    assert trial_seconds(wanted, seconds_a_document, 800) > PLAN.trial_seconds
-    fitted = fit_trial(wanted, PLAN, seconds_a_document, evaluated=800)
-    spent = trial_seconds(fitted, seconds_a_document, 800)
+    assert trial_seconds(wanted, seconds_a_document, 300) > PLAN.trial_seconds
+    fitted = fit_trial(wanted, PLAN, seconds_a_document, evaluated=300)
+    spent = trial_seconds(fitted, seconds_a_document, 300)
     assert 0.95 * PLAN.trial_seconds < spent <= PLAN.trial_seconds
     select_share = fitted.select.documents / wanted.select.documents
     assert select_share == pytest.approx(fitted.joint.documents / wanted.joint.documents, rel=0.02)
