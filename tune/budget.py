@@ -94,18 +94,17 @@ def fit_teacher(settings: Settings, plan: Plan, seconds_a_document: float, docum
 def fit_trial(settings: Settings, plan: Plan, seconds_a_document: float, evaluated: int) -> Settings:
     """Returns settings whose select and joint stages fit one trial's share of the budget.
 
-    The shares of an unreduced training pass were measured on MiniLM, 209 tokens, on a trial of some hundred documents,
-    whose policy still keeps much: a document of warm start 0.44, of select with 8 trajectories up to 0.98, of joint
-    with 3 of them 0.9 to 1.8, of evaluation in float32 along the dial 2.5. The evaluation of `evaluated` documents
-    comes off first.
+    The shares of an unreduced training pass were measured on MiniLM, 209 tokens, two cores: a document of warm start
+    0.4, of select with 8 trajectories 0.3 to 0.9 (most at first), of joint with 3 of them 0.8 to 1.7 (likewise), of
+    evaluation in float32 along the dial 1.2. The evaluation of `evaluated` documents comes off first.
     """
     select, joint = settings.select, settings.joint
     if plan.concurrent > 1:
         seconds_a_document *= SIDE_BY_SIDE
-    evaluation = 2.5 * evaluated * seconds_a_document
-    select_cost = select.documents * (0.1 * select.samples + 0.1) * seconds_a_document
+    evaluation = 1.2 * evaluated * seconds_a_document
+    select_cost = select.documents * (0.05 * select.samples + 0.1) * seconds_a_document
     select_cost += 0.45 * select.warm_start_documents * seconds_a_document
-    joint_cost = joint.documents * (0.3 * joint.samples + 0.6) * seconds_a_document
+    joint_cost = joint.documents * (0.2 * joint.samples + 0.5) * seconds_a_document
     share = (plan.trial_seconds - evaluation) / (1.2 * (select_cost + joint_cost))
     if share >= 1:
         return settings

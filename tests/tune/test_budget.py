@@ -108,11 +108,11 @@ def test_a_teachers_epochs_are_cut_to_its_share():
 
 def trial_seconds(settings, seconds_a_document, evaluated):
     """What fit_trial's own account of a trial comes to."""
-    select = settings.select.documents * (0.1 * settings.select.samples + 0.1)
+    select = settings.select.documents * (0.05 * settings.select.samples + 0.1)
     select += 0.45 * settings.select.warm_start_documents
-    joint = settings.joint.documents * (0.3 * settings.joint.samples + 0.6)
+    joint = settings.joint.documents * (0.2 * settings.joint.samples + 0.5)
     # 1.6: the plan's two trials run side by side.
-    return (2.5 * evaluated + 1.2 * (select + joint)) * 1.6 * seconds_a_document
+    return (1.2 * evaluated + 1.2 * (select + joint)) * 1.6 * seconds_a_document
 
 
 def test_a_trial_that_fits_is_left_alone():
