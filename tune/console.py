@@ -47,12 +47,7 @@ def exit_code(run: Callable[[], None], verbose: bool) -> int:
         if full is not None:
             where = getattr(full, "filename", None)
             place = f" while writing {where}" if where else ""
-            return _complain(
-                error,
-                f"error: disk full{place}: free space, then resume or start again",
-                1,
-                verbose,
-            )
+            return _complain(error, f"error: disk full{place}: free space, then resume or start again", 1, verbose)
         fault = f"{type(error).__name__}: {error}".removesuffix(": ")
         return _complain(error, f"error: {fault} (run again with --verbose for the traceback)", 1, verbose)
     return 0

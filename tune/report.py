@@ -17,17 +17,17 @@ from trbert.packed import Tokens
 from trbert.selectors import PolicySelector
 from trbert.shapes import DocIndex
 from tune.front import Point, is_trained, keeps_all, mark_front
+from tune.learner import autocast
 from tune.picture import draw
 from tune.prepare import FreePoint, Prepared
 from tune.runs import RunFolder, copy_folder
-from tune.settings import Settings
+from tune.settings import ComputeSettings, Settings
 from tune.table import write_front
 from tune.trial import RESULT
 
 TIMED_DOCUMENTS = 96
 TIMED_BATCH_TOKENS = 4096
 TIMED_ROUNDS = 3
-TEST_BATCH_TOKENS = 16384
 
 
 def collect(
@@ -52,7 +52,7 @@ def collect(
     marked = mark_front(points)
     reported = _reported(marked)
     models = {marked[i].model: load(folder.path / marked[i].model) for i in reported}
-    tested = _with_drops(_tested(marked, reported, models, prepared))
+    tested = _with_drops(_tested(marked, reported, models, prepared, settings.compute))
     for number, told in enumerate(trials, start=1):
         _write_card(folder, number, told, tested)
     timed = _timed(tested, models, prepared)
@@ -153,12 +153,19 @@ def _reported(points: Sequence[Point]) -> list[int]:
 
 
 def _tested(
-    points: Sequence[Point], reported: Sequence[int], models: dict[str, Any], prepared: Prepared
+    points: Sequence[Point],
+    reported: Sequence[int],
+    models: dict[str, Any],
+    prepared: Prepared,
+    compute: ComputeSettings,
 ) -> list[Point]:
+    """Measures these points on test, in the arithmetic that the teacher and the free rules were measured in."""
     test = prepared.test.examples()
     tested = list(points)
     for index in reported:
-        found = _measure(models[points[index].model], points[index], test.tokens, test.labels)
+        model = models[points[index].model]
+        with autocast(model.staged.device, compute.evaluation):
+            found = _measure(model, points[index], test.tokens, test.labels, compute.tokens_per_batch)
         tested[index] = replace(
             points[index], quality_test=found.quality, speed_up=found.speed_up, kept=tuple(found.kept)
         )
@@ -216,9 +223,7 @@ def _timed(points: Sequence[Point], models: dict[str, Any], prepared: Prepared) 
     return timed
 
 
-def _measure(
-    model: Any, point: Point, tokens: Tokens, labels: DocIndex, tokens_per_batch: int = TEST_BATCH_TOKENS
-) -> Evaluation:
+def _measure(model: Any, point: Point, tokens: Tokens, labels: DocIndex, tokens_per_batch: int) -> Evaluation:
     selector, dial = PolicySelector(model.policy), point.dial or 0.0
     return evaluate(model.staged, model.cost_model(), selector, tokens, labels, point.points, dial, tokens_per_batch)
 

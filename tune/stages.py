@@ -196,10 +196,10 @@ class Sampler:
         """The paper's guided sample: the k most salient tokens, k = round Σ p at the first point."""
         states, scores = saliency(self.dynamics.encoder, part.tokens, part.labels, self.dynamics.points)
         with torch.no_grad():
-            state = self.dynamics.reset(part.tokens)
-            expected = self.policy.logits(state.batch, 0).sigmoid()
-            keep = expected.new_zeros(len(state.batch)).index_add(0, state.batch.documents, expected).round()
-        return most_salient(states[0], scores, keep)[0]
+            entering = states[0]
+            expected = self.policy.logits(entering, 0).sigmoid()
+            keep = expected.new_zeros(len(entering)).index_add(0, entering.documents, expected).round()
+        return most_salient(entering, scores, keep)[0]
 
 
 def select_loss(rollout: Rollout, rewards: Tensor, lengths: Tensor, settings: SelectSettings) -> Float[Tensor, ""]:
