@@ -29,7 +29,8 @@ KEEP_ALL = 1000.0
 SPEED_UPS = (12.0, 8.0, 5.0, 3.0, 2.0)
 """Near which a trained model is measured, beside dial 0 and all tokens kept."""
 
-_SCOUT_DIALS = tuple(float(dial) for dial in range(-4, 7))
+_SCOUT_DIALS = tuple(dial / 2 for dial in range(-8, 13))
+"""Half a nat apart: a policy trained for minutes only is unsure, and goes from 2x to 8x within two nats."""
 _SCOUT_DOCUMENTS = 32
 
 
