@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from trbert.errors import InputError
 from tune.settings import Settings, override
 
-TEACHER_SHARE, TRIALS_SHARE, CLOSING_SHARE = 0.25, 0.5, 0.1
+TEACHER_SHARE, TRIALS_SHARE, CLOSING_SHARE = 0.25, 0.5, 0.15
+MOST_CLOSING_S = 300.0
+"""The front's models are measured once, however long the search was."""
 LEAST_TRIAL_S = 130.0
 SIDE_BY_SIDE = 1.6
 """How much longer a trial takes beside others than alone: cores share caches and memory (measured on two)."""
@@ -52,16 +54,17 @@ def make_plan(seconds: float, concurrent: int, num_trials: int | None) -> Plan:
 
 
 def after_preparing(plan: Plan, elapsed: float) -> Plan:
-    """Returns the plan with what is really left for trials: the budget less the seconds used and a tenth for the end.
+    """Returns the plan with what is really left for trials: the budget less the seconds used and some for the end.
 
     Preparing that took far too long leaves a trial a quarter of what it was promised; the budget then overruns.
 
     Example:
         >>> after_preparing(make_plan(600.0, concurrent=2, num_trials=4), elapsed=240.0).trial_seconds
-        150.0
+        135.0
     """
     waves = math.ceil(plan.trials / plan.concurrent)
-    left = ((1 - CLOSING_SHARE) * plan.seconds - elapsed) / waves
+    closing = min(CLOSING_SHARE * plan.seconds, MOST_CLOSING_S)
+    left = (plan.seconds - closing - elapsed) / waves
     return replace(plan, trial_seconds=max(left, plan.trial_seconds / 4))
 
 
@@ -105,7 +108,7 @@ def fit_trial(settings: Settings, plan: Plan, seconds_a_document: float, evaluat
     select_cost = select.documents * (0.05 * select.samples + 0.1) * seconds_a_document
     select_cost += 0.45 * select.warm_start_documents * seconds_a_document
     joint_cost = joint.documents * (0.2 * joint.samples + 0.5) * seconds_a_document
-    share = (plan.trial_seconds - evaluation) / (1.2 * (select_cost + joint_cost))
+    share = (plan.trial_seconds - evaluation) / (1.35 * (select_cost + joint_cost))
     if share >= 1:
         return settings
     share = max(share, 0.02)
