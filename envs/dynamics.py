@@ -8,12 +8,13 @@ import torch
 from trbert.cost import CostModel
 from trbert.encoder import Encoder
 from trbert.errors import InputError
+from trbert.latency import LatencyTable
 from trbert.packed import PackedBatch, Tokens
 from trbert.reduction import advance, check_points, enter
 from trbert.shapes import DocFloat, DocIndex, Kept, Logits, SampleMasks
 from trbert.tasks import gold_log_likelihood
 
-Price = Literal["flops", "tokens"]
+Price = Literal["flops", "latency", "tokens"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,13 +24,19 @@ class RewardTerms:
     Attributes:
         penalty: λ, the price of cost, in nats per unreduced document.
         keep_ratios: ρ_t, fractions of the original tokens that each point may keep free of charge.
-        price: "flops" charges each stage's share of the document's FLOPs; "tokens" the kept fraction, every point
-            alike, as the paper does.
+        price: "flops" charges each stage's share of the document's FLOPs; "latency" its share of the document's time,
+            as measured; "tokens" the kept fraction, every point alike, as the paper does.
+        latency: the measured times, where they are the price.
     """
 
     penalty: float
     keep_ratios: tuple[float, ...]
     price: Price = "flops"
+    latency: LatencyTable | None = None
+
+    def __post_init__(self) -> None:
+        if self.price == "latency" and self.latency is None:
+            raise InputError("price 'latency' needs a latency table, and there is none: measure or load one")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +97,8 @@ class Dynamics:
         if self.terms.price == "tokens":
             paid = (kept / lengths - ratios) / len(self.points)
         else:
-            free = self.cost.price(self.points, ratios * lengths, lengths)
-            paid = self.cost.price(self.points, kept.float(), lengths) - free
+            of = self.terms.latency if self.terms.price == "latency" and self.terms.latency else self.cost
+            paid = of.price(self.points, kept.float(), lengths) - of.price(self.points, ratios * lengths, lengths)
         return paid.clamp(min=0).sum(0)
 
     def reward(self, state: State, logits: Logits, labels: DocIndex) -> DocFloat:

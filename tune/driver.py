@@ -14,6 +14,7 @@ from ray.exceptions import RayTaskError
 from ray.tune.search.optuna import OptunaSearch
 from ray.util.queue import Queue
 
+from trbert.latency import LatencyTable, load_latency
 from tune.budget import Plan, after_preparing, fit_trial
 from tune.prepare import FreePoint, Prepared, free_points, prepare
 from tune.progress import Console, SearchProgress
@@ -51,11 +52,14 @@ def run_search(
         transformers.utils.logging.disable_progress_bar()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
     settings, asked = from_json(saved["settings"]), saved["search"]
+    # Read here: a file of this machine is on no other of a cluster.
+    table_file = settings.select.latency_table
+    latency = None if table_file is None else load_latency(table_file)
     if asked["address"]:
         _start_ray(asked["address"], cores, verbose)
-        shared = _on_cluster(settings, plan, console, _gpus_each(asked, plan))
+        shared = _on_cluster(settings, plan, console, _gpus_each(asked, plan), latency)
     else:
-        shared = make_shared(settings, plan, console.line)
+        shared = make_shared(settings, plan, console.line, latency)
         _start_ray("local", cores, verbose)
     try:
         if not resumed or "fitted" not in saved:
@@ -97,9 +101,9 @@ def _gpus_each(asked: dict[str, Any], plan: Plan) -> float:
     return min(1.0, round(resources.get("GPU", 0.0) / processes, 3))
 
 
-def make_shared(settings: Settings, plan: Plan, say: Any) -> Shared:
+def make_shared(settings: Settings, plan: Plan, say: Any, latency: LatencyTable | None) -> Shared:
     """Prepares data and teacher, and measures the rules that need no training."""
-    prepared = prepare(settings, plan, say)
+    prepared = prepare(settings, plan, say, latency)
     say("free rules: first, random, attention on the teacher")
     points = tuple(int(point) for point in point_choices(prepared.config.num_hidden_layers)[0].split(","))
     return Shared(prepared=prepared, free=free_points(prepared, settings, points))
@@ -111,10 +115,10 @@ def _start_ray(address: str, cores: int, verbose: bool) -> None:
     ray.init(address=address, log_to_driver=verbose, logging_level=level, **options)
 
 
-def _on_cluster(settings: Settings, plan: Plan, console: Console, gpus: float) -> Shared:
+def _on_cluster(settings: Settings, plan: Plan, console: Console, gpus: float, latency: LatencyTable | None) -> Shared:
     """Prepares on a worker: the head of a cluster has no processors of its own to give."""
     lines = Queue(actor_options={"num_cpus": 0})
-    work = ray.remote(num_cpus=1, num_gpus=gpus)(make_shared).remote(settings, plan, lines.put)
+    work = ray.remote(num_cpus=1, num_gpus=gpus)(make_shared).remote(settings, plan, lines.put, latency)
     try:
         while True:
             done, _ = ray.wait([work], timeout=0.5)

@@ -22,6 +22,7 @@ from trbert.data import Rows, load_splits
 from trbert.encoder import Encoder
 from trbert.evaluate import Evaluation, evaluate, unreduced_logits
 from trbert.files import cache_folder, write_whole
+from trbert.latency import LatencyTable, measure_latency
 from trbert.packed import Tokens
 from trbert.pretrained import load_classifier
 from trbert.selectors import FREE_SELECTORS, points_for
@@ -96,6 +97,7 @@ class Prepared:
         teacher_validation: the teacher's quality on validation.
         teacher_test: the teacher's quality on test.
         label_names: classes in index order.
+        latency: how long layers take, where that is the price.
     """
 
     training_seconds: float
@@ -108,6 +110,7 @@ class Prepared:
     teacher_validation: float
     teacher_test: float
     label_names: tuple[str, ...]
+    latency: LatencyTable | None = None
 
     def classifier(self, device: torch.device) -> Any:
         """Returns a copy of the teacher, to be trained on."""
@@ -116,13 +119,15 @@ class Prepared:
         return model.to(device).eval()
 
 
-def prepare(settings: Settings, plan: Plan | None, say: Say) -> Prepared:
+def prepare(settings: Settings, plan: Plan | None, say: Say, latency: LatencyTable | None = None) -> Prepared:
     """Returns tokens and teacher, from the cache where the same were made before.
 
     Args:
         settings: of the run; `data`, `model`, `teacher` and `seed` decide the result.
         plan: cuts the teacher's epochs to its time; None cuts nothing.
         say: is told what is being done, one line each.
+        latency: the user's table, where time is the price; measured here, in the arithmetic and on the threads of
+            evaluation, when None.
     """
     torch.set_num_threads(settings.compute.threads or os.cpu_count() or 1)
     data = settings.data
@@ -153,6 +158,10 @@ def prepare(settings: Settings, plan: Plan | None, say: Say) -> Prepared:
     on_validation = accuracy(logits["validation"], validation.labels)
     on_test = accuracy(logits["test"], test.labels)
     say(f"teacher: {100 * on_validation:.1f} % on validation, {100 * on_test:.1f} % on test")
+    if latency is None and settings.select.price == "latency":
+        say("latency: timing the layers on documents of every length")
+        with autocast(device, settings.compute.evaluation):
+            latency = measure_latency(encoder, longest=longest)
     return Prepared(
         training_seconds=training_seconds(encoder, train, settings.compute.dtype, settings.compute.threads or 1),
         train=PackedArrays.of(replace(train, teacher_logits=logits["train"])),
@@ -164,6 +173,7 @@ def prepare(settings: Settings, plan: Plan | None, say: Say) -> Prepared:
         teacher_validation=on_validation,
         teacher_test=on_test,
         label_names=splits.label_names,
+        latency=latency,
     )
 
 

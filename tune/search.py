@@ -61,6 +61,8 @@ def _parser() -> Parser:
     parser.add_argument("--max-length", type=int, help=help_of["data.max_length"])
     parser.add_argument("--seed", type=int, help=help_of["seed"])
     parser.add_argument("--preset", choices=sorted(PRESETS), help="a recipe: 'tr-bert' is the paper's own")
+    parser.add_argument("--price", choices=("flops", "latency", "tokens"), help=help_of["select.price"])
+    parser.add_argument("--latency-table", metavar="FILE", help=help_of["select.latency_table"])
     parser.add_argument(
         "--set",
         action="append",
@@ -126,6 +128,8 @@ def _settings(options: argparse.Namespace) -> Settings:
         "data.label_column": options.label_column,
         "data.max_length": options.max_length,
         "seed": options.seed,
+        "select.price": options.price,
+        "select.latency_table": options.latency_table,
     }
     changes |= {name: value for name, value in named.items() if value is not None}
     for pair in options.set:

@@ -61,7 +61,12 @@ class SelectSettings:
     points: tuple[int, ...] | None = _setting(None, "reduction points, rising layer indices; (1, L//2) when unset")
     penalty: float = _setting(1.0, "price of cost in the reward, in nats per unreduced document")
     keep_ratios: tuple[float, ...] | None = _setting(None, "fraction each point keeps free of charge; 0 when unset")
-    price: Literal["flops", "tokens"] = _setting("flops", "what the penalty prices: FLOPs, or kept tokens as the paper")
+    price: Literal["flops", "latency", "tokens"] = _setting(
+        "flops", "what the penalty prices: FLOPs, measured time, or kept tokens as the paper"
+    )
+    latency_table: str | None = _setting(
+        None, "latency.json that 'trbert bench' wrote where the model will be served; measured here when unset"
+    )
     documents: int = _setting(2000, "documents to sample trajectories of, with repetition over epochs")
     samples: int = _setting(8, "trajectories of each document")
     step_documents: int = _setting(16, "documents a policy step")
@@ -83,7 +88,10 @@ class SelectSettings:
         _check(self.learning_rate > 0, "select.learning_rate", "positive", self.learning_rate)
         ratios = self.keep_ratios or ()
         _check(all(0 <= ratio <= 1 for ratio in ratios), "select.keep_ratios", "fractions from 0 to 1", ratios)
-        _check(self.price in ("flops", "tokens"), "select.price", "'flops' or 'tokens'", self.price)
+        prices = ("flops", "latency", "tokens")
+        _check(self.price in prices, "select.price", "'flops', 'latency' or 'tokens'", self.price)
+        unused = self.latency_table is not None and self.price != "latency"
+        _check(not unused, "select.latency_table", "unset unless select.price is 'latency'", self.latency_table)
         _check(0 <= self.guided_share <= 1, "select.guided_share", "a fraction from 0 to 1", self.guided_share)
         _check(self.entropy >= 0, "select.entropy", "0 or more", self.entropy)
         _check(self.warm_start_documents >= 0, "select.warm_start_documents", "0 or more", self.warm_start_documents)

@@ -67,6 +67,7 @@ class Model:
             penalty=settings.select.penalty,
             keep_ratios=settings.select.keep_ratios or (0.0,) * len(self.points),
             price=settings.select.price,
+            latency=prepared.latency,
         )
         self.dynamics = Dynamics(self.encoder, self.points, terms, self.cost)
 

@@ -8,6 +8,7 @@ import torch
 from envs.dynamics import Dynamics, RewardTerms, State
 from trbert.cost import CostModel
 from trbert.errors import InputError
+from trbert.latency import LatencyTable
 from trbert.packed import Tokens, start_batch
 
 # Layers of 10 FLOPs a token and 1 a pair of tokens; nothing else costs. A layer on one token costs 11, on two 24; the
@@ -70,6 +71,22 @@ def test_the_token_price_is_free_up_to_the_keep_ratio(priced):
     # Of 4 tokens: 3 − 2 above the ratio at point 0, none at point 1; of 10 tokens: none, and 5 − 2.5.
     charge = priced((0.5, 0.25), "tokens").charge(torch.tensor([4, 10]), torch.tensor([[3, 5], [1, 5]]))
     torch.testing.assert_close(charge, torch.tensor([1 / 4 / 2, 2.5 / 10 / 2]))
+
+
+def test_the_latency_price_is_the_share_of_the_measured_time(encoder):
+    # Two layers on two tokens, two on one, of four on two; at ρ = 0.5 the time of one token is free at each point.
+    times = LatencyTable(
+        tokens=(1, 2), seconds=(1.0, 3.0), documents=1, layers=4, device="cpu", dtype="float32", threads=1
+    )
+    for keep_ratios, charge in {(0.0, 0.0): (6 + 2) / 12, (0.5, 0.5): (6 - 2) / 12}.items():
+        terms = RewardTerms(penalty=2.0, keep_ratios=keep_ratios, price="latency", latency=times)
+        got = Dynamics(encoder, (0, 2), terms, SIMPLE).charge(torch.tensor([2]), torch.tensor([[2], [1]]))
+        assert got.item() == pytest.approx(charge)
+
+
+def test_the_latency_price_needs_a_table():
+    with pytest.raises(InputError, match="needs a latency table"):
+        RewardTerms(penalty=1.0, keep_ratios=(0.0,), price="latency")
 
 
 def test_without_penalty_the_reward_is_the_clipped_log_likelihood(priced):

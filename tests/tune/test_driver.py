@@ -28,7 +28,7 @@ class Lines(Console):
 def test_a_worker_prepares_and_says_so_as_it_goes(ray_local, tiny_settings):
     console = Lines()
     longer = override(tiny_settings, {"seed": 11, "teacher.epochs": 8.0})  # no teacher of another test's
-    shared = _on_cluster(longer, PLAN, console, gpus=0.0)
+    shared = _on_cluster(longer, PLAN, console, gpus=0.0, latency=None)
     assert isinstance(shared, Shared)
     assert [point.selector for point in shared.free]
     assert any("train: 240 documents" in text for _, text in console.told)
@@ -39,4 +39,4 @@ def test_a_worker_prepares_and_says_so_as_it_goes(ray_local, tiny_settings):
 
 def test_the_users_mistake_comes_back_as_itself(ray_local, tiny_settings):
     with pytest.raises(InputError, match=r"gone\.csv"):
-        _on_cluster(override(tiny_settings, {"data.source": "gone.csv"}), PLAN, Lines(), gpus=0.0)
+        _on_cluster(override(tiny_settings, {"data.source": "gone.csv"}), PLAN, Lines(), gpus=0.0, latency=None)

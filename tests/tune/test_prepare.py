@@ -249,6 +249,17 @@ def test_what_is_prepared_pickles(prepared):
         assert torch.equal(again.classifier(device)(ids).logits, prepared.classifier(device)(ids).logits)
 
 
+def test_where_time_is_the_price_it_is_measured_or_the_users(settings, cache, prepared):
+    assert prepared.latency is None
+    timed = override(settings, {"select.price": "latency"})
+    told = []
+    measured = prepare(timed, None, told.append).latency
+    assert measured.tokens[-1] == timed.data.max_length
+    assert any(line.startswith("latency: timing") for line in told)
+    assert prepare(timed, None, told.append, latency=measured).latency is measured
+    assert sum(line.startswith("latency: timing") for line in told) == 1
+
+
 def test_the_free_rules_are_measured_along_their_dials(prepared, tiny_settings):
     points = free_points(prepared, tiny_settings, (0, 2))
     assert [(point.selector, point.dial) for point in points] == [

@@ -117,7 +117,7 @@ def test_the_script_runs_from_any_folder(folder):
         (["--set", "select.penlty=1"], "there is no setting 'select.penlty': did you mean 'select.penalty'?"),
         (["--set", "select.penalty=-1"], "select.penalty must be 0 or more, and is -1.0"),
         (["--set", "select.penalty=high"], "select.penalty must be a number, and is 'high'"),
-        (["--set", "select.price=euros"], "select.price must be 'flops' or 'tokens', and is 'euros'"),
+        (["--set", "select.price=euros"], "select.price must be 'flops' or 'latency' or 'tokens', and is 'euros'"),
         (
             ["--set", "select.points=2"],
             "select.points must be a whole number for each point (such as 0,2) or none, and is 2",

@@ -15,6 +15,11 @@ from tune.settings import PRESETS, Settings, from_json, override, setting_names,
 ROOT = Path(__file__).resolve().parents[2]
 
 RULES = [
+    (
+        "select.latency_table",
+        "latency.json",
+        "select.latency_table must be unset unless select.price is 'latency', and is 'latency.json'",
+    ),
     ("data.max_length", 2, "data.max_length must be more than 2 tokens, and is 2"),
     ("data.train_rows", 0, "data.train_rows must be a positive number or unset, and is 0"),
     ("data.validation_rows", 0, "data.validation_rows must be positive, and is 0"),
@@ -73,7 +78,7 @@ def test_every_number_has_a_rule():
         ("select.penalty", "high", "a number"),
         ("select.penalty", True, "a number"),
         ("select.points", 2, "a whole number for each point (such as 0,2) or none"),
-        ("select.price", "euros", "'flops' or 'tokens'"),
+        ("select.price", "euros", "'flops' or 'latency' or 'tokens'"),
         ("select.baseline", "median", "'leave-one-out' or 'mean'"),
         ("select.token_average", 1, "true or false"),
         ("compute.dtype", "float16", "'auto' or 'float32' or 'bfloat16'"),
