@@ -103,7 +103,7 @@ def units(prepared: Prepared, settings: Settings) -> dict[str, Callable[[], dict
 def free_rule(prepared: Prepared, settings: Settings, selector: Selector, points: tuple[int, ...]) -> dict[str, Any]:
     """Returns what a rule achieves on the teacher at each target speed-up."""
     encoder = Encoder(prepared.classifier(torch.device("cpu")))
-    cost = CostModel.of(encoder, settings.policy_width)
+    cost = CostModel.of(encoder)
 
     def at(split: Examples, dial: float) -> Evaluation:
         with autocast(encoder.device, settings.compute.evaluation):
@@ -141,7 +141,7 @@ def truncated(prepared: Prepared, settings: Settings, seed: int, target: float) 
     train, test = prepared.train.examples(), prepared.test.examples()
     torch.manual_seed(seed)
     encoder = Encoder(load_classifier(settings.model, prepared.label_names).model)
-    cost = CostModel.of(encoder, settings.policy_width)
+    cost = CostModel.of(encoder)
     full = cost.unreduced(train.tokens.lengths)
     fits = [n for n in range(3, 256) if speed_up(full, cost.unreduced(train.tokens.lengths.clamp(max=n))) >= target]
     length = max(fits)

@@ -86,7 +86,7 @@ def main(seed: int = 0) -> tuple[float, float]:
     ids, labels = make_documents(np.random.default_rng(seed))
     encoder = Encoder(trained_bert(ids, labels))
     terms = RewardTerms(penalty=1.0, keep_ratios=(0.0,), price="tokens")
-    dynamics = Dynamics(encoder, (0,), terms, CostModel.of(encoder, policy_width=0))
+    dynamics = Dynamics(encoder, (0,), terms, CostModel.of(encoder))
     env = gymnasium.make("trbert/TokenSelection-v0", dynamics=dynamics, tokens=Tokens.from_padded(ids), labels=labels)
     env.reset(seed=seed)
     policy = torch.nn.Linear(32, 1)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from trbert.encoder import Encoder
+from trbert.policy import Policy
 from trbert.shapes import DocFloat, DocIndex, Kept
 
 
@@ -22,18 +23,20 @@ class CostModel:
         head_per_document: pooler and classifier.
         head_per_token: a classifier that reads every remaining token and averages its logits (EuroBERT's "late").
         policy_per_token: one policy head, on every token that enters its point.
+        policy_per_document: the same head on its document's summary.
     """
 
     embedding_per_token: float
     layer_per_token: tuple[float, ...]
     layer_per_pair: tuple[float, ...]
     head_per_document: float
-    policy_per_token: float
+    policy_per_token: float = 0.0
+    policy_per_document: float = 0.0
     head_per_token: float = 0.0
 
     @classmethod
-    def of(cls, encoder: Encoder, policy_width: int) -> "CostModel":
-        """Returns the cost model of a classifier, read off its linear layers."""
+    def of(cls, encoder: Encoder, policy: Policy | None = None) -> "CostModel":
+        """Returns the cost model of a classifier and its policy, where it has one, read off their linear layers."""
         model, base = encoder.model, encoder.base
         config: Any = base.config
         within_layers = {id(module) for layer in encoder.layers for module in layer.modules()}
@@ -45,13 +48,15 @@ class CostModel:
         width = config.hidden_size
         head_width = getattr(config, "head_dim", None) or width // config.num_attention_heads
         attentions = getattr(config, "inner_group_num", 1)  # an ALBERT layer may hold several
+        first: Any = policy.heads[0] if policy is not None else None  # the heads are alike
         head_reads_all = getattr(config, "classifier_pooling", None) == "late"
         return cls(
             embedding_per_token=_linear_flops(embedding),
             layer_per_token=tuple(_linear_flops(layer.modules()) for layer in encoder.layers),
             layer_per_pair=(4.0 * config.num_attention_heads * head_width * attentions,) * len(encoder.layers),
             head_per_document=0.0 if head_reads_all else _linear_flops(head),
-            policy_per_token=2.0 * policy_width * (width + 1),
+            policy_per_token=_linear_flops((first.linear_1, first.linear_2)) if first else 0.0,
+            policy_per_document=_linear_flops((first.context,)) if first else 0.0,
             head_per_token=_linear_flops(head) if head_reads_all else 0.0,
         )
 
@@ -76,7 +81,7 @@ class CostModel:
 
         Example:
             >>> cost = CostModel(embedding_per_token=0, layer_per_token=(10, 10), layer_per_pair=(1, 1),
-            ...                  head_per_document=0, policy_per_token=0)
+            ...                  head_per_document=0)
             >>> cost.reduced(torch.tensor([4]), torch.tensor([[2]]), (1,)).item()  # 4·10 + 4² + 2·10 + 2²
             80.0
         """
@@ -86,7 +91,7 @@ class CostModel:
         for index, tokens in enumerate(entering):
             flops = flops + self.layers(bounds[index], bounds[index + 1], tokens)
             if index < len(points) and selector == "policy":
-                flops = flops + self.policy_per_token * tokens
+                flops = flops + self.policy_per_token * tokens + self.policy_per_document
             if index < len(points) and selector == "attention":
                 flops = flops + self.layer_per_pair[points[index] - 1] / 2 * tokens.square()
         return flops

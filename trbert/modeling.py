@@ -27,6 +27,7 @@ class TrbertConfig(PreTrainedConfig):
         encoder: the configuration of the Hugging Face classifier, as a dictionary.
         points: reduction points, rising layer indices.
         policy_width: hidden width of a policy head.
+        policy_context: its heads see a summary of the document.
         dial: offset on the keep logits; lower is faster.
         max_tokens: tokens at which documents were truncated in training.
         **kwargs: Hugging Face's own.
@@ -39,6 +40,7 @@ class TrbertConfig(PreTrainedConfig):
         encoder: dict[str, Any] | None = None,
         points: Sequence[int] = (0,),
         policy_width: int = 32,
+        policy_context: bool = False,
         dial: float = 0.0,
         max_tokens: int = 512,
         **kwargs: Any,
@@ -46,6 +48,7 @@ class TrbertConfig(PreTrainedConfig):
         self.encoder = encoder or {"model_type": "bert"}
         self.points = tuple(points)
         self.policy_width = policy_width
+        self.policy_context = policy_context
         self.dial = dial
         self.max_tokens = max_tokens
         own = self.encoder_config()
@@ -76,7 +79,7 @@ class TrbertForSequenceClassification(PreTrainedModel):
         self.classifier = AutoModelForSequenceClassification.from_config(config.encoder_config())
         own = self.classifier.config
         check_points(config.points, own.num_hidden_layers)
-        self.policy = Policy(own.hidden_size, len(config.points), config.policy_width)
+        self.policy = Policy(own.hidden_size, len(config.points), config.policy_width, config.policy_context)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -89,7 +92,7 @@ class TrbertForSequenceClassification(PreTrainedModel):
 
     def cost_model(self) -> CostModel:
         """Returns what a forward pass of this model costs."""
-        return CostModel.of(self.staged, self.config.policy_width)
+        return CostModel.of(self.staged, self.policy)
 
     def forward(
         self,
@@ -131,7 +134,14 @@ def assemble(
         encoder.pop(transient, None)
     encoder["id2label"] = {int(k): v for k, v in classifier.config.id2label.items()}
     encoder["label2id"] = dict(classifier.config.label2id)
-    config = TrbertConfig(encoder=encoder, points=points, policy_width=policy.width, dial=dial, max_tokens=max_tokens)
+    config = TrbertConfig(
+        encoder=encoder,
+        points=points,
+        policy_width=policy.width,
+        policy_context=policy.context,
+        dial=dial,
+        max_tokens=max_tokens,
+    )
     with torch.device("meta"):
         model = TrbertForSequenceClassification(config)
     model.classifier, model.policy = classifier, policy

@@ -189,7 +189,7 @@ def free_points(prepared: Prepared, settings: Settings, points: tuple[int, ...])
     """Returns what the rules that need no training achieve on the teacher, along their dials."""
     device = pick_device(settings.compute.device)
     encoder = Encoder(prepared.classifier(device))
-    cost = CostModel.of(encoder, settings.policy_width)
+    cost = CostModel.of(encoder)
     found = []
     for selector in FREE_SELECTORS:
         at = points_for(selector, points)

@@ -153,6 +153,7 @@ class Settings:
     model: str = _setting("minilm", "hub name or folder, plain or fine-tuned; 'minilm' is the packaged default")
     seed: int = _setting(0, "seed of every random number")
     policy_width: int = _setting(32, "hidden width of a policy head")
+    policy_context: bool = _setting(True, "policy heads see a summary of the document beside the token")
     data: DataSettings = field(default_factory=DataSettings)
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     select: SelectSettings = field(default_factory=SelectSettings)
@@ -164,6 +165,7 @@ class Settings:
 
 
 TR_BERT: dict[str, Any] = {
+    "policy_context": False,
     "select.points": None,
     "select.keep_ratios": None,
     "select.price": "tokens",

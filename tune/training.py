@@ -61,8 +61,9 @@ class Model:
         check_points(self.points, layers)
         torch.manual_seed(settings.seed)
         width = self.encoder.base.config.hidden_size
-        self.policy = Policy(width, len(self.points), settings.policy_width).to(self.encoder.device)
-        self.cost = CostModel.of(self.encoder, settings.policy_width)
+        policy = Policy(width, len(self.points), settings.policy_width, settings.policy_context)
+        self.policy = policy.to(self.encoder.device)
+        self.cost = CostModel.of(self.encoder, self.policy)
         terms = RewardTerms(
             penalty=settings.select.penalty,
             keep_ratios=settings.select.keep_ratios or (0.0,) * len(self.points),

@@ -33,7 +33,7 @@ def encoder():
 def make_dynamics(encoder):
     def make(points=(0, 2), keep_ratios=(0.5, 0.25), penalty=2.0, price="flops"):
         terms = RewardTerms(penalty=penalty, keep_ratios=keep_ratios, price=price)
-        return Dynamics(encoder, points, terms, CostModel.of(encoder, policy_width=8))
+        return Dynamics(encoder, points, terms, CostModel.of(encoder, Policy(16, len(points), width=8)))
 
     return make
 

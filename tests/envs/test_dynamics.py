@@ -18,7 +18,6 @@ SIMPLE = CostModel(
     layer_per_token=(10.0,) * 4,
     layer_per_pair=(1.0,) * 4,
     head_per_document=0.0,
-    policy_per_token=0.0,
 )
 TWO_TOKENS = Tokens.from_lists([[5, 6]], None)
 

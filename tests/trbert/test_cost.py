@@ -30,10 +30,12 @@ def apart(encoder, tokens):
     return [tokens]
 
 
-def policy_selector(encoder, points):
+def policy_selector(encoder, points, context):
     torch.manual_seed(0)
-    policy = Policy(encoder.base.config.hidden_size, len(points), width=32)
+    policy = Policy(encoder.base.config.hidden_size, len(points), width=32, context=context)
     for head in policy.heads:
+        if context:
+            torch.nn.init.normal_(head.context.weight, std=0.3)
         torch.nn.init.normal_(head.linear_1.weight, std=0.3)
         torch.nn.init.normal_(head.linear_2.weight, std=0.3)
     return PolicySelector(policy)
@@ -41,7 +43,7 @@ def policy_selector(encoder, points):
 
 def reduced_flops(encoder, selector, tokens, points, dial):
     """Returns (what torch counts, what the cost model says) of a reduced pass, and the tokens kept at the end."""
-    cost, real, said, left = CostModel.of(encoder, 32), 0.0, 0.0, 0
+    cost, real, said, left = CostModel.of(encoder, getattr(selector, "policy", None)), 0.0, 0.0, 0
     for part in apart(encoder, tokens):
         found = []
         real += counted(
@@ -60,14 +62,16 @@ def test_the_unreduced_model_costs_what_torch_counts(family_config, build_model,
         counted(lambda part=part: encoder.logits(encoder.run_layers(encoder.embed(part), 0, 4)))
         for part in apart(encoder, tokens)
     )
-    assert float(CostModel.of(encoder, 32).unreduced(tokens.lengths).sum()) == real > 0
+    assert float(CostModel.of(encoder).unreduced(tokens.lengths).sum()) == real > 0
 
 
-@pytest.mark.parametrize("points", [(0, 2), (1, 3)])
-def test_the_reduced_model_costs_what_torch_counts_policy_included(points, family_config, build_model, make_tokens):
+@pytest.mark.parametrize(("points", "context"), [((0, 2), True), ((1, 3), False)])
+def test_the_reduced_model_costs_what_torch_counts_policy_included(
+    points, context, family_config, build_model, make_tokens
+):
     encoder = Encoder(build_model(family_config))
     tokens = make_tokens(*LENGTHS, config=family_config)
-    real, said, left = reduced_flops(encoder, policy_selector(encoder, points), tokens, points, 0.0)
+    real, said, left = reduced_flops(encoder, policy_selector(encoder, points, context), tokens, points, 0.0)
     assert said == real > 0
     assert len(tokens) <= left < sum(LENGTHS)
 
@@ -87,7 +91,7 @@ def test_reading_attention_costs_what_torch_counts(name, config_of, build_model,
 def test_a_bert_layer_costs_24_n_d2_and_4_n2_d(config_of, build_model):
     config = config_of("bert")
     config.intermediate_size = 4 * 32
-    cost = CostModel.of(Encoder(build_model(config)), 32)
+    cost = CostModel.of(Encoder(build_model(config)), Policy(32, 2, width=32, context=True))
     n, d = torch.tensor([1.0, 10.0, 37.0]), 32
     assert torch.equal(cost.layers(0, 1, n), 24 * n * d**2 + 4 * n**2 * d)
     assert torch.equal(cost.layers(1, 4, n), 3 * cost.layers(0, 1, n))
@@ -95,6 +99,7 @@ def test_a_bert_layer_costs_24_n_d2_and_4_n2_d(config_of, build_model):
     assert cost.embedding_per_token == 0
     assert cost.head_per_document == 2 * d * d + 2 * d * 3  # pooler, then three classes
     assert cost.policy_per_token == 2 * d * 32 + 2 * 32
+    assert cost.policy_per_document == 2 * (d + 1) * 32
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ def test_unreduced_answers_are_hugging_faces(budget, bert, encoder, tokens):
 
 
 def test_an_evaluation_is_the_same_for_any_batches(encoder, selector, tokens):
-    cost = CostModel.of(encoder, 32)
+    cost = CostModel.of(encoder, selector.policy)
     logits, kept = one_by_one(encoder, selector, tokens)
     labels = logits.argmax(-1)
     labels[:2] = (labels[:2] + 1) % 3

@@ -27,7 +27,7 @@ NAMES = {0: "no", 1: "maybe", 2: "yes"}
 
 def wide_policy(dim):
     """A policy whose keep logits are far from 0 on both sides, so that a rounding error changes no mask."""
-    policy = Policy(dim, len(POINTS), width=8)
+    policy = Policy(dim, len(POINTS), width=8, context=True)
     generator = torch.Generator().manual_seed(9)
     with torch.no_grad():
         for parameter in policy.parameters():

@@ -1,10 +1,12 @@
 """The policy heads, and the probability of a decision."""
 
+import dataclasses
 import math
 
 import torch
 from torch.testing import assert_close
 
+from trbert.packed import Tokens, gather_kept, start_batch
 from trbert.policy import Policy, bernoulli_entropy, bernoulli_log_prob
 
 
@@ -19,7 +21,7 @@ def test_an_untrained_policy_keeps_a_token_with_probability_one_half(make_batch)
             assert keep.std() < 0.012
 
 
-def test_a_head_is_two_linear_maps_with_an_erf_gelu():
+def test_a_head_is_two_linear_maps_with_an_erf_gelu(make_batch):
     policy = Policy(1, 1, width=2)
     head = policy.heads[0]
     with torch.no_grad():
@@ -28,7 +30,45 @@ def test_a_head_is_two_linear_maps_with_an_erf_gelu():
         head.linear_2.weight.copy_(torch.tensor([[3.0, 5.0]]))
         head.linear_2.bias.copy_(torch.tensor([0.5]))
     # h = 1: inner values 1 and -1; gelu(x) = x Φ(x), Φ(1) = 0.841345, so 3 · 0.841345 - 5 · 0.158655 + 0.5.
-    assert_close(head(torch.ones(1, 1)), torch.tensor([2.230759]))
+    batch = make_batch(1, dim=1)
+    assert_close(head(batch.with_hidden(torch.ones(1, 1))), torch.tensor([2.230759]))
+
+
+def test_a_head_with_context_adds_its_documents_mean_and_length_by_hand(make_batch):
+    head = Policy(1, 1, width=1, context=True).heads[0]
+    with torch.no_grad():
+        head.linear_1.weight.fill_(0.0)
+        head.linear_1.bias.fill_(0.0)
+        head.linear_2.weight.fill_(1.0)
+        head.linear_2.bias.fill_(0.0)
+        head.context.weight.copy_(torch.tensor([[2.0, 3.0]]))
+    batch = make_batch(2, 1, dim=1).with_hidden(torch.tensor([[1.0], [4.0], [7.0]]))
+    inner = torch.tensor([2 * 2.5 + 3 * math.log(0.02)] * 2 + [2 * 7 + 3 * math.log(0.01)])
+    assert_close(head(batch), torch.nn.functional.gelu(inner))
+
+
+def test_an_untrained_context_changes_nothing(make_batch):
+    batch = make_batch(5, 7)
+    torch.manual_seed(0)
+    plain = Policy(8, 1).logits(batch, 0)
+    torch.manual_seed(0)
+    assert_close(Policy(8, 1, context=True).logits(batch, 0), plain)
+
+
+def test_the_context_is_of_the_remaining_tokens_of_the_own_document(make_batch):
+    torch.manual_seed(0)
+    policy = Policy(8, 1, context=True)
+    torch.nn.init.normal_(policy.heads[0].context.weight)
+    batch = make_batch(5, 7)
+    mask = torch.zeros(1, 12, dtype=torch.bool)
+    mask[0, [0, 2, 5, 6, 11]] = True
+    left = gather_kept(batch, mask)
+    both = policy.logits(left, 0)
+    own = start_batch(Tokens.from_lists([[7, 8]], None), left.hidden[:2])
+    own = dataclasses.replace(own, original_lengths=torch.tensor([5]))
+    assert_close(policy.logits(own, 0), both[:2])
+    own = dataclasses.replace(own, original_lengths=torch.tensor([6]))
+    assert not torch.allclose(policy.logits(own, 0), both[:2], atol=1e-3)
 
 
 def test_each_point_has_a_head_of_its_own(make_batch):

@@ -128,7 +128,7 @@ def dynamics():
     )
     encoder = Encoder(BertForSequenceClassification(config).eval())
     terms = RewardTerms(penalty=1.5, keep_ratios=(0.3, 0.3))
-    return Dynamics(encoder, (0, 1), terms, CostModel.of(encoder, policy_width=4))
+    return Dynamics(encoder, (0, 1), terms, CostModel.of(encoder))
 
 
 @pytest.fixture
