@@ -1,7 +1,6 @@
 """How long a layer takes on documents of each length, measured: what the latency-shaped price is made from."""
 
 import json
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -15,6 +14,7 @@ from trbert.errors import InputError
 from trbert.files import write_whole
 from trbert.packed import Tokens
 from trbert.shapes import DocIndex
+from trbert.timing import take_turns
 
 LENGTHS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Tokens a document at which a layer is timed, up to the model's longest; between them the price is linear."""
@@ -133,23 +133,12 @@ def measure_latency(encoder: Encoder, documents: int = 32, longest: int | None =
 def _layer_time(encoder: Encoder, length: int, documents: int) -> float:
     """Returns the median seconds of one layer for one of so many documents."""
     entering = encoder.embed(_row(encoder, length, documents))
-    times = []
-    for _ in range(_ROUNDS + 1):
-        synchronize(encoder.device)
-        started = time.perf_counter()
-        encoder.run_layers(entering, 0, len(encoder.layers))
-        synchronize(encoder.device)
-        times.append(time.perf_counter() - started)
-    return median(times[1:]) / (documents * len(encoder.layers))  # the first warms up
+    layers = len(encoder.layers)
+    times = take_turns({"layers": [lambda: encoder.run_layers(entering, 0, layers)]}, _ROUNDS, encoder.device)
+    return median(seconds for (seconds,) in times["layers"]) / (documents * layers)
 
 
 def _row(encoder: Encoder, length: int, documents: int) -> Tokens:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, encoder.base.config.vocab_size, (documents, length), generator=generator)
     return Tokens.from_padded(ids.to(encoder.device))
-
-
-def synchronize(device: torch.device) -> None:
-    """Waits until the device has done what it was told, so that a clock may be read."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

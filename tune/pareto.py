@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from trbert.console import Parser, exit_code
 from trbert.errors import DamagedCheckpoint, InputError, RunFolderError
-from tune.console import Parser, exit_code
 from tune.front import UNREDUCED, Point, at_dial, is_saved, pick
 from tune.table import read_front, table
 

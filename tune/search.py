@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from trbert.console import Parser, exit_code
 from trbert.errors import InputError, RunFolderError, TrbertError
 from tune.budget import Plan, make_plan, parse_duration
-from tune.console import Parser, exit_code
 from tune.runs import RunFolder, existing_run, forget_run, free_name, make_run, versions, write_json
 from tune.settings import PRESETS, Settings, from_json, override, setting_names, to_json
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from trbert import latency
+from trbert import latency, timing
 from trbert.errors import InputError
 from trbert.latency import LatencyTable, load_latency, measure_latency
 
@@ -102,6 +102,6 @@ def test_time_that_grows_faster_than_flops_costs_more(monkeypatch, encoder):
         return run_layers(self, batch, first, last, received)
 
     monkeypatch.setattr(type(encoder), "run_layers", slow)
-    monkeypatch.setattr(latency.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
     measured = measure_latency(encoder, documents=3, longest=8)
     assert measured.seconds == tuple(float(length) for length in measured.tokens)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from trbert.console import Parser, exit_code
 from trbert.errors import InputError, RunFolderError
-from tune.console import Parser, exit_code
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -99,7 +99,7 @@ def test_a_wrong_argument_is_an_input_error():
 @pytest.mark.parametrize("lines", [1, 100_000])
 def test_a_closed_pipe_is_silent(lines):
     source = (
-        "import sys; from tune.console import exit_code; sys.stdin.readline(); "
+        "import sys; from trbert.console import exit_code; sys.stdin.readline(); "
         f"sys.exit(exit_code(lambda: [print('line') for _ in range({lines})] and None, verbose=True))"
     )
     process = subprocess.Popen(

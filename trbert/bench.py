@@ -1,0 +1,342 @@
+"""The honest speed report: one model padded, sorted, unpadded and reduced, timed in turns on the same documents."""
+
+import copy
+import json
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trbert.cost import CostModel
+from trbert.encoder import Encoder
+from trbert.errors import InputError
+from trbert.files import write_whole
+from trbert.modeling import TrbertForSequenceClassification
+from trbert.packed import Tokens
+from trbert.reduction import reduced_forward
+from trbert.selectors import PolicySelector, Selector
+from trbert.timing import Spread, paired_ratio, peak_memory, take_turns
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+PADDED, SORTED, UNPADDED = "padded", "sorted", "unpadded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One way to run the documents.
+
+    Attributes:
+        name: as the report calls it.
+        forward: takes a padded batch (`input_ids`, `attention_mask`) and returns its logits.
+        sorts: batches are of documents of like length.
+        flops: of the documents of a batch, given their lengths and that batch.
+    """
+
+    name: str
+    forward: Callable[[dict[str, Tensor]], Tensor]
+    sorts: bool
+    flops: Callable[[Tensor, dict[str, Tensor]], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One variant at one batch size and in one arithmetic.
+
+    Attributes:
+        variant: how the documents were run.
+        dtype: of weights and states.
+        batch: documents a forward pass.
+        docs_per_second: of the forward passes, packing and unpacking included.
+        docs_per_second_from_text: the same with tokenisation.
+        p50_ms: median latency of a forward pass.
+        p95_ms: 95th percentile of it.
+        over_padded: time of the padded model over this one's, in the same rounds.
+        over_unpadded: time of our own unreduced, unpadded model over this one's.
+        flops_over_padded: the padded model's FLOPs over this one's.
+        flops_over_unpadded: the unpadded model's FLOPs over this one's.
+        realised: share of the unpadded FLOPs gain that the clock shows.
+        peak_mib: memory of a pass above what the process holds; None where the system does not tell.
+    """
+
+    variant: str
+    dtype: str
+    batch: int
+    docs_per_second: float
+    docs_per_second_from_text: float
+    p50_ms: float
+    p95_ms: float
+    over_padded: Spread
+    over_unpadded: Spread
+    flops_over_padded: float
+    flops_over_unpadded: float
+    realised: float
+    peak_mib: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """All rows, and what they were measured on.
+
+    Attributes:
+        rows: by arithmetic, batch size, variant.
+        machine: processor or GPU.
+        threads: of the process.
+        torch_version: of the library that ran it.
+        documents: how many.
+        lengths: fewest, median and most tokens of a document.
+        rounds: turns of each variant.
+        tokenise_ms: of one document.
+        pack_ms: unpadding one document, which `docs_per_second` includes.
+    """
+
+    rows: tuple[Row, ...]
+    machine: str
+    threads: int
+    torch_version: str
+    documents: int
+    lengths: tuple[int, int, int]
+    rounds: int
+    tokenise_ms: float
+    pack_ms: float
+
+
+@torch.inference_mode()
+def bench(
+    model: TrbertForSequenceClassification,
+    tokenizer: Any,
+    texts: Sequence[str],
+    *,
+    dials: Sequence[float],
+    batches: Sequence[int],
+    dtypes: Sequence[str],
+    rounds: int,
+    say: Callable[[str], None],
+) -> Report:
+    """Returns how fast a reduced model is beside itself padded, sorted by length, and unpadded.
+
+    Args:
+        model: reduced; its classifier with all tokens kept is the baseline.
+        tokenizer: its tokenizer.
+        texts: documents, in the order in which they arrive.
+        dials: at which the reduced model is timed.
+        batches: documents a forward pass.
+        dtypes: names out of `DTYPES`.
+        rounds: turns of each variant.
+        say: is told what is being done, one line each.
+
+    Raises:
+        InputError: No text, or an arithmetic that is none.
+    """
+    if not texts:
+        raise InputError("texts must not be empty: pass at least one document")
+    unknown = sorted(set(dtypes) - set(DTYPES))
+    if unknown:
+        raise InputError(f"dtypes must be out of {', '.join(DTYPES)}, and have {unknown[0]!r}")
+    device = model.device
+    documents = _Documents(tokenizer, texts, model.config.max_tokens, device)
+    rows: list[Row] = []
+    for dtype in dtypes:
+        own: Any = copy.deepcopy(model)
+        variants = _variants(own.to(DTYPES[dtype]), dials)
+        for batch in batches:
+            say(f"{dtype}, batch {batch}: {len(texts)} documents, {rounds} rounds")
+            rows += _rows(variants, documents, dtype, batch, rounds, device)
+    lengths = documents.tokens.lengths.sort().values
+    return Report(
+        rows=tuple(rows),
+        machine=torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        threads=torch.get_num_threads(),
+        torch_version=torch.__version__,
+        documents=len(texts),
+        lengths=(int(lengths[0]), int(lengths[len(lengths) // 2]), int(lengths[-1])),
+        rounds=rounds,
+        tokenise_ms=1000 * documents.tokenise_seconds / len(texts),
+        pack_ms=1000 * documents.pack_seconds / len(texts),
+    )
+
+
+class _Documents:
+    """The documents' tokens, and what it took to make them."""
+
+    def __init__(self, tokenizer: Any, texts: Sequence[str], longest: int, device: torch.device) -> None:
+        def tokenise() -> Any:
+            return tokenizer(list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
+
+        encoded = {name: tensor.to(device) for name, tensor in tokenise().items()}
+        self.input_ids, self.mask = encoded["input_ids"], encoded["attention_mask"]
+        self.tokens = Tokens.from_padded(self.input_ids, self.mask)
+        work = {"tokenise": [tokenise], "pack": [lambda: Tokens.from_padded(self.input_ids, self.mask)]}
+        seconds = take_turns(work, 3, device)
+        self.tokenise_seconds, self.pack_seconds = (
+            Spread.of([sum(steps) for steps in seconds[name]]).median for name in ("tokenise", "pack")
+        )
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def batches(self, size: int, sorts: bool) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Yields (lengths, padded batch), each cut to its own longest document."""
+        lengths = self.mask.sum(1)
+        order = torch.argsort(lengths, stable=True) if sorts else torch.arange(len(self), device=lengths.device)
+        for part in order.split(size):
+            columns = self.mask[part].any(0).nonzero()[:, 0]  # a tokenizer may pad on either side
+            padded = {"input_ids": self.input_ids[part][:, columns], "attention_mask": self.mask[part][:, columns]}
+            yield lengths[part], padded
+
+
+def _variants(model: TrbertForSequenceClassification, dials: Sequence[float]) -> list[Variant]:
+    encoder, cost = model.staged, model.cost_model()
+    points = tuple(model.config.points)
+    return [
+        *unreduced_variants(encoder),
+        *(
+            reduced_variant(encoder, cost, PolicySelector(model.policy), points, dial, f"reduced {dial:+g}")
+            for dial in dials
+        ),
+    ]
+
+
+def unreduced_variants(encoder: Encoder) -> list[Variant]:
+    """Returns the plain model as users run it: padded, padded and sorted by length, and our own unpadded."""
+    # A model of its own: the encoder's attends through our function, which a user of the plain model does not have.
+    plain: Any = copy.deepcopy(encoder.model)
+    plain.set_attn_implementation("sdpa")
+    cost = CostModel.of(encoder)
+
+    def padded(batch: dict[str, Tensor]) -> Tensor:
+        logits: Tensor = plain(**batch).logits
+        return logits
+
+    def unpadded(batch: dict[str, Tensor]) -> Tensor:
+        tokens = Tokens.from_padded(**batch)
+        return encoder.logits(encoder.run_layers(encoder.embed(tokens), 0, len(encoder.layers)))
+
+    def padded_flops(lengths: Tensor, batch: dict[str, Tensor]) -> float:
+        return float(cost.unreduced(torch.full_like(lengths, batch["input_ids"].shape[1])).sum())
+
+    def own_flops(lengths: Tensor, batch: dict[str, Tensor]) -> float:
+        return float(cost.unreduced(lengths).sum())
+
+    return [
+        Variant(name=PADDED, forward=padded, sorts=False, flops=padded_flops),
+        Variant(name=SORTED, forward=padded, sorts=True, flops=padded_flops),
+        Variant(name=UNPADDED, forward=unpadded, sorts=False, flops=own_flops),
+    ]
+
+
+def reduced_variant(
+    encoder: Encoder, cost: CostModel, selector: Selector, points: tuple[int, ...], dial: float, name: str
+) -> Variant:
+    """Returns a model reduced by any selector."""
+
+    def forward(batch: dict[str, Tensor]) -> Tensor:
+        return encoder.logits(reduced_forward(encoder, selector, Tokens.from_padded(**batch), points, dial).batch)
+
+    def flops(lengths: Tensor, batch: dict[str, Tensor]) -> float:
+        kept = reduced_forward(encoder, selector, Tokens.from_padded(**batch), points, dial).kept
+        return float(cost.reduced(lengths, kept, points, selector.name).sum())
+
+    return Variant(name=name, forward=forward, sorts=False, flops=flops)
+
+
+def _rows(
+    variants: Sequence[Variant], documents: _Documents, dtype: str, batch: int, rounds: int, device: torch.device
+) -> list[Row]:
+    # One document is no longer than itself: nothing to sort.
+    variants = [variant for variant in variants if batch > 1 or not variant.sorts]
+    work: dict[str, Sequence[Callable[[], object]]] = {}
+    flops, peaks = {}, {}
+    for variant in variants:
+        parts = list(documents.batches(batch, variant.sorts))
+        steps = [partial(variant.forward, part) for _, part in parts]
+        flops[variant.name] = sum(variant.flops(lengths, part) for lengths, part in parts)
+        peaks[variant.name] = peak_memory(max(zip(parts, steps, strict=True), key=_tokens_of)[1], device)
+        work[variant.name] = steps
+    seconds = take_turns(work, rounds, device)
+    rows = []
+    for variant in variants:
+        own = seconds[variant.name]
+        latencies = torch.tensor([step for steps in own for step in steps], dtype=torch.double)
+        whole = Spread.of([sum(steps) for steps in own]).median
+        over_unpadded = paired_ratio(seconds[UNPADDED], own)
+        gain = flops[UNPADDED] / flops[variant.name]
+        rows.append(
+            Row(
+                variant=variant.name,
+                dtype=dtype,
+                batch=batch,
+                docs_per_second=len(documents) / whole,
+                docs_per_second_from_text=len(documents) / (whole + documents.tokenise_seconds),
+                p50_ms=1000 * float(latencies.quantile(0.5)),
+                p95_ms=1000 * float(latencies.quantile(0.95)),
+                over_padded=paired_ratio(seconds[PADDED], own),
+                over_unpadded=over_unpadded,
+                flops_over_padded=flops[PADDED] / flops[variant.name],
+                flops_over_unpadded=gain,
+                realised=over_unpadded.median / gain,
+                peak_mib=peaks[variant.name],
+            )
+        )
+    return rows
+
+
+def _tokens_of(work: tuple[tuple[Tensor, dict[str, Tensor]], Callable[[], object]]) -> int:
+    return work[0][1]["input_ids"].numel()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.machine()
+
+
+def table(report: Report) -> str:
+    """Returns the report as Markdown."""
+    shortest, median, longest = report.lengths
+    lines = [
+        f"{report.machine}, {report.threads} threads, torch {report.torch_version}; {report.documents} documents of "
+        f"{shortest} to {longest} tokens (median {median}), {report.rounds} rounds in turns; tokenising takes "
+        f"{report.tokenise_ms:.2f} ms a document, unpadding {report.pack_ms:.3f} ms.",
+        "",
+        "| dtype | batch | variant | docs/s | with tokenising | p50 ms | p95 ms | time over padded | over unpadded | "
+        "FLOPs over padded | over unpadded | realised | peak MiB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in report.rows:
+        peak = "–" if row.peak_mib is None else f"{row.peak_mib:.0f}"
+        cells = [
+            row.dtype,
+            str(row.batch),
+            row.variant,
+            f"{row.docs_per_second:.0f}",
+            f"{row.docs_per_second_from_text:.0f}",
+            f"{row.p50_ms:.1f}",
+            f"{row.p95_ms:.1f}",
+            _spread(row.over_padded),
+            _spread(row.over_unpadded),
+            f"{row.flops_over_padded:.2f}x",
+            f"{row.flops_over_unpadded:.2f}x",
+            f"{row.realised:.2f}",
+            peak,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def _spread(spread: Spread) -> str:
+    return f"{spread.median:.2f}x ({spread.low:.2f}–{spread.high:.2f})"
+
+
+def write(report: Report, folder: Path) -> None:
+    """Writes `speed.json` and `speed.md`."""
+    write_whole(folder / "speed.json", json.dumps(asdict(report), indent=1).encode())
+    write_whole(folder / "speed.md", table(report).encode())
