@@ -13,6 +13,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
+from trbert import cli
 from trbert.families import FAMILIES
 from trbert.modeling import assemble
 from trbert.policy import Policy
@@ -64,17 +65,20 @@ def test_the_python_blocks_run_one_after_the_other(run_folder, capsys):
     assert capsys.readouterr().out
 
 
+HELP = {search: ["--help"], pareto: ["--help"], cli: ["bench", "--help"]}
+
+
 def flags_of(command, capsys):
     with pytest.raises(SystemExit, match="0"):
-        command.main(["--help"])
+        command.main(HELP[command])
     return set(FLAG.findall(capsys.readouterr().out))
 
 
 def test_every_flag_named_is_one_that_exists(capsys):
-    assert set(FLAG.findall(README)) - flags_of(search, capsys) - flags_of(pareto, capsys) == set()
+    assert set(FLAG.findall(README)) - set().union(*(flags_of(command, capsys) for command in HELP)) == set()
 
 
-@pytest.mark.parametrize("command", [search, pareto], ids=["search", "pareto"])
+@pytest.mark.parametrize("command", list(HELP), ids=["search", "pareto", "trbert"])
 def test_every_flag_that_exists_is_named(command, capsys):
     assert flags_of(command, capsys) - set(FLAG.findall(README)) == set()
 
