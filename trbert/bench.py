@@ -139,18 +139,18 @@ def bench(
     if unknown:
         raise InputError(f"dtypes must be out of {', '.join(DTYPES)}, and have {unknown[0]!r}")
     device = model.device
-    documents = _Documents(tokenizer, texts, model.config.max_tokens, device)
+    documents = Documents(tokenizer, texts, model.config.max_tokens, device)
     rows: list[Row] = []
     for dtype in dtypes:
         own: Any = copy.deepcopy(model)
         variants = _variants(own.to(DTYPES[dtype]), dials)
         for batch in batches:
             say(f"{dtype}, batch {batch}: {len(texts)} documents, {rounds} rounds")
-            rows += _rows(variants, documents, dtype, batch, rounds, device)
+            rows += time_variants(variants, documents, dtype, batch, rounds, device)
     lengths = documents.tokens.lengths.sort().values
     return Report(
         rows=tuple(rows),
-        machine=torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        machine=torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         threads=torch.get_num_threads(),
         torch_version=torch.__version__,
         documents=len(texts),
@@ -161,8 +161,15 @@ def bench(
     )
 
 
-class _Documents:
-    """The documents' tokens, and what it took to make them."""
+class Documents:
+    """The documents' tokens, and what it took to make them.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        texts: documents, in the order in which they arrive.
+        longest: most tokens of one.
+        device: where the model is.
+    """
 
     def __init__(self, tokenizer: Any, texts: Sequence[str], longest: int, device: torch.device) -> None:
         def tokenise() -> Any:
@@ -245,9 +252,19 @@ def reduced_variant(
     return Variant(name=name, forward=forward, sorts=False, flops=flops)
 
 
-def _rows(
-    variants: Sequence[Variant], documents: _Documents, dtype: str, batch: int, rounds: int, device: torch.device
+def time_variants(
+    variants: Sequence[Variant], documents: Documents, dtype: str, batch: int, rounds: int, device: torch.device
 ) -> list[Row]:
+    """Returns a row for each variant; one is `padded`, one `unpadded`, and all run the same documents in turns.
+
+    Args:
+        variants: ways to run them.
+        documents: what is run.
+        dtype: the variants' arithmetic, for the report.
+        batch: documents a forward pass.
+        rounds: turns of each variant.
+        device: where the variants run.
+    """
     # One document is no longer than itself: nothing to sort.
     variants = [variant for variant in variants if batch > 1 or not variant.sorts]
     work: dict[str, Sequence[Callable[[], object]]] = {}
@@ -290,7 +307,8 @@ def _tokens_of(work: tuple[tuple[Tensor, dict[str, Tensor]], Callable[[], object
     return work[0][1]["input_ids"].numel()
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Returns the name of this machine's processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from trbert.bench import PADDED, SORTED, UNPADDED, _Documents, _variants, bench, table, write
+from trbert.bench import PADDED, SORTED, UNPADDED, Documents, _variants, bench, table, write
 from trbert.errors import InputError
 from trbert.modeling import assemble
 from trbert.policy import Policy
@@ -56,7 +56,7 @@ def report_of(model, **changes):
 def test_every_variant_that_keeps_all_gives_the_same_logits(model, side, size):
     # On the left the plain model would count positions from the padding on.
     names = {UNPADDED, "reduced +1000"} | ({PADDED, SORTED} if side == "right" else set())
-    documents = _Documents(Numbers(side), TEXTS, 40, torch.device("cpu"))
+    documents = Documents(Numbers(side), TEXTS, 40, torch.device("cpu"))
     expected = model.classifier(**Numbers("right")(TEXTS, True, True, 40, "pt")).logits
     for variant in _variants(model, [KEEP_ALL]):
         if variant.name not in names:

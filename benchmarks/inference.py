@@ -1,0 +1,144 @@
+"""How much of the FLOPs saved the clock shows: MiniLM and BERT-base, equal and unequal kept counts, every batch size.
+
+    python benchmarks/inference.py
+
+Documents of equal length, so that padding costs the baseline nothing; weights of BERT-base are random, since time does
+not depend on them. Each document keeps its own share of tokens, up to half more or less than the mean, drawn by a key.
+Writes docs/results/inference.md and .json.
+"""
+
+import argparse
+import datetime
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification, BertConfig
+
+from trbert.bench import DTYPES, Documents, Row, processor, reduced_variant, time_variants, unreduced_variants
+from trbert.cost import CostModel
+from trbert.encoder import Encoder
+from trbert.files import write_whole
+from trbert.keyed import keyed_uniform
+from trbert.packed import PackedBatch
+from trbert.pretrained import load_classifier
+from trbert.selectors import Selector
+from trbert.shapes import TokenFloat, TokenMask
+
+KEEP = (0.4, 0.1)
+CASES = [
+    ("MiniLM-L6", 512, (1, 8, 32)),
+    ("BERT-base", 512, (1, 8, 32)),
+    *[(m, 128, (1,)) for m in ("MiniLM-L6", "BERT-base")],
+]
+DOCUMENTS = 32
+
+
+class UnevenSelector(Selector):
+    """Keeps of each document a share of its own, (1 ± ½) · KEEP, and of its tokens the ones with the lowest key."""
+
+    name = "uneven"
+    dials = (0.5,)
+
+    def keep_mask(
+        self, batch: PackedBatch, point: int, num_points: int, dial: float, received: TokenFloat | None
+    ) -> TokenMask:
+        documents = torch.arange(len(batch), device=batch.offsets.device)
+        share = KEEP[point] * (1 + dial * (2 * keyed_uniform(0, 0, documents, 0) - 1))
+        count = (share * batch.original_lengths).ceil()
+        keys = keyed_uniform(0, 1, batch.documents, batch.positions).masked_fill(batch.protected, -1.0)
+        order = torch.argsort(batch.documents + 0.5 * keys)
+        rank = torch.empty_like(order)
+        rank[order] = torch.arange(len(order), device=order.device)
+        return rank - batch.offsets[:-1][batch.documents] < count[batch.documents]
+
+
+class Given:
+    """A tokenizer of documents that are tokens already."""
+
+    def __init__(self, documents: int, length: int, vocabulary: int) -> None:
+        self.ids = torch.randint(1000, vocabulary, (documents, length), generator=torch.Generator().manual_seed(0))
+
+    def __call__(self, texts: list[str], **_: Any) -> dict[str, torch.Tensor]:
+        return {"input_ids": self.ids, "attention_mask": torch.ones_like(self.ids)}
+
+
+def model_of(name: str) -> Any:
+    if name == "MiniLM-L6":
+        return load_classifier("minilm", ("a", "b")).model
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_config(BertConfig()).eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dtype", nargs="+", default=["float32"], choices=list(DTYPES))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", help="cases whose model's name contains this")
+    parser.add_argument("--out", default="docs/results")
+    options = parser.parse_args()
+    found = []
+    for name, length, batches in CASES:
+        if options.only not in name:
+            continue
+        for dtype in options.dtype:
+            for row in rows_of(name, length, batches, dtype, options.rounds, torch.device(options.device)):
+                found.append({"model": name, "length": length, **asdict(row)})
+                print(line(found[-1]), flush=True)
+    write(Path(options.out), found, options)
+
+
+@torch.inference_mode()
+def rows_of(
+    name: str, length: int, batches: tuple[int, ...], dtype: str, rounds: int, device: torch.device
+) -> list[Row]:
+    model = model_of(name).to(device, DTYPES[dtype])
+    encoder = Encoder(model)
+    points = (1, len(encoder.layers) // 2)
+    documents = Documents(Given(DOCUMENTS, length, model.config.vocab_size), [""] * DOCUMENTS, length, device)
+    variants = [
+        *unreduced_variants(encoder),
+        reduced_variant(encoder, CostModel.of(encoder), UnevenSelector(), points, 0.0, "reduced, even"),
+        reduced_variant(encoder, CostModel.of(encoder), UnevenSelector(), points, 0.5, "reduced, ± 50 %"),
+    ]
+    variants = [variant for variant in variants if not variant.sorts]  # all are of one length
+    return [row for batch in batches for row in time_variants(variants, documents, dtype, batch, rounds, device)]
+
+
+COLUMNS = ("model", "tokens", "dtype", "batch", "variant", "docs/s", "over padded", "over unpadded")
+HEADER = f"| {' | '.join(COLUMNS)} | FLOPs over unpadded | realised |"
+
+
+def line(row: dict[str, Any]) -> str:
+    def spread(values: dict[str, float]) -> str:
+        return f"{values['median']:.2f}x ({values['low']:.2f}–{values['high']:.2f})"
+
+    cells = [row["model"], row["length"], row["dtype"], row["batch"], row["variant"], f"{row['docs_per_second']:.1f}"]
+    cells += [spread(row["over_padded"]), spread(row["over_unpadded"]), f"{row['flops_over_unpadded']:.2f}x"]
+    return f"| {' | '.join(map(str, cells))} | {row['realised']:.2f} |"
+
+
+def write(out: Path, found: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    device = torch.cuda.get_device_name() if options.device != "cpu" else processor()
+    text = [
+        "# Time saved against FLOPs saved",
+        "",
+        f"`python benchmarks/inference.py --dtype {' '.join(options.dtype)} --device {options.device}`, "
+        f"{datetime.date.today()}. {device}, {torch.get_num_threads()} threads, torch {torch.__version__}; "
+        f"{DOCUMENTS} documents, {options.rounds} rounds in turns; medians and quartiles.",
+        f"Points (1, L/2), kept {KEEP[0]:g} and {KEEP[1]:g} of the original tokens; the rule that chooses is free.",
+        "",
+        HEADER,
+        "|" + "---|" * (HEADER.count("|") - 1),
+        *map(line, found),
+        "",
+    ]
+    write_whole(out / "inference.md", "\n".join(text).encode())
+    write_whole(out / "inference.json", json.dumps(found, indent=1).encode())
+
+
+if __name__ == "__main__":
+    main()
