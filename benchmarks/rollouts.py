@@ -1,0 +1,165 @@
+"""What an RL step costs: eight documents, eight trajectories each, the encoder frozen, a half and a quarter kept.
+
+    python benchmarks/rollouts.py
+
+An untrained policy keeps a token with probability about one half at each point: .5, then .25. CPU-seconds, not wall
+time, as the figures of the original's code are; the share of the matrix peak is of wall time. Writes
+docs/results/rollouts.md and .json.
+"""
+
+import argparse
+import datetime
+import json
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from inference import Given, model_of
+
+from envs.dynamics import Dynamics, RewardTerms
+from envs.rollout import Draw, sample_trajectories
+from trbert.bench import processor
+from trbert.cost import CostModel
+from trbert.encoder import Encoder
+from trbert.files import write_whole
+from trbert.original import original_points
+from trbert.packed import Tokens
+from trbert.policy import Policy
+from tune.learner import autocast
+from tune.settings import SelectSettings
+from tune.stages import Examples, RolloutItem, Sampler, flatten
+
+DOCUMENTS, SAMPLES = 8, 8
+ORIGINAL = {("MiniLM-L6", 512): 12.5, ("MiniLM-L6", 128): 1.61, ("BERT-base", 128): 8.25, ("BERT-base", 512): 44.2}
+"""CPU-seconds of a step of the original's code, unmodified, on this kind of machine."""
+REWRITE = {("MiniLM-L6", 512): 2.85, ("MiniLM-L6", 128): 0.72, ("BERT-base", 128): 5.4}
+"""The same of a plain single-process rewrite: shared prefix, no dropout, gather, SDPA, length buckets."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--only", default="", help="cases whose model's name contains this")
+    parser.add_argument("--out", default="docs/results")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    found = []
+    for name, length in ORIGINAL:
+        if options.only in name:
+            found.append(case(name, length, options.rounds))
+            print(line(found[-1]), flush=True)
+    write(Path(options.out), found, options)
+
+
+def case(name: str, length: int, rounds: int) -> dict[str, Any]:
+    encoder = Encoder(model_of(name))
+    points = original_points(len(encoder.layers))
+    torch.manual_seed(0)
+    policy = Policy(encoder.base.config.hidden_size, len(points))
+    cost = CostModel.of(encoder, policy)
+    dynamics = Dynamics(encoder, points, RewardTerms(penalty=1.0, keep_ratios=(0.0,) * len(points)), cost)
+    ids = Given(DOCUMENTS, length, encoder.base.config.vocab_size).ids
+    train = Examples(Tokens.from_padded(ids), torch.zeros(DOCUMENTS, dtype=torch.long))
+    settings = SelectSettings(samples=SAMPLES)
+    samplers = {dtype: Sampler(dynamics, policy, train, settings, dtype, seed=0) for dtype in ("float32", "bfloat16")}
+    weights = flatten(policy)
+    seconds: dict[str, list[tuple[float, float]]] = {dtype: [] for dtype in samplers}
+    for version in range(rounds + 1):
+        item = RolloutItem(index=0, version=version, documents=tuple(range(DOCUMENTS)))
+        for dtype, sampler in samplers.items():
+            processor_started, started = time.process_time(), time.perf_counter()
+            sampler.gradient(weights, item)
+            seconds[dtype].append((time.process_time() - processor_started, time.perf_counter() - started))
+    cpu = {dtype: median(step[0] for step in steps[1:]) for dtype, steps in seconds.items()}
+    wall = {dtype: median(step[1] for step in steps[1:]) for dtype, steps in seconds.items()}
+    masks, flops, kept = sampled(dynamics, policy, train)
+    peaks = {dtype: peak(encoder, getattr(torch, dtype)) for dtype in samplers}
+    return {
+        "model": name,
+        "length": length,
+        "cpu_seconds": cpu,
+        "wall_seconds": wall,
+        "original": ORIGINAL[name, length],
+        "rewrite": REWRITE.get((name, length)),
+        "kept": kept,
+        "agreement": masks,
+        "of_peak": {dtype: flops / wall[dtype] / peaks[dtype] for dtype in samplers},
+        "peak_gflops": {dtype: peaks[dtype] / 1e9 for dtype in samplers},
+    }
+
+
+@torch.no_grad()
+def sampled(dynamics: Dynamics, policy: Policy, train: Examples) -> tuple[float, float, list[float]]:
+    """Returns the share of first-point bits that bfloat16 draws alike, a step's FLOPs, and the kept fractions."""
+    draw = Draw(seed=0, version=1, documents=torch.arange(DOCUMENTS))
+    dials = torch.zeros(SAMPLES, DOCUMENTS)
+    rollouts = {}
+    for dtype in ("float32", "bfloat16"):
+        with autocast(dynamics.encoder.device, dtype):
+            rollouts[dtype] = sample_trajectories(dynamics, policy, train.tokens, draw, dials)
+    first, half = (rollouts[dtype].masks[0] for dtype in ("float32", "bfloat16"))
+    kept, lengths, points = rollouts["float32"].state.kept, train.tokens.lengths, dynamics.points
+    bounds = (*points, len(dynamics.encoder.layers))
+    flops = float(dynamics.cost.layers(0, points[0], lengths.double()).sum())  # shared by a document's trajectories
+    for stage in range(len(points)):
+        flops += float(dynamics.cost.layers(bounds[stage], bounds[stage + 1], kept[stage].double()).sum())
+    fractions = (kept.sum(1) / (SAMPLES * lengths.sum())).tolist()
+    return float((first == half).double().mean()), flops, fractions
+
+
+def peak(encoder: Encoder, dtype: torch.dtype) -> float:
+    """Returns the FLOPs a second of the best of a few large matrix products of the model's own width."""
+    width = encoder.base.config.hidden_size
+    a, b = torch.randn(4096, width, dtype=dtype), torch.randn(width, 4 * width, dtype=dtype)
+    best = float("inf")
+    for _ in range(8):
+        started = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - started)
+    return 2 * 4096 * width * 4 * width / best
+
+
+HEADER = (
+    "| model | tokens | kept | original | plain rewrite | float32 | bfloat16 | masks alike | "
+    "of peak, float32 | of peak, bfloat16 |"
+)
+
+
+def line(found: dict[str, Any]) -> str:
+    cells = [
+        found["model"],
+        found["length"],
+        ", ".join(f"{fraction:.2f}" for fraction in found["kept"]),
+        found["original"],
+        found["rewrite"] or "–",
+        f"{found['cpu_seconds']['float32']:.2f}",
+        f"{found['cpu_seconds']['bfloat16']:.2f}",
+        f"{100 * found['agreement']:.2f} %",
+        f"{100 * found['of_peak']['float32']:.0f} %",
+        f"{100 * found['of_peak']['bfloat16']:.0f} %",
+    ]
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def write(out: Path, found: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    text = [
+        "# What an RL step costs",
+        "",
+        f"`python benchmarks/rollouts.py --threads {options.threads}`, {datetime.date.today()}. {processor()}, "
+        f"{options.threads} threads, torch {torch.__version__}; {DOCUMENTS} documents, {SAMPLES} trajectories each, "
+        f"gradient of the policy included; medians of {options.rounds} steps, in CPU-seconds.",
+        "",
+        HEADER,
+        "|" + "---|" * (HEADER.count("|") - 1),
+        *map(line, found),
+        "",
+    ]
+    write_whole(out / "rollouts.md", "\n".join(text).encode())
+    write_whole(out / "rollouts.json", json.dumps(found, indent=1).encode())
+
+
+if __name__ == "__main__":
+    main()
