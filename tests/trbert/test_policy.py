@@ -64,6 +64,9 @@ def test_the_context_is_of_the_remaining_tokens_of_the_own_document(make_batch):
     mask[0, [0, 2, 5, 6, 11]] = True
     left = gather_kept(batch, mask)
     both = policy.logits(left, 0)
+    head, states = policy.heads[0], left.hidden[:2]
+    inner = head.linear_1(states) + head.context(torch.cat([states.mean(0), torch.tensor([0.05]).log()]))
+    assert_close(both[:2], head.linear_2(torch.nn.functional.gelu(inner))[:, 0])
     own = start_batch(Tokens.from_lists([[7, 8]], None), left.hidden[:2])
     own = dataclasses.replace(own, original_lengths=torch.tensor([5]))
     assert_close(policy.logits(own, 0), both[:2])

@@ -339,6 +339,18 @@ def test_a_mistake_in_a_resumed_run_does_not_remove_it(capsys, folder, no_ray, t
     assert (folder / "run" / "settings.json").is_file()
 
 
+def test_a_latency_table_that_is_not_there_is_told_before_anything_is_done(capsys, folder, tiny_model, no_ray):
+    words = ["--model", str(tiny_model), "--price", "latency", "--latency-table", "gone.json"]
+    assert main(words) == 2
+    assert "a latency table must be a JSON file that `trbert bench` wrote, and 'gone.json' is none" in one_line(capsys)
+    assert not (folder / "runs" / "search").exists()
+
+
+def test_a_latency_table_needs_its_price(capsys, folder, no_ray):
+    assert main(["--latency-table", "latency.json"]) == 2
+    assert "select.latency_table must be unset unless select.price is 'latency'" in one_line(capsys)
+
+
 def test_verbose_shows_the_traceback_too(capsys, tiny_model, no_ray):
     assert main(["--data", "gone.csv", "--model", str(tiny_model), "--verbose"]) == 2
     err = capsys.readouterr().err

@@ -5,7 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from tune.settings import override
+from trbert.errors import InputError
+from trbert.latency import LatencyTable
+from tune.settings import PRESETS, override
 from tune.training import KEEP_ALL, SPEED_UPS, Model, spread_dials
 
 QUICK = {"select.points": (0, 2)}
@@ -55,6 +57,22 @@ def test_drawn_masks_do_not_depend_on_the_batches(prepared, tiny_settings, split
     first, second = small.evaluate_sampled(split), large.evaluate_sampled(split)
     assert first.kept == second.kept
     assert first.quality == second.quality
+
+
+def test_where_time_is_the_price_the_prepared_table_is_paid(prepared, tiny_settings):
+    table = LatencyTable(
+        tokens=(1, 2), seconds=(1.0, 2.0), documents=1, layers=4, device="cpu", dtype="float32", threads=1
+    )
+    timed = dataclasses.replace(prepared, latency=table)
+    assert make(timed, tiny_settings, {"select.price": "latency"}).dynamics.terms.latency is table
+    with pytest.raises(InputError, match="needs a latency table"):
+        make(prepared, tiny_settings, {"select.price": "latency"})
+
+
+def test_the_paper_s_recipe_has_heads_without_context(prepared, tiny_settings):
+    assert make(prepared, tiny_settings).policy.context
+    assert not make(prepared, tiny_settings, {"policy_context": False}).policy.context
+    assert PRESETS["tr-bert"]["policy_context"] is False
 
 
 def test_the_dials_measured_lie_near_the_speed_ups_wanted(prepared, tiny_settings, split):
