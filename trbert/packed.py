@@ -173,6 +173,39 @@ def gather_kept(batch: PackedBatch, masks: SampleMasks) -> PackedBatch:
     )
 
 
+def split_documents(batch: PackedBatch, most_tokens: int) -> list[PackedBatch]:
+    """Returns the batch in pieces of whole documents, in order, each of at most so many tokens (or one document).
+
+    The pieces' rows, put one after the other, are the batch's row.
+
+    Example:
+        >>> tokens = Tokens.from_lists([[7, 8], [9], [7, 9]], None)
+        >>> batch = start_batch(tokens, torch.zeros(5, 4))
+        >>> [piece.offsets.tolist() for piece in split_documents(batch, 3)]
+        [[0, 2, 3], [0, 2]]
+    """
+    if len(batch.hidden) <= most_tokens:
+        return [batch]
+    ends = batch.offsets.tolist()
+    pieces, first = [], 0
+    for last in range(1, len(batch) + 1):
+        if last < len(batch) and ends[last + 1] - ends[first] <= most_tokens:
+            continue
+        row = slice(ends[first], ends[last])
+        pieces.append(
+            PackedBatch(
+                hidden=batch.hidden[row],
+                positions=batch.positions[row],
+                documents=batch.documents[row] - first,
+                protected=batch.protected[row],
+                original_lengths=batch.original_lengths[first:last],
+                offsets=batch.offsets[first : last + 1] - ends[first],
+            )
+        )
+        first = last
+    return pieces
+
+
 def scatter_back(original: Hidden, kept: PackedBatch) -> Hidden:
     """Returns `original`, the unreduced row, with the kept tokens' newer states in their places.
 

@@ -56,6 +56,32 @@ def test_a_family_without_segment_ids_in_its_input_reads_zeros(family_config, bu
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("most", [1, 15, 20])
+def test_a_row_run_in_pieces_gives_the_same_states_and_attention(
+    most, family_config, build_model, make_tokens, monkeypatch
+):
+    encoder, tokens = Encoder(build_model(family_config)), make_tokens(*LENGTHS, config=family_config)
+    batch, rows = encoder.embed(tokens), []
+    whole, shares = torch.zeros(2, sum(LENGTHS))
+    expected = encoder.run_layers(batch, 0, 3, whole).hidden
+    run = encoder._run_layers
+    monkeypatch.setattr(encoder, "_tokens_at_once", lambda: most)
+    monkeypatch.setattr(
+        encoder, "_run_layers", lambda piece, *rest: rows.append(len(piece.hidden)) or run(piece, *rest)
+    )
+    assert_close(encoder.run_layers(batch, 0, 3, shares).hidden, expected)
+    assert_close(shares, whole)
+    assert rows == {1: [7, 12, 3, 23], 15: [7, 15, 23], 20: [19, 3, 23]}[most]
+
+
+def test_a_row_that_is_trained_on_is_run_whole(bert, make_tokens):
+    encoder = Encoder(bert)
+    with torch.inference_mode():
+        assert encoder._tokens_at_once() < 10**6
+    assert encoder._tokens_at_once() > 10**9
+
+
+@torch.no_grad()
 def test_a_documents_result_depends_neither_on_batch_mates_nor_on_order(family_config, build_model, make_tokens):
     encoder = Encoder(build_model(family_config))
     tokens = make_tokens(*LENGTHS, config=family_config)

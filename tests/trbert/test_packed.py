@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trbert.errors import InputError
-from trbert.packed import Tokens, gather_kept, scatter_back, start_batch
+from trbert.packed import Tokens, gather_kept, scatter_back, split_documents, start_batch
 
 T, F = True, False
 
@@ -113,6 +113,23 @@ def test_several_masks_start_as_many_trajectories():
     again = gather_kept(fanned, torch.tensor([[T, F, T, T, T, F, T, T, F, T]]))
     assert again.hidden[:, 0].tolist() == [0, 2, 0, 2, 0, 2, 4]
     assert again.lengths.tolist() == [1, 1, 1, 1, 1, 2]
+
+
+@pytest.mark.parametrize("most", [1, 4, 5, 9, 10, 100])
+def test_pieces_hold_whole_documents_and_come_to_the_row(make_batch, most):
+    mask = torch.rand(1, 20, generator=torch.Generator().manual_seed(0)) < 0.6
+    batch = gather_kept(make_batch(3, 9, 1, 7), mask | make_batch(3, 9, 1, 7).protected)
+    pieces = split_documents(batch, most)
+    assert all(len(piece.hidden) <= most or len(piece) == 1 for piece in pieces)
+    for name in ("hidden", "positions", "protected", "original_lengths"):
+        assert torch.equal(torch.cat([getattr(piece, name) for piece in pieces]), getattr(batch, name))
+    assert torch.equal(torch.cat([piece.lengths for piece in pieces]), batch.lengths)
+    first = 0
+    for piece in pieces:
+        assert int(piece.offsets[0]) == 0
+        assert torch.equal(piece.documents, torch.arange(len(piece)).repeat_interleave(piece.lengths))
+        first += len(piece)
+    assert first == 4
 
 
 def test_gathering_then_scattering_is_the_identity():
