@@ -90,9 +90,10 @@ class Encoder:
         """Returns how long a row may be: on a CPU so long that a layer's widest state fits `_BLOCK_BYTES`.
 
         The allocator takes a block of more than 32 MiB from the system anew each time, and its pages fault again in
-        every layer. Training keeps its states, so that there is no memory to use again.
+        every layer. Where the encoder learns its states are kept, so that there is no memory to use again.
         """
-        if self.device.type != "cpu" or torch.is_grad_enabled():
+        learns = torch.is_grad_enabled() and next(self.base.parameters()).requires_grad
+        if self.device.type != "cpu" or learns:
             return sys.maxsize
         config = self.base.config
         widest = max(getattr(config, "intermediate_size", 0), 4 * config.hidden_size)
