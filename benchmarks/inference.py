@@ -126,7 +126,8 @@ def write(out: Path, found: list[dict[str, Any]], options: argparse.Namespace) -
     text = [
         "# Time saved against FLOPs saved",
         "",
-        f"`python benchmarks/inference.py --dtype {' '.join(options.dtype)} --device {options.device}`, "
+        f"`python benchmarks/inference.py --dtype {' '.join(options.dtype)} --device {options.device} "
+        f"--rounds {options.rounds}{f' --only {options.only}' if options.only else ''}`, "
         f"{datetime.date.today()}. {device}, {torch.get_num_threads()} threads, torch {torch.__version__}; "
         f"{DOCUMENTS} documents, {options.rounds} rounds in turns; medians and quartiles.",
         f"Points (1, L/2), kept {KEEP[0]:g} and {KEEP[1]:g} of the original tokens; the rule that chooses is free.",
