@@ -8,19 +8,17 @@ Writes docs/results/inference.md and .json.
 """
 
 import argparse
-import datetime
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from reports import write_report
 from transformers import AutoModelForSequenceClassification, BertConfig
 
-from trbert.bench import DTYPES, Documents, Row, processor, reduced_variant, time_variants, unreduced_variants
+from trbert.bench import DTYPES, Documents, Row, reduced_variant, time_variants, unreduced_variants
 from trbert.cost import CostModel
 from trbert.encoder import Encoder
-from trbert.files import write_whole
 from trbert.keyed import keyed_uniform
 from trbert.packed import PackedBatch
 from trbert.pretrained import load_classifier
@@ -80,15 +78,27 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose model's name contains this")
     parser.add_argument("--out", default="docs/results")
     options = parser.parse_args()
-    found = []
+    found, lines = [], [HEADER]
     for name, length, batches in CASES:
         if options.only not in name:
             continue
         for dtype in options.dtype:
             for row in rows_of(name, length, batches, dtype, options.rounds, torch.device(options.device)):
                 found.append({"model": name, "length": length, **asdict(row)})
-                print(line(found[-1]), flush=True)
-    write(Path(options.out), found, options)
+                lines.append(line(name, length, row))
+                print(lines[-1], flush=True)
+    only = f" --only {options.only}" if options.only else ""
+    write_report(
+        Path(options.out) / "inference",
+        "Time saved against FLOPs saved",
+        f"python benchmarks/inference.py --dtype {' '.join(options.dtype)} --device {options.device} "
+        f"--rounds {options.rounds}{only}",
+        torch.device(options.device),
+        f"{DOCUMENTS} documents, {options.rounds} rounds in turns; medians and quartiles. Points (1, L/2), kept "
+        f"{KEEP[0]:g} and {KEEP[1]:g} of the original tokens; the rule that chooses is free.",
+        lines,
+        found,
+    )
 
 
 @torch.inference_mode()
@@ -112,33 +122,10 @@ COLUMNS = ("model", "tokens", "dtype", "batch", "variant", "docs/s", "over padde
 HEADER = f"| {' | '.join(COLUMNS)} | FLOPs over unpadded | realised |"
 
 
-def line(row: dict[str, Any]) -> str:
-    def spread(values: dict[str, float]) -> str:
-        return f"{values['median']:.2f}x ({values['low']:.2f}–{values['high']:.2f})"
-
-    cells = [row["model"], row["length"], row["dtype"], row["batch"], row["variant"], f"{row['docs_per_second']:.1f}"]
-    cells += [spread(row["over_padded"]), spread(row["over_unpadded"]), f"{row['flops_over_unpadded']:.2f}x"]
-    return f"| {' | '.join(map(str, cells))} | {row['realised']:.2f} |"
-
-
-def write(out: Path, found: list[dict[str, Any]], options: argparse.Namespace) -> None:
-    device = torch.cuda.get_device_name() if options.device != "cpu" else processor()
-    text = [
-        "# Time saved against FLOPs saved",
-        "",
-        f"`python benchmarks/inference.py --dtype {' '.join(options.dtype)} --device {options.device} "
-        f"--rounds {options.rounds}{f' --only {options.only}' if options.only else ''}`, "
-        f"{datetime.date.today()}. {device}, {torch.get_num_threads()} threads, torch {torch.__version__}; "
-        f"{DOCUMENTS} documents, {options.rounds} rounds in turns; medians and quartiles.",
-        f"Points (1, L/2), kept {KEEP[0]:g} and {KEEP[1]:g} of the original tokens; the rule that chooses is free.",
-        "",
-        HEADER,
-        "|" + "---|" * (HEADER.count("|") - 1),
-        *map(line, found),
-        "",
-    ]
-    write_whole(out / "inference.md", "\n".join(text).encode())
-    write_whole(out / "inference.json", json.dumps(found, indent=1).encode())
+def line(name: str, length: int, row: Row) -> str:
+    cells = [name, length, row.dtype, row.batch, row.variant, f"{row.docs_per_second:.1f}"]
+    cells += [row.over_padded.as_ratio(), row.over_unpadded.as_ratio(), f"{row.flops_over_unpadded:.2f}x"]
+    return f"| {' | '.join(map(str, cells))} | {row.realised:.2f} |"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -26,6 +25,7 @@ from trbert.evaluate import Evaluation, evaluate, evaluate_unreduced
 from trbert.packed import Tokens
 from trbert.pretrained import load_classifier
 from trbert.selectors import FREE_SELECTORS, Selector, points_for
+from trbert.timing import machine
 from tune.learner import autocast, has_fast_bfloat16
 from tune.prepare import Prepared, prepare
 from tune.runs import versions, write_json
@@ -209,12 +209,12 @@ def report(out: Path, prepared: Prepared, found: list[dict[str, Any]], threads: 
         seeds = len({m["name"].rsplit(" ", 1)[1] for m in members})
         lines.append(f"| {label} | " + " | ".join(cells) + f" | {_spread(kept)} | {seeds} |")
     out.mkdir(parents=True, exist_ok=True)
-    machine = f"{_processor()}, {os.cpu_count()} cores, {threads} thread(s) a process"
+    where = f"{machine(torch.device('cpu'))}, {os.cpu_count()} cores, {threads} thread(s) a process"
     arithmetic = "bfloat16 autocast" if has_fast_bfloat16(torch.device("cpu")) else "float32"
     used = ", ".join(f"{name} {version}" for name, version in versions().items())
     head = f"""# 20 Newsgroups, 256 tokens, 4,000 training documents
 
-`python benchmarks/newsgroups.py --data DIR --threads {threads}`, {datetime.date.today()}. Machine: {machine};
+`python benchmarks/newsgroups.py --data DIR --threads {threads}`, {datetime.date.today()}. Machine: {where};
 training and evaluation of every row in {arithmetic}. Versions: {used}.
 
 MiniLM-L6, column `text`, the whole test split ({len(prepared.test.labels):,} documents);
@@ -251,13 +251,6 @@ def _gap(groups: dict[str, list[dict[str, Any]]]) -> list[str]:
         if cells:
             lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return lines
-
-
-def _processor() -> str:
-    """Returns the processor's own name where the system tells it."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text().splitlines() if told.is_file() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _cell(members: list[dict[str, Any]], target: str, teacher: float) -> str:

@@ -8,8 +8,6 @@ docs/results/rollouts.md and .json.
 """
 
 import argparse
-import datetime
-import json
 import time
 from pathlib import Path
 from statistics import median
@@ -17,13 +15,12 @@ from typing import Any
 
 import torch
 from inference import Given, model_of
+from reports import write_report
 
 from envs.dynamics import Dynamics, RewardTerms
 from envs.rollout import Draw, sample_trajectories
-from trbert.bench import processor
 from trbert.cost import CostModel
 from trbert.encoder import Encoder
-from trbert.files import write_whole
 from trbert.original import original_points
 from trbert.packed import Tokens
 from trbert.policy import Policy
@@ -51,7 +48,16 @@ def main() -> None:
         if options.only in name:
             found.append(case(name, length, options.rounds))
             print(line(found[-1]), flush=True)
-    write(Path(options.out), found, options)
+    write_report(
+        Path(options.out) / "rollouts",
+        "What an RL step costs",
+        f"python benchmarks/rollouts.py --threads {options.threads}",
+        torch.device("cpu"),
+        f"{DOCUMENTS} documents, {SAMPLES} trajectories each, gradient of the policy included; medians of "
+        f"{options.rounds} steps, in CPU-seconds.",
+        [HEADER, *map(line, found)],
+        found,
+    )
 
 
 def case(name: str, length: int, rounds: int) -> dict[str, Any]:
@@ -142,23 +148,6 @@ def line(found: dict[str, Any]) -> str:
         f"{100 * found['of_peak']['bfloat16']:.0f} %",
     ]
     return f"| {' | '.join(map(str, cells))} |"
-
-
-def write(out: Path, found: list[dict[str, Any]], options: argparse.Namespace) -> None:
-    text = [
-        "# What an RL step costs",
-        "",
-        f"`python benchmarks/rollouts.py --threads {options.threads}`, {datetime.date.today()}. {processor()}, "
-        f"{options.threads} threads, torch {torch.__version__}; {DOCUMENTS} documents, {SAMPLES} trajectories each, "
-        f"gradient of the policy included; medians of {options.rounds} steps, in CPU-seconds.",
-        "",
-        HEADER,
-        "|" + "---|" * (HEADER.count("|") - 1),
-        *map(line, found),
-        "",
-    ]
-    write_whole(out / "rollouts.md", "\n".join(text).encode())
-    write_whole(out / "rollouts.json", json.dumps(found, indent=1).encode())
 
 
 if __name__ == "__main__":

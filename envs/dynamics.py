@@ -74,6 +74,12 @@ class Dynamics:
                 f"keep_ratios must be one for each of the points {self.points}, and are {self.terms.keep_ratios}: "
                 "give as many ratios as points"
             )
+        table, layers = self.terms.latency, len(self.encoder.layers)
+        if table is not None and table.layers != layers:
+            raise InputError(
+                f"a latency table must be of a model of {layers} layers, and is of one of {table.layers}: "
+                "pass the table of this model, or let it be measured"
+            )
         object.__setattr__(self, "num_points", len(self.points))
 
     def reset(self, tokens: Tokens) -> State:

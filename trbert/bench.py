@@ -2,11 +2,11 @@
 
 import copy
 import json
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from trbert.modeling import TrbertForSequenceClassification
 from trbert.packed import Tokens
 from trbert.reduction import reduced_forward
 from trbert.selectors import PolicySelector, Selector
-from trbert.timing import Spread, paired_ratio, peak_memory, take_turns
+from trbert.timing import Spread, machine, paired_ratio, peak_memory, take_turns
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -147,10 +147,10 @@ def bench(
         for batch in batches:
             say(f"{dtype}, batch {batch}: {len(texts)} documents, {rounds} rounds")
             rows += time_variants(variants, documents, dtype, batch, rounds, device)
-    lengths = documents.tokens.lengths.sort().values
+    lengths = documents.lengths.sort().values
     return Report(
         rows=tuple(rows),
-        machine=torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        machine=machine(device),
         threads=torch.get_num_threads(),
         torch_version=torch.__version__,
         documents=len(texts),
@@ -177,11 +177,11 @@ class Documents:
 
         encoded = {name: tensor.to(device) for name, tensor in tokenise().items()}
         self.input_ids, self.mask = encoded["input_ids"], encoded["attention_mask"]
-        self.tokens = Tokens.from_padded(self.input_ids, self.mask)
+        self.lengths = self.mask.sum(1)
         work = {"tokenise": [tokenise], "pack": [lambda: Tokens.from_padded(self.input_ids, self.mask)]}
         seconds = take_turns(work, 3, device)
         self.tokenise_seconds, self.pack_seconds = (
-            Spread.of([sum(steps) for steps in seconds[name]]).median for name in ("tokenise", "pack")
+            median(step for (step,) in seconds[name]) for name in ("tokenise", "pack")
         )
 
     def __len__(self) -> int:
@@ -189,12 +189,12 @@ class Documents:
 
     def batches(self, size: int, sorts: bool) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """Yields (lengths, padded batch), each cut to its own longest document."""
-        lengths = self.mask.sum(1)
-        order = torch.argsort(lengths, stable=True) if sorts else torch.arange(len(self), device=lengths.device)
+        device = self.lengths.device
+        order = torch.argsort(self.lengths, stable=True) if sorts else torch.arange(len(self), device=device)
         for part in order.split(size):
             columns = self.mask[part].any(0).nonzero()[:, 0]  # a tokenizer may pad on either side
             padded = {"input_ids": self.input_ids[part][:, columns], "attention_mask": self.mask[part][:, columns]}
-            yield lengths[part], padded
+            yield self.lengths[part], padded
 
 
 def _variants(model: TrbertForSequenceClassification, dials: Sequence[float]) -> list[Variant]:
@@ -221,8 +221,7 @@ def unreduced_variants(encoder: Encoder) -> list[Variant]:
         return logits
 
     def unpadded(batch: dict[str, Tensor]) -> Tensor:
-        tokens = Tokens.from_padded(**batch)
-        return encoder.logits(encoder.run_layers(encoder.embed(tokens), 0, len(encoder.layers)))
+        return encoder.unreduced_logits(Tokens.from_padded(**batch))
 
     def padded_flops(lengths: Tensor, batch: dict[str, Tensor]) -> float:
         return float(cost.unreduced(torch.full_like(lengths, batch["input_ids"].shape[1])).sum())
@@ -280,7 +279,7 @@ def time_variants(
     for variant in variants:
         own = seconds[variant.name]
         latencies = torch.tensor([step for steps in own for step in steps], dtype=torch.double)
-        whole = Spread.of([sum(steps) for steps in own]).median
+        whole = median(sum(steps) for steps in own)
         over_unpadded = paired_ratio(seconds[UNPADDED], own)
         gain = flops[UNPADDED] / flops[variant.name]
         rows.append(
@@ -307,22 +306,12 @@ def _tokens_of(work: tuple[tuple[Tensor, dict[str, Tensor]], Callable[[], object
     return work[0][1]["input_ids"].numel()
 
 
-def processor() -> str:
-    """Returns the name of this machine's processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.machine()
-
-
 def table(report: Report) -> str:
     """Returns the report as Markdown."""
-    shortest, median, longest = report.lengths
+    shortest, middle, longest = report.lengths
     lines = [
         f"{report.machine}, {report.threads} threads, torch {report.torch_version}; {report.documents} documents of "
-        f"{shortest} to {longest} tokens (median {median}), {report.rounds} rounds in turns; tokenising takes "
+        f"{shortest} to {longest} tokens (median {middle}), {report.rounds} rounds in turns; tokenising takes "
         f"{report.tokenise_ms:.2f} ms a document, unpadding {report.pack_ms:.3f} ms.",
         "",
         "| dtype | batch | variant | docs/s | with tokenising | p50 ms | p95 ms | time over padded | over unpadded | "
@@ -339,8 +328,8 @@ def table(report: Report) -> str:
             f"{row.docs_per_second_from_text:.0f}",
             f"{row.p50_ms:.1f}",
             f"{row.p95_ms:.1f}",
-            _spread(row.over_padded),
-            _spread(row.over_unpadded),
+            row.over_padded.as_ratio(),
+            row.over_unpadded.as_ratio(),
             f"{row.flops_over_padded:.2f}x",
             f"{row.flops_over_unpadded:.2f}x",
             f"{row.realised:.2f}",
@@ -348,10 +337,6 @@ def table(report: Report) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
-
-
-def _spread(spread: Spread) -> str:
-    return f"{spread.median:.2f}x ({spread.low:.2f}–{spread.high:.2f})"
 
 
 def write(report: Report, folder: Path) -> None:

@@ -131,6 +131,10 @@ class Encoder:
         """Returns the class logits of finished states."""
         return self.finish(batch).logits
 
+    def unreduced_logits(self, tokens: Tokens) -> Logits:
+        """Returns the class logits of the plain model, packed."""
+        return self.logits(self.run_layers(self.embed(tokens), 0, len(self.layers)))
+
     def _position_ids(self, tokens: Tokens, batch: PackedBatch) -> Tensor:
         config = self.base.config
         positions = batch.positions

@@ -65,8 +65,7 @@ def unreduced_logits(encoder: Encoder, tokens: Tokens, tokens_per_batch: int = 1
     """Returns the plain model's logits of every document, packed."""
     parts, order = [], []
     for documents in batches_by_length(tokens.lengths, tokens_per_batch):
-        batch = encoder.embed(tokens.take(documents).to(encoder.device))
-        parts.append(encoder.logits(encoder.run_layers(batch, 0, len(encoder.layers))).float().cpu())
+        parts.append(encoder.unreduced_logits(tokens.take(documents).to(encoder.device)).float().cpu())
         order.append(documents)
     return _restore(parts, order)
 

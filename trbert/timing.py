@@ -1,5 +1,6 @@
 """Clocks: runs timed in turns, so that what else the machine does falls on all of them alike."""
 
+import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,24 @@ class Spread:
             return cls(values[0], values[0], values[0])
         low, median, high = statistics.quantiles(values, n=4, method="inclusive")
         return cls(median, low, high)
+
+    def as_ratio(self) -> str:
+        """Returns the spread as tables show a ratio.
+
+        Example:
+            >>> Spread(2.0, 1.5, 2.25).as_ratio()
+            '2.00x (1.50–2.25)'
+        """
+        return f"{self.median:.2f}x ({self.low:.2f}–{self.high:.2f})"
+
+
+def machine(device: torch.device) -> str:
+    """Returns the name of the GPU, or of this machine's processor where the system tells it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def synchronize(device: torch.device) -> None:

@@ -75,8 +75,7 @@ def train_teacher(
     def loss(documents: Tensor) -> Tensor:
         part = train.take(documents, device)
         with autocast(device, compute.dtype):
-            finished = encoder.run_layers(encoder.embed(part.tokens), 0, len(encoder.layers))
-            logits = encoder.logits(finished)
+            logits = encoder.unreduced_logits(part.tokens)
         return nn.functional.cross_entropy(logits.float(), part.labels, reduction="sum")
 
     lengths = train.tokens.lengths
@@ -96,8 +95,7 @@ def training_seconds(encoder: Encoder, train: Examples, dtype: str, threads: int
     for _ in range(3):  # the first warms up
         started = time.perf_counter()
         with autocast(encoder.device, dtype):
-            finished = encoder.run_layers(encoder.embed(part.tokens), 0, len(encoder.layers))
-            loss = nn.functional.cross_entropy(encoder.logits(finished).float(), part.labels)
+            loss = nn.functional.cross_entropy(encoder.unreduced_logits(part.tokens).float(), part.labels)
         torch.autograd.grad(loss, parameters, allow_unused=True)
         best = min(best, time.perf_counter() - started)
     torch.set_num_threads(before)

@@ -83,6 +83,15 @@ def test_the_latency_price_is_the_share_of_the_measured_time(encoder):
         assert got.item() == pytest.approx(charge)
 
 
+def test_a_latency_table_of_a_deeper_model_is_refused(encoder):
+    times = LatencyTable(
+        tokens=(1, 2), seconds=(1.0, 3.0), documents=1, layers=12, device="cpu", dtype="float32", threads=1
+    )
+    terms = RewardTerms(penalty=2.0, keep_ratios=(0.0, 0.0), price="latency", latency=times)
+    with pytest.raises(InputError, match="must be of a model of 4 layers, and is of one of 12"):
+        Dynamics(encoder, (0, 2), terms, SIMPLE)
+
+
 def test_the_latency_price_needs_a_table():
     with pytest.raises(InputError, match="needs a latency table"):
         RewardTerms(penalty=1.0, keep_ratios=(0.0,), price="latency")
