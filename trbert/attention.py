@@ -5,13 +5,15 @@ transformers hands every keyword argument of a layer on to its attention functio
 it is Hugging Face's SDPA.
 """
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int32
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -20,6 +22,9 @@ from transformers.masking_utils import sdpa_mask
 from trbert.shapes import TokenFloat, TokenIndex
 
 PACKED_ATTENTION = "trbert_packed"
+
+Varlen = Callable[[Tensor, Tensor, Tensor, Tensor, int, float], Tensor]
+"""(query, key, value, each [width, heads, head_dim]; offsets; longest document; scale) -> [width, heads, head_dim]."""
 
 
 def packed_attention(
@@ -30,6 +35,7 @@ def packed_attention(
     attention_mask: Tensor | None,
     *,
     segments: Sequence[int] | None = None,
+    offsets: Int32[Tensor, " docs_and_one"] | None = None,
     token_positions: TokenIndex | None = None,
     received: TokenFloat | None = None,
     dropout: float = 0.0,
@@ -39,10 +45,11 @@ def packed_attention(
 ) -> tuple[Float[Tensor, "batch width heads head_dim"], None]:
     """Returns softmax(QKᵀ · scaling) V within each document of the row, and no weights.
 
-    Per-document SDPA over `split` views: measured against length-grouped padding on two CPU cores it was as fast or
-    faster at 20 to 512 tokens a document, and its backward pass is one concatenation. A packed row takes no dropout on
-    attention weights, in training either: the CPU's fused kernel has none, and without it a step takes several times
-    as long. Dropout on hidden states is the layers' own and stays.
+    On a GPU in half precision one varlen kernel takes the whole row. Else per-document SDPA over `split` views:
+    measured against length-grouped padding on two CPU cores it was as fast or faster at 20 to 512 tokens a document,
+    and its backward pass is one concatenation. A packed row takes no dropout on attention weights, in training either:
+    the CPU's fused kernel has none, and without it a step takes several times as long. Dropout on hidden states is the
+    layers' own and stays.
 
     Args:
         module: the calling attention layer.
@@ -51,6 +58,8 @@ def packed_attention(
         value: likewise.
         attention_mask: used by the plain, padded call only.
         segments: tokens of each document, summing to `width`; None for the plain, padded call.
+        offsets: where each document starts, and the row's end: the same for the varlen kernel; without them it is not
+            used.
         token_positions: each token's original position; needed by layers that attend within a window.
         received: filled in place, where given, with the attention each token received (mean over heads and
             queries of its own document): the state feature of DESIGN.md section 5. Costs a second softmax.
@@ -73,6 +82,18 @@ def packed_attention(
         )
     lengths = list(segments)
     windows = _windows(token_positions, lengths, sliding_window)
+    if received is not None:
+        received.copy_(_attention_received(query, key, lengths, windows, scaling))
+    windowed = any(window is not None for window in windows)
+    if offsets is not None and not windowed and _takes_varlen(query) and (kernel := varlen_kernel()) is not None:
+        return _varlen(kernel, query, key, value, offsets, max(lengths), scaling), None
+    return _by_document(query, key, value, lengths, windows, scaling), None
+
+
+def _by_document(
+    query: Tensor, key: Tensor, value: Tensor, lengths: list[int], windows: list[Tensor | None], scaling: float | None
+) -> Float[Tensor, "1 width heads head_dim"]:
+    """Always right, on any device and in any arithmetic."""
     shared_heads = query.shape[1] != key.shape[1]
     precision: AbstractContextManager[None] = nullcontext()
     if query.requires_grad and query.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
@@ -86,9 +107,58 @@ def packed_attention(
             F.scaled_dot_product_attention(q, k, v, window, scale=scaling, enable_gqa=shared_heads)
             for q, k, v, window in pieces
         ]
-    if received is not None:
-        received.copy_(_attention_received(query, key, lengths, windows, scaling))
-    return torch.cat(outputs, 2).transpose(1, 2), None
+    return torch.cat(outputs, 2).transpose(1, 2)
+
+
+def _takes_varlen(query: Tensor) -> bool:
+    return query.device.type == "cuda" and query.dtype in (torch.float16, torch.bfloat16)
+
+
+def _varlen(
+    kernel: Varlen,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    offsets: Int32[Tensor, " docs_and_one"],
+    longest: int,
+    scaling: float | None,
+) -> Float[Tensor, "1 width heads head_dim"]:
+    groups = query.shape[1] // key.shape[1]
+    # The layers made these views of [width, heads, head_dim]: transposing back copies nothing.
+    q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
+    if groups > 1:
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return kernel(q, k, v, offsets, longest, scale)[None]
+
+
+@cache
+def varlen_kernel() -> Varlen | None:
+    """Returns flash-attn's kernel where it is installed, else PyTorch's own where it is new enough; else None."""
+    try:
+        from flash_attn import flash_attn_varlen_func
+
+        return lambda q, k, v, offsets, longest, scale: flash_attn_varlen_func(
+            q, k, v, offsets, offsets, longest, longest, softmax_scale=scale
+        )
+    except ImportError:
+        pass
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    known = inspect.signature(varlen_attn).parameters
+    if "scale" not in known:
+        return None
+    # One split: else how a document is summed would depend on the longest of its batch mates.
+    splits: dict[str, Any] = {"num_splits": 1} if "num_splits" in known else {}
+
+    def own(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, longest: int, scale: float) -> Tensor:
+        output = varlen_attn(q, k, v, offsets, offsets, longest, longest, scale=scale, **splits)
+        assert isinstance(output, Tensor)  # a pair only where asked for the scores' sums
+        return output
+
+    return own
 
 
 def _windows(positions: TokenIndex | None, lengths: list[int], width: int | None) -> list[Tensor | None]:

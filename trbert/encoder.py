@@ -101,6 +101,7 @@ class Encoder:
 
     def _run_layers(self, batch: PackedBatch, first: int, last: int, received: TokenFloat | None) -> PackedBatch:
         states = batch.hidden[None]
+        offsets = batch.offsets.to(torch.int32)
         rotary = self._rotary_tables(batch) if first < last else {}
         for index in range(first, last):
             layer = self.layers[index]
@@ -109,6 +110,7 @@ class Encoder:
                 states,
                 attention_mask=None,
                 segments=batch.segments,
+                offsets=offsets,
                 token_positions=batch.positions,
                 received=received if index == last - 1 else None,
                 **({"position_embeddings": rotary[kind if kind in rotary else None]} if rotary else {}),

@@ -1,5 +1,6 @@
 """Packed attention against a softmax written as loops."""
 
+import itertools
 import math
 
 import pytest
@@ -8,6 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from trbert import attention
 from trbert.attention import packed_attention
 
 MODULE = nn.Identity()
@@ -142,3 +144,68 @@ def test_below_autocast_only_what_has_a_backward_pass_runs_in_float32(learns, ra
     with torch.autocast("cpu", torch.bfloat16), Kernels() as kernels:
         packed_attention(MODULE, query, key, value, None, segments=[4, 5])
     assert kernels.dtypes == {ran_in}
+
+
+# The varlen kernel: its plumbing with a stand-in, and itself where there is a GPU.
+
+
+def stand_in(query, key, value, offsets, longest, scale):
+    """Returns what a varlen kernel should, by loops over its own arguments."""
+    assert offsets.dtype == torch.int32
+    assert longest == int(offsets.diff().max())
+    parts = [slice(int(a), int(b)) for a, b in itertools.pairwise(offsets)]
+    outputs = []
+    for part in parts:
+        weights = torch.einsum("ihd,jhd->hij", query[part], key[part]).mul(scale).softmax(-1)
+        outputs.append(torch.einsum("hij,jhd->ihd", weights, value[part]))
+    return torch.cat(outputs)
+
+
+@pytest.mark.parametrize("scaling", [None, 0.3], ids=["default scale", "own scale"])
+@pytest.mark.parametrize("key_heads", [4, 2])
+def test_a_varlen_kernel_is_given_the_row_as_it_lies(monkeypatch, key_heads, scaling):
+    monkeypatch.setattr(attention, "_takes_varlen", lambda query: True)
+    monkeypatch.setattr(attention, "varlen_kernel", lambda: stand_in)
+    lengths = [4, 1, 6]
+    query, key, value = random_states(4, key_heads, 11, 8)
+    offsets = torch.tensor([0, 4, 5, 5, 11], dtype=torch.int32)  # the third document has lost all its tokens
+    received = torch.zeros(11)
+    output, _ = packed_attention(
+        MODULE, query, key, value, None, segments=lengths, offsets=offsets, scaling=scaling, received=received
+    )
+    expected = attention_by_loop(query, key, value, lengths, list(range(11)), scaling or 8**-0.5, None)
+    assert_close(output[0], expected[0])
+    assert_close(received, expected[1])
+
+
+def test_a_window_that_cuts_a_document_is_not_for_the_varlen_kernel(monkeypatch):
+    calls = []
+    monkeypatch.setattr(attention, "_takes_varlen", lambda query: True)
+    monkeypatch.setattr(attention, "varlen_kernel", lambda: lambda *given: calls.append(1) or stand_in(*given))
+    query, key, value = random_states(2, 2, 5, 4)
+    arguments = {"segments": [5], "offsets": torch.tensor([0, 5], dtype=torch.int32), "sliding_window": 3}
+    for positions, used in (([0, 1, 2, 3, 4], 0), ([0, 1, 1, 1, 2], 1)):
+        packed_attention(MODULE, query, key, value, None, token_positions=torch.tensor(positions), **arguments)
+        assert len(calls) == used
+
+
+def test_a_cpu_and_float32_have_no_varlen_kernel():
+    assert not attention._takes_varlen(torch.zeros(1, 2, 3, 4, dtype=torch.bfloat16))
+    assert not attention._takes_varlen(torch.zeros(1, 2, 3, 4, device="meta"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("key_heads", [4, 2])
+def test_the_varlen_kernel_agrees_with_the_fallback(key_heads, dtype):
+    assert attention.varlen_kernel() is not None
+    lengths = [64, 1, 300, 7]
+    states = [part.cuda().to(dtype) for part in random_states(4, key_heads, sum(lengths), 32)]
+    offsets = torch.tensor([0, *lengths], device="cuda").cumsum(0).int()
+    fast, _ = packed_attention(MODULE, *states, None, segments=lengths, offsets=offsets)
+    slow, _ = packed_attention(MODULE, *states, None, segments=lengths)
+    assert_close(fast, slow, atol=2e-2, rtol=2e-2)
+    alone, _ = packed_attention(
+        MODULE, *(part[:, :, 65:365] for part in states), None, segments=[300], offsets=offsets.new_tensor([0, 300])
+    )
+    assert torch.equal(alone[0], fast[0, 65:365])
