@@ -16,7 +16,17 @@ import torch
 from reports import write_report
 from transformers import AutoModelForSequenceClassification, BertConfig
 
-from trbert.bench import DTYPES, Documents, Row, reduced_variant, time_variants, unreduced_variants
+from trbert.bench import (
+    DTYPES,
+    INT8,
+    Documents,
+    Row,
+    Variant,
+    in_arithmetic,
+    reduced_variant,
+    time_variants,
+    unreduced_variants,
+)
 from trbert.cost import CostModel
 from trbert.encoder import Encoder
 from trbert.keyed import keyed_uniform
@@ -31,7 +41,8 @@ CASES = [
     ("BERT-base", 512, (1, 8, 32)),
     *[(m, 128, (1,)) for m in ("MiniLM-L6", "BERT-base")],
 ]
-DOCUMENTS = 32
+DOCUMENTS = {"MiniLM-L6": 32, "BERT-base": 8}
+"""At least so many a turn, and at least one batch."""
 
 
 class UnevenSelector(Selector):
@@ -72,7 +83,7 @@ def model_of(name: str) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dtype", nargs="+", default=["float32"], choices=list(DTYPES))
+    parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16", INT8], choices=[*DTYPES, INT8])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="", help="cases whose model's name contains this")
@@ -82,8 +93,8 @@ def main() -> None:
     for name, length, batches in CASES:
         if options.only not in name:
             continue
-        for dtype in options.dtype:
-            for row in rows_of(name, length, batches, dtype, options.rounds, torch.device(options.device)):
+        for batch in batches:
+            for row in rows_of(name, length, batch, options.dtype, options.rounds, torch.device(options.device)):
                 found.append({"model": name, "length": length, **asdict(row)})
                 lines.append(line(name, length, row))
                 print(lines[-1], flush=True)
@@ -94,7 +105,7 @@ def main() -> None:
         f"python benchmarks/inference.py --dtype {' '.join(options.dtype)} --device {options.device} "
         f"--rounds {options.rounds}{only}",
         torch.device(options.device),
-        f"{DOCUMENTS} documents, {options.rounds} rounds in turns; medians and quartiles. Points (1, L/2), kept "
+        f"{options.rounds} rounds, all variants of a batch size in turns; medians and quartiles. Points (1, L/2), kept "
         f"{KEEP[0]:g} and {KEEP[1]:g} of the original tokens; the rule that chooses is free.",
         lines,
         found,
@@ -102,29 +113,40 @@ def main() -> None:
 
 
 @torch.inference_mode()
-def rows_of(
-    name: str, length: int, batches: tuple[int, ...], dtype: str, rounds: int, device: torch.device
-) -> list[Row]:
-    model = model_of(name).to(device, DTYPES[dtype])
-    encoder = Encoder(model)
-    points = (1, len(encoder.layers) // 2)
-    documents = Documents(Given(DOCUMENTS, length, model.config.vocab_size), [""] * DOCUMENTS, length, device)
-    variants = [
-        *unreduced_variants(encoder),
-        reduced_variant(encoder, CostModel.of(encoder), UnevenSelector(), points, 0.0, "reduced, even"),
-        reduced_variant(encoder, CostModel.of(encoder), UnevenSelector(), points, 0.5, "reduced, ± 50 %"),
-    ]
-    variants = [variant for variant in variants if not variant.sorts]  # all are of one length
-    return [row for batch in batches for row in time_variants(variants, documents, dtype, batch, rounds, device)]
+def rows_of(name: str, length: int, batch: int, dtypes: list[str], rounds: int, device: torch.device) -> list[Row]:
+    model, count = model_of(name).to(device), max(DOCUMENTS[name], batch)
+    documents = Documents(Given(count, length, model.config.vocab_size), [""] * count, length, device)
+    variants: list[Variant] = []
+    for dtype in dtypes:
+        encoder = Encoder(in_arithmetic(model, dtype))
+        points, cost = (1, len(encoder.layers) // 2), CostModel.of(encoder)
+        # All are of one length: nothing to sort.
+        variants += [variant for variant in unreduced_variants(encoder, documents, dtype) if not variant.sorts]
+        for dial, kept in ((0.0, "even"), (0.5, "± 50 %")):
+            variants.append(
+                reduced_variant(encoder, cost, UnevenSelector(), points, dial, f"reduced, {kept}", documents, dtype)
+            )
+    return time_variants(variants, batch, rounds, device)
 
 
-COLUMNS = ("model", "tokens", "dtype", "batch", "variant", "docs/s", "over padded", "over unpadded")
+COLUMNS = (
+    "model",
+    "tokens",
+    "batch",
+    "dtype",
+    "variant",
+    "docs/s",
+    "over padded float32",
+    "over padded",
+    "over unpadded",
+)
 HEADER = f"| {' | '.join(COLUMNS)} | FLOPs over unpadded | realised |"
 
 
 def line(name: str, length: int, row: Row) -> str:
-    cells = [name, length, row.dtype, row.batch, row.variant, f"{row.docs_per_second:.1f}"]
-    cells += [row.over_padded.as_ratio(), row.over_unpadded.as_ratio(), f"{row.flops_over_unpadded:.2f}x"]
+    cells = [name, length, row.batch, row.dtype, row.variant, f"{row.docs_per_second:.1f}"]
+    cells += [ratio.as_ratio() for ratio in (row.over_plain, row.over_padded, row.over_unpadded)]
+    cells.append(f"{row.flops_over_unpadded:.2f}x")
     return f"| {' | '.join(map(str, cells))} | {row.realised:.2f} |"
 
 

@@ -1,9 +1,9 @@
-"""The honest speed report: one model padded, sorted, unpadded and reduced, timed in turns on the same documents."""
+"""The honest speed report: one model padded, sorted, unpadded and reduced, in several arithmetics, timed in turns."""
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -16,149 +16,19 @@ from trbert.cost import CostModel
 from trbert.encoder import Encoder
 from trbert.errors import InputError
 from trbert.files import write_whole
+from trbert.int8 import quantise
 from trbert.modeling import TrbertForSequenceClassification
 from trbert.packed import Tokens
+from trbert.pretrained import Pretrained
 from trbert.reduction import reduced_forward
 from trbert.selectors import PolicySelector, Selector
 from trbert.timing import Spread, machine, paired_ratio, peak_memory, take_turns
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+INT8 = "int8"
+"""Linear layers in int8, states in float32."""
 
 PADDED, SORTED, UNPADDED = "padded", "sorted", "unpadded"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Variant:
-    """One way to run the documents.
-
-    Attributes:
-        name: as the report calls it.
-        forward: takes a padded batch (`input_ids`, `attention_mask`) and returns its logits.
-        sorts: batches are of documents of like length.
-        flops: of the documents of a batch, given their lengths and that batch.
-    """
-
-    name: str
-    forward: Callable[[dict[str, Tensor]], Tensor]
-    sorts: bool
-    flops: Callable[[Tensor, dict[str, Tensor]], float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One variant at one batch size and in one arithmetic.
-
-    Attributes:
-        variant: how the documents were run.
-        dtype: of weights and states.
-        batch: documents a forward pass.
-        docs_per_second: of the forward passes, packing and unpacking included.
-        docs_per_second_from_text: the same with tokenisation.
-        p50_ms: median latency of a forward pass.
-        p95_ms: 95th percentile of it.
-        over_padded: time of the padded model over this one's, in the same rounds.
-        over_unpadded: time of our own unreduced, unpadded model over this one's.
-        flops_over_padded: the padded model's FLOPs over this one's.
-        flops_over_unpadded: the unpadded model's FLOPs over this one's.
-        realised: share of the unpadded FLOPs gain that the clock shows.
-        peak_mib: memory of a pass above what the process holds; None where the system does not tell.
-    """
-
-    variant: str
-    dtype: str
-    batch: int
-    docs_per_second: float
-    docs_per_second_from_text: float
-    p50_ms: float
-    p95_ms: float
-    over_padded: Spread
-    over_unpadded: Spread
-    flops_over_padded: float
-    flops_over_unpadded: float
-    realised: float
-    peak_mib: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """All rows, and what they were measured on.
-
-    Attributes:
-        rows: by arithmetic, batch size, variant.
-        machine: processor or GPU.
-        threads: of the process.
-        torch_version: of the library that ran it.
-        documents: how many.
-        lengths: fewest, median and most tokens of a document.
-        rounds: turns of each variant.
-        tokenise_ms: of one document.
-        pack_ms: unpadding one document, which `docs_per_second` includes.
-    """
-
-    rows: tuple[Row, ...]
-    machine: str
-    threads: int
-    torch_version: str
-    documents: int
-    lengths: tuple[int, int, int]
-    rounds: int
-    tokenise_ms: float
-    pack_ms: float
-
-
-@torch.inference_mode()
-def bench(
-    model: TrbertForSequenceClassification,
-    tokenizer: Any,
-    texts: Sequence[str],
-    *,
-    dials: Sequence[float],
-    batches: Sequence[int],
-    dtypes: Sequence[str],
-    rounds: int,
-    say: Callable[[str], None],
-) -> Report:
-    """Returns how fast a reduced model is beside itself padded, sorted by length, and unpadded.
-
-    Args:
-        model: reduced; its classifier with all tokens kept is the baseline.
-        tokenizer: its tokenizer.
-        texts: documents, in the order in which they arrive.
-        dials: at which the reduced model is timed.
-        batches: documents a forward pass.
-        dtypes: names out of `DTYPES`.
-        rounds: turns of each variant.
-        say: is told what is being done, one line each.
-
-    Raises:
-        InputError: No text, or an arithmetic that is none.
-    """
-    if not texts:
-        raise InputError("texts must not be empty: pass at least one document")
-    unknown = sorted(set(dtypes) - set(DTYPES))
-    if unknown:
-        raise InputError(f"dtypes must be out of {', '.join(DTYPES)}, and have {unknown[0]!r}")
-    device = model.device
-    documents = Documents(tokenizer, texts, model.config.max_tokens, device)
-    rows: list[Row] = []
-    for dtype in dtypes:
-        own: Any = copy.deepcopy(model)
-        variants = _variants(own.to(DTYPES[dtype]), dials)
-        for batch in batches:
-            say(f"{dtype}, batch {batch}: {len(texts)} documents, {rounds} rounds")
-            rows += time_variants(variants, documents, dtype, batch, rounds, device)
-    lengths = documents.lengths.sort().values
-    return Report(
-        rows=tuple(rows),
-        machine=machine(device),
-        threads=torch.get_num_threads(),
-        torch_version=torch.__version__,
-        documents=len(texts),
-        lengths=(int(lengths[0]), int(lengths[len(lengths) // 2]), int(lengths[-1])),
-        rounds=rounds,
-        tokenise_ms=1000 * documents.tokenise_seconds / len(texts),
-        pack_ms=1000 * documents.pack_seconds / len(texts),
-    )
 
 
 class Documents:
@@ -197,19 +67,184 @@ class Documents:
             yield self.lengths[part], padded
 
 
-def _variants(model: TrbertForSequenceClassification, dials: Sequence[float]) -> list[Variant]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One way to run the documents.
+
+    Attributes:
+        name: as the report calls it.
+        dtype: its arithmetic, as the report calls it.
+        documents: what it runs: the same texts for all, each model's own tokens.
+        forward: takes a padded batch (`input_ids`, `attention_mask`) and returns its logits.
+        sorts: batches are of documents of like length.
+        flops: of the documents of a batch, given their lengths and that batch.
+    """
+
+    name: str
+    dtype: str
+    documents: Documents
+    forward: Callable[[dict[str, Tensor]], Tensor]
+    sorts: bool
+    flops: Callable[[Tensor, dict[str, Tensor]], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One variant at one batch size and in one arithmetic.
+
+    Attributes:
+        variant: how the documents were run.
+        dtype: its arithmetic.
+        batch: documents a forward pass.
+        docs_per_second: of the forward passes, packing and unpacking included.
+        docs_per_second_from_text: the same with tokenisation.
+        p50_ms: median latency of a forward pass.
+        p95_ms: 95th percentile of it.
+        over_plain: time of the padded model in the first arithmetic over this one's, in the same rounds.
+        over_padded: time of the padded model in its own arithmetic over this one's.
+        over_unpadded: time of our own unreduced, unpadded model in its own arithmetic over this one's.
+        flops_over_padded: the padded model's FLOPs over this one's.
+        flops_over_unpadded: the unpadded model's FLOPs over this one's.
+        realised: share of the unpadded FLOPs gain that the clock shows.
+        peak_mib: memory of a pass above what the process holds; None where the system does not tell.
+    """
+
+    variant: str
+    dtype: str
+    batch: int
+    docs_per_second: float
+    docs_per_second_from_text: float
+    p50_ms: float
+    p95_ms: float
+    over_plain: Spread
+    over_padded: Spread
+    over_unpadded: Spread
+    flops_over_padded: float
+    flops_over_unpadded: float
+    realised: float
+    peak_mib: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """All rows, and what they were measured on.
+
+    Attributes:
+        rows: by batch size, arithmetic, variant.
+        machine: processor or GPU.
+        threads: of the process.
+        torch_version: of the library that ran it.
+        documents: how many.
+        lengths: fewest, median and most tokens of a document.
+        rounds: turns of each variant.
+        tokenise_ms: of one document.
+        pack_ms: unpadding one document, which `docs_per_second` includes.
+    """
+
+    rows: tuple[Row, ...]
+    machine: str
+    threads: int
+    torch_version: str
+    documents: int
+    lengths: tuple[int, int, int]
+    rounds: int
+    tokenise_ms: float
+    pack_ms: float
+
+
+@torch.inference_mode()
+def bench(
+    model: TrbertForSequenceClassification,
+    tokenizer: Any,
+    texts: Sequence[str],
+    *,
+    dials: Sequence[float],
+    batches: Sequence[int],
+    dtypes: Sequence[str],
+    rounds: int,
+    say: Callable[[str], None],
+    rivals: Mapping[str, Pretrained] | None = None,
+) -> Report:
+    """Returns how fast a reduced model is beside itself padded, sorted by length, and unpadded.
+
+    All arithmetics and rivals take their turns in the same rounds.
+
+    Args:
+        model: reduced; its classifier with all tokens kept is the baseline.
+        tokenizer: its tokenizer.
+        texts: documents, in the order in which they arrive.
+        dials: at which the reduced model is timed.
+        batches: documents a forward pass.
+        dtypes: names out of `DTYPES`, and "int8" on a CPU; the first is the plain user's.
+        rounds: turns of each variant.
+        say: is told what is being done, one line each.
+        rivals: other plain classifiers by name, such as smaller ones, to run sorted by length.
+
+    Raises:
+        InputError: No text, an arithmetic that is none, or int8 elsewhere than on a CPU.
+    """
+    if not texts:
+        raise InputError("texts must not be empty: pass at least one document")
+    unknown = sorted(set(dtypes) - {*DTYPES, INT8})
+    if unknown:
+        raise InputError(f"dtypes must be out of {', '.join([*DTYPES, INT8])}, and have {unknown[0]!r}")
+    device = model.device
+    documents = Documents(tokenizer, texts, model.config.max_tokens, device)
+    variants: list[Variant] = []
+    for dtype in dtypes:
+        variants += _variants(in_arithmetic(model, dtype), documents, dtype, dials)
+    for name, rival in (rivals or {}).items():
+        variants += _rival_variants(name, rival, texts, model.config.max_tokens, dtypes, device)
+    rows: list[Row] = []
+    for batch in batches:
+        say(f"batch {batch}: {len(texts)} documents, {len(variants)} variants, {rounds} rounds")
+        rows += time_variants(variants, batch, rounds, device)
+    lengths = documents.lengths.sort().values
+    return Report(
+        rows=tuple(rows),
+        machine=machine(device),
+        threads=torch.get_num_threads(),
+        torch_version=torch.__version__,
+        documents=len(texts),
+        lengths=(int(lengths[0]), int(lengths[len(lengths) // 2]), int(lengths[-1])),
+        rounds=rounds,
+        tokenise_ms=1000 * documents.tokenise_seconds / len(texts),
+        pack_ms=1000 * documents.pack_seconds / len(texts),
+    )
+
+
+def in_arithmetic(model: Any, name: str) -> Any:
+    """Returns a copy of a classifier, plain or reduced, in the named arithmetic; the model stays as it was."""
+    own = copy.deepcopy(model).to(DTYPES.get(name, torch.float32))
+    if name == INT8:
+        quantise(own.staged if isinstance(own, TrbertForSequenceClassification) else Encoder(own))
+    return own
+
+
+def _variants(
+    model: TrbertForSequenceClassification, documents: Documents, dtype: str, dials: Sequence[float]
+) -> list[Variant]:
     encoder, cost = model.staged, model.cost_model()
-    points = tuple(model.config.points)
+    points, selector = tuple(model.config.points), PolicySelector(model.policy)
     return [
-        *unreduced_variants(encoder),
+        *unreduced_variants(encoder, documents, dtype),
         *(
-            reduced_variant(encoder, cost, PolicySelector(model.policy), points, dial, f"reduced {dial:+g}")
+            reduced_variant(encoder, cost, selector, points, dial, f"reduced {dial:+g}", documents, dtype)
             for dial in dials
         ),
     ]
 
 
-def unreduced_variants(encoder: Encoder) -> list[Variant]:
+def _rival_variants(
+    name: str, rival: Pretrained, texts: Sequence[str], longest: int, dtypes: Sequence[str], device: torch.device
+) -> Iterator[Variant]:
+    documents = Documents(rival.tokenizer, texts, min(longest, Encoder(rival.model).max_tokens), device)
+    for dtype in dtypes:
+        own = unreduced_variants(Encoder(in_arithmetic(rival.model, dtype).to(device)), documents, dtype)
+        yield next(replace(variant, name=f"against {name}") for variant in own if variant.name == SORTED)
+
+
+def unreduced_variants(encoder: Encoder, documents: Documents, dtype: str) -> list[Variant]:
     """Returns the plain model as users run it: padded, padded and sorted by length, and our own unpadded."""
     # A model of its own: the encoder's attends through our function, which a user of the plain model does not have.
     plain: Any = copy.deepcopy(encoder.model)
@@ -229,15 +264,23 @@ def unreduced_variants(encoder: Encoder) -> list[Variant]:
     def own_flops(lengths: Tensor, batch: dict[str, Tensor]) -> float:
         return float(cost.unreduced(lengths).sum())
 
+    variant = partial(Variant, dtype=dtype, documents=documents)
     return [
-        Variant(name=PADDED, forward=padded, sorts=False, flops=padded_flops),
-        Variant(name=SORTED, forward=padded, sorts=True, flops=padded_flops),
-        Variant(name=UNPADDED, forward=unpadded, sorts=False, flops=own_flops),
+        variant(name=PADDED, forward=padded, sorts=False, flops=padded_flops),
+        variant(name=SORTED, forward=padded, sorts=True, flops=padded_flops),
+        variant(name=UNPADDED, forward=unpadded, sorts=False, flops=own_flops),
     ]
 
 
 def reduced_variant(
-    encoder: Encoder, cost: CostModel, selector: Selector, points: tuple[int, ...], dial: float, name: str
+    encoder: Encoder,
+    cost: CostModel,
+    selector: Selector,
+    points: tuple[int, ...],
+    dial: float,
+    name: str,
+    documents: Documents,
+    dtype: str,
 ) -> Variant:
     """Returns a model reduced by any selector."""
 
@@ -248,58 +291,63 @@ def reduced_variant(
         kept = reduced_forward(encoder, selector, Tokens.from_padded(**batch), points, dial).kept
         return float(cost.reduced(lengths, kept, points, selector.name).sum())
 
-    return Variant(name=name, forward=forward, sorts=False, flops=flops)
+    return Variant(name=name, dtype=dtype, documents=documents, forward=forward, sorts=False, flops=flops)
 
 
-def time_variants(
-    variants: Sequence[Variant], documents: Documents, dtype: str, batch: int, rounds: int, device: torch.device
-) -> list[Row]:
-    """Returns a row for each variant; one is `padded`, one `unpadded`, and all run the same documents in turns.
+def time_variants(variants: Sequence[Variant], batch: int, rounds: int, device: torch.device) -> list[Row]:
+    """Returns a row for each variant, all of them timed in turns.
 
     Args:
-        variants: ways to run them.
-        documents: what is run.
-        dtype: the variants' arithmetic, for the report.
+        variants: ways to run the same texts; the first is `padded`, and each arithmetic has `padded` and `unpadded`.
         batch: documents a forward pass.
         rounds: turns of each variant.
         device: where the variants run.
     """
-    # One document is no longer than itself: nothing to sort.
-    variants = [variant for variant in variants if batch > 1 or not variant.sorts]
+    # One document is no longer than itself: nothing to sort, but a rival still runs.
+    variants = [variant for variant in variants if batch > 1 or variant.name != SORTED]
     work: dict[str, Sequence[Callable[[], object]]] = {}
     flops, peaks = {}, {}
     for variant in variants:
-        parts = list(documents.batches(batch, variant.sorts))
+        key = _key(variant.dtype, variant.name)
+        parts = list(variant.documents.batches(batch, variant.sorts))
         steps = [partial(variant.forward, part) for _, part in parts]
-        flops[variant.name] = sum(variant.flops(lengths, part) for lengths, part in parts)
-        peaks[variant.name] = peak_memory(max(zip(parts, steps, strict=True), key=_tokens_of)[1], device)
-        work[variant.name] = steps
+        flops[key] = sum(variant.flops(lengths, part) for lengths, part in parts)
+        peaks[key] = peak_memory(max(zip(parts, steps, strict=True), key=_tokens_of)[1], device)
+        work[key] = steps
     seconds = take_turns(work, rounds, device)
+    plain = seconds[_key(variants[0].dtype, PADDED)]
     rows = []
     for variant in variants:
-        own = seconds[variant.name]
+        key = _key(variant.dtype, variant.name)
+        padded, unpadded = _key(variant.dtype, PADDED), _key(variant.dtype, UNPADDED)
+        own = seconds[key]
         latencies = torch.tensor([step for steps in own for step in steps], dtype=torch.double)
         whole = median(sum(steps) for steps in own)
-        over_unpadded = paired_ratio(seconds[UNPADDED], own)
-        gain = flops[UNPADDED] / flops[variant.name]
+        over_unpadded = paired_ratio(seconds[unpadded], own)
+        gain = flops[unpadded] / flops[key]
         rows.append(
             Row(
                 variant=variant.name,
-                dtype=dtype,
+                dtype=variant.dtype,
                 batch=batch,
-                docs_per_second=len(documents) / whole,
-                docs_per_second_from_text=len(documents) / (whole + documents.tokenise_seconds),
+                docs_per_second=len(variant.documents) / whole,
+                docs_per_second_from_text=len(variant.documents) / (whole + variant.documents.tokenise_seconds),
                 p50_ms=1000 * float(latencies.quantile(0.5)),
                 p95_ms=1000 * float(latencies.quantile(0.95)),
-                over_padded=paired_ratio(seconds[PADDED], own),
+                over_plain=paired_ratio(plain, own),
+                over_padded=paired_ratio(seconds[padded], own),
                 over_unpadded=over_unpadded,
-                flops_over_padded=flops[PADDED] / flops[variant.name],
+                flops_over_padded=flops[padded] / flops[key],
                 flops_over_unpadded=gain,
                 realised=over_unpadded.median / gain,
-                peak_mib=peaks[variant.name],
+                peak_mib=peaks[key],
             )
         )
     return rows
+
+
+def _key(dtype: str, name: str) -> str:
+    return f"{dtype} {name}"
 
 
 def _tokens_of(work: tuple[tuple[Tensor, dict[str, Tensor]], Callable[[], object]]) -> int:
@@ -309,25 +357,27 @@ def _tokens_of(work: tuple[tuple[Tensor, dict[str, Tensor]], Callable[[], object
 def table(report: Report) -> str:
     """Returns the report as Markdown."""
     shortest, middle, longest = report.lengths
+    plain = report.rows[0].dtype
     lines = [
         f"{report.machine}, {report.threads} threads, torch {report.torch_version}; {report.documents} documents of "
         f"{shortest} to {longest} tokens (median {middle}), {report.rounds} rounds in turns; tokenising takes "
         f"{report.tokenise_ms:.2f} ms a document, unpadding {report.pack_ms:.3f} ms.",
         "",
-        "| dtype | batch | variant | docs/s | with tokenising | p50 ms | p95 ms | time over padded | over unpadded | "
-        "FLOPs over padded | over unpadded | realised | peak MiB |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        f"| batch | dtype | variant | docs/s | with tokenising | p50 ms | p95 ms | time over padded {plain} | "
+        "over padded | over unpadded | FLOPs over padded | over unpadded | realised | peak MiB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in report.rows:
         peak = "–" if row.peak_mib is None else f"{row.peak_mib:.0f}"
         cells = [
-            row.dtype,
             str(row.batch),
+            row.dtype,
             row.variant,
             f"{row.docs_per_second:.0f}",
             f"{row.docs_per_second_from_text:.0f}",
             f"{row.p50_ms:.1f}",
             f"{row.p95_ms:.1f}",
+            row.over_plain.as_ratio(),
             row.over_padded.as_ratio(),
             row.over_unpadded.as_ratio(),
             f"{row.flops_over_padded:.2f}x",

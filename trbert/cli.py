@@ -8,6 +8,9 @@ from pathlib import Path
 from trbert.console import Parser, exit_code
 from trbert.errors import InputError
 
+FIT = {"cpu": ["float32", "bfloat16", "int8"], "cuda": ["float32", "bfloat16", "float16"]}
+"""What a bench runs by default; the first is what a plain user has."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit code."""
@@ -26,11 +29,14 @@ def _parser() -> Parser:
     speed.add_argument("--docs", type=int, default=128, help="test documents to time (default: %(default)s)")
     speed.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32, 128], help="documents a forward pass")
     speed.add_argument("--dial", type=float, nargs="+", help="dials to time the model at (default: its own)")
-    speed.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"], help="arithmetic of weights and states")
+    speed.add_argument(
+        "--dtype", nargs="+", help="float32, bfloat16, float16, int8 (default: those fit for the device)"
+    )
+    speed.add_argument("--against", nargs="+", default=[], metavar="MODEL", help="plain classifiers to time beside it")
     speed.add_argument("--rounds", type=int, default=5, help="turns of each variant (default: %(default)s)")
     speed.add_argument("--threads", type=int, help="of the process (default: PyTorch's own choice)")
     speed.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
-    speed.add_argument("--out", default="bench", help="folder for speed.md, speed.json, latency.json")
+    speed.add_argument("--out", default="bench", help="folder for speed.md, .json, .png, latency.json")
     speed.add_argument("--verbose", action="store_true", help="tracebacks")
     return parser
 
@@ -50,6 +56,7 @@ def _run(options: argparse.Namespace) -> None:
     from trbert.data import load_splits
     from trbert.latency import measure_latency
     from trbert.modeling import load
+    from trbert.pretrained import load_classifier
 
     logging.disable_progress_bar()
     if options.threads:
@@ -60,20 +67,30 @@ def _run(options: argparse.Namespace) -> None:
     rows = load_splits(
         options.data, text_column=options.text_column, label_column=options.label_column, test_rows=options.docs
     )
+    labels = list(model.config.id2label.values())
     report = bench(
         model,
         AutoTokenizer.from_pretrained(options.model, local_files_only=True),
         rows.test.texts,
         dials=options.dial or [model.config.dial],
         batches=options.batch,
-        dtypes=options.dtype,
+        dtypes=options.dtype or FIT[model.device.type],
         rounds=options.rounds,
         say=lambda line: print(line, flush=True),
+        rivals={Path(name).name: load_classifier(name, labels) for name in options.against},
     )
     out = Path(options.out)
     write(report, out)
     measure_latency(model.staged, max(options.batch)).save(out / "latency.json")
     print(f"\n{table(report)}\nreport    {out / 'speed.md'}, {out / 'speed.json'}\nlatency   {out / 'latency.json'}")
+    try:
+        from trbert.speed_picture import draw
+
+        draw(report, out / "speed.png")
+    except ImportError:
+        print("picture   none: pip install matplotlib")
+    else:
+        print(f"picture   {out / 'speed.png'}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from trbert.cost import CostModel
 from trbert.encoder import Encoder
 from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound
+from trbert.int8 import is_quantised, quantise
 from trbert.packed import Tokens
 from trbert.policy import Policy
 from trbert.reduction import check_points, reduced_forward
@@ -85,6 +86,16 @@ class TrbertForSequenceClassification(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Leaves weights as their modules initialise them."""
 
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """Saves the model, with Hugging Face's own arguments.
+
+        Raises:
+            InputError: Its layers run in int8, which no checkpoint holds.
+        """
+        if is_quantised(self):
+            raise InputError("a model in int8 cannot be saved, for it has lost its weights: save it as loaded without")
+        return super().save_pretrained(*args, **kwargs)
+
     @property
     def staged(self) -> Encoder:
         """The classifier in stages; made anew, since modules may be swapped (quantised, compiled) at any time."""
@@ -148,14 +159,16 @@ def assemble(
     return model.eval()
 
 
-def load(path: str | Path, dial: float | None = None) -> TrbertForSequenceClassification:
+def load(path: str | Path, dial: float | None = None, int8: bool = False) -> TrbertForSequenceClassification:
     """Returns a saved reduced model, ready to use.
 
     Args:
         path: folder of the model: `config.json`, `model.safetensors`.
         dial: replaces the saved dial.
+        int8: run the layers' matrix products in int8, on a CPU (`trbert.int8`); for use alone, not to learn or save.
 
     Raises:
+        InputError: It is another kind of model, or int8 was asked for where it does not run.
         ModelNotFound: There is no such folder.
         DamagedCheckpoint: Its files are missing, truncated, or do not fit together.
     """
@@ -181,6 +194,8 @@ def load(path: str | Path, dial: float | None = None) -> TrbertForSequenceClassi
         )
     if dial is not None:
         model.config.dial = float(dial)
+    if int8:
+        quantise(model.staged)
     return model.eval()
 
 

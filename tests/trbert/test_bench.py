@@ -6,8 +6,20 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from trbert.bench import PADDED, SORTED, UNPADDED, Documents, _variants, bench, table, write
+from trbert.bench import (
+    PADDED,
+    SORTED,
+    UNPADDED,
+    Documents,
+    _variants,
+    bench,
+    in_arithmetic,
+    table,
+    time_variants,
+    write,
+)
 from trbert.errors import InputError
+from trbert.int8 import is_quantised
 from trbert.modeling import assemble
 from trbert.policy import Policy
 
@@ -58,7 +70,7 @@ def test_every_variant_that_keeps_all_gives_the_same_logits(model, side, size):
     names = {UNPADDED, "reduced +1000"} | ({PADDED, SORTED} if side == "right" else set())
     documents = Documents(Numbers(side), TEXTS, 40, torch.device("cpu"))
     expected = model.classifier(**Numbers("right")(TEXTS, True, True, 40, "pt")).logits
-    for variant in _variants(model, [KEEP_ALL]):
+    for variant in _variants(model, documents, "float32", [KEEP_ALL]):
         if variant.name not in names:
             continue
         parts = list(documents.batches(size, variant.sorts))
@@ -99,15 +111,52 @@ def test_the_clock_shows_the_share_it_realised(model):
 
 def test_one_document_at_a_time_is_not_sorted(model):
     report = report_of(model, batches=[1, 5], dtypes=["float32", "bfloat16"])
-    assert [(row.dtype, row.batch) for row in report.rows if row.variant == SORTED] == [("float32", 5), ("bfloat16", 5)]
+    assert [(row.batch, row.dtype) for row in report.rows if row.variant == SORTED] == [(5, "float32"), (5, "bfloat16")]
     assert len(report.rows) == 2 * (4 + 5)
     assert report.lengths == (1, 3, 8)
 
 
 def test_the_model_is_left_as_it_was(model):
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    report_of(model, dtypes=["bfloat16"])
+    report_of(model, dtypes=["bfloat16", "int8"])
+    assert not is_quantised(model)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_each_arithmetic_has_its_own_baseline_and_all_the_first_ones(model, monkeypatch):
+    seconds = {"float32": 8.0, "bfloat16": 4.0, "int8": 2.0}
+
+    def turns(work, rounds, device):
+        # Padded takes the arithmetic's time, unpadded half of it, the reduced model a quarter.
+        share = {PADDED: 1.0, SORTED: 1.0, UNPADDED: 0.5, "reduced +0": 0.25}
+        return {
+            key: [[seconds[key.partition(" ")[0]] * share[key.partition(" ")[2]] / len(steps)] * len(steps)] * rounds
+            for key, steps in work.items()
+        }
+
+    documents = Documents(Numbers("right"), TEXTS, 40, torch.device("cpu"))
+    monkeypatch.setattr("trbert.bench.take_turns", turns)
+    variants = [v for dtype in seconds for v in _variants(in_arithmetic(model, dtype), documents, dtype, [0.0])]
+    rows = {(row.dtype, row.variant): row for row in time_variants(variants, 2, 2, torch.device("cpu"))}
+    assert {dtype: rows[dtype, "reduced +0"].over_plain.median for dtype in seconds} == {
+        "float32": 4.0,
+        "bfloat16": 8.0,
+        "int8": 16.0,
+    }
+    assert all(rows[dtype, "reduced +0"].over_padded.median == 4.0 for dtype in seconds)
+    assert all(rows[dtype, "reduced +0"].over_unpadded.median == 2.0 for dtype in seconds)
+
+
+@torch.inference_mode()
+def test_an_arithmetic_is_a_copys(model):
+    ids = torch.randint(5, 60, (3, 12), generator=torch.Generator().manual_seed(0))
+    exact = model(ids).logits
+    for name, dtype in (("bfloat16", torch.bfloat16), ("int8", torch.float32)):
+        logits = in_arithmetic(model, name)(ids).logits
+        assert logits.dtype == dtype
+        assert not torch.equal(logits.float(), exact)
+    assert is_quantised(in_arithmetic(model.classifier, "int8"))
+    assert torch.equal(model(ids).logits, exact)
 
 
 def test_the_report_is_written(model, tmp_path):

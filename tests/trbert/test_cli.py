@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -60,17 +61,44 @@ def test_a_bench_writes_its_report_and_the_latency_table(saved, capsys):
         *((4, name) for name in ("padded", "sorted", "unpadded", "reduced -0.5")),
     }
     assert (saved / "out" / "speed.md").read_text() in told
+    assert (saved / "out" / "speed.png").read_bytes()[1:4] == b"PNG"
     latency = load_latency(saved / "out" / "latency.json")
     assert (latency.documents, latency.threads, latency.layers) == (4, 1, 4)
+
+
+def test_a_rival_is_timed_beside_it(saved, bert):
+    bert.config.id2label, bert.config.label2id = {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}, {}
+    bert.save_pretrained(saved / "small")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(saved / "model" / name, saved / "small" / name)
+    assert main(words(saved, "--batch", "1", "2", "--dtype", "float32", "int8", "--against", str(saved / "small"))) == 0
+    rows = json.loads((saved / "out" / "speed.json").read_text())["rows"]
+    rivals = [row for row in rows if row["variant"] == "against small"]
+    assert [(row["batch"], row["dtype"]) for row in rivals] == [
+        (batch, dtype) for batch in (1, 2) for dtype in ("float32", "int8")
+    ]
+    # It is the same classifier, and runs as many FLOPs as that does sorted.
+    own = [row for row in rows if row["variant"] == "sorted"]
+    assert [row["flops_over_padded"] for row in rivals if row["batch"] == 2] == [
+        row["flops_over_padded"] for row in own
+    ]
+
+
+def test_without_matplotlib_there_is_no_picture(saved, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main(words(saved, "--batch", "2", "--dtype", "float32")) == 0
+    assert "picture   none: pip install matplotlib" in capsys.readouterr().out
+    assert not (saved / "out" / "speed.png").exists()
 
 
 @pytest.mark.parametrize(
     ("more", "told"),
     [
+        (["--against", "gone"], "model 'gone' is no folder here"),
         (["--batch", "0"], "--batch must be 1 or more, and is 0"),
         (["--docs", "0"], "--docs must be 1 or more, and is 0"),
         (["--rounds", "-1"], "--rounds must be 1 or more, and is -1"),
-        (["--dtype", "float8"], "dtypes must be out of float32, bfloat16, float16, and have 'float8'"),
+        (["--dtype", "float8"], "dtypes must be out of float32, bfloat16, float16, int8, and have 'float8'"),
         (["--data", "gone.csv"], "gone.csv"),
     ],
 )
