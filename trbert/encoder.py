@@ -36,7 +36,8 @@ class Encoder:
         self.model = model
         self.base = model.base_model
         self.layers = self.family.layer_list(self.base)
-        model.set_attn_implementation(PACKED_ATTENTION)
+        if model.config._attn_implementation != PACKED_ATTENTION:  # a walk over all modules, longer than a short layer
+            model.set_attn_implementation(PACKED_ATTENTION)
 
     @property
     def device(self) -> torch.device:
@@ -66,7 +67,7 @@ class Encoder:
         states = attrgetter(self.family.embeddings)(self.base)(tokens.input_ids[None], **arguments)
         if self.family.projection is not None and (projection := _maybe(self.base, self.family.projection)) is not None:
             states = projection(states)
-        return start_batch(tokens, states[0])
+        return batch.with_hidden(states[0])
 
     def run_layers(self, batch: PackedBatch, first: int, last: int, received: TokenFloat | None = None) -> PackedBatch:
         """Returns the batch after layers first, …, last − 1.
@@ -185,6 +186,9 @@ class _FinishedEncoder(nn.Module):
 def _padded(batch: PackedBatch) -> tuple[Tensor, Tensor]:
     """Returns the states as [docs, longest, dim] with their 0/1 mask, as heads expect them."""
     lengths = batch.lengths
+    if len(batch.segments) == len(batch) and len(set(batch.segments)) == 1:  # nothing to pad
+        states = batch.hidden.reshape(len(batch), -1, batch.hidden.shape[1])
+        return states, torch.ones(states.shape[:2], dtype=torch.long, device=lengths.device)
     column = torch.arange(batch.hidden.shape[0], device=lengths.device) - batch.offsets[:-1][batch.documents]
     shape = (len(batch), int(lengths.max()))
     states = batch.hidden.new_zeros(*shape, batch.hidden.shape[1])

@@ -32,25 +32,53 @@ def mean_advantages(returns: Float[Tensor, "samples docs"]) -> Float[Tensor, "sa
     return returns - returns.mean(0)
 
 
+def sibling_advantages(
+    returns: Float[Tensor, "samples docs"], siblings: int
+) -> tuple[Float[Tensor, "samples docs"], Float[Tensor, "samples docs"]]:
+    """Returns the advantages of the decisions that siblings share, and of those at which they part.
+
+    A tree of K₁·K₂ trajectories: a shared decision is worth the mean return of its K₂ siblings, and is compared with
+    the other K₁ − 1 such means; a parted one is compared with its own siblings. Either baseline is independent of the
+    decision it is taken from, given what came before it, so that the gradient stays unbiased (RLOO at each branching,
+    Kool et al. 2019).
+
+    Args:
+        returns: of each trajectory; s and s + K₁ are siblings.
+        siblings: K₂, 2 or more.
+
+    Example:
+        >>> shared, parted = sibling_advantages(torch.tensor([[1.0], [5.0], [3.0], [9.0]]), 2)
+        >>> shared[:, 0].tolist()  # means 2 and 7: 2−7, 7−2
+        [-5.0, 5.0, -5.0, 5.0]
+        >>> parted[:, 0].tolist()  # 1−3, 5−9, 3−1, 9−5
+        [-2.0, -4.0, 2.0, 4.0]
+    """
+    docs = returns.shape[1]
+    families = returns.view(siblings, -1, docs)
+    shared = leave_one_out_advantages(families.mean(0)).repeat(siblings, 1)
+    parted = leave_one_out_advantages(families.flatten(1)).view(-1, docs)
+    return shared, parted
+
+
 def policy_gradient_loss(
-    log_prob: Float[Tensor, "samples docs"],
-    advantages: Float[Tensor, "samples docs"],
+    log_prob: Float[Tensor, "points samples docs"],
+    advantages: Float[Tensor, "_points samples docs"],
     lengths: Int[Tensor, " docs"],
 ) -> Float[Tensor, ""]:
-    """Returns −mean over samples and documents of A · log π / √n (REINFORCE, Williams 1992).
+    """Returns −mean over samples and documents of Σ_points A · log π / √n (REINFORCE, Williams 1992).
 
     Its gradient is that of −n^(−1/2)·J averaged over documents: n is the original length, which no action changes.
 
     Args:
-        log_prob: log π of each trajectory, summed over points and unprotected tokens, in nats.
-        advantages: constants; no gradient flows through them.
+        log_prob: log π of each trajectory's decisions at each point, summed over unprotected tokens, in nats.
+        advantages: of each point, or one for all points; constants, no gradient flows through them.
         lengths: original tokens of each document.
 
     Example:
-        >>> policy_gradient_loss(torch.tensor([[-2.0]]), torch.tensor([[3.0]]), torch.tensor([4])).item()  # 3·2/√4
+        >>> policy_gradient_loss(torch.tensor([[[-2.0]]]), torch.tensor([[[3.0]]]), torch.tensor([4])).item()  # 3·2/√4
         3.0
     """
-    return -(advantages.detach() * log_prob / lengths.sqrt()).mean()
+    return -(advantages.detach() * log_prob / lengths.sqrt()).sum(0).mean()
 
 
 def distillation_loss(logits: Logits, teacher_logits: Logits, temperature: float = 1.0) -> Float[Tensor, ""]:

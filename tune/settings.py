@@ -69,6 +69,7 @@ class SelectSettings:
     )
     documents: int = _setting(2000, "documents to sample trajectories of, with repetition over epochs")
     samples: int = _setting(8, "trajectories of each document")
+    siblings: int = _setting(1, "trajectories that part only at the last point, and share what lies before it")
     step_documents: int = _setting(16, "documents a policy step")
     item_documents: int = _setting(8, "documents a rollout work item: what one worker samples at a time")
     learning_rate: float = _setting(1e-2, "highest learning rate of the policy")
@@ -83,6 +84,14 @@ class SelectSettings:
     def __post_init__(self) -> None:
         _check(self.penalty >= 0, "select.penalty", "0 or more", self.penalty)
         _check(self.samples >= 2, "select.samples", "at least 2", self.samples)
+        families, rest = divmod(self.samples, max(1, self.siblings))
+        tree = self.siblings > 1 and families > 1 and rest == 0 and (self.points is None or len(self.points) > 1)
+        told = "1, or 2 and more, a divisor of select.samples below it, with two select.points"
+        _check(self.siblings == 1 or tree, "select.siblings", told, self.siblings)
+        plain = self.baseline == "leave-one-out" and self.guided_share == 0
+        _check(
+            self.siblings == 1 or plain, "select.siblings", "1 with another baseline or guided samples", self.siblings
+        )
         for name in ("documents", "step_documents", "item_documents"):
             _check(getattr(self, name) > 0, f"select.{name}", "positive", getattr(self, name))
         _check(self.learning_rate > 0, "select.learning_rate", "positive", self.learning_rate)
@@ -189,7 +198,7 @@ PRESETS: dict[str, dict[str, Any]] = {"tr-bert": TR_BERT}
 
 
 def override(settings: Settings, changes: dict[str, Any]) -> Settings:
-    """Returns settings with dotted names replaced, and checked anew.
+    """Returns settings with dotted names replaced all at once, and checked anew.
 
     Raises:
         InputError: A name is unknown (with the nearest known one), or a value breaks its rule.
@@ -199,13 +208,19 @@ def override(settings: Settings, changes: dict[str, Any]) -> Settings:
         0.2
     """
     known = setting_names()
+    groups: dict[str, dict[str, Any]] = {"": {}}
     for name, value in changes.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"the settings are {', '.join(known)}"
             raise InputError(f"there is no setting {name!r}: {hint}")
-        settings = _replace(settings, name, name.split("."), value)
-    return settings
+        group, _, field = name.rpartition(".")
+        node = getattr(settings, group) if group else settings
+        kind = typing.get_type_hints(type(node))[field]
+        groups.setdefault(group, {})[field] = _coerce(name, kind, value)
+    outer = groups.pop("")
+    inner = {group: dataclasses.replace(getattr(settings, group), **values) for group, values in groups.items()}
+    return dataclasses.replace(settings, **outer, **inner)
 
 
 def setting_names() -> dict[str, "dataclasses.Field[Any]"]:
@@ -237,14 +252,6 @@ def from_json(values: dict[str, Any]) -> Settings:
         else:
             changes[name] = value
     return override(Settings(), changes)
-
-
-def _replace(node: Any, name: str, path: list[str], value: Any) -> Any:
-    if len(path) > 1:
-        value = _replace(getattr(node, path[0]), name, path[1:], value)
-    else:
-        value = _coerce(name, typing.get_type_hints(type(node))[path[0]], value)
-    return dataclasses.replace(node, **{path[0]: value})
 
 
 def _coerce(name: str, kind: Any, value: Any) -> Any:

@@ -29,6 +29,7 @@ from tune.objectives import (
     leave_one_out_advantages,
     mean_advantages,
     policy_gradient_loss,
+    sibling_advantages,
 )
 from tune.settings import ComputeSettings, JointSettings, SelectSettings, TeacherSettings
 
@@ -164,7 +165,8 @@ class Sampler:
         documents = torch.tensor(item.documents)
         part = self.train.take(documents, self.dynamics.encoder.device)
         rollout, rewards = self._sample(part, documents, item)
-        loss = select_loss(rollout, rewards, part.tokens.lengths, self.settings) * len(item.documents)
+        loss = select_loss(rollout, rewards, part.tokens.lengths, self.settings, self.settings.siblings)
+        loss = loss * len(item.documents)
         gradient = torch.autograd.grad(loss, list(self.policy.parameters()))
         state = rollout.state
         lengths = state.batch.original_lengths
@@ -184,7 +186,9 @@ class Sampler:
         dials = torch.zeros(self.settings.samples, len(documents), device=device)
         forced = self._salient_mask(part) if item.guided else None
         with autocast(device, self.dtype), _frozen(self.dynamics.encoder):
-            rollout = sample_trajectories(self.dynamics, self.policy, part.tokens, draw, dials, forced=forced)
+            rollout = sample_trajectories(
+                self.dynamics, self.policy, part.tokens, draw, dials, forced=forced, siblings=self.settings.siblings
+            )
             logits = self.dynamics.encoder.logits(rollout.state.batch)
             labels = part.labels.repeat(self.settings.samples)
             rewards = self.dynamics.reward(rollout.state, logits, labels)
@@ -200,10 +204,16 @@ class Sampler:
         return most_salient(entering, scores, keep)[0]
 
 
-def select_loss(rollout: Rollout, rewards: Tensor, lengths: Tensor, settings: SelectSettings) -> Float[Tensor, ""]:
+def select_loss(
+    rollout: Rollout, rewards: Tensor, lengths: Tensor, settings: SelectSettings, siblings: int = 1
+) -> Float[Tensor, ""]:
     """Returns the policy's loss on finished trajectories, meaned over documents."""
-    advantage = leave_one_out_advantages if settings.baseline == "leave-one-out" else mean_advantages
-    advantages = advantage(rewards)
+    if siblings > 1:
+        shared, parted = sibling_advantages(rewards, siblings)
+        advantages = torch.stack([shared] * (len(rollout.log_prob) - 1) + [parted])
+    else:
+        advantage = leave_one_out_advantages if settings.baseline == "leave-one-out" else mean_advantages
+        advantages = advantage(rewards)[None]
     if settings.token_average:
         loss = policy_gradient_loss(rollout.mean_log_prob, advantages, torch.ones_like(lengths))
     else:
@@ -317,8 +327,8 @@ def train_jointly(
         sampled = Rollout(
             state=rollout.state,
             masks=rollout.masks,
-            log_prob=rollout.log_prob[drawn],
-            mean_log_prob=rollout.mean_log_prob[drawn],
+            log_prob=rollout.log_prob[:, drawn],
+            mean_log_prob=rollout.mean_log_prob[:, drawn],
             entropy=rollout.entropy[drawn],
         )
         policy_loss = select_loss(sampled, rewards[drawn], part.tokens.lengths, select)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from envs.rollout import Draw, sample_trajectories
+from trbert.errors import InputError
 from trbert.policy import Policy
 
 
@@ -91,9 +92,9 @@ def test_log_prob_sums_the_free_tokens_decisions_over_both_points(dynamics, poli
                 here = [torch.log(probs[i] if mask[i] else 1 - probs[i]) for i in range(first + 1, end)]
                 terms += here
                 averaged.append(sum(here) / (end - first))
-            assert rollout.log_prob[s, d].item() == pytest.approx(float(sum(terms)), abs=1e-4)
-            assert rollout.mean_log_prob[s, d].item() == pytest.approx(float(sum(averaged)), abs=1e-4)
-    assert (rollout.log_prob[:, 2] == 0).all()  # one protected token decides nothing
+            assert rollout.log_prob[:, s, d].sum().item() == pytest.approx(float(sum(terms)), abs=1e-4)
+            assert rollout.mean_log_prob[:, s, d].tolist() == pytest.approx([float(x) for x in averaged], abs=1e-4)
+    assert (rollout.log_prob[:, :, 2] == 0).all()  # one protected token decides nothing
     assert (rollout.entropy[:, 2] == 0).all()
 
 
@@ -152,8 +153,61 @@ def test_a_trajectory_that_keeps_all_for_certain_has_no_entropy_and_spoils_no_gr
     dials = torch.tensor([[0.0, 0.0], [torch.inf, -torch.inf]])
     rollout = sample_trajectories(dynamics, policy, tokens.take(torch.tensor([0, 1])), draw, dials)
     assert (rollout.entropy[1] == 0).all()
-    assert (rollout.log_prob[1] == 0).all()
+    assert (rollout.log_prob[:, 1] == 0).all()
     # The drawn sample alone enters the loss, as in the joint stage.
-    for value in (rollout.entropy[0].sum(), rollout.log_prob[0].sum()):
+    for value in (rollout.entropy[0].sum(), rollout.log_prob[:, 0].sum()):
         gradients = torch.autograd.grad(value, list(policy.parameters()), retain_graph=True)
         assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+# Siblings: a tree.
+
+
+def test_siblings_share_what_lies_before_the_last_point_and_part_there(dynamics, policy, tokens):
+    rollout, kept = sample(dynamics, policy, tokens, [0, 1, 4], samples=6, siblings=2)
+    assert [len(masks) for masks in rollout.masks] == [3, 2]
+    parted = 0
+    for document in (0, 1, 4):
+        for s in range(3):
+            first, second = kept[s, document]
+            (other,) = kept[s + 3, document]  # of the second sibling there is no first point
+            assert {*second, *other} <= {*first}
+            parted += second != other
+        assert len({str(kept[s, document][0]) for s in range(3)}) > 1
+    assert parted > 5
+    assert torch.equal(rollout.log_prob[0, :3], rollout.log_prob[0, 3:])
+    assert not torch.equal(rollout.log_prob[1, :3], rollout.log_prob[1, 3:])
+
+
+def test_the_first_of_the_siblings_are_the_samples_of_a_flat_rollout(dynamics, policy, tokens):
+    # So that a tree, too, gives the same trajectories in any batch and on any worker.
+    flat, alone = sample(dynamics, policy, tokens, [0, 1, 4], samples=3)
+    tree, kept = sample(dynamics, policy, tokens, [0, 1, 4], samples=6, siblings=2)
+    assert alone == {key: kept[key] for key in alone}
+    torch.testing.assert_close(tree.log_prob[:, :3], flat.log_prob)
+    torch.testing.assert_close(tree.mean_log_prob[:, :3], flat.mean_log_prob)
+    torch.testing.assert_close(tree.entropy[:3], flat.entropy)
+    torch.testing.assert_close(tree.state.kept[:, :9], flat.state.kept)
+
+
+def test_a_tree_runs_the_layers_between_the_points_once_for_all_siblings(dynamics, policy, tokens, monkeypatch):
+    ran = []
+    run = type(dynamics.encoder).run_layers
+
+    def counting(self, batch, first, last, received=None):
+        ran.append((first, last, len(batch.hidden)))
+        return run(self, batch, first, last, received)
+
+    monkeypatch.setattr(type(dynamics.encoder), "run_layers", counting)
+    draw = Draw(seed=0, version=0, documents=torch.arange(5))
+    rollout = sample_trajectories(dynamics, policy, tokens, draw, torch.zeros(6, 5), siblings=2)
+    kept = rollout.state.kept
+    first, last = dynamics.points
+    layers = len(dynamics.encoder.layers)
+    assert ran[1:] == [(first, last, int(kept[0].sum()) // 2), (last, layers, int(kept[1].sum()))]
+
+
+@pytest.mark.parametrize(("samples", "siblings"), [(5, 2), (3, 2)])
+def test_siblings_that_do_not_divide_the_samples_are_refused(dynamics, policy, tokens, samples, siblings):
+    with pytest.raises(InputError, match=f"are {siblings} of {samples} samples"):
+        sample(dynamics, policy, tokens, [0, 1], samples=samples, siblings=siblings)

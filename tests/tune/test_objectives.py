@@ -22,6 +22,7 @@ from tune.objectives import (
     leave_one_out_advantages,
     mean_advantages,
     policy_gradient_loss,
+    sibling_advantages,
 )
 
 # By hand.
@@ -46,19 +47,35 @@ def test_mean_advantages_by_hand():
 
 def test_the_policy_gradient_loss_by_hand():
     # 3·2/√4 = 3 for the one document alone. With a second of 9 tokens, (−1)·(−6)/√9 = 2 enters as −2: −(−3 + 2)/2 = ½.
-    one = policy_gradient_loss(torch.tensor([[-2.0]]), torch.tensor([[3.0]]), torch.tensor([4]))
+    one = policy_gradient_loss(torch.tensor([[[-2.0]]]), torch.tensor([[[3.0]]]), torch.tensor([4]))
     assert one.item() == pytest.approx(3.0)
-    two = policy_gradient_loss(torch.tensor([[-2.0, -6.0]]), torch.tensor([[3.0, -1.0]]), torch.tensor([4, 9]))
+    two = policy_gradient_loss(torch.tensor([[[-2.0, -6.0]]]), torch.tensor([[[3.0, -1.0]]]), torch.tensor([4, 9]))
     assert two.item() == pytest.approx(0.5)
+    # Points add up, each with its own advantage or all with one: 3·2/√4 + 5·4/√4, and 3·2/√4 + 3·4/√4.
+    points = torch.tensor([[[-2.0]], [[-4.0]]])
+    own = policy_gradient_loss(points, torch.tensor([[[3.0]], [[5.0]]]), torch.tensor([4]))
+    assert own.item() == pytest.approx(13.0)
+    assert policy_gradient_loss(points, torch.tensor([[[3.0]]]), torch.tensor([4])).item() == pytest.approx(9.0)
+
+
+def test_sibling_advantages_by_hand():
+    # Two documents, K₁ = 3 decisions of K₂ = 2 siblings each: samples 0 and 3, 1 and 4, 2 and 5.
+    returns = torch.tensor([[0.0, 1.0], [2.0, 1.0], [4.0, 1.0], [2.0, 1.0], [4.0, 1.0], [12.0, 1.0]])
+    shared, parted = sibling_advantages(returns, 2)
+    # Means 1, 3, 8: 1 − 11/2, 3 − 9/2, 8 − 4/2.
+    assert shared[:, 0].tolist() == [-4.5, -1.5, 6.0, -4.5, -1.5, 6.0]
+    assert parted[:, 0].tolist() == [-2.0, -2.0, -8.0, 2.0, 2.0, 8.0]
+    assert (shared[:, 1] == 0).all()
+    assert (parted[:, 1] == 0).all()
 
 
 def test_no_gradient_flows_through_the_advantages():
-    log_prob = torch.tensor([[-2.0], [-1.0]], requires_grad=True)
-    advantages = torch.tensor([[3.0], [-3.0]], requires_grad=True)
+    log_prob = torch.tensor([[[-2.0], [-1.0]]], requires_grad=True)
+    advantages = torch.tensor([[[3.0], [-3.0]]], requires_grad=True)
     policy_gradient_loss(log_prob, advantages, torch.tensor([4])).backward()
     assert advantages.grad is None
     # −A/√4, meaned over two samples.
-    torch.testing.assert_close(log_prob.grad, torch.tensor([[-0.75], [0.75]]))
+    torch.testing.assert_close(log_prob.grad, torch.tensor([[[-0.75], [0.75]]]))
 
 
 def test_the_distillation_loss_by_hand():
@@ -90,12 +107,17 @@ def test_the_imitation_loss_by_hand():
 
 @dataclass
 class Enumerated:
-    """Every trajectory of one document: log π (with its gradient), reward, tokens left after the first point."""
+    """Every trajectory of one document: its decisions, log π of each point (with its gradient), reward, tokens left."""
 
-    log_prob: Tensor
+    decisions: list
+    by_point: Tensor
     reward: Tensor
     kept: Tensor
     length: int
+
+    @property
+    def log_prob(self):
+        return self.by_point.sum(0)
 
 
 def trajectories(length):
@@ -157,7 +179,8 @@ def enumerated(dynamics, policy, monkeypatch):
         with torch.no_grad():
             logits = dynamics.encoder.logits(rollout.state.batch)
             reward = dynamics.reward(rollout.state, logits, torch.full((len(every),), label))
-        documents.append(Enumerated(rollout.log_prob[:, 0].double(), reward.double(), rollout.state.kept[0], len(ids)))
+        by_point = rollout.log_prob[:, :, 0].double()
+        documents.append(Enumerated(every, by_point, reward.double(), rollout.state.kept[0], len(ids)))
     return documents
 
 
@@ -180,7 +203,7 @@ def expected_surrogate(enumerated, advantages, tokens):
             advantage = advantages(document.reward[list(pair)][:, None])
             losses = [
                 policy_gradient_loss(
-                    document.log_prob[i].view(1, 1), advantage[k].view(1, 1), torch.tensor([tokens(document, i)])
+                    document.log_prob[i].view(1, 1, 1), advantage[k].view(1, 1, 1), torch.tensor([tokens(document, i)])
                 )
                 for k, i in enumerate(pair)
             ]
@@ -224,6 +247,43 @@ def test_the_own_sample_in_the_baseline_halves_the_gradient_of_two(enumerated, p
     exact = gradient(exact_objective(enumerated), policy)
     expected = gradient(expected_surrogate(enumerated, mean_advantages, original_length), policy)
     torch.testing.assert_close(expected, exact / 2, rtol=0, atol=1e-5)
+
+
+def expected_of_a_tree(document, advantages):
+    """The loss of a tree of 2 · 2 trajectories, in expectation over every such tree of one document."""
+    families = {}
+    for number, (first, _) in enumerate(document.decisions):
+        families.setdefault(frozenset(first), []).append(number)
+    first_prob, second_prob = document.by_point.detach().exp()
+    total = torch.zeros((), dtype=torch.double)
+    for one, other in itertools.product(families.values(), repeat=2):
+        for a, b, c, d in itertools.product(one, other, one, other):  # samples 0 and 2, 1 and 3 are siblings
+            prob = first_prob[a] * first_prob[b] * second_prob[[a, b, c, d]].prod()
+            chosen = [a, b, c, d]
+            shared, parted = advantages(document.reward[chosen][:, None])
+            loss = policy_gradient_loss(
+                document.by_point[:, chosen, None], torch.stack([shared, parted]), torch.tensor([document.length])
+            )
+            total = total + prob * loss
+    return total
+
+
+def test_a_trees_expected_gradient_is_the_exact_policy_gradient(enumerated, policy):
+    exact = gradient(exact_objective(enumerated[:1]), policy)
+    expected = gradient(expected_of_a_tree(enumerated[0], lambda returns: sibling_advantages(returns, 2)), policy)
+    assert exact.abs().max() > 0.01
+    torch.testing.assert_close(expected, exact, rtol=0, atol=1e-5)
+
+
+def test_a_baseline_of_siblings_for_the_decision_they_share_would_bias_it(enumerated, policy):
+    # So that the law can fail: a sibling's return depends on the decision that both share.
+    def wrong(returns):
+        _, parted = sibling_advantages(returns, 2)
+        return parted, parted
+
+    exact = gradient(exact_objective(enumerated[:1]), policy)
+    biased = gradient(expected_of_a_tree(enumerated[0], wrong), policy)
+    assert (biased - exact).abs().max() > 0.1 * exact.abs().max()
 
 
 def test_a_protected_tokens_logit_moves_no_log_probability(dynamics, policy):

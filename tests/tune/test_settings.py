@@ -32,6 +32,12 @@ RULES = [
     ("select.keep_ratios", (0.5, 1.5), "select.keep_ratios must be fractions from 0 to 1, and is (0.5, 1.5)"),
     ("select.documents", 0, "select.documents must be positive, and is 0"),
     ("select.samples", 1, "select.samples must be at least 2, and is 1"),
+    (
+        "select.siblings",
+        3,
+        "select.siblings must be 1, or 2 and more, a divisor of select.samples below it, with two select.points, "
+        "and is 3",
+    ),
     ("select.step_documents", 0, "select.step_documents must be positive, and is 0"),
     ("select.item_documents", -3, "select.item_documents must be positive, and is -3"),
     ("select.learning_rate", 0, "select.learning_rate must be positive, and is 0.0"),
@@ -136,6 +142,28 @@ def test_settings_survive_json():
     )
     assert from_json(json.loads(json.dumps(to_json(settings)))) == settings
     assert from_json(json.loads(json.dumps(to_json(Settings())))) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"select.siblings": 8}, "a divisor of select.samples below it"),
+        ({"select.siblings": 0}, "1, or 2 and more"),
+        ({"select.siblings": 2, "select.points": (1,)}, "with two select.points"),
+        ({"select.siblings": 2, "select.baseline": "mean"}, "1 with another baseline or guided samples"),
+        ({"select.siblings": 2, "select.guided_share": 0.5}, "1 with another baseline or guided samples"),
+    ],
+)
+def test_a_tree_fits_its_samples_points_and_baseline(changes, rule):
+    with pytest.raises(InputError, match=rule):
+        override(Settings(), changes)
+
+
+def test_settings_that_hang_together_may_change_in_any_order():
+    changes = {"select.siblings": 3, "select.samples": 6}
+    expected = override(Settings(), changes).select
+    assert override(Settings(), dict(reversed(changes.items()))).select == expected
+    assert (expected.siblings, expected.samples) == (3, 6)
 
 
 def test_json_with_a_name_of_another_version_is_refused():

@@ -256,7 +256,8 @@ def rollout(make_model, train):
     return model.sampler(train)._sample(part, torch.tensor([0, 1]), item)[0]
 
 
-LOG_PROB = torch.tensor([[-2.0, -1.0], [-4.0, -3.0]])
+LOG_PROB = torch.tensor([[[-2.0, -1.0], [-3.0, -3.0]], [[0.0, 0.0], [-1.0, 0.0]]])
+"""By point; -2, -1, -4, -3 in the sum."""
 REWARDS = torch.tensor([[1.0, 0.0], [0.0, 4.0]])
 LENGTHS = torch.tensor([4, 16])
 
@@ -264,12 +265,34 @@ LENGTHS = torch.tensor([4, 16])
 def test_the_policys_loss_by_hand(rollout, tiny_settings):
     # Leave one out: A = (1, −4) and (−1, 4). −mean A·log π/√n of −2/2, 4/4; 4/2, −12/4 is −(−1 + 1 + 2 − 3)/4.
     numbers = dataclasses.replace(
-        rollout, log_prob=LOG_PROB, mean_log_prob=LOG_PROB / 10, entropy=LENGTHS * LOG_PROB.abs()
+        rollout, log_prob=LOG_PROB, mean_log_prob=LOG_PROB / 10, entropy=LENGTHS * LOG_PROB.sum(0).abs()
     )
     assert select_loss(numbers, REWARDS, LENGTHS, tiny_settings.select).item() == pytest.approx(0.25)
     # Entropies per token 2, 1, 4, 3 are 2.5 in the mean.
     with_entropy = dataclasses.replace(tiny_settings.select, entropy=0.1)
     assert select_loss(numbers, REWARDS, LENGTHS, with_entropy).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_loss_of_siblings_by_hand(rollout, tiny_settings):
+    # One document of 4 tokens, samples 0 and 2, 1 and 3 siblings; returns 1, 5, 3, 9. Shared −5, 5, −5, 5; parted −2,
+    # −4, 2, 4. With log π of −1, −2, −1, −2 and −1, −2, −3, −4: 5 − 10 + 5 − 10 + 2 + 8 − 6 − 16 = −22, over −4·√4.
+    log_prob = torch.tensor([[[-1.0], [-2.0], [-1.0], [-2.0]], [[-1.0], [-2.0], [-3.0], [-4.0]]])
+    numbers = dataclasses.replace(rollout, log_prob=log_prob, mean_log_prob=log_prob, entropy=torch.zeros(4, 1))
+    rewards = torch.tensor([[1.0], [5.0], [3.0], [9.0]])
+    loss = select_loss(numbers, rewards, torch.tensor([4]), tiny_settings.select, siblings=2)
+    assert loss.item() == pytest.approx(2.75)
+
+
+def test_a_select_stage_of_trees_learns_and_one_of_siblings_differs_from_a_flat_one(make_model, train):
+    weights = {}
+    for siblings in (1, 2):
+        model = make_model({"select.samples": 4, "select.siblings": siblings})
+        item = RolloutItem(index=0, version=0, documents=tuple(range(8)))
+        result = model.sampler(train).gradient(flatten(model.policy), item)
+        assert np.isfinite(result.gradient).all()
+        assert np.abs(result.gradient).max() > 0
+        weights[siblings] = result.gradient
+    assert not np.allclose(weights[1], weights[2])
 
 
 def test_the_papers_loss_by_hand(rollout, tiny_settings):

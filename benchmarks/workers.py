@@ -1,0 +1,158 @@
+"""What the rollout pool costs: two Ray actors of one thread against two plain processes doing the same work.
+
+    python benchmarks/workers.py
+
+A plain process has its share of all steps' items from the start and waits for nobody; the pool is sent the policy and
+gives back gradients step by step, as the select stage does. Writes docs/results/workers.md and .json.
+"""
+
+import argparse
+import multiprocessing
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from inference import Given, model_of
+from reports import write_report
+
+from trbert.packed import Tokens
+from trbert.timing import Spread
+from tune.prepare import PackedArrays, Prepared
+from tune.rollouts import RolloutPool
+from tune.settings import Settings, override
+from tune.stages import Examples, RolloutItem, flatten
+from tune.training import Model
+
+WORKERS, STEPS, DOCUMENTS = 2, 6, 64
+CASES = (("MiniLM-L6", 128, "auto"), ("MiniLM-L6", 512, "auto"), ("MiniLM-L6", 512, "float32"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", default="docs/results")
+    options = parser.parse_args()
+    ray.init(address="local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)
+    found = []
+    for name, length, dtype in CASES:
+        found.append(case(name, length, dtype, options.rounds))
+        print(line(found[-1]), flush=True)
+    ray.shutdown()
+    write_report(
+        Path(options.out) / "workers",
+        "What the rollout pool costs",
+        f"python benchmarks/workers.py --rounds {options.rounds}",
+        torch.device("cpu"),
+        f"{WORKERS} workers of one thread each; {STEPS} select steps of {Settings().select.step_documents} documents, "
+        f"{Settings().select.samples} trajectories each; {options.rounds} rounds in turns; medians and quartiles.",
+        [HEADER, *map(line, found)],
+        found,
+    )
+
+
+def case(name: str, length: int, dtype: str, rounds: int) -> dict[str, Any]:
+    settings = override(Settings(), {"compute.threads": 1, "compute.dtype": dtype, "compute.device": "cpu"})
+    prepared = prepared_of(name, length)
+    weights = flatten(Model(prepared, settings).policy)
+    select = settings.select
+    steps = [
+        [
+            RolloutItem(index=index, version=step, documents=tuple(documents.tolist()))
+            for index, documents in enumerate(chosen.split(select.item_documents))
+        ]
+        for step, chosen in enumerate(
+            torch.arange(STEPS * select.step_documents).remainder(DOCUMENTS).split(select.step_documents)
+        )
+    ]
+    items = [item for step in steps for item in step]
+    shares = [items[worker::WORKERS] for worker in range(WORKERS)]
+    pool = RolloutPool(ray.put(prepared), settings, WORKERS)
+    spawn = multiprocessing.get_context("spawn")
+    pipes, processes = [], []
+    for share in shares:
+        here, there = spawn.Pipe()
+        processes.append(spawn.Process(target=serve, args=(there, prepared, settings, share), daemon=True))
+        processes[-1].start()
+        pipes.append(here)
+
+    def pooled() -> list[Any]:
+        return [result for step in steps for result in pool.gradients(weights, step)]
+
+    def plain() -> list[Any]:
+        for pipe in pipes:
+            pipe.send(weights)
+        return [result for pipe in pipes for result in pipe.recv()]
+
+    check_same(pooled(), plain(), items, shares)  # warms both up, too
+    seconds: dict[str, list[float]] = {"pool": [], "plain": []}
+    for turn in range(rounds):
+        order = [("pool", pooled), ("plain", plain)]
+        for way, run in order if turn % 2 == 0 else order[::-1]:
+            started = time.perf_counter()
+            run()
+            seconds[way].append(time.perf_counter() - started)
+    for pipe, process in zip(pipes, processes, strict=True):
+        pipe.send(None)
+        process.join()
+    pool.close()
+    share = Spread.of([a / b for a, b in zip(seconds["plain"], seconds["pool"], strict=True)])
+    return {
+        "model": name,
+        "length": length,
+        "dtype": dtype,
+        "seconds": {way: Spread.of(times).median for way, times in seconds.items()},
+        "share": {"median": share.median, "low": share.low, "high": share.high},
+    }
+
+
+def serve(pipe: Connection, prepared: Prepared, settings: Settings, items: list[RolloutItem]) -> None:
+    """A plain process: samples all its items whenever it is sent weights."""
+    torch.set_num_threads(1)
+    sampler = Model(prepared, settings).sampler(prepared.train.examples())
+    while (weights := pipe.recv()) is not None:
+        pipe.send(sampler.gradients(weights, items))
+
+
+def check_same(pooled: list[Any], plain: list[Any], items: list[RolloutItem], shares: list[list[RolloutItem]]) -> None:
+    """Both ways compute the same gradients, else their times cannot be compared."""
+    order = [items.index(item) for share in shares for item in share]
+    for result, place in zip(plain, order, strict=True):
+        np.testing.assert_allclose(result.gradient, pooled[place].gradient, rtol=1e-3, atol=1e-4)
+
+
+def prepared_of(name: str, length: int) -> Prepared:
+    """What trials share, of random documents: time does not depend on what they say."""
+    model = model_of(name)
+    ids = Given(DOCUMENTS, length, model.config.vocab_size).ids
+    split = PackedArrays.of(Examples(Tokens.from_padded(ids), torch.arange(DOCUMENTS) % 2))
+    return Prepared(
+        training_seconds=0.0,
+        train=split,
+        validation=split,
+        test=split,
+        weights={key: value.numpy() for key, value in model.state_dict().items()},
+        config=model.config,
+        tokenizer=None,
+        teacher_validation=0.0,
+        teacher_test=0.0,
+        label_names=("a", "b"),
+    )
+
+
+HEADER = "| model | tokens | arithmetic | pool, s | plain processes, s | pool's share of their speed |"
+
+
+def line(found: dict[str, Any]) -> str:
+    share = found["share"]
+    cells = [found["model"], found["length"], found["dtype"]]
+    cells += [f"{found['seconds'][way]:.2f}" for way in ("pool", "plain")]
+    cells.append(f"{share['median']:.3f} ({share['low']:.3f}–{share['high']:.3f})")
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+if __name__ == "__main__":
+    main()
