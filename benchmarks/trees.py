@@ -48,8 +48,8 @@ def main() -> None:
         "Trees against flat sampling",
         f"python benchmarks/trees.py --draws {options.draws} --threads {options.threads}",
         torch.device("cpu"),
-        f"{DOCUMENTS} training documents of the embedded data, {options.draws} draws of each estimator; variance is the "
-        "trace of the gradient's covariance over the draws, ± from halves of the draws. One seed.",
+        f"{DOCUMENTS} training documents of the embedded data, {options.draws} draws of each estimator; variance is "
+        "the trace of the gradient's covariance over the draws, ± from halves of the draws. One seed.",
         [HEADER, *map(line, found)],
         found,
     )

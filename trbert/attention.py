@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -22,6 +23,9 @@ from transformers.masking_utils import sdpa_mask
 from trbert.shapes import TokenFloat, TokenIndex
 
 PACKED_ATTENTION = "trbert_packed"
+
+Windows = list[Tensor | None] | None
+"""Which tokens of a document see which, [n, n], None where all see all; None where that is so of every document."""
 
 Varlen = Callable[[Tensor, Tensor, Tensor, Tensor, int, float], Tensor]
 """(query, key, value, each [width, heads, head_dim]; offsets; longest document; scale) -> [width, heads, head_dim]."""
@@ -45,11 +49,11 @@ def packed_attention(
 ) -> tuple[Float[Tensor, "batch width heads head_dim"], None]:
     """Returns softmax(QKᵀ · scaling) V within each document of the row, and no weights.
 
-    On a GPU in half precision one varlen kernel takes the whole row. Else per-document SDPA over `split` views:
-    measured against length-grouped padding on two CPU cores it was as fast or faster at 20 to 512 tokens a document,
-    and its backward pass is one concatenation. A packed row takes no dropout on attention weights, in training either:
-    the CPU's fused kernel has none, and without it a step takes several times as long. Dropout on hidden states is the
-    layers' own and stays.
+    On a GPU in half precision one varlen kernel takes the whole row. Else SDPA by runs of documents of one length,
+    over `split` views: measured against length-grouped padding on two CPU cores, document by document was as fast or
+    faster at 20 to 512 tokens a document, and its backward pass is one concatenation. A packed row takes no dropout on
+    attention weights, in training either: the CPU's fused kernel has none, and without it a step takes several times
+    as long. Dropout on hidden states is the layers' own and stays.
 
     Args:
         module: the calling attention layer.
@@ -84,14 +88,13 @@ def packed_attention(
     windows = _windows(token_positions, lengths, sliding_window)
     if received is not None:
         received.copy_(_attention_received(query, key, lengths, windows, scaling))
-    windowed = any(window is not None for window in windows)
-    if offsets is not None and not windowed and _takes_varlen(query) and (kernel := varlen_kernel()) is not None:
+    if offsets is not None and windows is None and _takes_varlen(query) and (kernel := varlen_kernel()) is not None:
         return _varlen(kernel, query, key, value, offsets, max(lengths), scaling), None
     return _by_document(query, key, value, lengths, windows, scaling), None
 
 
 def _by_document(
-    query: Tensor, key: Tensor, value: Tensor, lengths: list[int], windows: list[Tensor | None], scaling: float | None
+    query: Tensor, key: Tensor, value: Tensor, lengths: list[int], windows: Windows, scaling: float | None
 ) -> Float[Tensor, "1 width heads head_dim"]:
     """Always right, on any device and in any arithmetic."""
     shared_heads = query.shape[1] != key.shape[1]
@@ -101,13 +104,21 @@ def _by_document(
         # makes new kernels for every length of a document), and autocast would undo the cast.
         query, key, value = query.float(), key.float(), value.float()
         precision = torch.autocast("cpu", enabled=False)
-    pieces = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), windows, strict=True)
+    runs: list[tuple[int, int, Tensor | None]]
+    if windows is None:
+        # Neighbours of one length are a batch to the kernel: one document, or a batch of full ones, is copied nowhere.
+        runs = [(length, len(list(same)), None) for length, same in groupby(lengths)]
+    else:
+        runs = [(length, 1, window) for length, window in zip(lengths, windows, strict=True)]
+    sizes = [length * count for length, count, _ in runs]
+    rows = (states[0].split(sizes, 1) for states in (query, key, value))
+    outputs = []
     with precision:
-        outputs = [
-            F.scaled_dot_product_attention(q, k, v, window, scale=scaling, enable_gqa=shared_heads)
-            for q, k, v, window in pieces
-        ]
-    return torch.cat(outputs, 2).transpose(1, 2)
+        for q, k, v, (length, count, window) in zip(*rows, runs, strict=True):
+            q, k, v = (part.unflatten(1, (count, length)).transpose(0, 1) for part in (q, k, v))
+            output = F.scaled_dot_product_attention(q, k, v, window, scale=scaling, enable_gqa=shared_heads)
+            outputs.append(output.transpose(1, 2).flatten(0, 1))
+    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None]
 
 
 def _takes_varlen(query: Tensor) -> bool:
@@ -161,25 +172,26 @@ def varlen_kernel() -> Varlen | None:
     return own
 
 
-def _windows(positions: TokenIndex | None, lengths: list[int], width: int | None) -> list[Tensor | None]:
+def _windows(positions: TokenIndex | None, lengths: list[int], width: int | None) -> Windows:
     if width is None or positions is None:
-        return [None] * len(lengths)
+        return None
     masks: list[Tensor | None] = []
     for place in positions.split(lengths):
         distance = (place[:, None] - place[None, :]).abs()
         masks.append(None if int(place[-1] - place[0]) < width else distance < width)
-    return masks
+    return None if all(mask is None for mask in masks) else masks
 
 
 @torch.no_grad()
 def _attention_received(
-    query: Tensor, key: Tensor, lengths: list[int], windows: list[Tensor | None], scaling: float | None
+    query: Tensor, key: Tensor, lengths: list[int], windows: Windows, scaling: float | None
 ) -> TokenFloat:
     if query.shape[1] != key.shape[1]:
         key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     columns = []
-    for q, k, window in zip(query.split(lengths, 2), key.split(lengths, 2), windows, strict=True):
+    masks = windows or [None] * len(lengths)
+    for q, k, window in zip(query.split(lengths, 2), key.split(lengths, 2), masks, strict=True):
         scores = (q @ k.transpose(2, 3)).float() * scale
         if window is not None:
             scores = scores.masked_fill(~window, -torch.inf)

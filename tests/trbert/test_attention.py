@@ -57,11 +57,11 @@ def random_states(heads, key_heads, total, head_dim, seed=0):
 @pytest.mark.parametrize("key_heads", [4, 2, 1])
 @pytest.mark.parametrize("width", [None, 3])
 def test_a_row_is_attended_within_its_documents(width, key_heads, scaling):
-    lengths = [4, 1, 6]
+    lengths = [4, 1, 1, 6, 3, 3]
     # Tokens were dropped before: the window counts original positions, not places in the row.
-    positions = [0, 1, 2, 5, 0, 0, 2, 3, 4, 9, 10]
-    query, key, value = random_states(4, key_heads, 11, 8)
-    received = torch.full((11,), torch.nan)
+    positions = [0, 1, 2, 5, 0, 0, 0, 2, 3, 4, 9, 10, 0, 1, 2, 0, 2, 7]
+    query, key, value = random_states(4, key_heads, 18, 8)
+    received = torch.full((18,), torch.nan)
     output, weights = packed_attention(
         MODULE,
         query,
@@ -76,7 +76,7 @@ def test_a_row_is_attended_within_its_documents(width, key_heads, scaling):
     )
     expected = attention_by_loop(query, key, value, lengths, positions, scaling or 8**-0.5, width)
     assert weights is None
-    assert output.shape == (1, 11, 4, 8)
+    assert output.shape == (1, 18, 4, 8)
     assert_close(output[0], expected[0])
     assert_close(received, expected[1])
 
@@ -123,6 +123,20 @@ def test_a_padded_call_is_hugging_faces_own():
     output, _ = packed_attention(module, query, key, value, mask)
     expected, _ = attention_by_loop(query[:, :, :3], key[:, :, :3], value[:, :, :3], [3], [0, 1, 2], 0.5, None)
     assert_close(output[0, :3], expected)
+
+
+def test_neighbours_of_one_length_are_one_call_of_the_kernel(monkeypatch):
+    calls = []
+    kernel = torch.nn.functional.scaled_dot_product_attention
+
+    def counting(query, *arguments, **how):
+        calls.append(tuple(query.shape))
+        return kernel(query, *arguments, **how)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counting)
+    query, key, value = random_states(2, 2, 15, 4)
+    packed_attention(MODULE, query, key, value, None, segments=[4, 4, 1, 1, 1, 4])
+    assert calls == [(2, 2, 4, 4), (3, 2, 1, 4), (1, 2, 4, 4)]
 
 
 class Kernels(TorchDispatchMode):
