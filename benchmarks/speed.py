@@ -1,0 +1,137 @@
+"""How fast: what was asked of the clock, beside what the other benchmarks measured.
+
+    python benchmarks/inference.py && python benchmarks/rollouts.py && python benchmarks/workers.py
+    python benchmarks/speed.py
+
+Reads their JSON files, measures what `import trbert` takes and how fast matrix products of few rows are, which bounds
+what a batch of one can gain. Writes docs/results/speed.md and .json.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from reports import write_report
+
+NEAREST = "± 50 %"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", default="docs/results")
+    options = parser.parse_args()
+    out = Path(options.out)
+    inference, rollouts, workers = (
+        json.loads((out / f"{name}.json").read_text()) for name in ("inference", "rollouts", "workers")
+    )
+    rows = [*of_inference(inference), *of_rollouts(rollouts), *of_workers(workers), of_import()]
+    products = [of_product(count) for count in (1, 13, 26, 51, 128, 512, 2048)]
+    lines = [HEADER, *(f"| {' | '.join(cells)} |" for cells in rows)]
+    lines += [
+        "",
+        "One H200: not run, no GPU at hand; the GPU's attention has its tests under the marker `gpu`.",
+        "",
+        "Why a batch of one short document gains less than its FLOPs: a layer's weights are read for a handful of",
+        "rows. A product of 384 × 1,536, twelve weights in turn, GFLOP/s:",
+        "",
+        "| rows | " + " | ".join(str(each["rows"]) for each in products) + " |",
+        "|---|" + "---|" * len(products),
+        *(f"| {kind} | " + " | ".join(f"{each[kind]:.0f}" for each in products) + " |" for kind in PRODUCTS),
+    ]
+    write_report(
+        out / "speed",
+        "How fast",
+        "python benchmarks/speed.py",
+        torch.device("cpu"),
+        "ratios are medians of the reports beside this one (inference.md, rollouts.md, workers.md), with their "
+        "quartiles where they have some.",
+        lines,
+        {"rows": [dict(zip(COLUMNS, cells, strict=True)) for cells in rows], "products": products},
+    )
+
+
+def of_inference(found: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+    for row in found:
+        place = f"{row['model']}, {row['length']} tokens, batch {row['batch']}, {row['dtype']}"
+        ratio = row["over_padded"] if row["variant"] == "unpadded" else row["over_unpadded"]
+        spread = f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})"
+        if row["variant"] == "unpadded" and row["dtype"] == "float32" and row["length"] == 512:
+            yield (f"unreduced, packed over padded: {place}", "≥ 1.0", "≥ 1.1", spread)
+        if NEAREST not in row["variant"]:
+            continue
+        if row["dtype"] == "int8":
+            gain = f"{spread} at {row['flops_over_unpadded']:.2f}x fewer FLOPs"
+            yield (f"gain of reduction after int8: {place}", "≥ 1.5 at 2.5x", "≥ 2", gain)
+        else:
+            one = row["batch"] == 1
+            must, aim = ("≥ 0.7", "≥ 0.9") if one else ("≥ 0.9", "≥ 1.0")
+            asked = row["dtype"] == "float32" and (row["length"] == 128 if one else True)
+            share = f"{row['realised']:.2f} ({spread} at {row['flops_over_unpadded']:.2f}x fewer FLOPs)"
+            yield (f"realised share: {place}", must if asked else "–", aim if asked else "–", share)
+
+
+def of_rollouts(found: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+    for row in found:
+        place, rewrite = f"{row['model']}, {row['length']} tokens", row["rewrite"]
+        must, aim = (f"≤ {rewrite}", f"≤ {0.75 * rewrite:.2f}") if rewrite else ("–", "–")
+        half = f"≤ {0.5 * rewrite:.2f}" if rewrite else "–"
+        seconds, alike = row["cpu_seconds"], f"masks alike {100 * row['agreement']:.2f} %"
+        yield (f"RL step, CPU-s, float32: {place} (original {row['original']})", must, aim, f"{seconds['float32']:.2f}")
+        yield (f"RL step, CPU-s, bfloat16: {place}", "–", half, f"{seconds['bfloat16']:.2f}, {alike}")
+        if (row["model"], row["length"]) == ("BERT-base", 512):
+            share = f"{100 * row['of_peak']['float32']:.0f} %"
+            yield (f"share of the matrix peak in rollouts, float32: {place}", "≥ 60 %", "≥ 80 %", share)
+
+
+def of_workers(found: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+    for row in found:
+        place, share = f"{row['model']}, {row['length']} tokens, {row['dtype']}", row["share"]
+        spread = f"{share['median']:.2f} ({share['low']:.2f}–{share['high']:.2f})"
+        yield (f"two rollout workers over two plain processes: {place}", "≥ 0.9", "≥ 0.97", spread)
+
+
+def of_import() -> tuple[str, ...]:
+    script = (
+        "import sys, time; started = time.perf_counter(); import trbert; "
+        "print(time.perf_counter() - started, 'torch' in sys.modules)"
+    )
+    told = [
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+        for _ in range(5)
+    ]
+    loads = "torch loaded" if any(loaded == "True" for _, loaded in told) else "torch not loaded"
+    return ("`import trbert`, s", "≤ 0.3", "–", f"{median(float(seconds) for seconds, _ in told):.3f}, {loads}")
+
+
+PRODUCTS = ("float32", "bfloat16")
+
+
+def of_product(rows: int) -> dict[str, Any]:
+    """Returns the GFLOP/s of a product of so many rows: the best of some, over weights too many for a core's cache."""
+    found: dict[str, Any] = {"rows": rows}
+    for kind in PRODUCTS:
+        dtype = getattr(torch, kind)
+        weights = [torch.nn.Linear(384, 1536, dtype=dtype) for _ in range(12)]
+        states = torch.randn(rows, 384, dtype=dtype)
+        best = float("inf")
+        with torch.inference_mode():
+            for turn in range(60):
+                started = time.perf_counter()
+                weights[turn % 12](states)
+                best = min(best, time.perf_counter() - started)
+        found[kind] = 2 * rows * 384 * 1536 / best / 1e9
+    return found
+
+
+COLUMNS = ("what", "must", "aim", "measured")
+HEADER = f"| {' | '.join(COLUMNS)} |"
+
+if __name__ == "__main__":
+    main()
