@@ -86,9 +86,11 @@ def main() -> None:
     parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16", INT8], choices=[*DTYPES, INT8])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", default="", help="cases whose model's name contains this")
     parser.add_argument("--out", default="docs/results")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     found, lines = [], [HEADER]
     for name, length, batches in CASES:
         if options.only not in name:
@@ -103,7 +105,7 @@ def main() -> None:
         Path(options.out) / "inference",
         "Time saved against FLOPs saved",
         f"python benchmarks/inference.py --dtype {' '.join(options.dtype)} --device {options.device} "
-        f"--rounds {options.rounds}{only}",
+        f"--rounds {options.rounds} --threads {options.threads}{only}",
         torch.device(options.device),
         f"{options.rounds} rounds, all variants of a batch size in turns; medians and quartiles. Points (1, L/2), kept "
         f"{KEEP[0]:g} and {KEEP[1]:g} of the original tokens; the rule that chooses is free.",
