@@ -3,7 +3,7 @@
     python benchmarks/inference.py
 
 Documents of equal length, so that padding costs the baseline nothing; weights of BERT-base are random, since time does
-not depend on them. Each document keeps its own share of tokens, up to half more or less than the mean, drawn by a key.
+not depend on them. Each document keeps its own share of tokens, up to half more or less than the mean.
 Writes docs/results/inference.md and .json.
 """
 
@@ -30,7 +30,9 @@ from trbert.bench import (
 from trbert.cost import CostModel
 from trbert.encoder import Encoder
 from trbert.keyed import keyed_uniform
+from trbert.original import original_points
 from trbert.packed import PackedBatch
+from trbert.policy import Policy
 from trbert.pretrained import load_classifier
 from trbert.selectors import Selector
 from trbert.shapes import TokenFloat, TokenMask
@@ -45,23 +47,29 @@ DOCUMENTS = {"MiniLM-L6": 32, "BERT-base": 8}
 """At least so many a turn, and at least one batch."""
 
 
-class UnevenSelector(Selector):
-    """Keeps of each document a share of its own, (1 ± ½) · KEEP, and of its tokens the ones with the lowest key."""
+class GivenSelector(Selector):
+    """Runs a policy's heads, and keeps what a table says: of document i of a batch (1 ± spread) · KEEP of its tokens.
 
-    name = "uneven"
-    dials = (0.5,)
+    What is kept is then the same in every arithmetic, and deciding costs what it does in use.
+    """
+
+    name = "policy"
+    dials = (0.0,)
+
+    def __init__(self, policy: Policy, spread: float, documents: int, length: int) -> None:
+        self.policy = policy
+        number, position = torch.arange(documents)[:, None], torch.arange(length)
+        share = torch.tensor(KEEP)[:, None, None] * (1 + spread * (2 * keyed_uniform(0, 0, number, 0) - 1))
+        keys = keyed_uniform(0, 1, number, position)
+        keys[:, 0] = -1.0  # the first token is protected
+        rank = keys.argsort(1).argsort(1)
+        self.table = rank < (share * length).ceil()
 
     def keep_mask(
         self, batch: PackedBatch, point: int, num_points: int, dial: float, received: TokenFloat | None
     ) -> TokenMask:
-        documents = torch.arange(len(batch), device=batch.offsets.device)
-        share = KEEP[point] * (1 + dial * (2 * keyed_uniform(0, 0, documents, 0) - 1))
-        count = (share * batch.original_lengths).ceil()
-        keys = keyed_uniform(0, 1, batch.documents, batch.positions).masked_fill(batch.protected, -1.0)
-        order = torch.argsort(batch.documents + 0.5 * keys)
-        rank = torch.empty_like(order)
-        rank[order] = torch.arange(len(order), device=order.device)
-        return rank - batch.offsets[:-1][batch.documents] < count[batch.documents]
+        self.policy.logits(batch, point)
+        return self.table[point].to(batch.hidden.device)[batch.documents, batch.positions]
 
 
 class Given:
@@ -108,7 +116,7 @@ def main() -> None:
         f"--rounds {options.rounds} --threads {options.threads}{only}",
         torch.device(options.device),
         f"{options.rounds} rounds, all variants of a batch size in turns; medians and quartiles. Points (1, L/2), kept "
-        f"{KEEP[0]:g} and {KEEP[1]:g} of the original tokens; the rule that chooses is free.",
+        f"{KEEP[0]:g} and {KEEP[1]:g} of the original tokens; a policy runs, and is counted.",
         lines,
         found,
     )
@@ -121,13 +129,17 @@ def rows_of(name: str, length: int, batch: int, dtypes: list[str], rounds: int, 
     variants: list[Variant] = []
     for dtype in dtypes:
         encoder = Encoder(in_arithmetic(model, dtype))
-        points, cost = (1, len(encoder.layers) // 2), CostModel.of(encoder)
+        points = original_points(len(encoder.layers))
+        torch.manual_seed(0)
+        policy = Policy(encoder.base.config.hidden_size, len(points), context=True).to(
+            device, DTYPES.get(dtype, torch.float32)
+        )
+        cost = CostModel.of(encoder, policy)
         # All are of one length: nothing to sort.
         variants += [variant for variant in unreduced_variants(encoder, documents, dtype) if not variant.sorts]
-        for dial, kept in ((0.0, "even"), (0.5, "± 50 %")):
-            variants.append(
-                reduced_variant(encoder, cost, UnevenSelector(), points, dial, f"reduced, {kept}", documents, dtype)
-            )
+        for spread, kept in ((0.0, "even"), (0.5, "± 50 %")):
+            selector = GivenSelector(policy, spread, batch, length)
+            variants.append(reduced_variant(encoder, cost, selector, points, 0.0, f"reduced, {kept}", documents, dtype))
     return time_variants(variants, batch, rounds, device)
 
 

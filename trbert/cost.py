@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from trbert.encoder import Encoder
+from trbert.int8 import Int8Linear
 from trbert.policy import Policy
 from trbert.shapes import DocFloat, DocIndex, Kept
 
@@ -118,4 +119,4 @@ def speed_up(unreduced: DocFloat, reduced: DocFloat) -> float:
 
 
 def _linear_flops(modules: Any) -> float:
-    return float(sum(2 * m.in_features * m.out_features for m in modules if isinstance(m, nn.Linear)))
+    return float(sum(2 * m.in_features * m.out_features for m in modules if isinstance(m, nn.Linear | Int8Linear)))

@@ -9,6 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from trbert import int8
+from trbert.cost import CostModel
 from trbert.encoder import Encoder
 from trbert.errors import InputError
 from trbert.evaluate import unreduced_logits
@@ -107,6 +108,12 @@ def test_every_family_runs_in_int8_near_its_float32_self(build_model, family_con
     assert any(isinstance(module, Int8Linear) for module in layers)
     assert not any(isinstance(module, nn.Linear) for module in layers)
     assert 0 < (near - exact).norm() < 0.2 * exact.norm()
+
+
+def test_its_flops_are_its_float32_selfs(encoder):
+    exact = CostModel.of(encoder)
+    quantise(encoder)
+    assert CostModel.of(encoder) == exact
 
 
 def test_batch_mates_do_not_enter(encoder, make_tokens):
