@@ -61,9 +61,9 @@ def packed_attention(
         key: likewise; fewer heads where the family shares them among queries.
         value: likewise.
         attention_mask: used by the plain, padded call only.
-        segments: tokens of each document, summing to `width`; None for the plain, padded call.
-        offsets: where each document starts, and the row's end: the same for the varlen kernel; without them it is not
-            used.
+        segments: tokens of each document, summing to `width`; read off `offsets` when None.
+        offsets: where each document starts, and the row's end, as the varlen kernel and compiled layers take it; None
+            with `segments` None for the plain, padded call.
         token_positions: each token's original position; needed by layers that attend within a window.
         received: filled in place, where given, with the attention each token received (mean over heads and
             queries of its own document): the state feature of DESIGN.md section 5. Costs a second softmax.
@@ -72,6 +72,10 @@ def packed_attention(
         sliding_window: tokens attend where |original distance| < this; everywhere when None.
         **kwargs: what else a family passes; handed on in the plain call.
     """
+    if offsets is not None and torch.compiler.is_compiling():
+        return torch.ops.trbert.attend(query, key, value, offsets, token_positions, sliding_window, scaling), None
+    if segments is None and offsets is not None:
+        segments = _lengths(offsets)
     if segments is None:
         return sdpa_attention_forward(
             module,
@@ -88,9 +92,39 @@ def packed_attention(
     windows = _windows(token_positions, lengths, sliding_window)
     if received is not None:
         received.copy_(_attention_received(query, key, lengths, windows, scaling))
+    return _attend(query, key, value, lengths, offsets, windows, scaling), None
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: list[int],
+    offsets: Int32[Tensor, " docs_and_one"] | None,
+    windows: Windows,
+    scaling: float | None,
+) -> Float[Tensor, "1 width heads head_dim"]:
     if offsets is not None and windows is None and _takes_varlen(query) and (kernel := varlen_kernel()) is not None:
-        return _varlen(kernel, query, key, value, offsets, max(lengths), scaling), None
-    return _by_document(query, key, value, lengths, windows, scaling), None
+        return _varlen(kernel, query, key, value, offsets, max(lengths), scaling)
+    return _by_document(query, key, value, lengths, windows, scaling)
+
+
+def _compiled_attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    offsets: Tensor,
+    positions: Tensor | None,
+    window: int | None,
+    scaling: float | None,
+) -> Tensor:
+    """What a compiled layer calls: one operator to the compiler, since each row falls into documents in its own way."""
+    lengths = _lengths(offsets)
+    return _attend(query, key, value, lengths, offsets, _windows(positions, lengths, window), scaling).contiguous()
+
+
+def _lengths(offsets: Tensor) -> list[int]:
+    return [length for length in offsets.diff().tolist() if length]
 
 
 def _by_document(
@@ -199,5 +233,12 @@ def _attention_received(
     return torch.cat(columns)
 
 
+_library = torch.library.Library("trbert", "DEF")
+_library.define(
+    "attend(Tensor query, Tensor key, Tensor value, Tensor offsets, Tensor? positions, int? window, float? scaling)"
+    " -> Tensor"
+)
+_library.impl("attend", _compiled_attend, "CompositeExplicitAutograd")
+_library.impl("attend", lambda query, *_: query.new_empty(query.transpose(1, 2).shape), "Meta")
 AttentionInterface.register(PACKED_ATTENTION, packed_attention)
 AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trbert.cost import CostModel
-from trbert.encoder import Encoder
+from trbert.encoder import CompiledStages, Encoder
 from trbert.errors import InputError
 from trbert.files import write_whole
 from trbert.int8 import quantise
@@ -164,6 +164,7 @@ def bench(
     rounds: int,
     say: Callable[[str], None],
     rivals: Mapping[str, Pretrained] | None = None,
+    compiles: bool = False,
 ) -> Report:
     """Returns how fast a reduced model is beside itself padded, sorted by length, and unpadded.
 
@@ -179,6 +180,7 @@ def bench(
         rounds: turns of each variant.
         say: is told what is being done, one line each.
         rivals: other plain classifiers by name, such as smaller ones, to run sorted by length.
+        compiles: the unpadded and the reduced model are timed compiled, too, in every arithmetic but int8.
 
     Raises:
         InputError: No text, an arithmetic that is none, or int8 elsewhere than on a CPU.
@@ -193,6 +195,8 @@ def bench(
     variants: list[Variant] = []
     for dtype in dtypes:
         variants += _variants(in_arithmetic(model, dtype), documents, dtype, dials)
+        if compiles and dtype != INT8:
+            variants += _compiled_variants(in_arithmetic(model, dtype), documents, dtype, dials)
     for name, rival in (rivals or {}).items():
         variants += _rival_variants(name, rival, texts, model.config.max_tokens, dtypes, device)
     rows: list[Row] = []
@@ -233,6 +237,15 @@ def _variants(
             for dial in dials
         ),
     ]
+
+
+def _compiled_variants(
+    model: TrbertForSequenceClassification, documents: Documents, dtype: str, dials: Sequence[float]
+) -> Iterator[Variant]:
+    model.compiled = CompiledStages()
+    for variant in _variants(model, documents, dtype, dials):
+        if variant.name not in (PADDED, SORTED):
+            yield replace(variant, name=f"{variant.name}, compiled")
 
 
 def _rival_variants(

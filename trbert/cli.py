@@ -33,6 +33,7 @@ def _parser() -> Parser:
         "--dtype", nargs="+", help="float32, bfloat16, float16, int8 (default: those fit for the device)"
     )
     speed.add_argument("--against", nargs="+", default=[], metavar="MODEL", help="plain classifiers to time beside it")
+    speed.add_argument("--compile", action="store_true", help="time the unpadded and the reduced model compiled, too")
     speed.add_argument("--rounds", type=int, default=5, help="turns of each variant (default: %(default)s)")
     speed.add_argument("--threads", type=int, help="of the process (default: PyTorch's own choice)")
     speed.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
@@ -77,6 +78,7 @@ def _run(options: argparse.Namespace) -> None:
         dtypes=options.dtype or FIT[model.device.type],
         rounds=options.rounds,
         say=lambda line: print(line, flush=True),
+        compiles=options.compile,
         rivals={Path(name).name: load_classifier(name, labels) for name in options.against},
     )
     out = Path(options.out)

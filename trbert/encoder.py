@@ -2,6 +2,8 @@
 
 import copy
 import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -15,10 +17,24 @@ from trbert.families import Family, family_of
 from trbert.packed import PackedBatch, Tokens, split_documents, start_batch
 from trbert.shapes import Logits, TokenFloat
 
-_BLOCK_BYTES = 24 * 2**20
+_BLOCK_BYTES = 12 * 2**20
 """Most bytes of one state on a CPU. Measured on two cores, float32, documents of 512 tokens, against the padded model:
-MiniLM, batch 32, run whole 0.96x, in rows of 4,096 tokens (this size) 1.08x, of 8,192 0.98x, of 512 0.93x; BERT-base,
-batch 8, whole 0.96x, in rows of 2,048 (this size) 1.00x."""
+MiniLM, batch 8, run whole .99x with 24,500 page faults, in rows of 4,096 tokens 1.01x with as many, of 2,048 (this
+size) 1.07x with none, of 1,024 1.02x; batch 32 1.00x, 1.11x, 1.14x, 1.10x; BERT-base, batch 8, whole .97x with 310,000
+faults, in rows of 1,024 tokens (this size) 1.01x with none."""
+
+
+class CompiledStages(dict[tuple[int, int], Callable[..., Tensor]]):
+    """Compiled runs of layers first, …, last − 1, by (first, last), made at first use.
+
+    A copy has none: they would run the layers of the model that was copied.
+    """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "CompiledStages":
+        return CompiledStages()
+
+    def __reduce__(self) -> tuple[type["CompiledStages"], tuple[()]]:
+        return CompiledStages, ()
 
 
 class Encoder:
@@ -26,14 +42,16 @@ class Encoder:
 
     Args:
         model: the classifier; its attention is switched to `trbert_packed`, which serves padded calls as well.
+        compiled: layers run compiled, where no gradient is wanted; kept there for the next encoder of this model.
 
     Raises:
         UnsupportedModel: The model is of a family without adapter.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, compiled: CompiledStages | None = None) -> None:
         self.family: Family = family_of(model.config)
         self.model = model
+        self.compiled = compiled
         self.base = model.base_model
         self.layers = self.family.layer_list(self.base)
         if model.config._attn_implementation != PACKED_ATTENTION:  # a walk over all modules, longer than a short layer
@@ -90,8 +108,9 @@ class Encoder:
     def _tokens_at_once(self) -> int:
         """Returns how long a row may be: on a CPU so long that a layer's widest state fits `_BLOCK_BYTES`.
 
-        The allocator takes a block of more than 32 MiB from the system anew each time, and its pages fault again in
-        every layer. Where the encoder learns its states are kept, so that there is no memory to use again.
+        The allocator takes a block of more than 32 MiB from the system anew each time, and gives smaller ones back when
+        enough are free; their pages fault again in every layer. Where the encoder learns its states are kept, so that
+        there is no memory to use again.
         """
         learns = torch.is_grad_enabled() and next(self.base.parameters()).requires_grad
         if self.device.type != "cpu" or learns:
@@ -101,21 +120,15 @@ class Encoder:
         return max(512, _BLOCK_BYTES // (4 * widest))
 
     def _run_layers(self, batch: PackedBatch, first: int, last: int, received: TokenFloat | None) -> PackedBatch:
-        states = batch.hidden[None]
-        offsets = batch.offsets.to(torch.int32)
+        states, offsets = batch.hidden[None], batch.offsets.to(torch.int32)
         rotary = self._rotary_tables(batch) if first < last else {}
-        for index in range(first, last):
-            layer = self.layers[index]
-            kind = getattr(layer, "attention_type", None)
-            states = layer(
-                states,
-                attention_mask=None,
-                segments=batch.segments,
-                offsets=offsets,
-                token_positions=batch.positions,
-                received=received if index == last - 1 else None,
-                **({"position_embeddings": rotary[kind if kind in rotary else None]} if rotary else {}),
-            )
+        layers = self.layers[first:last]
+        if self.compiled is None or received is not None or torch.is_grad_enabled():
+            states = _run(layers, states, offsets, batch.positions, rotary, batch.segments, received)
+        else:
+            if (first, last) not in self.compiled:
+                self.compiled[first, last] = torch.compile(partial(_run, layers), dynamic=True)
+            states = self.compiled[first, last](states, offsets, batch.positions, rotary)
         return batch.with_hidden(states[0])
 
     def finish(self, batch: PackedBatch, **head_arguments: Any) -> Any:
@@ -163,6 +176,30 @@ class Encoder:
         if not self.family.rotary_by_layer_type:
             return {None: rotary(states, positions)}
         return {kind: rotary(states, positions, kind) for kind in set(self.base.config.layer_types)}
+
+
+def _run(
+    layers: Sequence[Any],
+    states: Tensor,
+    offsets: Tensor,
+    positions: Tensor,
+    rotary: dict[str | None, tuple[Tensor, Tensor]],
+    segments: list[int] | None = None,
+    received: Tensor | None = None,
+) -> Tensor:
+    """Returns the states [1, total, dim] after the layers; `received` is filled by the last."""
+    for index, layer in enumerate(layers):
+        kind = getattr(layer, "attention_type", None)
+        states = layer(
+            states,
+            attention_mask=None,
+            segments=segments,
+            offsets=offsets,
+            token_positions=positions,
+            received=received if index == len(layers) - 1 else None,
+            **({"position_embeddings": rotary[kind if kind in rotary else None]} if rotary else {}),
+        )
+    return states
 
 
 class _FinishedEncoder(nn.Module):

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from trbert.cost import CostModel
-from trbert.encoder import Encoder
+from trbert.encoder import CompiledStages, Encoder
 from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound
 from trbert.int8 import is_quantised, quantise
 from trbert.packed import Tokens
@@ -81,6 +81,7 @@ class TrbertForSequenceClassification(PreTrainedModel):
         own = self.classifier.config
         check_points(config.points, own.num_hidden_layers)
         self.policy = Policy(own.hidden_size, len(config.points), config.policy_width, config.policy_context)
+        self.compiled: CompiledStages | None = None
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -99,7 +100,7 @@ class TrbertForSequenceClassification(PreTrainedModel):
     @property
     def staged(self) -> Encoder:
         """The classifier in stages; made anew, since modules may be swapped (quantised, compiled) at any time."""
-        return Encoder(self.classifier)
+        return Encoder(self.classifier, self.compiled)
 
     def cost_model(self) -> CostModel:
         """Returns what a forward pass of this model costs."""
@@ -159,19 +160,25 @@ def assemble(
     return model.eval()
 
 
-def load(path: str | Path, dial: float | None = None, int8: bool = False) -> TrbertForSequenceClassification:
+def load(
+    path: str | Path, dial: float | None = None, int8: bool = False, compiled: bool = False
+) -> TrbertForSequenceClassification:
     """Returns a saved reduced model, ready to use.
 
     Args:
         path: folder of the model: `config.json`, `model.safetensors`.
         dial: replaces the saved dial.
         int8: run the layers' matrix products in int8, on a CPU (`trbert.int8`); for use alone, not to learn or save.
+        compiled: run the layers through `torch.compile` where no gradient is wanted: seconds to compile at first use,
+            whatever the lengths are after it; on a CPU it needs a C++ compiler there.
 
     Raises:
-        InputError: It is another kind of model, or int8 was asked for where it does not run.
+        InputError: It is another kind of model, int8 was asked for where it does not run, or both at once.
         ModelNotFound: There is no such folder.
         DamagedCheckpoint: Its files are missing, truncated, or do not fit together.
     """
+    if int8 and compiled:
+        raise InputError("int8 and compiled exclude each other, and both were asked for: leave one out")
     folder = Path(path)
     if not folder.is_dir():
         raise ModelNotFound(f"path must be a folder with a saved model, and is {str(path)!r}, which does not exist")
@@ -196,6 +203,7 @@ def load(path: str | Path, dial: float | None = None, int8: bool = False) -> Trb
         model.config.dial = float(dial)
     if int8:
         quantise(model.staged)
+    model.compiled = CompiledStages() if compiled else None
     return model.eval()
 
 

@@ -147,6 +147,16 @@ def test_each_arithmetic_has_its_own_baseline_and_all_the_first_ones(model, monk
     assert all(rows[dtype, "reduced +0"].over_unpadded.median == 2.0 for dtype in seconds)
 
 
+def test_compiled_variants_are_ours_alone_and_in_no_int8(model, monkeypatch):
+    made = []
+    monkeypatch.setattr(torch, "compile", lambda run, dynamic: made.append(dynamic) or run)
+    report = report_of(model, dtypes=["float32", "int8"], compiles=True)
+    compiled = [(row.dtype, row.variant) for row in report.rows if "compiled" in row.variant]
+    assert compiled == [("float32", f"{name}, compiled") for name in (UNPADDED, "reduced -1", "reduced +1000")]
+    assert made == [True] * 4  # all layers, and the three stages that both dials share
+    assert model.compiled is None
+
+
 @torch.inference_mode()
 def test_an_arithmetic_is_a_copys(model):
     ids = torch.randint(5, 60, (3, 12), generator=torch.Generator().manual_seed(0))

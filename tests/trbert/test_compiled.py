@@ -1,0 +1,112 @@
+"""Compiled layers: the same logits, whatever the lengths, without compiling anew; and a copy starts with none."""
+
+import copy
+import json
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from trbert.encoder import CompiledStages, Encoder
+from trbert.errors import InputError
+from trbert.modeling import load
+
+# In a process of its own: the compiler would have to see through the type checks of a test run. The backend is
+# PyTorch's own interpreter of what was captured, which takes no C++ compiler; one family is compiled for real.
+SCRIPT = """
+import functools, json, sys
+import torch, torch._dynamo
+from torch._dynamo.utils import counters
+from transformers import AutoConfig, AutoModelForSequenceClassification
+from trbert.encoder import CompiledStages, Encoder
+from trbert.packed import Tokens, gather_kept
+
+config, backend = json.loads(sys.argv[1]), sys.argv[2]
+torch.compile = functools.partial(torch.compile, backend=backend)
+torch.manual_seed(0)
+model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(**config)).eval()
+for parameter in model.parameters():
+    torch.nn.init.normal_(parameter, std=0.2)
+eager, compiled = Encoder(model), Encoder(model, CompiledStages())
+worst, graphs = 0.0, []
+
+def logits(encoder, tokens):
+    batch = encoder.run_layers(encoder.embed(tokens), 0, 1)
+    keep = torch.arange(len(batch.hidden)) % 3 != 1
+    batch = gather_kept(batch, (keep | batch.protected)[None])
+    return encoder.logits(encoder.run_layers(batch, 1, 4))
+
+with torch.inference_mode():
+    for lengths in ([9, 14, 3], [20], [5, 6, 7, 8, 21], [4, 4], [2] * 9):
+        ids = [torch.randint(5, 60, (length,)).tolist() for length in lengths]
+        tokens = Tokens.from_lists(ids, None)
+        expected = logits(eager, tokens)
+        worst = max(worst, float((logits(compiled, tokens) - expected).abs().max() / expected.abs().max()))
+        graphs.append(counters["stats"]["unique_graphs"])
+print(json.dumps({"worst": worst, "graphs": graphs, "stages": sorted(compiled.compiled)}))
+"""
+
+
+def run(config, backend):
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, json.dumps(config), backend], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def check(found):
+    assert found["worst"] < 1e-4
+    assert found["stages"] == [[0, 1], [1, 4]]
+    # One graph a stage, and no other for other lengths and numbers of documents.
+    assert found["graphs"][0] >= 2
+    assert found["graphs"][-1] == found["graphs"][0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bert", "distilbert", "eurobert bos", "modernbert cls"])
+def test_compiled_layers_give_the_same_logits_at_any_length(name, config_of):
+    config = config_of(name)
+    check(run({**config.to_diff_dict(), "model_type": config.model_type}, "eager"))
+
+
+@pytest.mark.slow
+def test_layers_compile_to_machine_code(config_of):
+    check(run({**config_of("bert").to_diff_dict(), "model_type": "bert"}, "inductor"))
+
+
+class Forbidden(Exception):
+    pass
+
+
+@pytest.fixture
+def no_compiler(monkeypatch):
+    def refuse(*_, **__):
+        raise Forbidden
+
+    monkeypatch.setattr(torch, "compile", refuse)
+
+
+def test_only_a_pass_without_gradient_is_compiled(no_compiler, bert, make_tokens):
+    encoder, tokens = Encoder(bert, CompiledStages()), make_tokens(5, 7)
+    encoder.unreduced_logits(tokens)
+    batch, received = encoder.embed(tokens), torch.zeros(12)
+    with torch.no_grad():
+        encoder.run_layers(batch, 0, 2, received)  # a buffer that is written to
+        with pytest.raises(Forbidden):
+            encoder.run_layers(batch, 0, 2)
+
+
+@pytest.mark.parametrize("twin", [copy.deepcopy, lambda stages: pickle.loads(pickle.dumps(stages))])
+def test_a_copy_runs_nothing_of_the_model_it_was_copied_from(twin):
+    stages = CompiledStages({(0, 1): torch.neg})
+    assert twin(stages) == {}
+    assert isinstance(twin(stages), CompiledStages)
+    assert len(stages) == 1
+
+
+def test_int8_is_not_compiled(tmp_path):
+    with pytest.raises(InputError, match="int8 and compiled exclude each other"):
+        load(tmp_path, int8=True, compiled=True)
