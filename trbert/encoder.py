@@ -63,6 +63,12 @@ class Encoder:
         return next(self.base.parameters()).device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Arithmetic of the layers' products: autocast's within autocast, else the weights' own."""
+        kind = self.device.type
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else next(self.base.parameters()).dtype
+
+    @property
     def max_tokens(self) -> int:
         """Most tokens of a document, special ones included."""
         config = self.base.config
@@ -117,7 +123,7 @@ class Encoder:
             return sys.maxsize
         config = self.base.config
         widest = max(getattr(config, "intermediate_size", 0), 4 * config.hidden_size)
-        return max(512, _BLOCK_BYTES // (4 * widest))
+        return max(512, _BLOCK_BYTES // (self.dtype.itemsize * widest))
 
     def _run_layers(self, batch: PackedBatch, first: int, last: int, received: TokenFloat | None) -> PackedBatch:
         states, offsets = batch.hidden[None], batch.offsets.to(torch.int32)

@@ -115,17 +115,13 @@ def measure_latency(encoder: Encoder, documents: int = 32, longest: int | None =
         raise InputError(f"documents must have 2 tokens or more for a latency table, and have at most {limit}")
     times = [_layer_time(encoder, length, max(1, min(documents, _ROW_TOKENS // length))) for length in lengths]
     rising = torch.tensor(times, dtype=torch.double).cummax(0).values
-    kind = encoder.device.type
-    running = (
-        torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else next(encoder.base.parameters()).dtype
-    )
     return LatencyTable(
         tokens=tuple(lengths),
         seconds=tuple(rising.tolist()),
         documents=documents,
         layers=len(encoder.layers),
-        device=kind,
-        dtype=str(running).removeprefix("torch."),
+        device=encoder.device.type,
+        dtype=str(encoder.dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
     )
 

@@ -84,6 +84,13 @@ def test_a_rival_is_timed_beside_it(saved, bert):
     ]
 
 
+def test_compiled_variants_are_timed_where_asked_for(saved, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda run, dynamic: run)
+    assert main(words(saved, "--batch", "2", "--dtype", "float32", "--compile")) == 0
+    rows = json.loads((saved / "out" / "speed.json").read_text())["rows"]
+    assert [row["variant"] for row in rows][-2:] == ["unpadded, compiled", "reduced -0.5, compiled"]
+
+
 def test_without_matplotlib_there_is_no_picture(saved, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert main(words(saved, "--batch", "2", "--dtype", "float32")) == 0

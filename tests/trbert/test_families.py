@@ -101,6 +101,16 @@ def test_a_row_that_is_trained_on_is_run_whole(bert, make_tokens):
     assert encoder._tokens_at_once() < 10**6
 
 
+def test_a_row_in_half_precision_may_be_twice_as_long(bert):
+    encoder = Encoder(bert)
+    with torch.inference_mode():
+        full = encoder._tokens_at_once()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert encoder._tokens_at_once() == 2 * full
+        bert.bfloat16()
+        assert encoder._tokens_at_once() == 2 * full
+
+
 @pytest.mark.parametrize(("device", "dtype"), PLACES)
 @torch.no_grad()
 def test_a_documents_result_depends_neither_on_batch_mates_nor_on_order(
