@@ -2,7 +2,7 @@
 
     python benchmarks/trees.py
 
-2,000 documents of the embedded data, a teacher of two epochs; the policy as the warm start leaves it, and after half a
+600 documents of the embedded data, a teacher of two epochs; the policy as the warm start leaves it, and after half a
 select stage. Every estimator is unbiased, and its variance falls as one over the trajectories: of two, the one with the
 lower variance · FLOPs is the better buy. Writes docs/results/trees.md and .json.
 """
@@ -30,7 +30,7 @@ DOCUMENTS = 16
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=int, default=24)
+    parser.add_argument("--draws", type=int, default=16)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", default="docs/results")
     options = parser.parse_args()
@@ -39,9 +39,11 @@ def main() -> None:
         {
             "compute.threads": options.threads,
             "select.penalty": 1.0,
-            "data.train_rows": 2000,
+            "data.train_rows": 600,
             "data.max_length": 128,
             "teacher.epochs": 2.0,
+            "data.validation_rows": 100,
+            "data.test_rows": 100,
         },
     )
     prepared = prepare(settings, None, lambda line: print(line, flush=True))

@@ -190,6 +190,26 @@ def test_the_first_of_the_siblings_are_the_samples_of_a_flat_rollout(dynamics, p
     torch.testing.assert_close(tree.state.kept[:, :9], flat.state.kept)
 
 
+def test_every_trajectory_of_a_tree_draws_its_own(dynamics, tokens):
+    # Even odds everywhere: two trajectories that shared their draws would agree on every token that both still have.
+    policy = Policy(dim=16, num_points=2, width=8)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.zero_()
+    documents = [0, 1, 4]
+    draws = [sample(dynamics, policy, tokens, documents, samples=6, siblings=2, version=v)[1] for v in range(5)]
+    for s in range(6):
+        for t in range(s):
+            differs = [
+                position
+                for kept in draws
+                for document in documents
+                for position in {*kept[s % 3, document][0]} & {*kept[t % 3, document][0]}
+                if (position in kept[s, document][-1]) != (position in kept[t, document][-1])
+            ]
+            assert differs, (s, t)
+
+
 def test_a_tree_runs_the_layers_between_the_points_once_for_all_siblings(dynamics, policy, tokens, monkeypatch):
     ran = []
     run = type(dynamics.encoder).run_layers

@@ -283,16 +283,22 @@ def test_the_loss_of_siblings_by_hand(rollout, tiny_settings):
     assert loss.item() == pytest.approx(2.75)
 
 
-def test_a_select_stage_of_trees_learns_and_one_of_siblings_differs_from_a_flat_one(make_model, train):
-    weights = {}
-    for siblings in (1, 2):
-        model = make_model({"select.samples": 4, "select.siblings": siblings})
-        item = RolloutItem(index=0, version=0, documents=tuple(range(8)))
-        result = model.sampler(train).gradient(flatten(model.policy), item)
-        assert np.isfinite(result.gradient).all()
-        assert np.abs(result.gradient).max() > 0
-        weights[siblings] = result.gradient
-    assert not np.allclose(weights[1], weights[2])
+def test_a_sampler_of_trees_compares_siblings(make_model, train):
+    model = make_model({"select.samples": 4, "select.siblings": 2})
+    sampler, documents = model.sampler(train), torch.arange(8)
+    item = RolloutItem(index=0, version=0, documents=tuple(range(8)))
+    part = train.take(documents, torch.device("cpu"))
+    rollout, rewards = sampler._sample(part, documents, item)
+    assert [len(masks) for masks in rollout.masks] == [2, 2]
+
+    def gradient(siblings):
+        loss = 8 * select_loss(rollout, rewards, part.tokens.lengths, sampler.settings, siblings)
+        parts = torch.autograd.grad(loss, list(model.policy.parameters()), retain_graph=True)
+        return torch.cat([g.flatten() for g in parts]).numpy()
+
+    found = sampler.gradient(flatten(model.policy), item).gradient
+    np.testing.assert_allclose(found, gradient(2), rtol=1e-4, atol=1e-6)
+    assert not np.allclose(found, gradient(1), rtol=1e-2)
 
 
 def test_the_papers_loss_by_hand(rollout, tiny_settings):
