@@ -23,9 +23,10 @@ from trbert.bench import (
     Row,
     Variant,
     in_arithmetic,
+    padded_variants,
     reduced_variant,
     time_variants,
-    unreduced_variants,
+    unpadded_variant,
 )
 from trbert.cost import CostModel
 from trbert.encoder import Encoder
@@ -135,8 +136,8 @@ def rows_of(name: str, length: int, batch: int, dtypes: list[str], rounds: int, 
             device, DTYPES.get(dtype, torch.float32)
         )
         cost = CostModel.of(encoder, policy)
-        # All are of one length: nothing to sort.
-        variants += [variant for variant in unreduced_variants(encoder, documents, dtype) if not variant.sorts]
+        padded, _ = padded_variants(encoder, documents, dtype)  # all are of one length: nothing to sort
+        variants += [padded, unpadded_variant(encoder, documents, dtype)]
         for spread, kept in ((0.0, "even"), (0.5, "± 50 %")):
             selector = GivenSelector(policy, spread, batch, length)
             variants.append(reduced_variant(encoder, cost, selector, points, 0.0, f"reduced, {kept}", documents, dtype))

@@ -107,13 +107,19 @@ def sampled(dynamics: Dynamics, policy: Policy, train: Examples) -> tuple[float,
         with autocast(dynamics.encoder.device, dtype):
             rollouts[dtype] = sample_trajectories(dynamics, policy, train.tokens, draw, dials)
     first, half = (rollouts[dtype].masks[0] for dtype in ("float32", "bfloat16"))
-    kept, lengths, points = rollouts["float32"].state.kept, train.tokens.lengths, dynamics.points
-    bounds = (*points, len(dynamics.encoder.layers))
-    flops = float(dynamics.cost.layers(0, points[0], lengths.double()).sum())  # shared by a document's trajectories
-    for stage in range(len(points)):
-        flops += float(dynamics.cost.layers(bounds[stage], bounds[stage + 1], kept[stage].double()).sum())
+    kept, lengths = rollouts["float32"].state.kept, train.tokens.lengths
     fractions = (kept.sum(1) / (SAMPLES * lengths.sum())).tolist()
-    return float((first == half).double().mean()), flops, fractions
+    return float((first == half).double().mean()), flops_of(dynamics, lengths, kept), fractions
+
+
+def flops_of(dynamics: Dynamics, lengths: torch.Tensor, kept: torch.Tensor, siblings: int = 1) -> float:
+    """Returns the encoder's FLOPs of a rollout: what trajectories share counts once."""
+    bounds, last = (*dynamics.points, len(dynamics.encoder.layers)), len(dynamics.points) - 1
+    flops = float(dynamics.cost.layers(0, bounds[0], lengths.double()).sum())
+    for stage in range(len(dynamics.points)):
+        shared = siblings if stage < last else 1
+        flops += float(dynamics.cost.layers(bounds[stage], bounds[stage + 1], kept[stage].double()).sum()) / shared
+    return flops
 
 
 def peak(encoder: Encoder, dtype: torch.dtype) -> float:

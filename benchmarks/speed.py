@@ -77,7 +77,7 @@ def of_inference(found: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
     for row in found:
         place = f"{row['model']}, {row['length']} tokens, batch {row['batch']}, {row['dtype']}"
         ratio = row["over_padded"] if row["variant"] == "unpadded" else row["over_unpadded"]
-        spread = f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})"
+        spread = of_spread(ratio)
         if row["variant"] == "unpadded" and row["dtype"] == "float32" and row["length"] == 512:
             yield (f"unreduced, packed over padded: {place}", "≥ 1.0", "≥ 1.1", spread)
         if NEAREST not in row["variant"]:
@@ -108,9 +108,12 @@ def of_rollouts(found: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
 
 def of_workers(found: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
     for row in found:
-        place, share = f"{row['model']}, {row['length']} tokens, {row['dtype']}", row["share"]
-        spread = f"{share['median']:.2f} ({share['low']:.2f}–{share['high']:.2f})"
-        yield (f"two rollout workers over two plain processes: {place}", "≥ 0.9", "≥ 0.97", spread)
+        place = f"{row['model']}, {row['length']} tokens, {row['dtype']}"
+        yield (f"two rollout workers over two plain processes: {place}", "≥ 0.9", "≥ 0.97", of_spread(row["share"]))
+
+
+def of_spread(values: dict[str, float]) -> str:
+    return f"{values['median']:.2f} ({values['low']:.2f}–{values['high']:.2f})"
 
 
 def of_import() -> tuple[str, ...]:

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from reports import write_report
+from rollouts import flops_of
 
 from envs.rollout import Draw, sample_trajectories
+from trbert.packed import Tokens
 from tune.prepare import Prepared, prepare
 from tune.settings import Settings, override
 from tune.stages import RolloutItem, flatten
@@ -89,7 +91,7 @@ def rows_of(prepared: Prepared, settings: Settings, trained: bool, draws: int) -
                 "siblings": siblings,
                 "variance": gradients.var(0, ddof=1).sum(),
                 "variance_spread": abs(halves[0] - halves[1]) / 2,
-                "flops": flops_of(model, train.tokens.take(chosen), chosen, samples, siblings),
+                "flops": rollout_flops(model, train.tokens.take(chosen), chosen, samples, siblings),
                 "seconds": float(np.median([result.seconds for result in results])),
             }
         )
@@ -98,18 +100,11 @@ def rows_of(prepared: Prepared, settings: Settings, trained: bool, draws: int) -
 
 
 @torch.no_grad()
-def flops_of(model: Model, tokens: Any, chosen: torch.Tensor, samples: int, siblings: int) -> float:
-    """Returns the encoder's FLOPs of one rollout: what trajectories share counts once."""
-    dynamics, lengths = model.dynamics, tokens.lengths.double()
+def rollout_flops(model: Model, tokens: Tokens, chosen: torch.Tensor, samples: int, siblings: int) -> float:
     draw = Draw(seed=0, version=0, documents=chosen)
     dials = torch.zeros(samples, len(tokens))
-    kept = sample_trajectories(dynamics, model.policy, tokens, draw, dials, siblings=siblings).state.kept.double()
-    bounds = (*model.points, len(dynamics.encoder.layers))
-    total = float(dynamics.cost.layers(0, bounds[0], lengths).sum())
-    for stage in range(len(model.points)):
-        repeated = siblings if stage + 1 < len(model.points) else 1
-        total += float(dynamics.cost.layers(bounds[stage], bounds[stage + 1], kept[stage]).sum()) / repeated
-    return total
+    state = sample_trajectories(model.dynamics, model.policy, tokens, draw, dials, siblings=siblings).state
+    return flops_of(model.dynamics, tokens.lengths, state.kept, siblings)
 
 
 HEADER = "| points | policy | samples | siblings | GFLOPs | s | variance | variance · FLOPs over flat 8 |"

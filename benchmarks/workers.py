@@ -9,6 +9,7 @@ gives back gradients step by step, as the select stage does. Writes docs/results
 import argparse
 import multiprocessing
 import time
+from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def case(name: str, length: int, dtype: str, rounds: int) -> dict[str, Any]:
         "length": length,
         "dtype": dtype,
         "seconds": {way: Spread.of(times).median for way, times in seconds.items()},
-        "share": {"median": share.median, "low": share.low, "high": share.high},
+        "share": asdict(share),
     }
 
 

@@ -20,6 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from trbert.packed import segments_of
 from trbert.shapes import TokenFloat, TokenIndex
 
 PACKED_ATTENTION = "trbert_packed"
@@ -75,7 +76,7 @@ def packed_attention(
     if offsets is not None and torch.compiler.is_compiling():
         return torch.ops.trbert.attend(query, key, value, offsets, token_positions, sliding_window, scaling), None
     if segments is None and offsets is not None:
-        segments = _lengths(offsets)
+        segments = segments_of(offsets)
     if segments is None:
         return sdpa_attention_forward(
             module,
@@ -119,12 +120,8 @@ def _compiled_attend(
     scaling: float | None,
 ) -> Tensor:
     """What a compiled layer calls: one operator to the compiler, since each row falls into documents in its own way."""
-    lengths = _lengths(offsets)
+    lengths = segments_of(offsets)
     return _attend(query, key, value, lengths, offsets, _windows(positions, lengths, window), scaling).contiguous()
-
-
-def _lengths(offsets: Tensor) -> list[int]:
-    return [length for length in offsets.diff().tolist() if length]
 
 
 def _by_document(
@@ -182,12 +179,14 @@ def varlen_kernel() -> Varlen | None:
     """Returns flash-attn's kernel where it is installed, else PyTorch's own where it is new enough; else None."""
     try:
         from flash_attn import flash_attn_varlen_func
-
-        return lambda q, k, v, offsets, longest, scale: flash_attn_varlen_func(
-            q, k, v, offsets, offsets, longest, longest, softmax_scale=scale
-        )
     except ImportError:
-        pass
+        return _own_varlen_kernel()
+    return lambda q, k, v, offsets, longest, scale: flash_attn_varlen_func(
+        q, k, v, offsets, offsets, longest, longest, softmax_scale=scale
+    )
+
+
+def _own_varlen_kernel() -> Varlen | None:
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:

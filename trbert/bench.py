@@ -1,11 +1,9 @@
 """The honest speed report: one model padded, sorted, unpadded and reduced, in several arithmetics, timed in turns."""
 
 import copy
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -15,7 +13,6 @@ from torch import Tensor
 from trbert.cost import CostModel
 from trbert.encoder import CompiledStages, Encoder
 from trbert.errors import InputError
-from trbert.files import write_whole
 from trbert.int8 import quantise
 from trbert.modeling import TrbertForSequenceClassification
 from trbert.packed import Tokens
@@ -194,9 +191,7 @@ def bench(
     documents = Documents(tokenizer, texts, model.config.max_tokens, device)
     variants: list[Variant] = []
     for dtype in dtypes:
-        variants += _variants(in_arithmetic(model, dtype), documents, dtype, dials)
-        if compiles and dtype != INT8:
-            variants += _compiled_variants(in_arithmetic(model, dtype), documents, dtype, dials)
+        variants += _variants(in_arithmetic(model, dtype), documents, dtype, dials, compiles and dtype != INT8)
     for name, rival in (rivals or {}).items():
         variants += _rival_variants(name, rival, texts, model.config.max_tokens, dtypes, device)
     rows: list[Row] = []
@@ -226,12 +221,25 @@ def in_arithmetic(model: Any, name: str) -> Any:
 
 
 def _variants(
-    model: TrbertForSequenceClassification, documents: Documents, dtype: str, dials: Sequence[float]
+    model: TrbertForSequenceClassification,
+    documents: Documents,
+    dtype: str,
+    dials: Sequence[float],
+    compiles: bool = False,
 ) -> list[Variant]:
-    encoder, cost = model.staged, model.cost_model()
-    points, selector = tuple(model.config.points), PolicySelector(model.policy)
+    own = _own_variants(model.staged, model, documents, dtype, dials)
+    if compiles:
+        compiled = _own_variants(Encoder(model.classifier, CompiledStages()), model, documents, dtype, dials)
+        own += [replace(variant, name=f"{variant.name}, compiled") for variant in compiled]
+    return [*padded_variants(model.staged, documents, dtype), *own]
+
+
+def _own_variants(
+    encoder: Encoder, model: TrbertForSequenceClassification, documents: Documents, dtype: str, dials: Sequence[float]
+) -> list[Variant]:
+    cost, points, selector = model.cost_model(), tuple(model.config.points), PolicySelector(model.policy)
     return [
-        *unreduced_variants(encoder, documents, dtype),
+        unpadded_variant(encoder, documents, dtype),
         *(
             reduced_variant(encoder, cost, selector, points, dial, f"reduced {dial:+g}", documents, dtype)
             for dial in dials
@@ -239,50 +247,44 @@ def _variants(
     ]
 
 
-def _compiled_variants(
-    model: TrbertForSequenceClassification, documents: Documents, dtype: str, dials: Sequence[float]
-) -> Iterator[Variant]:
-    model.compiled = CompiledStages()
-    for variant in _variants(model, documents, dtype, dials):
-        if variant.name not in (PADDED, SORTED):
-            yield replace(variant, name=f"{variant.name}, compiled")
-
-
 def _rival_variants(
     name: str, rival: Pretrained, texts: Sequence[str], longest: int, dtypes: Sequence[str], device: torch.device
 ) -> Iterator[Variant]:
     documents = Documents(rival.tokenizer, texts, min(longest, Encoder(rival.model).max_tokens), device)
     for dtype in dtypes:
-        own = unreduced_variants(Encoder(in_arithmetic(rival.model, dtype).to(device)), documents, dtype)
-        yield next(replace(variant, name=f"against {name}") for variant in own if variant.name == SORTED)
+        _, by_length = padded_variants(Encoder(in_arithmetic(rival.model, dtype).to(device)), documents, dtype)
+        yield replace(by_length, name=f"against {name}")
 
 
-def unreduced_variants(encoder: Encoder, documents: Documents, dtype: str) -> list[Variant]:
-    """Returns the plain model as users run it: padded, padded and sorted by length, and our own unpadded."""
+def padded_variants(encoder: Encoder, documents: Documents, dtype: str) -> tuple[Variant, Variant]:
+    """Returns the plain model as users run it: padded, and padded and sorted by length."""
     # A model of its own: the encoder's attends through our function, which a user of the plain model does not have.
     plain: Any = copy.deepcopy(encoder.model)
     plain.set_attn_implementation("sdpa")
     cost = CostModel.of(encoder)
 
-    def padded(batch: dict[str, Tensor]) -> Tensor:
+    def forward(batch: dict[str, Tensor]) -> Tensor:
         logits: Tensor = plain(**batch).logits
         return logits
 
-    def unpadded(batch: dict[str, Tensor]) -> Tensor:
-        return encoder.unreduced_logits(Tokens.from_padded(**batch))
-
-    def padded_flops(lengths: Tensor, batch: dict[str, Tensor]) -> float:
+    def flops(lengths: Tensor, batch: dict[str, Tensor]) -> float:
         return float(cost.unreduced(torch.full_like(lengths, batch["input_ids"].shape[1])).sum())
 
-    def own_flops(lengths: Tensor, batch: dict[str, Tensor]) -> float:
+    variant = partial(Variant, dtype=dtype, documents=documents, forward=forward, flops=flops)
+    return variant(name=PADDED, sorts=False), variant(name=SORTED, sorts=True)
+
+
+def unpadded_variant(encoder: Encoder, documents: Documents, dtype: str) -> Variant:
+    """Returns our own unreduced model, packed."""
+    cost = CostModel.of(encoder)
+
+    def forward(batch: dict[str, Tensor]) -> Tensor:
+        return encoder.unreduced_logits(Tokens.from_padded(**batch))
+
+    def flops(lengths: Tensor, batch: dict[str, Tensor]) -> float:
         return float(cost.unreduced(lengths).sum())
 
-    variant = partial(Variant, dtype=dtype, documents=documents)
-    return [
-        variant(name=PADDED, forward=padded, sorts=False, flops=padded_flops),
-        variant(name=SORTED, forward=padded, sorts=True, flops=padded_flops),
-        variant(name=UNPADDED, forward=unpadded, sorts=False, flops=own_flops),
-    ]
+    return Variant(name=UNPADDED, dtype=dtype, documents=documents, forward=forward, sorts=False, flops=flops)
 
 
 def reduced_variant(
@@ -365,44 +367,3 @@ def _key(dtype: str, name: str) -> str:
 
 def _tokens_of(work: tuple[tuple[Tensor, dict[str, Tensor]], Callable[[], object]]) -> int:
     return work[0][1]["input_ids"].numel()
-
-
-def table(report: Report) -> str:
-    """Returns the report as Markdown."""
-    shortest, middle, longest = report.lengths
-    plain = report.rows[0].dtype
-    lines = [
-        f"{report.machine}, {report.threads} threads, torch {report.torch_version}; {report.documents} documents of "
-        f"{shortest} to {longest} tokens (median {middle}), {report.rounds} rounds in turns; tokenising takes "
-        f"{report.tokenise_ms:.2f} ms a document, unpadding {report.pack_ms:.3f} ms.",
-        "",
-        f"| batch | dtype | variant | docs/s | with tokenising | p50 ms | p95 ms | time over padded {plain} | "
-        "over padded | over unpadded | FLOPs over padded | over unpadded | realised | peak MiB |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in report.rows:
-        peak = "–" if row.peak_mib is None else f"{row.peak_mib:.0f}"
-        cells = [
-            str(row.batch),
-            row.dtype,
-            row.variant,
-            f"{row.docs_per_second:.0f}",
-            f"{row.docs_per_second_from_text:.0f}",
-            f"{row.p50_ms:.1f}",
-            f"{row.p95_ms:.1f}",
-            row.over_plain.as_ratio(),
-            row.over_padded.as_ratio(),
-            row.over_unpadded.as_ratio(),
-            f"{row.flops_over_padded:.2f}x",
-            f"{row.flops_over_unpadded:.2f}x",
-            f"{row.realised:.2f}",
-            peak,
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, ""])
-
-
-def write(report: Report, folder: Path) -> None:
-    """Writes `speed.json` and `speed.md`."""
-    write_whole(folder / "speed.json", json.dumps(asdict(report), indent=1).encode())
-    write_whole(folder / "speed.md", table(report).encode())

@@ -53,11 +53,12 @@ def _run(options: argparse.Namespace) -> None:
     from transformers import AutoTokenizer
     from transformers.utils import logging
 
-    from trbert.bench import bench, table, write
+    from trbert.bench import bench
     from trbert.data import load_splits
     from trbert.latency import measure_latency
     from trbert.modeling import load
     from trbert.pretrained import load_classifier
+    from trbert.speed_report import draw, table, write
 
     logging.disable_progress_bar()
     if options.threads:
@@ -86,8 +87,6 @@ def _run(options: argparse.Namespace) -> None:
     measure_latency(model.staged, max(options.batch)).save(out / "latency.json")
     print(f"\n{table(report)}\nreport    {out / 'speed.md'}, {out / 'speed.json'}\nlatency   {out / 'latency.json'}")
     try:
-        from trbert.speed_picture import draw
-
         draw(report, out / "speed.png")
     except ImportError:
         print("picture   none: pip install matplotlib")

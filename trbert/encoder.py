@@ -30,9 +30,6 @@ class CompiledStages(dict[tuple[int, int], Callable[..., Tensor]]):
     A copy has none: they would run the layers of the model that was copied.
     """
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "CompiledStages":
-        return CompiledStages()
-
     def __reduce__(self) -> tuple[type["CompiledStages"], tuple[()]]:
         return CompiledStages, ()
 
@@ -102,7 +99,9 @@ class Encoder:
             last: index after the last layer to run.
             received: filled in place with the attention each token received in the last of these layers.
         """
-        pieces = split_documents(batch, self._tokens_at_once()) if first < last else [batch]
+        if first == last:
+            return batch
+        pieces = split_documents(batch, self._tokens_at_once())
         if len(pieces) == 1:
             return self._run_layers(batch, first, last, received)
         shares = [None] * len(pieces) if received is None else received.split([len(piece.hidden) for piece in pieces])
@@ -127,7 +126,7 @@ class Encoder:
 
     def _run_layers(self, batch: PackedBatch, first: int, last: int, received: TokenFloat | None) -> PackedBatch:
         states, offsets = batch.hidden[None], batch.offsets.to(torch.int32)
-        rotary = self._rotary_tables(batch) if first < last else {}
+        rotary = self._rotary_tables(batch)
         layers = self.layers[first:last]
         if self.compiled is None or received is not None or torch.is_grad_enabled():
             states = _run(layers, states, offsets, batch.positions, rotary, batch.segments, received)

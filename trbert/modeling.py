@@ -203,7 +203,8 @@ def load(
         model.config.dial = float(dial)
     if int8:
         quantise(model.staged)
-    model.compiled = CompiledStages() if compiled else None
+    if compiled:
+        model.compiled = CompiledStages()
     return model.eval()
 
 

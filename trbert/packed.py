@@ -130,13 +130,23 @@ class PackedBatch:
     @cached_property
     def segments(self) -> list[int]:
         """Remaining tokens of each document that has any, as attention splits the row; read off the device once."""
-        return [length for length in self.lengths.tolist() if length]
+        return segments_of(self.offsets)
 
     def with_hidden(self, hidden: Hidden) -> "PackedBatch":
         """Returns the same tokens with new states."""
         batch = replace(self, hidden=hidden)
         batch.__dict__["segments"] = self.segments  # saves reading the lengths off the device again
         return batch
+
+
+def segments_of(offsets: Int[Tensor, " docs_and_one"]) -> list[int]:
+    """Returns the tokens of each document that has any.
+
+    Example:
+        >>> segments_of(torch.tensor([0, 2, 2, 5]))
+        [2, 3]
+    """
+    return [length for length in offsets.diff().tolist() if length]
 
 
 def start_batch(tokens: Tokens, hidden: Hidden) -> PackedBatch:

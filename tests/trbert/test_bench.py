@@ -14,14 +14,13 @@ from trbert.bench import (
     _variants,
     bench,
     in_arithmetic,
-    table,
     time_variants,
-    write,
 )
 from trbert.errors import InputError
 from trbert.int8 import is_quantised
 from trbert.modeling import assemble
 from trbert.policy import Policy
+from trbert.speed_report import table, write
 
 POINTS = (1, 3)
 TEXTS = ["5 6 7", "5 6 7 8 9 10 11 12", "20 21", "30 31 32 33 34", "40"]

@@ -47,10 +47,6 @@ def padded(tokens, config):
     return inputs
 
 
-def logits_of(encoder, tokens):
-    return encoder.logits(encoder.run_layers(encoder.embed(tokens), 0, len(encoder.layers)))
-
-
 @pytest.mark.parametrize(("device", "dtype"), PLACES)
 @torch.no_grad()
 def test_keeping_all_equals_the_plain_encoder(device, dtype, family_config, build_model, make_tokens):
@@ -59,7 +55,7 @@ def test_keeping_all_equals_the_plain_encoder(device, dtype, family_config, buil
     plain = model(**inputs).logits
     encoder = Encoder(model)
     assert plain.std() > 0.1  # weights large enough to tell right from wrong
-    assert_near(logits_of(encoder, tokens), plain)
+    assert_near(encoder.unreduced_logits(tokens), plain)
     assert torch.equal(model(**inputs).logits, plain)  # the same model still serves padded calls
 
 
@@ -70,7 +66,7 @@ def test_a_family_without_segment_ids_in_its_input_reads_zeros(family_config, bu
     inputs.pop("token_type_ids", None)
     plain = model(**inputs).logits
     bare = Tokens(tokens.input_ids, None, tokens.protected, tokens.offsets)
-    assert_close(logits_of(Encoder(model), bare), plain)
+    assert_close(Encoder(model).unreduced_logits(bare), plain)
 
 
 @torch.no_grad()
@@ -223,7 +219,7 @@ def test_padding_ids_inside_a_text_neither_count_nor_move(name, config_of, build
     ids = torch.tensor([documents[0], [*documents[1], pad, pad, pad]])
     mask = torch.tensor([[1] * 6, [1] * 3 + [0] * 3])
     plain = model(input_ids=ids, attention_mask=mask).logits
-    assert_close(logits_of(Encoder(model), Tokens.from_lists(documents, None)), plain)
+    assert_close(Encoder(model).unreduced_logits(Tokens.from_lists(documents, None)), plain)
 
 
 @torch.no_grad()
