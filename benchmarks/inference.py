@@ -33,12 +33,13 @@ from trbert.encoder import Encoder
 from trbert.keyed import keyed_uniform
 from trbert.original import original_points
 from trbert.packed import PackedBatch
-from trbert.policy import Policy
+from trbert.policy import Feature, Policy
 from trbert.pretrained import load_classifier
 from trbert.selectors import Selector
-from trbert.shapes import TokenFloat, TokenMask
+from trbert.shapes import DocFloat, TokenFloat, TokenMask
 
 KEEP = (0.4, 0.1)
+FEATURES: tuple[Feature, ...] = ("document", "neighbours")
 CASES = [
     ("MiniLM-L6", 512, (1, 8, 32)),
     ("BERT-base", 512, (1, 8, 32)),
@@ -55,7 +56,6 @@ class GivenSelector(Selector):
     """
 
     name = "policy"
-    dials = (0.0,)
 
     def __init__(self, policy: Policy, spread: float, documents: int, length: int) -> None:
         self.policy = policy
@@ -67,9 +67,9 @@ class GivenSelector(Selector):
         self.table = rank < (share * length).ceil()
 
     def keep_mask(
-        self, batch: PackedBatch, point: int, num_points: int, dial: float, received: TokenFloat | None
+        self, batch: PackedBatch, point: int, num_points: int, dials: DocFloat, evidence: TokenFloat | None
     ) -> TokenMask:
-        self.policy.logits(batch, point)
+        self.policy.logits(batch, point, dials[None])
         return self.table[point].to(batch.hidden.device)[batch.documents, batch.positions]
 
 
@@ -132,7 +132,7 @@ def rows_of(name: str, length: int, batch: int, dtypes: list[str], rounds: int, 
         encoder = Encoder(in_arithmetic(model, dtype))
         points = original_points(len(encoder.layers))
         torch.manual_seed(0)
-        policy = Policy(encoder.base.config.hidden_size, len(points), context=True).to(
+        policy = Policy(encoder.base.config.hidden_size, len(points), features=FEATURES).to(
             device, DTYPES.get(dtype, torch.float32)
         )
         cost = CostModel.of(encoder, policy)

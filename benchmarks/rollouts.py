@@ -112,13 +112,12 @@ def sampled(dynamics: Dynamics, policy: Policy, train: Examples) -> tuple[float,
     return float((first == half).double().mean()), flops_of(dynamics, lengths, kept), fractions
 
 
-def flops_of(dynamics: Dynamics, lengths: torch.Tensor, kept: torch.Tensor, siblings: int = 1) -> float:
+def flops_of(dynamics: Dynamics, lengths: torch.Tensor, kept: torch.Tensor) -> float:
     """Returns the encoder's FLOPs of a rollout: what trajectories share counts once."""
-    bounds, last = (*dynamics.points, len(dynamics.encoder.layers)), len(dynamics.points) - 1
+    bounds = (*dynamics.points, len(dynamics.encoder.layers))
     flops = float(dynamics.cost.layers(0, bounds[0], lengths.double()).sum())
     for stage in range(len(dynamics.points)):
-        shared = siblings if stage < last else 1
-        flops += float(dynamics.cost.layers(bounds[stage], bounds[stage + 1], kept[stage].double()).sum()) / shared
+        flops += float(dynamics.cost.layers(bounds[stage], bounds[stage + 1], kept[stage].double()).sum())
     return flops
 
 

@@ -20,7 +20,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from inference import Given, GivenSelector, model_of
+from inference import FEATURES, Given, GivenSelector, model_of
 from reports import write_report
 
 from trbert.encoder import Encoder
@@ -135,7 +135,7 @@ def of_stages() -> dict[str, float]:
     encoder, length = Encoder(model_of("MiniLM-L6")), 128
     torch.manual_seed(0)
     points = original_points(len(encoder.layers))
-    selector = GivenSelector(Policy(encoder.base.config.hidden_size, len(points), context=True), 0.0, 1, length)
+    selector = GivenSelector(Policy(encoder.base.config.hidden_size, len(points), features=FEATURES), 0.0, 1, length)
     documents = Given(32, length, encoder.base.config.vocab_size).ids.split(1)
     laps: dict[str, list[float]] = {}
 
@@ -153,7 +153,7 @@ def of_stages() -> dict[str, float]:
             for point, (first, last) in enumerate(pairwise(bounds)):
                 batch = timed(f"layers {first} to {last - 1}, reduced", partial(encoder.run_layers, batch, first, last))
                 if point < len(points):
-                    decide = partial(selector.keep_mask, batch, point, len(points), 0.0, None)
+                    decide = partial(selector.keep_mask, batch, point, len(points), torch.zeros(1), None)
                     mask = timed(f"decide at {last}", decide)
                     batch = timed(f"gather at {last}", partial(gather_kept, batch, mask[None]))
             timed("head", partial(encoder.logits, batch))

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
 
 from trbert.cost import CostModel
 from trbert.encoder import Encoder
@@ -87,33 +89,71 @@ class Dynamics:
         batch = enter(self.encoder, tokens, self.points)
         return State(batch, 0, batch.lengths.new_zeros(0, len(batch)))
 
-    def transition(self, state: State, masks: SampleMasks) -> State:
+    def transition(self, state: State, masks: SampleMasks, gates: Float[Tensor, " kept"] | None = None) -> State:
         """Returns what the masks (True = keep) lead to: gather, then run to the next point or to the end.
 
         With K rows of masks each trajectory branches into K, which share all that came before; trajectory d of row
-        s becomes number `s · docs + d`. Protected tokens are kept whatever the masks say.
+        s becomes number `s · docs + d`. Protected tokens are kept whatever the masks say. Gates, if any, multiply the
+        kept tokens' states.
         """
-        batch = advance(self.encoder, state.batch, masks | state.batch.protected, state.point, self.points)
+        keep = masks | state.batch.protected
+        batch = advance(self.encoder, state.batch, keep, state.point, self.points, gates=gates)
         kept = torch.cat([state.kept.repeat(1, masks.shape[0]), batch.lengths[None]])
         return State(batch, state.point + 1, kept)
 
-    def charge(self, lengths: DocIndex, kept: Kept) -> DocFloat:
-        """Returns Σ_t max(0, c_t(n_t) − c_t(ρ_t·n)), a fraction of the unreduced document's price."""
+    def charges(self, lengths: DocIndex, kept: Shaped[Tensor, "points docs"]) -> Float[Tensor, "points docs"]:
+        """Returns max(0, c_t(n_t) − c_t(ρ_t·n)) of each point t, a fraction of the unreduced document's price.
+
+        Args:
+            lengths: n, original tokens of each document.
+            kept: n_t, tokens left after each point; need not be whole, and may carry a gradient.
+        """
         ratios = torch.tensor(self.terms.keep_ratios, device=lengths.device)[:, None]
         if self.terms.price == "tokens":
             paid = (kept / lengths - ratios) / len(self.points)
         else:
             of = self.terms.latency if self.terms.price == "latency" and self.terms.latency else self.cost
             paid = of.price(self.points, kept.float(), lengths) - of.price(self.points, ratios * lengths, lengths)
-        return paid.clamp(min=0).sum(0)
+        return paid.clamp(min=0)
+
+    def charge(self, lengths: DocIndex, kept: Shaped[Tensor, "points docs"]) -> DocFloat:
+        """Returns what a document is charged in all: Σ_t max(0, c_t(n_t) − c_t(ρ_t·n))."""
+        return self.charges(lengths, kept).sum(0)
+
+    def penalties(self, dials: DocFloat) -> DocFloat:
+        """Returns λ·e^(−dial): a trajectory under a lower dial is to be cheaper, and pays more for what it keeps."""
+        return self.terms.penalty * (-dials).exp()
+
+    def returns(
+        self,
+        lengths: DocIndex,
+        kept: Kept,
+        logits: Logits,
+        labels: DocIndex,
+        dials: DocFloat | None = None,
+    ) -> Float[Tensor, "points docs"]:
+        """Returns log p(y) − λ·e^(−dial) · Σ_{s≥t} charge_s: what is still to come at each point t, in nats.
+
+        What a trajectory was charged before t does not depend on what it decides at t: left out, it adds no noise.
+
+        Args:
+            lengths: original tokens of each finished trajectory's document.
+            kept: its tokens left after each point.
+            logits: what the head says of it.
+            labels: the class of its document.
+            dials: of each trajectory; 0 when None.
+        """
+        fidelity = gold_log_likelihood(logits, labels)
+        penalties = self.penalties(torch.zeros_like(fidelity) if dials is None else dials)
+        to_come = self.charges(lengths, kept).flip(0).cumsum(0).flip(0)
+        return fidelity - penalties * to_come
 
     def reward(self, state: State, logits: Logits, labels: DocIndex) -> DocFloat:
-        """Returns R = log p(y) − λ · charge of finished trajectories, in nats.
+        """Returns R = log p(y) − λ · charge of finished trajectories, in nats: the return at the first point.
 
         Args:
             state: finished trajectories.
             logits: what the head says of them.
             labels: the class of each trajectory's document.
         """
-        charge = self.charge(state.batch.original_lengths, state.kept)
-        return gold_log_likelihood(logits, labels) - self.terms.penalty * charge
+        return self.returns(state.batch.original_lengths, state.kept, logits, labels)[0]

@@ -7,7 +7,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from envs.dynamics import Dynamics, State
-from trbert.errors import InputError
 from trbert.keyed import keyed_uniform
 from trbert.packed import PackedBatch, Tokens
 from trbert.policy import Policy, bernoulli_entropy, bernoulli_log_prob
@@ -28,12 +27,13 @@ class Rollout:
 
     Attributes:
         state: the finished state.
-        masks: the decision at each point over the tokens that entered it, [rows, total], one row a branch: all
-            `samples` branch at the first point, but for siblings, which part at the last.
+        masks: the decision at each point over the tokens that entered it: [samples, total] at the first, where the
+            samples branch, [1, total] after it.
         log_prob: log π of each trajectory's decisions at each point, summed over unprotected tokens; carries the
-            policy's gradient. Siblings share the decisions before the last point.
+            policy's gradient.
         mean_log_prob: the same divided by the tokens entering the point, as the paper's code has it.
         entropy: of each trajectory's decisions, summed over points and unprotected tokens.
+        counts: tokens left after each point, with a gradient, of relaxed decisions; else None.
     """
 
     state: State
@@ -41,6 +41,7 @@ class Rollout:
     log_prob: Float[Tensor, "points samples docs"]
     mean_log_prob: Float[Tensor, "points samples docs"]
     entropy: Float[Tensor, "samples docs"]
+    counts: Float[Tensor, "points samples docs"] | None = None
 
 
 def sample_trajectories(
@@ -51,86 +52,105 @@ def sample_trajectories(
     dials: Float[Tensor, "samples docs"],
     deployed: Bool[Tensor, " samples"] | None = None,
     forced: Bool[Tensor, " total"] | None = None,
-    siblings: int = 1,
+    temperature: float | None = None,
 ) -> Rollout:
-    """Returns `samples` trajectories of every document; what they share is run once.
+    """Returns `samples` trajectories of every document; what precedes the first point is run once.
 
-    That is what precedes the first point, and with siblings also what lies between it and the last: a tree of
-    samples / siblings decisions at the first point, each with `siblings` at the last. Sample s and s + samples /
-    siblings are siblings.
+    With a temperature τ the decisions are relaxed (straight-through Gumbel-softmax of two classes, Jang et al. 2017):
+    the same masks are drawn, tokens are dropped as ever, and each kept token's state is multiplied by a gate that is 1
+    and has the gradient of σ((logit + logistic noise) / τ). A gradient of the outcome so reaches the policy through
+    the tokens that were kept, and one of the cost through all.
 
     Args:
         dynamics: the decision process.
         policy: gives the keep logits; its gradient enters `log_prob`.
         tokens: the documents.
         draw: keys the randomness.
-        dials: offset on the keep logits of each trajectory; +inf keeps all. Before the last point siblings follow the
-            first of them.
-        deployed: samples that threshold, as deployment does, instead of drawing.
+        dials: of each trajectory; +inf keeps all.
+        deployed: samples that threshold, as deployment does, instead of drawing; their gates have no gradient.
         forced: first-point decision of the last sample over all tokens, kept to at later points (imitation).
-        siblings: trajectories that part only at the last point; 1: all part at the first.
-
-    Raises:
-        InputError: Siblings that do not divide the samples, or with a single point.
+        temperature: τ of relaxed decisions; None does not relax.
     """
     samples, docs = dials.shape
-    last = dynamics.num_points - 1
-    if siblings > 1 and (last == 0 or samples % siblings):
-        raise InputError(
-            f"siblings must divide the samples and have two points or more, and are {siblings} of {samples} samples "
-            f"at {last + 1} point(s): use 1, at which all part at the first point"
-        )
     state = dynamics.reset(tokens)
     masks: list[Tensor] = []
-    log_prob, mean, entropy = [], [], torch.zeros(samples, docs, device=dials.device)
+    log_prob, mean, counts, entropy = [], [], [], torch.zeros(samples, docs, device=dials.device)
+    still = torch.ones(len(state.batch.hidden), device=dials.device)  # 1, with the gradient of having come so far
     for point in range(dynamics.num_points):
-        rows = samples // siblings if point == 0 else siblings if point == last else 1
-        logits = policy.logits(state.batch, point)
-        decided, shifted = _decide(state.batch, logits, point, rows, draw, dials, deployed, forced)
-        weights = ~state.batch.protected
-        summed = _per_trajectory(bernoulli_log_prob(shifted, decided) * weights, state.batch, docs)
-        log_prob.append(_each_sample(summed, samples))
-        mean.append(_each_sample(summed / state.batch.lengths.view(-1, docs), samples))
-        finite = shifted.clamp(-1000, 1000)  # an infinite dial would make 0 · ∞ of its entropy, and of every gradient
-        entropies = _per_trajectory(bernoulli_entropy(finite) * weights, state.batch, docs)
-        entropy = entropy + _each_sample(entropies, samples)
-        decided = decided | state.batch.protected
+        batch = state.batch
+        logits = policy.logits(batch, point, dials.view(samples if point == 0 else 1, -1))
+        decided, uniform = _decide(batch, logits, point, draw, samples, deployed, forced)
+        weights = ~batch.protected
+        summed = _per_trajectory(bernoulli_log_prob(logits, decided) * weights, batch, docs)
+        log_prob.append(summed)
+        mean.append(summed / batch.lengths.view(-1, docs))
+        finite = logits.clamp(-1000, 1000)  # an infinite dial would make 0 · ∞ of its entropy, and of every gradient
+        entropy = entropy + _per_trajectory(bernoulli_entropy(finite) * weights, batch, docs)
+        decided = decided | batch.protected
         masks.append(decided)
-        state = dynamics.transition(state, decided)
+        gates = None
+        if temperature is not None:
+            through = _straight_through(batch, finite, decided, uniform, temperature, docs, deployed)
+            counts.append(_per_trajectory(still * through, batch, docs))
+            gates, still = through[decided], (still * through)[decided]
+        state = dynamics.transition(state, decided, gates)
     return Rollout(
         state=state,
         masks=tuple(masks),
         log_prob=torch.stack(log_prob),
         mean_log_prob=torch.stack(mean),
         entropy=entropy,
+        counts=torch.stack(counts) if counts else None,
     )
 
 
 def _decide(
     batch: PackedBatch,
-    logits: Tensor,
+    logits: Float[Tensor, "rows total"],
     point: int,
-    rows: int,
     draw: Draw,
-    dials: Tensor,
+    samples: int,
     deployed: Tensor | None,
     forced: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Returns masks and the logits they were drawn from, both [rows, total]."""
-    samples, docs = dials.shape
+    """Returns masks, and the uniform numbers that drew them, both [rows, total]."""
+    docs = len(draw.documents)
     document = batch.documents % docs
-    branch = torch.arange(rows, device=dials.device)[:, None]
-    sample = branch * (len(batch) // docs) + (batch.documents // docs)[None]
-    shifted = logits + dials[sample, document]
+    sample = _sample_of(batch, docs, len(logits))
     uniform = keyed_uniform(draw.seed, draw.version, draw.documents[document], sample, point, batch.positions)
-    masks = uniform.expand(rows, -1) < shifted.sigmoid()
+    masks = uniform < logits.sigmoid()
     if deployed is not None:
-        masks = torch.where(deployed[sample], shifted >= 0, masks)
+        masks = torch.where(deployed[sample], logits >= 0, masks)
     if forced is not None:
         starts = _starts(batch, docs)
         keep = forced[starts[document] + batch.positions]
         masks = torch.where(sample == samples - 1, keep, masks)
-    return masks, shifted
+    return masks, uniform
+
+
+def _straight_through(
+    batch: PackedBatch,
+    logits: Float[Tensor, "rows total"],
+    decided: Tensor,
+    uniform: Tensor,
+    temperature: float,
+    docs: int,
+    deployed: Tensor | None,
+) -> Float[Tensor, "rows total"]:
+    """Returns the decisions as numbers, with the gradient of σ((logit + noise) / τ) where they were drawn freely."""
+    # u < σ(l) exactly where l − logit(u) > 0, and −logit(u) is logistic noise.
+    relaxed = ((logits - uniform.logit(1e-6)) / temperature).sigmoid()
+    free = (~batch.protected)[None].expand_as(decided)
+    if deployed is not None:
+        free = free & ~deployed[_sample_of(batch, docs, len(logits))]
+    hard = decided.to(relaxed.dtype)
+    return torch.where(free, hard + (relaxed - relaxed.detach()), hard)
+
+
+def _sample_of(batch: PackedBatch, docs: int, rows: int) -> Int[Tensor, "rows total"]:
+    """Returns the sample that each decision belongs to: rows are samples until they have parted."""
+    branch = torch.arange(rows, device=batch.documents.device)[:, None]
+    return branch * (len(batch) // docs) + (batch.documents // docs)[None]
 
 
 def _starts(batch: PackedBatch, docs: int) -> Tensor:
@@ -138,13 +158,7 @@ def _starts(batch: PackedBatch, docs: int) -> Tensor:
     return lengths.cumsum(0) - lengths
 
 
-def _per_trajectory(values: Tensor, batch: PackedBatch, docs: int) -> Float[Tensor, "rows parents docs"]:
+def _per_trajectory(values: Tensor, batch: PackedBatch, docs: int) -> Float[Tensor, "samples docs"]:
     """Returns sums over each trajectory's tokens of [rows, total] values."""
     rows = values.shape[0]
-    return values.new_zeros(rows, len(batch)).index_add(1, batch.documents, values).view(rows, -1, docs)
-
-
-def _each_sample(values: Float[Tensor, "rows parents docs"], samples: int) -> Float[Tensor, "samples docs"]:
-    """Returns every sample's value; siblings that have not parted yet have the same."""
-    distinct = values.flatten(0, 1)
-    return distinct.repeat(samples // len(distinct), 1)
+    return values.new_zeros(rows, len(batch)).index_add(1, batch.documents, values).view(-1, docs)

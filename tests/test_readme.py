@@ -119,6 +119,8 @@ def shown_default(name):
     value = Settings()
     for part in name.split("."):
         value = getattr(value, part)
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))  # as --set takes it
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 

@@ -18,7 +18,7 @@ from trbert.modeling import TrbertForSequenceClassification
 from trbert.packed import Tokens
 from trbert.pretrained import Pretrained
 from trbert.reduction import reduced_forward
-from trbert.selectors import PolicySelector, Selector
+from trbert.selectors import Selector
 from trbert.timing import Spread, machine, paired_ratio, peak_memory, take_turns
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -36,16 +36,28 @@ class Documents:
         texts: documents, in the order in which they arrive.
         longest: most tokens of one.
         device: where the model is.
+        second_texts: where documents are pairs, the second text of each.
     """
 
-    def __init__(self, tokenizer: Any, texts: Sequence[str], longest: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        texts: Sequence[str],
+        longest: int,
+        device: torch.device,
+        second_texts: Sequence[str] | None = None,
+    ) -> None:
+        columns = [list(texts)] if second_texts is None else [list(texts), list(second_texts)]
+
         def tokenise() -> Any:
-            return tokenizer(list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
+            return tokenizer(*columns, padding=True, truncation=True, max_length=longest, return_tensors="pt")
 
         encoded = {name: tensor.to(device) for name, tensor in tokenise().items()}
         self.input_ids, self.mask = encoded["input_ids"], encoded["attention_mask"]
+        # Of a single text they are all 0, as for a model that is passed none.
+        self.types = None if second_texts is None else encoded.get("token_type_ids")
         self.lengths = self.mask.sum(1)
-        work = {"tokenise": [tokenise], "pack": [lambda: Tokens.from_padded(self.input_ids, self.mask)]}
+        work = {"tokenise": [tokenise], "pack": [lambda: Tokens.from_padded(self.input_ids, self.mask, self.types)]}
         seconds = take_turns(work, 3, device)
         self.tokenise_seconds, self.pack_seconds = (
             median(step for (step,) in seconds[name]) for name in ("tokenise", "pack")
@@ -61,6 +73,8 @@ class Documents:
         for part in order.split(size):
             columns = self.mask[part].any(0).nonzero()[:, 0]  # a tokenizer may pad on either side
             padded = {"input_ids": self.input_ids[part][:, columns], "attention_mask": self.mask[part][:, columns]}
+            if self.types is not None:
+                padded["token_type_ids"] = self.types[part][:, columns]
             yield self.lengths[part], padded
 
 
@@ -72,7 +86,7 @@ class Variant:
         name: as the report calls it.
         dtype: its arithmetic, as the report calls it.
         documents: what it runs: the same texts for all, each model's own tokens.
-        forward: takes a padded batch (`input_ids`, `attention_mask`) and returns its logits.
+        forward: takes a padded batch as `Documents` gives it, and returns its logits.
         sorts: batches are of documents of like length.
         flops: of the documents of a batch, given their lengths and that batch.
     """
@@ -162,6 +176,7 @@ def bench(
     say: Callable[[str], None],
     rivals: Mapping[str, Pretrained] | None = None,
     compiles: bool = False,
+    second_texts: Sequence[str] | None = None,
 ) -> Report:
     """Returns how fast a reduced model is beside itself padded, sorted by length, and unpadded.
 
@@ -178,6 +193,7 @@ def bench(
         say: is told what is being done, one line each.
         rivals: other plain classifiers by name, such as smaller ones, to run sorted by length.
         compiles: the unpadded and the reduced model are timed compiled, too, in every arithmetic but int8.
+        second_texts: where documents are pairs, the second text of each.
 
     Raises:
         InputError: No text, an arithmetic that is none, or int8 elsewhere than on a CPU.
@@ -188,12 +204,14 @@ def bench(
     if unknown:
         raise InputError(f"dtypes must be out of {', '.join([*DTYPES, INT8])}, and have {unknown[0]!r}")
     device = model.device
-    documents = Documents(tokenizer, texts, model.config.max_tokens, device)
+    documents = Documents(tokenizer, texts, model.config.max_tokens, device, second_texts)
     variants: list[Variant] = []
     for dtype in dtypes:
         variants += _variants(in_arithmetic(model, dtype), documents, dtype, dials, compiles and dtype != INT8)
     for name, rival in (rivals or {}).items():
-        variants += _rival_variants(name, rival, texts, model.config.max_tokens, dtypes, device)
+        longest = min(model.config.max_tokens, Encoder(rival.model).max_tokens)
+        own = Documents(rival.tokenizer, texts, longest, device, second_texts)
+        variants += _rival_variants(name, rival, own, dtypes, device)
     rows: list[Row] = []
     for batch in batches:
         say(f"batch {batch}: {len(texts)} documents, {len(variants)} variants, {rounds} rounds")
@@ -237,7 +255,7 @@ def _variants(
 def _own_variants(
     encoder: Encoder, model: TrbertForSequenceClassification, documents: Documents, dtype: str, dials: Sequence[float]
 ) -> list[Variant]:
-    cost, points, selector = model.cost_model(), tuple(model.config.points), PolicySelector(model.policy)
+    cost, points, selector = model.cost_model(), tuple(model.config.points), model.selector
     return [
         unpadded_variant(encoder, documents, dtype),
         *(
@@ -248,9 +266,8 @@ def _own_variants(
 
 
 def _rival_variants(
-    name: str, rival: Pretrained, texts: Sequence[str], longest: int, dtypes: Sequence[str], device: torch.device
+    name: str, rival: Pretrained, documents: Documents, dtypes: Sequence[str], device: torch.device
 ) -> Iterator[Variant]:
-    documents = Documents(rival.tokenizer, texts, min(longest, Encoder(rival.model).max_tokens), device)
     for dtype in dtypes:
         _, by_length = padded_variants(Encoder(in_arithmetic(rival.model, dtype).to(device)), documents, dtype)
         yield replace(by_length, name=f"against {name}")

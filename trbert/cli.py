@@ -24,7 +24,9 @@ def _parser() -> Parser:
     speed = commands.add_parser("bench", help="how fast a model is here, beside itself padded, sorted and unpadded")
     speed.add_argument("model", metavar="MODEL", help="folder of a reduced model")
     speed.add_argument("--data", default="pages", help="as tune/search.py takes it (default: the embedded pages)")
-    speed.add_argument("--text-column", default="text", help="column of the texts (default: %(default)s)")
+    speed.add_argument(
+        "--text-column", default="text", help="column of the texts, or of pairs a,b (default: %(default)s)"
+    )
     speed.add_argument("--label-column", default="label", help="column of the labels (default: %(default)s)")
     speed.add_argument("--docs", type=int, default=128, help="test documents to time (default: %(default)s)")
     speed.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32, 128], help="documents a forward pass")
@@ -81,6 +83,7 @@ def _run(options: argparse.Namespace) -> None:
         say=lambda line: print(line, flush=True),
         compiles=options.compile,
         rivals={Path(name).name: load_classifier(name, labels) for name in options.against},
+        second_texts=rows.test.second_texts,
     )
     out = Path(options.out)
     write(report, out)

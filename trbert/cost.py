@@ -24,7 +24,7 @@ class CostModel:
         head_per_document: pooler and classifier.
         head_per_token: a classifier that reads every remaining token and averages its logits (EuroBERT's "late").
         policy_per_token: one policy head, on every token that enters its point.
-        policy_per_document: the same head on its document's summary.
+        policy_per_document: the same head on what it sees of the document.
     """
 
     embedding_per_token: float
@@ -49,15 +49,15 @@ class CostModel:
         width = config.hidden_size
         head_width = getattr(config, "head_dim", None) or width // config.num_attention_heads
         attentions = getattr(config, "inner_group_num", 1)  # an ALBERT layer may hold several
-        first: Any = policy.heads[0] if policy is not None else None  # the heads are alike
+        first: Any = next(iter(policy.heads), None) if policy is not None else None  # the heads are alike
         head_reads_all = getattr(config, "classifier_pooling", None) == "late"
         return cls(
             embedding_per_token=_linear_flops(embedding),
             layer_per_token=tuple(_linear_flops(layer.modules()) for layer in encoder.layers),
             layer_per_pair=(4.0 * config.num_attention_heads * head_width * attentions,) * len(encoder.layers),
             head_per_document=0.0 if head_reads_all else _linear_flops(head),
-            policy_per_token=_linear_flops((first.linear_1, first.linear_2)) if first else 0.0,
-            policy_per_document=_linear_flops((first.context,)) if first else 0.0,
+            policy_per_token=_linear_flops(first.per_token) if first else 0.0,
+            policy_per_document=_linear_flops(first.per_document) if first else 0.0,
             head_per_token=_linear_flops(head) if head_reads_all else 0.0,
         )
 
@@ -78,7 +78,8 @@ class CostModel:
             lengths: original tokens of each document.
             kept: tokens of each document left after each point.
             points: the reduction points.
-            selector: "policy" pays for its heads, "attention" for the probabilities it reads; the rest are free.
+            selector: "policy" and "gumbel" pay for their heads, "attention" for the probabilities it reads; the rest
+                are free.
 
         Example:
             >>> cost = CostModel(embedding_per_token=0, layer_per_token=(10, 10), layer_per_pair=(1, 1),
@@ -91,7 +92,7 @@ class CostModel:
         flops = self.embedding_per_token * entering[0] + self.head_per_token * entering[-1] + self.head_per_document
         for index, tokens in enumerate(entering):
             flops = flops + self.layers(bounds[index], bounds[index + 1], tokens)
-            if index < len(points) and selector == "policy":
+            if index < len(points) and selector in ("policy", "gumbel"):
                 flops = flops + self.policy_per_token * tokens + self.policy_per_document
             if index < len(points) and selector == "attention":
                 flops = flops + self.layer_per_pair[points[index] - 1] / 2 * tokens.square()

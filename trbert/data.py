@@ -38,22 +38,26 @@ _REMEDY = "pass a folder, a file, train=a.csv,test=b.csv, or --data pages"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """Labelled texts.
+    """Labelled texts, or pairs of texts.
 
     Attributes:
         texts: one string a row, none of them blank.
         labels: class index of each row, in 0, …, classes − 1.
+        second_texts: of pairs the second string of each row, none of them blank; None for single texts.
     """
 
     texts: tuple[str, ...]
     labels: Labels
+    second_texts: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def take(self, index: Int64[np.ndarray, " taken"]) -> "Rows":
         """Returns the named rows, in the given order."""
-        return Rows(tuple(self.texts[row] for row in index.tolist()), self.labels[index])
+        rows = index.tolist()
+        second = None if self.second_texts is None else tuple(self.second_texts[row] for row in rows)
+        return Rows(tuple(self.texts[row] for row in rows), self.labels[index], second)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -96,7 +100,7 @@ def load_splits(
         source: `pages` (documentation of the installed libraries), a folder with `train`, `validation`, `test` files
             (.parquet, .csv, .jsonl, .json) and perhaps `labels.json`, one file, `train=a.csv,test=b.csv`, or a name on
             the Hugging Face hub (`name:configuration` where it has several).
-        text_column: column of the texts.
+        text_column: column of the texts; of pairs both columns, such as `question,sentence`.
         label_column: column of the labels: strings, integers or booleans.
         seed: of the hold-out, the subsamples and the order of train.
         train_rows: training rows to sample, after the hold-out; None takes all.
@@ -114,7 +118,7 @@ def load_splits(
     ):
         if number is not None and number < least:
             raise InputError(f"{name} must be at least {least}, and is {number}: leave it out to take the default")
-    columns = Columns(text_column, label_column)
+    columns = Columns.named(text_column, label_column)
     notes: list[str] = []
     tables = {
         split: usable(split, table, columns, notes)
@@ -165,7 +169,7 @@ def _page_tables(pages: Iterable[Page]) -> dict[str, Table]:
     tables: dict[str, Table] = {}
     for split in SPLITS:
         of_split = [page for page in pages if page.split == split]
-        tables[split] = Table(split, [page.text for page in of_split], [page.library for page in of_split])
+        tables[split] = Table(split, ([page.text for page in of_split],), [page.library for page in of_split])
     return tables
 
 
@@ -198,7 +202,7 @@ def _read_hub(source: str, columns: Columns) -> dict[str, Table]:
         label = rows.features[columns.label]
         tables[split] = Table(
             f"{source} ({split})",
-            rows[columns.text][:],
+            tuple(rows[name][:] for name in columns.texts),
             rows[columns.label][:],
             rows["in_train"][:] if "in_train" in rows.column_names else None,
             tuple(label.names) if isinstance(label, datasets.ClassLabel) else None,
@@ -274,9 +278,14 @@ def _classes(tables: Mapping[str, Table], columns: Columns) -> tuple[tuple[str, 
         )
     index = {value: position for position, value in enumerate(values)}
     return names, {
-        split: Rows(tuple(table.texts), np.array([index[label] for label in table.labels], dtype=np.int64))
+        split: _rows(table, np.array([index[label] for label in table.labels], dtype=np.int64))
         for split, table in tables.items()
     }
+
+
+def _rows(table: Table, labels: Labels) -> Rows:
+    first, *second = map(tuple, table.texts)
+    return Rows(first, labels, second[0] if second else None)
 
 
 def _check_named(table: Table, train: Table, values: Sequence[Any]) -> None:
@@ -363,5 +372,6 @@ def _fingerprint(splits: Mapping[str, Rows], label_names: Sequence[str]) -> str:
     digest = hashlib.sha256(json.dumps(list(label_names)).encode())
     for split in SPLITS:
         rows = splits[split]
-        digest.update(json.dumps([split, rows.labels.tolist(), rows.texts]).encode())
+        second = [] if rows.second_texts is None else [rows.second_texts]
+        digest.update(json.dumps([split, rows.labels.tolist(), rows.texts, *second]).encode())
     return digest.hexdigest()

@@ -69,8 +69,7 @@ class Encoder:
     def max_tokens(self) -> int:
         """Most tokens of a document, special ones included."""
         config = self.base.config
-        reserved = config.pad_token_id + 1 if self.family.first_position_after_padding else 0
-        return int(config.max_position_embeddings) - reserved
+        return int(config.max_position_embeddings) - self.family.reserved_positions(config)
 
     def embed(self, tokens: Tokens) -> PackedBatch:
         """Returns the states that enter layer 0.

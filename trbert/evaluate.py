@@ -74,7 +74,7 @@ Forward = Callable[[Tensor], Reduced]
 """Runs the documents of these indices through the reduced model."""
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def reduced_logits(
     encoder: Encoder, forward: Forward, lengths: DocIndex, tokens_per_batch: int = 16384
 ) -> tuple[Logits, Kept]:
@@ -101,7 +101,8 @@ def evaluate(
     """Returns quality, cost and throughput of the reduced model at one dial."""
 
     def forward(documents: Tensor) -> Reduced:
-        return reduced_forward(encoder, selector, tokens.take(documents).to(encoder.device), points, dial)
+        part, gold = tokens.take(documents).to(encoder.device), labels[documents].to(encoder.device)
+        return reduced_forward(encoder, selector, part, points, dial, gold)
 
     return evaluate_forward(encoder, cost, forward, tokens, labels, points, selector.name, tokens_per_batch)
 

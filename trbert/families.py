@@ -45,6 +45,10 @@ class Family:
         """Returns the layers in the order in which they run; ALBERT's repeat."""
         return self.layers(base) if callable(self.layers) else list(attrgetter(self.layers)(base))
 
+    def reserved_positions(self, config: Any) -> int:
+        """Returns the first rows of the position table, which no token of a text takes."""
+        return config.pad_token_id + 1 if self.first_position_after_padding else 0
+
     def pool(self, base: Any, states: Tensor) -> Tensor | None:
         """Returns the pooled first state, or None where the family has no pooler, or this model was built without."""
         pooler = getattr(base, self.pooler, None) if self.pooler else None

@@ -16,9 +16,9 @@ from trbert.encoder import CompiledStages, Encoder
 from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound
 from trbert.int8 import is_quantised, quantise
 from trbert.packed import Tokens
-from trbert.policy import Policy
+from trbert.policy import Feature, Policy
 from trbert.reduction import check_points, reduced_forward
-from trbert.selectors import PolicySelector
+from trbert.selectors import LEARNED, Selector, selector_of
 
 
 class TrbertConfig(PreTrainedConfig):
@@ -28,8 +28,9 @@ class TrbertConfig(PreTrainedConfig):
         encoder: the configuration of the Hugging Face classifier, as a dictionary.
         points: reduction points, rising layer indices.
         policy_width: hidden width of a policy head.
-        policy_context: its heads see a summary of the document.
-        dial: offset on the keep logits; lower is faster.
+        selector: which rule decides, by its name.
+        policy_features: what its heads see beside a token's own state.
+        dial: of the selector; lower is faster.
         max_tokens: tokens at which documents were truncated in training.
         **kwargs: Hugging Face's own.
     """
@@ -41,7 +42,8 @@ class TrbertConfig(PreTrainedConfig):
         encoder: dict[str, Any] | None = None,
         points: Sequence[int] = (0,),
         policy_width: int = 32,
-        policy_context: bool = False,
+        selector: str = "policy",
+        policy_features: Sequence[Feature] = (),
         dial: float = 0.0,
         max_tokens: int = 512,
         **kwargs: Any,
@@ -49,7 +51,8 @@ class TrbertConfig(PreTrainedConfig):
         self.encoder = encoder or {"model_type": "bert"}
         self.points = tuple(points)
         self.policy_width = policy_width
-        self.policy_context = policy_context
+        self.selector = selector
+        self.policy_features = tuple(policy_features)
         self.dial = dial
         self.max_tokens = max_tokens
         own = self.encoder_config()
@@ -80,7 +83,8 @@ class TrbertForSequenceClassification(PreTrainedModel):
         self.classifier = AutoModelForSequenceClassification.from_config(config.encoder_config())
         own = self.classifier.config
         check_points(config.points, own.num_hidden_layers)
-        self.policy = Policy(own.hidden_size, len(config.points), config.policy_width, config.policy_context)
+        heads = len(config.points) if config.selector in LEARNED else 0
+        self.policy = Policy(own.hidden_size, heads, config.policy_width, config.policy_features)
         self.compiled: CompiledStages | None = None
         self.post_init()
 
@@ -101,6 +105,11 @@ class TrbertForSequenceClassification(PreTrainedModel):
     def staged(self) -> Encoder:
         """The classifier in stages; made anew, since modules may be swapped (quantised, compiled) at any time."""
         return Encoder(self.classifier, self.compiled)
+
+    @property
+    def selector(self) -> Selector:
+        """What decides which tokens go on."""
+        return selector_of(self.config.selector, self.policy)
 
     def cost_model(self) -> CostModel:
         """Returns what a forward pass of this model costs."""
@@ -129,18 +138,19 @@ class TrbertForSequenceClassification(PreTrainedModel):
             )
         tokens = Tokens.from_padded(input_ids, attention_mask, token_type_ids)
         encoder = self.staged
-        reduced = reduced_forward(
-            encoder, PolicySelector(self.policy), tokens, tuple(self.config.points), self.config.dial
-        )
+        reduced = reduced_forward(encoder, self.selector, tokens, tuple(self.config.points), self.config.dial)
         output = encoder.finish(reduced.batch, labels=labels)
         answer = SequenceClassifierOutput(loss=output.loss, logits=output.logits)
         return answer if return_dict else answer.to_tuple()
 
 
 def assemble(
-    classifier: Any, policy: Policy, points: tuple[int, ...], dial: float, max_tokens: int
+    classifier: Any, policy: Policy, points: tuple[int, ...], dial: float, max_tokens: int, selector: str = "policy"
 ) -> TrbertForSequenceClassification:
-    """Returns the deployable model of a trained classifier and policy; the weights are shared, not copied."""
+    """Returns the deployable model of a trained classifier and policy; the weights are shared, not copied.
+
+    A selector that does not learn comes with a policy of no heads.
+    """
     encoder = {**classifier.config.to_diff_dict(), "model_type": classifier.config.model_type}
     for transient in ("_attn_implementation", "attn_implementation", "transformers_version", "dtype"):
         encoder.pop(transient, None)
@@ -150,7 +160,8 @@ def assemble(
         encoder=encoder,
         points=points,
         policy_width=policy.width,
-        policy_context=policy.context,
+        selector=selector,
+        policy_features=policy.features,
         dial=dial,
         max_tokens=max_tokens,
     )

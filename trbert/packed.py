@@ -86,10 +86,30 @@ class Tokens:
 
     def take(self, documents: Int[Tensor, " taken"]) -> "Tokens":
         """Returns the named documents as a new row, in the given order."""
-        lengths = self.lengths[documents]
-        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-        start = self.offsets[documents] - offsets[:-1]
-        index = torch.arange(int(offsets[-1]), device=offsets.device) + start.repeat_interleave(lengths)
+        return self._gather(*_spans(self.offsets[documents], self.lengths[documents]))
+
+    def truncate(self, max_length: int) -> "Tokens":
+        """Returns the documents cut to a length, their last token kept last, as a tokenizer cuts before its [SEP].
+
+        Of a text pair this cuts the second text, and what is left of the first once that is gone.
+
+        Args:
+            max_length: most tokens of a document, 2 or more.
+
+        Raises:
+            InputError: max_length leaves no room for a first and a last token.
+
+        Example:
+            >>> Tokens.from_lists([[7, 5, 6, 8], [7, 8]], None).truncate(3).input_ids
+            tensor([7, 5, 8, 7, 8])
+        """
+        if max_length < 2:
+            raise InputError(f"max_length must be at least 2, a first and a last token, and is {max_length}")
+        index, offsets = _spans(self.offsets[:-1], self.lengths.clamp(max=max_length))
+        index[offsets[1:] - 1] = self.offsets[1:] - 1
+        return self._gather(index, offsets)
+
+    def _gather(self, index: Int[Tensor, " taken"], offsets: Int[Tensor, " docs_and_one"]) -> "Tokens":
         types = None if self.token_type_ids is None else self.token_type_ids[index]
         return Tokens(self.input_ids[index], types, self.protected[index], offsets)
 
@@ -224,6 +244,13 @@ def scatter_back(original: Hidden, kept: PackedBatch) -> Hidden:
     starts = kept.original_lengths.cumsum(0) - kept.original_lengths
     index = starts[kept.documents] + kept.positions
     return original.index_copy(0, index, kept.hidden)
+
+
+def _spans(starts: DocIndex, lengths: DocIndex) -> tuple[Int[Tensor, " total"], Int[Tensor, " docs_and_one"]]:
+    """Returns the index of so many tokens from each start on, one span after the other, and the offsets of spans."""
+    offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    shift = (starts - offsets[:-1]).repeat_interleave(lengths)
+    return torch.arange(int(offsets[-1]), device=offsets.device) + shift, offsets
 
 
 def _first_of_each(offsets: Tensor) -> TokenMask:

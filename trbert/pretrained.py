@@ -5,11 +5,13 @@ import importlib.util
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound, UnsupportedModel
@@ -76,6 +78,55 @@ def load_classifier(name: str, label_names: Sequence[str]) -> Pretrained:
         raise _not_found(source, local, error) from error
     _check_weights(source, model.base_model_prefix, report["missing_keys"], fine_tuned)
     return Pretrained(model.eval(), _load_tokenizer(source, local), fine_tuned)
+
+
+def check_positions(config: Any, tokens: int) -> None:
+    """Checks that an encoder's learned positions can be extended to so many tokens.
+
+    Raises:
+        InputError: Its family learns no positions, or it has more already.
+    """
+    family = family_of(config)
+    if not family.embeds_positions:
+        raise InputError(
+            f"positions must be unset for a {config.model_type} model, and is {tokens}: its positions are rotary, "
+            "computed and not learned, and it needs no more of them"
+        )
+    own = config.max_position_embeddings - family.reserved_positions(config)
+    if tokens < own:
+        raise InputError(
+            f"positions must be at least the {own} that the model has, and is {tokens}: leave it unset, and truncate "
+            "documents instead"
+        )
+
+
+def extend_positions(model: Any, tokens: int) -> None:
+    """Gives a classifier's encoder learned positions for longer documents, in place, by repeating its own.
+
+    Of n positions, position i ≥ n becomes a copy of position i mod n, as where Longformer was made of RoBERTa (Beltagy
+    et al. 2020, arXiv 2004.05150, section 5). The first n stay as they are, and so do the outputs for documents that
+    fitted before.
+
+    Args:
+        model: a Hugging Face `…ForSequenceClassification`; its config grows too, so that it can be saved and loaded.
+        tokens: most tokens of a document from now on, special ones included.
+
+    Raises:
+        InputError: Its family learns no positions, or it has more already.
+    """
+    config, family = model.config, family_of(model.config)
+    check_positions(config, tokens)
+    reserved = family.reserved_positions(config)
+    own = config.max_position_embeddings - reserved
+    rows = torch.cat([torch.arange(reserved), reserved + torch.arange(tokens) % own])
+    embeddings = attrgetter(family.embeddings)(model.base_model)
+    table = embeddings.position_embeddings
+    table.weight = nn.Parameter(table.weight.detach()[rows], requires_grad=table.weight.requires_grad)
+    table.num_embeddings = config.max_position_embeddings = len(rows)
+    # What the padded model reads where it is passed none.
+    embeddings.position_ids = torch.arange(len(rows), device=table.weight.device)[None]
+    if hasattr(embeddings, "token_type_ids"):
+        embeddings.token_type_ids = torch.zeros_like(embeddings.position_ids)
 
 
 def _load_tokenizer(source: str, local: bool) -> Any:

@@ -10,8 +10,9 @@ from torch import Tensor
 from trbert.encoder import Encoder
 from trbert.errors import InputError
 from trbert.packed import PackedBatch, Tokens, gather_kept
+from trbert.saliency import saliency
 from trbert.selectors import Selector
-from trbert.shapes import Kept, SampleMasks, TokenFloat
+from trbert.shapes import DocFloat, DocIndex, Kept, SampleMasks, TokenFloat
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,26 +50,61 @@ def advance(
     point: int,
     points: tuple[int, ...],
     received: Float[Tensor, " kept"] | None = None,
+    gates: Float[Tensor, " kept"] | None = None,
 ) -> PackedBatch:
-    """Returns the kept tokens' states at the next reduction point, or at the end after the last."""
+    """Returns the kept tokens' states at the next reduction point, or at the end after the last.
+
+    Args:
+        encoder: runs the layers.
+        batch: what enters the point.
+        masks: True = keep, one row a sample.
+        point: which reduction point.
+        points: all of them.
+        received: filled in place with the attention that each kept token receives in the last layer before the next.
+        gates: factors of the kept tokens' states, where a gradient is to reach the decision.
+    """
     following = points[point + 1] if point + 1 < len(points) else len(encoder.layers)
-    return encoder.run_layers(gather_kept(batch, masks), points[point], following, received)
+    kept = gather_kept(batch, masks)
+    if gates is not None:
+        kept = kept.with_hidden(kept.hidden * gates[:, None].to(kept.hidden.dtype))
+    return encoder.run_layers(kept, points[point], following, received)
 
 
 def reduced_forward(
-    encoder: Encoder, selector: Selector, tokens: Tokens, points: tuple[int, ...], dial: float
+    encoder: Encoder,
+    selector: Selector,
+    tokens: Tokens,
+    points: tuple[int, ...],
+    dial: float | DocFloat,
+    labels: DocIndex | None = None,
 ) -> Reduced:
     """Returns the finished states after dropping, at each reduction point, what the selector does not keep.
 
+    Args:
+        encoder: in evaluation mode, or learning.
+        selector: decides.
+        tokens: the documents.
+        points: the reduction points.
+        dial: the selector's dial, one for all documents or one each.
+        labels: the documents' classes, for a selector that reads saliency.
+
     Raises:
-        InputError: The rule reads attention, and its first point has no layer before it.
+        InputError: The rule reads attention, and its first point has no layer before it; or saliency, and there are
+            no labels.
     """
+    dials = torch.as_tensor(dial, dtype=torch.float32, device=tokens.offsets.device).expand(len(tokens))
+    salient = None
+    if selector.needs == "saliency" and labels is not None:
+        salient = saliency(encoder, tokens, labels, points)[1]
     counts = []
     # No buffer at point 0: no layer would fill it, and its zeros would pass for attention.
     received = _buffer(selector, tokens.input_ids.numel(), tokens) if points[0] > 0 else None
     batch = enter(encoder, tokens, points, received)
     for point in range(len(points)):
-        mask = selector.keep_mask(batch, point, len(points), dial, received)
+        evidence = received
+        if salient is not None:
+            evidence = salient[point, tokens.offsets[batch.documents] + batch.positions]
+        mask = selector.keep_mask(batch, point, len(points), dials, evidence)
         last = point + 1 == len(points)
         received = None if last else _buffer(selector, int(mask.sum()), tokens)
         batch = advance(encoder, batch, mask[None], point, points, received)
@@ -77,4 +113,4 @@ def reduced_forward(
 
 
 def _buffer(selector: Selector, total: int, tokens: Tokens) -> TokenFloat | None:
-    return torch.zeros(total, device=tokens.offsets.device) if selector.needs_attention else None
+    return torch.zeros(total, device=tokens.offsets.device) if selector.needs == "attention" else None

@@ -27,10 +27,11 @@ def saliency(
         for first, last in pairwise((0, *points, reference)):
             batch = encoder.run_layers(batch, first, last)
             states.append(batch)
-    hidden = batch.hidden.detach().requires_grad_()
-    finished = encoder.run_layers(batch.with_hidden(hidden), reference, len(encoder.layers))
-    loss = torch.nn.functional.cross_entropy(encoder.logits(finished).float(), labels, reduction="sum")
-    (gradient,) = torch.autograd.grad(loss, hidden)
+    with torch.enable_grad():
+        hidden = batch.hidden.detach().requires_grad_()
+        finished = encoder.run_layers(batch.with_hidden(hidden), reference, len(encoder.layers))
+        loss = torch.nn.functional.cross_entropy(encoder.logits(finished).float(), labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, hidden)
     entering = tuple(states[:-1])
     scores = [((gradient * (hidden - state.hidden)).sum(-1)).abs().detach().float() for state in entering]
     return entering, torch.stack(scores)

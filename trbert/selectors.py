@@ -1,12 +1,12 @@
-"""The family of rules that decide which tokens go on: first, random, attention, policy.
+"""The family of rules that decide which tokens go on: first, random, attention, saliency, gumbel, policy.
 
-A rule is deterministic: what it decides for a document depends on that document alone. It has one dial: for the
-policy an offset on the keep logits, for the others (which count) the fraction of the original tokens that is left
-after the last reduction point. A new rule is one class and one line in `FREE_SELECTORS` or the caller.
+A rule is deterministic: what it decides for a document depends on that document alone. It has one dial: for those that
+learned an offset on the keep logits, for the others (which count) the fraction of the original tokens that is left
+after the last reduction point. A new rule is one class and one line in `RULES` or `LEARNED`.
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
@@ -14,7 +14,10 @@ from trbert.errors import InputError
 from trbert.keyed import keyed_uniform
 from trbert.packed import PackedBatch
 from trbert.policy import Policy
-from trbert.shapes import TokenFloat, TokenMask
+from trbert.shapes import DocFloat, TokenFloat, TokenMask
+
+Evidence = Literal["attention", "saliency"]
+"""What a rule reads beside the states: attention received in the layer before, or the saliency of each token."""
 
 
 class Selector(ABC):
@@ -22,17 +25,21 @@ class Selector(ABC):
 
     Attributes:
         name: as results and checkpoints call it.
-        needs_attention: the rule reads the attention received in the layer before, which it is charged for.
+        needs: evidence that the rule reads; attention is charged for, and saliency needs the labels.
         dials: settings, cheapest first, that cover the rule's own front.
+        keep_all: the dial at which it keeps every token.
+        default_dial: where it stands unless told otherwise.
     """
 
     name: ClassVar[str]
-    needs_attention: ClassVar[bool] = False
+    needs: ClassVar[Evidence | None] = None
     dials: ClassVar[tuple[float, ...]]
+    keep_all: ClassVar[float]
+    default_dial: ClassVar[float]
 
     @abstractmethod
     def keep_mask(
-        self, batch: PackedBatch, point: int, num_points: int, dial: float, received: TokenFloat | None
+        self, batch: PackedBatch, point: int, num_points: int, dials: DocFloat, evidence: TokenFloat | None
     ) -> TokenMask:
         """Returns the keep mask (True = keep) of the tokens entering reduction point `point`.
 
@@ -40,25 +47,34 @@ class Selector(ABC):
             batch: the remaining tokens.
             point: which reduction point, 0 the first.
             num_points: how many there are.
-            dial: the rule's dial.
-            received: attention received in the layer before, where the rule needs it.
+            dials: the rule's dial, one a document.
+            evidence: what the rule needs of each token.
         """
 
 
 class PolicySelector(Selector):
-    """Keeps a token whose learned logit plus the dial is at least 0 (probability one half)."""
+    """Keeps a token whose learned logit, dial included, is at least 0 (probability one half)."""
 
     name = "policy"
-    dials = tuple(step / 2 for step in range(-10, 7))
+    # Half a nat apart: a policy trained for minutes only is unsure, and goes from 2x to 8x within two nats.
+    dials = tuple(step / 2 for step in range(-10, 13))
+    keep_all = 1000.0  # no logit comes near
+    default_dial = 0.0
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
 
     def keep_mask(
-        self, batch: PackedBatch, point: int, num_points: int, dial: float, received: TokenFloat | None
+        self, batch: PackedBatch, point: int, num_points: int, dials: DocFloat, evidence: TokenFloat | None
     ) -> TokenMask:
-        """Returns σ(logit + dial) ≥ ½, protected tokens kept."""
-        return (self.policy.logits(batch, point) + dial >= 0) | batch.protected
+        """Returns σ(logit) ≥ ½, protected tokens kept."""
+        return (self.policy.logits(batch, point, dials[None])[0] >= 0) | batch.protected
+
+
+class GumbelSelector(PolicySelector):
+    """The same heads, learned by gradients through relaxed masks as in Transkimmer (Guan et al., ACL 2022)."""
+
+    name = "gumbel"
 
 
 class CountSelector(Selector):
@@ -68,19 +84,21 @@ class CountSelector(Selector):
     """
 
     dials = (0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.4, 0.55, 0.75)
+    keep_all = 1.0
+    default_dial = 0.1
 
     @abstractmethod
-    def scores(self, batch: PackedBatch, point: int, received: TokenFloat | None) -> TokenFloat:
+    def scores(self, batch: PackedBatch, evidence: TokenFloat | None) -> TokenFloat:
         """Returns how much each token is worth keeping, compared within its document only."""
 
     def keep_mask(
-        self, batch: PackedBatch, point: int, num_points: int, dial: float, received: TokenFloat | None
+        self, batch: PackedBatch, point: int, num_points: int, dials: DocFloat, evidence: TokenFloat | None
     ) -> TokenMask:
         """Returns the mask of each document's highest scores; protected tokens come first, however few are wanted."""
-        fraction = dial ** ((point + 1) / num_points)
+        fractions = dials.double() ** ((point + 1) / num_points)
         # Less a hair: 0.3 · 50 tokens are 15, and rounding must not make them 16.
-        wanted = (fraction * batch.original_lengths.double() - 1e-6).ceil().long()
-        scores = self.scores(batch, point, received).masked_fill(batch.protected, torch.inf)
+        wanted = (fractions * batch.original_lengths.double() - 1e-4).ceil().long()
+        scores = self.scores(batch, evidence).masked_fill(batch.protected, torch.inf)
         return (rank_in_document(batch, scores) < wanted[batch.documents]) | batch.protected
 
 
@@ -89,7 +107,7 @@ class FirstSelector(CountSelector):
 
     name = "first"
 
-    def scores(self, batch: PackedBatch, point: int, received: TokenFloat | None) -> TokenFloat:
+    def scores(self, batch: PackedBatch, evidence: TokenFloat | None) -> TokenFloat:
         """Returns minus the position."""
         return -batch.positions.float()
 
@@ -99,7 +117,7 @@ class RandomSelector(CountSelector):
 
     name = "random"
 
-    def scores(self, batch: PackedBatch, point: int, received: TokenFloat | None) -> TokenFloat:
+    def scores(self, batch: PackedBatch, evidence: TokenFloat | None) -> TokenFloat:
         """Returns numbers keyed by the document's length and the token's position."""
         return keyed_uniform(batch.original_lengths[batch.documents], batch.positions)
 
@@ -108,21 +126,50 @@ class AttentionSelector(CountSelector):
     """Keeps the tokens that received most attention in the layer before, as PoWER-BERT does (Goyal et al. 2020)."""
 
     name = "attention"
-    needs_attention = True
+    needs = "attention"
 
-    def scores(self, batch: PackedBatch, point: int, received: TokenFloat | None) -> TokenFloat:
+    def scores(self, batch: PackedBatch, evidence: TokenFloat | None) -> TokenFloat:
         """Returns the attention received."""
-        if received is None:
+        if evidence is None:
             raise InputError("the attention rule needs a layer before its first reduction point: use points >= 1")
-        return received
+        return evidence
+
+
+class SaliencySelector(CountSelector):
+    """Keeps the tokens that matter most to the loss of the *label*: an upper reference, which nobody can deploy."""
+
+    name = "saliency"
+    needs = "saliency"
+
+    def scores(self, batch: PackedBatch, evidence: TokenFloat | None) -> TokenFloat:
+        """Returns the first-order change of the loss if a token stopped here (`trbert.saliency`)."""
+        if evidence is None:
+            raise InputError("the saliency rule needs the documents' labels, and there are none: it is for reference")
+        return evidence
 
 
 FREE_SELECTORS: tuple[Selector, ...] = (FirstSelector(), RandomSelector(), AttentionSelector())
+"""The rules that need nothing learned: a user could have them today."""
+
+RULES: dict[str, Selector] = {rule.name: rule for rule in (*FREE_SELECTORS, SaliencySelector())}
+LEARNED: dict[str, type[PolicySelector]] = {rule.name: rule for rule in (PolicySelector, GumbelSelector)}
+SELECTORS: tuple[str, ...] = (*LEARNED, *RULES)
+
+
+def selector_of(name: str, policy: Policy) -> Selector:
+    """Returns the selector of this name; those that learn decide by the policy.
+
+    Raises:
+        InputError: There is no such selector.
+    """
+    if name not in SELECTORS:
+        raise InputError(f"selector must be one of {', '.join(SELECTORS)}, and is {name!r}")
+    return LEARNED[name](policy) if name in LEARNED else RULES[name]
 
 
 def points_for(selector: Selector, points: tuple[int, ...]) -> tuple[int, ...]:
     """Returns the reduction points at which a rule can stand: attention exists from layer 1 on."""
-    if not selector.needs_attention:
+    if selector.needs != "attention":
         return points
     return tuple(sorted({max(1, point) for point in points}))
 

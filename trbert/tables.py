@@ -21,12 +21,36 @@ class Columns:
     """The names of the columns to read.
 
     Attributes:
-        text: column of the texts.
+        texts: column of the texts; of pairs the columns of the first and of the second texts.
         label: column of the labels.
     """
 
-    text: str
+    texts: tuple[str, ...]
     label: str
+
+    @classmethod
+    def named(cls, text_column: str, label_column: str) -> "Columns":
+        """Returns the columns as a user names them.
+
+        Raises:
+            InputError: text_column names no column, or more than two.
+
+        Example:
+            >>> Columns.named("question,sentence", "label").texts
+            ('question', 'sentence')
+        """
+        texts = tuple(text_column.split(","))
+        if len(texts) > 2 or not all(name.strip() for name in texts):
+            raise InputError(
+                f"text_column must name one column, or two with a comma between them, and is {text_column!r}: "
+                "write text, or question,sentence for pairs"
+            )
+        return cls(texts, label_column)
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """Columns to read where they are there."""
+        return (*self.texts, self.label, "in_train")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +59,7 @@ class Table:
 
     Attributes:
         origin: file or split, as errors name it.
-        texts: values of the text column.
+        texts: values of each text column.
         labels: values of the label column.
         in_train: the column `in_train`: True where the row also stands in train; None where there is none.
         label_names: names that the label values index or are among; None where the source gives none.
@@ -43,7 +67,7 @@ class Table:
     """
 
     origin: str
-    texts: Sequence[Any]
+    texts: tuple[Sequence[Any], ...]
     labels: Sequence[Any]
     in_train: Sequence[Any] | None = None
     label_names: tuple[str, ...] | None = None
@@ -130,7 +154,7 @@ def read_file(path: Path, columns: Columns, names: tuple[str, ...] | None = None
     values, own_names = readers[path.suffix](path, columns)
     return Table(
         path.name,
-        values[columns.text],
+        tuple(values[name] for name in columns.texts),
         values[columns.label],
         values.get("in_train"),
         names or own_names,
@@ -148,7 +172,7 @@ def _read_parquet(path: Path, columns: Columns) -> _Values:
     try:
         schema = pyarrow.parquet.read_schema(path)
         check_columns(schema.names, columns, path.name)
-        wanted = [name for name in schema.names if name in (columns.text, columns.label, "in_train")]
+        wanted = [name for name in schema.names if name in columns.wanted]
         values = pyarrow.parquet.read_table(path, columns=wanted).to_pydict()
     except pyarrow.ArrowInvalid as error:
         raise _unreadable(path, "parquet", error) from error
@@ -168,14 +192,14 @@ def _read_csv(path: Path, columns: Columns) -> _Values:
             # One block: a text may be longer than the default one, and is refused then.
             read_options=pyarrow.csv.ReadOptions(block_size=min(path.stat().st_size + 1, 2**31 - 1)),
             parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-            convert_options=pyarrow.csv.ConvertOptions(column_types={columns.text: pyarrow.string()}),
+            convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(columns.texts, pyarrow.string())),
         )
     except pyarrow.ArrowInvalid as error:
         if not path.read_bytes().strip():
             raise _empty(path.name) from error
         raise _unreadable(path, "csv", error) from error
     check_columns(table.column_names, columns, path.name)
-    wanted = [name for name in table.column_names if name in (columns.text, columns.label, "in_train")]
+    wanted = [name for name in table.column_names if name in columns.wanted]
     return table.select(wanted).to_pydict(), None
 
 
@@ -194,22 +218,23 @@ def _read_json(path: Path, columns: Columns) -> _Values:
     for row, record in enumerate(records):
         if not isinstance(record, dict):
             raise InputError(
-                f"row {row} of {path.name} must be an object with {columns.text!r} and {columns.label!r}, and is "
-                f"{_shown(record)}: write one object a row"
+                f"row {row} of {path.name} must be an object with {listed(columns.texts)} and {columns.label!r}, "
+                f"and is {_shown(record)}: write one object a row"
             )
     names = dict.fromkeys(name for record in records for name in record)
     check_columns(list(names), columns, path.name)
-    wanted = [name for name in names if name in (columns.text, columns.label, "in_train")]
+    wanted = [name for name in names if name in columns.wanted]
     return {name: [record.get(name) for record in records] for name in wanted}, None
 
 
 def check_columns(there: Sequence[str], columns: Columns, origin: str) -> None:
-    """Checks that both columns are there.
+    """Checks that all columns are there.
 
     Raises:
         InputError: One is not; the message names those that are.
     """
-    for setting, name in (("text_column", columns.text), ("label_column", columns.label)):
+    settings = [*(("text_column", name) for name in columns.texts), ("label_column", columns.label)]
+    for setting, name in settings:
         if name not in there:
             raise InputError(
                 f"{origin} must have the column {name!r}, and has {listed(there)}{did_you_mean(name, there)}: "
@@ -218,7 +243,7 @@ def check_columns(there: Sequence[str], columns: Columns, origin: str) -> None:
 
 
 def usable(split: str, table: Table, columns: Columns, notes: list[str]) -> Table:
-    """Returns a table without the rows that are blank, or that stand in train as well.
+    """Returns a table without the rows that have a blank text, or that stand in train as well.
 
     Args:
         split: "train", "validation" or "test".
@@ -229,22 +254,13 @@ def usable(split: str, table: Table, columns: Columns, notes: list[str]) -> Tabl
     Raises:
         InputError: A text is no string, a label is no class, or no row is left.
     """
-    if len(table.texts) == 0:
+    if len(table.labels) == 0:
         raise _empty(table.origin)
-    for row, text in enumerate(table.texts):
-        if text is not None and not isinstance(text, str):
-            raise InputError(
-                f"row {row} of {table.origin} must have a string in column {columns.text!r}, and has "
-                f"{_shown(text)}: set text_column to the column of the texts"
-            )
-    written = [row for row, text in enumerate(table.texts) if text is not None and text.strip()]
-    if not written:
-        raise InputError(
-            f"{table.origin} must have a text in column {columns.text!r}, and its {len(table.texts)} texts are all "
-            "empty: set text_column to the column of the texts"
-        )
-    if len(written) < len(table.texts):
-        notes.append(f"{split}: {len(table.texts) - len(written)} empty texts left out")
+    written = list(range(len(table.labels)))
+    for name, texts in zip(columns.texts, table.texts, strict=False):  # pages have one text, whatever is asked for
+        written = _written(table.origin, name, texts, written)
+    if len(written) < len(table.labels):
+        notes.append(f"{split}: {len(table.labels) - len(written)} empty texts left out")
     kept = written
     if split != "train" and table.in_train is not None and all(isinstance(mark, bool) for mark in table.in_train):
         kept = [row for row in written if not table.in_train[row]]
@@ -256,7 +272,25 @@ def usable(split: str, table: Table, columns: Columns, notes: list[str]) -> Tabl
         if len(kept) < len(written):
             notes.append(f"{split}: {len(written) - len(kept)} rows left out that also stand in train (in_train)")
     labels = _checked_labels(table, kept, columns)
-    return replace(table, texts=[table.texts[row] for row in kept], labels=labels, in_train=None)
+    texts = tuple([column[row] for row in kept] for column in table.texts)
+    return replace(table, texts=texts, labels=labels, in_train=None)
+
+
+def _written(origin: str, name: str, texts: Sequence[Any], rows: Sequence[int]) -> list[int]:
+    """Returns those of the rows whose text in this column is not blank."""
+    for row, text in enumerate(texts):
+        if text is not None and not isinstance(text, str):
+            raise InputError(
+                f"row {row} of {origin} must have a string in column {name!r}, and has {_shown(text)}: "
+                "set text_column to the column of the texts"
+            )
+    written = [row for row in rows if texts[row] is not None and texts[row].strip()]
+    if not written:
+        raise InputError(
+            f"{origin} must have a text in column {name!r}, and its {len(rows)} texts are all empty: "
+            "set text_column to the column of the texts"
+        )
+    return written
 
 
 def _checked_labels(table: Table, rows: Sequence[int], columns: Columns) -> list[Any]:

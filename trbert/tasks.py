@@ -14,26 +14,30 @@ FIDELITY_FLOOR = -5.0
 """Lowest fidelity of a document, in nats: one hopeless document must not outweigh a batch."""
 
 
-def encode(tokenizer: Any, texts: Sequence[str], max_length: int) -> tuple[Tokens, int]:
-    """Returns the texts as one row of tokens, the first of each protected, and how many texts were truncated.
+def encode(
+    tokenizer: Any, texts: Sequence[str], max_length: int, second_texts: Sequence[str] | None = None
+) -> tuple[Tokens, int]:
+    """Returns the documents as one row of tokens, the first of each protected, and how many of them were truncated.
 
     Args:
         tokenizer: a Hugging Face tokenizer.
-        texts: documents.
-        max_length: most tokens of a document, special tokens included.
+        texts: documents, or the first text of each.
+        max_length: most tokens of a document, special tokens included; of a pair the longer text is truncated first.
+        second_texts: where documents are pairs, the second text of each.
 
     Raises:
         InputError: max_length leaves no room for a token beside the special ones, or there is no text.
     """
-    special = tokenizer.num_special_tokens_to_add(pair=False)
+    special = tokenizer.num_special_tokens_to_add(pair=second_texts is not None)
     if max_length <= special:
         raise InputError(f"max_length must be more than the {special} special tokens, and is {max_length}")
     if not texts:
         raise InputError("texts must not be empty: pass at least one document")
-    encoded = tokenizer(list(texts), truncation=False, verbose=False)
+    columns = [list(texts)] if second_texts is None else [list(texts), list(second_texts)]
+    encoded = tokenizer(*columns, truncation=False, verbose=False)
     truncated = sum(len(ids) > max_length for ids in encoded["input_ids"])
     if truncated:
-        encoded = tokenizer(list(texts), truncation=True, max_length=max_length)
+        encoded = tokenizer(*columns, truncation="longest_first", max_length=max_length)
     return Tokens.from_lists(encoded["input_ids"], encoded.get("token_type_ids")), truncated
 
 

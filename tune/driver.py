@@ -11,7 +11,6 @@ import ray
 import transformers
 from ray import tune
 from ray.exceptions import RayTaskError
-from ray.tune.search.optuna import OptunaSearch
 from ray.util.queue import Queue
 
 from trbert.latency import LatencyTable, load_latency
@@ -20,6 +19,7 @@ from tune.prepare import FreePoint, Prepared, free_points, prepare
 from tune.progress import Console, SearchProgress
 from tune.report import collect, finished
 from tune.runs import RunFolder, write_json
+from tune.searcher import FreshSearch
 from tune.settings import Settings, from_json, to_json
 from tune.space import first_guesses, point_choices, search_space
 from tune.table import table
@@ -187,13 +187,8 @@ def _trials_name(folder: RunFolder, asked: dict[str, Any]) -> str:
 def _tune_config(saved: dict[str, Any], plan: Plan, num_layers: int) -> tune.TuneConfig:
     fixed = saved["search"]["fixed"]
     space = search_space(num_layers, fixed)
-    searcher = space and OptunaSearch(
-        space=space,
-        metric=["quality", "cost"],
-        mode=["max", "min"],
-        points_to_evaluate=first_guesses(num_layers, fixed)[: plan.trials],
-        seed=saved["settings"]["seed"],
-    )
+    guesses = first_guesses(num_layers, fixed)[: plan.trials]
+    searcher = space and FreshSearch(space, guesses, seed=saved["settings"]["seed"])
     # Where all of it was fixed the trials repeat one configuration.
     return tune.TuneConfig(
         search_alg=searcher or None, num_samples=plan.trials, max_concurrent_trials=plan.concurrent, reuse_actors=False

@@ -7,7 +7,7 @@ from torch import Tensor
 from trbert.shapes import Logits
 
 
-def leave_one_out_advantages(returns: Float[Tensor, "samples docs"]) -> Float[Tensor, "samples docs"]:
+def leave_one_out_advantages(returns: Float[Tensor, "*points samples docs"]) -> Float[Tensor, "*points samples docs"]:
     """Returns A_k = R_k − mean of the other samples' returns of the same document (RLOO, Kool et al. 2019).
 
     The baseline does not depend on sample k's actions, so that the gradient stays unbiased.
@@ -16,48 +16,20 @@ def leave_one_out_advantages(returns: Float[Tensor, "samples docs"]) -> Float[Te
         >>> leave_one_out_advantages(torch.tensor([[1.0], [2.0], [6.0]]))[:, 0].tolist()  # 1−4, 2−3.5, 6−1.5
         [-3.0, -1.5, 4.5]
     """
-    samples = returns.shape[0]
+    samples = returns.shape[-2]
     if samples < 2:
         raise ValueError(f"samples must be at least 2 for a leave-one-out baseline, and is {samples}")
-    return (returns - returns.mean(0)) * (samples / (samples - 1))
+    return (returns - returns.mean(-2, keepdim=True)) * (samples / (samples - 1))
 
 
-def mean_advantages(returns: Float[Tensor, "samples docs"]) -> Float[Tensor, "samples docs"]:
+def mean_advantages(returns: Float[Tensor, "*points samples docs"]) -> Float[Tensor, "*points samples docs"]:
     """Returns A_k = R_k − mean return of the document, own sample included: the original TR-BERT code's baseline.
 
     Example:
         >>> mean_advantages(torch.tensor([[1.0], [2.0], [6.0]]))[:, 0].tolist()
         [-2.0, -1.0, 3.0]
     """
-    return returns - returns.mean(0)
-
-
-def sibling_advantages(
-    returns: Float[Tensor, "samples docs"], siblings: int
-) -> tuple[Float[Tensor, "samples docs"], Float[Tensor, "samples docs"]]:
-    """Returns the advantages of the decisions that siblings share, and of those at which they part.
-
-    A tree of K₁·K₂ trajectories: a shared decision is worth the mean return of its K₂ siblings, and is compared with
-    the other K₁ − 1 such means; a parted one is compared with its own siblings. Either baseline is independent of the
-    decision it is taken from, given what came before it, so that the gradient stays unbiased (RLOO at each branching,
-    Kool et al. 2019).
-
-    Args:
-        returns: of each trajectory; s and s + K₁ are siblings.
-        siblings: K₂, 2 or more.
-
-    Example:
-        >>> shared, parted = sibling_advantages(torch.tensor([[1.0], [5.0], [3.0], [9.0]]), 2)
-        >>> shared[:, 0].tolist()  # means 2 and 7: 2−7, 7−2
-        [-5.0, 5.0, -5.0, 5.0]
-        >>> parted[:, 0].tolist()  # 1−3, 5−9, 3−1, 9−5
-        [-2.0, -4.0, 2.0, 4.0]
-    """
-    docs = returns.shape[1]
-    families = returns.view(siblings, -1, docs)
-    shared = leave_one_out_advantages(families.mean(0)).repeat(siblings, 1)
-    parted = leave_one_out_advantages(families.flatten(1)).view(-1, docs)
-    return shared, parted
+    return returns - returns.mean(-2, keepdim=True)
 
 
 def policy_gradient_loss(

@@ -18,13 +18,13 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from trbert.cost import CostModel
-from trbert.data import Rows, load_splits
+from trbert.data import Splits, load_splits
 from trbert.encoder import Encoder
 from trbert.evaluate import Evaluation, evaluate, unreduced_logits
 from trbert.files import cache_folder, write_whole
 from trbert.latency import LatencyTable, measure_latency
 from trbert.packed import Tokens
-from trbert.pretrained import load_classifier
+from trbert.pretrained import check_positions, extend_positions, load_classifier
 from trbert.selectors import FREE_SELECTORS, points_for
 from trbert.shapes import Logits
 from trbert.tasks import accuracy, encode
@@ -88,14 +88,14 @@ class Prepared:
 
     Attributes:
         training_seconds: measured, of one unreduced training pass of one document on a trial's threads.
-        train: with the teacher's logits.
+        train: with the teacher's logits, which it gave to the documents cut to its own length.
         validation: points are chosen on it.
         test: points are reported on it.
-        weights: the teacher's state dict.
-        config: the teacher's Hugging Face configuration.
+        weights: the teacher's state dict, its positions extended where asked for.
+        config: the Hugging Face configuration of these weights.
         tokenizer: its tokenizer.
-        teacher_validation: the teacher's quality on validation.
-        teacher_test: the teacher's quality on test.
+        teacher_validation: the teacher's quality on validation, at the teacher's own length.
+        teacher_test: the teacher's quality on test, likewise.
         label_names: classes in index order.
         latency: how long layers take, where that is the price.
     """
@@ -123,7 +123,7 @@ def prepare(settings: Settings, plan: Plan | None, say: Say, latency: LatencyTab
     """Returns tokens and teacher, from the cache where the same were made before.
 
     Args:
-        settings: of the run; `data`, `model`, `teacher` and `seed` decide the result.
+        settings: of the run; `data`, `model`, `positions`, `teacher` and `seed` decide the result.
         plan: cuts the teacher's epochs to its time; None cuts nothing.
         say: is told what is being done, one line each.
         latency: the user's table, where time is the price; measured here, in the arithmetic and on the threads of
@@ -146,27 +146,33 @@ def prepare(settings: Settings, plan: Plan | None, say: Say, latency: LatencyTab
     pretrained = load_classifier(settings.model, splits.label_names)
     device = pick_device(settings.compute.device)
     encoder = Encoder(pretrained.model.to(device))
-    longest = min(data.max_length, encoder.max_tokens)
-    rows = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    train, validation, test = (
-        _tokenised(pretrained.tokenizer, each, longest, name, say) for name, each in rows.items()
-    )
+    if settings.positions is not None:
+        check_positions(encoder.base.config, settings.positions)  # now, not once the teacher has been trained
+    longest = min(data.max_length, settings.positions or encoder.max_tokens)
+    teacher_longest = min(settings.teacher.max_length or data.max_length, encoder.max_tokens)
+    parts = taught = _tokenised(pretrained.tokenizer, splits, longest, say)
+    if teacher_longest != longest:  # tokenised anew: of a pair the tokenizer cuts the longer text, not the end
+        taught = _tokenised(pretrained.tokenizer, splits, teacher_longest, say, " for the teacher")
     if not pretrained.fine_tuned:
-        _teach(encoder, train, settings, plan, splits.fingerprint, say)
-    parts = {"train": train, "validation": validation, "test": test}
-    logits = _teacher_logits(encoder, parts, splits.fingerprint, settings.compute)
-    on_validation = accuracy(logits["validation"], validation.labels)
-    on_test = accuracy(logits["test"], test.labels)
+        _teach(encoder, taught["train"], teacher_longest, settings, plan, splits.fingerprint, say)
+    logits = _teacher_logits(encoder, taught, splits.fingerprint, settings.compute)
+    on_validation, on_test = (accuracy(logits[name], taught[name].labels) for name in ("validation", "test"))
     say(f"teacher: {100 * on_validation:.1f} % on validation, {100 * on_test:.1f} % on test")
+    if settings.positions is not None:
+        extend_positions(pretrained.model, settings.positions)
+        # It is saved beside the model, and cuts there where its user names no length.
+        pretrained.tokenizer.model_max_length = settings.positions
     if latency is None and settings.select.price == "latency":
         say("latency: timing the layers on documents of every length")
         with autocast(device, settings.compute.evaluation):
             latency = measure_latency(encoder, longest=longest)
     return Prepared(
-        training_seconds=training_seconds(encoder, train, settings.compute.dtype, settings.compute.threads or 1),
-        train=PackedArrays.of(replace(train, teacher_logits=logits["train"])),
-        validation=PackedArrays.of(validation),
-        test=PackedArrays.of(test),
+        training_seconds=training_seconds(
+            encoder, parts["train"], settings.compute.dtype, settings.compute.threads or 1
+        ),
+        train=PackedArrays.of(replace(parts["train"], teacher_logits=logits["train"])),
+        validation=PackedArrays.of(parts["validation"]),
+        test=PackedArrays.of(parts["test"]),
         weights={name: tensor.cpu().numpy() for name, tensor in pretrained.model.state_dict().items()},
         config=pretrained.model.config,
         tokenizer=pretrained.tokenizer,
@@ -177,12 +183,15 @@ def prepare(settings: Settings, plan: Plan | None, say: Say, latency: LatencyTab
     )
 
 
-def _tokenised(tokenizer: Any, rows: Rows, max_length: int, name: str, say: Say) -> Examples:
-    """Returns a split's rows as examples, and says how many were truncated."""
-    tokens, truncated = encode(tokenizer, rows.texts, max_length)
-    mean = float(tokens.lengths.double().mean())
-    say(f"{name}: {len(rows):,} documents, {mean:.0f} tokens on average, {truncated:,} truncated at {max_length}")
-    return Examples(tokens, torch.tensor(rows.labels))
+def _tokenised(tokenizer: Any, splits: Splits, max_length: int, say: Say, whose: str = "") -> dict[str, Examples]:
+    """Returns the rows of each split as examples, and says how many were truncated."""
+    examples = {}
+    for name, rows in {"train": splits.train, "validation": splits.validation, "test": splits.test}.items():
+        tokens, truncated = encode(tokenizer, rows.texts, max_length, rows.second_texts)
+        mean, many = float(tokens.lengths.double().mean()), f"{len(rows):,} documents"
+        say(f"{name}{whose}: {many}, {mean:.0f} tokens on average, {truncated:,} truncated at {max_length}")
+        examples[name] = Examples(tokens, torch.tensor(rows.labels))
+    return examples
 
 
 def free_points(prepared: Prepared, settings: Settings, points: tuple[int, ...]) -> list[FreePoint]:
@@ -207,10 +216,17 @@ def free_points(prepared: Prepared, settings: Settings, points: tuple[int, ...])
 
 
 def _teach(
-    encoder: Encoder, train: Examples, settings: Settings, plan: Plan | None, fingerprint: str, say: Say
+    encoder: Encoder,
+    train: Examples,
+    max_length: int,
+    settings: Settings,
+    plan: Plan | None,
+    fingerprint: str,
+    say: Say,
 ) -> None:
     limit = None if plan is None else round(plan.teacher_seconds)
-    key = [fingerprint, settings.model, settings.seed, settings.data.max_length, asdict(settings.teacher), limit]
+    recipe = {name: value for name, value in asdict(settings.teacher).items() if name != "max_length"}
+    key = [fingerprint, settings.model, settings.seed, max_length, recipe, limit]
     digest = hashlib.sha256(json.dumps(key).encode())
     if Path(settings.model).is_dir():
         _hash_weights(digest, encoder)  # a folder's content may change under its name

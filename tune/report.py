@@ -14,7 +14,6 @@ from trbert.encoder import Encoder
 from trbert.evaluate import Evaluation, evaluate, evaluate_unreduced
 from trbert.modeling import load
 from trbert.packed import Tokens
-from trbert.selectors import PolicySelector
 from trbert.shapes import DocIndex
 from tune.front import Point, is_trained, keeps_all, mark_front
 from tune.learner import autocast
@@ -131,7 +130,7 @@ def _trial_points(number: int, told: dict[str, Any]) -> list[Point]:
     return [
         Point(
             trial=str(number),
-            selector="policy",
+            selector=told["settings"]["selector"],
             dial=each["dial"],
             points=tuple(told["points"]),
             penalty=select["penalty"],
@@ -184,7 +183,7 @@ def _write_card(folder: RunFolder, number: int, told: dict[str, Any], points: Se
 
 def _sampled_gap(told: dict[str, Any]) -> str:
     """Says what thresholding, as deployed, gains on drawing masks, as trained; both on validation, at dial 0."""
-    deployed = next(each["validation"] for each in told["curve"] if each["dial"] == 0.0)
+    deployed = next(each["validation"] for each in told["curve"] if each["dial"] == told["dial"])
     drawn = told["sampled"]
     return (
         f"masks drawn, as in training, instead of thresholded at dial 0: validation accuracy {drawn['quality']:.4f} "
@@ -224,13 +223,14 @@ def _timed(points: Sequence[Point], models: dict[str, Any], prepared: Prepared) 
 
 
 def _measure(model: Any, point: Point, tokens: Tokens, labels: DocIndex, tokens_per_batch: int) -> Evaluation:
-    selector, dial = PolicySelector(model.policy), point.dial or 0.0
+    selector, dial = model.selector, point.dial or 0.0
     return evaluate(model.staged, model.cost_model(), selector, tokens, labels, point.points, dial, tokens_per_batch)
 
 
 def _card(title: str, settings: Settings | None, lines: Sequence[str]) -> str:
     head = f"# {title}\n\nMade by `tune/search.py` on {time.strftime('%Y-%m-%d')}.\n\n"
     if settings is not None:
-        head += f"Encoder {settings.model}, data {settings.data.source}, at most {settings.data.max_length} tokens.\n\n"
+        longest = settings.teacher.max_length or settings.data.max_length
+        head += f"Encoder {settings.model}, data {settings.data.source}, at most {longest} tokens.\n\n"
     use = "Load it with `trbert.load(path, dial=…)`, or with transformers after `import trbert.modeling`.\n"
     return head + "\n".join(lines) + "\n\n" + use

@@ -132,11 +132,13 @@ def _settings(options: argparse.Namespace) -> Settings:
         "select.latency_table": options.latency_table,
     }
     changes |= {name: value for name, value in named.items() if value is not None}
+    known = setting_names()
     for pair in options.set:
         name, equals, text = pair.partition("=")
         if not equals:
             raise InputError(f"--set must be NAME=VALUE, and is {pair!r}: for example --set joint.documents=4000")
-        changes[name] = _value(text)
+        kept = name in known and known[name].type is str  # a comma in a text makes no list of it
+        changes[name] = text if kept else _value(text)
     return override(Settings(), changes)
 
 

@@ -25,7 +25,7 @@ class DataSettings:
     """Where documents come from."""
 
     source: str = _setting("pages", "hub name, folder or files (csv, jsonl, parquet); 'pages' is the embedded default")
-    text_column: str = _setting("text", "column of the texts")
+    text_column: str = _setting("text", "column of the texts; of text pairs two, such as question,sentence")
     label_column: str = _setting("label", "column of the labels")
     max_length: int = _setting(256, "most tokens of a document, special tokens included")
     train_rows: int | None = _setting(None, "use this many training rows, drawn by the seed; all when unset")
@@ -47,8 +47,11 @@ class TeacherSettings:
     epochs: float = _setting(4.0, "passes over the training rows")
     batch_size: int = _setting(16, "documents a step")
     learning_rate: float = _setting(1e-4, "highest learning rate, after warm-up, before linear decay")
+    max_length: int | None = _setting(None, "tokens that the teacher reads; data.max_length when unset")
 
     def __post_init__(self) -> None:
+        longer = self.max_length is None or self.max_length > 2
+        _check(longer, "teacher.max_length", "more than 2 tokens or unset", self.max_length)
         _check(self.epochs > 0, "teacher.epochs", "positive", self.epochs)
         _check(self.batch_size > 0, "teacher.batch_size", "positive", self.batch_size)
         _check(self.learning_rate > 0, "teacher.learning_rate", "positive", self.learning_rate)
@@ -69,10 +72,16 @@ class SelectSettings:
     )
     documents: int = _setting(2000, "documents to sample trajectories of, with repetition over epochs")
     samples: int = _setting(8, "trajectories of each document")
-    siblings: int = _setting(1, "trajectories that part only at the last point, and share what lies before it")
     step_documents: int = _setting(16, "documents a policy step")
     item_documents: int = _setting(8, "documents a rollout work item: what one worker samples at a time")
     learning_rate: float = _setting(1e-2, "highest learning rate of the policy")
+    dial_range: float = _setting(
+        0.0, "dials are drawn from ±this, seen by the policy, and change the penalty by e^-dial; 0: one penalty"
+    )
+    reward_to_go: bool = _setting(
+        True, "a point's decisions answer for the cost from there on, not for what was before"
+    )
+    temperature: float = _setting(1.0, "of the relaxed decisions that selector 'gumbel' learns from")
     entropy: float = _setting(0.0, "weight of the policy's entropy in its objective")
     baseline: Literal["leave-one-out", "mean"] = _setting("leave-one-out", "baseline of a document's returns")
     token_average: bool = _setting(
@@ -84,14 +93,6 @@ class SelectSettings:
     def __post_init__(self) -> None:
         _check(self.penalty >= 0, "select.penalty", "0 or more", self.penalty)
         _check(self.samples >= 2, "select.samples", "at least 2", self.samples)
-        families, rest = divmod(self.samples, max(1, self.siblings))
-        tree = self.siblings > 1 and families > 1 and rest == 0 and (self.points is None or len(self.points) > 1)
-        told = "1, or 2 and more, a divisor of select.samples below it, with two select.points"
-        _check(self.siblings == 1 or tree, "select.siblings", told, self.siblings)
-        plain = self.baseline == "leave-one-out" and self.guided_share == 0
-        _check(
-            self.siblings == 1 or plain, "select.siblings", "1 with another baseline or guided samples", self.siblings
-        )
         for name in ("documents", "step_documents", "item_documents"):
             _check(getattr(self, name) > 0, f"select.{name}", "positive", getattr(self, name))
         _check(self.learning_rate > 0, "select.learning_rate", "positive", self.learning_rate)
@@ -102,6 +103,8 @@ class SelectSettings:
         unused = self.latency_table is not None and self.price != "latency"
         _check(not unused, "select.latency_table", "unset unless select.price is 'latency'", self.latency_table)
         _check(0 <= self.guided_share <= 1, "select.guided_share", "a fraction from 0 to 1", self.guided_share)
+        _check(self.dial_range >= 0, "select.dial_range", "0 or more", self.dial_range)
+        _check(self.temperature > 0, "select.temperature", "positive", self.temperature)
         _check(self.entropy >= 0, "select.entropy", "0 or more", self.entropy)
         _check(self.warm_start_documents >= 0, "select.warm_start_documents", "0 or more", self.warm_start_documents)
 
@@ -161,8 +164,17 @@ class Settings:
 
     model: str = _setting("minilm", "hub name or folder, plain or fine-tuned; 'minilm' is the packaged default")
     seed: int = _setting(0, "seed of every random number")
+    positions: int | None = _setting(
+        None, "learned positions the encoder is given, by repeating its own; its own when unset"
+    )
     policy_width: int = _setting(32, "hidden width of a policy head")
-    policy_context: bool = _setting(True, "policy heads see a summary of the document beside the token")
+    selector: Literal["policy", "gumbel", "first", "random", "attention", "saliency"] = _setting(
+        "policy", "what decides: the policy, its heads learned by relaxation instead ('gumbel'), or a rule"
+    )
+    policy_features: tuple[str, ...] = _setting(
+        ("document", "neighbours"),
+        "what policy heads see beside a token: a summary of the document, the tokens beside it",
+    )
     data: DataSettings = field(default_factory=DataSettings)
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     select: SelectSettings = field(default_factory=SelectSettings)
@@ -170,16 +182,22 @@ class Settings:
     compute: ComputeSettings = field(default_factory=ComputeSettings)
 
     def __post_init__(self) -> None:
+        _check(self.positions is None or self.positions > 0, "positions", "positive or unset", self.positions)
         _check(self.policy_width > 0, "policy_width", "positive", self.policy_width)
+        known = set(self.policy_features) <= {"document", "neighbours"}
+        _check(known, "policy_features", "among document, neighbours", self.policy_features)
+        selectors = ("policy", "gumbel", "first", "random", "attention", "saliency")
+        _check(self.selector in selectors, "selector", f"one of {', '.join(selectors)}", self.selector)
 
 
 TR_BERT: dict[str, Any] = {
-    "policy_context": False,
+    "policy_features": (),
     "select.points": None,
     "select.keep_ratios": None,
     "select.price": "tokens",
     "select.baseline": "mean",
     "select.token_average": True,
+    "select.reward_to_go": False,
     "select.guided_share": 0.5,
     "select.warm_start_documents": 0,
     "select.samples": 8,

@@ -1,11 +1,10 @@
-"""The three stages of learning: teacher, select, joint. No Ray."""
+"""The first two stages of learning: teacher, select. No Ray."""
 
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -24,14 +23,12 @@ from trbert.saliency import most_salient, saliency
 from trbert.shapes import DocIndex, Logits
 from tune.learner import autocast, linear_schedule, shuffled_batches, step_in_budget
 from tune.objectives import (
-    distillation_loss,
     imitation_loss,
     leave_one_out_advantages,
     mean_advantages,
     policy_gradient_loss,
-    sibling_advantages,
 )
-from tune.settings import ComputeSettings, JointSettings, SelectSettings, TeacherSettings
+from tune.settings import ComputeSettings, SelectSettings, TeacherSettings
 
 Progress = Callable[[dict[str, float]], None]
 """Called after each step with what it measured; may raise to stop."""
@@ -149,10 +146,17 @@ class Sampler:
     """
 
     def __init__(
-        self, dynamics: Dynamics, policy: Policy, train: Examples, settings: SelectSettings, dtype: str, seed: int
+        self,
+        dynamics: Dynamics,
+        policy: Policy,
+        train: Examples,
+        settings: SelectSettings,
+        dtype: str,
+        seed: int,
+        temperature: float | None = None,
     ) -> None:
         self.dynamics, self.policy, self.train = dynamics, policy, train
-        self.settings, self.dtype, self.seed = settings, dtype, seed
+        self.settings, self.dtype, self.seed, self.temperature = settings, dtype, seed, temperature
 
     def gradients(self, weights: NDArray[np.float32], items: Sequence[RolloutItem]) -> list[ItemGradient]:
         """Returns the items' gradients, computed here one after the other."""
@@ -164,63 +168,96 @@ class Sampler:
         load_flat(self.policy, weights)
         documents = torch.tensor(item.documents)
         part = self.train.take(documents, self.dynamics.encoder.device)
-        rollout, rewards = self._sample(part, documents, item)
-        loss = select_loss(rollout, rewards, part.tokens.lengths, self.settings, self.settings.siblings)
-        loss = loss * len(item.documents)
-        gradient = torch.autograd.grad(loss, list(self.policy.parameters()))
+        rollout, logits, dials = self._sample(part, documents, item)
+        labels = part.labels.repeat(len(dials))
+        loss, reward = select_loss(self.dynamics, rollout, logits, labels, dials, self.settings)
+        if rollout.counts is not None:
+            loss = loss + nn.functional.cross_entropy(logits.float(), labels)
+        gradient = torch.autograd.grad(loss * len(item.documents), list(self.policy.parameters()))
         state = rollout.state
         lengths = state.batch.original_lengths
         return ItemGradient(
             index=item.index,
             gradient=torch.cat([g.flatten() for g in gradient]).float().cpu().numpy(),
-            reward=float(rewards.mean()),
+            reward=reward,
             charge=float(self.dynamics.charge(lengths, state.kept).mean()),
             kept=float(state.kept[-1].sum() / lengths.sum()),
             entropy=float((rollout.entropy.detach() / part.tokens.lengths).mean()),
             seconds=time.perf_counter() - started,
         )
 
-    def _sample(self, part: Examples, documents: Tensor, item: RolloutItem) -> tuple[Rollout, Tensor]:
-        device = self.dynamics.encoder.device
+    def _sample(self, part: Examples, documents: Tensor, item: RolloutItem) -> tuple[Rollout, Logits, Tensor]:
+        """Returns finished trajectories, what the head says of them, and their dials."""
+        device, settings = self.dynamics.encoder.device, self.settings
         draw = Draw(seed=self.seed, version=item.version, documents=documents.to(device))
-        dials = torch.zeros(self.settings.samples, len(documents), device=device)
+        dials = drawn_dials(settings, draw, settings.samples)
         forced = self._salient_mask(part) if item.guided else None
         with autocast(device, self.dtype), _frozen(self.dynamics.encoder):
             rollout = sample_trajectories(
-                self.dynamics, self.policy, part.tokens, draw, dials, forced=forced, siblings=self.settings.siblings
+                self.dynamics, self.policy, part.tokens, draw, dials, forced=forced, temperature=self.temperature
             )
             logits = self.dynamics.encoder.logits(rollout.state.batch)
-            labels = part.labels.repeat(self.settings.samples)
-            rewards = self.dynamics.reward(rollout.state, logits, labels)
-        return rollout, rewards.view(self.settings.samples, -1).detach()
+        return rollout, logits, dials
 
     def _salient_mask(self, part: Examples) -> Tensor:
         """The paper's guided sample: the k most salient tokens, k = round Σ p at the first point."""
         states, scores = saliency(self.dynamics.encoder, part.tokens, part.labels, self.dynamics.points)
         with torch.no_grad():
             entering = states[0]
-            expected = self.policy.logits(entering, 0).sigmoid()
+            expected = self.policy.logits(entering, 0, torch.zeros_like(part.labels)[None].float())[0].sigmoid()
             keep = expected.new_zeros(len(entering)).index_add(0, entering.documents, expected).round()
         return most_salient(entering, scores, keep)[0]
 
 
+def drawn_dials(settings: SelectSettings, draw: Draw, samples: int) -> Float[Tensor, "samples docs"]:
+    """Returns the dials of drawn trajectories: one for all samples of a document, 0 without a range of them."""
+    docs = draw.documents
+    if not settings.dial_range:
+        return torch.zeros(samples, len(docs), device=docs.device)
+    dials = (2 * keyed_uniform(draw.seed, draw.version, docs, 0) - 1) * settings.dial_range
+    return dials.expand(samples, -1).contiguous()
+
+
 def select_loss(
-    rollout: Rollout, rewards: Tensor, lengths: Tensor, settings: SelectSettings, siblings: int = 1
-) -> Float[Tensor, ""]:
-    """Returns the policy's loss on finished trajectories, meaned over documents."""
-    if siblings > 1:
-        shared, parted = sibling_advantages(rewards, siblings)
-        advantages = torch.stack([shared] * (len(rollout.log_prob) - 1) + [parted])
-    else:
-        advantage = leave_one_out_advantages if settings.baseline == "leave-one-out" else mean_advantages
-        advantages = advantage(rewards)[None]
+    dynamics: Dynamics,
+    rollout: Rollout,
+    logits: Float[Tensor, "trajectories classes"],
+    labels: Int[Tensor, " trajectories"],
+    dials: Float[Tensor, "samples docs"],
+    settings: SelectSettings,
+) -> tuple[Float[Tensor, ""], float]:
+    """Returns the policy's loss on finished trajectories, meaned over them, and their mean reward.
+
+    Of drawn decisions it is the policy gradient's. Of relaxed ones it is the price of what they keep: the task's own
+    loss is the caller's, and reaches the policy through the gates.
+
+    Args:
+        dynamics: the decision process.
+        rollout: finished trajectories, the first `samples` of which count.
+        logits: what the head says of them.
+        labels: the class of each trajectory's document.
+        dials: of the trajectories that count.
+        settings: of the select stage.
+    """
+    samples, docs = dials.shape
+    counted = samples * docs
+    lengths, kept = rollout.state.batch.original_lengths[:counted], rollout.state.kept[:, :counted]
+    logits, labels = logits[:counted], labels[:counted]
+    returns = dynamics.returns(lengths, kept, logits.detach(), labels, dials.flatten()).view(-1, samples, docs)
+    reward = float(returns[0].mean())
+    if rollout.counts is not None:
+        charge = dynamics.charge(lengths, rollout.counts[:, :samples].flatten(1))
+        return (dynamics.penalties(dials.flatten()) * charge).mean(), reward
+    advantage = leave_one_out_advantages if settings.baseline == "leave-one-out" else mean_advantages
+    advantages = advantage(returns if settings.reward_to_go else returns[:1])
+    lengths = lengths[:docs]
     if settings.token_average:
-        loss = policy_gradient_loss(rollout.mean_log_prob, advantages, torch.ones_like(lengths))
+        loss = policy_gradient_loss(rollout.mean_log_prob[:, :samples], advantages, torch.ones_like(lengths))
     else:
-        loss = policy_gradient_loss(rollout.log_prob, advantages, lengths)
+        loss = policy_gradient_loss(rollout.log_prob[:, :samples], advantages, lengths)
     if settings.entropy:
-        loss = loss - settings.entropy * (rollout.entropy / lengths).mean()
-    return loss
+        loss = loss - settings.entropy * (rollout.entropy[:samples] / lengths).mean()
+    return loss, reward
 
 
 def train_policy(
@@ -273,103 +310,14 @@ def warm_start(
             states, scores = saliency(dynamics.encoder, part.tokens, part.labels, dynamics.points)
             targets = most_salient(states[0], scores, 0.5 * part.tokens.lengths)
         weights = (~states[0].protected).float()
+        dials = torch.zeros(1, len(documents), device=device)
         losses = [
-            imitation_loss(policy.logits(state, point), targets[point], weights) for point, state in enumerate(states)
+            imitation_loss(policy.logits(state, point, dials)[0], targets[point], weights)
+            for point, state in enumerate(states)
         ]
         optimizer.zero_grad()
         torch.stack(losses).sum().backward()
         optimizer.step()
-
-
-def train_jointly(
-    dynamics: Dynamics,
-    policy: Policy,
-    train: Examples,
-    select: SelectSettings,
-    settings: JointSettings,
-    compute: ComputeSettings,
-    seed: int,
-    progress: Progress,
-) -> None:
-    """Stage 3: encoder and policy learn together, through sampled masks and through deployed ones.
-
-    Each document runs `samples` drawn trajectories, which carry the policy gradient, and one thresholded as in
-    deployment at a dial of its own (or with all tokens), so that the model stays good along its whole dial. All of
-    them carry the task loss: gold labels and the teacher's distribution.
-    """
-    if settings.documents == 0:
-        return
-    encoder, device = dynamics.encoder, dynamics.encoder.device
-    encoder.model.eval()  # no dropout: a document's rewards differ by its actions alone
-    steps = math.ceil(settings.documents / settings.batch_size)
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": list(encoder.model.parameters()), "lr": settings.learning_rate},
-            {"params": list(policy.parameters()), "lr": settings.policy_learning_rate, "weight_decay": 0.0},
-        ],
-        weight_decay=0.01,
-        fused=True,
-    )
-    schedule = linear_schedule(optimizer, steps, warm_up=0.1)
-    seen: dict[str, float] = {}
-
-    def loss(documents: Tensor, version: int) -> Tensor:
-        part = train.take(documents, device)
-        draw = Draw(seed=seed, version=version, documents=documents.to(device))
-        dials, deployed = _joint_dials(settings, draw)
-        with autocast(device, compute.dtype):
-            rollout = sample_trajectories(dynamics, policy, part.tokens, draw, dials, deployed)
-            logits = encoder.logits(rollout.state.batch)
-        labels = part.labels.repeat(len(dials))
-        task = _task_loss(logits, labels, part.teacher_logits, len(dials), settings)
-        rewards = dynamics.reward(rollout.state, logits.detach(), labels).view(len(dials), -1)
-        drawn = slice(0, settings.samples)
-        sampled = Rollout(
-            state=rollout.state,
-            masks=rollout.masks,
-            log_prob=rollout.log_prob[:, drawn],
-            mean_log_prob=rollout.mean_log_prob[:, drawn],
-            entropy=rollout.entropy[drawn],
-        )
-        policy_loss = select_loss(sampled, rewards[drawn], part.tokens.lengths, select)
-        seen.update(reward=float(rewards[drawn].mean()), task=float(task.detach()))
-        return (task + policy_loss) * len(documents)
-
-    lengths = train.tokens.lengths
-    for step, documents in enumerate(shuffled_batches(len(train.tokens), settings.batch_size, steps, seed + 1)):
-        # Versions continue after the select stage's, so that no draw is used twice.
-        of_step = partial(loss, version=1_000_000 + step)
-        value = step_in_budget(optimizer, documents, lengths, compute.tokens_per_batch, of_step)
-        schedule.step()
-        progress({"step": float(step + 1), "steps": float(steps), "loss": value, **seen})
-
-
-def _joint_dials(settings: JointSettings, draw: Draw) -> tuple[Tensor, Tensor]:
-    """Returns the dial of every trajectory [samples, docs], and which samples threshold instead of drawing."""
-    docs = draw.documents
-    drawn = torch.zeros(settings.samples, len(docs), device=docs.device)
-    if not settings.dial_range:
-        return drawn, torch.zeros(settings.samples, dtype=torch.bool, device=docs.device)
-    dial = (2 * keyed_uniform(draw.seed, draw.version, docs, 1) - 1) * settings.dial_range
-    keep_all = keyed_uniform(draw.seed, draw.version, docs, 2) < settings.keep_all
-    dials = torch.cat([drawn, dial.masked_fill(keep_all, torch.inf)[None]])
-    deployed = torch.zeros(len(dials), dtype=torch.bool, device=docs.device)
-    deployed[-1] = True
-    return dials, deployed
-
-
-def _task_loss(
-    logits: Float[Tensor, "trajectories classes"],
-    labels: Int[Tensor, " trajectories"],
-    teacher_logits: Logits | None,
-    samples: int,
-    settings: JointSettings,
-) -> Float[Tensor, ""]:
-    gold = nn.functional.cross_entropy(logits.float(), labels)
-    if teacher_logits is None or settings.distillation == 0:
-        return gold
-    soft = distillation_loss(logits, teacher_logits.repeat(samples, 1), settings.temperature)
-    return (1 - settings.distillation) * gold + settings.distillation * soft
 
 
 def flatten(policy: Policy) -> NDArray[np.float32]:

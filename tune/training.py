@@ -17,20 +17,16 @@ from trbert.modeling import TrbertForSequenceClassification, assemble
 from trbert.original import original_points
 from trbert.policy import Policy
 from trbert.reduction import Reduced, check_points
-from trbert.selectors import PolicySelector
+from trbert.selectors import LEARNED, points_for, selector_of
+from tune.joint import Joint, train_jointly
 from tune.learner import autocast, pick_device
 from tune.prepare import Prepared
 from tune.settings import Settings
-from tune.stages import Examples, GradientSource, Progress, Sampler, train_jointly, train_policy, warm_start
-
-KEEP_ALL = 1000.0
-"""The dial at which a trained model keeps every token: no logit comes near."""
+from tune.stages import Examples, GradientSource, Progress, Sampler, train_policy, warm_start
 
 SPEED_UPS = (12.0, 8.0, 5.0, 3.0, 2.0)
-"""Near which a trained model is measured, beside dial 0 and all tokens kept."""
+"""Near which a trained model is measured, beside its default dial and all tokens kept."""
 
-_SCOUT_DIALS = tuple(dial / 2 for dial in range(-8, 13))
-"""Half a nat apart: a policy trained for minutes only is unsure, and goes from 2x to 8x within two nats."""
 _SCOUT_DOCUMENTS = 32
 
 
@@ -57,16 +53,22 @@ class Model:
         self.settings = settings
         self.encoder = Encoder(prepared.classifier(pick_device(settings.compute.device)))
         layers = len(self.encoder.layers)
-        self.points = settings.select.points or original_points(layers)
-        check_points(self.points, layers)
+        points = settings.select.points or original_points(layers)
+        check_points(points, layers)
         torch.manual_seed(settings.seed)
         width = self.encoder.base.config.hidden_size
-        policy = Policy(width, len(self.points), settings.policy_width, settings.policy_context)
+        heads = len(points) if settings.selector in LEARNED else 0
+        features = (*settings.policy_features, *(("dial",) if settings.select.dial_range else ()))
+        policy = Policy(width, heads, settings.policy_width, features)
         self.policy = policy.to(self.encoder.device)
+        self.selector = selector_of(settings.selector, self.policy)
+        self.points = points_for(self.selector, points)
         self.cost = CostModel.of(self.encoder, self.policy)
+        # A rule is paid nothing, and may stand at fewer points than there are ratios.
+        ratios = settings.select.keep_ratios if settings.selector in LEARNED else None
         terms = RewardTerms(
             penalty=settings.select.penalty,
-            keep_ratios=settings.select.keep_ratios or (0.0,) * len(self.points),
+            keep_ratios=ratios or (0.0,) * len(self.points),
             price=settings.select.price,
             latency=prepared.latency,
         )
@@ -75,40 +77,52 @@ class Model:
     def sampler(self, train: Examples) -> Sampler:
         """Returns what samples this model's trajectories in this process."""
         settings = self.settings
-        return Sampler(self.dynamics, self.policy, train, settings.select, settings.compute.dtype, settings.seed)
+        return Sampler(
+            self.dynamics,
+            self.policy,
+            train,
+            settings.select,
+            settings.compute.dtype,
+            settings.seed,
+            self._temperature,
+        )
+
+    @property
+    def _temperature(self) -> float | None:
+        return self.settings.select.temperature if self.settings.selector == "gumbel" else None
 
     def select(self, train: Examples, source: GradientSource, progress: Progress) -> None:
-        """Runs the select stage: a warm start where asked for, then policy gradient."""
+        """Runs the select stage: a warm start where asked for, then policy gradient; a rule has nothing to learn."""
         settings = self.settings
+        if settings.selector not in LEARNED:
+            return
         warm_start(self.policy, self.dynamics, train, settings.select, settings.compute, settings.seed)
         train_policy(self.policy, source, len(train.tokens), settings.select, settings.seed, progress)
 
     def join(self, train: Examples, progress: Progress) -> None:
         """Runs the joint stage."""
         settings = self.settings
-        train_jointly(
-            self.dynamics,
-            self.policy,
-            train,
-            settings.select,
-            settings.joint,
-            settings.compute,
-            settings.seed,
-            progress,
+        joint = Joint(
+            self.dynamics, self.selector, settings.select, settings.joint, settings.compute.dtype, self._temperature
         )
+        train_jointly(joint, train, settings.compute, settings.seed, progress)
 
     def evaluate(self, split: Examples, dial: float) -> Evaluation:
         """Returns how the reduced model does on a split at one dial."""
-        selector, compute = PolicySelector(self.policy), self.settings.compute
-        budget = compute.tokens_per_batch
+        compute, budget = self.settings.compute, self.settings.compute.tokens_per_batch
         with autocast(self.encoder.device, compute.evaluation):
-            return evaluate(self.encoder, self.cost, selector, split.tokens, split.labels, self.points, dial, budget)
+            return evaluate(
+                self.encoder, self.cost, self.selector, split.tokens, split.labels, self.points, dial, budget
+            )
 
     def evaluate_sampled(self, split: Examples) -> Evaluation:
         """Returns how the model does on a split where masks are drawn, as in training: the gap to `evaluate` at dial 0.
 
-        One trajectory a document, keyed by the model's seed and the document's place in the split.
+        One trajectory a document, keyed by the model's seed and the document's place in the split. A rule draws none,
+        and has no gap.
         """
+        if self.settings.selector not in LEARNED:
+            return self.evaluate(split, self.selector.default_dial)
         compute, seed = self.settings.compute, self.settings.seed
         budget = compute.tokens_per_batch
 
@@ -123,13 +137,14 @@ class Model:
 
         with autocast(self.encoder.device, compute.evaluation):
             return evaluate_forward(
-                self.encoder, self.cost, forward, split.tokens, split.labels, self.points, "policy", budget
+                self.encoder, self.cost, forward, split.tokens, split.labels, self.points, self.selector.name, budget
             )
 
-    def deployable(self, dial: float = 0.0) -> TrbertForSequenceClassification:
+    def deployable(self, dial: float | None = None) -> TrbertForSequenceClassification:
         """Returns the Hugging Face model that is saved and served."""
         longest = min(self.settings.data.max_length, self.encoder.max_tokens)
-        return assemble(self.encoder.model, self.policy, self.points, dial, longest)
+        dial = self.selector.default_dial if dial is None else dial
+        return assemble(self.encoder.model, self.policy, self.points, dial, longest, self.selector.name)
 
 
 def dial_curve(model: Model, validation: Examples, told: Callable[[float], None]) -> list[CurvePoint]:
@@ -149,15 +164,15 @@ def dial_curve(model: Model, validation: Examples, told: Callable[[float], None]
 
 
 def spread_dials(model: Model, validation: Examples) -> list[float]:
-    """Returns the dials to measure a model at, cheapest first: near each of `SPEED_UPS`, 0, and all tokens kept.
+    """Returns the dials to measure a model at, cheapest first: near `SPEED_UPS`, its default, and all tokens kept.
 
     How far a dial goes depends on how sure the policy has become, so that the dials are looked for, on a few
     documents, and between those tried on a straight line in log speed-up. A speed-up out of reach is left out.
     """
     some = validation.take(torch.arange(min(_SCOUT_DOCUMENTS, len(validation.labels))), torch.device("cpu"))
-    slowing = np.log([1 / model.evaluate(some, dial).speed_up for dial in _SCOUT_DIALS])
+    slowing = np.log([1 / model.evaluate(some, dial).speed_up for dial in model.selector.dials])
     slowing = np.maximum.accumulate(slowing)
     wanted = [-math.log(speed_up) for speed_up in SPEED_UPS]
     reached = [each for each in wanted if slowing[0] <= each <= slowing[-1]]
-    near = np.interp(reached, slowing, _SCOUT_DIALS).round(2).tolist()
-    return sorted({*near, 0.0, KEEP_ALL})
+    near = np.interp(reached, slowing, model.selector.dials).round(2).tolist()
+    return sorted({*near, model.selector.default_dial, model.selector.keep_all})

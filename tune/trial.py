@@ -128,13 +128,14 @@ def _report(
     seconds: float,
     repeated: int,
 ) -> None:
-    at_default = next(point for point in curve if point.dial == 0.0)
+    at_default = next(point for point in curve if point.dial == model.selector.default_dial)
     with tempfile.TemporaryDirectory() as folder:
         model.deployable().save_pretrained(Path(folder) / "model")
         prepared.tokenizer.save_pretrained(Path(folder) / "model")
         result = {
             "settings": to_json(settings),
             "points": list(model.points),
+            "dial": model.selector.default_dial,
             "curve": [asdict(point) for point in curve],
             "sampled": asdict(sampled),
         }

@@ -13,6 +13,15 @@ from trbert.policy import Policy
 LENGTHS = (7, 12, 3, 1, 9)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread(few_threads):
+    """Tensors this small gain nothing from a second thread, and wait for it where the machine is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def encoder():
     torch.manual_seed(0)

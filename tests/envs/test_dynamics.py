@@ -97,6 +97,68 @@ def test_the_latency_price_needs_a_table():
         RewardTerms(penalty=1.0, keep_ratios=(0.0,), price="latency")
 
 
+# What is still to come at each point.
+
+
+def test_the_charges_of_the_points_add_up_to_the_whole(dynamics):
+    lengths = torch.tensor([12, 7])
+    kept = torch.tensor([[9, 7], [5, 4]])
+    charges = dynamics.charges(lengths, kept)
+    assert charges.shape == (2, 2)
+    assert (charges > 0).all()
+    torch.testing.assert_close(charges.sum(0), dynamics.charge(lengths, kept))
+    # A point's charge is its own: it does not depend on what the other kept.
+    other = dynamics.charges(lengths, torch.tensor([[9, 5], [8, 4]]))
+    assert torch.equal(other[0, 0], charges[0, 0])
+    assert torch.equal(other[1, 1], charges[1, 1])
+
+
+def test_the_return_of_a_point_leaves_out_what_was_charged_before_by_hand(priced):
+    # As above: 48/96 are charged at point 0 and 22/96 at point 1, at a penalty of 2; log ½ is the rest.
+    logits = torch.tensor([[0.0, 0.0, math.log(2)]])
+    dynamics, lengths, kept = priced((0.0, 0.0)), torch.tensor([2]), torch.tensor([[2], [1]])
+    returns = dynamics.returns(lengths, kept, logits, torch.tensor([2]))
+    assert returns[:, 0].tolist() == pytest.approx([math.log(0.5) - 2 * 70 / 96, math.log(0.5) - 2 * 22 / 96])
+    assert returns[0].tolist() == dynamics.reward(finished([2, 1]), logits, torch.tensor([2])).tolist()
+
+
+def test_a_dial_scales_the_penalty_by_e_to_its_minus_by_hand(priced):
+    # The same document at dials 0, log 2, −log 3: its penalty of 2 is 2, 1, 6; its likelihood stays.
+    dials = torch.tensor([0.0, math.log(2), -math.log(3)])
+    logits = torch.tensor([[0.0, 0.0, math.log(2)]]).repeat(3, 1)
+    dynamics, lengths, kept = priced((0.0, 0.0)), torch.tensor([2] * 3), torch.tensor([[2] * 3, [1] * 3])
+    torch.testing.assert_close(dynamics.penalties(dials), torch.tensor([2.0, 1.0, 6.0]))
+    returns = dynamics.returns(lengths, kept, logits, torch.full((3,), 2), dials)
+    expected = math.log(0.5) - torch.tensor([2.0, 1.0, 6.0]) * torch.tensor([[70 / 96], [22 / 96]])
+    torch.testing.assert_close(returns, expected)
+    assert torch.equal(returns[:, :1], dynamics.returns(lengths[:1], kept[:, :1], logits[:1], torch.tensor([2])))
+
+
+def test_a_trajectory_that_keeps_all_for_ever_pays_nothing_for_it(priced):
+    assert priced((0.0, 0.0)).penalties(torch.tensor([torch.inf])).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("price", ["flops", "tokens", "latency"])
+def test_a_charge_carries_the_gradient_of_the_tokens_kept(encoder, price):
+    # By finite differences, at counts that are not whole; below the keep ratio nothing changes.
+    times = LatencyTable(
+        tokens=(1, 8, 16), seconds=(1.0, 2.0, 6.0), documents=1, layers=4, device="cpu", dtype="float32", threads=1
+    )
+    terms = RewardTerms(penalty=2.0, keep_ratios=(0.5, 0.25), price=price, latency=times)
+    dynamics, lengths = Dynamics(encoder, (0, 2), terms, SIMPLE), torch.tensor([12, 12])
+    kept = torch.tensor([[9.3, 4.0], [5.0, 3.5]], requires_grad=True)
+    charge = dynamics.charge(lengths, kept)
+    (gradient,) = torch.autograd.grad(charge.sum(), kept)
+    with torch.no_grad():
+        for index in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            moved = torch.zeros(2, 2)
+            moved[index] = 0.25
+            slope = (dynamics.charge(lengths, kept + moved) - dynamics.charge(lengths, kept - moved)).sum() / 0.5
+            torch.testing.assert_close(gradient[index], slope, rtol=1e-4, atol=1e-6)
+    assert gradient[0, 1] == 0  # 4 of 12 are less than the half that is free
+    assert (gradient[[0, 1, 1], [0, 0, 1]] > 0).all()
+
+
 def test_without_penalty_the_reward_is_the_clipped_log_likelihood(priced):
     logits = torch.tensor([[0.0, 0.0, 100.0]])
     assert priced((0.0, 0.0), penalty=0.0).reward(finished([2, 2]), logits, torch.tensor([0])).item() == -5.0

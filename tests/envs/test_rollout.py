@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from envs.rollout import Draw, sample_trajectories
-from trbert.errors import InputError
+from trbert.keyed import keyed_uniform
 from trbert.policy import Policy
 
 
@@ -26,12 +26,25 @@ def sample(dynamics, policy, tokens, documents, samples=3, seed=7, version=2, **
     return rollout, kept
 
 
-def test_a_documents_trajectories_do_not_depend_on_its_batch_mates_or_their_order(dynamics, policy, tokens):
-    _, together = sample(dynamics, policy, tokens, [0, 1, 2, 3, 4])
-    for documents in ([1], [4, 1, 0], [1, 4]):
-        _, kept = sample(dynamics, policy, tokens, documents)
-        assert kept == {key: together[key] for key in kept}
-    assert len({str(places) for places in together.values()}) > 8
+@pytest.fixture(scope="module")
+def seeing():
+    """A policy that sees the token's document, its neighbours and the dial, each as much as the token."""
+    torch.manual_seed(5)
+    policy = Policy(dim=16, num_points=2, width=8, features=("document", "neighbours", "dial"))
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            parameter.normal_(std=0.15 if "document" in name else 0.5)
+    return policy
+
+
+def test_a_documents_trajectories_do_not_depend_on_its_batch_mates_or_their_order(dynamics, policy, seeing, tokens):
+    dials = torch.tensor([[0.0, 1.0, 0.0, 0.5, -1.0], [0.5, -1.0, 1.0, 0.0, 1.0], [torch.inf, -1.0, 0.0, 0.0, 0.0]])
+    for own in (policy, seeing):
+        _, together = sample(dynamics, own, tokens, [0, 1, 2, 3, 4], dials=dials)
+        for documents in ([1], [4, 1, 0], [1, 4]):
+            _, kept = sample(dynamics, own, tokens, documents, dials=dials[:, documents])
+            assert kept == {key: together[key] for key in kept}
+        assert len({str(places) for places in together.values()}) > 8
 
 
 def test_a_sample_does_not_depend_on_how_many_there_are(dynamics, policy, tokens):
@@ -79,7 +92,10 @@ def test_log_prob_sums_the_free_tokens_decisions_over_both_points(dynamics, poli
     with torch.no_grad():
         before = dynamics.reset(tokens.take(torch.tensor([0, 2, 3])))
         after = dynamics.transition(before, rollout.masks[0])
-        keep = [policy.logits(state.batch, point).sigmoid() for point, state in enumerate((before, after))]
+        keep = [
+            policy.logits(state.batch, point, torch.zeros(1, len(state.batch)))[0].sigmoid()
+            for point, state in enumerate((before, after))
+        ]
     offsets = after.batch.offsets.tolist()
     for s in range(3):
         for d, (start, length) in enumerate(zip(starts, lengths, strict=True)):
@@ -133,7 +149,7 @@ def test_a_deployed_sample_thresholds_and_the_others_still_draw(dynamics, policy
     assert all(kept[s, d] == drawn[s, d] for s in (0, 2) for d in (0, 1))
     with torch.no_grad():
         batch = dynamics.reset(tokens.take(torch.tensor([0, 1]))).batch
-        keep = (policy.logits(batch, 0) >= 0) | batch.protected
+        keep = (policy.logits(batch, 0, torch.zeros(1, 2))[0] >= 0) | batch.protected
     assert kept[1, 0][0] == batch.positions[:7][keep[:7]].tolist()
     assert kept[1, 1][0] == batch.positions[7:][keep[7:]].tolist()
 
@@ -160,74 +176,146 @@ def test_a_trajectory_that_keeps_all_for_certain_has_no_entropy_and_spoils_no_gr
         assert all(gradient.isfinite().all() for gradient in gradients)
 
 
-# Siblings: a tree.
+# Relaxed decisions.
 
 
-def test_siblings_share_what_lies_before_the_last_point_and_part_there(dynamics, policy, tokens):
-    rollout, kept = sample(dynamics, policy, tokens, [0, 1, 4], samples=6, siblings=2)
-    assert [len(masks) for masks in rollout.masks] == [3, 2]
-    parted = 0
-    for document in (0, 1, 4):
-        for s in range(3):
-            first, second = kept[s, document]
-            (other,) = kept[s + 3, document]  # of the second sibling there is no first point
-            assert {*second, *other} <= {*first}
-            parted += second != other
-        assert len({str(kept[s, document][0]) for s in range(3)}) > 1
-    assert parted > 5
-    assert torch.equal(rollout.log_prob[0, :3], rollout.log_prob[0, 3:])
-    assert not torch.equal(rollout.log_prob[1, :3], rollout.log_prob[1, 3:])
+class Table(Policy):
+    """A policy of one logit for each point, document and position, so that a gradient tells whose it is."""
+
+    def __init__(self, points, docs, length):
+        super().__init__(dim=16, num_points=0)
+        generator = torch.Generator().manual_seed(4)
+        self.table = torch.nn.Parameter(torch.randn(points, docs, length, generator=generator))
+
+    def logits(self, batch, point, dials):
+        own = self.table[point, batch.documents % self.table.shape[1], batch.positions]
+        return own + dials[:, batch.documents]
 
 
-def test_the_first_of_the_siblings_are_the_samples_of_a_flat_rollout(dynamics, policy, tokens):
-    # So that a tree, too, gives the same trajectories in any batch and on any worker.
-    flat, alone = sample(dynamics, policy, tokens, [0, 1, 4], samples=3)
-    tree, kept = sample(dynamics, policy, tokens, [0, 1, 4], samples=6, siblings=2)
-    assert alone == {key: kept[key] for key in alone}
-    torch.testing.assert_close(tree.log_prob[:, :3], flat.log_prob)
-    torch.testing.assert_close(tree.mean_log_prob[:, :3], flat.mean_log_prob)
-    torch.testing.assert_close(tree.entropy[:3], flat.entropy)
-    torch.testing.assert_close(tree.state.kept[:, :9], flat.state.kept)
+@pytest.fixture
+def each():
+    """One logit for each token of documents 1 and 4, of 12 and 9 tokens, at two points."""
+    return Table(2, 2, 12)
 
 
-def test_every_trajectory_of_a_tree_draws_its_own(dynamics, tokens):
-    # Even odds everywhere: two trajectories that shared their draws would agree on every token that both still have.
-    policy = Policy(dim=16, num_points=2, width=8)
+def relaxed(dynamics, policy, tokens, documents=(1, 4), samples=3, temperature=0.7, dials=None, **how):
+    documents = torch.tensor(documents)
+    dials = torch.zeros(samples, len(documents)) if dials is None else dials
+    draw = Draw(seed=7, version=2, documents=documents)
+    part = tokens.take(documents)
+    return sample_trajectories(dynamics, policy, part, draw, dials, temperature=temperature, **how)
+
+
+def gradient_of(value, policy):
+    (gradient,) = torch.autograd.grad(value, [policy.table], retain_graph=True)
+    return gradient
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 5.0])
+def test_relaxed_trajectories_are_those_drawn_without(temperature, dynamics, policy, seeing, tokens):
+    dials = torch.tensor([[0.0, 0.5], [1.0, -1.0], [torch.inf, 0.5]])
+    deployed = torch.tensor([False, False, True])
+    for own in (policy, seeing):
+        hard, soft = (
+            relaxed(dynamics, own, tokens, temperature=tau, dials=dials, deployed=deployed)
+            for tau in (None, temperature)
+        )
+        assert all(torch.equal(one, other) for one, other in zip(hard.masks, soft.masks, strict=True))
+        assert torch.equal(soft.state.batch.hidden, hard.state.batch.hidden)
+        assert torch.equal(soft.log_prob, hard.log_prob)
+        assert torch.equal(soft.entropy, hard.entropy)
+        assert hard.counts is None
+        assert torch.equal(soft.counts.flatten(1), soft.state.kept.float())
+        assert not torch.equal(soft.counts[0], soft.counts[1])
+
+
+def test_the_gradient_of_the_tokens_left_is_the_relaxed_decisions_by_hand(dynamics, each, tokens):
+    # σ'((l + noise)/τ)/τ with noise −logit(u), u the number that drew the decision: of kept tokens and dropped ones.
+    rollout = relaxed(dynamics, each, tokens)
+    position = torch.arange(12)
+    for s, (d, document, length) in ((0, (0, 1, 12)), (1, (0, 1, 12)), (2, (1, 4, 9))):
+        uniform = [keyed_uniform(7, 2, document, s, point, position) for point in (0, 1)]
+        soft = [((each.table[t, d] - torch.logit(uniform[t])) / 0.7).sigmoid().detach() for t in (0, 1)]
+        free = (position > 0) & (position < length)
+        kept = [free & (uniform[t] < each.table[t, d].sigmoid()) for t in (0, 1)]
+        slopes = [soft[t] * (1 - soft[t]) / 0.7 for t in (0, 1)]
+        assert kept[0].any()
+        assert (free & ~kept[0]).any()
+
+        first, second = (gradient_of(rollout.counts[point, s, d], each) for point in (0, 1))
+        torch.testing.assert_close(first[0, d], slopes[0] * free)
+        assert (first[1] == 0).all()
+        # A token is left after the second point if it came so far and is kept there, too.
+        torch.testing.assert_close(second[0, d], slopes[0] * (kept[0] & kept[1]))
+        torch.testing.assert_close(second[1, d], slopes[1] * kept[0])
+        assert (second[:, 1 - d] == 0).all()  # nor any other document's
+
+
+def test_the_gradient_of_the_outcome_reaches_what_was_kept_and_nothing_else(dynamics, each, tokens):
+    rollout = relaxed(dynamics, each, tokens, samples=1)
+    gradient = gradient_of(dynamics.encoder.logits(rollout.state.batch)[:, 0].sum(), each)
+    for d, length in enumerate((12, 9)):
+        start = 12 * d
+        kept = torch.zeros(2, 12, dtype=torch.bool)
+        kept[0, :length] = rollout.masks[0][0, start : start + length]
+        entering = kept[0].nonzero()[:, 0]
+        offset = int(kept[0].sum()) if d == 0 else int(rollout.masks[0][0, :12].sum())
+        mask = rollout.masks[1][0][:offset] if d == 0 else rollout.masks[1][0][offset:]
+        kept[1, entering[mask]] = True
+        kept[:, 0] = False  # protected: no decision
+        for point in (0, 1):
+            assert kept[point].any()
+            assert (gradient[point, d][kept[point]] != 0).all()
+            assert (gradient[point, d][~kept[point]] == 0).all()
+
+
+def test_one_tokens_gradient_is_its_gates_by_finite_difference(make_dynamics, tokens, encoder):
+    # One document of a protected token and a free one, kept: dR/dl = dR/dg · σ'((l + noise)/τ)/τ at g = 1.
+    dynamics, part = make_dynamics((2,), (0.0,)), tokens.take(torch.tensor([2])).truncate(2)
+    policy = Table(1, 1, 2)
     with torch.no_grad():
-        for parameter in policy.parameters():
-            parameter.zero_()
-    documents = [0, 1, 4]
-    draws = [sample(dynamics, policy, tokens, documents, samples=6, siblings=2, version=v)[1] for v in range(5)]
-    for s in range(6):
-        for t in range(s):
-            differs = [
-                position
-                for kept in draws
-                for document in documents
-                for position in {*kept[s % 3, document][0]} & {*kept[t % 3, document][0]}
-                if (position in kept[s, document][-1]) != (position in kept[t, document][-1])
-            ]
-            assert differs, (s, t)
+        policy.table.fill_(1.5)
+    rollout = sample_trajectories(
+        dynamics,
+        policy,
+        part,
+        Draw(seed=7, version=2, documents=torch.tensor([2])),
+        torch.zeros(1, 1),
+        temperature=0.7,
+    )
+    assert rollout.state.kept.tolist() == [[2]]
+    found = gradient_of(encoder.logits(rollout.state.batch)[0, 1], policy)[0, 0]
+    uniform = keyed_uniform(7, 2, 2, 0, 0, 1)
+    soft = ((1.5 - torch.logit(uniform)) / 0.7).sigmoid()
+
+    @torch.no_grad()
+    def outcome(gate):
+        state = dynamics.transition(dynamics.reset(part), torch.ones(1, 2, dtype=torch.bool), torch.tensor([1.0, gate]))
+        return encoder.logits(state.batch)[0, 1]
+
+    slope = (outcome(1.01) - outcome(0.99)) / 0.02
+    assert abs(slope) > 1e-3
+    assert found[0] == 0
+    torch.testing.assert_close(found[1], slope * soft * (1 - soft) / 0.7, rtol=2e-2, atol=1e-5)
 
 
-def test_a_tree_runs_the_layers_between_the_points_once_for_all_siblings(dynamics, policy, tokens, monkeypatch):
-    ran = []
-    run = type(dynamics.encoder).run_layers
-
-    def counting(self, batch, first, last, received=None):
-        ran.append((first, last, len(batch.hidden)))
-        return run(self, batch, first, last, received)
-
-    monkeypatch.setattr(type(dynamics.encoder), "run_layers", counting)
-    draw = Draw(seed=0, version=0, documents=torch.arange(5))
-    rollout = sample_trajectories(dynamics, policy, tokens, draw, torch.zeros(6, 5), siblings=2)
-    kept = rollout.state.kept
-    first, last = dynamics.points
-    layers = len(dynamics.encoder.layers)
-    assert ran[1:] == [(first, last, int(kept[0].sum()) // 2), (last, layers, int(kept[1].sum()))]
+def test_what_is_deployed_has_no_gradient_and_leaves_the_drawn_ones_theirs(dynamics, each, tokens):
+    deployed = torch.tensor([False, True])
+    dials = torch.tensor([[0.0, 0.0], [torch.inf, 0.3]])
+    rollout = relaxed(dynamics, each, tokens, samples=2, dials=dials, deployed=deployed)
+    logits = dynamics.encoder.logits(rollout.state.batch)
+    assert (gradient_of(rollout.counts[:, 1].sum(), each) == 0).all()
+    assert (gradient_of(logits[2:].sum(), each) == 0).all()
+    alone = relaxed(dynamics, each, tokens, samples=1)
+    own = dynamics.encoder.logits(alone.state.batch)
+    for both, one in ((rollout.counts[:, :1], alone.counts), (logits[:2, 0], own[:, 0])):
+        torch.testing.assert_close(gradient_of(both.sum(), each), gradient_of(one.sum(), each), rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize(("samples", "siblings"), [(5, 2), (3, 2)])
-def test_siblings_that_do_not_divide_the_samples_are_refused(dynamics, policy, tokens, samples, siblings):
-    with pytest.raises(InputError, match=f"are {siblings} of {samples} samples"):
-        sample(dynamics, policy, tokens, [0, 1], samples=samples, siblings=siblings)
+def test_relaxed_decisions_reach_every_weight_of_the_policy_and_none_below(dynamics, seeing, tokens, encoder):
+    rollout = relaxed(dynamics, seeing, tokens, dials=torch.tensor([[0.5, -0.5]] * 3))
+    value = rollout.counts.sum() + encoder.logits(rollout.state.batch)[:, 0].sum()
+    heads = torch.autograd.grad(value, list(seeing.parameters()), retain_graph=True)
+    assert all(gradient.isfinite().all() and gradient.abs().max() > 0 for gradient in heads)
+    below = torch.autograd.grad(rollout.counts.sum(), list(encoder.model.parameters()), allow_unused=True)
+    assert all(gradient is None for gradient in below)  # the states that a decision is made on do not learn from it

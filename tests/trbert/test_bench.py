@@ -46,10 +46,22 @@ class Numbers:
         return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
 
 
+class NumberPairs(Numbers):
+    """A tokenizer of pairs of texts that are token ids already, the second of segment 1."""
+
+    def __call__(self, texts, second_texts, **options):
+        joined = [f"{first} {second}" for first, second in zip(texts, second_texts, strict=True)]
+        encoded = super().__call__(joined, **options)
+        types = torch.zeros_like(encoded["input_ids"])
+        for row, first in enumerate(texts):
+            types[row, len(first.split()) :] = 1
+        return encoded | {"token_type_ids": types * encoded["attention_mask"]}
+
+
 @pytest.fixture
 def model(bert):
     torch.manual_seed(0)
-    policy = Policy(bert.config.hidden_size, len(POINTS), width=8, context=True)
+    policy = Policy(bert.config.hidden_size, len(POINTS), width=8, features=("document",))
     for head in policy.heads:
         torch.nn.init.normal_(head.linear_1.weight)
         torch.nn.init.normal_(head.linear_2.weight)
@@ -78,6 +90,19 @@ def test_every_variant_that_keeps_all_gives_the_same_logits(model, side, size):
         assert [int(length) for lengths, _ in parts for length in lengths] == [LENGTHS[i] for i in order]
         assert all(batch["input_ids"].shape[1] == int(lengths.max()) for lengths, batch in parts)
         assert_close(logits, expected[order])
+
+
+@torch.inference_mode()
+def test_every_variant_reads_the_segments_of_pairs(model):
+    seconds = ["8", "13", "22 23 24", "35", "41 42"]
+    encoded = NumberPairs("right")(TEXTS, seconds, padding=True, truncation=True, max_length=40, return_tensors="pt")
+    expected = model.classifier(**encoded).logits
+    single = model.classifier(encoded["input_ids"], encoded["attention_mask"]).logits
+    assert (expected - single).abs().max() > 0.1  # the segments tell
+    documents = Documents(NumberPairs("right"), TEXTS, 40, torch.device("cpu"), seconds)
+    for variant in _variants(model, documents, "float32", [KEEP_ALL]):
+        logits = torch.cat([variant.forward(batch) for _, batch in documents.batches(2, sorts=False)])
+        assert_close(logits, expected)
 
 
 def test_flops_are_the_cost_models_of_what_each_variant_runs(model):

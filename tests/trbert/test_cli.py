@@ -29,16 +29,18 @@ def saved(bert, tmp_path):
     own = tokenizers.Tokenizer(vocabulary)
     own.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     own.post_processor = tokenizers.processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
     )
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=own, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]"
     ).save_pretrained(tmp_path / "model")
     with (tmp_path / "data.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["text", "label"])
+        writer.writerow(["text", "label", "other"])
         for row in range(60):
-            writer.writerow([" ".join(f"w{(row * 7 + word) % 50}" for word in range(3 + row % 9)), "ab"[row % 2]])
+            writer.writerow(
+                [" ".join(f"w{(row * 7 + word) % 50}" for word in range(3 + row % 9)), "ab"[row % 2], "w1 w2"]
+            )
     return tmp_path
 
 
@@ -82,6 +84,24 @@ def test_a_rival_is_timed_beside_it(saved, bert):
     assert [row["flops_over_padded"] for row in rivals if row["batch"] == 2] == [
         row["flops_over_padded"] for row in own
     ]
+
+
+def test_pairs_are_timed(saved, bert):
+    bert.config.id2label, bert.config.label2id = {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}, {}
+    bert.save_pretrained(saved / "small")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(saved / "model" / name, saved / "small" / name)
+    options = ["--batch", "2", "--dtype", "float32", "--against", str(saved / "small")]
+    lengths = []
+    for columns in ("text", "text,other"):
+        assert main(words(saved, *options, "--text-column", columns)) == 0
+        report = json.loads((saved / "out" / "speed.json").read_text())
+        _, by_length, *_, rival = report["rows"]
+        assert (by_length["variant"], rival["variant"]) == ("sorted", "against small")
+        assert rival["flops_over_padded"] == by_length["flops_over_padded"]  # it reads the same pairs
+        lengths.append(report["lengths"])
+    # The second text and its [SEP], as far as the model's 16 tokens go.
+    assert lengths[1] == [min(length + 3, 16) for length in lengths[0]]
 
 
 def test_compiled_variants_are_timed_where_asked_for(saved, monkeypatch):

@@ -10,7 +10,7 @@ from trbert.cost import CostModel, speed_up
 from trbert.encoder import Encoder
 from trbert.policy import Policy
 from trbert.reduction import reduced_forward
-from trbert.selectors import AttentionSelector, FirstSelector, PolicySelector
+from trbert.selectors import AttentionSelector, FirstSelector, GumbelSelector, PolicySelector
 
 LENGTHS = (7, 12, 3)
 
@@ -30,15 +30,13 @@ def apart(encoder, tokens):
     return [tokens]
 
 
-def policy_selector(encoder, points, context):
+def wide_policy(encoder, points, features):
     torch.manual_seed(0)
-    policy = Policy(encoder.base.config.hidden_size, len(points), width=32, context=context)
+    policy = Policy(encoder.base.config.hidden_size, len(points), width=32, features=features)
     for head in policy.heads:
-        if context:
-            torch.nn.init.normal_(head.context.weight, std=0.3)
-        torch.nn.init.normal_(head.linear_1.weight, std=0.3)
-        torch.nn.init.normal_(head.linear_2.weight, std=0.3)
-    return PolicySelector(policy)
+        for linear in (*head.features.values(), head.linear_1, head.linear_2):
+            torch.nn.init.normal_(linear.weight, std=0.3)
+    return policy
 
 
 def reduced_flops(encoder, selector, tokens, points, dial):
@@ -65,15 +63,27 @@ def test_the_unreduced_model_costs_what_torch_counts(family_config, build_model,
     assert float(CostModel.of(encoder).unreduced(tokens.lengths).sum()) == real > 0
 
 
-@pytest.mark.parametrize(("points", "context"), [((0, 2), True), ((1, 3), False)])
+@pytest.mark.parametrize(("points", "features"), [((0, 2), ("document", "neighbours", "dial")), ((1, 3), ())])
 def test_the_reduced_model_costs_what_torch_counts_policy_included(
-    points, context, family_config, build_model, make_tokens
+    points, features, family_config, build_model, make_tokens
 ):
     encoder = Encoder(build_model(family_config))
     tokens = make_tokens(*LENGTHS, config=family_config)
-    real, said, left = reduced_flops(encoder, policy_selector(encoder, points, context), tokens, points, 0.0)
+    selector = PolicySelector(wide_policy(encoder, points, features))
+    real, said, left = reduced_flops(encoder, selector, tokens, points, 0.0)
     assert said == real > 0
     assert len(tokens) <= left < sum(LENGTHS)
+
+
+@pytest.mark.parametrize("make", [PolicySelector, GumbelSelector])
+@pytest.mark.parametrize(
+    "features", [(), ("document",), ("neighbours",), ("dial",), ("document", "neighbours", "dial")]
+)
+def test_each_feature_costs_what_torch_counts(make, features, encoder, make_tokens):
+    selector = make(wide_policy(encoder, (1, 3), features))
+    real, said, left = reduced_flops(encoder, selector, make_tokens(*LENGTHS), (1, 3), 0.0)
+    assert said == real > 0
+    assert len(LENGTHS) <= left < sum(LENGTHS)
 
 
 def test_a_rule_without_policy_costs_what_torch_counts(encoder, make_tokens):
@@ -91,15 +101,34 @@ def test_reading_attention_costs_what_torch_counts(name, config_of, build_model,
 def test_a_bert_layer_costs_24_n_d2_and_4_n2_d(config_of, build_model):
     config = config_of("bert")
     config.intermediate_size = 4 * 32
-    cost = CostModel.of(Encoder(build_model(config)), Policy(32, 2, width=32, context=True))
+    encoder = Encoder(build_model(config))
+    cost = CostModel.of(encoder)
     n, d = torch.tensor([1.0, 10.0, 37.0]), 32
     assert torch.equal(cost.layers(0, 1, n), 24 * n * d**2 + 4 * n**2 * d)
     assert torch.equal(cost.layers(1, 4, n), 3 * cost.layers(0, 1, n))
     assert torch.equal(cost.layers(2, 2, n), torch.zeros(3))
     assert cost.embedding_per_token == 0
     assert cost.head_per_document == 2 * d * d + 2 * d * 3  # pooler, then three classes
-    assert cost.policy_per_token == 2 * d * 32 + 2 * 32
-    assert cost.policy_per_document == 2 * (d + 1) * 32
+
+
+@pytest.mark.parametrize(
+    ("features", "per_token", "per_document"),
+    [
+        ((), 0, 0),
+        (("document",), 0, 2 * 33 * 8),  # mean state and length
+        (("neighbours",), 2 * 32 * 16, 0),  # one map for those before, one for those after
+        (("dial",), 0, 2 * 1 * 8),
+        (("document", "neighbours", "dial"), 2 * 32 * 16, 2 * 33 * 8 + 2 * 8),
+    ],
+)
+def test_a_head_of_width_8_by_hand(features, per_token, per_document, encoder):
+    cost = CostModel.of(encoder, Policy(32, 2, width=8, features=features))
+    assert cost.policy_per_token == 2 * 32 * 8 + 2 * 8 + per_token
+    assert cost.policy_per_document == per_document
+
+
+def test_a_rules_policy_of_no_heads_costs_nothing(encoder):
+    assert CostModel.of(encoder, Policy(32, 0)) == CostModel.of(encoder)
 
 
 @pytest.fixture
@@ -111,6 +140,7 @@ def small():
         layer_per_pair=(1.0, 2.0, 3.0),
         head_per_document=100.0,
         policy_per_token=5.0,
+        policy_per_document=11.0,
         head_per_token=7.0,
     )
 
@@ -124,7 +154,10 @@ def test_an_unreduced_document_by_hand(small):
     ("selector", "extra"),
     [
         ("first", 0),
-        ("policy", 5 * 4 + 5 * 2),  # a head at both points, on 4 and then on 2 tokens
+        ("random", 0),
+        ("saliency", 0),  # a reference: what finds it is not charged
+        ("policy", 5 * 4 + 5 * 2 + 2 * 11),  # a head at both points, on 4 and then on 2 tokens
+        ("gumbel", 5 * 4 + 5 * 2 + 2 * 11),
         ("attention", 1 / 2 * 16 + 2 / 2 * 4),  # the scores of layer 0 on 4 tokens, of layer 1 on 2
     ],
 )

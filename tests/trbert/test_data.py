@@ -241,6 +241,85 @@ def test_rows_are_taken_in_the_given_order() -> None:
     taken = Rows(("x", "y", "z"), np.array([0, 1, 2])).take(np.array([2, 0]))
     assert taken.texts == ("z", "x")
     assert taken.labels.tolist() == [2, 0]
+    assert taken.second_texts is None
+    pairs = Rows(("x", "y", "z"), np.array([0, 1, 2]), ("1", "2", "3")).take(np.array([2, 0]))
+    assert pairs.second_texts == ("3", "1")
+
+
+# Pairs.
+
+
+def second_of(rows: Rows) -> dict[str, str]:
+    assert rows.second_texts is not None
+    return dict(zip(rows.texts, rows.second_texts, strict=True))
+
+
+def test_two_columns_make_pairs_that_stay_together(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "a.jsonl", ["a", "b"] * 30, other=[f"other {row}" for row in range(60)])
+    splits = load_splits(str(source), text_column="text,other", train_rows=20)
+    pairs = second_of(splits.train) | second_of(splits.validation) | second_of(splits.test)
+    assert len(pairs) == 20 + len(splits.validation) + len(splits.test)
+    assert all(second == first.replace("a ", "other ") for first, second in pairs.items())
+
+
+def test_pairs_from_parquet_csv_json_and_jsonl_are_the_same(tmp_path: Path) -> None:
+    texts, second, labels = [f"one {row}" for row in range(20)], [str(row) for row in range(20)], ["b", "a"] * 10
+    write_rows(tmp_path / "a.parquet", labels, texts, other=second)
+    write_rows(tmp_path / "a.jsonl", labels, texts, other=second)
+    rows = list(zip(texts, second, labels, strict=True))
+    (tmp_path / "a.json").write_text(
+        json.dumps([dict(zip(("text", "other", "label"), row, strict=True)) for row in rows])
+    )
+    (tmp_path / "a.csv").write_text("text,other,label\n" + "".join(",".join(row) + "\n" for row in rows))
+    found = [load_splits(str(file), text_column="text,other") for file in tmp_path.iterdir()]
+    assert len(found) == 4
+    assert len({splits.fingerprint for splits in found}) == 1
+
+
+def test_the_fingerprint_tells_pairs_from_single_texts_and_from_other_pairs(tmp_path: Path) -> None:
+    write_three(tmp_path)
+    for split in ("train", "validation", "test"):
+        write_rows(tmp_path / f"{split}.jsonl", ["b", "a", "b"], other=["x", "y", "z"])
+    columns = ("text", "other", "text,other", "other,text", "text,text")
+    found = [load_splits(str(tmp_path), text_column=column).fingerprint for column in columns]
+    write_rows(tmp_path / "test.jsonl", ["b", "a", "b"], other=["x", "y", "another"])
+    found.append(load_splits(str(tmp_path), text_column="text,other").fingerprint)
+    assert len(set(found)) == 6
+
+
+def test_a_pair_of_which_one_text_is_empty_is_left_out(tmp_path: Path) -> None:
+    write_three(tmp_path)
+    for split in ("validation", "test"):
+        write_rows(tmp_path / f"{split}.jsonl", ["a", "b"], other=["x", "y"])
+    train = {"texts": ["v", "w", "", "x", "y"], "other": ["1", " ", "3", None, "5"]}
+    write_rows(tmp_path / "train.jsonl", ["a", "b", "a", "b", "b"], **train)
+    splits = load_splits(str(tmp_path), text_column="text,other")
+    assert second_of(splits.train) == {"v": "1", "y": "5"}
+    assert splits.notes == ("train: 3 empty texts left out",)
+
+
+def test_what_is_wrong_with_a_second_column_is_said_of_it(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "a.jsonl", ["a", "b"], sentence=["x", 3], blank=["", None])
+    assert refusal(source, text_column="text,sentences") == (
+        "a.jsonl must have the column 'sentences', and has 'text', 'label', 'sentence', 'blank' "
+        "(did you mean 'sentence'?): set text_column to one of them"
+    )
+    assert refusal(source, text_column="text,sentence") == (
+        "row 1 of a.jsonl must have a string in column 'sentence', and has the int 3: "
+        "set text_column to the column of the texts"
+    )
+    assert refusal(source, text_column="text,blank") == (
+        "a.jsonl must have a text in column 'blank', and its 2 texts are all empty: "
+        "set text_column to the column of the texts"
+    )
+
+
+@pytest.mark.parametrize("columns", ["a,b,c", "a,", ",a", ""])
+def test_one_text_column_is_named_or_two(tmp_path: Path, columns: str) -> None:
+    assert refusal(write_rows(tmp_path / "a.jsonl", ["a", "b"]), text_column=columns) == (
+        f"text_column must name one column, or two with a comma between them, and is {columns!r}: "
+        "write text, or question,sentence for pairs"
+    )
 
 
 def test_pages_are_the_embedded_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -467,7 +546,9 @@ def test_a_name_is_loaded_from_the_hub(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(datasets, "load_dataset", load)
     (tmp_path / "someone___set").mkdir()
     splits = load_splits("someone/set:small")
-    assert asked == ["someone/set", "small"]
+    pairs = load_splits("someone/set:small", text_column="text,text").test
+    assert pairs.second_texts == pairs.texts == splits.test.texts
+    assert asked == ["someone/set", "small"] * 2
     assert splits.label_names == ("neg", "pos")
     assert splits.test.texts == tuple("abcdefghij")
 

@@ -8,7 +8,7 @@ from trbert.cost import CostModel
 from trbert.evaluate import batches_by_length, evaluate, evaluate_unreduced, reduced_logits, unreduced_logits
 from trbert.policy import Policy
 from trbert.reduction import reduced_forward
-from trbert.selectors import PolicySelector
+from trbert.selectors import LEARNED, SELECTORS, PolicySelector, selector_of
 
 LENGTHS = (5, 16, 2, 9, 16, 3, 11, 7)
 POINTS = (1, 2)
@@ -100,6 +100,24 @@ def test_an_evaluation_is_the_same_for_any_batches(encoder, selector, tokens):
         assert evaluation.kept == pytest.approx([float(row.sum()) / sum(LENGTHS) for row in kept])
         assert evaluation.docs_per_second > 0
     assert found[0].speed_up > 1
+
+
+@pytest.mark.parametrize("name", [name for name in SELECTORS if name != "policy"])
+def test_every_selector_is_evaluated_with_its_own_cost_and_evidence(name, encoder, selector, tokens):
+    selector, labels = selector_of(name, selector.policy), torch.tensor([0, 1, 2, 2, 1, 0, 0, 1])
+    cost = CostModel.of(encoder, selector.policy if name in LEARNED else None)
+    one = [torch.tensor([i]) for i in range(len(tokens))]
+    for dial in (selector.default_dial, *selector.dials[-4:]):
+        with torch.no_grad():
+            alone = [reduced_forward(encoder, selector, tokens.take(i), POINTS, dial, labels[i]) for i in one]
+            logits = torch.cat([encoder.logits(reduced.batch) for reduced in alone])
+        kept = torch.cat([reduced.kept for reduced in alone], 1)
+        ratio = cost.unreduced(tokens.lengths).sum() / cost.reduced(tokens.lengths, kept, POINTS, name).sum()
+        for budget in BUDGETS:
+            evaluation = evaluate(encoder, cost, selector, tokens, labels, POINTS, dial, budget)
+            assert evaluation.quality == float((logits.argmax(-1) == labels).double().mean())
+            assert evaluation.speed_up == pytest.approx(float(ratio))
+            assert evaluation.kept == pytest.approx([float(row.sum()) / sum(LENGTHS) for row in kept])
 
 
 def test_the_unreduced_model_has_speed_up_one(encoder, tokens):

@@ -17,7 +17,7 @@ from trbert.evaluate import unreduced_logits
 from trbert.modeling import TrbertConfig, TrbertForSequenceClassification, assemble, load
 from trbert.policy import Policy
 from trbert.reduction import reduced_forward
-from trbert.selectors import PolicySelector
+from trbert.selectors import FirstSelector, PolicySelector
 
 LENGTHS = (9, 14, 3, 20, 1)
 POINTS = (0, 2)
@@ -27,13 +27,13 @@ NAMES = {0: "no", 1: "maybe", 2: "yes"}
 
 def wide_policy(dim):
     """A policy whose keep logits are far from 0 on both sides, so that a rounding error changes no mask."""
-    policy = Policy(dim, len(POINTS), width=8, context=True)
-    generator = torch.Generator().manual_seed(3)
+    policy = Policy(dim, len(POINTS), width=8, features=("document", "neighbours"))
+    generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
         for head in policy.heads:
-            head.context.weight.mul_(0.1)  # its mean would move all of a document's logits to one side
+            head.features["document"].weight.mul_(0.1)  # its mean would move all of a document's logits to one side
     return policy
 
 
@@ -205,7 +205,8 @@ def test_assembling_shares_the_weights(bert):
     assert not model.training
     config = model.config
     assert (config.points, config.dial, config.max_tokens) == (POINTS, -0.5, 24)
-    assert (config.policy_width, config.policy_context) == (8, True)
+    assert (config.policy_width, config.policy_features) == (8, ("document", "neighbours"))
+    assert config.selector == "policy"
 
 
 def test_every_weight_is_held_once(model, saved):
@@ -244,6 +245,7 @@ def test_the_config_is_kept(model, saved):
     own = transformers.AutoConfig.from_pretrained(saved)
     assert isinstance(own, TrbertConfig)
     assert (own.points, own.policy_width, own.max_tokens, own.dial) == (POINTS, 8, 40, 0.0)
+    assert (own.selector, own.policy_features) == ("policy", ("document", "neighbours"))
     assert own.id2label == NAMES
     assert own.label2id == {"no": 0, "maybe": 1, "yes": 2}
     assert own.num_labels == 3
@@ -274,6 +276,46 @@ def test_its_cost_is_the_encoders_with_its_policy(model):
     lengths = torch.tensor([20])
     kept = torch.tensor([[10], [5]])
     assert 0 < cost.reduced(lengths, kept, POINTS, "policy") < cost.unreduced(lengths)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("features", [(), ("neighbours",), ("document", "neighbours", "dial")])
+@pytest.mark.parametrize("selector", ["policy", "gumbel"])
+def test_what_its_heads_see_and_how_they_learned_is_saved_with_it(features, selector, bert, tokens, tmp_path):
+    torch.manual_seed(0)
+    policy = Policy(32, 2, width=8, features=features)
+    for parameter in policy.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    model = assemble(bert, policy, POINTS, 0.5, 40, selector)
+    model.save_pretrained(tmp_path)
+    own = load(tmp_path)
+    assert (own.config.selector, own.config.policy_features) == (selector, features)
+    assert own.selector.name == selector
+    for dial in (0.5, -1.0):
+        model.config.dial = own.config.dial = dial
+        assert torch.equal(logits_of(own, tokens), logits_of(model, tokens))
+
+
+@torch.no_grad()
+def test_a_rules_model_holds_no_policy(bert, tokens, tmp_path):
+    model = assemble(bert, Policy(32, 0), POINTS, 0.3, 40, "first")
+    model.save_pretrained(tmp_path)
+    assert not [name for name in load_file(tmp_path / "model.safetensors") if name.startswith("policy")]
+    own = load(tmp_path)
+    assert not list(own.policy.parameters())
+    run = reduced_forward(Encoder(bert), FirstSelector(), tokens, POINTS, 0.3)
+    assert_close(logits_of(own, tokens), Encoder(bert).logits(run.batch))
+    own.config.dial = own.selector.keep_all
+    assert_close(logits_of(own, tokens), unreduced_logits(own.staged, tokens))
+
+
+def test_a_selector_that_does_not_exist_is_said(bert, tokens, tmp_path):
+    assemble(bert, Policy(32, 0), POINTS, 0.3, 40, "first").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"selector": "frist"}))
+    told = "selector must be one of policy, gumbel, first, random, attention, saliency, and is 'frist'"
+    with pytest.raises(InputError, match=f"^{told}$"):
+        logits_of(load(tmp_path), tokens)
 
 
 def test_points_that_do_not_fit_the_encoder_are_refused(bert):

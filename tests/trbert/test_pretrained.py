@@ -13,7 +13,11 @@ from safetensors.torch import load_file, save_file
 from trbert import pretrained
 from trbert.encoder import Encoder
 from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound, UnsupportedModel
-from trbert.pretrained import load_classifier
+from trbert.families import FAMILIES
+from trbert.modeling import assemble, load
+from trbert.packed import Tokens
+from trbert.policy import Policy
+from trbert.pretrained import extend_positions, load_classifier
 
 LABELS = ("no", "yes", "maybe")
 MEMBERS = "albert, bert, camembert, distilbert, electra, ernie, eurobert, modernbert, nomic_bert, roberta, xlm-roberta"
@@ -281,3 +285,94 @@ def test_a_copied_folder_is_as_good(plain, tmp_path):
     assert torch.equal(
         found.model.bert.pooler.dense.weight, load_classifier(str(plain), LABELS).model.bert.pooler.dense.weight
     )
+
+
+# Longer documents.
+
+
+def positions_of(model):
+    return model.base_model.embeddings.position_embeddings
+
+
+@pytest.fixture(params=[name for name, family in FAMILIES.items() if family.embeds_positions])
+def learned(request, config_of, build_model):
+    """A model of every family that learns its positions."""
+    return build_model(config_of(request.param))
+
+
+def test_positions_are_repeated_from_the_first_on(bert):
+    own = positions_of(bert).weight.detach().clone()
+    extend_positions(bert, 100)
+    assert torch.equal(positions_of(bert).weight, torch.cat([own, own, own[:20]]))  # 40 + 40 + 20
+    assert positions_of(bert).num_embeddings == bert.config.max_position_embeddings == 100
+    assert Encoder(bert).max_tokens == 100
+
+
+def test_positions_are_repeated_after_those_of_padding(config_of, build_model):
+    model = build_model(config_of("roberta"))  # rows 0 and 1 are of no token, 38 of tokens
+    own = positions_of(model).weight.detach().clone()
+    extend_positions(model, 50)
+    assert torch.equal(positions_of(model).weight, torch.cat([own, own[2:14]]))
+    assert positions_of(model).padding_idx == 1
+    assert Encoder(model).max_tokens == 50
+
+
+@torch.no_grad()
+def test_documents_that_fitted_before_are_read_as_before(learned, make_tokens):
+    tokens = make_tokens(7, 38, 3, config=learned.config)
+    expected = Encoder(learned).unreduced_logits(tokens)
+    extend_positions(learned, 90)
+    assert torch.equal(Encoder(learned).unreduced_logits(tokens), expected)
+
+
+@torch.no_grad()
+def test_longer_documents_are_read_as_the_plain_model_reads_them(learned, make_tokens):
+    extend_positions(learned, 90)
+    tokens = make_tokens(90, config=learned.config)
+    bare = Tokens(tokens.input_ids, None, tokens.protected, tokens.offsets)
+    plain = learned(input_ids=tokens.input_ids[None]).logits  # positions and segments are its own
+    torch.testing.assert_close(Encoder(learned).unreduced_logits(bare), plain)
+
+
+@torch.no_grad()
+def test_extended_positions_are_saved_and_loaded(learned, make_tokens, save, tmp_path):
+    learned.requires_grad_(False)
+    learned.config.id2label, learned.config.label2id = dict(enumerate(LABELS)), {}
+    extend_positions(learned, 90)
+    tokens = make_tokens(90, 5, config=learned.config)
+    expected = Encoder(learned).unreduced_logits(tokens)
+    again = Encoder(load_classifier(str(save(learned)), LABELS).model)
+    assert again.max_tokens == 90
+    assert torch.equal(again.unreduced_logits(tokens), expected)
+    assemble(learned, Policy(32, 1), (1,), 0.0, max_tokens=90).save_pretrained(tmp_path / "reduced")
+    reduced = load(tmp_path / "reduced")
+    assert torch.equal(reduced.staged.unreduced_logits(tokens), expected)
+    assert not positions_of(learned).weight.requires_grad
+
+
+def test_as_many_positions_as_there_are_change_nothing(learned):
+    before = positions_of(learned).weight.detach().clone()
+    extend_positions(learned, Encoder(learned).max_tokens)
+    assert torch.equal(positions_of(learned).weight, before)
+
+
+@pytest.mark.parametrize("name", ["nomic_bert", "eurobert late", "modernbert cls"])
+def test_a_family_that_computes_its_positions_needs_no_more(config_of, build_model, name):
+    model = build_model(config_of(name))
+    told = (
+        f"positions must be unset for a {model.config.model_type} model, and is 90: its positions are rotary, computed "
+        "and not learned, and it needs no more of them"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        extend_positions(model, 90)
+    assert model.config.max_position_embeddings == 40
+
+
+@pytest.mark.parametrize(("name", "own"), [("bert", 40), ("roberta", 38)])
+def test_positions_are_not_taken_away(config_of, build_model, name, own):
+    told = (
+        f"positions must be at least the {own} that the model has, and is {own - 1}: leave it unset, and truncate "
+        "documents instead"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        extend_positions(build_model(config_of(name)), own - 1)

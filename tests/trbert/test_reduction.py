@@ -45,3 +45,19 @@ def test_several_masks_advance_as_many_trajectories(encoder, make_tokens):
     together = encoder.logits(advance(encoder, batch, masks, 1, (0, 1)))
     alone = [encoder.logits(advance(encoder, batch, mask[None], 1, (0, 1))) for mask in masks]
     assert_close(together, torch.cat(alone))
+
+
+def test_gates_scale_the_states_that_are_kept(encoder, make_tokens):
+    tokens = make_tokens(5, 9)
+    mask = tokens.protected | (torch.arange(14) % 3 == 1)
+    gates = torch.linspace(0.5, 2.0, int(mask.sum()), requires_grad=True)
+    batch = enter(encoder, tokens, (1, 3))
+    gated = encoder.logits(advance(encoder, batch, mask[None], 0, (1, 3), gates=gates))
+    scaled = batch.hidden.clone()
+    scaled[mask] *= gates.detach()[:, None]
+    plain = encoder.logits(advance(encoder, batch.with_hidden(scaled), mask[None], 0, (1, 3)))
+    assert_close(gated, plain)
+    (gradient,) = torch.autograd.grad(gated.sum(), gates)
+    assert gradient.abs().min() > 0
+    alike = encoder.logits(advance(encoder, batch, mask[None], 0, (1, 3), gates=torch.ones(len(gates))))
+    assert torch.equal(alike, encoder.logits(advance(encoder, batch, mask[None], 0, (1, 3))))

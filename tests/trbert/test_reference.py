@@ -151,7 +151,7 @@ def test_masks_equal_the_originals(checkpoint, originals):
     encoder, selector = Encoder(model.classifier), PolicySelector(model.policy)
     batch = enter(encoder, tokens_of(originals), model.points)
     for point in (0, 1):
-        mask = selector.keep_mask(batch, point, 2, 0.0, None)
+        mask = selector.keep_mask(batch, point, 2, torch.zeros(len(batch)), None)
         kept = [batch.positions[mask & (batch.documents == document)].tolist() for document in range(len(originals))]
         assert kept == [kept[point] for *_, kept in originals]
         batch = advance(encoder, batch, mask[None], point, model.points)

@@ -18,12 +18,19 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d"]
 
 @pytest.fixture
 def tokenizer():
-    """Words a to d, [CLS] before and [SEP] after."""
+    """Words a to d, [CLS] before and [SEP] after; the second text of a pair is segment 1."""
     vocabulary = {word: index for index, word in enumerate(WORDS)}
     model = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
     model.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    model.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=model, pad_token="[PAD]", unk_token="[UNK]")
+    model.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=model,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
 
 
 def test_texts_become_one_row_of_tokens(tokenizer):
@@ -40,6 +47,35 @@ def test_long_texts_are_truncated_and_counted(tokenizer):
     assert truncated == 2
 
 
+def test_cutting_tokens_is_truncating_texts(tokenizer):
+    texts = ["a b c d", "a b", "a b c"]
+    for length in (3, 4, 5, 6):
+        expected, cut = encode(tokenizer, texts, length)[0], encode(tokenizer, texts, 10)[0].truncate(length)
+        assert cut.input_ids.tolist() == expected.input_ids.tolist()
+        assert cut.offsets.tolist() == expected.offsets.tolist()
+
+
+def test_a_pair_is_the_tokenizers_own_and_its_first_token_alone_is_protected(tokenizer):
+    tokens, truncated = encode(tokenizer, ["a b", "c"], 10, ["c d a", "d"])
+    assert tokens.input_ids.tolist() == [2, 4, 5, 3, 6, 7, 4, 3, 2, 6, 3, 7, 3]
+    assert tokens.token_type_ids.tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 1, 1]
+    assert tokens.protected.nonzero()[:, 0].tolist() == [0, 8]
+    assert truncated == 0
+
+
+def test_of_a_long_pair_the_longer_text_is_truncated(tokenizer):
+    # Six tokens, three of them special: the one-word text stays, whichever it is.
+    tokens, truncated = encode(tokenizer, ["a b c d", "a", "a b"], 6, ["d", "d c b a", "d"])
+    assert tokens.input_ids.tolist() == [2, 4, 5, 3, 7, 3, 2, 4, 3, 7, 6, 3, 2, 4, 5, 3, 7, 3]
+    assert tokens.token_type_ids.tolist() == [0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 1, 1]
+    assert truncated == 2
+
+
+def test_a_pair_has_no_segments_where_the_tokenizer_gives_none(tokenizer):
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    assert encode(tokenizer, ["a"], 8, ["b"])[0].token_type_ids is None
+
+
 def test_an_empty_text_is_its_special_tokens(tokenizer):
     assert encode(tokenizer, [""], 4)[0].input_ids.tolist() == [2, 3]
 
@@ -48,6 +84,8 @@ def test_a_length_without_room_for_text_is_refused(tokenizer):
     message = "max_length must be more than the 2 special tokens, and is 2"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         encode(tokenizer, ["a"], 2)
+    with pytest.raises(InputError, match=r"^max_length must be more than the 3 special tokens, and is 3$"):
+        encode(tokenizer, ["a"], 3, ["b"])
 
 
 def test_no_text_is_refused(tokenizer):

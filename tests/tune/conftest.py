@@ -15,10 +15,22 @@ from tune.front import Point, mark_front
 from tune.prepare import prepare
 from tune.settings import Settings, override
 from tune.table import write_front
+from tune.training import Model
 
 FILLERS = [f"w{index}" for index in range(30)]
 MARKERS = {"alpha": "A", "beta": "B"}
 LAYERS = 4
+QUICK = {
+    "select.points": (0, 2),
+    "select.samples": 4,
+    "select.documents": 320,
+    "select.step_documents": 16,
+    "select.item_documents": 8,
+    "select.learning_rate": 2e-2,
+    "select.warm_start_documents": 0,
+    "joint.documents": 64,
+    "joint.learning_rate": 1e-3,
+}
 
 
 def _tokenizer():
@@ -27,9 +39,10 @@ def _tokenizer():
     words = tokenizers.Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    names["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
     return transformers.PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=32, **names)
 
 
@@ -90,6 +103,28 @@ def tiny_settings(tiny_model, tiny_data):
 def prepared(tiny_settings, few_threads):
     """The tiny rows and a teacher that learned them; what trials share."""
     return prepare(tiny_settings, None, lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def train(prepared):
+    """The tiny rows to train on."""
+    return prepared.train.examples()
+
+
+@pytest.fixture
+def make_model(prepared, tiny_settings):
+    """A function: changed settings -> a fresh copy of the teacher with an untrained policy, for a short training."""
+
+    def make(changes=None):
+        return Model(prepared, override(tiny_settings, QUICK | (changes or {})))
+
+    return make
+
+
+@pytest.fixture
+def model(make_model):
+    """Such a copy."""
+    return make_model()
 
 
 @pytest.fixture(scope="module", autouse=True)

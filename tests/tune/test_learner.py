@@ -246,7 +246,8 @@ def test_bfloat16_is_used_where_asked_for_or_where_it_is_fast(monkeypatch, dtype
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "fast"), [({"amx_bf16": True}, True), ({"amx_bf16": False}, False), ({}, False)]
+    ("capabilities", "fast"),
+    [({"amx_bf16": True}, True), ({"avx512_bf16": True}, True), ({"amx_bf16": False}, False), ({}, False)],
 )
 def test_a_processor_is_fast_in_bfloat16_with_matrix_units_for_it(monkeypatch, capabilities, fast):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)

@@ -22,7 +22,6 @@ from tune.objectives import (
     leave_one_out_advantages,
     mean_advantages,
     policy_gradient_loss,
-    sibling_advantages,
 )
 
 # By hand.
@@ -58,15 +57,13 @@ def test_the_policy_gradient_loss_by_hand():
     assert policy_gradient_loss(points, torch.tensor([[[3.0]]]), torch.tensor([4])).item() == pytest.approx(9.0)
 
 
-def test_sibling_advantages_by_hand():
-    # Two documents, K₁ = 3 decisions of K₂ = 2 siblings each: samples 0 and 3, 1 and 4, 2 and 5.
-    returns = torch.tensor([[0.0, 1.0], [2.0, 1.0], [4.0, 1.0], [2.0, 1.0], [4.0, 1.0], [12.0, 1.0]])
-    shared, parted = sibling_advantages(returns, 2)
-    # Means 1, 3, 8: 1 − 11/2, 3 − 9/2, 8 − 4/2.
-    assert shared[:, 0].tolist() == [-4.5, -1.5, 6.0, -4.5, -1.5, 6.0]
-    assert parted[:, 0].tolist() == [-2.0, -2.0, -8.0, 2.0, 2.0, 8.0]
-    assert (shared[:, 1] == 0).all()
-    assert (parted[:, 1] == 0).all()
+def test_each_point_has_a_baseline_of_its_own():
+    # Two points, three samples: 1, 2, 6 as above, and 4, 0, 2: 4 − 1, 0 − 3, 2 − 2; against their mean of 2: 2, −2, 0.
+    returns = torch.tensor([[[1.0], [2.0], [6.0]], [[4.0], [0.0], [2.0]]])
+    expected = torch.tensor([[[-3.0], [-1.5], [4.5]], [[3.0], [-3.0], [0.0]]])
+    torch.testing.assert_close(leave_one_out_advantages(returns), expected)
+    means = torch.tensor([[[-2.0], [-1.0], [3.0]], [[2.0], [-2.0], [0.0]]])
+    torch.testing.assert_close(mean_advantages(returns), means)
 
 
 def test_no_gradient_flows_through_the_advantages():
@@ -107,17 +104,20 @@ def test_the_imitation_loss_by_hand():
 
 @dataclass
 class Enumerated:
-    """Every trajectory of one document: its decisions, log π of each point (with its gradient), reward, tokens left."""
+    """Every trajectory of one document: log π and return of each point (the first with its gradient), tokens left."""
 
-    decisions: list
     by_point: Tensor
-    reward: Tensor
+    returns: Tensor
     kept: Tensor
     length: int
 
     @property
     def log_prob(self):
         return self.by_point.sum(0)
+
+    @property
+    def reward(self):
+        return self.returns[0]
 
 
 def trajectories(length):
@@ -155,8 +155,9 @@ def dynamics():
 
 @pytest.fixture
 def enumerated(dynamics, policy, monkeypatch):
+    """Two documents under two dials, which change their penalties."""
     documents = []
-    for ids, label in (([3, 7, 11], 0), ([5, 2, 9, 4], 2)):
+    for ids, label, dial in (([3, 7, 11], 0, 0.0), ([5, 2, 9, 4], 2, -0.5)):
         every = trajectories(len(ids))
         kept = torch.zeros(len(every), 2, len(ids))
         for row, pair in enumerate(every):
@@ -172,15 +173,17 @@ def enumerated(dynamics, policy, monkeypatch):
             policy,
             Tokens.from_lists([ids], None),
             Draw(seed=0, version=0, documents=torch.tensor([0])),
-            torch.zeros(len(every), 1),
+            torch.full((len(every), 1), dial),
         )
         expected = [[len(positions) + 1 for positions in pair] for pair in every]
         assert rollout.state.kept.T.tolist() == expected
         with torch.no_grad():
             logits = dynamics.encoder.logits(rollout.state.batch)
-            reward = dynamics.reward(rollout.state, logits, torch.full((len(every),), label))
+            lengths, labels = (torch.full((len(every),), value) for value in (len(ids), label))
+            dials = torch.full((len(every),), dial)
+            returns = dynamics.returns(lengths, rollout.state.kept, logits, labels, dials)
         by_point = rollout.log_prob[:, :, 0].double()
-        documents.append(Enumerated(every, by_point, reward.double(), rollout.state.kept[0], len(ids)))
+        documents.append(Enumerated(by_point, returns.double(), rollout.state.kept[0], len(ids)))
     return documents
 
 
@@ -193,17 +196,29 @@ def exact_objective(enumerated):
     return -torch.stack([(d.log_prob.exp() * d.reward).sum() / d.length**0.5 for d in enumerated]).mean()
 
 
-def expected_surrogate(enumerated, advantages, tokens):
+def of_the_whole(document):
+    """One return for all points: the reward."""
+    return document.returns[:1]
+
+
+def of_each_point(document):
+    """What is still to come at each point."""
+    return document.returns
+
+
+def expected_surrogate(enumerated, advantages, tokens, returns=of_the_whole):
     """The loss of K = 2 samples, in expectation over every pair; `tokens(document, trajectory)` is its n."""
     means = []
     for document in enumerated:
         prob = document.log_prob.detach().exp()
         total = torch.zeros((), dtype=torch.double)
         for pair in itertools.product(range(len(prob)), repeat=2):
-            advantage = advantages(document.reward[list(pair)][:, None])
+            advantage = advantages(returns(document)[:, list(pair), None])
             losses = [
                 policy_gradient_loss(
-                    document.log_prob[i].view(1, 1, 1), advantage[k].view(1, 1, 1), torch.tensor([tokens(document, i)])
+                    document.by_point[:, i, None, None],
+                    advantage[:, k, None],
+                    torch.tensor([tokens(document, i)]),
                 )
                 for k, i in enumerate(pair)
             ]
@@ -224,11 +239,28 @@ def test_the_enumerated_trajectories_have_probability_one(enumerated):
         assert document.reward.max() - document.reward.min() > 0.3
 
 
-def test_the_surrogates_expected_gradient_is_the_exact_policy_gradient(enumerated, policy):
+@pytest.mark.parametrize("returns", [of_the_whole, of_each_point])
+def test_the_surrogates_expected_gradient_is_the_exact_policy_gradient(returns, enumerated, policy):
     exact = gradient(exact_objective(enumerated), policy)
-    expected = gradient(expected_surrogate(enumerated, leave_one_out_advantages, original_length), policy)
+    expected = gradient(expected_surrogate(enumerated, leave_one_out_advantages, original_length, returns), policy)
     assert exact.abs().max() > 0.01
     torch.testing.assert_close(expected, exact, rtol=0, atol=1e-5)
+
+
+def test_leaving_out_a_points_own_charge_would_bias_the_gradient(enumerated, policy):
+    # So that the law can fail: only what was charged before a point does not depend on what is decided there.
+    def too_late(document):
+        return torch.stack([document.returns[1], document.returns[1]])
+
+    exact = gradient(exact_objective(enumerated), policy)
+    biased = gradient(expected_surrogate(enumerated, leave_one_out_advantages, original_length, too_late), policy)
+    assert (biased - exact).abs().max() > 0.1 * exact.abs().max()
+
+
+def test_what_is_left_out_differs_between_trajectories_that_agree_on_the_rest(enumerated):
+    # Else returns of each point would be those of the whole, less a constant that the baseline takes away.
+    for document in enumerated:
+        assert (document.returns[1] - document.returns[0]).std() > 0.05
 
 
 def test_scaling_by_the_remaining_tokens_would_bias_the_gradient(enumerated, policy):
@@ -247,43 +279,6 @@ def test_the_own_sample_in_the_baseline_halves_the_gradient_of_two(enumerated, p
     exact = gradient(exact_objective(enumerated), policy)
     expected = gradient(expected_surrogate(enumerated, mean_advantages, original_length), policy)
     torch.testing.assert_close(expected, exact / 2, rtol=0, atol=1e-5)
-
-
-def expected_of_a_tree(document, advantages):
-    """The loss of a tree of 2 · 2 trajectories, in expectation over every such tree of one document."""
-    families = {}
-    for number, (first, _) in enumerate(document.decisions):
-        families.setdefault(frozenset(first), []).append(number)
-    first_prob, second_prob = document.by_point.detach().exp()
-    total = torch.zeros((), dtype=torch.double)
-    for one, other in itertools.product(families.values(), repeat=2):
-        for a, b, c, d in itertools.product(one, other, one, other):  # samples 0 and 2, 1 and 3 are siblings
-            prob = first_prob[a] * first_prob[b] * second_prob[[a, b, c, d]].prod()
-            chosen = [a, b, c, d]
-            shared, parted = advantages(document.reward[chosen][:, None])
-            loss = policy_gradient_loss(
-                document.by_point[:, chosen, None], torch.stack([shared, parted]), torch.tensor([document.length])
-            )
-            total = total + prob * loss
-    return total
-
-
-def test_a_trees_expected_gradient_is_the_exact_policy_gradient(enumerated, policy):
-    exact = gradient(exact_objective(enumerated[:1]), policy)
-    expected = gradient(expected_of_a_tree(enumerated[0], lambda returns: sibling_advantages(returns, 2)), policy)
-    assert exact.abs().max() > 0.01
-    torch.testing.assert_close(expected, exact, rtol=0, atol=1e-5)
-
-
-def test_a_baseline_of_siblings_for_the_decision_they_share_would_bias_it(enumerated, policy):
-    # So that the law can fail: a sibling's return depends on the decision that both share.
-    def wrong(returns):
-        _, parted = sibling_advantages(returns, 2)
-        return parted, parted
-
-    exact = gradient(exact_objective(enumerated[:1]), policy)
-    biased = gradient(expected_of_a_tree(enumerated[0], wrong), policy)
-    assert (biased - exact).abs().max() > 0.1 * exact.abs().max()
 
 
 def test_a_protected_tokens_logit_moves_no_log_probability(dynamics, policy):

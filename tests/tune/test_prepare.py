@@ -12,6 +12,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
+from trbert.encoder import Encoder
+from trbert.errors import InputError
 from tune import prepare as module
 from tune.budget import make_plan
 from tune.prepare import FREE_DIALS, PackedArrays, free_points, prepare
@@ -112,12 +114,35 @@ def test_a_run_stopped_while_it_keeps_its_teacher_leaves_nothing_behind(settings
 
 
 @pytest.mark.parametrize(
-    "changes", [{"seed": 1}, {"teacher.learning_rate": 1e-3}, {"data.max_length": 10}, {"data.train_rows": 100}]
+    "changes",
+    [
+        {"seed": 1},
+        {"teacher.learning_rate": 1e-3},
+        {"data.max_length": 10},
+        {"teacher.max_length": 10},
+        {"data.train_rows": 100},
+    ],
 )
 def test_other_settings_get_a_teacher_of_their_own(settings, cache, changes):
     prepare(settings, None, lambda line: None)
     prepare(override(settings, changes), None, lambda line: None)
     assert len(teachers(cache)) == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"teacher.max_length": 20},
+        {"teacher.max_length": 20, "data.max_length": 12},
+        {"teacher.max_length": 20, "data.max_length": 40, "positions": 40},
+    ],
+)
+def test_a_teacher_that_reads_as_much_is_the_same_teacher(settings, cache, no_training, changes):
+    first = prepare(settings, None, lambda line: None)
+    no_training()
+    second = prepare(override(settings, changes), None, lambda line: None)
+    assert np.array_equal(first.train.teacher_logits, second.train.teacher_logits)
+    assert (first.teacher_validation, first.teacher_test) == (second.teacher_validation, second.teacher_test)
 
 
 def test_a_folder_whose_weights_changed_gets_a_teacher_of_its_own(settings, cache, tiny_model, tmp_path):
@@ -203,6 +228,98 @@ def test_texts_far_over_the_limit_are_truncated_and_said(settings, cache, tmp_pa
     for split, count in (("train", 24), ("validation", 3), ("test", 3)):
         assert f"{split}: {count} documents, {limit} tokens on average, {count} truncated at {limit}" in told
     assert not any("Token indices" in line for line in told)
+
+
+@pytest.fixture
+def long_rows(tmp_path):
+    """A csv file of 30 texts of 60 words."""
+    path = tmp_path / "long.csv"
+    rows = [f"{'alpha' if row % 2 else 'beta'} {f'w{row} ' * 59},{'AB'[row % 2]}" for row in range(30)]
+    path.write_text("\n".join(["text,label", *rows]))
+    return path
+
+
+# Longer positions, and a teacher that reads less.
+
+
+def test_a_trial_may_read_more_than_its_teacher(settings, cache, long_rows):
+    settings = override(settings, {"data.source": str(long_rows), "data.max_length": 16})
+    teacher = prepare(settings, None, lambda line: None)
+    told = []
+    changes = {"data.max_length": 40, "teacher.max_length": 16, "positions": 48}
+    own = prepare(override(settings, changes), None, told.append)
+    assert "test: 3 documents, 40 tokens on average, 3 truncated at 40" in told
+    assert "test for the teacher: 3 documents, 16 tokens on average, 3 truncated at 16" in told
+    for part in (own.train, own.validation, own.test):
+        assert set(np.diff(part.offsets)) == {40}
+    # The teacher is that of 16 tokens.
+    assert np.array_equal(own.train.teacher_logits, teacher.train.teacher_logits)
+    assert (own.teacher_validation, own.teacher_test) == (teacher.teacher_validation, teacher.teacher_test)
+    # Trials start from its weights, with 48 positions: its own 32, then the first 16 of them again.
+    (table,) = (name for name in own.weights if name.endswith("position_embeddings.weight"))
+    assert np.array_equal(own.weights[table], np.concatenate([teacher.weights[table], teacher.weights[table][:16]]))
+    assert all(np.array_equal(own.weights[name], teacher.weights[name]) for name in own.weights if name != table)
+    assert own.config.max_position_embeddings == own.tokenizer.model_max_length == 48
+    train = own.train.examples().tokens
+    encoder = Encoder(own.classifier(torch.device("cpu")))
+    with torch.no_grad():
+        assert encoder.unreduced_logits(train.take(torch.arange(2))).isfinite().all()
+    assert own.training_seconds > 0
+
+
+def test_a_teacher_may_read_more_than_its_trials(settings, cache, long_rows):
+    settings = override(settings, {"data.source": str(long_rows), "data.max_length": 30})
+    teacher = prepare(settings, None, lambda line: None)
+    own = prepare(override(settings, {"data.max_length": 10, "teacher.max_length": 30}), None, lambda line: None)
+    assert set(np.diff(own.train.offsets)) == {10}
+    assert np.array_equal(own.train.teacher_logits, teacher.train.teacher_logits)
+    assert same_weights(own, teacher)
+
+
+@pytest.mark.parametrize(("positions", "limit"), [(None, 32), (48, 48), (100, 62)])
+def test_documents_are_cut_at_what_the_encoder_takes(settings, cache, long_rows, positions, limit):
+    changes = {"data.source": str(long_rows), "data.max_length": 500, "positions": positions}
+    own = prepare(override(settings, changes), None, lambda line: None)
+    assert set(np.diff(own.train.offsets)) == {limit}  # 60 words, [CLS] and [SEP] are 62
+
+
+def test_too_few_positions_are_refused_before_a_teacher_is_trained(settings, cache, no_training):
+    no_training()
+    with pytest.raises(InputError, match=r"^positions must be at least the 32 that the model has, and is 8"):
+        prepare(override(settings, {"positions": 8}), None, lambda line: None)
+
+
+# Pairs.
+
+
+def test_pairs_are_read_with_their_segments_and_have_a_teacher_of_their_own(settings, cache, tmp_path):
+    path = tmp_path / "pairs.csv"
+    rows = [f"w1 w2,{'alpha' if row % 2 else 'beta'} w{row},{'AB'[row % 2]}" for row in range(30)]
+    path.write_text("\n".join(["text,other,label", *rows]))
+    settings = override(settings, {"data.source": str(path)})
+    pairs = prepare(override(settings, {"data.text_column": "text,other"}), None, lambda line: None)
+    # [CLS] w1 w2 [SEP], then marker, word, [SEP].
+    assert set(np.diff(pairs.train.offsets)) == {7}
+    assert pairs.train.token_type_ids.reshape(-1, 7).tolist() == [[0, 0, 0, 0, 1, 1, 1]] * 24
+    assert pairs.train.protected.reshape(-1, 7).tolist() == [[True] + [False] * 6] * 24
+    single = prepare(settings, None, lambda line: None)
+    assert set(np.diff(single.train.offsets)) == {4}
+    assert len(teachers(cache)) == 2
+
+
+def test_a_teacher_of_pairs_reads_them_cut_as_the_tokenizer_cuts_pairs(settings, cache, tmp_path, monkeypatch):
+    path = tmp_path / "pairs.csv"
+    rows = [f"{'w1 ' * 20},{'alpha' if row % 2 else 'beta'},{'AB'[row % 2]}" for row in range(30)]
+    path.write_text("\n".join(["text,other,label", *rows]))
+    seen = []
+    monkeypatch.setattr(module, "train_teacher", lambda encoder, train, *rest: seen.append(train.tokens))
+    changes = {"data.source": str(path), "data.text_column": "text,other", "teacher.max_length": 6}
+    prepare(override(settings, changes), None, lambda line: None)
+    (tokens,) = seen
+    # [CLS] w1 w1 [SEP] marker [SEP]: the end of a longer pair would have lost its marker.
+    assert set(tokens.lengths.tolist()) == {6}
+    assert tokens.token_type_ids.reshape(-1, 6).tolist() == [[0, 0, 0, 0, 1, 1]] * 24
+    assert len(set(tokens.input_ids.reshape(-1, 6)[:, 4].tolist())) == 2
 
 
 # What travels.

@@ -152,6 +152,13 @@ def test_a_wrong_argument_is_one_line_and_makes_nothing(capsys, folder, searched
 # What is read and handed on.
 
 
+@pytest.mark.parametrize("words", [["--text-column", "question,1"], ["--set", "data.text_column=question,1"]])
+def test_two_text_columns_are_one_setting(folder, searched, words):
+    assert main(["--name", "mine", "--data", "a.csv", *words]) == 0
+    saved = json.loads((folder / "runs" / "mine" / "settings.json").read_text())
+    assert saved["settings"]["data"]["text_column"] == "question,1"
+
+
 def test_everything_that_was_asked_for_is_saved_and_searched(capsys, folder, searched):
     words = ["--name", "mine", "--preset", "tr-bert", "--seed", "7", "--text-column", "body", "--data", "a.csv"]
     more = ["--set", "select.points=0,2", "--set", "select.keep_ratios=0.1,0", "--set", "data.train_rows=none"]

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
@@ -27,20 +28,17 @@ RULES = [
     ("teacher.epochs", 0, "teacher.epochs must be positive, and is 0.0"),
     ("teacher.batch_size", 0, "teacher.batch_size must be positive, and is 0"),
     ("teacher.learning_rate", -1e-3, "teacher.learning_rate must be positive, and is -0.001"),
+    ("teacher.max_length", 2, "teacher.max_length must be more than 2 tokens or unset, and is 2"),
     ("select.penalty", -0.5, "select.penalty must be 0 or more, and is -0.5"),
     ("select.penalty", float("nan"), "select.penalty must be 0 or more, and is nan"),
     ("select.keep_ratios", (0.5, 1.5), "select.keep_ratios must be fractions from 0 to 1, and is (0.5, 1.5)"),
     ("select.documents", 0, "select.documents must be positive, and is 0"),
     ("select.samples", 1, "select.samples must be at least 2, and is 1"),
-    (
-        "select.siblings",
-        3,
-        "select.siblings must be 1, or 2 and more, a divisor of select.samples below it, with two select.points, "
-        "and is 3",
-    ),
     ("select.step_documents", 0, "select.step_documents must be positive, and is 0"),
     ("select.item_documents", -3, "select.item_documents must be positive, and is -3"),
     ("select.learning_rate", 0, "select.learning_rate must be positive, and is 0.0"),
+    ("select.dial_range", -2, "select.dial_range must be 0 or more, and is -2.0"),
+    ("select.temperature", 0, "select.temperature must be positive, and is 0.0"),
     ("select.entropy", -1, "select.entropy must be 0 or more, and is -1.0"),
     ("select.guided_share", 1.1, "select.guided_share must be a fraction from 0 to 1, and is 1.1"),
     ("select.warm_start_documents", -1, "select.warm_start_documents must be 0 or more, and is -1"),
@@ -56,6 +54,12 @@ RULES = [
     ("compute.threads", 0, "compute.threads must be positive or unset, and is 0"),
     ("compute.tokens_per_batch", 0, "compute.tokens_per_batch must be positive, and is 0"),
     ("policy_width", 0, "policy_width must be positive, and is 0"),
+    (
+        "policy_features",
+        ("document", "dial"),
+        "policy_features must be among document, neighbours, and is ('document', 'dial')",
+    ),
+    ("positions", 0, "positions must be positive or unset, and is 0"),
 ]
 
 
@@ -68,7 +72,7 @@ def test_a_value_that_breaks_its_rule_is_refused_in_these_words(name, value, tol
 def test_every_number_has_a_rule():
     # `seed` may be any; the data refuses a negative one. The points' rule needs the encoder's depth.
     ruled = {name for name, _, _ in RULES}
-    free = {"seed", "policy_context", "select.points", "select.token_average"}
+    free = {"seed", "select.points", "select.token_average", "select.reward_to_go"}
     for name, field in setting_names().items():
         if isinstance(field.default, int | float) or (field.default is None and name not in free):
             assert name in ruled | free, f"{name} takes any value"
@@ -87,6 +91,8 @@ def test_every_number_has_a_rule():
         ("select.price", "euros", "'flops' or 'latency' or 'tokens'"),
         ("select.baseline", "median", "'leave-one-out' or 'mean'"),
         ("select.token_average", 1, "true or false"),
+        ("select.reward_to_go", "yes", "true or false"),
+        ("selector", "entropy", "'policy' or 'gumbel' or 'first' or 'random' or 'attention' or 'saliency'"),
         ("compute.dtype", "float16", "'auto' or 'float32' or 'bfloat16'"),
         ("joint.documents", None, "a whole number"),
         ("data.train_rows", "many", "a whole number or none"),
@@ -144,33 +150,27 @@ def test_settings_survive_json():
     assert from_json(json.loads(json.dumps(to_json(Settings())))) == Settings()
 
 
-@pytest.mark.parametrize(
-    ("changes", "rule"),
-    [
-        ({"select.siblings": 8}, "a divisor of select.samples below it"),
-        ({"select.siblings": 0}, "1, or 2 and more"),
-        ({"select.siblings": 2, "select.points": (1,)}, "with two select.points"),
-        ({"select.siblings": 2, "select.baseline": "mean"}, "1 with another baseline or guided samples"),
-        ({"select.siblings": 2, "select.guided_share": 0.5}, "1 with another baseline or guided samples"),
-    ],
-)
-def test_a_tree_fits_its_samples_points_and_baseline(changes, rule):
-    with pytest.raises(InputError, match=rule):
-        override(Settings(), changes)
-
-
 def test_settings_that_hang_together_may_change_in_any_order():
-    changes = {"select.siblings": 3, "select.samples": 6}
+    changes = {"select.latency_table": "latency.json", "select.price": "latency"}
     expected = override(Settings(), changes).select
     assert override(Settings(), dict(reversed(changes.items()))).select == expected
-    assert (expected.siblings, expected.samples) == (3, 6)
+    assert (expected.latency_table, expected.price) == ("latency.json", "latency")
+
+
+def test_the_selectors_are_those_that_the_model_knows():
+    from trbert.selectors import SELECTORS
+
+    kinds = typing.get_type_hints(Settings)["selector"]
+    assert typing.get_args(kinds) == SELECTORS
+    for name in SELECTORS:
+        assert override(Settings(), {"selector": name}).selector == name
 
 
 def test_json_with_a_name_of_another_version_is_refused():
     values = to_json(Settings())
-    values["select"]["temperature"] = 1.0
+    values["joint"]["temperatures"] = 1.0
     with pytest.raises(
-        InputError, match=r"there is no setting 'select\.temperature': did you mean 'joint\.temperature'"
+        InputError, match=r"there is no setting 'joint\.temperatures': did you mean 'joint\.temperature'"
     ):
         from_json(values)
 
@@ -196,6 +196,9 @@ def test_the_papers_preset_is_the_papers_recipe():
     assert settings.select.guided_share == 0.5
     assert settings.joint.distillation == 1.0  # soft labels only
     assert settings.joint.dial_range == 0.0  # no thresholded trajectory
+    assert settings.policy_features == ()  # a head sees its token alone
+    assert not settings.select.reward_to_go
+    assert (settings.selector, settings.select.dial_range) == ("policy", 0.0)
 
 
 def test_every_setting_has_a_help_text_of_its_own():

@@ -1,4 +1,4 @@
-"""The three stages on a tiny teacher, for whom one marker word decides the class."""
+"""The first two stages on a tiny teacher, for whom one marker word decides the class."""
 
 import dataclasses
 import itertools
@@ -9,16 +9,15 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from envs.rollout import Draw
+from envs.dynamics import Dynamics, RewardTerms
+from envs.rollout import Draw, sample_trajectories
 from trbert.errors import InputError
 from trbert.saliency import most_salient, saliency
 from tune.learner import shuffled_batches
-from tune.settings import PRESETS, JointSettings, override
+from tune.settings import PRESETS, override
 from tune.stages import (
-    Examples,
     RolloutItem,
-    _joint_dials,
-    _task_loss,
+    drawn_dials,
     flatten,
     load_flat,
     select_loss,
@@ -27,39 +26,6 @@ from tune.stages import (
     training_seconds,
     warm_start,
 )
-from tune.training import Model
-
-QUICK = {
-    "select.points": (0, 2),
-    "select.samples": 4,
-    "select.documents": 320,
-    "select.step_documents": 16,
-    "select.item_documents": 8,
-    "select.learning_rate": 2e-2,
-    "select.warm_start_documents": 0,
-    "joint.documents": 64,
-    "joint.learning_rate": 1e-3,
-}
-
-
-@pytest.fixture(scope="module")
-def train(prepared):
-    return prepared.train.examples()
-
-
-@pytest.fixture
-def make_model(prepared, tiny_settings):
-    """A function: changed settings -> a fresh copy of the teacher with an untrained policy."""
-
-    def make(changes=None):
-        return Model(prepared, override(tiny_settings, QUICK | (changes or {})))
-
-    return make
-
-
-@pytest.fixture
-def model(make_model):
-    return make_model()
 
 
 class Told(list):
@@ -84,6 +50,11 @@ def logits_of(encoder, tokens):
 
 def right(encoder, examples):
     return float((logits_of(encoder, examples.tokens).argmax(-1) == examples.labels).double().mean())
+
+
+def logits_at(model, batch, point=0):
+    """Returns the policy's logits at dial 0."""
+    return model.policy.logits(batch, point, torch.zeros(1, len(batch)))[0]
 
 
 # Teacher.
@@ -132,15 +103,24 @@ def test_measuring_a_training_pass_changes_nothing(model, train):
 # Select.
 
 
-def test_select_leaves_the_encoder_bit_for_bit_and_raises_the_reward(model, train):
+DIALS = {"select.dial_range": 1.0}
+# Relaxed decisions learn of the tokens that were kept alone, and so more slowly, where few may stay not at all.
+GUMBEL = {"selector": "gumbel", "select.penalty": 0.1, "select.documents": 640}
+LEARNING = {"policy": {}, "policy, dials": DIALS, "gumbel": GUMBEL, "gumbel, dials": GUMBEL | DIALS}
+learning = pytest.mark.parametrize("changes", LEARNING.values(), ids=LEARNING)
+
+
+@learning
+def test_select_leaves_the_encoder_bit_for_bit_and_raises_the_reward(make_model, train, changes):
+    model = make_model(changes)
     encoder, policy = weights_of(model.encoder.model), weights_of(model.policy)
     told = Told()
     model.select(train, model.sampler(train), told)
     assert same(weights_of(model.encoder.model), encoder)
     assert all(parameter.requires_grad for parameter in model.encoder.model.parameters())
     assert all(parameter.grad is None for parameter in model.encoder.model.parameters())
-    assert not same(weights_of(model.policy), policy)
-    assert [step["step"] for step in told] == list(range(1, 21))
+    assert all(not torch.equal(value, policy[name]) for name, value in weights_of(model.policy).items())
+    assert [step["step"] for step in told] == list(range(1, model.settings.select.documents // 16 + 1))
     first, last = (np.mean([step["reward"] for step in part]) for part in (told[:4], told[-4:]))
     assert last > first + 0.1
 
@@ -150,7 +130,7 @@ def test_select_learns_to_keep_the_word_that_decides(model, train, prepared):
     markers = torch.tensor(prepared.tokenizer.convert_tokens_to_ids(["alpha", "beta"]))
     with torch.no_grad():
         state = model.dynamics.reset(train.tokens)
-        keep = model.policy.logits(state.batch, 0).sigmoid()
+        keep = logits_at(model, state.batch).sigmoid()
     is_marker = torch.isin(train.tokens.input_ids, markers)
     others = ~is_marker & ~train.tokens.protected
     assert keep[is_marker].mean() > keep[others].mean() + 0.1
@@ -191,7 +171,9 @@ def make_alone(sampler, weights, item):
     return sampler.gradients(weights, [item])
 
 
-def test_a_steps_gradient_does_not_depend_on_how_it_is_cut_into_items(model, train):
+@learning
+def test_a_steps_gradient_does_not_depend_on_how_it_is_cut_into_items(make_model, train, changes):
+    model = make_model(changes)
     weights, sampler = flatten(model.policy), model.sampler(train)
     documents = (3, 1, 4, 15, 9, 2, 6)
     whole = sampler.gradient(weights, RolloutItem(index=0, version=5, documents=documents)).gradient
@@ -248,12 +230,22 @@ def test_the_policys_weights_travel_as_one_read_only_vector(make_model):
 
 
 @pytest.fixture
-def rollout(make_model, train):
-    """A finished rollout of two documents and two samples, to be given numbers by hand."""
-    model = make_model({"select.samples": 2})
-    part = train.take(torch.tensor([0, 1]), torch.device("cpu"))
-    item = RolloutItem(index=0, version=0, documents=(0, 1))
-    return model.sampler(train)._sample(part, torch.tensor([0, 1]), item)[0]
+def make_rollout(make_model, train):
+    """A function: how many samples -> a finished rollout of two documents, to be given numbers by hand."""
+
+    def make(samples):
+        model = make_model({"select.samples": samples})
+        part = train.take(torch.tensor([0, 1]), torch.device("cpu"))
+        item = RolloutItem(index=0, version=0, documents=(0, 1))
+        return model.sampler(train)._sample(part, torch.tensor([0, 1]), item)[0]
+
+    return make
+
+
+@pytest.fixture
+def rollout(make_rollout):
+    """Such a rollout of two samples."""
+    return make_rollout(2)
 
 
 LOG_PROB = torch.tensor([[[-2.0, -1.0], [-3.0, -3.0]], [[0.0, 0.0], [-1.0, 0.0]]])
@@ -262,108 +254,180 @@ REWARDS = torch.tensor([[1.0, 0.0], [0.0, 4.0]])
 LENGTHS = torch.tensor([4, 16])
 
 
-def test_the_policys_loss_by_hand(rollout, tiny_settings):
-    # Leave one out: A = (1, −4) and (−1, 4). −mean A·log π/√n of −2/2, 4/4; 4/2, −12/4 is −(−1 + 1 + 2 − 3)/4.
-    numbers = dataclasses.replace(
-        rollout, log_prob=LOG_PROB, mean_log_prob=LOG_PROB / 10, entropy=LENGTHS * LOG_PROB.sum(0).abs()
+def numbered(rollout, lengths, log_prob, **others):
+    """Returns the rollout with numbers by hand; its documents are of these lengths."""
+    batch = rollout.state.batch
+    batch = dataclasses.replace(batch, original_lengths=lengths.repeat(len(batch) // len(lengths)))
+    state = dataclasses.replace(rollout.state, batch=batch)
+    return dataclasses.replace(rollout, state=state, log_prob=log_prob, mean_log_prob=log_prob / 10, **others)
+
+
+def loss_of(model, rollout, returns, settings):
+    """Returns the select stage's loss and mean reward where trajectories [points, samples, docs] return this."""
+
+    class Paying(Dynamics):
+        def returns(self, lengths, kept, logits, labels, dials=None):
+            return returns.flatten(1)
+
+    paying = Paying(model.dynamics.encoder, model.points, model.dynamics.terms, model.cost)
+    _, samples, docs = returns.shape
+    counted = samples * docs
+    return select_loss(
+        paying,
+        rollout,
+        torch.zeros(counted, 2),
+        torch.zeros(counted, dtype=torch.long),
+        torch.zeros(samples, docs),
+        settings,
     )
-    assert select_loss(numbers, REWARDS, LENGTHS, tiny_settings.select).item() == pytest.approx(0.25)
+
+
+LATER = torch.tensor([[3.0, 1.0], [0.0, 1.0]])
+"""Returns at the second point, where the first point's charges are past."""
+
+
+def test_the_policys_loss_by_hand(model, rollout, tiny_settings):
+    numbers = numbered(rollout, LENGTHS, LOG_PROB, entropy=LENGTHS * LOG_PROB.sum(0).abs())
+    whole = dataclasses.replace(tiny_settings.select, reward_to_go=False)
+    # Leave one out: A = (1, −4) and (−1, 4). −mean A·log π/√n of −2/2, 4/4; 4/2, −12/4 is −(−1 + 1 + 2 − 3)/4.
+    returns = torch.stack([REWARDS, LATER])
+    loss, reward = loss_of(model, numbers, returns, whole)
+    assert loss.item() == pytest.approx(0.25)
+    assert reward == pytest.approx(1.25)  # of the whole: 1, 0, 0, 4
     # Entropies per token 2, 1, 4, 3 are 2.5 in the mean.
-    with_entropy = dataclasses.replace(tiny_settings.select, entropy=0.1)
-    assert select_loss(numbers, REWARDS, LENGTHS, with_entropy).item() == pytest.approx(0.0, abs=1e-6)
+    with_entropy = dataclasses.replace(whole, entropy=0.1)
+    assert loss_of(model, numbers, returns, with_entropy)[0].item() == pytest.approx(0.0, abs=1e-6)
 
 
-def test_the_loss_of_siblings_by_hand(rollout, tiny_settings):
-    # One document of 4 tokens, samples 0 and 2, 1 and 3 siblings; returns 1, 5, 3, 9. Shared −5, 5, −5, 5; parted −2,
-    # −4, 2, 4. With log π of −1, −2, −1, −2 and −1, −2, −3, −4: 5 − 10 + 5 − 10 + 2 + 8 − 6 − 16 = −22, over −4·√4.
-    log_prob = torch.tensor([[[-1.0], [-2.0], [-1.0], [-2.0]], [[-1.0], [-2.0], [-3.0], [-4.0]]])
-    numbers = dataclasses.replace(rollout, log_prob=log_prob, mean_log_prob=log_prob, entropy=torch.zeros(4, 1))
-    rewards = torch.tensor([[1.0], [5.0], [3.0], [9.0]])
-    loss = select_loss(numbers, rewards, torch.tensor([4]), tiny_settings.select, siblings=2)
-    assert loss.item() == pytest.approx(2.75)
+def test_the_policys_loss_on_what_is_still_to_come_by_hand(model, rollout, tiny_settings):
+    # First point as above, on log π of −2, −1; −3, −3: −2/2 + 4/4 + 3/2 − 12/4 = −1.5. Second: A = (3, 0), (−3, 0)
+    # on 0, 0; −1, 0: 3/2. Together 0, over −4.
+    numbers = numbered(rollout, LENGTHS, LOG_PROB, entropy=torch.zeros(2, 2))
+    assert tiny_settings.select.reward_to_go
+    loss, reward = loss_of(model, numbers, torch.stack([REWARDS, LATER]), tiny_settings.select)
+    assert loss.item() == pytest.approx(0.0, abs=1e-6)
+    assert reward == pytest.approx(1.25)
+    # Were the second point's advantages (−5, 0), (5, 0), it were −1.5 − 5/2 = −4, over −4.
+    other = torch.stack([REWARDS, torch.tensor([[0.0, 1.0], [5.0, 1.0]])])
+    assert loss_of(model, numbers, other, tiny_settings.select)[0].item() == pytest.approx(1.0)
 
 
-def test_a_sampler_of_trees_compares_siblings(make_model, train):
-    model = make_model({"select.samples": 4, "select.siblings": 2})
-    sampler, documents = model.sampler(train), torch.arange(8)
-    item = RolloutItem(index=0, version=0, documents=tuple(range(8)))
-    part = train.take(documents, torch.device("cpu"))
-    rollout, rewards = sampler._sample(part, documents, item)
-    assert [len(masks) for masks in rollout.masks] == [2, 2]
-
-    def gradient(siblings):
-        loss = 8 * select_loss(rollout, rewards, part.tokens.lengths, sampler.settings, siblings)
-        parts = torch.autograd.grad(loss, list(model.policy.parameters()), retain_graph=True)
-        return torch.cat([g.flatten() for g in parts]).numpy()
-
-    found = sampler.gradient(flatten(model.policy), item).gradient
-    np.testing.assert_allclose(found, gradient(2), rtol=1e-4, atol=1e-6)
-    assert not np.allclose(found, gradient(1), rtol=1e-2)
-
-
-def test_the_papers_loss_by_hand(rollout, tiny_settings):
+def test_the_papers_loss_by_hand(model, rollout, tiny_settings):
     # Own sample in the baseline: A = (½, −2), (−½, 2); token averages −.2, −.1, −.4, −.3, whatever the length.
     # −mean of −.1, .2, .2, −.6 is .075.
-    numbers = dataclasses.replace(rollout, log_prob=LOG_PROB, mean_log_prob=LOG_PROB / 10)
+    numbers = numbered(rollout, LENGTHS, LOG_PROB, entropy=torch.zeros(2, 2))
     paper = override(tiny_settings, PRESETS["tr-bert"]).select
-    assert select_loss(numbers, REWARDS, LENGTHS, paper).item() == pytest.approx(0.075)
+    loss, _ = loss_of(model, numbers, torch.stack([REWARDS, LATER]), paper)
+    assert loss.item() == pytest.approx(0.075)
 
 
-def test_the_task_loss_by_hand():
-    # Two samples of two documents, one after the other. log 2 where the logits are even.
-    even = torch.zeros(4, 2)
-    labels = torch.tensor([0, 1, 0, 1])
-    teacher = torch.tensor([[0.0, math.log(3)], [0.0, 0.0]])  # (¼, ¾) and (½, ½)
-    tilted = torch.tensor([[0.0, math.log(3)], [0.0, 0.0], [0.0, math.log(3)], [0.0, 0.0]])
-    gold = (math.log(4) + math.log(2)) / 2
-    soft = (0.25 * math.log(4) + 0.75 * math.log(4 / 3) + math.log(2)) / 2
-    for share, temperature, logits, expected in [
-        (0.0, 1.0, tilted, gold),
-        (1.0, 1.0, tilted, soft),
-        (0.25, 1.0, tilted, 0.75 * gold + 0.25 * soft),
-        (1.0, 2.0, even, 4 * math.log(2)),
-    ]:
-        settings = JointSettings(distillation=share, temperature=temperature)
-        assert _task_loss(logits, labels, teacher, 2, settings).item() == pytest.approx(expected, rel=1e-5)
-    assert _task_loss(tilted, labels, None, 2, JointSettings(distillation=1.0)).item() == pytest.approx(gold, rel=1e-5)
+def test_relaxed_trajectories_pay_for_the_tokens_that_they_leave_by_hand(model, rollout, tiny_settings):
+    # Documents of 4 and 16 tokens, λ = 2, tokens the price: sample 0 leaves (4, 2) and (8, 4), ¾ and ⅜ of the price;
+    # sample 1 leaves (2, 1) and (16, 16), ⅜ and 1. At dials 0 and −log 2 the second document's penalty is 4.
+    counts = torch.tensor([[[4.0, 8.0], [2.0, 16.0]], [[2.0, 4.0], [1.0, 16.0]]], requires_grad=True)
+    numbers = numbered(rollout, LENGTHS, LOG_PROB, counts=counts)
+    terms = RewardTerms(penalty=2.0, keep_ratios=(0.0, 0.0), price="tokens")
+    dynamics = Dynamics(model.encoder, model.points, terms, model.cost)
+    dials = torch.tensor([[0.0, -math.log(2)]] * 2)
+    logits, labels = torch.zeros(4, 2), torch.zeros(4, dtype=torch.long)
+    kept = counts.detach().long().flatten(1)
+    numbers = dataclasses.replace(numbers, state=dataclasses.replace(numbers.state, kept=kept))
+    loss, reward = select_loss(dynamics, numbers, logits, labels, dials, tiny_settings.select)
+    paid = [2 * 3 / 4, 4 * 3 / 8, 2 * 3 / 8, 4 * 1]
+    assert loss.item() == pytest.approx(sum(paid) / 4)
+    assert reward == pytest.approx(-math.log(2) - sum(paid) / 4)
+    (gradient,) = torch.autograd.grad(loss, counts)
+    # λ·e^−dial / (two points · n · four trajectories).
+    expected = torch.tensor([2 / (2 * 4 * 4), 4 / (2 * 16 * 4)]).expand(2, 2, 2)
+    assert_close(gradient, expected)
 
 
-def draw_of(docs, version=7):
-    return Draw(seed=0, version=version, documents=torch.arange(docs))
+def test_only_drawn_trajectories_count_and_the_further_one_does_not(model, make_rollout, tiny_settings):
+    # A third sample, deployed, of any numbers: the loss of the first two is as if it were not there.
+    more = torch.cat([LOG_PROB, torch.full((2, 1, 2), -70.0)], 1)
+    entropy = torch.cat([torch.ones(2, 2), torch.full((1, 2), 50.0)])
+    settings = dataclasses.replace(tiny_settings.select, entropy=0.1)
+    returns = torch.stack([REWARDS, LATER])
+    found = loss_of(model, numbered(make_rollout(3), LENGTHS, more, entropy=entropy), returns, settings)
+    two = numbered(make_rollout(2), LENGTHS, LOG_PROB, entropy=entropy[:2])
+    expected = loss_of(model, two, returns, settings)
+    assert found[0].item() == pytest.approx(expected[0].item())
 
 
-def test_every_document_of_the_joint_stage_is_also_deployed_at_a_dial_of_its_own():
-    dials, deployed = _joint_dials(JointSettings(samples=3, dial_range=2.0, keep_all=0.1), draw_of(4000))
-    assert dials.shape == (4, 4000)
-    assert deployed.tolist() == [False, False, False, True]
-    assert torch.equal(dials[:3], torch.zeros(3, 4000))
-    whole = dials[3].isinf()
-    assert float(whole.double().mean()) == pytest.approx(0.1, abs=0.015)
-    assert (dials[3][whole] > 0).all()
-    offsets = dials[3][~whole]
-    assert offsets.abs().max() <= 2.0
-    assert float(offsets.mean()) == pytest.approx(0.0, abs=0.07)
-    assert float(offsets.std()) == pytest.approx(2.0 / math.sqrt(3), abs=0.05)
+@learning
+def test_an_items_gradient_is_that_of_the_environments_returns(make_model, train, changes):
+    model = make_model(changes)
+    item = RolloutItem(index=0, version=3, documents=(3, 1, 4, 15))
+    found = model.sampler(train).gradient(flatten(model.policy), item)
+    documents = torch.tensor(item.documents)
+    part, draw = train.take(documents, torch.device("cpu")), Draw(seed=0, version=3, documents=documents)
+    dials = drawn_dials(model.settings.select, draw, 4)
+    tau = model.settings.select.temperature if "selector" in changes else None
+    rollout = sample_trajectories(model.dynamics, model.policy, part.tokens, draw, dials, temperature=tau)
+    logits, labels = model.encoder.logits(rollout.state.batch), part.labels.repeat(4)
+    lengths, kept = part.tokens.lengths.repeat(4), rollout.state.kept
+    returns = model.dynamics.returns(lengths, kept, logits.detach(), labels, dials.flatten()).view(2, 4, 4)
+    assert found.reward == pytest.approx(float(returns[0].mean()), abs=1e-5)
+    if tau is None:
+        others = (returns.sum(1, keepdim=True) - returns) / 3
+        log_prob = rollout.log_prob / part.tokens.lengths.sqrt()
+        loss = -((returns - others) * log_prob).sum() / 4  # summed over documents, meaned over samples
+    else:
+        charge = model.dynamics.charge(lengths, rollout.counts.flatten(1))
+        paid = model.settings.select.penalty * torch.exp(-dials.flatten()) * charge
+        loss = (torch.nn.functional.cross_entropy(logits, labels, reduction="none") + paid).sum() / 4
+    parts = torch.autograd.grad(loss, list(model.policy.parameters()))
+    gradient = torch.cat([part.flatten() for part in parts]).numpy()
+    assert np.abs(gradient).max() > 1e-3
+    np.testing.assert_allclose(found.gradient, gradient, rtol=1e-3, atol=1e-5)
 
 
-def test_a_documents_dial_depends_on_step_and_document_alone():
-    settings = JointSettings()
-    dials, _ = _joint_dials(settings, draw_of(50))
-    part = Draw(seed=0, version=7, documents=torch.tensor([31, 4]))
-    assert torch.equal(_joint_dials(settings, part)[0][-1], dials[-1, [31, 4]])
-    assert not torch.equal(_joint_dials(settings, draw_of(50, version=8))[0], dials)
+# Dials in training.
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (1.0, 50)])
-def test_none_or_all_of_the_deployed_trajectories_may_keep_everything(share, expected):
-    dials, _ = _joint_dials(JointSettings(keep_all=share), draw_of(50))
-    assert int(dials[-1].isinf().sum()) == expected
+def test_a_document_has_one_dial_for_all_its_samples_and_its_own_in_each_step(tiny_settings):
+    settings = dataclasses.replace(tiny_settings.select, dial_range=2.0)
+    dials = drawn_dials(settings, Draw(seed=0, version=7, documents=torch.arange(4000)), 3)
+    assert dials.shape == (3, 4000)
+    assert torch.equal(dials[0].expand(3, -1), dials)
+    assert dials.abs().max() <= 2.0
+    assert float(dials.mean()) == pytest.approx(0.0, abs=0.07)
+    assert float(dials.std()) == pytest.approx(2.0 / math.sqrt(3), abs=0.05)
+    part = drawn_dials(settings, Draw(seed=0, version=7, documents=torch.tensor([31, 4])), 2)
+    assert torch.equal(part, dials[:2, [31, 4]])
+    for draw in (
+        Draw(seed=0, version=8, documents=torch.arange(50)),
+        Draw(seed=1, version=7, documents=torch.arange(50)),
+    ):
+        assert not torch.equal(drawn_dials(settings, draw, 1)[0], dials[0, :50])
 
 
-def test_without_a_dial_range_no_trajectory_is_deployed():
-    dials, deployed = _joint_dials(JointSettings(samples=2, dial_range=0.0), draw_of(5))
-    assert torch.equal(dials, torch.zeros(2, 5))
-    assert deployed.tolist() == [False, False]
+def test_without_a_range_every_dial_is_0(tiny_settings):
+    dials = drawn_dials(tiny_settings.select, Draw(seed=0, version=7, documents=torch.arange(5)), 3)
+    assert torch.equal(dials, torch.zeros(3, 5))
+
+
+def test_a_policy_of_a_range_of_dials_sees_them_and_samples_along_them(make_model, train):
+    assert make_model().policy.features == ("document", "neighbours")
+    model = make_model({"select.dial_range": 6.0})
+    assert model.policy.features == ("document", "neighbours", "dial")
+    documents = torch.arange(40)
+    item = RolloutItem(index=0, version=0, documents=tuple(range(40)))
+    part = train.take(documents, torch.device("cpu"))
+    rollout, _, dials = model.sampler(train)._sample(part, documents, item)
+    assert torch.equal(dials, drawn_dials(model.settings.select, Draw(seed=0, version=0, documents=documents), 4))
+    kept = rollout.state.kept.view(2, 4, 40).sum((0, 1)) / part.tokens.lengths
+    assert kept[dials[0] > 2].min() > kept[dials[0] < -2].max()  # an untrained policy keeps by the dial alone
+
+
+def test_a_rule_has_nothing_to_select(make_model, train):
+    class Untouched:
+        def gradients(self, weights, items):
+            pytest.fail("a gradient was asked for")
+
+    model = make_model({"selector": "first", "select.warm_start_documents": 240})
+    model.select(train, Untouched(), lambda step: pytest.fail("a step was taken"))
+    assert not list(model.policy.parameters())
 
 
 # The paper's recipe.
@@ -394,10 +458,10 @@ def test_the_guided_sample_keeps_the_most_salient_tokens_and_then_all_of_them(ma
     documents = torch.arange(10, 16)
     part = train.take(documents, torch.device("cpu"))
     item = RolloutItem(index=0, version=0, documents=tuple(documents.tolist()), guided=True)
-    rollout, _ = model.sampler(train)._sample(part, documents, item)
+    rollout, *_ = model.sampler(train)._sample(part, documents, item)
     _, scores = saliency(model.encoder, part.tokens, part.labels, model.points)
     with torch.no_grad():
-        probability = model.policy.logits(model.dynamics.reset(part.tokens).batch, 0).sigmoid()
+        probability = logits_at(model, model.dynamics.reset(part.tokens).batch).sigmoid()
     offsets = part.tokens.offsets.tolist()
     for start, end in itertools.pairwise(offsets):
         count = round(float(probability[start:end].sum()))
@@ -407,7 +471,7 @@ def test_the_guided_sample_keeps_the_most_salient_tokens_and_then_all_of_them(ma
     kept = rollout.state.kept.view(2, 3, 6)
     assert torch.equal(kept[0, -1], kept[1, -1])  # held to at the second point
     assert not torch.equal(kept[0, 0], kept[1, 0])  # as the drawn samples are not
-    plain, _ = model.sampler(train)._sample(part, documents, dataclasses.replace(item, guided=False))
+    plain, *_ = model.sampler(train)._sample(part, documents, dataclasses.replace(item, guided=False))
     assert torch.equal(plain.masks[0][:2], rollout.masks[0][:2])
     assert not torch.equal(plain.masks[0][2], rollout.masks[0][2])
 
@@ -420,7 +484,7 @@ def agreement(model, train):
     (batch, _), scores = saliency(model.encoder, train.tokens, train.labels, model.points)
     targets = most_salient(batch, scores, 0.5 * train.tokens.lengths)[0]
     with torch.no_grad():
-        keep = model.policy.logits(model.dynamics.reset(train.tokens).batch, 0) >= 0
+        keep = logits_at(model, model.dynamics.reset(train.tokens).batch) >= 0
     free = ~train.tokens.protected
     return float((keep == targets)[free].double().mean())
 
@@ -439,66 +503,6 @@ def test_without_documents_there_is_no_warm_start(make_model, train):
     before = flatten(model.policy)
     warm_start(model.policy, model.dynamics, train, model.settings.select, model.settings.compute, 0)
     assert np.array_equal(flatten(model.policy), before)
-
-
-# Joint.
-
-
-def test_the_joint_stage_trains_encoder_and_policy_alike_for_the_same_seed(make_model, train):
-    found = []
-    for seed in (0, 0, 1):
-        model, told = make_model({"seed": seed}), Told()
-        load_flat(model.policy, flatten(make_model().policy))
-        encoder, policy = weights_of(model.encoder.model), weights_of(model.policy)
-        model.join(train, told)
-        assert [step["step"] for step in told] == [1, 2, 3, 4]
-        assert all(math.isfinite(step["task"]) and math.isfinite(step["reward"]) for step in told)
-        moved = [not torch.equal(value, encoder[name]) for name, value in model.encoder.model.state_dict().items()]
-        assert all(moved)
-        assert not same(weights_of(model.policy), policy)
-        assert not model.encoder.model.training
-        found.append(weights_of(model.encoder.model) | weights_of(model.policy))
-    assert same(found[0], found[1])
-    assert not same(found[0], found[2])
-
-
-def test_a_joint_stage_of_no_documents_is_left_out(make_model, train):
-    model = make_model({"joint.documents": 0})
-    before = weights_of(model.encoder.model)
-    model.join(train, lambda step: pytest.fail("a step was taken"))
-    assert same(weights_of(model.encoder.model), before)
-
-
-def test_distillation_follows_the_teacher_and_gold_labels_do_not(make_model, train):
-    turned = Examples(train.tokens, train.labels, train.teacher_logits.flip(1))
-    shares = []
-    for distillation in (1.0, 0.0):
-        model = make_model({"joint.distillation": distillation, "joint.documents": 640, "joint.learning_rate": 2e-3})
-        model.join(turned, lambda step: None)
-        shares.append(right(model.encoder, train))
-    assert shares[0] < 0.3
-    assert shares[1] > 0.7
-
-
-@pytest.mark.parametrize("changes", [{"joint.keep_all": 1.0}, {"joint.dial_range": 0.0}, {"joint.distillation": 0.0}])
-def test_no_setting_of_the_joint_stage_makes_a_weight_not_a_number(make_model, train, changes):
-    model = make_model(changes | {"joint.documents": 32})
-    model.join(train, lambda step: None)
-    for value in (weights_of(model.encoder.model) | weights_of(model.policy)).values():
-        assert value.isfinite().all()
-
-
-def test_a_step_cut_by_its_token_budget_learns_the_same(make_model, train):
-    found = []
-    for tokens in (16384, 40):
-        model = make_model({"joint.documents": 16, "compute.tokens_per_batch": tokens})
-        told = Told()
-        model.join(train, told)
-        found.append((told[0]["loss"], flatten(model.policy)))
-    assert found[1][0] == pytest.approx(found[0][0], rel=1e-4)
-    # Adam's first step moves each weight by about its learning rate, here 5e-4; rounding must not turn it.
-    close = np.isclose(found[0][1], found[1][1], rtol=0, atol=2e-5)
-    assert close.mean() > 0.98
 
 
 # The model around them.

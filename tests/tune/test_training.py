@@ -7,10 +7,13 @@ import torch
 
 from trbert.errors import InputError
 from trbert.latency import LatencyTable
+from trbert.modeling import load
+from trbert.selectors import LEARNED, SELECTORS
 from tune.settings import PRESETS, override
-from tune.training import KEEP_ALL, SPEED_UPS, Model, spread_dials
+from tune.training import SPEED_UPS, Model, dial_curve, spread_dials
 
 QUICK = {"select.points": (0, 2)}
+KEEP_ALL = 1000.0
 
 
 @pytest.fixture
@@ -69,10 +72,67 @@ def test_where_time_is_the_price_the_prepared_table_is_paid(prepared, tiny_setti
         make(prepared, tiny_settings, {"select.price": "latency"})
 
 
-def test_the_paper_s_recipe_has_heads_without_context(prepared, tiny_settings):
-    assert make(prepared, tiny_settings).policy.context
-    assert not make(prepared, tiny_settings, {"policy_context": False}).policy.context
-    assert PRESETS["tr-bert"]["policy_context"] is False
+def test_what_heads_see_is_set_and_the_papers_see_their_token_alone(prepared, tiny_settings):
+    assert make(prepared, tiny_settings).policy.features == ("document", "neighbours")
+    assert make(prepared, tiny_settings, {"policy_features": ("neighbours",)}).policy.features == ("neighbours",)
+    assert make(prepared, tiny_settings, PRESETS["tr-bert"]).policy.features == ()
+    paper = make(prepared, tiny_settings, PRESETS["tr-bert"] | {"select.dial_range": 1.0})
+    assert paper.policy.features == ("dial",)  # one policy for many penalties must see which
+
+
+SHORT = {
+    "select.documents": 32,
+    "select.samples": 2,
+    "select.warm_start_documents": 16,
+    "joint.documents": 16,
+    "joint.samples": 2,
+}
+
+
+@pytest.mark.parametrize("changes", [{"selector": name} for name in SELECTORS] + [{"select.dial_range": 2.0}], ids=str)
+def test_a_model_of_every_selector_is_trained_measured_and_saved(changes, prepared, tiny_settings, tmp_path):
+    model = make(prepared, tiny_settings, SHORT | changes)
+    train, split = prepared.train.examples(), prepared.validation.examples()
+    name, learns = model.selector.name, model.selector.name in LEARNED
+    told = []
+    model.select(train, model.sampler(train), lambda step: told.append("select"))
+    model.join(train, lambda step: told.append("joint"))
+    assert told == ["select"] * (2 if learns else 0) + ["joint"]
+
+    curve = dial_curve(model, split, lambda share: told.append(share))
+    assert told[-1] == 1.0
+    dials = [point.dial for point in curve]
+    assert dials == sorted(dials)
+    assert {model.selector.default_dial, model.selector.keep_all} <= set(dials)
+    speed_ups = [point.validation.speed_up for point in curve]
+    assert speed_ups == sorted(speed_ups, reverse=True)
+    assert curve[-1].validation.kept == (1.0,) * len(model.points)
+    unreduced = model.encoder.unreduced_logits(split.tokens).argmax(-1) == split.labels
+    assert curve[-1].validation.quality == float(unreduced.double().mean())
+
+    deployed, drawn = model.evaluate(split, model.selector.default_dial), model.evaluate_sampled(split)
+    assert (untimed(drawn) == untimed(deployed)) != learns  # a rule draws nothing
+
+    model.deployable().save_pretrained(tmp_path)
+    own = load(tmp_path)
+    assert (own.selector.name, own.config.dial) == (name, model.selector.default_dial)
+    assert tuple(own.config.points) == model.points
+    if name == "saliency":  # a reference, which has no labels where it is deployed
+        with pytest.raises(InputError, match="the saliency rule needs the documents' labels"):
+            own(split.tokens.input_ids[None, :5])
+        return
+    documents = [ids[None] for ids in split.tokens.input_ids.split(split.tokens.lengths.tolist())]
+    with torch.no_grad():
+        answers = torch.cat([own(ids).logits for ids in documents]).argmax(-1)
+    assert float((answers == split.labels).double().mean()) == deployed.quality
+
+
+def test_a_rule_that_needs_attention_stands_at_fewer_points_with_ratios_of_its_own(prepared, tiny_settings):
+    # As a search has them: one free ratio for each point that was asked for.
+    changes = {"selector": "attention", "select.points": (0, 1), "select.keep_ratios": (0.1, 0.1)}
+    model = make(prepared, tiny_settings, changes)
+    assert model.points == (1,)
+    assert len(model.dynamics.terms.keep_ratios) == 1
 
 
 def test_the_dials_measured_lie_near_the_speed_ups_wanted(prepared, tiny_settings, split):

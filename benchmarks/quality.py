@@ -1,0 +1,482 @@
+"""Quality at a given cost: data set × selector × speed-up, on each test split, and what each ingredient adds.
+
+    python benchmarks/quality.py --data DIR                      # all that is not there yet, then the report
+    python benchmarks/quality.py --data DIR --only imdb/policy   # the units whose name contains this
+    python benchmarks/quality.py --report                        # the report of the units that are there
+    python benchmarks/quality.py --list                          # the units, and which are there
+
+A unit is one model trained and measured, and leaves one file in docs/results/quality, so that a stopped run goes on
+where it was, here or on another machine. Dials are chosen on validation, for their speed-up alone; test is reported on.
+Writes docs/results/quality.md and quality.png.
+"""
+
+import argparse
+import datetime
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from quality_report import write_report
+from torch import Tensor
+
+from trbert.cost import CostModel, speed_up
+from trbert.data import Rows, Splits, load_splits
+from trbert.encoder import Encoder
+from trbert.evaluate import reduced_logits, unreduced_logits
+from trbert.packed import Tokens
+from trbert.pretrained import load_classifier
+from trbert.reduction import Reduced, reduced_forward
+from trbert.shapes import DocIndex, Kept, Logits
+from trbert.tasks import encode
+from trbert.timing import machine
+from tune.learner import autocast, pick_device
+from tune.prepare import Prepared, prepare
+from tune.runs import versions, write_json
+from tune.settings import TR_BERT, Settings, override
+from tune.stages import Examples, train_teacher
+from tune.training import Model
+
+OUT = Path("docs/results")
+TO_SPARE = 0.02
+"""How much faster than the target a dial must be on validation, that it may be as fast on test."""
+DEVELOPMENT = 3000
+CALIBRATION = 500
+"""Validation documents on which a dial's speed-up is measured."""
+LEARNED = ("policy", "gumbel")
+RULES = ("first", "random", "attention", "saliency")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """One row of the table of what must be reached.
+
+    Attributes:
+        folder: of its parquet files, below --data.
+        settings: of data and teacher.
+        recipe: of every selector's stages, beyond the defaults.
+        targets: speed-ups to measure at.
+        must: speed-up and the most points that may be lost.
+        aim: the same, hoped for.
+        seeds: of the policy; rivals have one.
+        units: which variants are run.
+    """
+
+    folder: str
+    settings: dict[str, Any]
+    recipe: dict[str, Any] = field(default_factory=dict)
+    targets: tuple[float, ...] = (2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 15.0)
+    must: tuple[tuple[float, float], ...]
+    aim: tuple[tuple[float, float], ...]
+    seeds: int = 1
+    units: tuple[str, ...] = ("policy", "gumbel", *RULES, "tr-bert", "truncate")
+
+
+NEWS = {"data.max_length": 256, "data.train_rows": 4000, "teacher.learning_rate": 2e-4, "teacher.epochs": 6.0}
+SETS: dict[str, DataSet] = {
+    "20news": DataSet(
+        folder="20news",
+        settings=NEWS,
+        recipe={"joint.documents": 16000},
+        must=((6.0, 0.5), (10.0, 2.0)),
+        aim=((10.0, 0.5), (15.0, 1.5)),
+        seeds=3,
+    ),
+    "20news-512": DataSet(
+        folder="20news",
+        settings={"data.max_length": 512, "teacher.learning_rate": 2e-4, "teacher.epochs": 3.0},
+        recipe={"joint.documents": 20000},
+        targets=(4.0, 6.0, 8.0, 12.0),
+        must=((6.0, 0.5),),
+        aim=((12.0, 0.5),),
+        units=("policy",),
+    ),
+    "20news-clean": DataSet(
+        folder="20news",
+        settings={**NEWS, "data.text_column": "text_clean"},
+        recipe={"joint.documents": 16000},
+        targets=(2.0, 3.0, 4.0, 6.0, 8.0),
+        must=((4.0, 1.0),),
+        aim=((8.0, 1.0),),
+        units=("policy", "gumbel", "truncate"),
+    ),
+    "imdb": DataSet(
+        folder="imdb",
+        settings={"data.max_length": 256, "data.train_rows": 4000, "data.test_rows": 10000},
+        recipe={"joint.documents": 16000},
+        targets=(2.0, 3.0, 4.0, 5.0, 6.0, 8.0),
+        must=((3.0, 1.0), (5.0, 2.0)),
+        aim=((5.0, 0.5), (8.0, 1.5)),
+        seeds=3,
+    ),
+    "sst2": DataSet(
+        folder="sst2",
+        settings={"data.max_length": 128, "teacher.epochs": 2.0, "teacher.batch_size": 64},
+        recipe={
+            "joint.documents": 67000,
+            "joint.batch_size": 64,
+            "select.documents": 8000,
+            "select.step_documents": 64,
+        },
+        targets=(1.7, 2.0, 2.5, 3.0, 4.0),
+        must=((1.7, 0.5),),
+        aim=((2.5, 0.5),),
+        units=("policy", "gumbel", "truncate"),
+    ),
+    "qnli": DataSet(
+        folder="qnli",
+        settings={"data.text_column": "text_a,text_b", "data.max_length": 128},
+        recipe={"joint.documents": 32000},
+        targets=(2.0, 3.0, 4.0),
+        must=((2.0, 1.0),),
+        aim=((3.0, 0.5),),
+        units=("policy", "gumbel", "truncate"),
+    ),
+}
+
+SHORT = {"joint.documents": 2000}
+"""Ablations, all on 20news with one seed: what an ingredient adds shows before the encoder has made up for it."""
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "base": {},
+    "no neighbours": {"policy_features": ("document",)},
+    "no document": {"policy_features": ("neighbours",)},
+    "a token alone": {"policy_features": ()},
+    "no reward-to-go": {"select.reward_to_go": False},
+    "no warm start": {"select.warm_start_documents": 0},
+    "entropy 0.01": {"select.entropy": 0.01},
+    "guided samples": {"select.guided_share": 0.5},
+    "points (0, 1)": {"select.points": (0, 1)},
+    "points (0, 3)": {"select.points": (0, 3)},
+    "points (1, 3)": {"select.points": (1, 3)},
+    "points (0, 1, 3)": {"select.points": (0, 1, 3)},
+    "points (0, 2, 4)": {"select.points": (0, 2, 4)},
+    "dial conditioned": {"select.dial_range": 1.5},
+    "more select": {"select.documents": 6000},
+    "joint lr 2e-4": {"joint.learning_rate": 2e-4},
+    "no distillation": {"joint.distillation": 0.0},
+    "gumbel": {"selector": "gumbel"},
+}
+LONG = (1024, 2048)
+"""Tokens that a reduced model reads, its teacher 512: is it better, at no more FLOPs?"""
+SEPARATE = (0.15, 0.3, 0.6, 1.2, 2.4)
+"""Penalties of the models that one conditioned model is compared with."""
+
+
+def main() -> None:
+    # Every row of tokens has a length of its own, and each leaves compiled products behind.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    options = _parser().parse_args()
+    folder = Path(options.out) / "quality"
+    found = units(Path(options.data), options)
+    if options.list:
+        for name in found:
+            print("done " if _file(folder, name).exists() else "     ", name)
+        return
+    if not options.report:
+        for name, unit in found.items():
+            if options.only in name and not _file(folder, name).exists():
+                _run(name, unit, _file(folder, name), options)
+    if options.report or not options.only:
+        write_report(Path(options.out), folder, {name: asdict(each) for name, each in SETS.items()})
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="../shared/data", help="folder of the sets' folders")
+    parser.add_argument("--out", default=str(OUT), help="folder of the report; its folder quality holds the units")
+    parser.add_argument("--only", default="", help="run the units whose name contains this, and write no report")
+    parser.add_argument("--report", action="store_true", help="run nothing")
+    parser.add_argument("--list", action="store_true", help="name the units, and run nothing")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--device", default="auto")
+    return parser
+
+
+def _file(folder: Path, name: str) -> Path:
+    kind = "".join(letter if letter.isalnum() or letter in "-./" else "_" for letter in name)
+    return folder / f"{kind}.json"
+
+
+def _run(name: str, unit: Callable[[], dict[str, Any]], path: Path, options: argparse.Namespace) -> None:
+    started = time.perf_counter()
+    print(f"{name} …", flush=True)
+    told = unit()
+    device = pick_device(options.device)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(
+        path,
+        {
+            "unit": name,
+            "date": str(datetime.date.today()),
+            "seconds": round(time.perf_counter() - started, 1),
+            "machine": f"{machine(device)}, {options.threads} threads",
+            "versions": versions(),
+            **told,
+        },
+    )
+    print(f"{name}: {_in_short(told)}", flush=True)
+
+
+def _in_short(told: dict[str, Any]) -> str:
+    return ", ".join(f"{100 * p['quality']:.2f} @ {p['speed_up']:.2f}x" for p in told["points"])
+
+
+def units(data: Path, options: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
+    """Returns the pieces of work by name, the important ones first."""
+    work: dict[str, Callable[[], dict[str, Any]]] = {}
+    for name, each in SETS.items():
+        base = override(
+            Settings(),
+            {
+                "data.source": str(data / each.folder),
+                "compute.threads": options.threads,
+                "compute.device": options.device,
+                "compute.evaluation": "auto",
+                "select.points": (0, 2),
+                **each.settings,
+                **each.recipe,
+            },
+        )
+        work[f"{name}/teacher"] = partial(the_teacher, base)
+        work |= {f"{name}/{unit}": act for unit, act in _of_set(each, base)}
+    return work
+
+
+def _of_set(each: DataSet, base: Settings) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    for seed in range(each.seeds):
+        own = override(base, {"seed": seed})
+        yield f"policy seed {seed}", partial(trained, base, own, each.targets)
+    for name in each.units:
+        if name == "truncate":
+            for target in each.targets:
+                yield f"truncate {target:g}x seed 0", partial(truncated, base, target)
+        elif name == "tr-bert":
+            # As much time as the policy's joint stage: fewer documents, of eight dearer trajectories each.
+            changes = {**TR_BERT, "select.points": (1, 3), "joint.documents": 3 * base.joint.documents // 16}
+            yield "tr-bert seed 0", partial(trained, base, override(base, changes), each.targets)
+        elif name != "policy":
+            yield f"{name} seed 0", partial(trained, base, override(base, {"selector": name}), each.targets)
+    if each is SETS["20news-512"]:
+        for length in LONG:
+            longer = {"data.max_length": length, "positions": length, "teacher.max_length": 512, "joint.keep_all": 0.02}
+            own = override(base, longer)
+            yield f"long {length}", partial(trained, own, own, (2.0, 4.0, 8.0, 16.0))
+    if each is not SETS["20news"]:
+        return
+    for name, changes in ABLATIONS.items():
+        yield f"ablation {name}", partial(trained, base, override(base, {**SHORT, **changes}), (4.0, 8.0, 12.0), True)
+    targets = (2.0, 3.0, 4.0, 6.0, 8.0)
+    for penalty in SEPARATE:
+        own = override(base, {"select.penalty": penalty, "joint.documents": 8000})
+        yield f"separate penalty {penalty:g}", partial(trained, base, own, targets)
+    conditioned = {"select.dial_range": 1.5, "joint.documents": 12000, "select.documents": 3000}
+    yield "conditioned", partial(trained, base, override(base, conditioned), targets)
+
+
+@cache
+def prepared_for(settings: Settings) -> Prepared:
+    return prepare(settings, None, lambda line: print(line, flush=True))
+
+
+def the_teacher(settings: Settings) -> dict[str, Any]:
+    """Returns the teacher's result, and that of TF-IDF with logistic regression on the same rows."""
+    prepared = prepared_for(settings)
+    encoder = Encoder(prepared.classifier(pick_device(settings.compute.device)))
+    test = prepared.test.examples()
+    with autocast(encoder.device, settings.compute.evaluation):
+        logits = unreduced_logits(encoder, test.tokens)
+    own = {
+        "quality": prepared.teacher_test,
+        "speed_up": 1.0,
+        "gflops": float(CostModel.of(encoder).unreduced(test.tokens.lengths).mean()) / 1e9,
+        "correct": _bits(logits, test.labels),
+    }
+    return {"points": [own]} | {
+        "tfidf": tfidf(settings),
+        "validation": prepared.teacher_validation,
+        "documents": {name: len(getattr(prepared, name).labels) for name in ("train", "validation", "test")},
+        "settings": _told(settings),
+    }
+
+
+def tfidf(settings: Settings) -> float:
+    """Returns the test accuracy of logistic regression on TF-IDF of single words, on the teacher's training rows."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    splits = _splits(settings)
+    model = make_pipeline(TfidfVectorizer(sublinear_tf=True), LogisticRegression(C=10.0, max_iter=2000))
+    model.fit(_whole(splits.train), splits.train.labels)
+    return float(model.score(_whole(splits.test), splits.test.labels))
+
+
+def _splits(settings: Settings) -> Splits:
+    data = settings.data
+    return load_splits(
+        data.source,
+        text_column=data.text_column,
+        label_column=data.label_column,
+        seed=settings.seed,
+        train_rows=data.train_rows,
+        validation_rows=data.validation_rows,
+        test_rows=data.test_rows,
+    )
+
+
+@cache
+def development(settings: Settings) -> Examples:
+    """Returns training rows that the teacher did not see: what ingredients are chosen on, since test must not be."""
+    seen = set(_splits(settings).train.texts)
+    rows = _splits(override(settings, {"data.train_rows": None})).train
+    unseen = [index for index, text in enumerate(rows.texts) if text not in seen][:DEVELOPMENT]
+    tokens, _ = encode(
+        prepared_for(settings).tokenizer, [rows.texts[index] for index in unseen], settings.data.max_length
+    )
+    return Examples(tokens, torch.tensor(rows.labels)[unseen])
+
+
+def _whole(rows: Rows) -> list[str]:
+    if rows.second_texts is None:
+        return list(rows.texts)
+    return [f"{first} {second}" for first, second in zip(rows.texts, rows.second_texts, strict=True)]
+
+
+def trained(base: Settings, settings: Settings, targets: tuple[float, ...], develops: bool = False) -> dict[str, Any]:
+    """Returns what a trained model achieves at each target speed-up, at its default dial, and with all tokens kept.
+
+    On test, or on development rows where something is to be chosen.
+    """
+    prepared = prepared_for(base)  # one teacher for all
+    torch.set_num_threads(settings.compute.threads or 1)
+    model = Model(prepared, settings)
+    train, validation = prepared.train.examples(), prepared.validation.examples()
+    test = development(base) if develops else prepared.test.examples()
+    started = time.perf_counter()
+    model.select(train, model.sampler(train), _told_now("select"))
+    frozen = model.evaluate(validation, model.selector.default_dial)  # before the encoder moves
+    model.join(train, _told_now("joint"))
+    model.encoder.model.eval()
+    seconds = time.perf_counter() - started
+    measured = [_point(model, test, dial, target) for target, dial in dials_for(model, validation, targets)]
+    return {
+        "points": measured,
+        "keep_all": _point(model, test, model.selector.keep_all, None),
+        "default": _point(model, test, model.selector.default_dial, None),
+        "drawn": asdict(model.evaluate_sampled(validation)),
+        "frozen_validation": asdict(frozen),
+        "training_seconds": round(seconds, 1),
+        "settings": _told(settings),
+    }
+
+
+def _told_now(stage: str) -> Callable[[dict[str, float]], None]:
+    def told(step: dict[str, float]) -> None:
+        if step["step"] % 50 == 0 or step["step"] == step["steps"]:
+            print(stage, {name: round(value, 3) for name, value in step.items()}, flush=True)
+
+    return told
+
+
+def _told(settings: Settings) -> dict[str, Any]:
+    return asdict(override(settings, {"data.source": Path(settings.data.source).name}))
+
+
+def dials_for(model: Model, validation: Examples, targets: tuple[float, ...]) -> Iterator[tuple[float, float]]:
+    """Yields each reachable target and a dial that is as fast on validation, with a little to spare.
+
+    The speed-ups of a few documents at every dial give where to look; the rest of the calibration documents correct it.
+    """
+    some = validation.take(torch.arange(min(64, len(validation.labels))), torch.device("cpu"))
+    many = validation.take(torch.arange(min(CALIBRATION, len(validation.labels))), torch.device("cpu"))
+    dials = np.array([*model.selector.dials, model.selector.keep_all])
+    slow = np.maximum.accumulate([-np.log(model.evaluate(some, float(dial)).speed_up) for dial in dials])
+    for target in targets:
+        least = -np.log((1 + TO_SPARE) * target)
+        shift = 0.0
+        for _ in range(5):
+            if not slow[0] <= least + shift <= slow[-1]:
+                break
+            dial = float(np.interp(least + shift, slow, dials))
+            reached = model.evaluate(many, dial).speed_up
+            if target * (1 + TO_SPARE / 2) <= reached <= target * (1 + 2 * TO_SPARE):
+                yield target, dial
+                break
+            shift += least + np.log(reached)
+        else:
+            if reached >= target:
+                yield target, dial
+
+
+def _point(model: Model, test: Examples, dial: float, target: float | None) -> dict[str, Any]:
+    device, compute = model.encoder.device, model.settings.compute
+
+    def forward(documents: Tensor) -> Reduced:
+        tokens, labels = test.tokens.take(documents).to(device), test.labels[documents].to(device)
+        return reduced_forward(model.encoder, model.selector, tokens, model.points, dial, labels)
+
+    with autocast(device, compute.evaluation):
+        logits, kept = reduced_logits(model.encoder, forward, test.tokens.lengths, compute.tokens_per_batch)
+    return {"target": target, "dial": dial, **_measured(model, test, logits, kept)}
+
+
+def _measured(model: Model, test: Examples, logits: Logits, kept: Kept) -> dict[str, Any]:
+    lengths = test.tokens.lengths
+    flops = model.cost.reduced(lengths, kept, model.points, model.selector.name)
+    return {
+        "quality": float((logits.argmax(-1) == test.labels).double().mean()),
+        "speed_up": speed_up(model.cost.unreduced(lengths), flops),
+        "gflops": float(flops.mean()) / 1e9,
+        "kept": (kept.sum(1) / lengths.sum()).tolist(),
+        "correct": _bits(logits, test.labels),
+    }
+
+
+def _bits(logits: Logits, labels: DocIndex) -> str:
+    """Returns which documents are right, one bit each, in hexadecimal."""
+    return np.packbits((logits.argmax(-1) == labels).numpy()).tobytes().hex()
+
+
+def truncated(settings: Settings, target: float) -> dict[str, Any]:
+    """Returns what a teacher retrained on shorter documents achieves: the length is chosen for its FLOPs.
+
+    It sees as many documents as the teacher and the joint stage together.
+    """
+    prepared = prepared_for(settings)
+    torch.set_num_threads(settings.compute.threads or 1)
+    train, validation, test = (part.examples() for part in (prepared.train, prepared.validation, prepared.test))
+    torch.manual_seed(settings.seed)
+    device = pick_device(settings.compute.device)
+    encoder = Encoder(load_classifier(settings.model, prepared.label_names).model.to(device))
+    cost = CostModel.of(encoder)
+
+    def gain(tokens: Tokens, length: int) -> float:
+        return speed_up(cost.unreduced(tokens.lengths), cost.unreduced(tokens.lengths.clamp(max=length)))
+
+    fits = [n for n in range(3, settings.data.max_length) if gain(validation.tokens, n) >= (1 + TO_SPARE) * target]
+    if not fits:
+        return {"points": [], "settings": _told(settings)}
+    length = max(fits)
+    epochs = settings.teacher.epochs + settings.joint.documents / len(train.labels)
+    own = override(settings, {"teacher.epochs": epochs})
+    short = Examples(train.tokens.truncate(length), train.labels)
+    train_teacher(encoder, short, own.teacher, own.compute, settings.seed, _told_now("truncated"))
+    with autocast(device, settings.compute.evaluation):
+        logits = unreduced_logits(encoder, test.tokens.truncate(length))
+    point = {
+        "target": target,
+        "tokens": length,
+        "quality": float((logits.argmax(-1) == test.labels).double().mean()),
+        "speed_up": gain(test.tokens, length),
+        "correct": _bits(logits, test.labels),
+    }
+    return {"points": [point], "settings": _told(own)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,283 @@
+"""The third stage on the tiny teacher: encoder and selector together, for every selector."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from envs.rollout import Draw, sample_trajectories
+from trbert.reduction import reduced_forward
+from trbert.selectors import LEARNED, RULES, SELECTORS
+from tune.joint import Joint, joint_dials, rule_dials, task_loss
+from tune.settings import JointSettings, SelectSettings
+from tune.stages import Examples, drawn_dials, flatten, load_flat, select_loss
+
+
+class Told(list):
+    """Collects what the stage tells of its steps."""
+
+    def __call__(self, step):
+        self.append(dict(step))
+
+
+def weights_of(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def right(encoder, examples):
+    with torch.no_grad():
+        logits = encoder.unreduced_logits(examples.tokens)
+    return float((logits.argmax(-1) == examples.labels).double().mean())
+
+
+def joint_of(model):
+    settings = model.settings
+    temperature = settings.select.temperature if settings.selector == "gumbel" else None
+    return Joint(model.dynamics, model.selector, settings.select, settings.joint, "float32", temperature)
+
+
+# What it is made of.
+
+
+def test_the_task_loss_by_hand():
+    # Two samples of two documents, one after the other. log 2 where the logits are even.
+    even = torch.zeros(4, 2)
+    labels = torch.tensor([0, 1, 0, 1])
+    teacher = torch.tensor([[0.0, math.log(3)], [0.0, 0.0]])  # (¼, ¾) and (½, ½)
+    tilted = torch.tensor([[0.0, math.log(3)], [0.0, 0.0], [0.0, math.log(3)], [0.0, 0.0]])
+    gold = (math.log(4) + math.log(2)) / 2
+    soft = (0.25 * math.log(4) + 0.75 * math.log(4 / 3) + math.log(2)) / 2
+    for share, temperature, logits, expected in [
+        (0.0, 1.0, tilted, gold),
+        (1.0, 1.0, tilted, soft),
+        (0.25, 1.0, tilted, 0.75 * gold + 0.25 * soft),
+        (1.0, 2.0, even, 4 * math.log(2)),
+    ]:
+        settings = JointSettings(distillation=share, temperature=temperature)
+        assert task_loss(logits, labels, teacher, 2, settings).item() == pytest.approx(expected, rel=1e-5)
+    assert task_loss(tilted, labels, None, 2, JointSettings(distillation=1.0)).item() == pytest.approx(gold, rel=1e-5)
+
+
+def draw_of(docs, version=7):
+    return Draw(seed=0, version=version, documents=torch.arange(docs))
+
+
+def test_every_document_of_the_joint_stage_is_also_deployed_at_a_dial_of_its_own():
+    dials, deployed = joint_dials(
+        SelectSettings(), JointSettings(samples=3, dial_range=2.0, keep_all=0.1), draw_of(4000)
+    )
+    assert dials.shape == (4, 4000)
+    assert deployed.tolist() == [False, False, False, True]
+    assert torch.equal(dials[:3], torch.zeros(3, 4000))
+    whole = dials[3].isinf()
+    assert float(whole.double().mean()) == pytest.approx(0.1, abs=0.015)
+    assert (dials[3][whole] > 0).all()
+    offsets = dials[3][~whole]
+    assert offsets.abs().max() <= 2.0
+    assert float(offsets.mean()) == pytest.approx(0.0, abs=0.07)
+    assert float(offsets.std()) == pytest.approx(2.0 / math.sqrt(3), abs=0.05)
+
+
+def test_a_documents_dial_depends_on_step_and_document_alone():
+    settings = JointSettings()
+    dials, _ = joint_dials(SelectSettings(), settings, draw_of(50))
+    part = Draw(seed=0, version=7, documents=torch.tensor([31, 4]))
+    assert torch.equal(joint_dials(SelectSettings(), settings, part)[0][-1], dials[-1, [31, 4]])
+    assert not torch.equal(joint_dials(SelectSettings(), settings, draw_of(50, version=8))[0], dials)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (1.0, 50)])
+def test_none_or_all_of_the_deployed_trajectories_may_keep_everything(share, expected):
+    dials, _ = joint_dials(SelectSettings(), JointSettings(keep_all=share), draw_of(50))
+    assert int(dials[-1].isinf().sum()) == expected
+
+
+def test_without_a_dial_range_no_trajectory_is_deployed():
+    dials, deployed = joint_dials(SelectSettings(), JointSettings(samples=2, dial_range=0.0), draw_of(5))
+    assert torch.equal(dials, torch.zeros(2, 5))
+    assert deployed.tolist() == [False, False]
+
+
+# The dials of a rule.
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_trajectory_of_a_rule_has_a_dial_of_its_own_from_its_cheapest_to_all(name):
+    selector, settings = RULES[name], JointSettings(keep_all=0.1)
+    dials = rule_dials(selector, settings, draw_of(4000), 3)
+    assert dials.shape == (3, 4000)
+    assert dials.min() >= selector.dials[0]
+    assert dials.max() == 1.0
+    assert float((dials[-1] == 1.0).double().mean()) == pytest.approx(0.1, abs=0.015)
+    assert (dials[:-1] < 1.0).all()
+    # Fractions alike in log: as many between .02 and .02^½ as above it.
+    lower = dials[:2] < selector.dials[0] ** 0.5
+    assert float(lower.double().mean()) == pytest.approx(0.5, abs=0.02)
+    assert not torch.equal(dials[0], dials[1])
+
+
+def test_a_rules_dials_depend_on_step_sample_and_document_alone():
+    selector, settings = RULES["first"], JointSettings()
+    dials = rule_dials(selector, settings, draw_of(50), 3)
+    part = Draw(seed=0, version=7, documents=torch.tensor([31, 4]))
+    assert torch.equal(rule_dials(selector, settings, part, 3), dials[:, [31, 4]])
+    assert not torch.equal(rule_dials(selector, settings, draw_of(50, version=8), 3), dials)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (1.0, 50)])
+def test_none_or_all_of_a_rules_last_trajectories_may_keep_everything(share, expected):
+    dials = rule_dials(RULES["first"], JointSettings(keep_all=share), draw_of(50), 2)
+    assert int((dials[-1] == 1.0).sum()) == expected
+
+
+# The dials of a policy that is conditioned on them.
+
+
+def test_of_a_range_of_dials_the_drawn_samples_share_one_and_the_deployed_one_has_its_own():
+    select, settings = SelectSettings(dial_range=1.5), JointSettings(samples=3, dial_range=2.0, keep_all=0.1)
+    draw = draw_of(400)
+    dials, deployed = joint_dials(select, settings, draw)
+    assert deployed.tolist() == [False, False, False, True]
+    assert torch.equal(dials[:3], drawn_dials(select, draw, 3))
+    assert dials[:3].abs().max() > 1.0
+    own = dials[3].isfinite()
+    assert abs(np.corrcoef(dials[0][own], dials[3][own])[0, 1]) < 0.15
+    alone, _ = joint_dials(select, JointSettings(samples=3, dial_range=0.0), draw)
+    assert torch.equal(alone, dials[:3])
+
+
+# The loss.
+
+
+@pytest.mark.parametrize("changes", [{}, {"selector": "gumbel"}, {"select.dial_range": 2.0}])
+def test_the_loss_of_a_policy_is_the_tasks_on_every_trajectory_and_its_own_on_the_drawn(make_model, train, changes):
+    model = make_model(changes)
+    joint, documents = joint_of(model), torch.arange(6)
+    part, draw = train.take(documents, torch.device("cpu")), Draw(seed=0, version=9, documents=documents)
+    loss, told = joint.loss(part, draw)
+    dials, deployed = joint_dials(joint.select, joint.settings, draw)
+    rollout = sample_trajectories(
+        model.dynamics, model.policy, part.tokens, draw, dials, deployed, temperature=joint.temperature
+    )
+    logits, labels = model.encoder.logits(rollout.state.batch), part.labels.repeat(3)
+    teacher = part.teacher_logits.repeat(3, 1).softmax(-1)
+    task = 0.5 * cross_entropy(logits, labels) + 0.5 * cross_entropy(logits, teacher)
+    learned, reward = select_loss(model.dynamics, rollout, logits, labels, dials[:2], joint.select)
+    assert loss.item() == pytest.approx((task + learned).item(), rel=1e-4)
+    assert told == {"reward": pytest.approx(reward, rel=1e-4), "task": pytest.approx(task.item(), rel=1e-4)}
+    # What the policy learns from: of drawn decisions the reward alone, of relaxed ones the task as well.
+    learns_of_task = torch.autograd.grad(task, list(model.policy.parameters()), allow_unused=True)
+    assert all((g is not None and g.abs().max() > 0) == ("selector" in changes) for g in learns_of_task)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_loss_of_a_rule_is_the_tasks_at_each_trajectorys_dial(name, make_model, train):
+    model = make_model({"selector": name, "joint.distillation": 0.0, "select.points": (1, 2)})
+    joint, documents = joint_of(model), torch.arange(6)
+    part, draw = train.take(documents, torch.device("cpu")), Draw(seed=0, version=9, documents=documents)
+    loss, told = joint.loss(part, draw)
+    losses = []
+    for row in rule_dials(model.selector, joint.settings, draw, joint.settings.samples + 1):
+        for document, dial in enumerate(row.tolist()):
+            own = train.take(torch.tensor([document]), torch.device("cpu"))
+            reduced = reduced_forward(model.encoder, model.selector, own.tokens, model.points, dial, own.labels)
+            losses.append(cross_entropy(model.encoder.logits(reduced.batch), own.labels))
+    assert len(losses) == 18
+    assert loss.item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-4)
+    assert told == {"task": pytest.approx(loss.item())}
+
+
+# The stage.
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+def test_every_selector_is_trained_with_its_encoder_alike_for_the_same_seed(name, make_model, train):
+    found = []
+    for seed in (0, 0, 1):
+        model, told = make_model({"selector": name, "seed": seed, "joint.documents": 32}), Told()
+        if name in LEARNED:
+            load_flat(model.policy, flatten(make_model({"selector": name}).policy))
+        encoder, policy = weights_of(model.encoder.model), weights_of(model.policy)
+        model.join(train, told)
+        assert [step["step"] for step in told] == [1, 2]
+        assert all(math.isfinite(step["task"]) for step in told)
+        assert all(("reward" in step) == (name in LEARNED) for step in told)
+        assert all(not torch.equal(value, encoder[key]) for key, value in model.encoder.model.state_dict().items())
+        assert all(not torch.equal(value, policy[key]) for key, value in model.policy.state_dict().items())
+        assert not model.encoder.model.training
+        found.append(weights_of(model.encoder.model) | weights_of(model.policy))
+    assert same(found[0], found[1])
+    assert not same(found[0], found[2])
+
+
+def test_an_encoder_learns_to_do_with_the_tokens_that_a_rule_leaves(make_model, train, prepared):
+    model = make_model({"selector": "saliency", "joint.documents": 640, "joint.learning_rate": 2e-3})
+    split = prepared.validation.examples()
+    before = model.evaluate(split, 0.2)
+    model.join(train, lambda step: None)
+    after = model.evaluate(split, 0.2)
+    assert after.kept == pytest.approx(before.kept)
+    assert after.quality > before.quality + 0.2
+    assert model.evaluate(split, model.selector.keep_all).quality > 0.9  # and what it could it still can
+
+
+def test_a_joint_stage_of_no_documents_is_left_out(make_model, train):
+    model = make_model({"joint.documents": 0})
+    before = weights_of(model.encoder.model)
+    model.join(train, lambda step: pytest.fail("a step was taken"))
+    assert same(weights_of(model.encoder.model), before)
+
+
+def test_distillation_follows_the_teacher_and_gold_labels_do_not(make_model, train):
+    turned = Examples(train.tokens, train.labels, train.teacher_logits.flip(1))
+    shares = []
+    for distillation in (1.0, 0.0):
+        model = make_model({"joint.distillation": distillation, "joint.documents": 640, "joint.learning_rate": 2e-3})
+        model.join(turned, lambda step: None)
+        shares.append(right(model.encoder, train))
+    assert shares[0] < 0.3
+    assert shares[1] > 0.7
+
+
+RANGES = [{"joint.keep_all": 1.0}, {"joint.dial_range": 0.0}, {"joint.distillation": 0.0}, {"select.dial_range": 3.0}]
+
+
+@pytest.mark.parametrize(("changes", "selector"), list(itertools.product(RANGES, ["policy", "gumbel", "first"])))
+def test_no_setting_of_the_joint_stage_makes_a_weight_not_a_number(make_model, train, changes, selector):
+    model = make_model(changes | {"joint.documents": 32, "selector": selector})
+    model.join(train, lambda step: None)
+    for value in (weights_of(model.encoder.model) | weights_of(model.policy)).values():
+        assert value.isfinite().all()
+
+
+@pytest.mark.parametrize("changes", [{}, {"select.dial_range": 2.0}, {"selector": "gumbel"}])
+def test_a_step_cut_by_its_token_budget_learns_the_same(make_model, train, changes):
+    found = []
+    for tokens in (16384, 40):
+        model = make_model({"joint.documents": 16, "compute.tokens_per_batch": tokens} | changes)
+        told = Told()
+        model.join(train, told)
+        found.append((told[0]["loss"], flatten(model.policy)))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-4)
+    # Adam's first step moves each weight by about its learning rate, here 5e-4; rounding must not turn it.
+    close = np.isclose(found[0][1], found[1][1], rtol=0, atol=2e-5)
+    assert close.mean() > 0.98
+
+
+def test_a_rules_step_cut_by_its_token_budget_has_the_same_loss(make_model, train):
+    found = []
+    for tokens in (16384, 40):
+        model, told = (
+            make_model({"selector": "random", "joint.documents": 16, "compute.tokens_per_batch": tokens}),
+            Told(),
+        )
+        model.join(train, told)
+        found.append(told[0]["loss"])
+    assert found[1] == pytest.approx(found[0], rel=1e-4)

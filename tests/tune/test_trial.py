@@ -1,0 +1,101 @@
+"""A trial of every selector in this process, and the run that is collected from them; Ray is not started."""
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+from ray import tune
+
+from trbert.modeling import load
+from trbert.selectors import LEARNED, SELECTORS
+from tune.report import collect
+from tune.runs import RunFolder
+from tune.settings import override, to_json
+from tune.table import read_front
+from tune.training import Model
+from tune.trial import run_trial
+
+SHORT = {
+    "select.documents": 32,
+    "select.samples": 2,
+    "select.warm_start_documents": 16,
+    "joint.documents": 16,
+    "joint.samples": 2,
+}
+# As the search samples it: the attention rule stands at one of these two points.
+CONFIG = {"select.points": "0,1", "select.free": 0.1, "select.penalty": 1.0}
+
+
+class Session:
+    """What Ray Tune keeps of a trial: its last report, and its last checkpoint copied."""
+
+    def __init__(self, folder):
+        self.folder, self.told, self.stages = folder, {}, []
+
+    def report(self, metrics, checkpoint=None):
+        self.told = metrics
+        self.stages.append(metrics["stage"])
+        if checkpoint is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            shutil.copytree(checkpoint.path, self.folder)
+
+    @property
+    def result(self):
+        checkpoint = tune.Checkpoint.from_directory(str(self.folder))
+        return SimpleNamespace(error=None, checkpoint=checkpoint, metrics=self.told)
+
+
+@pytest.fixture
+def trial(prepared, tiny_settings, tmp_path, monkeypatch):
+    """A function: a selector's name, its session, and that of the trial it continues -> its session when finished."""
+
+    def run(name, own=None, before=None):
+        own = own or Session(tmp_path / "trials" / name)
+        monkeypatch.setattr(tune, "report", own.report)
+        monkeypatch.setattr(tune, "get_checkpoint", lambda: before and before.result.checkpoint)
+        settings = to_json(override(tiny_settings, SHORT | {"selector": name}))
+        options = {"num_rollout_workers": 0, "gpus_per_worker": 0.0, "deadline_s": None}
+        run_trial(CONFIG, prepared=prepared, settings=settings, **options)
+        return own
+
+    return run
+
+
+def test_a_run_of_every_selector_is_collected_with_its_models(trial, prepared, tiny_settings, tmp_path):
+    sessions = [trial(name) for name in SELECTORS]
+    for session in sessions:
+        assert list(dict.fromkeys(session.stages)) == ["select", "joint", "measure", "done"]
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    points = collect(folder, prepared, tiny_settings, [], [session.result for session in sessions])
+    assert read_front(folder.front_table) == points
+    for number, name in enumerate(SELECTORS, start=1):
+        own = [point for point in points if point.trial == str(number)]
+        assert {point.selector for point in own} == {name}
+        assert {point.points for point in own} == {(1,) if name == "attention" else (0, 1)}
+        model = load(folder.models / str(number))
+        assert model.selector.name == name
+        assert model.config.dial in {point.dial for point in own}
+        assert max(own, key=lambda point: point.dial).kept == (1.0,) * len(own[0].points)
+        assert (folder.models / str(number) / "README.md").read_text().startswith(f"# Reduced model {number}")
+    assert any(point.on_front and point.quality_test is not None for point in points)
+
+
+@pytest.mark.parametrize("name", ["gumbel", "first"])
+def test_a_trial_that_died_after_select_goes_on_with_the_joint_stage(name, trial, monkeypatch, tmp_path):
+    class Died(Exception):
+        pass
+
+    def die(self, train, progress):
+        raise Died
+
+    before, after = Session(tmp_path / "before"), Session(tmp_path / "after")
+    with monkeypatch.context() as dying:
+        dying.setattr(Model, "join", die)
+        with pytest.raises(Died):
+            trial(name, before)
+    policy = torch.load(before.folder / "policy.pt", weights_only=True)
+    assert bool(policy) == (name in LEARNED)
+    trial(name, after, before)
+    assert list(dict.fromkeys(after.stages)) == ["joint", "measure", "done"]

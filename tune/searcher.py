@@ -1,0 +1,96 @@
+"""What is tried next: Optuna's suggestions, less those that are all but the same as one that already lost."""
+
+import math
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from optuna.distributions import FloatDistribution
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+NEAR = 0.05
+"""Two values are all but the same within this share of their range, measured as the range is: in log where it is."""
+TRIES = 20
+"""Suggestions to draw before one is taken as it is: a small space may have nothing else left."""
+
+
+class FreshSearch(Searcher):
+    """Asks Optuna for configurations, and asks again where one is next to a finished trial that another dominates.
+
+    A trial dominates another that is neither better nor cheaper than it. What is asked anew is told to Optuna as
+    failed, from which it learns nothing.
+
+    Args:
+        space: Optuna distributions by name.
+        points_to_evaluate: configurations to try first, as they are.
+        seed: of Optuna's sampler.
+    """
+
+    def __init__(self, space: dict[str, Any], points_to_evaluate: list[dict[str, Any]], seed: int) -> None:
+        super().__init__()
+        self._space, self._first = space, len(points_to_evaluate)
+        self._optuna = OptunaSearch(
+            space=space,
+            metric=["quality", "cost"],
+            mode=["max", "min"],
+            points_to_evaluate=points_to_evaluate,
+            seed=seed,
+        )
+        self._asked: dict[str, tuple[str, dict[str, Any]]] = {}  # a trial's name at Optuna, and its configuration
+        self._finished: list[tuple[dict[str, Any], float, float]] = []  # configuration, quality, cost
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """Returns the configuration of a new trial."""
+        if trial_id in self._asked:
+            return self._asked[trial_id][1]
+        for attempt in range(TRIES):
+            name = f"{trial_id}/{attempt}"
+            config: dict[str, Any] | None = self._optuna.suggest(name)
+            if config is None:
+                return None
+            last = len(self._asked) < self._first or attempt + 1 == TRIES
+            if last or not self._lost_before(config):
+                self._asked[trial_id] = (name, config)
+                return config
+            self._optuna.on_trial_complete(name, error=True)
+        return None
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Takes what a trial came to."""
+        name, config = self._asked[trial_id]
+        if result and "quality" in result:
+            self._finished.append((config, result["quality"], result["cost"]))
+        self._optuna.on_trial_complete(name, result, error)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Writes all that is known, for a resumed search."""
+        Path(checkpoint_path).write_bytes(pickle.dumps(self.__dict__))
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Reads what `save` wrote: a pickle, like all that Ray keeps of a run; resume your own runs only."""
+        self.__dict__.update(pickle.loads(Path(checkpoint_path).read_bytes()))
+
+    def _lost_before(self, config: Mapping[str, Any]) -> bool:
+        return any(
+            self._near(config, other)
+            and any(q >= quality and c <= cost and (q, c) != (quality, cost) for _, q, c in self._finished)
+            for other, quality, cost in self._finished
+        )
+
+    def _near(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+        return all(distance(one[name], other[name], kind) <= NEAR for name, kind in self._space.items())
+
+
+def distance(one: Any, other: Any, kind: Any) -> float:
+    """Returns how far two values of a distribution are apart, as a share of its range; kinds differ by all of it.
+
+    Example:
+        >>> distance(1.0, 10.0, FloatDistribution(0.1, 10.0, log=True))
+        0.5
+    """
+    if not isinstance(kind, FloatDistribution):
+        return float(one != other)
+    scale = math.log if kind.log else float
+    return abs(scale(one) - scale(other)) / (scale(kind.high) - scale(kind.low))
