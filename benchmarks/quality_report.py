@@ -43,8 +43,9 @@ def write_report(out: Path, folder: Path, sets: Mapping[str, Mapping[str, Any]])
     for name, units in there.items():
         lines += ["", f"## {name}", "", *_teacher(units["teacher"]), "", *_table(units, sets[name]["targets"])]
         lines += ["", *_verdicts(units, sets[name]["targets"])]
-    if ablations := {n.removeprefix("ablation "): u for n, u in found["20news"].items() if n.startswith("ablation")}:
-        lines += ["", "## One ingredient at a time", "", *_ablations(ablations)]
+    for name, units in there.items():
+        if ablations := {n.removeprefix("ablation "): u for n, u in units.items() if n.startswith("ablation")}:
+            lines += ["", f"## One ingredient at a time: {name}", "", *_ablations(ablations)]
     if "conditioned" in found["20news"]:
         lines += ["", "## One run, the whole front", "", *_conditioned(found["20news"])]
     if longer := {name: unit for name, unit in found.get("20news-512", {}).items() if name.startswith("long")}:
@@ -210,8 +211,9 @@ def _ablations(units: Mapping[str, Unit]) -> Iterator[str]:
     """Returns a row an ingredient: quality at each speed-up, and the difference from the base."""
     base = {point["target"]: point["quality"] for point in units["base"]["points"]} if "base" in units else {}
     targets = sorted({point["target"] for unit in units.values() for point in unit["points"]})
-    yield "20news, one seed, a short joint stage (2,000 documents); accuracy on 3,000 training rows that nothing was"
-    yield "trained on, never on test; in brackets the difference from the base, in points:"
+    documents = next(iter(units.values()))["settings"]["joint"]["documents"]
+    yield f"One seed, a short joint stage ({documents:,} documents); accuracy on rows of train that nothing was trained on,"
+    yield "never on test; in brackets the difference from the base, in points:"
     yield ""
     yield "| | " + " | ".join(f"{target:g}x" for target in targets) + " | all kept | training s |"
     yield "|---|" + "---|" * (len(targets) + 2)
@@ -224,7 +226,7 @@ def _ablations(units: Mapping[str, Unit]) -> Iterator[str]:
                 continue
             quality = hits[0][1]["quality"]
             beside = f" ({100 * (quality - base[target]):+.2f})" if name != "base" and target in base else ""
-            cells.append(f"{100 * quality:.2f}{beside}")
+            cells.append(f"{100 * quality:.2f}{beside} @ {hits[0][1]['speed_up']:.2f}x")
         last = [f"{100 * unit['keep_all']['quality']:.2f}", f"{unit['training_seconds']:.0f}"]
         yield f"| {name} | " + " | ".join([*cells, *last]) + " |"
 

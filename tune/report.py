@@ -14,6 +14,7 @@ from trbert.encoder import Encoder
 from trbert.evaluate import Evaluation, evaluate, evaluate_unreduced
 from trbert.modeling import load
 from trbert.packed import Tokens
+from trbert.selectors import LEARNED
 from trbert.shapes import DocIndex
 from tune.front import Point, is_trained, keeps_all, mark_front
 from tune.learner import autocast
@@ -172,12 +173,16 @@ def _tested(
 
 
 def _write_card(folder: RunFolder, number: int, told: dict[str, Any], points: Sequence[Point]) -> None:
-    penalty = told["settings"]["select"]["penalty"]
-    lines = [f"reduction points {told['points']}, penalty {penalty:.3g}", "dial, test accuracy, FLOPs speed-up:"]
+    settings, learned = told["settings"], told["settings"]["selector"] in LEARNED
+    priced = f"penalty {settings['select']['penalty']:.3g}" if learned else "nothing learned but the encoder"
+    lines = [f"selector {settings['selector']}, reduction points {told['points']}, {priced}"]
+    lines.append("dial, test accuracy, FLOPs speed-up:")
     for point in points:
         if point.trial == str(number) and point.quality_test is not None:
             lines.append(f"  {point.dial:+.2f}  {point.quality_test:.4f}  {point.speed_up:.2f}x")
-    card = _card(f"Reduced model {number}", None, [*lines, _sampled_gap(told)])
+    if learned:
+        lines.append(_sampled_gap(told))
+    card = _card(f"Reduced model {number}", None, lines)
     (folder.models / str(number) / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -76,7 +76,7 @@ class SelectSettings:
     item_documents: int = _setting(8, "documents a rollout work item: what one worker samples at a time")
     learning_rate: float = _setting(1e-2, "highest learning rate of the policy")
     dial_range: float = _setting(
-        0.0, "dials are drawn from ±this, seen by the policy, and change the penalty by e^-dial; 0: one penalty"
+        1.5, "dials are drawn from ±this, seen by the policy, and change the penalty by e^-dial; 0: one penalty"
     )
     reward_to_go: bool = _setting(
         True, "a point's decisions answer for the cost from there on, not for what was before"
@@ -123,6 +123,9 @@ class JointSettings:
     )
     temperature: float = _setting(1.0, "temperature of distillation")
     dial_range: float = _setting(3.0, "a further, thresholded trajectory draws its dial from ± this; 0 leaves it out")
+    dropout: bool = _setting(
+        False, "the encoder's dropout is on while it learns; rewards then differ by more than actions"
+    )
     keep_all: float = _setting(0.1, "fraction of those further trajectories that keep all tokens")
 
     def __post_init__(self) -> None:
@@ -188,6 +191,8 @@ class Settings:
         _check(known, "policy_features", "among document, neighbours", self.policy_features)
         selectors = ("policy", "gumbel", "first", "random", "attention", "saliency")
         _check(self.selector in selectors, "selector", f"one of {', '.join(selectors)}", self.selector)
+        guided = self.selector == "gumbel" and self.select.guided_share > 0
+        _check(not guided, "select.guided_share", "0 with selector 'gumbel'", self.select.guided_share)
 
 
 TR_BERT: dict[str, Any] = {
@@ -198,6 +203,7 @@ TR_BERT: dict[str, Any] = {
     "select.baseline": "mean",
     "select.token_average": True,
     "select.reward_to_go": False,
+    "select.dial_range": 0.0,
     "select.guided_share": 0.5,
     "select.warm_start_documents": 0,
     "select.samples": 8,
@@ -279,6 +285,8 @@ def _coerce(name: str, kind: Any, value: Any) -> Any:
         origin = typing.get_origin(each)
         if each is type(None) and value is None:
             return None
+        if origin is tuple and typing.get_args(each)[0] is str and isinstance(value, str):
+            return (value,)  # a list of one name needs no comma
         if origin is tuple and isinstance(value, list | tuple):
             item = typing.get_args(each)[0]
             return tuple(_coerce(name, item, part) for part in value)
@@ -295,6 +303,7 @@ def _in_words(kind: Any) -> str:
     if typing.get_origin(kind) is Literal:
         return " or ".join(map(repr, typing.get_args(kind)))
     if typing.get_origin(kind) is tuple:
-        return f"{_in_words(typing.get_args(kind)[0])} for each point (such as 0,2)"
+        item = typing.get_args(kind)[0]
+        return "names (such as a,b)" if item is str else f"{_in_words(item)} for each point (such as 0,2)"
     words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "none"}
     return words[kind]

@@ -169,10 +169,11 @@ def spread_dials(model: Model, validation: Examples) -> list[float]:
     How far a dial goes depends on how sure the policy has become, so that the dials are looked for, on a few
     documents, and between those tried on a straight line in log speed-up. A speed-up out of reach is left out.
     """
-    some = validation.take(torch.arange(min(_SCOUT_DOCUMENTS, len(validation.labels))), torch.device("cpu"))
+    every = max(1, len(validation.labels) // _SCOUT_DOCUMENTS)  # rows may lie in order of their classes
+    some = validation.take(torch.arange(0, len(validation.labels), every), torch.device("cpu"))
     slowing = np.log([1 / model.evaluate(some, dial).speed_up for dial in model.selector.dials])
     slowing = np.maximum.accumulate(slowing)
     wanted = [-math.log(speed_up) for speed_up in SPEED_UPS]
     reached = [each for each in wanted if slowing[0] <= each <= slowing[-1]]
-    near = np.interp(reached, slowing, model.selector.dials).round(2).tolist()
+    near = np.interp(reached, slowing, model.selector.dials).round(3).tolist()
     return sorted({*near, model.selector.default_dial, model.selector.keep_all})

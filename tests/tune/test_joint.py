@@ -71,7 +71,7 @@ def draw_of(docs, version=7):
 
 def test_every_document_of_the_joint_stage_is_also_deployed_at_a_dial_of_its_own():
     dials, deployed = joint_dials(
-        SelectSettings(), JointSettings(samples=3, dial_range=2.0, keep_all=0.1), draw_of(4000)
+        SelectSettings(dial_range=0.0), JointSettings(samples=3, dial_range=2.0, keep_all=0.1), draw_of(4000)
     )
     assert dials.shape == (4, 4000)
     assert deployed.tolist() == [False, False, False, True]
@@ -100,7 +100,7 @@ def test_none_or_all_of_the_deployed_trajectories_may_keep_everything(share, exp
 
 
 def test_without_a_dial_range_no_trajectory_is_deployed():
-    dials, deployed = joint_dials(SelectSettings(), JointSettings(samples=2, dial_range=0.0), draw_of(5))
+    dials, deployed = joint_dials(SelectSettings(dial_range=0.0), JointSettings(samples=2, dial_range=0.0), draw_of(5))
     assert torch.equal(dials, torch.zeros(2, 5))
     assert deployed.tolist() == [False, False]
 
@@ -226,6 +226,15 @@ def test_an_encoder_learns_to_do_with_the_tokens_that_a_rule_leaves(make_model, 
     assert after.kept == pytest.approx(before.kept)
     assert after.quality > before.quality + 0.2
     assert model.evaluate(split, model.selector.keep_all).quality > 0.9  # and what it could it still can
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+def test_dropout_is_on_while_the_joint_stage_learns_where_asked_for_and_off_after_it(make_model, train, dropout):
+    model = make_model({"joint.dropout": dropout})
+    modes = []
+    model.join(train, lambda step: modes.append(model.encoder.model.training))
+    assert set(modes) == {dropout}
+    assert not model.encoder.model.training
 
 
 def test_a_joint_stage_of_no_documents_is_left_out(make_model, train):

@@ -72,7 +72,7 @@ def test_a_value_that_breaks_its_rule_is_refused_in_these_words(name, value, tol
 def test_every_number_has_a_rule():
     # `seed` may be any; the data refuses a negative one. The points' rule needs the encoder's depth.
     ruled = {name for name, _, _ in RULES}
-    free = {"seed", "select.points", "select.token_average", "select.reward_to_go"}
+    free = {"seed", "select.points", "select.token_average", "select.reward_to_go", "joint.dropout"}
     for name, field in setting_names().items():
         if isinstance(field.default, int | float) or (field.default is None and name not in free):
             assert name in ruled | free, f"{name} takes any value"
@@ -211,3 +211,14 @@ def test_settings_load_neither_torch_nor_ray():
     script = "import sys, tune.settings, tune.budget, tune.runs; print(*{name.split('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert set(done.stdout.split()).isdisjoint({"torch", "ray", "transformers", "numpy", "optuna"})
+
+
+def test_a_list_of_names_may_be_a_single_one():
+    assert override(Settings(), {"policy_features": "document"}).policy_features == ("document",)
+    with pytest.raises(InputError, match=re.escape("policy_features must be names (such as a,b), and is 3")):
+        override(Settings(), {"policy_features": 3})
+
+
+def test_relaxed_decisions_are_not_guided():
+    with pytest.raises(InputError, match=re.escape("select.guided_share must be 0 with selector 'gumbel', and is 0.5")):
+        override(Settings(), {"selector": "gumbel", "select.guided_share": 0.5})
