@@ -43,7 +43,7 @@ def write_report(out: Path, folder: Path, sets: Mapping[str, Mapping[str, Any]])
     for name, units in there.items():
         lines += ["", f"## {name}", "", *_teacher(units["teacher"]), "", *_table(units, sets[name]["targets"])]
         lines += ["", *_verdicts(units, sets[name]["targets"])]
-    for name, units in there.items():
+    for name, units in found.items():
         if ablations := {n.removeprefix("ablation "): u for n, u in units.items() if n.startswith("ablation")}:
             lines += ["", f"## One ingredient at a time: {name}", "", *_ablations(ablations)]
     if "conditioned" in found["20news"]:
@@ -190,7 +190,7 @@ def _verdicts(units: Mapping[str, Unit], targets: Sequence[float]) -> Iterator[s
     """Says against each rival where the policy wins, ties and loses, by the paired bootstrap of first seeds."""
     groups, documents = _groups(units), units["teacher"]["documents"]["test"]
     policy = groups.pop("policy", [])[:1]
-    if not policy:
+    if not policy or not groups:
         return
     yield "Policy (seed 0) over each rival, in points; a win or a loss where the 95 % interval leaves out 0:"
     yield ""
@@ -212,8 +212,8 @@ def _ablations(units: Mapping[str, Unit]) -> Iterator[str]:
     base = {point["target"]: point["quality"] for point in units["base"]["points"]} if "base" in units else {}
     targets = sorted({point["target"] for unit in units.values() for point in unit["points"]})
     documents = next(iter(units.values()))["settings"]["joint"]["documents"]
-    yield f"One seed, a short joint stage ({documents:,} documents); accuracy on rows of train that nothing was trained on,"
-    yield "never on test; in brackets the difference from the base, in points:"
+    yield f"One seed, a short joint stage ({documents:,} documents); accuracy on rows of train that nothing was"
+    yield "trained on, never on test; in brackets the difference from the base, in points:"
     yield ""
     yield "| | " + " | ".join(f"{target:g}x" for target in targets) + " | all kept | training s |"
     yield "|---|" + "---|" * (len(targets) + 2)
