@@ -23,20 +23,18 @@ from typing import Any
 import numpy as np
 import torch
 from quality_report import write_report
-from torch import Tensor
 
 from trbert.cost import CostModel, speed_up
-from trbert.data import Rows, Splits, load_splits
+from trbert.data import Rows
 from trbert.encoder import Encoder
-from trbert.evaluate import reduced_logits, unreduced_logits
+from trbert.evaluate import forward_at, reduced_logits, unreduced_logits
 from trbert.packed import Tokens
 from trbert.pretrained import load_classifier
-from trbert.reduction import Reduced, reduced_forward
-from trbert.shapes import DocIndex, Kept, Logits
-from trbert.tasks import encode
+from trbert.shapes import DocIndex, Logits
+from trbert.tasks import accuracy, encode
 from trbert.timing import machine
 from tune.learner import autocast, pick_device
-from tune.prepare import Prepared, prepare
+from tune.prepare import Prepared, prepare, splits_of
 from tune.runs import versions, write_json
 from tune.settings import TR_BERT, Settings, override
 from tune.stages import Examples, train_teacher
@@ -325,30 +323,17 @@ def tfidf(settings: Settings) -> float:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    splits = _splits(settings)
+    splits = splits_of(settings)
     model = make_pipeline(TfidfVectorizer(sublinear_tf=True), LogisticRegression(C=10.0, max_iter=2000))
     model.fit(_whole(splits.train), splits.train.labels)
     return float(model.score(_whole(splits.test), splits.test.labels))
 
 
-def _splits(settings: Settings) -> Splits:
-    data = settings.data
-    return load_splits(
-        data.source,
-        text_column=data.text_column,
-        label_column=data.label_column,
-        seed=settings.seed,
-        train_rows=data.train_rows,
-        validation_rows=data.validation_rows,
-        test_rows=data.test_rows,
-    )
-
-
 @cache
 def development(settings: Settings) -> Examples:
     """Returns training rows that the teacher did not see: what ingredients are chosen on, since test must not be."""
-    seen = set(_splits(settings).train.texts)
-    rows = _splits(override(settings, {"data.train_rows": None})).train
+    seen = set(splits_of(settings).train.texts)
+    rows = splits_of(override(settings, {"data.train_rows": None})).train
     unseen = [index for index, text in enumerate(rows.texts) if text not in seen][:DEVELOPMENT]
     tokens, _ = encode(
         prepared_for(settings).tokenizer, [rows.texts[index] for index in unseen], settings.data.max_length
@@ -376,7 +361,6 @@ def trained(base: Settings, settings: Settings, targets: tuple[float, ...], deve
     model.select(train, model.sampler(train), _told_now("select"))
     frozen = model.evaluate(validation, model.selector.default_dial)  # before the encoder moves
     model.join(train, _told_now("joint"))
-    model.encoder.model.eval()
     seconds = time.perf_counter() - started
     measured = [_point(model, test, dial, target) for target, dial in dials_for(model, validation, targets)]
     return {
@@ -429,22 +413,15 @@ def dials_for(model: Model, validation: Examples, targets: tuple[float, ...]) ->
 
 
 def _point(model: Model, test: Examples, dial: float, target: float | None) -> dict[str, Any]:
-    device, compute = model.encoder.device, model.settings.compute
-
-    def forward(documents: Tensor) -> Reduced:
-        tokens, labels = test.tokens.take(documents).to(device), test.labels[documents].to(device)
-        return reduced_forward(model.encoder, model.selector, tokens, model.points, dial, labels)
-
-    with autocast(device, compute.evaluation):
-        logits, kept = reduced_logits(model.encoder, forward, test.tokens.lengths, compute.tokens_per_batch)
-    return {"target": target, "dial": dial, **_measured(model, test, logits, kept)}
-
-
-def _measured(model: Model, test: Examples, logits: Logits, kept: Kept) -> dict[str, Any]:
-    lengths = test.tokens.lengths
+    compute, lengths = model.settings.compute, test.tokens.lengths
+    forward = forward_at(model.encoder, model.selector, test.tokens, test.labels, model.points, dial)
+    with autocast(model.encoder.device, compute.evaluation):
+        logits, kept = reduced_logits(model.encoder, forward, lengths, compute.tokens_per_batch)
     flops = model.cost.reduced(lengths, kept, model.points, model.selector.name)
     return {
-        "quality": float((logits.argmax(-1) == test.labels).double().mean()),
+        "target": target,
+        "dial": dial,
+        "quality": accuracy(logits, test.labels),
         "speed_up": speed_up(model.cost.unreduced(lengths), flops),
         "gflops": float(flops.mean()) / 1e9,
         "kept": (kept.sum(1) / lengths.sum()).tolist(),
@@ -486,7 +463,7 @@ def truncated(settings: Settings, target: float) -> dict[str, Any]:
     point = {
         "target": target,
         "tokens": length,
-        "quality": float((logits.argmax(-1) == test.labels).double().mean()),
+        "quality": accuracy(logits, test.labels),
         "speed_up": gain(test.tokens, length),
         "correct": _bits(logits, test.labels),
     }

@@ -88,6 +88,18 @@ def reduced_logits(
     return _restore(parts, order), _restore(counts, order).T
 
 
+def forward_at(
+    encoder: Encoder, selector: Selector, tokens: Tokens, labels: DocIndex, points: tuple[int, ...], dial: float
+) -> Forward:
+    """Returns what runs documents of a split as the selector decides at one dial."""
+
+    def forward(documents: Tensor) -> Reduced:
+        part, gold = tokens.take(documents).to(encoder.device), labels[documents].to(encoder.device)
+        return reduced_forward(encoder, selector, part, points, dial, gold)
+
+    return forward
+
+
 def evaluate(
     encoder: Encoder,
     cost: CostModel,
@@ -99,11 +111,7 @@ def evaluate(
     tokens_per_batch: int = 16384,
 ) -> Evaluation:
     """Returns quality, cost and throughput of the reduced model at one dial."""
-
-    def forward(documents: Tensor) -> Reduced:
-        part, gold = tokens.take(documents).to(encoder.device), labels[documents].to(encoder.device)
-        return reduced_forward(encoder, selector, part, points, dial, gold)
-
+    forward = forward_at(encoder, selector, tokens, labels, points, dial)
     return evaluate_forward(encoder, cost, forward, tokens, labels, points, selector.name, tokens_per_batch)
 
 

@@ -53,10 +53,10 @@ class PolicyHead(nn.Module):
             inner = inner + self.features["document"](_summaries(batch, states))[batch.documents]
         if "neighbours" in self.features:
             inner = inner + _beside(self.features["neighbours"](states), batch.documents)
-        if "dial" not in self.features:
-            return self.linear_2(nn.functional.gelu(inner))[None, :, 0] + dials[:, batch.documents]
-        seen = self.features["dial"](dials.clamp(-DIAL_BOUND, DIAL_BOUND).to(states.dtype)[..., None])
-        inner = inner + seen[:, batch.documents]
+        inner = inner[None]
+        if "dial" in self.features:
+            seen = self.features["dial"](dials.clamp(-DIAL_BOUND, DIAL_BOUND).to(states.dtype)[..., None])
+            inner = inner + seen[:, batch.documents]
         return self.linear_2(nn.functional.gelu(inner))[..., 0] + dials[:, batch.documents]
 
     @property

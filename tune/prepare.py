@@ -130,16 +130,7 @@ def prepare(settings: Settings, plan: Plan | None, say: Say, latency: LatencyTab
             evaluation, when None.
     """
     torch.set_num_threads(settings.compute.threads or os.cpu_count() or 1)
-    data = settings.data
-    splits = load_splits(
-        data.source,
-        text_column=data.text_column,
-        label_column=data.label_column,
-        seed=settings.seed,
-        train_rows=data.train_rows,
-        validation_rows=data.validation_rows,
-        test_rows=data.test_rows,
-    )
+    data, splits = settings.data, splits_of(settings)
     for note in splits.notes:
         say(note)
     torch.manual_seed(settings.seed)  # draws the new head
@@ -180,6 +171,20 @@ def prepare(settings: Settings, plan: Plan | None, say: Say, latency: LatencyTab
         teacher_test=on_test,
         label_names=splits.label_names,
         latency=latency,
+    )
+
+
+def splits_of(settings: Settings) -> Splits:
+    """Returns the rows that a run's `data` settings and seed name."""
+    data = settings.data
+    return load_splits(
+        data.source,
+        text_column=data.text_column,
+        label_column=data.label_column,
+        seed=settings.seed,
+        train_rows=data.train_rows,
+        validation_rows=data.validation_rows,
+        test_rows=data.test_rows,
     )
 
 

@@ -45,7 +45,7 @@ def same(first, second):
 
 def logits_of(encoder, tokens):
     with torch.no_grad():
-        return encoder.logits(encoder.run_layers(encoder.embed(tokens), 0, len(encoder.layers)))
+        return encoder.unreduced_logits(tokens)
 
 
 def right(encoder, examples):
