@@ -196,10 +196,12 @@ def _verdicts(units: Mapping[str, Unit], targets: Sequence[float]) -> Iterator[s
     yield ""
     for label, members in groups.items():
         told = []
+        fastest = max((point["target"] for unit in members for point in unit["points"]), default=0.0)
         for target in targets:
             own, other = _at(policy, target), _at(members, target)
             if not own or not other:
-                told.append(f"{target:g}x {'alone' if own else '–'}")
+                if target > fastest or not own:  # else the rival was not measured there
+                    told.append(f"{target:g}x {'alone' if own else '–'}")
                 continue
             ours, theirs = (_right(each[0][1], documents)[None] for each in (own, other))
             ahead, low, high = drop(theirs, ours)

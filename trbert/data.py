@@ -1,7 +1,5 @@
 """Where rows come from; the only file that knows Hugging Face data sets."""
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +68,6 @@ class Splits:
         test: rows that nothing is chosen on.
         label_names: name of each class.
         notes: what was done to the rows, one sentence each, for the user to read.
-        fingerprint: SHA-256 over texts, labels and label names of all three splits; a cache key.
     """
 
     train: Rows
@@ -78,7 +75,6 @@ class Splits:
     test: Rows
     label_names: tuple[str, ...]
     notes: tuple[str, ...]
-    fingerprint: str
 
 
 def load_splits(
@@ -146,7 +142,6 @@ def load_splits(
         test=splits["test"],
         label_names=label_names,
         notes=tuple(notes),
-        fingerprint=_fingerprint(splits, label_names),
     )
 
 
@@ -366,12 +361,3 @@ def _strata(
         rank[rows] = np.arange(len(rows))
         share[rows] = (rank[rows] + 0.5) / len(rows)
     return rank, share, order
-
-
-def _fingerprint(splits: Mapping[str, Rows], label_names: Sequence[str]) -> str:
-    digest = hashlib.sha256(json.dumps(list(label_names)).encode())
-    for split in SPLITS:
-        rows = splits[split]
-        second = [] if rows.second_texts is None else [rows.second_texts]
-        digest.update(json.dumps([split, rows.labels.tolist(), rows.texts, *second]).encode())
-    return digest.hexdigest()

@@ -145,8 +145,8 @@ def prepare(settings: Settings, plan: Plan | None, say: Say, latency: LatencyTab
     if teacher_longest != longest:  # tokenised anew: of a pair the tokenizer cuts the longer text, not the end
         taught = _tokenised(pretrained.tokenizer, splits, teacher_longest, say, " for the teacher")
     if not pretrained.fine_tuned:
-        _teach(encoder, taught["train"], teacher_longest, settings, plan, splits.fingerprint, say)
-    logits = _teacher_logits(encoder, taught, splits.fingerprint, settings.compute)
+        _teach(encoder, taught["train"], settings, plan, say)
+    logits = {name: _teacher_logits(encoder, part.tokens, name, settings.compute) for name, part in taught.items()}
     on_validation, on_test = (accuracy(logits[name], taught[name].labels) for name in ("validation", "test"))
     say(f"teacher: {100 * on_validation:.1f} % on validation, {100 * on_test:.1f} % on test")
     if settings.positions is not None:
@@ -220,19 +220,13 @@ def free_points(prepared: Prepared, settings: Settings, points: tuple[int, ...])
     return found
 
 
-def _teach(
-    encoder: Encoder,
-    train: Examples,
-    max_length: int,
-    settings: Settings,
-    plan: Plan | None,
-    fingerprint: str,
-    say: Say,
-) -> None:
+def _teach(encoder: Encoder, train: Examples, settings: Settings, plan: Plan | None, say: Say) -> None:
     limit = None if plan is None else round(plan.teacher_seconds)
     recipe = {name: value for name, value in asdict(settings.teacher).items() if name != "max_length"}
-    key = [fingerprint, settings.model, settings.seed, max_length, recipe, limit]
+    key = [settings.model, settings.seed, encoder.model.config.num_labels, recipe, limit]
     digest = hashlib.sha256(json.dumps(key).encode())
+    _hash_tokens(digest, train.tokens)
+    _hash(digest, train.labels)
     if Path(settings.model).is_dir():
         _hash_weights(digest, encoder)  # a folder's content may change under its name
     path = cache_folder() / "teachers" / f"{digest.hexdigest()[:24]}.safetensors"
@@ -273,32 +267,36 @@ def _shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-def _teacher_logits(
-    encoder: Encoder, parts: dict[str, Examples], fingerprint: str, compute: ComputeSettings
-) -> dict[str, Logits]:
-    """Returns the teacher's logits on every split, computed once for the same weights and documents.
+def _teacher_logits(encoder: Encoder, tokens: Tokens, split: str, compute: ComputeSettings) -> Logits:
+    """Returns the teacher's logits of a split, computed once for the same weights and documents.
 
     Those of train are learned from, and computed as training is; the others are reported, as evaluation is.
     """
-    dtypes = {name: compute.dtype if name == "train" else compute.evaluation for name in parts}
-    key = hashlib.sha256(f"{fingerprint} {dtypes} {has_fast_bfloat16(encoder.device)}".encode())
-    for name, part in parts.items():
-        key.update(f"{name} {part.tokens.input_ids.numel()} {len(part.tokens)}".encode())
+    dtype = compute.dtype if split == "train" else compute.evaluation
+    key = hashlib.sha256(f"{dtype} {has_fast_bfloat16(encoder.device)}".encode())
+    _hash_tokens(key, tokens)
     _hash_weights(key, encoder)
     path = cache_folder() / "logits" / f"{key.hexdigest()[:24]}.safetensors"
     try:
-        return load_file(path)
+        return load_file(path)["logits"]
     except (SafetensorError, OSError):
-        logits = {}
-        for name, part in parts.items():
-            with autocast(encoder.device, dtypes[name]):
-                logits[name] = unreduced_logits(encoder, part.tokens, compute.tokens_per_batch)
-        _keep(path, logits)
+        with autocast(encoder.device, dtype):
+            logits = unreduced_logits(encoder, tokens, compute.tokens_per_batch)
+        _keep(path, {"logits": logits})
         return logits
 
 
 def _hash_weights(digest: Any, encoder: Encoder) -> None:
-    for tensor in encoder.model.state_dict().values():
+    _hash(digest, *encoder.model.state_dict().values())
+
+
+def _hash_tokens(digest: Any, tokens: Tokens) -> None:
+    types = () if tokens.token_type_ids is None else (tokens.token_type_ids,)
+    _hash(digest, tokens.input_ids, tokens.protected, tokens.offsets, *types)
+
+
+def _hash(digest: Any, *tensors: Tensor) -> None:
+    for tensor in tensors:
         digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
 
 

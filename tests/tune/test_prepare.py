@@ -95,12 +95,15 @@ def test_a_damaged_teacher_is_made_again(settings, cache, how):
 @pytest.mark.parametrize("damage", [b"", b"half"])
 def test_damaged_logits_are_computed_again(settings, cache, no_training, damage):
     first = prepare(settings, None, lambda line: None)
-    (path,) = (cache / "logits").iterdir()
-    path.write_bytes(damage)
+    paths = sorted((cache / "logits").iterdir())
+    assert len(paths) == 3  # of train, validation and test
+    whole = [path.read_bytes() for path in paths]
+    for path in paths:
+        path.write_bytes(damage)
     no_training()
     second = prepare(settings, None, lambda line: None)
     assert np.array_equal(first.train.teacher_logits, second.train.teacher_logits)
-    assert load_file(path).keys() == {"train", "validation", "test"}
+    assert [path.read_bytes() for path in paths] == whole
 
 
 def test_a_run_stopped_while_it_keeps_its_teacher_leaves_nothing_behind(settings, cache, monkeypatch):
@@ -143,6 +146,15 @@ def test_a_teacher_that_reads_as_much_is_the_same_teacher(settings, cache, no_tr
     second = prepare(override(settings, changes), None, lambda line: None)
     assert np.array_equal(first.train.teacher_logits, second.train.teacher_logits)
     assert (first.teacher_validation, first.teacher_test) == (second.teacher_validation, second.teacher_test)
+
+
+def test_the_rows_reported_on_are_no_matter_to_the_teacher(settings, cache, no_training):
+    first = prepare(settings, None, lambda line: None)
+    no_training()
+    second = prepare(override(settings, {"data.test_rows": 10}), None, lambda line: None)
+    assert len(second.test.labels) == 10 < len(first.test.labels)
+    assert same_weights(first, second)
+    assert len(list((cache / "logits").iterdir())) == 4  # the new test rows' beside the three
 
 
 def test_a_folder_whose_weights_changed_gets_a_teacher_of_its_own(settings, cache, tiny_model, tmp_path):
