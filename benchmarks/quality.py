@@ -38,7 +38,7 @@ from tune.prepare import Prepared, prepare, splits_of
 from tune.runs import versions, write_json
 from tune.settings import TR_BERT, Settings, override
 from tune.stages import Examples, train_teacher
-from tune.training import Model
+from tune.training import Model, scout
 
 OUT = Path("docs/results")
 TO_SPARE = 0.02
@@ -168,7 +168,6 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 }
 OVERFITTING: dict[str, dict[str, Any]] = {
     "base": {},
-    "joint dropout": {"joint.dropout": True},
     "joint lr 3e-5": {"joint.learning_rate": 3e-5},
 }
 """Ablations on imdb, whose few documents a teacher knows by heart."""
@@ -194,7 +193,7 @@ def main() -> None:
             if not _file(folder, name).exists():
                 _run(name, found[name], _file(folder, name), options)
     if options.report or not options.only:
-        write_report(Path(options.out), folder, {name: asdict(each) for name, each in SETS.items()})
+        write_report(Path(options.out), folder, {name: asdict(each) for name, each in SETS.items()}, found)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -338,10 +337,9 @@ def development(settings: Settings) -> Examples:
     seen = set(splits_of(settings).train.texts)
     rows = splits_of(override(settings, {"data.train_rows": None})).train
     unseen = [index for index, text in enumerate(rows.texts) if text not in seen][:DEVELOPMENT]
-    tokens, _ = encode(
-        prepared_for(settings).tokenizer, [rows.texts[index] for index in unseen], settings.data.max_length
-    )
-    return Examples(tokens, torch.tensor(rows.labels)[unseen])
+    own = rows.take(np.array(unseen))
+    tokens, _ = encode(prepared_for(settings).tokenizer, own.texts, settings.data.max_length, own.second_texts)
+    return Examples(tokens, torch.tensor(own.labels))
 
 
 def _whole(rows: Rows) -> list[str]:
@@ -394,17 +392,15 @@ def dials_for(model: Model, validation: Examples, targets: tuple[float, ...]) ->
 
     The speed-ups of a few documents at every dial give where to look; all of validation corrects it.
     """
-    every = max(1, len(validation.labels) // 64)  # rows may lie in order of their classes
-    some = validation.take(torch.arange(0, len(validation.labels), every), torch.device("cpu"))
-    dials = np.array([*model.selector.dials, model.selector.keep_all])
-    slow = np.maximum.accumulate([-np.log(model.evaluate(some, float(dial)).speed_up) for dial in dials])
+    dials = [*model.selector.dials, model.selector.keep_all]
+    costs = [*scout(model, validation), 0.0]
     for target in targets:
         least = -np.log((1 + TO_SPARE) * target)
         shift = 0.0
         for _ in range(5):
-            if not slow[0] <= least + shift <= slow[-1]:
+            if not costs[0] <= least + shift <= costs[-1]:
                 break
-            dial = float(np.interp(least + shift, slow, dials))
+            dial = float(np.interp(least + shift, costs, dials))
             reached = model.evaluate(validation, dial).speed_up
             if target * (1 + TO_SPARE / 2) <= reached <= target * (1 + 2 * TO_SPARE):
                 yield target, dial

@@ -3,7 +3,7 @@
 import io
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,20 @@ MiniLM-L6. Quality: accuracy on the test split (validation where test has no lab
 included, ratio of sums over test; dials are chosen on validation, for their speed-up alone, 2 % to spare. Drop:
 percentage points below the better of the teacher and the same model with all tokens kept; in brackets the 95 % interval
 of the paired bootstrap over test documents ({resamples:,} resamples; seeds are averaged within a resample). Seeds vary
-the policy's start, its trajectories and the order of documents; there is one teacher a set.
+the policy's start, its trajectories and the order of documents; there is one teacher a set. What is marked (dropped)
+was tried, and is no longer in the code.
 
 ![Quality over speed-up](quality.png)
 """
 
 
-def write_report(out: Path, folder: Path, sets: Mapping[str, Mapping[str, Any]]) -> None:
-    """Writes quality.md and quality.png from the units' files."""
+def write_report(out: Path, folder: Path, sets: Mapping[str, Mapping[str, Any]], known: Container[str]) -> None:
+    """Writes quality.md and quality.png from the units' files; one that is not known has been dropped."""
     found: dict[str, dict[str, Unit]] = {name: {} for name in sets}
     for path in sorted(folder.glob("*/*.json")):
         unit = json.loads(path.read_text(encoding="utf-8"))
         name, _, rest = unit["unit"].partition("/")
-        found[name][rest] = unit
+        found[name][rest if unit["unit"] in known else f"{rest} (dropped)"] = unit
     there = {name: units for name, units in found.items() if "teacher" in units}
     lines = [HEAD.format(resamples=RESAMPLES)]
     lines += ["## What was asked", "", *_asked(there, sets)]

@@ -85,7 +85,7 @@ def train_jointly(joint: Joint, train: Examples, compute: ComputeSettings, seed:
     if settings.documents == 0:
         return
     encoder, device = joint.dynamics.encoder, joint.dynamics.encoder.device
-    encoder.model.train(settings.dropout)
+    encoder.model.eval()  # dropout would come between a reward and its actions
     steps = math.ceil(settings.documents / settings.batch_size)
     groups: list[dict[str, Any]] = [{"params": list(encoder.model.parameters()), "lr": settings.learning_rate}]
     if isinstance(joint.selector, PolicySelector):
@@ -108,7 +108,6 @@ def train_jointly(joint: Joint, train: Examples, compute: ComputeSettings, seed:
         value = step_in_budget(optimizer, documents, lengths, compute.tokens_per_batch, of_step)
         schedule.step()
         progress({"step": float(step + 1), "steps": float(steps), "loss": value, **seen})
-    encoder.model.eval()
 
 
 def joint_dials(

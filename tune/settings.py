@@ -123,9 +123,6 @@ class JointSettings:
     )
     temperature: float = _setting(1.0, "temperature of distillation")
     dial_range: float = _setting(3.0, "a further, thresholded trajectory draws its dial from ± this; 0 leaves it out")
-    dropout: bool = _setting(
-        False, "the encoder's dropout is on while it learns; rewards then differ by more than actions"
-    )
     keep_all: float = _setting(0.1, "fraction of those further trajectories that keep all tokens")
 
     def __post_init__(self) -> None:

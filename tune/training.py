@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from envs.dynamics import Dynamics, RewardTerms
@@ -169,11 +170,17 @@ def spread_dials(model: Model, validation: Examples) -> list[float]:
     How far a dial goes depends on how sure the policy has become, so that the dials are looked for, on a few
     documents, and between those tried on a straight line in log speed-up. A speed-up out of reach is left out.
     """
+    costs = scout(model, validation)
+    wanted = [-math.log(speed_up) for speed_up in SPEED_UPS]
+    reached = [each for each in wanted if costs[0] <= each <= costs[-1]]
+    near = np.interp(reached, costs, model.selector.dials).round(3).tolist()
+    return sorted({*near, model.selector.default_dial, model.selector.keep_all})
+
+
+def scout(model: Model, validation: Examples) -> NDArray[np.float64]:
+    """Returns log(1 / speed-up), rising, at each of the selector's dials, on a few documents from all over a split."""
     every = max(1, len(validation.labels) // _SCOUT_DOCUMENTS)  # rows may lie in order of their classes
     some = validation.take(torch.arange(0, len(validation.labels), every), torch.device("cpu"))
-    slowing = np.log([1 / model.evaluate(some, dial).speed_up for dial in model.selector.dials])
-    slowing = np.maximum.accumulate(slowing)
-    wanted = [-math.log(speed_up) for speed_up in SPEED_UPS]
-    reached = [each for each in wanted if slowing[0] <= each <= slowing[-1]]
-    near = np.interp(reached, slowing, model.selector.dials).round(3).tolist()
-    return sorted({*near, model.selector.default_dial, model.selector.keep_all})
+    costs = np.log([1 / model.evaluate(some, dial).speed_up for dial in model.selector.dials])
+    rising: NDArray[np.float64] = np.maximum.accumulate(costs)
+    return rising

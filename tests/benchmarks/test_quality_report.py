@@ -88,8 +88,12 @@ def folder(tmp_path):
     return tmp_path
 
 
+def known(folder):
+    return [json.loads(path.read_text())["unit"] for path in folder.glob("quality/*/*.json")]
+
+
 def test_the_report_says_what_held_what_was_not_reached_and_who_won(folder):
-    write_report(folder, folder / "quality", SETS)
+    write_report(folder, folder / "quality", SETS, known(folder))
     text = (folder / "quality.md").read_text()
     assert "| toy | must: ≤ 0 | 2x | +0.00 [+0.00, +0.00] | yes | yes | 1 |" in text
     assert "| toy | must: ≤ 20 | 4x | +12.50" in text  # 14 − 12 of 16
@@ -102,6 +106,26 @@ def test_the_report_says_what_held_what_was_not_reached_and_who_won(folder):
 
 
 def test_a_rule_is_compared_with_the_teacher_where_its_own_unreduced_model_is_worse(folder):
-    write_report(folder, folder / "quality", SETS)
+    write_report(folder, folder / "quality", SETS, known(folder))
     row = next(line for line in (folder / "quality.md").read_text().splitlines() if line.startswith("| first |"))
     assert "25.00 (+50.00" in row  # 12 − 4 of 16, the teacher's 12 and not its own 8
+
+
+def test_an_ingredient_that_the_code_no_longer_has_is_said_to_be_dropped(folder):
+    own = {"settings": {"joint": {"documents": 5}}, "keep_all": point(14, 1.0), "training_seconds": 1.0}
+    for name, right in (("base", 8), ("gone", 10)):
+        unit = {"unit": f"toy/ablation {name}", "points": [point(right, 2.0, 2.0)], **own}
+        (folder / "quality" / "toy" / f"{name}.json").write_text(json.dumps(unit))
+    write_report(folder, folder / "quality", SETS, [name for name in known(folder) if "gone" not in name])
+    text = (folder / "quality.md").read_text()
+    assert "| base | 50.00 @ 2.00x | 87.50 | 1 |" in text
+    assert "| gone (dropped) | 62.50 (+12.50) @ 2.00x | 87.50 | 1 |" in text
+
+
+def test_a_rival_is_said_to_be_out_of_reach_only_beyond_its_fastest(folder):
+    unit = {"unit": "toy/gumbel seed 0", "points": [point(8, 4.0, 4.0)], "keep_all": point(8, 1.0)}
+    (folder / "quality" / "toy" / "gumbel.json").write_text(json.dumps(unit))
+    write_report(folder, folder / "quality", SETS, known(folder))
+    lines = (folder / "quality.md").read_text().splitlines()
+    assert next(line for line in lines if line.startswith("* gumbel")) == "* gumbel: 4x win +25.0"
+    assert next(line for line in lines if line.startswith("* truncate")).endswith(", 4x alone")
