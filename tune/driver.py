@@ -169,7 +169,7 @@ def _run_trials(
                 name=_trials_name(folder, asked),
                 storage_path=storage,
                 callbacks=[SearchProgress(console, plan.trials)],
-                checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
                 failure_config=tune.FailureConfig(max_failures=3 if asked["address"] else 1),
                 verbose=1 if verbose else 0,
             ),

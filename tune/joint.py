@@ -17,7 +17,7 @@ from trbert.policy import Policy
 from trbert.reduction import reduced_forward
 from trbert.selectors import PolicySelector, Selector
 from trbert.shapes import Logits
-from tune.learner import autocast, linear_schedule, shuffled_batches, step_in_budget
+from tune.learner import Keeper, Learner, autocast, step_in_budget
 from tune.objectives import distillation_loss
 from tune.settings import ComputeSettings, JointSettings, SelectSettings
 from tune.stages import Examples, Progress, drawn_dials, select_loss
@@ -71,7 +71,14 @@ class Joint:
         return task_loss(logits, part.labels.repeat(samples), part.teacher_logits, samples, self.settings), logits
 
 
-def train_jointly(joint: Joint, train: Examples, compute: ComputeSettings, seed: int, progress: Progress) -> None:
+def train_jointly(
+    joint: Joint,
+    train: Examples,
+    compute: ComputeSettings,
+    seed: int,
+    progress: Progress,
+    keeper: Keeper | None = None,
+) -> None:
     """Stage 3: encoder and selector learn together, on every trajectory of `Joint`.
 
     Args:
@@ -80,6 +87,7 @@ def train_jointly(joint: Joint, train: Examples, compute: ComputeSettings, seed:
         compute: how the machine is used.
         seed: keys the order of documents and all that is drawn.
         progress: told each step's losses.
+        keeper: takes the stage's state now and then.
     """
     settings = joint.settings
     if settings.documents == 0:
@@ -92,7 +100,7 @@ def train_jointly(joint: Joint, train: Examples, compute: ComputeSettings, seed:
         weights = list(joint.selector.policy.parameters())
         groups.append({"params": weights, "lr": settings.policy_learning_rate, "weight_decay": 0.0})
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
-    schedule = linear_schedule(optimizer, steps, warm_up=0.1)
+    learner = Learner(optimizer, steps, warm_up=0.1, keeper=keeper)
     seen: dict[str, float] = {}
 
     def loss(documents: Tensor, version: int) -> Tensor:
@@ -102,11 +110,10 @@ def train_jointly(joint: Joint, train: Examples, compute: ComputeSettings, seed:
         return value * len(documents)
 
     lengths = train.tokens.lengths
-    for step, documents in enumerate(shuffled_batches(len(train.tokens), settings.batch_size, steps, seed + 1)):
+    for step, documents in learner.batches(len(train.tokens), settings.batch_size, seed + 1):
         # Versions continue after the select stage's, so that no draw is used twice.
         of_step = partial(loss, version=1_000_000 + step)
         value = step_in_budget(optimizer, documents, lengths, compute.tokens_per_batch, of_step)
-        schedule.step()
         progress({"step": float(step + 1), "steps": float(steps), "loss": value, **seen})
 
 

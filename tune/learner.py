@@ -1,7 +1,8 @@
-"""One optimiser step on packed documents: precision, token budget, memory, schedule."""
+"""Learning on packed documents, step by step: precision, token budget, memory, schedule, what goes on after a death."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +69,72 @@ def accumulate_gradient(parameters: Sequence[nn.Parameter], documents: Tensor, l
         if gradient is not None:
             parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
     return float(value.detach())
+
+
+@runtime_checkable
+class Keeper(Protocol):
+    """Where a stage leaves its state now and then, so that a process started after its death goes on from there."""
+
+    def load(self) -> dict[str, Any] | None:
+        """Returns the state that this stage left, if it left one."""
+
+    def keep(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Takes the state after a step, if it is time to."""
+
+
+class Learner:
+    """An optimiser, its schedule, and the steps taken: what it left with a keeper goes on as if nothing had happened.
+
+    Args:
+        optimizer: of the weights that learn, at their highest learning rates.
+        steps: of the stage.
+        warm_up: share of them in which the learning rate rises; then it falls to 0.
+        keeper: may hold the state of a process that died, which is taken up here; None keeps nothing.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, steps: int, warm_up: float, keeper: Keeper | None) -> None:
+        self.optimizer, self.steps, self.step, self._keeper = optimizer, steps, 0, keeper
+        self._schedule = linear_schedule(optimizer, steps, warm_up)
+        if keeper is not None and (state := keeper.load()) is not None:
+            self._take_up(state)
+
+    def batches(self, documents: int, batch_size: int, seed: int) -> Iterator[tuple[int, Tensor]]:
+        """Yields the number and the documents of each step still to come; the step is whatever is done with them."""
+        for step, chosen in enumerate(shuffled_batches(documents, batch_size, self.steps, seed)):
+            if step < self.step:
+                continue
+            yield step, chosen
+            self._schedule.step()
+            self.step = step + 1
+            if self._keeper is not None:
+                self._keeper.keep(self.state)
+
+    def state(self) -> dict[str, Any]:
+        """Returns all that the steps still to come depend on, in what `torch.load(weights_only=True)` reads."""
+        return {
+            "step": self.step,
+            "steps": self.steps,
+            "weights": [weight.detach() for weight in self._weights],
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "random": [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])],
+        }
+
+    def _take_up(self, state: dict[str, Any]) -> None:
+        with torch.no_grad():
+            for weight, saved in zip(self._weights, state["weights"], strict=True):
+                weight.copy_(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        cpu, *gpus = state["random"]
+        torch.set_rng_state(cpu.cpu())
+        if len(gpus) == torch.cuda.device_count():  # else it goes on elsewhere, with other numbers
+            torch.cuda.set_rng_state_all([gpu.cpu() for gpu in gpus])
+        self.step = state["step"]
+
+    @property
+    def _weights(self) -> list[nn.Parameter]:
+        return [weight for group in self.optimizer.param_groups for weight in group["params"]]
 
 
 def step_in_budget(

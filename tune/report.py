@@ -16,6 +16,7 @@ from trbert.modeling import load
 from trbert.packed import Tokens
 from trbert.selectors import LEARNED
 from trbert.shapes import DocIndex
+from tune.checkpoints import forget_elders
 from tune.front import Point, is_trained, keeps_all, mark_front
 from tune.learner import autocast
 from tune.picture import draw
@@ -123,6 +124,7 @@ def _save_model(folder: RunFolder, number: int, result: Any) -> dict[str, Any]:
     with result.checkpoint.as_directory() as checkpoint:
         told: dict[str, Any] = json.loads((Path(checkpoint) / RESULT).read_text(encoding="utf-8"))
         copy_folder(Path(checkpoint) / "model", folder.models / str(number))
+    forget_elders(result.checkpoint)
     return told
 
 

@@ -21,7 +21,7 @@ from trbert.packed import Tokens
 from trbert.policy import Policy
 from trbert.saliency import most_salient, saliency
 from trbert.shapes import DocIndex, Logits
-from tune.learner import autocast, linear_schedule, shuffled_batches, step_in_budget
+from tune.learner import Keeper, Learner, autocast, shuffled_batches, step_in_budget
 from tune.objectives import (
     imitation_loss,
     leave_one_out_advantages,
@@ -61,13 +61,14 @@ def train_teacher(
     compute: ComputeSettings,
     seed: int,
     progress: Progress,
+    keeper: Keeper | None = None,
 ) -> None:
     """Fine-tunes the unreduced model on gold labels, packed, with dropout."""
     torch.manual_seed(seed)
     encoder.model.train()
     steps = max(1, math.ceil(settings.epochs * len(train.tokens) / settings.batch_size))
     optimizer = torch.optim.AdamW(encoder.model.parameters(), lr=settings.learning_rate, weight_decay=0.01, fused=True)
-    schedule = linear_schedule(optimizer, steps, warm_up=0.1)
+    learner = Learner(optimizer, steps, warm_up=0.1, keeper=keeper)
     device = encoder.device
 
     def loss(documents: Tensor) -> Tensor:
@@ -77,9 +78,8 @@ def train_teacher(
         return nn.functional.cross_entropy(logits.float(), part.labels, reduction="sum")
 
     lengths = train.tokens.lengths
-    for step, documents in enumerate(shuffled_batches(len(train.tokens), settings.batch_size, steps, seed)):
+    for step, documents in learner.batches(len(train.tokens), settings.batch_size, seed):
         value = step_in_budget(optimizer, documents, lengths, compute.tokens_per_batch, loss)
-        schedule.step()
         progress({"step": float(step + 1), "steps": float(steps), "loss": value})
     encoder.model.eval()
 
@@ -261,7 +261,13 @@ def select_loss(
 
 
 def train_policy(
-    policy: Policy, source: GradientSource, documents: int, settings: SelectSettings, seed: int, progress: Progress
+    policy: Policy,
+    source: GradientSource,
+    documents: int,
+    settings: SelectSettings,
+    seed: int,
+    progress: Progress,
+    keeper: Keeper | None = None,
 ) -> None:
     """Stage 2: policy gradient with the encoder frozen, synchronous.
 
@@ -272,11 +278,12 @@ def train_policy(
         settings: of the stage.
         seed: keys the order of documents.
         progress: told each step's means.
+        keeper: takes the stage's state now and then.
     """
     steps = max(1, math.ceil(settings.documents / settings.step_documents))
     optimizer = torch.optim.Adam(policy.parameters(), lr=settings.learning_rate)
-    schedule = linear_schedule(optimizer, steps, warm_up=0.02)
-    for step, chosen in enumerate(shuffled_batches(documents, settings.step_documents, steps, seed)):
+    learner = Learner(optimizer, steps, warm_up=0.02, keeper=keeper)
+    for step, chosen in learner.batches(documents, settings.step_documents, seed):
         items = [
             RolloutItem(index=i, version=step, documents=tuple(d.tolist()), guided=step < settings.guided_share * steps)
             for i, d in enumerate(chosen.split(settings.item_documents))
@@ -286,7 +293,6 @@ def train_policy(
         load_flat_gradient(policy, gradient / np.float32(len(chosen)))
         nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
         means = {
             name: float(np.mean([getattr(result, name) for result in results]))
             for name in ("reward", "charge", "kept", "entropy", "seconds")

@@ -20,7 +20,7 @@ from trbert.policy import Policy
 from trbert.reduction import Reduced, check_points
 from trbert.selectors import LEARNED, points_for, selector_of
 from tune.joint import Joint, train_jointly
-from tune.learner import autocast, pick_device
+from tune.learner import Keeper, autocast, pick_device
 from tune.prepare import Prepared
 from tune.settings import Settings
 from tune.stages import Examples, GradientSource, Progress, Sampler, train_policy, warm_start
@@ -92,21 +92,22 @@ class Model:
     def _temperature(self) -> float | None:
         return self.settings.select.temperature if self.settings.selector == "gumbel" else None
 
-    def select(self, train: Examples, source: GradientSource, progress: Progress) -> None:
+    def select(self, train: Examples, source: GradientSource, progress: Progress, keeper: Keeper | None = None) -> None:
         """Runs the select stage: a warm start where asked for, then policy gradient; a rule has nothing to learn."""
         settings = self.settings
         if settings.selector not in LEARNED:
             return
-        warm_start(self.policy, self.dynamics, train, settings.select, settings.compute, settings.seed)
-        train_policy(self.policy, source, len(train.tokens), settings.select, settings.seed, progress)
+        if keeper is None or keeper.load() is None:
+            warm_start(self.policy, self.dynamics, train, settings.select, settings.compute, settings.seed)
+        train_policy(self.policy, source, len(train.tokens), settings.select, settings.seed, progress, keeper)
 
-    def join(self, train: Examples, progress: Progress) -> None:
+    def join(self, train: Examples, progress: Progress, keeper: Keeper | None = None) -> None:
         """Runs the joint stage."""
         settings = self.settings
         joint = Joint(
             self.dynamics, self.selector, settings.select, settings.joint, settings.compute.dtype, self._temperature
         )
-        train_jointly(joint, train, settings.compute, settings.seed, progress)
+        train_jointly(joint, train, settings.compute, settings.seed, progress, keeper)
 
     def evaluate(self, split: Examples, dial: float) -> Evaluation:
         """Returns how the reduced model does on a split at one dial."""

@@ -12,6 +12,7 @@ import torch
 from ray import tune
 
 from trbert.evaluate import Evaluation
+from tune.checkpoints import TrialKeeper, newest_state
 from tune.prepare import Prepared
 from tune.rollouts import RolloutPool
 from tune.settings import Settings, from_json, override, to_json
@@ -52,20 +53,21 @@ def run_trial(
     started = time.monotonic()
     model = Model(prepared, own)
     train, validation = prepared.train.examples(), prepared.validation.examples()
-    resumed = _restore(model)
+    found = newest_state(tune.get_checkpoint())
     pool = None
-    if num_rollout_workers and not resumed:
-        pool = RolloutPool(ray.put(prepared), own, num_rollout_workers, gpus=gpus_per_worker)
-    try:
-        if not resumed:
-            until = started + 0.55 * deadline_s if deadline_s else None
-            _timed(lambda told: model.select(train, pool or model.sampler(train), told), "select", until)
-            _checkpoint(model)
-    finally:
-        if pool is not None:
-            pool.close()
+    if found is None or found.stage == "select":
+        if num_rollout_workers and (found is None or found.state["step"] < found.state["steps"]):
+            pool = RolloutPool(ray.put(prepared), own, num_rollout_workers, gpus=gpus_per_worker)
+        keeper = TrialKeeper("select", found)
+        until = started + 0.55 * deadline_s if deadline_s else None
+        try:
+            _timed(lambda told: model.select(train, pool or model.sampler(train), told, keeper), "select", until)
+        finally:
+            if pool is not None:
+                pool.close()
+        keeper.finish()
     until = started + deadline_s if deadline_s else None
-    _timed(lambda told: model.join(train, told), "joint", until)
+    _timed(lambda told: model.join(train, told, TrialKeeper("joint", found)), "joint", until)
     model.encoder.model.eval()
     told = _Teller("measure")
     curve = dial_curve(model, validation, lambda share: told({"step": share, "steps": 1.0}))
@@ -98,25 +100,6 @@ def _timed(stage: Any, name: str, until: float | None) -> None:
         stage(told)
     except _StageTimeout:
         tune.report({"stage": name, "share": 1.0, "cut_short": True})
-
-
-def _checkpoint(model: Model) -> None:
-    """Saves the policy after the select stage: a trial that dies later resumes with the joint stage."""
-    with tempfile.TemporaryDirectory() as folder:
-        torch.save(model.policy.state_dict(), Path(folder) / "policy.pt")
-        tune.report({"stage": "select", "share": 1.0}, checkpoint=tune.Checkpoint.from_directory(folder))
-
-
-def _restore(model: Model) -> bool:
-    checkpoint = tune.get_checkpoint()
-    if checkpoint is None:
-        return False
-    with checkpoint.as_directory() as folder:
-        path = Path(folder) / "policy.pt"
-        if not path.is_file():
-            return False
-        model.policy.load_state_dict(torch.load(path, weights_only=True))
-    return True
 
 
 def _report(

@@ -1,6 +1,7 @@
 """One optimiser step: order of documents, memory, token budget, schedule, precision."""
 
 import copy
+import io
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch.testing import assert_close
 
 from tune import learner
 from tune.learner import (
+    Learner,
     accumulate_gradient,
     autocast,
     has_fast_bfloat16,
@@ -223,6 +225,63 @@ def test_without_warm_up_the_first_step_is_the_highest():
 
 def test_a_single_step_learns():
     assert rates(1, 0.1)[0] == 8
+
+
+# What goes on after a death.
+
+
+class Drawer:
+    """Keeps every state, as a file holds it."""
+
+    def __init__(self, state=None):
+        self.state = state
+
+    def load(self):
+        return self.state
+
+    def keep(self, state):
+        buffer = io.BytesIO()
+        torch.save(state(), buffer)
+        buffer.seek(0)
+        self.state = torch.load(buffer, weights_only=True)
+
+
+def learn(model, keeper, dies_after=None, steps=6):
+    """Takes steps whose losses have noise of their own, from the global generator, as dropout has."""
+    task = Task(model)
+    learner = Learner(torch.optim.AdamW(model.parameters(), lr=0.05), steps, 0.3, keeper)
+    seen = []
+    for step, documents in learner.batches(DOCUMENTS, 5, seed=2):
+        if len(seen) == dies_after:
+            return seen
+        noise = 1 + torch.rand(())
+        step_in_budget(learner.optimizer, documents, LENGTHS, 1000, lambda part, noise=noise: noise * task(part))
+        seen.append((step, documents.tolist()))
+    return seen
+
+
+@pytest.mark.parametrize("dies_after", [1, 3, 5])
+def test_what_a_dead_process_left_goes_on_as_if_it_had_lived(model, dies_after):
+    whole, first, second = (copy.deepcopy(model) for _ in range(3))
+    torch.manual_seed(4)
+    every = learn(whole, None)
+    torch.manual_seed(4)
+    drawer = Drawer()
+    before = learn(first, drawer, dies_after)
+    torch.manual_seed(99)  # another process
+    after = learn(second, drawer)
+    assert [step for step, _ in every] == list(range(6))
+    assert before + after == every
+    for one, other in zip(second.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_finished_stage_takes_no_step_and_gives_its_weights(model):
+    fresh, drawer = copy.deepcopy(model), Drawer()
+    learn(model, drawer)
+    assert learn(fresh, Drawer(drawer.state)) == []
+    for one, other in zip(fresh.parameters(), model.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 # Precision and device.

@@ -1,17 +1,20 @@
 """A trial of every selector in this process, and the run that is collected from them; Ray is not started."""
 
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 from ray import tune
+from safetensors.torch import load_file
 
 from trbert.modeling import load
 from trbert.selectors import LEARNED, SELECTORS
+from tune.checkpoints import TrialKeeper, newest_state
 from tune.report import collect
 from tune.runs import RunFolder
 from tune.settings import override, to_json
+from tune.stages import Sampler
 from tune.table import read_front
 from tune.training import Model
 from tune.trial import run_trial
@@ -20,7 +23,7 @@ SHORT = {
     "select.documents": 32,
     "select.samples": 2,
     "select.warm_start_documents": 16,
-    "joint.documents": 16,
+    "joint.documents": 32,
     "joint.samples": 2,
 }
 # As the search samples it: the attention rule stands at one of these two points.
@@ -64,8 +67,9 @@ def trial(prepared, tiny_settings, tmp_path, monkeypatch):
 
 def test_a_run_of_every_selector_is_collected_with_its_models(trial, prepared, tiny_settings, tmp_path):
     sessions = [trial(name) for name in SELECTORS]
-    for session in sessions:
-        assert list(dict.fromkeys(session.stages)) == ["select", "joint", "measure", "done"]
+    for name, session in zip(SELECTORS, sessions, strict=True):
+        learned = ["select"] if name in LEARNED else []
+        assert list(dict.fromkeys(session.stages)) == [*learned, "joint", "measure", "done"]
     folder = RunFolder(tmp_path / "run")
     folder.path.mkdir()
     points = collect(folder, prepared, tiny_settings, [], [session.result for session in sessions])
@@ -82,20 +86,55 @@ def test_a_run_of_every_selector_is_collected_with_its_models(trial, prepared, t
     assert any(point.on_front and point.quality_test is not None for point in points)
 
 
-@pytest.mark.parametrize("name", ["gumbel", "first"])
-def test_a_trial_that_died_after_select_goes_on_with_the_joint_stage(name, trial, monkeypatch, tmp_path):
-    class Died(Exception):
-        pass
+class Died(Exception):
+    pass
 
-    def die(self, train, progress):
+
+def dies_after_the_first_step_of(stage, monkeypatch):
+    kept = TrialKeeper.keep
+
+    def keep(self, state):
+        kept(self, state)
+        if self._stage == stage:
+            raise Died
+
+    monkeypatch.setattr(TrialKeeper, "keep", keep)
+
+
+def weights(session):
+    with session.result.checkpoint.as_directory() as folder:
+        return load_file(Path(folder) / "model" / "model.safetensors")
+
+
+@pytest.mark.parametrize(("name", "stage"), [("policy", "select"), ("policy", "joint"), ("first", "joint")])
+def test_a_trial_that_died_goes_on_where_it_was_to_the_same_model(name, stage, trial, monkeypatch, tmp_path):
+    monkeypatch.setattr("tune.checkpoints.EVERY_S", 0.0)  # after every step
+    whole = trial(name, Session(tmp_path / "whole"))
+    before, after = Session(tmp_path / "before"), Session(tmp_path / "after")
+    with monkeypatch.context() as dying:
+        dies_after_the_first_step_of(stage, dying)
+        with pytest.raises(Died):
+            trial(name, before)
+    left = newest_state(before.result.checkpoint)
+    assert (left.stage, left.state["step"]) == (stage, 1)
+    trial(name, after, before)
+    expected = [*(["select"] if stage == "select" else []), "joint", "measure", "done"]
+    assert list(dict.fromkeys(after.stages)) == expected
+    expected_weights = weights(whole)
+    assert weights(after).keys() == expected_weights.keys()
+    assert all(weight.equal(expected_weights[key]) for key, weight in weights(after).items())
+
+
+def test_a_trial_that_died_between_its_stages_does_not_select_again(trial, monkeypatch, tmp_path):
+    def die(self, train, progress, keeper):
         raise Died
 
     before, after = Session(tmp_path / "before"), Session(tmp_path / "after")
     with monkeypatch.context() as dying:
         dying.setattr(Model, "join", die)
         with pytest.raises(Died):
-            trial(name, before)
-    policy = torch.load(before.folder / "policy.pt", weights_only=True)
-    assert bool(policy) == (name in LEARNED)
-    trial(name, after, before)
+            trial("gumbel", before)
+    assert newest_state(before.result.checkpoint).stage == "select"
+    monkeypatch.setattr(Sampler, "gradients", lambda *_: pytest.fail("it selected again"))
+    trial("gumbel", after, before)
     assert list(dict.fromkeys(after.stages)) == ["joint", "measure", "done"]

@@ -1,0 +1,120 @@
+"""What a trial leaves while it learns: when, whole or not, and which of two is taken up."""
+
+import shutil
+
+import pytest
+import torch
+from ray import tune
+
+from tune.checkpoints import MANIFEST, STATE, StageState, TrialKeeper, forget_elders, newest_state, write_state
+
+STATES = [{"step": step, "steps": 4, "weights": [torch.full((3,), float(step))]} for step in range(5)]
+
+
+def leave(folder, number, step, stage="joint"):
+    """A trial's checkpoint, as Ray Tune names it."""
+    path = folder / f"checkpoint_{number:06d}"
+    path.mkdir(parents=True)
+    write_state(path, StageState(stage, STATES[step]))
+    return path
+
+
+def newest(folder, number):
+    return newest_state(tune.Checkpoint.from_directory(str(folder / f"checkpoint_{number:06d}")))
+
+
+def test_a_state_is_read_as_it_was_written(tmp_path):
+    leave(tmp_path, 0, 3, "select")
+    found = newest(tmp_path, 0)
+    assert (found.stage, found.state["step"], found.state["steps"]) == ("select", 3, 4)
+    assert torch.equal(found.state["weights"][0], STATES[3]["weights"][0])
+
+
+def test_without_a_checkpoint_or_a_state_in_it_there_is_none(tmp_path):
+    assert newest_state(None) is None
+    (tmp_path / "checkpoint_000000").mkdir()
+    assert newest(tmp_path, 0) is None
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut, flip, lambda path: path.unlink(), lambda path: path.write_bytes(b"")])
+@pytest.mark.parametrize("name", [STATE, MANIFEST])
+def test_in_place_of_a_damaged_state_the_one_before_it_is_taken(tmp_path, name, damage):
+    leave(tmp_path, 8, 0)
+    leave(tmp_path, 9, 1)
+    damage(leave(tmp_path, 10, 2) / name)
+    assert newest(tmp_path, 10).state["step"] == 1
+    shutil.rmtree(tmp_path / "checkpoint_000009")
+    assert newest(tmp_path, 10).state["step"] == 0
+    shutil.rmtree(tmp_path / "checkpoint_000008")
+    assert newest(tmp_path, 10) is None
+
+
+def test_a_later_checkpoint_than_the_trials_own_is_not_taken(tmp_path):
+    leave(tmp_path, 0, 1)
+    leave(tmp_path, 1, 2)
+    assert newest(tmp_path, 0).state["step"] == 1
+
+
+def test_all_before_the_last_are_forgotten(tmp_path):
+    paths = [leave(tmp_path, number, 0) for number in range(3)]
+    (tmp_path / "result.json").write_text("{}")
+    forget_elders(tune.Checkpoint.from_directory(str(paths[2])))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint_000002", "result.json"]
+
+
+@pytest.fixture
+def reported(tmp_path, monkeypatch):
+    """What is reported to Ray Tune: metrics and the state in its checkpoint."""
+    found = []
+
+    def report(metrics, checkpoint):
+        found.append((metrics, newest_state(checkpoint)))
+
+    monkeypatch.setattr(tune, "report", report)
+    return found
+
+
+def test_a_state_is_written_when_the_last_is_old_enough(reported, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("tune.checkpoints.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("tune.checkpoints.EVERY_S", 10.0)
+    keeper = TrialKeeper("joint", None)
+    for now[0], step in ((4.0, 0), (11.0, 1), (20.0, 2), (22.0, 3)):
+        keeper.keep(lambda step=step: STATES[step])
+    assert [(metrics, found.state["step"]) for metrics, found in reported] == [
+        ({"stage": "joint", "share": 0.25}, 1),
+        ({"stage": "joint", "share": 0.75}, 3),
+    ]
+
+
+def test_a_stage_that_ended_is_left_as_finished_at_whatever_step(reported):
+    keeper = TrialKeeper("select", None)
+    keeper.keep(lambda: STATES[2])
+    assert reported == []
+    keeper.finish()
+    ((metrics, found),) = reported
+    assert metrics == {"stage": "select", "share": 1.0}
+    assert (found.stage, found.state["step"]) == ("select", 4)
+    assert torch.equal(found.state["weights"][0], STATES[2]["weights"][0])
+
+
+def test_a_stage_that_took_no_step_leaves_nothing(reported):
+    TrialKeeper("select", None).finish()
+    assert reported == []
+
+
+def test_a_stage_takes_up_its_own_state_alone():
+    found = StageState("joint", STATES[1])
+    assert TrialKeeper("joint", found).load() is STATES[1]
+    assert TrialKeeper("select", found).load() is None
+    assert TrialKeeper("joint", None).load() is None
