@@ -78,7 +78,6 @@ SETS: dict[str, DataSet] = {
     "20news": DataSet(
         folder="20news",
         settings=NEWS,
-        recipe={"joint.documents": 8000},
         must=((6.0, 0.5), (10.0, 2.0)),
         aim=((10.0, 0.5), (15.0, 1.5)),
         seeds=3,
@@ -95,7 +94,6 @@ SETS: dict[str, DataSet] = {
     "20news-clean": DataSet(
         folder="20news",
         settings={**NEWS, "data.text_column": "text_clean"},
-        recipe={"joint.documents": 16000},
         targets=(2.0, 3.0, 4.0, 6.0, 8.0),
         must=((4.0, 1.0),),
         aim=((8.0, 1.0),),
@@ -133,8 +131,13 @@ SETS: dict[str, DataSet] = {
     ),
     "qnli": DataSet(
         folder="qnli",
-        settings={"data.text_column": "text_a,text_b", "data.max_length": 128},
-        recipe={"joint.documents": 32000},
+        settings={
+            "data.text_column": "text_a,text_b",
+            "data.max_length": 128,
+            "data.train_rows": 20000,
+            "teacher.epochs": 2.0,
+            "teacher.batch_size": 32,
+        },
         targets=(2.0, 3.0, 4.0),
         must=((2.0, 1.0),),
         aim=((3.0, 0.5),),
@@ -164,11 +167,20 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "more select": {"select.documents": 6000},
     "joint lr 2e-4": {"joint.learning_rate": 2e-4},
     "no distillation": {"joint.distillation": 0.0},
+    "joint 8,000": {"joint.documents": 8000},
+    "joint 32,000": {"joint.documents": 32000},
     "gumbel": {"selector": "gumbel"},
 }
 OVERFITTING: dict[str, dict[str, Any]] = {
     "base": {},
+    "joint 4,000": {"joint.documents": 4000},
+    "joint 16,000": {"joint.documents": 16000},
     "joint lr 3e-5": {"joint.learning_rate": 3e-5},
+    "distillation alone, temperature 2": {"joint.distillation": 1.0, "joint.temperature": 2.0},
+    "policy frozen in joint": {"joint.policy_learning_rate": 1e-9},
+    "more select": {"select.documents": 6000},
+    "points (0, 3)": {"select.points": (0, 3)},
+    "points (0, 2, 4)": {"select.points": (0, 2, 4)},
 }
 """Ablations on imdb, whose few documents a teacher knows by heart."""
 LONG = (1024, 2048)

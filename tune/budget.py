@@ -8,6 +8,8 @@ from trbert.errors import InputError
 from tune.settings import Settings, override
 
 TEACHER_SHARE, TRIALS_SHARE, CLOSING_SHARE = 0.25, 0.5, 0.15
+JOINT_PER_SELECT = 4
+"""Documents of joint for one of select, before select has all that it asks for; more time is better spent on joint."""
 MOST_CLOSING_S = 300.0
 """The front's models are measured once, however long the search was."""
 LEAST_TRIAL_S = 130.0
@@ -99,7 +101,8 @@ def fit_trial(settings: Settings, plan: Plan, seconds_a_document: float, evaluat
 
     The shares of an unreduced training pass were measured on MiniLM, 209 tokens, two cores: a document of warm start
     0.4, of select with 8 trajectories 0.3 to 0.9 (most at first), of joint with 3 of them 0.8 to 1.7 (likewise), of
-    evaluation in float32 along the dial 1.2. The evaluation of `evaluated` documents comes off first.
+    evaluation in float32 along the dial 1.2. The evaluation of `evaluated` documents comes off first. Both stages
+    shrink alike, as if joint had `JOINT_PER_SELECT` documents for one of select; what select leaves over is joint's.
     """
     select, joint = settings.select, settings.joint
     if plan.concurrent > 1:
@@ -107,16 +110,16 @@ def fit_trial(settings: Settings, plan: Plan, seconds_a_document: float, evaluat
     evaluation = 1.2 * evaluated * seconds_a_document
     select_cost = select.documents * (0.05 * select.samples + 0.1) * seconds_a_document
     select_cost += 0.45 * select.warm_start_documents * seconds_a_document
-    joint_cost = joint.documents * (0.2 * joint.samples + 0.5) * seconds_a_document
-    share = (plan.trial_seconds - evaluation) / (1.35 * (select_cost + joint_cost))
-    if share >= 1:
-        return settings
-    share = max(share, 0.02)
+    joint_each = (0.2 * joint.samples + 0.5) * seconds_a_document
+    least = min(joint.documents, JOINT_PER_SELECT * select.documents)
+    left = (plan.trial_seconds - evaluation) / 1.35
+    share = min(1.0, max(0.02, left / (select_cost + joint_each * least)))
+    affordable = max(share * least, (left - share * select_cost) / joint_each)
     return override(
         settings,
         {
             "select.documents": max(select.step_documents, int(share * select.documents)),
             "select.warm_start_documents": int(share * select.warm_start_documents),
-            "joint.documents": int(share * joint.documents),
+            "joint.documents": int(min(joint.documents, affordable)),
         },
     )

@@ -113,7 +113,7 @@ class SelectSettings:
 class JointSettings:
     """Stage 3: encoder and policy learn together."""
 
-    documents: int = _setting(8000, "documents to train on, with repetition over epochs; 0 leaves the stage out")
+    documents: int = _setting(32000, "documents to train on, with repetition over epochs; 0 leaves the stage out")
     samples: int = _setting(2, "sampled trajectories of each document")
     batch_size: int = _setting(16, "documents a step")
     learning_rate: float = _setting(1e-4, "highest learning rate of the encoder")

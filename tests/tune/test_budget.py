@@ -9,6 +9,7 @@ from trbert.errors import InputError
 from tune import budget
 from tune.budget import (
     CLOSING_SHARE,
+    JOINT_PER_SELECT,
     MOST_CLOSING_S,
     TEACHER_SHARE,
     TRIALS_SHARE,
@@ -125,9 +126,24 @@ def test_a_trial_that_fits_is_left_alone():
     assert fit_trial(Settings(), PLAN, seconds_a_document=1e-4, evaluated=1000) == Settings()
 
 
+@pytest.mark.parametrize("seconds_a_document", [0.001, 0.003, 0.005])
+def test_time_that_select_leaves_over_is_joints(seconds_a_document):
+    wanted = override(Settings(), {"joint.documents": 10**6})
+    fitted = fit_trial(wanted, PLAN, seconds_a_document, evaluated=300)
+    assert fitted.select == wanted.select
+    assert fitted.joint.documents > JOINT_PER_SELECT * wanted.select.documents
+    assert 0.99 * PLAN.trial_seconds < trial_seconds(fitted, seconds_a_document, 300) <= PLAN.trial_seconds
+
+
+def test_a_short_trial_is_the_same_however_many_documents_joint_may_have():
+    few, many = (override(Settings(), {"joint.documents": count}) for count in (8000, 64000))
+    fitted = fit_trial(many, PLAN, 0.03, evaluated=300)
+    assert fitted == fit_trial(few, PLAN, 0.03, evaluated=300)
+
+
 @pytest.mark.parametrize("seconds_a_document", [0.02, 0.03, 0.04])
 def test_both_stages_of_a_trial_shrink_alike_until_it_fits(seconds_a_document):
-    wanted = Settings()
+    wanted = override(Settings(), {"joint.documents": JOINT_PER_SELECT * Settings().select.documents})
     assert trial_seconds(wanted, seconds_a_document, 300) > PLAN.trial_seconds
     fitted = fit_trial(wanted, PLAN, seconds_a_document, evaluated=300)
     spent = trial_seconds(fitted, seconds_a_document, 300)
@@ -144,4 +160,4 @@ def test_both_stages_of_a_trial_shrink_alike_until_it_fits(seconds_a_document):
 def test_a_trial_without_time_still_takes_one_step_of_select():
     fitted = fit_trial(Settings(), PLAN, seconds_a_document=10.0, evaluated=10_000)
     assert fitted.select.documents == max(Settings().select.step_documents, 0.02 * Settings().select.documents)
-    assert fitted.joint.documents == 0.02 * Settings().joint.documents
+    assert fitted.joint.documents == 0.02 * JOINT_PER_SELECT * Settings().select.documents
