@@ -214,7 +214,7 @@ def _ablations(units: Mapping[str, Unit]) -> Iterator[str]:
     """Returns a row an ingredient: quality at each speed-up, and the difference from the base."""
     base = {point["target"]: point["quality"] for point in units["base"]["points"]} if "base" in units else {}
     targets = sorted({point["target"] for unit in units.values() for point in unit["points"]})
-    documents = next(iter(units.values()))["settings"]["joint"]["documents"]
+    documents = units.get("base", next(iter(units.values())))["settings"]["joint"]["documents"]
     yield f"One seed, a short joint stage ({documents:,} documents); accuracy on rows of train that nothing was"
     yield "trained on, never on test; in brackets the difference from the base, in points:"
     yield ""

@@ -57,7 +57,8 @@ class PolicySelector(Selector):
 
     name = "policy"
     # Half a nat apart: a policy trained for minutes only is unsure, and goes from 2x to 8x within two nats.
-    dials = tuple(step / 2 for step in range(-10, 13))
+    # The sure logits of a long joint stage need the last ones: after 32,000 documents +6 is still over twice as fast.
+    dials = (*(step / 2 for step in range(-10, 13)), 8.0, 11.0, 16.0, 24.0)
     keep_all = 1000.0  # no logit comes near
     default_dial = 0.0
 
