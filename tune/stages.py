@@ -30,6 +30,9 @@ from tune.objectives import (
 )
 from tune.settings import ComputeSettings, SelectSettings, TeacherSettings
 
+_IMITATION_RATE = 1e-2
+"""Of the warm start, whose gradients are exact: higher than what suits a long run of sampled ones."""
+
 Progress = Callable[[dict[str, float]], None]
 """Called after each step with what it measured; may raise to stop."""
 
@@ -307,7 +310,7 @@ def warm_start(
     count = min(settings.warm_start_documents, len(train.tokens))
     if count == 0:
         return
-    optimizer = torch.optim.Adam(policy.parameters(), lr=settings.learning_rate)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=_IMITATION_RATE)
     steps = math.ceil(count / settings.step_documents)
     device = dynamics.encoder.device
     for documents in shuffled_batches(len(train.tokens), settings.step_documents, steps, seed):

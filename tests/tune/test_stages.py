@@ -492,7 +492,7 @@ def agreement(model, train):
 
 
 def test_a_warm_start_imitates_saliency(make_model, train):
-    model = make_model({"select.warm_start_documents": 240, "select.learning_rate": 1e-2})
+    model = make_model({"select.warm_start_documents": 240, "select.learning_rate": 1e-9})
     encoder, before = weights_of(model.encoder.model), agreement(model, train)
     settings = model.settings
     warm_start(model.policy, model.dynamics, train, settings.select, settings.compute, 0)
