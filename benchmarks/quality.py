@@ -44,7 +44,6 @@ OUT = Path("docs/results")
 TO_SPARE = 0.02
 """How much faster than the target a dial must be on validation, that it may be as fast on test."""
 DEVELOPMENT = 3000
-LEARNED = ("policy", "gumbel")
 RULES = ("first", "random", "attention", "saliency")
 
 
@@ -61,6 +60,8 @@ class DataSet:
         aim: the same, hoped for.
         seeds: of the policy; rivals have one.
         units: which variants are run.
+        ablations: ingredients tried one at a time, with one seed, on rows of train that nothing was trained on.
+        ablation_targets: speed-ups that they are measured at.
     """
 
     folder: str
@@ -71,7 +72,47 @@ class DataSet:
     aim: tuple[tuple[float, float], ...]
     seeds: int = 1
     units: tuple[str, ...] = ("policy", "gumbel", *RULES, "tr-bert", "truncate")
+    ablations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    ablation_targets: tuple[float, ...] = ()
 
+
+SHORT = {"joint.documents": 2000, "select.dial_range": 0.0}
+"""What an ingredient adds shows before the encoder has made up for it."""
+NEWS_ABLATIONS: dict[str, dict[str, Any]] = {
+    "base": {},
+    "no neighbours": {"policy_features": ("document",)},
+    "no document": {"policy_features": ("neighbours",)},
+    "a token alone": {"policy_features": ()},
+    "no reward-to-go": {"select.reward_to_go": False},
+    "no warm start": {"select.warm_start_documents": 0},
+    "entropy 0.01": {"select.entropy": 0.01},
+    "guided samples": {"select.guided_share": 0.5},
+    "points (0, 1)": {"select.points": (0, 1)},
+    "points (0, 3)": {"select.points": (0, 3)},
+    "points (1, 3)": {"select.points": (1, 3)},
+    "points (0, 1, 3)": {"select.points": (0, 1, 3)},
+    "points (0, 2, 4)": {"select.points": (0, 2, 4)},
+    "dial conditioned": {"select.dial_range": 1.5},
+    "more select": {"select.documents": 6000},
+    "more select, smaller steps": {"select.documents": 6000, "select.learning_rate": 3e-3},
+    "joint lr 2e-4": {"joint.learning_rate": 2e-4},
+    "no distillation": {"joint.distillation": 0.0},
+    "joint 8,000": {"joint.documents": 8000},
+    "joint 32,000": {"joint.documents": 32000},
+    "gumbel": {"selector": "gumbel"},
+}
+IMDB_ABLATIONS: dict[str, dict[str, Any]] = {
+    "base": {},
+    "joint 4,000": {"joint.documents": 4000},
+    "joint 16,000": {"joint.documents": 16000},
+    "joint lr 3e-5": {"joint.learning_rate": 3e-5},
+    "distillation alone, temperature 2": {"joint.distillation": 1.0, "joint.temperature": 2.0},
+    "policy frozen in joint": {"joint.policy_learning_rate": 1e-9},
+    "more select": {"select.documents": 6000},
+    "more select, smaller steps": {"select.documents": 6000, "select.learning_rate": 3e-3},
+    "points (0, 3)": {"select.points": (0, 3)},
+    "points (0, 2, 4)": {"select.points": (0, 2, 4)},
+}
 
 NEWS = {"data.max_length": 256, "data.train_rows": 4000, "teacher.learning_rate": 2e-4, "teacher.epochs": 6.0}
 SETS: dict[str, DataSet] = {
@@ -81,6 +122,8 @@ SETS: dict[str, DataSet] = {
         must=((6.0, 0.5), (10.0, 2.0)),
         aim=((10.0, 0.5), (15.0, 1.5)),
         seeds=3,
+        ablations={name: {**SHORT, **changes} for name, changes in NEWS_ABLATIONS.items()},
+        ablation_targets=(4.0, 8.0, 12.0),
     ),
     "20news-512": DataSet(
         folder="20news",
@@ -114,6 +157,8 @@ SETS: dict[str, DataSet] = {
         must=((3.0, 1.0), (5.0, 2.0)),
         aim=((5.0, 0.5), (8.0, 1.5)),
         seeds=3,
+        ablations=IMDB_ABLATIONS,
+        ablation_targets=(3.0, 5.0),
     ),
     "sst2": DataSet(
         folder="sst2",
@@ -147,44 +192,6 @@ SETS: dict[str, DataSet] = {
 
 TRUNCATED = (2.0, 4.0, 8.0)
 """Speed-ups of the truncated teachers, each of which is trained for itself."""
-SHORT = {"joint.documents": 2000, "select.dial_range": 0.0}
-"""Ablations, all on 20news with one seed: what an ingredient adds shows before the encoder has made up for it."""
-ABLATIONS: dict[str, dict[str, Any]] = {
-    "base": {},
-    "no neighbours": {"policy_features": ("document",)},
-    "no document": {"policy_features": ("neighbours",)},
-    "a token alone": {"policy_features": ()},
-    "no reward-to-go": {"select.reward_to_go": False},
-    "no warm start": {"select.warm_start_documents": 0},
-    "entropy 0.01": {"select.entropy": 0.01},
-    "guided samples": {"select.guided_share": 0.5},
-    "points (0, 1)": {"select.points": (0, 1)},
-    "points (0, 3)": {"select.points": (0, 3)},
-    "points (1, 3)": {"select.points": (1, 3)},
-    "points (0, 1, 3)": {"select.points": (0, 1, 3)},
-    "points (0, 2, 4)": {"select.points": (0, 2, 4)},
-    "dial conditioned": {"select.dial_range": 1.5},
-    "more select": {"select.documents": 6000},
-    "more select, smaller steps": {"select.documents": 6000, "select.learning_rate": 3e-3},
-    "joint lr 2e-4": {"joint.learning_rate": 2e-4},
-    "no distillation": {"joint.distillation": 0.0},
-    "joint 8,000": {"joint.documents": 8000},
-    "joint 32,000": {"joint.documents": 32000},
-    "gumbel": {"selector": "gumbel"},
-}
-OVERFITTING: dict[str, dict[str, Any]] = {
-    "base": {},
-    "joint 4,000": {"joint.documents": 4000},
-    "joint 16,000": {"joint.documents": 16000},
-    "joint lr 3e-5": {"joint.learning_rate": 3e-5},
-    "distillation alone, temperature 2": {"joint.distillation": 1.0, "joint.temperature": 2.0},
-    "policy frozen in joint": {"joint.policy_learning_rate": 1e-9},
-    "more select": {"select.documents": 6000},
-    "more select, smaller steps": {"select.documents": 6000, "select.learning_rate": 3e-3},
-    "points (0, 3)": {"select.points": (0, 3)},
-    "points (0, 2, 4)": {"select.points": (0, 2, 4)},
-}
-"""Ablations on imdb, whose few documents a teacher knows by heart."""
 LONG = (1024, 2048)
 """Tokens that a reduced model reads, its teacher 512: is it better, at no more FLOPs?"""
 SEPARATE = (0.15, 0.3, 0.6, 1.2, 2.4)
@@ -286,10 +293,8 @@ def _of_set(each: DataSet, base: Settings) -> Iterator[tuple[str, Callable[[], d
             yield "tr-bert seed 0", partial(trained, base, override(base, changes), each.targets)
         elif name != "policy":
             yield f"{name} seed 0", partial(trained, base, override(base, {"selector": name}), each.targets)
-    if each is SETS["imdb"]:
-        for name, changes in OVERFITTING.items():
-            own = override(base, changes)
-            yield f"ablation {name}", partial(trained, base, own, (3.0, 5.0), True)
+    for name, changes in each.ablations.items():
+        yield f"ablation {name}", partial(trained, base, override(base, changes), each.ablation_targets, True)
     if each is SETS["20news-512"]:
         for length in LONG:
             longer = {"data.max_length": length, "positions": length, "teacher.max_length": 512, "joint.keep_all": 0.02}
@@ -297,8 +302,6 @@ def _of_set(each: DataSet, base: Settings) -> Iterator[tuple[str, Callable[[], d
             yield f"long {length}", partial(trained, own, own, (2.0, 4.0, 8.0, 16.0))
     if each is not SETS["20news"]:
         return
-    for name, changes in ABLATIONS.items():
-        yield f"ablation {name}", partial(trained, base, override(base, {**SHORT, **changes}), (4.0, 8.0, 12.0), True)
     targets = (2.0, 3.0, 4.0, 6.0, 8.0)
     for penalty in SEPARATE:
         own = override(base, {"select.penalty": penalty, "select.dial_range": 0.0, "joint.documents": 8000})

@@ -1,7 +1,6 @@
 """What a trial leaves while it learns, so that one started after its death goes on: checksummed, the last two kept."""
 
 import hashlib
-import io
 import json
 import posixpath
 import tempfile
@@ -67,10 +66,8 @@ class TrialKeeper:
 
 def write_state(folder: Path, found: StageState) -> None:
     """Writes a state and what tells whether it is whole."""
-    buffer = io.BytesIO()
-    torch.save(found.state, buffer)
-    (folder / STATE).write_bytes(buffer.getbuffer())
-    manifest = {"stage": found.stage, "sha256": hashlib.sha256(buffer.getbuffer()).hexdigest()}
+    torch.save(found.state, folder / STATE)
+    manifest = {"stage": found.stage, "sha256": _digest(folder / STATE)}
     (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
 
 
@@ -108,10 +105,12 @@ def _elders(checkpoint: tune.Checkpoint) -> list[tune.Checkpoint]:
 def _read(folder: Path) -> StageState | None:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        content = (folder / STATE).read_bytes()
-        stage, digest = str(manifest["stage"]), manifest["sha256"]
+        stage, whole = str(manifest["stage"]), _digest(folder / STATE) == manifest["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if hashlib.sha256(content).hexdigest() != digest:
-        return None
-    return StageState(stage, torch.load(io.BytesIO(content), weights_only=True))
+    return StageState(stage, torch.load(folder / STATE, weights_only=True)) if whole else None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -92,7 +92,9 @@ class Learner:
         keeper: may hold the state of a process that died, which is taken up here; None keeps nothing.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, steps: int, warm_up: float, keeper: Keeper | None) -> None:
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, steps: int, warm_up: float, keeper: Keeper | None = None
+    ) -> None:
         self.optimizer, self.steps, self.step, self._keeper = optimizer, steps, 0, keeper
         self._schedule = linear_schedule(optimizer, steps, warm_up)
         if keeper is not None and (state := keeper.load()) is not None:

@@ -64,14 +64,13 @@ def train_teacher(
     compute: ComputeSettings,
     seed: int,
     progress: Progress,
-    keeper: Keeper | None = None,
 ) -> None:
     """Fine-tunes the unreduced model on gold labels, packed, with dropout."""
     torch.manual_seed(seed)
     encoder.model.train()
     steps = max(1, math.ceil(settings.epochs * len(train.tokens) / settings.batch_size))
     optimizer = torch.optim.AdamW(encoder.model.parameters(), lr=settings.learning_rate, weight_decay=0.01, fused=True)
-    learner = Learner(optimizer, steps, warm_up=0.1, keeper=keeper)
+    learner = Learner(optimizer, steps, warm_up=0.1)
     device = encoder.device
 
     def loss(documents: Tensor) -> Tensor:
