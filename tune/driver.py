@@ -15,6 +15,7 @@ from ray.util.queue import Queue
 
 from trbert.latency import LatencyTable, load_latency
 from tune.budget import Plan, after_preparing, fit_trial
+from tune.planner import bundle, cluster_at_hand, gpu_share
 from tune.prepare import FreePoint, Prepared, free_points, prepare
 from tune.progress import Console, SearchProgress
 from tune.report import collect, finished
@@ -96,9 +97,7 @@ def _gpus_each(asked: dict[str, Any], plan: Plan) -> float:
     """Returns the GPUs of each trial's learner and workers: as asked, else an even share of what Ray has."""
     if asked["gpus_per_worker"] is not None:
         return float(asked["gpus_per_worker"])
-    processes = plan.concurrent * (1 + asked["num_rollout_workers"])
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return min(1.0, round(resources.get("GPU", 0.0) / processes, 3))
+    return gpu_share(cluster_at_hand(), plan.concurrent * (1 + asked["num_rollout_workers"]))
 
 
 def make_shared(settings: Settings, plan: Plan, say: Any, latency: LatencyTable | None) -> Shared:
@@ -145,7 +144,6 @@ def _run_trials(
 ) -> list[Any]:
     asked = saved["search"]
     workers, gpus = asked["num_rollout_workers"], _gpus_each(asked, plan)
-    bundle = {"CPU": 1.0} | ({"GPU": gpus} if gpus else {})
     trainable = tune.with_resources(
         tune.with_parameters(
             run_trial,
@@ -155,7 +153,7 @@ def _run_trials(
             gpus_per_worker=gpus,
             deadline_s=1.3 * plan.trial_seconds,
         ),
-        tune.PlacementGroupFactory([bundle] * (1 + workers)),
+        tune.PlacementGroupFactory([bundle(gpus)] * (1 + workers)),
     )
     storage = asked["storage"] or os.path.abspath(folder.path)
     trials = f"{storage}/{_trials_name(folder, asked)}"

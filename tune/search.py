@@ -96,14 +96,14 @@ def _run(options: argparse.Namespace) -> None:
         folder = RunFolder(Path(options.runs) / (options.name or free_name(Path(options.runs), "search")))
         saved = {"settings": to_json(_settings(options)), "search": asdict(_search(options)), "versions": versions()}
     search = _asked(saved, folder)
-    plan = make_plan(parse_duration(search.budget), _concurrent(search), search.num_trials)
-    print(describe(plan, from_json(saved["settings"]), search, folder), flush=True)
+    _quiet(options.verbose)
+    plan, where = _plan(search)
+    print(describe(plan, from_json(saved["settings"]), search, folder, where), flush=True)
     if options.dry_run:
         return
     if not options.resume:
         make_run(folder)
         write_json(folder.settings, saved)
-    _quiet(options.verbose)
     from tune.driver import run_search  # Ray and torch: only now, so that the plan comes at once
 
     try:
@@ -189,25 +189,35 @@ def _asked(saved: dict[str, Any], folder: RunFolder) -> Search:
         ) from error
 
 
-def _concurrent(search: Search) -> int:
-    """Returns how many trials this machine runs at once: a core for each learner and each of its workers."""
-    each = 1 + search.num_rollout_workers
-    cores = _cores()
-    if each > cores and search.address is None:
-        raise InputError(
-            f"--num-rollout-workers needs {each} processors a trial, and this machine has {cores}: "
-            f"use at most {cores - 1}, or a cluster with --address"
-        )
-    return max(1, cores // each)
+def _plan(search: Search) -> tuple[Plan, str]:
+    """Returns how the budget is spent on the machines at hand, and what they are.
+
+    Raises:
+        InputError: They can never hold a trial, or do not answer.
+    """
+    seconds, processes = parse_duration(search.budget), 1 + search.num_rollout_workers
+    if search.address is None:
+        cores = _cores()
+        if processes > cores:
+            raise InputError(
+                f"--num-rollout-workers needs {processes} processors a trial, and this machine has {cores}: "
+                f"use at most {cores - 1}, or a cluster with --address"
+            )
+        return make_plan(seconds, max(1, cores // processes), search.num_trials), f"this machine, {cores} cores"
+    from tune.planner import cluster_of, trials_at_once  # Ray: only now, so that other plans come at once
+
+    cluster = cluster_of(search.address)
+    fit = trials_at_once(cluster, processes, search.gpus_per_worker)
+    where = f"Ray cluster at {search.address}: {cluster}; room for {fit.trials} trials, and no {fit.limit} for more"
+    return make_plan(seconds, fit.trials, search.num_trials), where
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def describe(plan: Plan, settings: Settings, search: Search, folder: RunFolder) -> str:
-    """Returns the plan as it is printed before anything starts."""
-    where = f"Ray cluster at {search.address}" if search.address else f"this machine, {_cores()} cores"
+def describe(plan: Plan, settings: Settings, search: Search, folder: RunFolder, where: str) -> str:
+    """Returns the plan as it is printed before anything starts; `where` says on what machines."""
     workers = search.num_rollout_workers
     joint = f"joint stage of up to {settings.joint.documents:,} documents"
     return "\n".join(

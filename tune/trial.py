@@ -3,6 +3,7 @@
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ import torch
 from ray import tune
 
 from trbert.evaluate import Evaluation
-from tune.checkpoints import TrialKeeper, newest_state
+from tune.checkpoints import StageState, TrialKeeper, newest_state
 from tune.prepare import Prepared
 from tune.rollouts import RolloutPool
 from tune.settings import Settings, from_json, override, to_json
 from tune.space import to_settings
-from tune.stages import Progress
+from tune.stages import Examples, Progress
 from tune.training import CurvePoint, Model, dial_curve
 
 RESULT = "trial.json"
@@ -54,52 +55,71 @@ def run_trial(
     model = Model(prepared, own)
     train, validation = prepared.train.examples(), prepared.validation.examples()
     found = newest_state(tune.get_checkpoint())
-    pool = None
+    items: dict[str, float] = {}
     if found is None or found.stage == "select":
-        if num_rollout_workers and (found is None or found.state["step"] < found.state["steps"]):
-            pool = RolloutPool(ray.put(prepared), own, num_rollout_workers, gpus=gpus_per_worker)
-        keeper = TrialKeeper("select", found)
         until = started + 0.55 * deadline_s if deadline_s else None
-        try:
-            _timed(lambda told: model.select(train, pool or model.sampler(train), told, keeper), "select", until)
-        finally:
-            if pool is not None:
-                pool.close()
-        keeper.finish()
+        items = _select(model, train, prepared, found, until, num_rollout_workers, gpus_per_worker)
     until = started + deadline_s if deadline_s else None
-    _timed(lambda told: model.join(train, told, TrialKeeper("joint", found)), "joint", until)
+    _timed(lambda told: model.join(train, told, TrialKeeper("joint", found)), _Teller("joint", until))
     model.encoder.model.eval()
     told = _Teller("measure")
     curve = dial_curve(model, validation, lambda share: told({"step": share, "steps": 1.0}))
     sampled = model.evaluate_sampled(validation)
-    _report(model, prepared, own, curve, sampled, time.monotonic() - started, pool.repeated if pool else 0)
+    _report(model, prepared, own, curve, sampled, {"seconds": time.monotonic() - started, **items})
+
+
+def _select(
+    model: Model,
+    train: Examples,
+    prepared: Prepared,
+    found: StageState | None,
+    until: float | None,
+    num_workers: int,
+    gpus: float,
+) -> dict[str, float]:
+    """Runs the select stage, over a pool of actors where there are to be any, and returns what it did."""
+    keeper, pool = TrialKeeper("select", found), None
+    if num_workers and (found is None or found.state["step"] < found.state["steps"]):
+        pool = RolloutPool(ray.put(prepared), model.settings, num_workers, gpus=gpus)
+    teller = _Teller("select", until, pool)
+    try:
+        _timed(lambda told: model.select(train, pool or model.sampler(train), told, keeper), teller)
+    finally:
+        if pool is not None:
+            pool.close()
+    keeper.finish()
+    return teller.items()
 
 
 class _Teller:
     """Reports a stage's progress, at most every few seconds; raises once its time is over."""
 
-    def __init__(self, stage: str, until: float | None = None) -> None:
-        self.stage, self.until, self.last = stage, until, 0.0
+    def __init__(self, stage: str, until: float | None = None, pool: RolloutPool | None = None) -> None:
+        self.stage, self.until, self.pool, self.last = stage, until, pool, 0.0
 
     def __call__(self, step: dict[str, float]) -> None:
         now = time.monotonic()
         if now - self.last > 5:
             self.last = now
-            tune.report({"stage": self.stage, "share": step["step"] / step["steps"], **_numbers(step)})
+            share = step["step"] / step["steps"]
+            tune.report({"stage": self.stage, "share": share, **_numbers(step), **self.items()})
         if self.until is not None and now > self.until:
             raise _StageTimeout
+
+    def items(self) -> dict[str, float]:
+        """Returns what the pool has done, where there is one."""
+        return {f"items_{name}": value for name, value in asdict(self.pool.statistics()).items()} if self.pool else {}
 
 
 def _numbers(step: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in step.items() if name in ("loss", "reward", "kept")}
 
 
-def _timed(stage: Any, name: str, until: float | None) -> None:
-    told: Progress = _Teller(name, until)
+def _timed(stage: Callable[[Progress], None], teller: _Teller) -> None:
     try:
-        stage(told)
+        stage(teller)
     except _StageTimeout:
-        tune.report({"stage": name, "share": 1.0, "cut_short": True})
+        tune.report({"stage": teller.stage, "share": 1.0, "cut_short": True})
 
 
 def _report(
@@ -108,8 +128,7 @@ def _report(
     settings: Settings,
     curve: list[CurvePoint],
     sampled: Evaluation,
-    seconds: float,
-    repeated: int,
+    told: dict[str, float],
 ) -> None:
     at_default = next(point for point in curve if point.dial == model.selector.default_dial)
     with tempfile.TemporaryDirectory() as folder:
@@ -130,8 +149,7 @@ def _report(
                 "finished": True,
                 "quality": at_default.validation.quality,
                 "cost": 1.0 / at_default.validation.speed_up,
-                "seconds": seconds,
-                "items_repeated": repeated,
+                **told,
             },
             checkpoint=tune.Checkpoint.from_directory(folder),
         )

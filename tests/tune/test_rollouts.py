@@ -1,5 +1,6 @@
 """Rollout actors: any number of them gives the same run, and a lost one loses nothing."""
 
+import contextlib
 import os
 import signal
 
@@ -81,19 +82,78 @@ def test_an_actor_that_dies_costs_a_repetition_and_nothing_else(settings, prepar
     ray_local.kill(pool._actors[0], no_restart=False)
     ray_local.kill(pool._actors[1], no_restart=False)
     found = pool.gradients(weights, items)
-    assert pool.repeated >= 1
+    told = pool.statistics()
+    assert told.repeated >= 1
+    assert told.asked == told.done == 5
     assert [each.index for each in found] == [0, 1, 2, 3]
     for own, other in zip(expected, found, strict=True):
         np.testing.assert_allclose(own.gradient, other.gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_an_actor_that_answers_no_more_is_replaced_after_the_deadline(settings, prepared, pool_of, ray_local) -> None:
+@pytest.fixture
+def frozen(ray_local):
+    """Stops a pool's actor as a network partition would: no error, no answer. Goes on at the end."""
+    stopped = []
+
+    def freeze(actor):
+        stopped.append(ray_local.get(actor.__ray_call__.remote(lambda actor: os.getpid())))
+        os.kill(stopped[-1], signal.SIGSTOP)
+        return lambda: os.kill(stopped[-1], signal.SIGCONT)
+
+    yield freeze
+    for process in stopped:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGCONT)
+
+
+def test_an_actor_that_answers_no_more_is_replaced_after_the_deadline(settings, prepared, pool_of, frozen) -> None:
     model, items = Model(prepared, settings), items_of(prepared, 2)
     weights = flatten(model.policy)
     pool = pool_of(1, deadline=20.0)
     pool.gradients(weights, items)
-    process = ray_local.get(pool._actors[0].__ray_call__.remote(lambda actor: os.getpid()))
-    os.kill(process, signal.SIGSTOP)  # as after a network partition: no error, no answer
+    frozen(pool._actors[0])
     found = pool.gradients(weights, items)
-    assert pool.repeated == 1
+    assert pool.statistics().repeated == 1
     assert [each.index for each in found] == [0, 1]
+
+
+def test_an_item_that_is_late_is_sampled_elsewhere_and_counted_once(settings, prepared, pool_of, frozen) -> None:
+    model, items = Model(prepared, settings), items_of(prepared)
+    weights = flatten(model.policy)
+    pool = pool_of(2)
+    while pool.statistics().workers < 2:
+        pool.gradients(weights, items)
+    thaw = frozen(pool._actors[1])
+    before = pool.statistics()
+    first = pool.gradients(weights, items)
+    told = pool.statistics()
+    assert (told.repeated, told.ignored) == (before.repeated + 1, before.ignored)
+    thaw()
+    while pool.statistics().ignored == before.ignored:
+        second = pool.gradients(weights, items)
+    told = pool.statistics()
+    assert told.ignored == before.ignored + 1
+    assert told.asked == told.done
+    for own, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(own.gradient, other.gradient)
+
+
+def test_actors_that_stand_work_while_others_are_still_to_come(settings, prepared, pool_of) -> None:
+    model, items = Model(prepared, settings), items_of(prepared)
+    pool = pool_of(6)  # of half a processor each: two more than there is room for
+    found = pool.gradients(flatten(model.policy), items)
+    assert [each.index for each in found] == [0, 1, 2, 3]
+    told = pool.statistics()
+    assert 1 <= told.workers <= 4
+    assert told.repeated == 0
+
+
+def test_an_error_in_an_actors_making_is_raised_at_once(settings, prepared, pool_of) -> None:
+    import ray
+
+    from tune.rollouts import RolloutPool
+
+    pool = RolloutPool(ray.put(prepared), override(settings, {"select.points": (0, 9)}), 1, cpus=0.5)
+    with pytest.raises(ray.exceptions.RayActorError, match="rising layer indices"):
+        pool.gradients(flatten(Model(prepared, settings).policy), items_of(prepared))
+    pool.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import transformers
 
-from tune import search
+from tune import planner, search
 from tune.search import main
 from tune.settings import Settings
 
@@ -88,6 +88,27 @@ def test_the_plan_follows_what_was_asked_for(capsys):
     assert "trials    6, 1 at once, 1 rollout workers each, up to 300 s a trial\n" in out
     assert "joint stage of up to 500 documents" in out
     assert "about 60 minutes (--budget 1h)" in out
+
+
+def test_on_a_cluster_the_plan_is_for_its_machines(capsys, folder, monkeypatch):
+    machine = {"CPU": 8.0, "GPU": 1.0}
+    monkeypatch.setattr(planner, "cluster_of", lambda address: planner.Cluster(machines=(machine,) * 3, started=1))
+    assert main(["--address", "10.0.0.1:6379", "--num-rollout-workers", "3", "--dry-run", "--budget", "1h"]) == 0
+    out = capsys.readouterr().out
+    assert (
+        "machine   Ray cluster at 10.0.0.1:6379: 3 machines with 24 CPUs, 3 GPUs, 2 of them started when trials wait "
+        "for them; room for 6 trials, and no CPU for more\n"
+    ) in out
+    assert "6 at once, 3 rollout workers each" in out
+    assert list(folder.iterdir()) == []
+
+
+def test_what_the_cluster_can_never_run_is_refused_before_anything_starts(capsys, folder, searched, monkeypatch):
+    machine = {"CPU": 2.0, "GPU": 0.0}
+    monkeypatch.setattr(planner, "cluster_of", lambda address: planner.Cluster(machines=(machine,), started=1))
+    assert main(["--address", "auto", "--num-rollout-workers", "2"]) == 2
+    assert one_line(capsys).startswith("error: a trial needs 3 CPUs for its 3 processes, and can never have them")
+    assert (list(folder.iterdir()), searched) == ([], [])
 
 
 def test_the_plan_comes_before_torch_and_ray_are_loaded(folder):

@@ -1,0 +1,107 @@
+"""How many trials a cluster holds, what limits them, and what can never be had."""
+
+import pytest
+import yaml
+
+from trbert.errors import InputError
+from tune import planner
+from tune.planner import Cluster, Fit, bundle, cluster_of, fit, gpu_share, trials_at_once
+
+SMALL, LARGE = {"CPU": 4.0, "GPU": 0.0}, {"CPU": 16.0, "GPU": 2.0}
+
+
+def cluster(*machines, started=None):
+    return Cluster(machines=machines, started=len(machines) if started is None else started)
+
+
+@pytest.mark.parametrize(
+    ("machines", "bundles", "expected"),
+    [
+        ([SMALL], [bundle(0.0)], Fit(trials=4, limit="CPU")),
+        ([SMALL, SMALL], [bundle(0.0)] * 3, Fit(trials=2, limit="CPU")),  # the second lies on both machines
+        ([SMALL, LARGE], [bundle(0.5)], Fit(trials=4, limit="GPU")),
+        ([LARGE], [bundle(0.25)] * 2, Fit(trials=4, limit="GPU")),
+        # Without GPUs a process goes where there are none, so that both trials find theirs.
+        ([{"CPU": 2.0, "GPU": 1.0}, {"CPU": 1.0, "GPU": 0.0}], [bundle(0.0), bundle(0.5)], Fit(trials=1, limit="CPU")),
+        (
+            [{"CPU": 2.0, "GPU": 0.0}, {"CPU": 1.0, "GPU": 1.0}],
+            [bundle(0.5), bundle(0.0)],
+            Fit(trials=1, limit="CPU and GPU on one machine"),
+        ),
+    ],
+)
+def test_trials_are_packed_and_the_limit_is_named(machines, bundles, expected) -> None:
+    assert fit(cluster(*machines), bundles) == expected
+
+
+@pytest.mark.parametrize(
+    ("machines", "processes", "gpus", "told"),
+    [
+        (
+            [SMALL],
+            5,
+            0.0,
+            "a trial needs 5 CPUs for its 5 processes, and can never have them, for want of CPU: there are 1 machines "
+            "with 4 CPUs; use fewer workers, or larger machines",
+        ),
+        ([LARGE], 1, 3.0, "for want of GPU: there are 1 machines with 16 CPUs, 2 GPUs; use --gpus-per-worker of at mo"),
+        ([SMALL], 1, 1.0, "for want of GPU: there are 1 machines with 4 CPUs; use fewer workers, or larger machines"),
+        ([], 1, None, "for want of CPU: there are 0 machines with no CPUs; use fewer"),
+    ],
+)
+def test_what_can_never_run_is_refused_by_name(machines, processes, gpus, told) -> None:
+    with pytest.raises(InputError) as error:
+        trials_at_once(cluster(*machines), processes, gpus)
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("machines", "processes", "share"), [([SMALL], 4, 0.0), ([LARGE], 1, 1.0), ([LARGE], 4, 0.5), ([LARGE], 5, 0.333)]
+)
+def test_gpus_are_shared_so_that_a_whole_number_of_processes_fills_each(machines, processes, share) -> None:
+    assert gpu_share(cluster(*machines), processes) == share
+
+
+def test_an_even_share_of_gpus_leaves_machines_without_any_alone() -> None:
+    found = trials_at_once(cluster(SMALL, SMALL, LARGE), 2, None)
+    assert found == Fit(trials=8, limit="GPU")  # 16 processes, an eighth of a GPU each, all on the machine with GPUs
+
+
+def described(tmp_path, monkeypatch, **changes):
+    worker = {"resources": {"CPU": 8, "GPU": 1, "memory": 10**10}, "max_workers": 4, "node_config": {}}
+    config = {
+        "head_node_type": "head",
+        "max_workers": 5,
+        "available_node_types": {
+            "head": {"resources": {"CPU": 0}},
+            "spot": worker,
+            "on_demand": worker | {"max_workers": 4},
+        },
+    } | changes
+    path = tmp_path / "ray_bootstrap_config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    monkeypatch.setattr(planner, "AUTOSCALER_FILE", path)
+
+
+@pytest.mark.ray
+def test_machines_that_an_autoscaler_may_start_count(ray_local, tmp_path, monkeypatch) -> None:
+    described(tmp_path, monkeypatch)
+    found = planner.cluster_at_hand()
+    assert found == Cluster(machines=({"CPU": 8.0, "GPU": 1.0},) * 5, started=1)
+    assert str(found) == "5 machines with 40 CPUs, 5 GPUs, 4 of them started when trials wait for them"
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("types", [None, {"head": {}, "worker": {"resources": {}, "max_workers": 3}}])
+def test_without_a_description_the_machines_are_those_that_run(ray_local, tmp_path, monkeypatch, types) -> None:
+    if types is None:
+        monkeypatch.setattr(planner, "AUTOSCALER_FILE", tmp_path / "none.yaml")
+    else:
+        described(tmp_path, monkeypatch, available_node_types=types)
+    assert planner.cluster_at_hand() == Cluster(machines=({"CPU": 2.0, "GPU": 0.0},), started=1)
+
+
+@pytest.mark.slow
+def test_an_address_without_a_cluster_is_the_users_to_mend() -> None:
+    with pytest.raises(InputError, match=r"--address 127\.0\.0\.1:1 must be of a running Ray cluster"):
+        cluster_of("127.0.0.1:1")
