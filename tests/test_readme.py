@@ -19,6 +19,7 @@ from trbert.modeling import assemble
 from trbert.policy import Policy
 from tune import pareto, search
 from tune.front import Point, mark_front
+from tune.planner import Cluster
 from tune.settings import Settings, setting_names
 from tune.table import write_front
 
@@ -91,6 +92,8 @@ def commands(script):
 
 @pytest.mark.parametrize("words", commands("tune/search.py"), ids=" ".join)
 def test_a_search_command_is_taken(words, tmp_path, monkeypatch, capsys):
+    machines = ({"CPU": 8.0, "GPU": 1.0},) * 4  # of cluster.yaml
+    monkeypatch.setattr("tune.planner.cluster_of", lambda address: Cluster(machines=machines, started=4))
     monkeypatch.chdir(tmp_path)
     assert search.main([*words, "--dry-run"]) == 0, capsys.readouterr().err
 

@@ -26,12 +26,14 @@ class Plan:
         concurrent: trials at once.
         trials: trials in all.
         trial_seconds: what one trial may take.
+        learners: processes that share a joint stage, or the teacher's training.
     """
 
     seconds: float
     concurrent: int
     trials: int
     trial_seconds: float
+    learners: int = 1
 
     @property
     def teacher_seconds(self) -> float:
@@ -39,7 +41,7 @@ class Plan:
         return TEACHER_SHARE * self.seconds
 
 
-def make_plan(seconds: float, concurrent: int, num_trials: int | None) -> Plan:
+def make_plan(seconds: float, concurrent: int, num_trials: int | None, learners: int = 1) -> Plan:
     """Returns how many trials fit the budget, or how long each of the wanted number may take.
 
     Example:
@@ -52,7 +54,13 @@ def make_plan(seconds: float, concurrent: int, num_trials: int | None) -> Plan:
         num_trials = waves * concurrent
     else:
         waves = math.ceil(num_trials / concurrent)
-    return Plan(seconds=seconds, concurrent=concurrent, trials=num_trials, trial_seconds=available / waves)
+    return Plan(
+        seconds=seconds,
+        concurrent=concurrent,
+        trials=num_trials,
+        trial_seconds=available / waves,
+        learners=learners,
+    )
 
 
 def after_preparing(plan: Plan, elapsed: float) -> Plan:
@@ -92,7 +100,7 @@ def parse_duration(text: str) -> float:
 
 def fit_teacher(settings: Settings, plan: Plan, seconds_a_document: float, documents: int) -> Settings:
     """Returns settings whose teacher stage fits its share of the budget."""
-    affordable = plan.teacher_seconds / (1.25 * seconds_a_document * documents)
+    affordable = plan.learners * plan.teacher_seconds / (1.25 * seconds_a_document * documents)
     return override(settings, {"teacher.epochs": round(min(settings.teacher.epochs, max(0.1, affordable)), 2)})
 
 
@@ -110,7 +118,7 @@ def fit_trial(settings: Settings, plan: Plan, seconds_a_document: float, evaluat
     evaluation = 1.2 * evaluated * seconds_a_document
     select_cost = select.documents * (0.05 * select.samples + 0.1) * seconds_a_document
     select_cost += 0.45 * select.warm_start_documents * seconds_a_document
-    joint_each = (0.2 * joint.samples + 0.5) * seconds_a_document
+    joint_each = (0.2 * joint.samples + 0.5) * seconds_a_document / plan.learners
     least = min(joint.documents, JOINT_PER_SELECT * select.documents)
     left = (plan.trial_seconds - evaluation) / 1.35
     share = min(1.0, max(0.02, left / (select_cost + joint_each * least)))

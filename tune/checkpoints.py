@@ -1,4 +1,4 @@
-"""What a trial leaves while it learns, so that one started after its death goes on: checksummed, the last two kept."""
+"""What a stage leaves while it learns, so that one started after its death goes on: checksummed, the last two kept."""
 
 import hashlib
 import json
@@ -12,7 +12,9 @@ from typing import Any
 
 import pyarrow.fs
 import torch
-from ray import tune
+from ray import train, tune
+
+from tune.learner import ALONE, Team
 
 STATE, MANIFEST = "state.pt", "manifest.json"
 EVERY_S = 90.0
@@ -27,27 +29,46 @@ class StageState:
     state: dict[str, Any]
 
 
-class TrialKeeper:
-    """Keeps a stage's state in the trial's checkpoints.
+Report = Callable[[dict[str, Any], Path | None], None]
+"""Tells Ray some metrics, with a folder as checkpoint."""
+
+
+class StateKeeper:
+    """Keeps a stage's state in checkpoints.
 
     Args:
         stage: whose state it is.
-        found: what an earlier life of the trial left.
+        found: what an earlier life left.
+        report: hands a checkpoint to Ray; of a team, its first process alone has one, and all report alike.
+        team: the processes that learn together.
+        device: of the team's tensors.
     """
 
-    def __init__(self, stage: str, found: StageState | None) -> None:
-        self._stage, self._found = stage, found
+    def __init__(
+        self,
+        stage: str,
+        found: StageState | None,
+        report: Report,
+        team: Team = ALONE,
+        device: torch.device | None = None,
+    ) -> None:
+        self._stage, self._found, self._report = stage, found, report
+        self._team, self._device = team, device or torch.device("cpu")
         self._last = time.monotonic()
         self._state: Callable[[], dict[str, Any]] | None = None
 
     def load(self) -> dict[str, Any] | None:
-        """Returns the state that this stage left, if it was in this stage that the trial died."""
-        return self._found.state if self._found is not None and self._found.stage == self._stage else None
+        """Returns the state that this stage left, if it was in this stage that the process died."""
+        if self._found is None or self._found.stage != self._stage:
+            return None
+        if self._team.rank:  # the random numbers in it are the first process's
+            return self._found.state | {"random": [torch.get_rng_state()]}
+        return self._found.state
 
     def keep(self, state: Callable[[], dict[str, Any]]) -> None:
         """Writes the state, if the last one is old enough."""
         self._state = state
-        if time.monotonic() - self._last > EVERY_S:
+        if self._team.agreed(time.monotonic() - self._last > EVERY_S, self._device):
             self._write(state())
 
     def finish(self) -> None:
@@ -57,11 +78,24 @@ class TrialKeeper:
             self._write(state | {"step": state["steps"]})
 
     def _write(self, state: dict[str, Any]) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            write_state(Path(folder), StageState(self._stage, state))
-            told = {"stage": self._stage, "share": state["step"] / state["steps"]}
-            tune.report(told, checkpoint=tune.Checkpoint.from_directory(folder))
+        told = {"stage": self._stage, "share": state["step"] / state["steps"]}
+        if self._team.rank:
+            self._report(told, None)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                write_state(Path(folder), StageState(self._stage, state))
+                self._report(told, Path(folder))
         self._last = time.monotonic()
+
+
+def report_to_tune(told: dict[str, Any], folder: Path | None) -> None:
+    """Tells Ray Tune, from within a trial."""
+    tune.report(told, checkpoint=tune.Checkpoint.from_directory(str(folder)) if folder else None)
+
+
+def report_to_train(told: dict[str, Any], folder: Path | None) -> None:
+    """Tells Ray Train, from within one of its workers."""
+    train.report(told, checkpoint=train.Checkpoint.from_directory(str(folder)) if folder else None)
 
 
 def write_state(folder: Path, found: StageState) -> None:
@@ -71,8 +105,8 @@ def write_state(folder: Path, found: StageState) -> None:
     (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
 
 
-def newest_state(checkpoint: tune.Checkpoint | None) -> StageState | None:
-    """Returns the state in a trial's newest checkpoint that is whole, or None where there is none.
+def newest_state(checkpoint: train.Checkpoint | None) -> StageState | None:
+    """Returns the state in the newest checkpoint of a trial or team that is whole, or None where there is none.
 
     Args:
         checkpoint: the newest; those before it lie beside it.
@@ -93,13 +127,13 @@ def forget_elders(checkpoint: tune.Checkpoint) -> None:
         files.delete_dir(elder.path)
 
 
-def _elders(checkpoint: tune.Checkpoint) -> list[tune.Checkpoint]:
+def _elders(checkpoint: train.Checkpoint) -> list[train.Checkpoint]:
     """Returns the checkpoints before this one that are still there, the newest first."""
     parent, name = posixpath.split(checkpoint.path)
     files: pyarrow.fs.FileSystem = checkpoint.filesystem
     names = [found.base_name for found in files.get_file_info(pyarrow.fs.FileSelector(parent))]
     elders = sorted((each for each in names if each.startswith("checkpoint_") and each < name), reverse=True)
-    return [tune.Checkpoint(posixpath.join(parent, elder), files) for elder in elders]
+    return [train.Checkpoint(posixpath.join(parent, elder), files) for elder in elders]
 
 
 def _read(folder: Path) -> StageState | None:
@@ -108,7 +142,8 @@ def _read(folder: Path) -> StageState | None:
         stage, whole = str(manifest["stage"]), _digest(folder / STATE) == manifest["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return StageState(stage, torch.load(folder / STATE, weights_only=True)) if whole else None
+    # To where every machine has memory: it may have been written on a GPU, and be taken up without one.
+    return StageState(stage, torch.load(folder / STATE, weights_only=True, map_location="cpu")) if whole else None
 
 
 def _digest(path: Path) -> str:

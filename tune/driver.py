@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import optuna
@@ -15,6 +16,7 @@ from ray.util.queue import Queue
 
 from trbert.latency import LatencyTable, load_latency
 from tune.budget import Plan, after_preparing, fit_trial
+from tune.learners import TeamPlan, teach_together
 from tune.planner import bundle, cluster_at_hand, gpu_share
 from tune.prepare import FreePoint, Prepared, free_points, prepare
 from tune.progress import Console, SearchProgress
@@ -23,6 +25,7 @@ from tune.runs import RunFolder, write_json
 from tune.searcher import FreshSearch
 from tune.settings import Settings, from_json, to_json
 from tune.space import first_guesses, point_choices, search_space
+from tune.stages import train_teacher
 from tune.table import table
 from tune.trial import run_trial
 
@@ -56,9 +59,9 @@ def run_search(
     # Read here: a file of this machine is on no other of a cluster.
     table_file = settings.select.latency_table
     latency = None if table_file is None else load_latency(table_file)
-    if asked["address"]:
-        _start_ray(asked["address"], cores, verbose)
-        shared = _on_cluster(settings, plan, console, _gpus_each(asked, plan), latency)
+    if asked["address"] or asked["num_learners"] > 1:
+        _start_ray(asked["address"] or "local", cores, verbose)
+        shared = _on_cluster(settings, plan, console, _gpus_each(asked, plan), latency, _team(folder, asked, "teacher"))
     else:
         shared = make_shared(settings, plan, console.line, latency)
         _start_ray("local", cores, verbose)
@@ -100,9 +103,21 @@ def _gpus_each(asked: dict[str, Any], plan: Plan) -> float:
     return gpu_share(cluster_at_hand(), plan.concurrent * (1 + asked["num_rollout_workers"]))
 
 
-def make_shared(settings: Settings, plan: Plan, say: Any, latency: LatencyTable | None) -> Shared:
+def _team(folder: RunFolder, asked: dict[str, Any], stage: str) -> TeamPlan | None:
+    """Returns where several learners learn a stage together; None where there is one alone."""
+    if asked["num_learners"] == 1:
+        return None
+    gpus = cluster_at_hand().total("GPU") > 0
+    run = f"{folder.path.name}-{stage}"
+    return TeamPlan(size=asked["num_learners"], gpus=gpus, storage=_storage(folder, asked), run=run)
+
+
+def make_shared(
+    settings: Settings, plan: Plan, say: Any, latency: LatencyTable | None, team: TeamPlan | None = None
+) -> Shared:
     """Prepares data and teacher, and measures the rules that need no training."""
-    prepared = prepare(settings, plan, say, latency)
+    train = train_teacher if team is None else partial(teach_together, team)
+    prepared = prepare(settings, plan, say, latency, train)
     say("free rules: first, random, attention on the teacher")
     points = tuple(int(point) for point in point_choices(prepared.config.num_hidden_layers)[0].split(","))
     return Shared(prepared=prepared, free=free_points(prepared, settings, points))
@@ -114,10 +129,12 @@ def _start_ray(address: str, cores: int, verbose: bool) -> None:
     ray.init(address=address, log_to_driver=verbose, logging_level=level, **options)
 
 
-def _on_cluster(settings: Settings, plan: Plan, console: Console, gpus: float, latency: LatencyTable | None) -> Shared:
+def _on_cluster(
+    settings: Settings, plan: Plan, console: Console, gpus: float, latency: LatencyTable | None, team: TeamPlan | None
+) -> Shared:
     """Prepares on a worker: the head of a cluster has no processors of its own to give."""
     lines = Queue(actor_options={"num_cpus": 0})
-    work = ray.remote(num_cpus=1, num_gpus=gpus)(make_shared).remote(settings, plan, lines.put, latency)
+    work = ray.remote(num_cpus=1, num_gpus=gpus)(make_shared).remote(settings, plan, lines.put, latency, team)
     try:
         while True:
             done, _ = ray.wait([work], timeout=0.5)
@@ -152,10 +169,11 @@ def _run_trials(
             num_rollout_workers=workers,
             gpus_per_worker=gpus,
             deadline_s=1.3 * plan.trial_seconds,
+            team=_team(folder, asked, "joint"),
         ),
         tune.PlacementGroupFactory([bundle(gpus)] * (1 + workers)),
     )
-    storage = asked["storage"] or os.path.abspath(folder.path)
+    storage = _storage(folder, asked)
     trials = f"{storage}/{_trials_name(folder, asked)}"
     if resumed and tune.Tuner.can_restore(trials):
         tuner = tune.Tuner.restore(trials, trainable=trainable, resume_unfinished=True, restart_errored=True)
@@ -175,6 +193,11 @@ def _run_trials(
     console.line(f"searching: {plan.trials} trials")
     results: Any = tuner.fit()
     return list(results)
+
+
+def _storage(folder: RunFolder, asked: dict[str, Any]) -> str:
+    """Returns where trials and learners keep their checkpoints."""
+    return asked["storage"] or os.path.abspath(folder.path)
 
 
 def _trials_name(folder: RunFolder, asked: dict[str, Any]) -> str:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from envs.dynamics import Dynamics
@@ -17,10 +18,16 @@ from trbert.policy import Policy
 from trbert.reduction import reduced_forward
 from trbert.selectors import PolicySelector, Selector
 from trbert.shapes import Logits
-from tune.learner import Keeper, Learner, autocast, step_in_budget
+from tune.dials import log_costs, some_of
+from tune.learner import ALONE, Keeper, Learner, Team, autocast, step_in_budget
 from tune.objectives import distillation_loss
 from tune.settings import ComputeSettings, JointSettings, SelectSettings
 from tune.stages import Examples, Progress, drawn_dials, select_loss
+
+SCOUTED = 16
+"""Documents that the cost of a dial is measured on."""
+SCOUTINGS = 10
+"""How often in the stage: its dials move while the model learns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +35,9 @@ class Joint:
     """The joint stage's loss, on trajectories of any selector.
 
     Each document runs `samples` trajectories and one more. Of a selector that learns, the first are drawn and carry
-    the gradient of its decisions, the further one is thresholded as in deployment, at a dial of its own (or with all
-    tokens), so that the model stays good along its whole dial. A rule only thresholds: every trajectory has a dial of
-    its own. All of them carry the task loss: gold labels and the teacher's distribution.
+    the gradient of its decisions, the further one is thresholded as in deployment, at a speed-up of its own (or with
+    all tokens), so that the model stays good along its whole dial. A rule only thresholds: every trajectory has a
+    speed-up of its own. All of them carry the task loss: gold labels and the teacher's distribution.
     """
 
     dynamics: Dynamics
@@ -40,30 +47,60 @@ class Joint:
     dtype: str
     temperature: float | None
 
-    def loss(self, part: Examples, draw: Draw) -> tuple[Float[Tensor, ""], dict[str, float]]:
+    @property
+    def dials(self) -> tuple[float, ...]:
+        """The dials whose costs are measured: every third of the selector's, its last among them."""
+        return self.selector.dials[::-3][::-1]
+
+    def costs(self, some: Examples) -> Float[Tensor, " dials"]:
+        """Returns log(1 / speed-up) of those dials on some documents, as the model now is."""
+        dynamics = self.dynamics
+        with autocast(dynamics.encoder.device, self.dtype):
+            costs = log_costs(dynamics.encoder, dynamics.cost, self.selector, some, dynamics.points, self.dials)
+        return torch.from_numpy(costs)
+
+    def loss(
+        self, part: Examples, draw: Draw, costs: Float[Tensor, " dials"]
+    ) -> tuple[Float[Tensor, ""], dict[str, float]]:
         """Returns the mean loss of some documents, and what to tell of it."""
         if isinstance(self.selector, PolicySelector):
-            return self._learned(self.selector.policy, part, draw)
+            return self._learned(self.selector.policy, part, draw, costs)
         samples = self.settings.samples + 1
         many = part.tokens.take(torch.arange(len(part.labels), device=part.labels.device).repeat(samples))
         labels = part.labels.repeat(samples)
         with autocast(self.dynamics.encoder.device, self.dtype):
-            dials = rule_dials(self.selector, self.settings, draw, samples)
+            dials = self.thresholded(draw, costs, samples)
             points = self.dynamics.points
             batch = reduced_forward(self.dynamics.encoder, self.selector, many, points, dials.flatten(), labels).batch
         task, _ = self._task(batch, part, samples)
         return task, {"task": float(task.detach())}
 
-    def _learned(self, policy: Policy, part: Examples, draw: Draw) -> tuple[Float[Tensor, ""], dict[str, float]]:
-        dials, deployed = joint_dials(self.select, self.settings, draw)
+    def _learned(
+        self, policy: Policy, part: Examples, draw: Draw, costs: Float[Tensor, " dials"]
+    ) -> tuple[Float[Tensor, ""], dict[str, float]]:
+        drawn = drawn_dials(self.select, draw, self.settings.samples)
+        dials = torch.cat([drawn, self.thresholded(draw, costs, 1)]) if self.settings.fastest else drawn
+        deployed = torch.arange(len(dials), device=dials.device) >= len(drawn)
         with autocast(self.dynamics.encoder.device, self.dtype):
             rollout = sample_trajectories(
                 self.dynamics, policy, part.tokens, draw, dials, deployed, temperature=self.temperature
             )
         task, logits = self._task(rollout.state.batch, part, len(dials))
-        labels, drawn = part.labels.repeat(len(dials)), dials[: self.settings.samples]
+        labels = part.labels.repeat(len(dials))
         learned, reward = select_loss(self.dynamics, rollout, logits, labels, drawn, self.select)
         return task + learned, {"reward": reward, "task": float(task.detach())}
+
+    def thresholded(self, draw: Draw, costs: Float[Tensor, " dials"], samples: int) -> Float[Tensor, "samples docs"]:
+        """Returns dials whose speed-ups are alike in log from 1x to the fastest; some of the last keep all tokens."""
+        docs = draw.documents
+        sample = torch.arange(samples, device=docs.device)[:, None]
+        share = keyed_uniform(draw.seed, draw.version, docs[None], 1, sample).cpu().numpy()
+        cheapest, dearest = max(-math.log(self.settings.fastest), float(costs[0])), float(costs[-1])
+        found = np.interp(cheapest + share * (dearest - cheapest), costs.numpy(), self.dials)
+        dials = torch.from_numpy(found).to(docs.device, torch.float32)
+        keeps_all = keyed_uniform(draw.seed, draw.version, docs, 2) < self.settings.keep_all
+        dials[-1].masked_fill_(keeps_all, self.selector.keep_all)
+        return dials
 
     def _task(self, batch: PackedBatch, part: Examples, samples: int) -> tuple[Float[Tensor, ""], Logits]:
         with autocast(self.dynamics.encoder.device, self.dtype):
@@ -78,6 +115,7 @@ def train_jointly(
     seed: int,
     progress: Progress,
     keeper: Keeper | None = None,
+    team: Team = ALONE,
 ) -> None:
     """Stage 3: encoder and selector learn together, on every trajectory of `Joint`.
 
@@ -88,6 +126,7 @@ def train_jointly(
         seed: keys the order of documents and all that is drawn.
         progress: told each step's losses.
         keeper: takes the stage's state now and then.
+        team: the processes that learn together; what is drawn for a document does not depend on who draws it.
     """
     settings = joint.settings
     if settings.documents == 0:
@@ -100,50 +139,25 @@ def train_jointly(
         weights = list(joint.selector.policy.parameters())
         groups.append({"params": weights, "lr": settings.policy_learning_rate, "weight_decay": 0.0})
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
-    learner = Learner(optimizer, steps, warm_up=0.1, keeper=keeper)
+    costs = torch.zeros(len(joint.dials), dtype=torch.float64)
+    learner = Learner(optimizer, steps, warm_up=0.1, keeper=keeper, carried=[costs])
+    few, every = some_of(train, SCOUTED), max(1, steps // SCOUTINGS)
     seen: dict[str, float] = {}
 
     def loss(documents: Tensor, version: int) -> Tensor:
         part = train.take(documents, device)
-        value, told = joint.loss(part, Draw(seed=seed, version=version, documents=documents.to(device)))
+        value, told = joint.loss(part, Draw(seed=seed, version=version, documents=documents.to(device)), costs)
         seen.update(told)
         return value * len(documents)
 
     lengths = train.tokens.lengths
     for step, documents in learner.batches(len(train.tokens), settings.batch_size, seed + 1):
+        if settings.fastest and step % every == 0:
+            costs.copy_(joint.costs(few))
         # Versions continue after the select stage's, so that no draw is used twice.
         of_step = partial(loss, version=1_000_000 + step)
-        value = step_in_budget(optimizer, documents, lengths, compute.tokens_per_batch, of_step)
+        value = step_in_budget(optimizer, documents, lengths, compute.tokens_per_batch, of_step, team)
         progress({"step": float(step + 1), "steps": float(steps), "loss": value, **seen})
-
-
-def joint_dials(
-    select: SelectSettings, settings: JointSettings, draw: Draw
-) -> tuple[Float[Tensor, "samples docs"], Bool[Tensor, " samples"]]:
-    """Returns the dial of every trajectory of a selector that learns, and which threshold instead of drawing."""
-    docs = draw.documents
-    drawn = drawn_dials(select, draw, settings.samples)
-    if not settings.dial_range:
-        return drawn, torch.zeros(settings.samples, dtype=torch.bool, device=docs.device)
-    dial = (2 * keyed_uniform(draw.seed, draw.version, docs, 1) - 1) * settings.dial_range
-    dials = torch.cat([drawn, dial.masked_fill(_keeps_all(settings, draw), torch.inf)[None]])
-    deployed = torch.zeros(len(dials), dtype=torch.bool, device=docs.device)
-    deployed[-1] = True
-    return dials, deployed
-
-
-def rule_dials(selector: Selector, settings: JointSettings, draw: Draw, samples: int) -> Float[Tensor, "samples docs"]:
-    """Returns the dial of every trajectory of a rule that counts: fractions alike in log, from its cheapest to 1."""
-    sample = torch.arange(samples, device=draw.documents.device)[:, None]
-    share = keyed_uniform(draw.seed, draw.version, draw.documents[None], 3, sample)
-    dials = selector.dials[0] ** share
-    dials[-1].masked_fill_(_keeps_all(settings, draw), selector.keep_all)
-    return dials
-
-
-def _keeps_all(settings: JointSettings, draw: Draw) -> Bool[Tensor, " docs"]:
-    """Returns the documents whose further trajectory keeps all tokens."""
-    return keyed_uniform(draw.seed, draw.version, draw.documents, 2) < settings.keep_all
 
 
 def task_loss(

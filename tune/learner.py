@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -71,6 +72,46 @@ def accumulate_gradient(parameters: Sequence[nn.Parameter], documents: Tensor, l
     return float(value.detach())
 
 
+@dataclass(frozen=True, slots=True)
+class Team:
+    """Processes that learn as one: each takes its share of a step's documents, and all step along the whole gradient.
+
+    Attributes:
+        rank: of this process.
+        size: processes; of more than one, torch.distributed's default group is the team.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    def share(self, documents: Tensor) -> Tensor:
+        """Returns this process's part of some documents, which may be none."""
+        return documents[self.rank :: self.size]
+
+    def add_up(self, parameters: Sequence[nn.Parameter], loss: float) -> float:
+        """Puts the team's summed gradient into each parameter's `grad`, and returns its summed loss."""
+        if self.size == 1:
+            return loss
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        flat = torch.cat([*(gradient.flatten() for gradient in gradients), gradients[0].new_tensor([loss])])
+        torch.distributed.all_reduce(flat)
+        *parts, total = flat.split([*(p.numel() for p in parameters), 1])
+        for parameter, part in zip(parameters, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
+        return float(total)
+
+    def agreed(self, wanted: bool, device: torch.device) -> bool:
+        """Returns what the first process wants: clocks differ, and all must do the same."""
+        if self.size == 1:
+            return wanted
+        word = torch.tensor(float(wanted), device=device)
+        torch.distributed.broadcast(word, src=0)
+        return bool(word)
+
+
+ALONE = Team()
+
+
 @runtime_checkable
 class Keeper(Protocol):
     """Where a stage leaves its state now and then, so that a process started after its death goes on from there."""
@@ -90,26 +131,37 @@ class Learner:
         steps: of the stage.
         warm_up: share of them in which the learning rate rises; then it falls to 0.
         keeper: may hold the state of a process that died, which is taken up here; None keeps nothing.
+        carried: tensors beside the weights that the steps to come depend on.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, steps: int, warm_up: float, keeper: Keeper | None = None
+        self,
+        optimizer: torch.optim.Optimizer,
+        steps: int,
+        warm_up: float,
+        keeper: Keeper | None = None,
+        carried: Sequence[Tensor] = (),
     ) -> None:
-        self.optimizer, self.steps, self.step, self._keeper = optimizer, steps, 0, keeper
+        self.optimizer, self.steps, self.step, self._keeper, self._carried = optimizer, steps, 0, keeper, carried
         self._schedule = linear_schedule(optimizer, steps, warm_up)
         if keeper is not None and (state := keeper.load()) is not None:
             self._take_up(state)
 
     def batches(self, documents: int, batch_size: int, seed: int) -> Iterator[tuple[int, Tensor]]:
         """Yields the number and the documents of each step still to come; the step is whatever is done with them."""
+        if self.step < self.steps:
+            self._keep()  # it may be stopped after its first step, and not come back here
         for step, chosen in enumerate(shuffled_batches(documents, batch_size, self.steps, seed)):
             if step < self.step:
                 continue
             yield step, chosen
             self._schedule.step()
             self.step = step + 1
-            if self._keeper is not None:
-                self._keeper.keep(self.state)
+            self._keep()
+
+    def _keep(self) -> None:
+        if self._keeper is not None:
+            self._keeper.keep(self.state)
 
     def state(self) -> dict[str, Any]:
         """Returns all that the steps still to come depend on, in what `torch.load(weights_only=True)` reads."""
@@ -135,19 +187,34 @@ class Learner:
         self.step = state["step"]
 
     @property
-    def _weights(self) -> list[nn.Parameter]:
-        return [weight for group in self.optimizer.param_groups for weight in group["params"]]
+    def _weights(self) -> list[Tensor]:
+        return [*(weight for group in self.optimizer.param_groups for weight in group["params"]), *self._carried]
 
 
 def step_in_budget(
-    optimizer: torch.optim.Optimizer, documents: Tensor, lengths: Tensor, tokens_per_batch: int, loss: Loss
+    optimizer: torch.optim.Optimizer,
+    documents: Tensor,
+    lengths: Tensor,
+    tokens_per_batch: int,
+    loss: Loss,
+    team: Team = ALONE,
 ) -> float:
-    """Takes one optimiser step on the documents' mean loss, at most `tokens_per_batch` tokens at a time; returns it."""
+    """Takes one optimiser step on the documents' mean loss, and returns it.
+
+    Args:
+        optimizer: of the weights that learn.
+        documents: of the step, for the whole team.
+        lengths: of all documents, in tokens.
+        tokens_per_batch: most tokens at once.
+        loss: summed over documents.
+        team: shares the documents out.
+    """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     optimizer.zero_grad()
     total = 0.0
-    for part in within_budget(documents, lengths, tokens_per_batch):
+    for part in within_budget(team.share(documents), lengths, tokens_per_batch):
         total += accumulate_gradient(parameters, part, loss)
+    total = team.add_up(parameters, total)
     for parameter in parameters:
         if parameter.grad is not None:
             parameter.grad.div_(len(documents))

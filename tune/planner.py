@@ -117,17 +117,25 @@ def gpu_share(cluster: Cluster, processes: int) -> float:
     return math.floor(1000 / max(1, math.ceil(processes / gpus))) / 1000 if gpus else 0.0
 
 
-def trials_at_once(cluster: Cluster, processes: int, gpus: float | None) -> Fit:
-    """Returns how many trials of so many processes run at once, each process with its GPUs, or with an even share.
+def trials_at_once(cluster: Cluster, processes: int, gpus: float | None, learners: int = 1) -> Fit:
+    """Returns how many trials run at once.
+
+    Args:
+        cluster: the machines.
+        processes: a trial's own and its rollout workers.
+        gpus: of each of them; an even share when None.
+        learners: of its joint stage; more than one are processes of their own, each with a whole GPU where there are.
 
     Raises:
         InputError: None ever can.
     """
+    team = [bundle(float(cluster.total("GPU") > 0))] * learners if learners > 1 else []
     if gpus is None:
         with_gpus = tuple(machine for machine in cluster.machines if machine["GPU"] > 0)
-        by_cpus = fit(replace(cluster, machines=with_gpus or cluster.machines), [bundle(0.0)] * processes)
-        gpus = gpu_share(cluster, by_cpus.trials * processes)
-    return fit(cluster, [bundle(gpus)] * processes)
+        everyone = [bundle(0.0)] * (processes + len(team))
+        by_cpus = fit(replace(cluster, machines=with_gpus or cluster.machines), everyone)
+        gpus = gpu_share(cluster, by_cpus.trials * len(everyone))
+    return fit(cluster, [bundle(gpus)] * processes + team)
 
 
 def cluster_of(address: str) -> Cluster:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from trbert.cost import CostModel
@@ -114,12 +114,23 @@ class Prepared:
 
     def classifier(self, device: torch.device) -> Any:
         """Returns a copy of the teacher, to be trained on."""
-        model = AutoModelForSequenceClassification.from_config(self.config)
-        model.load_state_dict({name: torch.tensor(array) for name, array in self.weights.items()})
-        return model.to(device).eval()
+        return rebuilt(self.config, self.weights, device)
 
 
-def prepare(settings: Settings, plan: Plan | None, say: Say, latency: LatencyTable | None = None) -> Prepared:
+def rebuilt(config: Any, weights: dict[str, NDArray[np.float32]], device: torch.device) -> Any:
+    """Returns a classifier of its own with these weights."""
+    model = AutoModelForSequenceClassification.from_config(config)
+    model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
+    return model.to(device).eval()
+
+
+def prepare(
+    settings: Settings,
+    plan: Plan | None,
+    say: Say,
+    latency: LatencyTable | None = None,
+    train: Callable[..., None] = train_teacher,
+) -> Prepared:
     """Returns tokens and teacher, from the cache where the same were made before.
 
     Args:
@@ -128,6 +139,7 @@ def prepare(settings: Settings, plan: Plan | None, say: Say, latency: LatencyTab
         say: is told what is being done, one line each.
         latency: the user's table, where time is the price; measured here, in the arithmetic and on the threads of
             evaluation, when None.
+        train: fine-tunes the teacher: here, or in several processes.
     """
     torch.set_num_threads(settings.compute.threads or os.cpu_count() or 1)
     data, splits = settings.data, splits_of(settings)
@@ -145,7 +157,7 @@ def prepare(settings: Settings, plan: Plan | None, say: Say, latency: LatencyTab
     if teacher_longest != longest:  # tokenised anew: of a pair the tokenizer cuts the longer text, not the end
         taught = _tokenised(pretrained.tokenizer, splits, teacher_longest, say, " for the teacher")
     if not pretrained.fine_tuned:
-        _teach(encoder, taught["train"], settings, plan, say)
+        _teach(encoder, taught["train"], settings, plan, say, train)
     logits = {name: _teacher_logits(encoder, part.tokens, name, settings.compute) for name, part in taught.items()}
     on_validation, on_test = (accuracy(logits[name], taught[name].labels) for name in ("validation", "test"))
     say(f"teacher: {100 * on_validation:.1f} % on validation, {100 * on_test:.1f} % on test")
@@ -164,7 +176,7 @@ def prepare(settings: Settings, plan: Plan | None, say: Say, latency: LatencyTab
         train=PackedArrays.of(replace(parts["train"], teacher_logits=logits["train"])),
         validation=PackedArrays.of(parts["validation"]),
         test=PackedArrays.of(parts["test"]),
-        weights={name: tensor.cpu().numpy() for name, tensor in pretrained.model.state_dict().items()},
+        weights=arrays_of(pretrained.model),
         config=pretrained.model.config,
         tokenizer=pretrained.tokenizer,
         teacher_validation=on_validation,
@@ -172,6 +184,11 @@ def prepare(settings: Settings, plan: Plan | None, say: Say, latency: LatencyTab
         label_names=splits.label_names,
         latency=latency,
     )
+
+
+def arrays_of(model: nn.Module) -> dict[str, NDArray[np.float32]]:
+    """Returns a model's state dict as arrays, which Ray hands between processes without copying."""
+    return {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
 
 
 def splits_of(settings: Settings) -> Splits:
@@ -220,13 +237,37 @@ def free_points(prepared: Prepared, settings: Settings, points: tuple[int, ...])
     return found
 
 
-def _teach(encoder: Encoder, train: Examples, settings: Settings, plan: Plan | None, say: Say) -> None:
+class _Told:
+    """Says now and then how far the teacher is; pickles, to say it from another process."""
+
+    def __init__(self, say: Say) -> None:
+        self.say = say
+        self.started = self.last = time.monotonic()
+
+    def __call__(self, step: dict[str, float]) -> None:
+        now = time.monotonic()
+        if now - self.last >= 10 or step["step"] == step["steps"]:
+            self.last = now
+            left = (now - self.started) / step["step"] * (step["steps"] - step["step"])
+            self.say(
+                f"teacher: step {step['step']:.0f} of {step['steps']:.0f}, loss {step['loss']:.3f}, {left:.0f} s left"
+            )
+
+
+def _teach(
+    encoder: Encoder,
+    examples: Examples,
+    settings: Settings,
+    plan: Plan | None,
+    say: Say,
+    train: Callable[..., None],
+) -> None:
     limit = None if plan is None else round(plan.teacher_seconds)
     recipe = {name: value for name, value in asdict(settings.teacher).items() if name != "max_length"}
     key = [settings.model, settings.seed, encoder.model.config.num_labels, recipe, limit]
     digest = hashlib.sha256(json.dumps(key).encode())
-    _hash_tokens(digest, train.tokens)
-    _hash(digest, train.labels)
+    _hash_tokens(digest, examples.tokens)
+    _hash(digest, examples.labels)
     if Path(settings.model).is_dir():
         _hash_weights(digest, encoder)  # a folder's content may change under its name
     path = cache_folder() / "teachers" / f"{digest.hexdigest()[:24]}.safetensors"
@@ -234,20 +275,10 @@ def _teach(encoder: Encoder, train: Examples, settings: Settings, plan: Plan | N
         say("teacher: kept from an earlier run")
         return
     if plan is not None:
-        seconds = training_seconds(encoder, train, settings.compute.dtype, torch.get_num_threads())
-        settings = fit_teacher(settings, plan, seconds, len(train.tokens))
-    say(f"teacher: training, {settings.teacher.epochs:g} epochs of {len(train.tokens):,} documents")
-    started = last = time.monotonic()
-
-    def progress(step: dict[str, float]) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= 10 or step["step"] == step["steps"]:
-            last = now
-            left = (now - started) / step["step"] * (step["steps"] - step["step"])
-            say(f"teacher: step {step['step']:.0f} of {step['steps']:.0f}, loss {step['loss']:.3f}, {left:.0f} s left")
-
-    train_teacher(encoder, train, settings.teacher, settings.compute, settings.seed, progress)
+        seconds = training_seconds(encoder, examples, settings.compute.dtype, torch.get_num_threads())
+        settings = fit_teacher(settings, plan, seconds, len(examples.tokens))
+    say(f"teacher: training, {settings.teacher.epochs:g} epochs of {len(examples.tokens):,} documents")
+    train(encoder, examples, settings.teacher, settings.compute, settings.seed, _Told(say))
     _keep(path, encoder.model.state_dict())
 
 

@@ -26,6 +26,7 @@ class Search:
     Attributes:
         num_trials: as many as fit the budget when None.
         num_rollout_workers: actors that sample for each trial.
+        num_learners: processes that share each joint stage, and the teacher's training.
         gpus_per_worker: GPUs of each trial's learner and of each of its workers; None shares out what there is.
         budget: time for everything.
         address: of a Ray cluster; None is this machine.
@@ -35,6 +36,7 @@ class Search:
 
     num_trials: int | None
     num_rollout_workers: int
+    num_learners: int
     gpus_per_worker: float | None
     budget: str
     address: str | None
@@ -72,6 +74,12 @@ def _parser() -> Parser:
     )
     parser.add_argument("--num-trials", type=int, help="models to train; as many as fit the budget when left out")
     parser.add_argument("--num-rollout-workers", type=int, default=0, help="actors that sample for each trial")
+    parser.add_argument(
+        "--num-learners",
+        type=int,
+        default=1,
+        help="processes that share each joint stage, and the teacher's training, through Ray Train (default: 1)",
+    )
     parser.add_argument(
         "--gpus-per-worker",
         type=float,
@@ -166,12 +174,15 @@ def _search(options: argparse.Namespace) -> Search:
     for name in ("num_rollout_workers", "gpus_per_worker"):
         if (getattr(options, name) or 0) < 0:
             raise InputError(f"--{name.replace('_', '-')} must be 0 or more, and is {getattr(options, name)}")
-    if options.num_trials is not None and options.num_trials < 1:
-        raise InputError(f"--num-trials must be 1 or more, and is {options.num_trials}")
+    for name in ("num_trials", "num_learners"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be 1 or more, and is {value}")
     parse_duration(options.budget)
     return Search(
         num_trials=options.num_trials,
         num_rollout_workers=options.num_rollout_workers,
+        num_learners=options.num_learners,
         gpus_per_worker=options.gpus_per_worker,
         budget=options.budget,
         address=options.address or os.environ.get("RAY_ADDRESS") or None,
@@ -195,21 +206,23 @@ def _plan(search: Search) -> tuple[Plan, str]:
     Raises:
         InputError: They can never hold a trial, or do not answer.
     """
-    seconds, processes = parse_duration(search.budget), 1 + search.num_rollout_workers
+    seconds, learners = parse_duration(search.budget), search.num_learners
+    processes = 1 + search.num_rollout_workers
     if search.address is None:
-        cores = _cores()
-        if processes > cores:
+        cores, each = _cores(), processes + (learners if learners > 1 else 0)
+        if each > cores:
+            which = "--num-learners" if learners > 1 else "--num-rollout-workers"
             raise InputError(
-                f"--num-rollout-workers needs {processes} processors a trial, and this machine has {cores}: "
-                f"use at most {cores - 1}, or a cluster with --address"
+                f"{which} needs {each} processors a trial, and this machine has {cores}: "
+                f"use at most {max(1, cores - 1)}, or a cluster with --address"
             )
-        return make_plan(seconds, max(1, cores // processes), search.num_trials), f"this machine, {cores} cores"
+        return make_plan(seconds, cores // each, search.num_trials, learners), f"this machine, {cores} cores"
     from tune.planner import cluster_of, trials_at_once  # Ray: only now, so that other plans come at once
 
     cluster = cluster_of(search.address)
-    fit = trials_at_once(cluster, processes, search.gpus_per_worker)
+    fit = trials_at_once(cluster, processes, search.gpus_per_worker, learners)
     where = f"Ray cluster at {search.address}: {cluster}; room for {fit.trials} trials, and no {fit.limit} for more"
-    return make_plan(seconds, fit.trials, search.num_trials), where
+    return make_plan(seconds, fit.trials, search.num_trials, learners), where
 
 
 def _cores() -> int:
@@ -220,12 +233,13 @@ def describe(plan: Plan, settings: Settings, search: Search, folder: RunFolder, 
     """Returns the plan as it is printed before anything starts; `where` says on what machines."""
     workers = search.num_rollout_workers
     joint = f"joint stage of up to {settings.joint.documents:,} documents"
+    together = f", {search.num_learners} learners" if search.num_learners > 1 else ""
     return "\n".join(
         [
             f"search    {folder.path}",
             f"model     {settings.model}, data {settings.data.source}, at most {settings.data.max_length} tokens",
             f"machine   {where}",
-            f"trials    {plan.trials}, {plan.concurrent} at once, {workers or 'no'} rollout workers each, "
+            f"trials    {plan.trials}, {plan.concurrent} at once, {workers or 'no'} rollout workers{together} each, "
             f"up to {plan.trial_seconds:.0f} s a trial",
             f"stages    teacher up to {plan.teacher_seconds:.0f} s (kept for later runs), select on up to "
             f"{settings.select.documents:,} documents, {joint}",

@@ -122,7 +122,9 @@ class JointSettings:
         0.5, "share of the task loss that is cross-entropy against the teacher, not the label"
     )
     temperature: float = _setting(1.0, "temperature of distillation")
-    dial_range: float = _setting(3.0, "a further, thresholded trajectory draws its dial from ± this; 0 leaves it out")
+    fastest: float = _setting(
+        16.0, "a further, thresholded trajectory is as fast as anything from 1x to this; 0 leaves it out"
+    )
     keep_all: float = _setting(0.1, "fraction of those further trajectories that keep all tokens")
 
     def __post_init__(self) -> None:
@@ -133,7 +135,7 @@ class JointSettings:
             _check(getattr(self, name) > 0, f"joint.{name}", "positive", getattr(self, name))
         for name in ("distillation", "keep_all"):
             _check(0 <= getattr(self, name) <= 1, f"joint.{name}", "a fraction from 0 to 1", getattr(self, name))
-        _check(self.dial_range >= 0, "joint.dial_range", "0 or more", self.dial_range)
+        _check(self.fastest == 0 or self.fastest > 1, "joint.fastest", "more than 1, or 0", self.fastest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +190,8 @@ class Settings:
         _check(known, "policy_features", "among document, neighbours", self.policy_features)
         selectors = ("policy", "gumbel", "first", "random", "attention", "saliency")
         _check(self.selector in selectors, "selector", f"one of {', '.join(selectors)}", self.selector)
+        thresholds = self.selector in ("policy", "gumbel") or self.joint.fastest > 0
+        _check(thresholds, "joint.fastest", "more than 1 for a selector that draws nothing", self.joint.fastest)
         guided = self.selector == "gumbel" and self.select.guided_share > 0
         _check(not guided, "select.guided_share", "0 with selector 'gumbel'", self.select.guided_share)
 
@@ -211,7 +215,7 @@ TR_BERT: dict[str, Any] = {
     "joint.learning_rate": 3e-5,
     "joint.policy_learning_rate": 3e-5,
     "joint.distillation": 1.0,
-    "joint.dial_range": 0.0,
+    "joint.fastest": 0.0,
 }
 """The paper's own recipe (Ye et al. 2021, and its code), as overrides; its penalty, set by hand there, stays free."""
 

@@ -21,7 +21,7 @@ from trbert.packed import Tokens
 from trbert.policy import Policy
 from trbert.saliency import most_salient, saliency
 from trbert.shapes import DocIndex, Logits
-from tune.learner import Keeper, Learner, autocast, shuffled_batches, step_in_budget
+from tune.learner import ALONE, Keeper, Learner, Team, autocast, shuffled_batches, step_in_budget
 from tune.objectives import (
     imitation_loss,
     leave_one_out_advantages,
@@ -34,7 +34,11 @@ _IMITATION_RATE = 1e-2
 """Of the warm start, whose gradients are exact: higher than what suits a long run of sampled ones."""
 
 Progress = Callable[[dict[str, float]], None]
-"""Called after each step with what it measured; may raise to stop."""
+"""Called after each step with what it measured; raises `StageTimeout` to stop."""
+
+
+class StageTimeout(Exception):
+    """The stage has had its time; what it learned so far stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +68,26 @@ def train_teacher(
     compute: ComputeSettings,
     seed: int,
     progress: Progress,
+    keeper: Keeper | None = None,
+    team: Team = ALONE,
 ) -> None:
-    """Fine-tunes the unreduced model on gold labels, packed, with dropout."""
-    torch.manual_seed(seed)
+    """Fine-tunes the unreduced model on gold labels, packed, with dropout.
+
+    Args:
+        encoder: learns in place.
+        train: the documents.
+        settings: of the stage.
+        compute: how the machine is used.
+        seed: keys the order of documents and, with the process's rank, dropout.
+        progress: told each step's loss.
+        keeper: takes the stage's state now and then.
+        team: the processes that learn together.
+    """
+    torch.manual_seed(seed + team.rank)
     encoder.model.train()
     steps = max(1, math.ceil(settings.epochs * len(train.tokens) / settings.batch_size))
     optimizer = torch.optim.AdamW(encoder.model.parameters(), lr=settings.learning_rate, weight_decay=0.01, fused=True)
-    learner = Learner(optimizer, steps, warm_up=0.1)
+    learner = Learner(optimizer, steps, warm_up=0.1, keeper=keeper)
     device = encoder.device
 
     def loss(documents: Tensor) -> Tensor:
@@ -81,7 +98,7 @@ def train_teacher(
 
     lengths = train.tokens.lengths
     for step, documents in learner.batches(len(train.tokens), settings.batch_size, seed):
-        value = step_in_budget(optimizer, documents, lengths, compute.tokens_per_batch, loss)
+        value = step_in_budget(optimizer, documents, lengths, compute.tokens_per_batch, loss, team)
         progress({"step": float(step + 1), "steps": float(steps), "loss": value})
     encoder.model.eval()
 

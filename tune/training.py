@@ -19,8 +19,9 @@ from trbert.original import original_points
 from trbert.policy import Policy
 from trbert.reduction import Reduced, check_points
 from trbert.selectors import LEARNED, points_for, selector_of
+from tune.dials import log_costs, some_of
 from tune.joint import Joint, train_jointly
-from tune.learner import Keeper, autocast, pick_device
+from tune.learner import ALONE, Keeper, Team, autocast, pick_device
 from tune.prepare import Prepared
 from tune.settings import Settings
 from tune.stages import Examples, GradientSource, Progress, Sampler, train_policy, warm_start
@@ -101,13 +102,13 @@ class Model:
             warm_start(self.policy, self.dynamics, train, settings.select, settings.compute, settings.seed)
         train_policy(self.policy, source, len(train.tokens), settings.select, settings.seed, progress, keeper)
 
-    def join(self, train: Examples, progress: Progress, keeper: Keeper | None = None) -> None:
+    def join(self, train: Examples, progress: Progress, keeper: Keeper | None = None, team: Team = ALONE) -> None:
         """Runs the joint stage."""
         settings = self.settings
         joint = Joint(
             self.dynamics, self.selector, settings.select, settings.joint, settings.compute.dtype, self._temperature
         )
-        train_jointly(joint, train, settings.compute, settings.seed, progress, keeper)
+        train_jointly(joint, train, settings.compute, settings.seed, progress, keeper, team)
 
     def evaluate(self, split: Examples, dial: float) -> Evaluation:
         """Returns how the reduced model does on a split at one dial."""
@@ -180,8 +181,6 @@ def spread_dials(model: Model, validation: Examples) -> list[float]:
 
 def scout(model: Model, validation: Examples) -> NDArray[np.float64]:
     """Returns log(1 / speed-up), rising, at each of the selector's dials, on a few documents from all over a split."""
-    every = max(1, len(validation.labels) // _SCOUT_DOCUMENTS)  # rows may lie in order of their classes
-    some = validation.take(torch.arange(0, len(validation.labels), every), torch.device("cpu"))
-    costs = np.log([1 / model.evaluate(some, dial).speed_up for dial in model.selector.dials])
-    rising: NDArray[np.float64] = np.maximum.accumulate(costs)
-    return rising
+    few = some_of(validation, _SCOUT_DOCUMENTS)
+    with autocast(model.encoder.device, model.settings.compute.evaluation):
+        return log_costs(model.encoder, model.cost, model.selector, few, model.points, model.selector.dials)

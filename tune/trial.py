@@ -4,28 +4,26 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
 
 from trbert.evaluate import Evaluation
-from tune.checkpoints import StageState, TrialKeeper, newest_state
+from tune.checkpoints import StageState, StateKeeper, newest_state, report_to_tune
+from tune.learners import TeamPlan, join_together
 from tune.prepare import Prepared
 from tune.rollouts import RolloutPool
 from tune.settings import Settings, from_json, override, to_json
 from tune.space import to_settings
-from tune.stages import Examples, Progress
+from tune.stages import Examples, Progress, StageTimeout
 from tune.training import CurvePoint, Model, dial_curve
 
 RESULT = "trial.json"
-
-
-class _StageTimeout(Exception):
-    """The stage has had its time; what it learned so far stands."""
 
 
 def run_trial(
@@ -36,6 +34,7 @@ def run_trial(
     num_rollout_workers: int,
     gpus_per_worker: float,
     deadline_s: float | None,
+    team: TeamPlan | None = None,
 ) -> None:
     """Trains one model, measures it along its dial, and reports both with the model as checkpoint.
 
@@ -46,6 +45,7 @@ def run_trial(
         num_rollout_workers: actors that sample; 0 samples in this process.
         gpus_per_worker: of each actor.
         deadline_s: seconds after which learning stops and measuring starts; None for no limit.
+        team: runs the joint stage in several processes; None in this one.
     """
     own = override(from_json(settings), to_settings(config))
     if own.compute.device == "auto":
@@ -60,7 +60,13 @@ def run_trial(
         until = started + 0.55 * deadline_s if deadline_s else None
         items = _select(model, train, prepared, found, until, num_rollout_workers, gpus_per_worker)
     until = started + deadline_s if deadline_s else None
-    _timed(lambda told: model.join(train, told, TrialKeeper("joint", found)), _Teller("joint", until))
+    if team is None:
+        keeper = StateKeeper("joint", found, report_to_tune)
+        _timed(lambda told: model.join(train, told, keeper), _Teller("joint", until))
+    else:
+        left = until - time.monotonic() if until is not None else None
+        team = replace(team, run=f"{team.run}-{tune.get_context().get_trial_id()}")
+        join_together(model, ray.put(prepared), team, left, [TuneReportCallback()])
     model.encoder.model.eval()
     told = _Teller("measure")
     curve = dial_curve(model, validation, lambda share: told({"step": share, "steps": 1.0}))
@@ -78,7 +84,7 @@ def _select(
     gpus: float,
 ) -> dict[str, float]:
     """Runs the select stage, over a pool of actors where there are to be any, and returns what it did."""
-    keeper, pool = TrialKeeper("select", found), None
+    keeper, pool = StateKeeper("select", found, report_to_tune), None
     if num_workers and (found is None or found.state["step"] < found.state["steps"]):
         pool = RolloutPool(ray.put(prepared), model.settings, num_workers, gpus=gpus)
     teller = _Teller("select", until, pool)
@@ -104,7 +110,7 @@ class _Teller:
             share = step["step"] / step["steps"]
             tune.report({"stage": self.stage, "share": share, **_numbers(step), **self.items()})
         if self.until is not None and now > self.until:
-            raise _StageTimeout
+            raise StageTimeout
 
     def items(self) -> dict[str, float]:
         """Returns what the pool has done, where there is one."""
@@ -118,7 +124,7 @@ def _numbers(step: dict[str, float]) -> dict[str, float]:
 def _timed(stage: Callable[[Progress], None], teller: _Teller) -> None:
     try:
         stage(teller)
-    except _StageTimeout:
+    except StageTimeout:
         tune.report({"stage": teller.stage, "share": 1.0, "cut_short": True})
 
 

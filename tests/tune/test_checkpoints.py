@@ -6,7 +6,17 @@ import pytest
 import torch
 from ray import tune
 
-from tune.checkpoints import MANIFEST, STATE, StageState, TrialKeeper, forget_elders, newest_state, write_state
+from tune.checkpoints import (
+    MANIFEST,
+    STATE,
+    StageState,
+    StateKeeper,
+    forget_elders,
+    newest_state,
+    report_to_tune,
+    write_state,
+)
+from tune.learner import Team
 
 STATES = [{"step": step, "steps": 4, "weights": [torch.full((3,), float(step))]} for step in range(5)]
 
@@ -89,7 +99,7 @@ def test_a_state_is_written_when_the_last_is_old_enough(reported, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("tune.checkpoints.time.monotonic", lambda: now[0])
     monkeypatch.setattr("tune.checkpoints.EVERY_S", 10.0)
-    keeper = TrialKeeper("joint", None)
+    keeper = StateKeeper("joint", None, report_to_tune)
     for now[0], step in ((4.0, 0), (11.0, 1), (20.0, 2), (22.0, 3)):
         keeper.keep(lambda step=step: STATES[step])
     assert [(metrics, found.state["step"]) for metrics, found in reported] == [
@@ -99,7 +109,7 @@ def test_a_state_is_written_when_the_last_is_old_enough(reported, monkeypatch):
 
 
 def test_a_stage_that_ended_is_left_as_finished_at_whatever_step(reported):
-    keeper = TrialKeeper("select", None)
+    keeper = StateKeeper("select", None, report_to_tune)
     keeper.keep(lambda: STATES[2])
     assert reported == []
     keeper.finish()
@@ -110,12 +120,31 @@ def test_a_stage_that_ended_is_left_as_finished_at_whatever_step(reported):
 
 
 def test_a_stage_that_took_no_step_leaves_nothing(reported):
-    TrialKeeper("select", None).finish()
+    StateKeeper("select", None, report_to_tune).finish()
     assert reported == []
 
 
 def test_a_stage_takes_up_its_own_state_alone():
     found = StageState("joint", STATES[1])
-    assert TrialKeeper("joint", found).load() is STATES[1]
-    assert TrialKeeper("select", found).load() is None
-    assert TrialKeeper("joint", None).load() is None
+    assert StateKeeper("joint", found, report_to_tune).load() is STATES[1]
+    assert StateKeeper("select", found, report_to_tune).load() is None
+    assert StateKeeper("joint", None, report_to_tune).load() is None
+
+
+def test_of_a_team_the_first_process_writes_and_all_report_alike(tmp_path):
+    told = []
+    for rank in (0, 1):
+        keeper = StateKeeper(
+            "joint", None, lambda metrics, folder: told.append((metrics, folder is None)), Team(rank, 2)
+        )
+        keeper._state = lambda: STATES[2]
+        keeper.finish()
+    assert told == [({"stage": "joint", "share": 1.0}, False), ({"stage": "joint", "share": 1.0}, True)]
+
+
+def test_the_other_processes_of_a_team_go_on_with_random_numbers_of_their_own():
+    found = StageState("joint", STATES[1] | {"random": [torch.zeros(3, dtype=torch.uint8)]})
+    first, second = (StateKeeper("joint", found, report_to_tune, Team(rank, 2)).load() for rank in (0, 1))
+    assert first == found.state
+    assert torch.equal(second["random"][0], torch.get_rng_state())
+    assert second["weights"] is found.state["weights"]

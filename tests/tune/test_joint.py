@@ -11,8 +11,8 @@ from torch.nn.functional import cross_entropy
 from envs.rollout import Draw, sample_trajectories
 from trbert.reduction import reduced_forward
 from trbert.selectors import LEARNED, RULES, SELECTORS
-from tune.joint import Joint, joint_dials, rule_dials, task_loss
-from tune.settings import JointSettings, SelectSettings
+from tune.joint import Joint, task_loss
+from tune.settings import JointSettings
 from tune.stages import Examples, drawn_dials, flatten, load_flat, select_loss
 
 
@@ -69,88 +69,60 @@ def draw_of(docs, version=7):
     return Draw(seed=0, version=version, documents=torch.arange(docs))
 
 
-def test_every_document_of_the_joint_stage_is_also_deployed_at_a_dial_of_its_own():
-    dials, deployed = joint_dials(
-        SelectSettings(dial_range=0.0), JointSettings(samples=3, dial_range=2.0, keep_all=0.1), draw_of(4000)
-    )
-    assert dials.shape == (4, 4000)
-    assert deployed.tolist() == [False, False, False, True]
-    assert torch.equal(dials[:3], torch.zeros(3, 4000))
-    whole = dials[3].isinf()
-    assert float(whole.double().mean()) == pytest.approx(0.1, abs=0.015)
-    assert (dials[3][whole] > 0).all()
-    offsets = dials[3][~whole]
-    assert offsets.abs().max() <= 2.0
-    assert float(offsets.mean()) == pytest.approx(0.0, abs=0.07)
-    assert float(offsets.std()) == pytest.approx(2.0 / math.sqrt(3), abs=0.05)
+# The dials of thresholded trajectories.
 
 
-def test_a_documents_dial_depends_on_step_and_document_alone():
-    settings = JointSettings()
-    dials, _ = joint_dials(SelectSettings(), settings, draw_of(50))
+def spread(name, make_model, changes=None, version=7, samples=2):
+    """Dials of 4,000 documents, and their log costs, which are -2 at the selector's cheapest and -1 at its dearest."""
+    joint = joint_of(make_model({"selector": name, "joint.fastest": 4.0} | (changes or {})))
+    costs = torch.linspace(-2.0, -1.0, len(joint.dials), dtype=torch.float64)
+    dials = joint.thresholded(draw_of(4000, version), costs, samples)
+    return dials, np.interp(dials[:-1].double().numpy(), joint.dials, costs.numpy()), joint
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+def test_speed_ups_are_alike_in_log_between_the_fastest_and_what_the_selector_reaches(name, make_model):
+    dials, costs, _ = spread(name, make_model)
+    assert dials.shape == (2, 4000)
+    # 4x is -1.39, which is dearer than the cheapest dial; -1 is the dearest.
+    assert costs.min() == pytest.approx(-math.log(4), abs=1e-3)
+    assert costs.max() == pytest.approx(-1.0, abs=1e-3)
+    assert np.median(costs) == pytest.approx((-math.log(4) - 1) / 2, abs=0.02)
+    _, faster, _ = spread(name, make_model, {"joint.fastest": 99.0})
+    assert faster.min() == pytest.approx(-2.0, abs=1e-3)  # no faster than the cheapest dial
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+def test_some_of_the_last_trajectories_keep_all_tokens(name, make_model):
+    for share in (0.0, 0.1, 1.0):
+        dials, _, joint = spread(name, make_model, {"joint.keep_all": share})
+        whole = dials == joint.selector.keep_all
+        assert not whole[0].any()
+        assert float(whole[1].double().mean()) == pytest.approx(share, abs=0.015)
+
+
+def test_a_documents_dials_depend_on_step_sample_and_document_alone(make_model):
+    dials, _, joint = spread("policy", make_model)
+    costs = torch.linspace(-2.0, -1.0, len(joint.dials), dtype=torch.float64)
     part = Draw(seed=0, version=7, documents=torch.tensor([31, 4]))
-    assert torch.equal(joint_dials(SelectSettings(), settings, part)[0][-1], dials[-1, [31, 4]])
-    assert not torch.equal(joint_dials(SelectSettings(), settings, draw_of(50, version=8))[0], dials)
-
-
-@pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (1.0, 50)])
-def test_none_or_all_of_the_deployed_trajectories_may_keep_everything(share, expected):
-    dials, _ = joint_dials(SelectSettings(), JointSettings(keep_all=share), draw_of(50))
-    assert int(dials[-1].isinf().sum()) == expected
-
-
-def test_without_a_dial_range_no_trajectory_is_deployed():
-    dials, deployed = joint_dials(SelectSettings(dial_range=0.0), JointSettings(samples=2, dial_range=0.0), draw_of(5))
-    assert torch.equal(dials, torch.zeros(2, 5))
-    assert deployed.tolist() == [False, False]
-
-
-# The dials of a rule.
-
-
-@pytest.mark.parametrize("name", RULES)
-def test_every_trajectory_of_a_rule_has_a_dial_of_its_own_from_its_cheapest_to_all(name):
-    selector, settings = RULES[name], JointSettings(keep_all=0.1)
-    dials = rule_dials(selector, settings, draw_of(4000), 3)
-    assert dials.shape == (3, 4000)
-    assert dials.min() >= selector.dials[0]
-    assert dials.max() == 1.0
-    assert float((dials[-1] == 1.0).double().mean()) == pytest.approx(0.1, abs=0.015)
-    assert (dials[:-1] < 1.0).all()
-    # Fractions alike in log: as many between .02 and .02^½ as above it.
-    lower = dials[:2] < selector.dials[0] ** 0.5
-    assert float(lower.double().mean()) == pytest.approx(0.5, abs=0.02)
+    assert torch.equal(joint.thresholded(part, costs, 2), dials[:, [31, 4]])
     assert not torch.equal(dials[0], dials[1])
+    assert not torch.equal(spread("policy", make_model, version=8)[0], dials)
 
 
-def test_a_rules_dials_depend_on_step_sample_and_document_alone():
-    selector, settings = RULES["first"], JointSettings()
-    dials = rule_dials(selector, settings, draw_of(50), 3)
-    part = Draw(seed=0, version=7, documents=torch.tensor([31, 4]))
-    assert torch.equal(rule_dials(selector, settings, part, 3), dials[:, [31, 4]])
-    assert not torch.equal(rule_dials(selector, settings, draw_of(50, version=8), 3), dials)
-
-
-@pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (1.0, 50)])
-def test_none_or_all_of_a_rules_last_trajectories_may_keep_everything(share, expected):
-    dials = rule_dials(RULES["first"], JointSettings(keep_all=share), draw_of(50), 2)
-    assert int((dials[-1] == 1.0).sum()) == expected
-
-
-# The dials of a policy that is conditioned on them.
-
-
-def test_of_a_range_of_dials_the_drawn_samples_share_one_and_the_deployed_one_has_its_own():
-    select, settings = SelectSettings(dial_range=1.5), JointSettings(samples=3, dial_range=2.0, keep_all=0.1)
-    draw = draw_of(400)
-    dials, deployed = joint_dials(select, settings, draw)
-    assert deployed.tolist() == [False, False, False, True]
-    assert torch.equal(dials[:3], drawn_dials(select, draw, 3))
-    assert dials[:3].abs().max() > 1.0
-    own = dials[3].isfinite()
-    assert abs(np.corrcoef(dials[0][own], dials[3][own])[0, 1]) < 0.15
-    alone, _ = joint_dials(select, JointSettings(samples=3, dial_range=0.0), draw)
-    assert torch.equal(alone, dials[:3])
+@pytest.mark.parametrize("name", SELECTORS)
+def test_the_costs_of_the_dials_are_those_of_the_model_as_it_is(name, make_model, train):
+    model = make_model({"selector": name})
+    joint = joint_of(model)
+    assert (joint.dials[-1], list(joint.dials)) == (model.selector.dials[-1], sorted(joint.dials))
+    costs = joint.costs(train)
+    assert (costs.diff() >= 0).all()
+    dial = joint.dials[-2]
+    assert costs[-2].item() == pytest.approx(-math.log(model.evaluate(train, dial).speed_up), abs=1e-6)
+    with torch.no_grad():
+        for parameter in model.policy.parameters():
+            parameter.normal_(0, 3)
+    assert torch.equal(joint.costs(train), costs) == (name not in LEARNED)
 
 
 # The loss.
@@ -161,8 +133,10 @@ def test_the_loss_of_a_policy_is_the_tasks_on_every_trajectory_and_its_own_on_th
     model = make_model(changes)
     joint, documents = joint_of(model), torch.arange(6)
     part, draw = train.take(documents, torch.device("cpu")), Draw(seed=0, version=9, documents=documents)
-    loss, told = joint.loss(part, draw)
-    dials, deployed = joint_dials(joint.select, joint.settings, draw)
+    costs = joint.costs(train)
+    loss, told = joint.loss(part, draw, costs)
+    dials = torch.cat([drawn_dials(joint.select, draw, 2), joint.thresholded(draw, costs, 1)])
+    deployed = torch.tensor([False, False, True])
     rollout = sample_trajectories(
         model.dynamics, model.policy, part.tokens, draw, dials, deployed, temperature=joint.temperature
     )
@@ -177,14 +151,24 @@ def test_the_loss_of_a_policy_is_the_tasks_on_every_trajectory_and_its_own_on_th
     assert all((g is not None and g.abs().max() > 0) == ("selector" in changes) for g in learns_of_task)
 
 
+def test_without_a_fastest_no_trajectory_is_thresholded(make_model, train):
+    model = make_model({"joint.fastest": 0.0, "joint.distillation": 0.0})
+    joint, documents = joint_of(model), torch.arange(6)
+    part, draw = train.take(documents, torch.device("cpu")), Draw(seed=0, version=9, documents=documents)
+    rollout = sample_trajectories(model.dynamics, model.policy, part.tokens, draw, drawn_dials(joint.select, draw, 2))
+    task = cross_entropy(model.encoder.logits(rollout.state.batch), part.labels.repeat(2))
+    assert joint.loss(part, draw, joint.costs(train))[1]["task"] == pytest.approx(task.item(), rel=1e-4)
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_the_loss_of_a_rule_is_the_tasks_at_each_trajectorys_dial(name, make_model, train):
     model = make_model({"selector": name, "joint.distillation": 0.0, "select.points": (1, 2)})
     joint, documents = joint_of(model), torch.arange(6)
     part, draw = train.take(documents, torch.device("cpu")), Draw(seed=0, version=9, documents=documents)
-    loss, told = joint.loss(part, draw)
+    costs = joint.costs(train)
+    loss, told = joint.loss(part, draw, costs)
     losses = []
-    for row in rule_dials(model.selector, joint.settings, draw, joint.settings.samples + 1):
+    for row in joint.thresholded(draw, costs, joint.settings.samples + 1):
         for document, dial in enumerate(row.tolist()):
             own = train.take(torch.tensor([document]), torch.device("cpu"))
             reduced = reduced_forward(model.encoder, model.selector, own.tokens, model.points, dial, own.labels)
@@ -254,7 +238,7 @@ def test_distillation_follows_the_teacher_and_gold_labels_do_not(make_model, tra
     assert shares[1] > 0.7
 
 
-RANGES = [{"joint.keep_all": 1.0}, {"joint.dial_range": 0.0}, {"joint.distillation": 0.0}, {"select.dial_range": 3.0}]
+RANGES = [{"joint.keep_all": 1.0}, {"joint.fastest": 99.0}, {"joint.distillation": 0.0}, {"select.dial_range": 3.0}]
 
 
 @pytest.mark.parametrize(("changes", "selector"), list(itertools.product(RANGES, ["policy", "gumbel", "first"])))

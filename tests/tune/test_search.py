@@ -357,7 +357,14 @@ def test_a_wrong_model_is_one_line_and_leaves_the_runs_name_free(
 
 def test_a_mistake_in_a_resumed_run_does_not_remove_it(capsys, folder, no_ray, tiny_model):
     saved = {"settings": {"model": str(tiny_model), "data": {"source": "gone.csv"}}, "versions": {}}
-    asked = {"num_trials": 1, "num_rollout_workers": 0, "gpus_per_worker": None, "budget": "1m", "address": None}
+    asked = {
+        "num_trials": 1,
+        "num_rollout_workers": 0,
+        "num_learners": 1,
+        "gpus_per_worker": None,
+        "budget": "1m",
+        "address": None,
+    }
     (folder / "run").mkdir()
     (folder / "run" / "settings.json").write_text(
         json.dumps(saved | {"search": asked | {"storage": None, "fixed": []}})

@@ -50,7 +50,7 @@ RULES = [
     ("joint.temperature", 0, "joint.temperature must be positive, and is 0.0"),
     ("joint.distillation", 1.5, "joint.distillation must be a fraction from 0 to 1, and is 1.5"),
     ("joint.keep_all", -0.1, "joint.keep_all must be a fraction from 0 to 1, and is -0.1"),
-    ("joint.dial_range", -1, "joint.dial_range must be 0 or more, and is -1.0"),
+    ("joint.fastest", 0.5, "joint.fastest must be more than 1, or 0, and is 0.5"),
     ("compute.threads", 0, "compute.threads must be positive or unset, and is 0"),
     ("compute.tokens_per_batch", 0, "compute.tokens_per_batch must be positive, and is 0"),
     ("policy_width", 0, "policy_width must be positive, and is 0"),
@@ -195,7 +195,7 @@ def test_the_papers_preset_is_the_papers_recipe():
     assert settings.select.token_average
     assert settings.select.guided_share == 0.5
     assert settings.joint.distillation == 1.0  # soft labels only
-    assert settings.joint.dial_range == 0.0  # no thresholded trajectory
+    assert settings.joint.fastest == 0.0  # no thresholded trajectory
     assert settings.policy_features == ()  # a head sees its token alone
     assert not settings.select.reward_to_go
     assert (settings.selector, settings.select.dial_range) == ("policy", 0.0)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from trbert.modeling import load
 from trbert.selectors import LEARNED, SELECTORS
-from tune.checkpoints import TrialKeeper, newest_state
+from tune.checkpoints import StateKeeper, newest_state
 from tune.report import collect
 from tune.runs import RunFolder
 from tune.settings import override, to_json
@@ -91,14 +91,14 @@ class Died(Exception):
 
 
 def dies_after_the_first_step_of(stage, monkeypatch):
-    kept = TrialKeeper.keep
+    kept = StateKeeper.keep
 
     def keep(self, state):
         kept(self, state)
-        if self._stage == stage:
+        if self._stage == stage and state()["step"] == 1:
             raise Died
 
-    monkeypatch.setattr(TrialKeeper, "keep", keep)
+    monkeypatch.setattr(StateKeeper, "keep", keep)
 
 
 def weights(session):
