@@ -28,7 +28,7 @@ def test_ray_accepts_the_file():
     validate(CLUSTER)
 
 
-@pytest.mark.parametrize("section", ["", "docker", "available_node_types.gpu"])
+@pytest.mark.parametrize("section", ["", "docker", "available_node_types.gpu_spot"])
 def test_ray_refuses_a_misspelt_key(section):
     config = copy.deepcopy(CLUSTER)
     place = config
@@ -44,12 +44,15 @@ def test_the_head_is_on_demand_and_takes_no_trials():
     assert "InstanceMarketOptions" not in HEAD["node_config"]
 
 
-def test_workers_are_spot_and_none_is_kept_idle():
-    assert WORKERS
+def test_workers_are_spot_before_on_demand_and_none_is_kept_idle():
+    spot, on_demand = (CLUSTER["available_node_types"][name] for name in ("gpu_spot", "gpu_on_demand"))
+    assert [spot, on_demand] == WORKERS
     for worker in WORKERS:
         assert worker["min_workers"] == 0
         assert worker["max_workers"] <= CLUSTER["max_workers"]
-        assert worker["node_config"]["InstanceMarketOptions"]["MarketType"] == "spot"
+    # The autoscaler weighs them alike but for their priority.
+    assert spot["node_config"] == on_demand["node_config"] | {"InstanceMarketOptions": {"MarketType": "spot"}}
+    assert spot["priority"] > on_demand["priority"]
     assert CLUSTER["provider"]["cache_stopped_nodes"] is False
     assert len(CLUSTER["provider"]["availability_zone"].split(",")) >= 2
 

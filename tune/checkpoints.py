@@ -98,6 +98,42 @@ def report_to_train(told: dict[str, Any], folder: Path | None) -> None:
     train.report(told, checkpoint=train.Checkpoint.from_directory(str(folder)) if folder else None)
 
 
+class StateFolder:
+    """A folder of checkpoints for a stage that runs in neither a trial nor a team; the last two are kept.
+
+    Args:
+        place: folder or URI.
+    """
+
+    def __init__(self, place: str) -> None:
+        self._files, self._path = pyarrow.fs.FileSystem.from_uri(place)
+
+    def newest(self) -> StageState | None:
+        """Returns the newest state that is whole."""
+        *_, last = ["", *self._names()]
+        return newest_state(train.Checkpoint(posixpath.join(self._path, last), self._files)) if last else None
+
+    def report(self, told: dict[str, Any], folder: Path | None) -> None:
+        """Copies a checkpoint here."""
+        names = self._names()
+        number = int(names[-1].partition("_")[2]) + 1 if names else 0
+        target = posixpath.join(self._path, f"checkpoint_{number:06d}")
+        self._files.create_dir(target)
+        pyarrow.fs.copy_files(str(folder), target, destination_filesystem=self._files)
+        for name in names[:-1]:
+            self._files.delete_dir(posixpath.join(self._path, name))
+
+    def delete(self) -> None:
+        """Deletes the folder: a finished stage needs none."""
+        if self._names():
+            self._files.delete_dir(self._path)
+
+    def _names(self) -> list[str]:
+        selector = pyarrow.fs.FileSelector(self._path, allow_not_found=True)
+        names = [found.base_name for found in self._files.get_file_info(selector)]
+        return sorted(name for name in names if name.startswith("checkpoint_"))
+
+
 def write_state(folder: Path, found: StageState) -> None:
     """Writes a state and what tells whether it is whole."""
     torch.save(found.state, folder / STATE)

@@ -16,6 +16,7 @@ from ray.util.queue import Queue
 
 from trbert.latency import LatencyTable, load_latency
 from tune.budget import Plan, after_preparing, fit_trial
+from tune.checkpoints import StateFolder, StateKeeper
 from tune.learners import TeamPlan, teach_together
 from tune.planner import bundle, cluster_at_hand, gpu_share
 from tune.prepare import FreePoint, Prepared, free_points, prepare
@@ -61,9 +62,10 @@ def run_search(
     latency = None if table_file is None else load_latency(table_file)
     if asked["address"] or asked["num_learners"] > 1:
         _start_ray(asked["address"] or "local", cores, verbose)
-        shared = _on_cluster(settings, plan, console, _gpus_each(asked, plan), latency, _team(folder, asked, "teacher"))
+        team = _team(folder, asked, "teacher")
+        shared = _on_cluster(settings, plan, console, _gpus_each(asked, plan), latency, _states(folder, asked), team)
     else:
-        shared = make_shared(settings, plan, console.line, latency)
+        shared = make_shared(settings, plan, console.line, latency, _states(folder, asked))
         _start_ray("local", cores, verbose)
     try:
         if not resumed or "fitted" not in saved:
@@ -113,11 +115,23 @@ def _team(folder: RunFolder, asked: dict[str, Any], stage: str) -> TeamPlan | No
 
 
 def make_shared(
-    settings: Settings, plan: Plan, say: Any, latency: LatencyTable | None, team: TeamPlan | None = None
+    settings: Settings, plan: Plan, say: Any, latency: LatencyTable | None, states: str, team: TeamPlan | None = None
 ) -> Shared:
-    """Prepares data and teacher, and measures the rules that need no training."""
-    train = train_teacher if team is None else partial(teach_together, team)
+    """Prepares data and teacher, and measures the rules that need no training.
+
+    Args:
+        settings: of the run.
+        plan: cuts the teacher to its time.
+        say: is told what is being done.
+        latency: the user's table, if any.
+        states: where a teacher that is being trained leaves its state.
+        team: trains it, if it is not this process alone.
+    """
+    folder = StateFolder(states)
+    keeper = StateKeeper("teacher", folder.newest(), folder.report)
+    train = partial(train_teacher, keeper=keeper) if team is None else partial(teach_together, team)
     prepared = prepare(settings, plan, say, latency, train)
+    folder.delete()
     say("free rules: first, random, attention on the teacher")
     points = tuple(int(point) for point in point_choices(prepared.config.num_hidden_layers)[0].split(","))
     return Shared(prepared=prepared, free=free_points(prepared, settings, points))
@@ -130,11 +144,19 @@ def _start_ray(address: str, cores: int, verbose: bool) -> None:
 
 
 def _on_cluster(
-    settings: Settings, plan: Plan, console: Console, gpus: float, latency: LatencyTable | None, team: TeamPlan | None
+    settings: Settings,
+    plan: Plan,
+    console: Console,
+    gpus: float,
+    latency: LatencyTable | None,
+    states: str,
+    team: TeamPlan | None,
 ) -> Shared:
     """Prepares on a worker: the head of a cluster has no processors of its own to give."""
     lines = Queue(actor_options={"num_cpus": 0})
-    work = ray.remote(num_cpus=1, num_gpus=gpus)(make_shared).remote(settings, plan, lines.put, latency, team)
+    # Tried again wherever there is room, as often as a machine is lost.
+    remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=-1)(make_shared)
+    work = remote.remote(settings, plan, lines.put, latency, states, team)
     try:
         while True:
             done, _ = ray.wait([work], timeout=0.5)
@@ -193,6 +215,11 @@ def _run_trials(
     console.line(f"searching: {plan.trials} trials")
     results: Any = tuner.fit()
     return list(results)
+
+
+def _states(folder: RunFolder, asked: dict[str, Any]) -> str:
+    """Returns where the teacher's states lie while it is trained."""
+    return f"{_storage(folder, asked)}/{folder.path.name}-teacher-states"
 
 
 def _storage(folder: RunFolder, asked: dict[str, Any]) -> str:

@@ -35,6 +35,8 @@ from tune.stages import Examples, train_teacher, training_seconds
 
 Say = Callable[[str], None]
 
+SAY_EVERY_S = 10.0
+"""Seconds between two lines about the teacher."""
 FREE_DIALS = (0.04, 0.12, 0.35)
 """Kept fractions at which the free rules are evaluated."""
 
@@ -246,7 +248,7 @@ class _Told:
 
     def __call__(self, step: dict[str, float]) -> None:
         now = time.monotonic()
-        if now - self.last >= 10 or step["step"] == step["steps"]:
+        if now - self.last >= SAY_EVERY_S or step["step"] == step["steps"]:
             self.last = now
             left = (now - self.started) / step["step"] * (step["steps"] - step["step"])
             self.say(

@@ -10,6 +10,7 @@ from tune.checkpoints import (
     MANIFEST,
     STATE,
     StageState,
+    StateFolder,
     StateKeeper,
     forget_elders,
     newest_state,
@@ -148,3 +149,19 @@ def test_the_other_processes_of_a_team_go_on_with_random_numbers_of_their_own():
     assert first == found.state
     assert torch.equal(second["random"][0], torch.get_rng_state())
     assert second["weights"] is found.state["weights"]
+
+
+def test_a_folder_of_states_keeps_the_last_two_and_gives_the_newest_that_is_whole(tmp_path):
+    folder = StateFolder(str(tmp_path / "states"))
+    assert folder.newest() is None
+    for step in range(4):
+        write_state(tmp_path, StageState("teacher", STATES[step]))
+        folder.report({}, tmp_path)
+    assert sorted(path.name for path in (tmp_path / "states").iterdir()) == ["checkpoint_000002", "checkpoint_000003"]
+    again = StateFolder(str(tmp_path / "states"))
+    assert again.newest().state["step"] == 3
+    cut(tmp_path / "states" / "checkpoint_000003" / STATE)
+    assert again.newest().state["step"] == 2
+    again.delete()
+    assert not (tmp_path / "states").exists()
+    again.delete()
