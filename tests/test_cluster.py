@@ -1,17 +1,23 @@
-"""cluster.yaml against Ray's own schema and our rules, without a cloud."""
+"""cluster.yaml and cluster.local.yaml against Ray's schema, Ray's own preparation, AWS's parameters, and our rules."""
 
 import copy
+import os
 import re
 from pathlib import Path
 
+import boto3
+import botocore
+import jsonschema
+import moto
 import pytest
 import yaml
+from ray.autoscaler._private import commands, util
 
-jsonschema = pytest.importorskip("jsonschema")
-util = pytest.importorskip("ray.autoscaler._private.util")
+from tune import planner
 
 ROOT = Path(__file__).resolve().parents[1]
 CLUSTER = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+LOCAL = yaml.safe_load((ROOT / "cluster.local.yaml").read_text())
 HEAD = CLUSTER["available_node_types"][CLUSTER["head_node_type"]]
 WORKERS = [node for name, node in CLUSTER["available_node_types"].items() if name != CLUSTER["head_node_type"]]
 
@@ -24,8 +30,12 @@ def pinned(name):
     return re.search(rf"^{name}==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)[1]
 
 
-def test_ray_accepts_the_file():
-    validate(CLUSTER)
+# The schema.
+
+
+@pytest.mark.parametrize("config", [CLUSTER, LOCAL], ids=["aws", "local"])
+def test_ray_accepts_the_file(config):
+    validate(config)
 
 
 @pytest.mark.parametrize("section", ["", "docker", "available_node_types.gpu_spot"])
@@ -37,6 +47,99 @@ def test_ray_refuses_a_misspelt_key(section):
     place["max_wrokers"] = 1
     with pytest.raises(jsonschema.ValidationError, match="max_wrokers"):
         validate(config)
+
+
+def test_ray_refuses_a_misspelt_key_of_ones_own_machines():
+    config = copy.deepcopy(LOCAL)
+    config["auth"]["ssh_usr"] = "me"
+    with pytest.raises(jsonschema.ValidationError, match="ssh_usr"):
+        validate(config)
+
+
+# What `ray up` makes of it on an account of moto's, and what AWS says of the machines that it then asks for.
+
+
+@pytest.fixture(scope="module")
+def account(tmp_path_factory):
+    """EC2 and IAM as moto plays them, with an image; nothing leaves this machine."""
+    home = tmp_path_factory.mktemp("home")
+    (home / ".ray").mkdir()
+    (home / ".ray" / "auth_token").write_text("a token of this test")
+    given = {"HOME": str(home), "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
+    before = dict(os.environ)
+    os.environ |= given
+    with moto.mock_aws(config={"iam": {"load_aws_managed_policies": True}}):
+        yield boto3.client("ec2", region_name=CLUSTER["provider"]["region"])
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def bootstrap(account, monkeypatch, changes=lambda config: None):
+    """Returns the configuration as `ray up` completes it."""
+    image = account.describe_images()["Images"][0]["ImageId"]
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text().replace("ami-EDIT", image))
+    changes(config)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    return commands._bootstrap_config(util.prepare_config(config), no_config_cache=True)
+
+
+def asked_for(account, config):
+    """Asks for one machine of each type, as a dry run, and returns what AWS says of it."""
+    told = {}
+    for name, each in config["available_node_types"].items():
+        node = dict(each["node_config"])
+        subnet = node.pop("SubnetIds")[0]
+        try:
+            account.run_instances(DryRun=True, MinCount=1, MaxCount=1, SubnetId=subnet, **node)
+        except botocore.exceptions.ClientError as error:
+            told[name] = error.response["Error"]["Code"]
+    return told
+
+
+@pytest.mark.slow
+def test_ray_completes_the_file_and_aws_would_start_its_machines(account, monkeypatch, tmp_path):
+    config = bootstrap(account, monkeypatch)
+    assert asked_for(account, config) == dict.fromkeys(config["available_node_types"], "DryRunOperation")
+    # The security group that Ray makes: each other, and SSH.
+    ((group,),) = {tuple(each["node_config"]["SecurityGroupIds"]) for each in config["available_node_types"].values()}
+    (described,) = account.describe_security_groups(GroupIds=[group])["SecurityGroups"]
+    for rule in described["IpPermissions"]:
+        from_outside = [*rule["IpRanges"], *rule["Ipv6Ranges"]]
+        assert not from_outside or (rule["FromPort"], rule["ToPort"]) == (22, 22)
+        assert all(each["GroupId"] == group for each in rule["UserIdGroupPairs"])
+    # On the head this is the file that the planner reads.
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.setattr(planner, "AUTOSCALER_FILE", tmp_path / "config.yaml")
+    monkeypatch.setattr(planner.ray, "nodes", lambda: [])
+    assert planner.cluster_at_hand().machines == ({"CPU": 8.0, "GPU": 1.0},) * CLUSTER["max_workers"]
+
+
+def misspell_image(config):
+    config["available_node_types"]["gpu_spot"]["node_config"]["ImagId"] = "ami-1"
+
+
+def misspell_market(config):
+    config["available_node_types"]["gpu_spot"]["node_config"]["InstanceMarketOptions"] = {"MarketTyp": "spot"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mistake", [misspell_image, misspell_market])
+def test_a_mistake_that_only_aws_knows_of_is_found_by_a_dry_run(account, monkeypatch, mistake):
+    config = bootstrap(account, monkeypatch, mistake)
+    with pytest.raises(botocore.exceptions.ParamValidationError, match=r"ImagId|MarketTyp"):
+        asked_for(account, config)
+
+
+@pytest.mark.slow
+def test_a_zone_of_another_region_is_found_by_rays_own_preparation(account, monkeypatch):
+    def move(config):
+        config["provider"]["availability_zone"] = "eu-west-1a"
+
+    with pytest.raises(BaseException, match=r"eu-west-1a|No usable subnets"):
+        bootstrap(account, monkeypatch, move)
+
+
+# Our rules.
 
 
 def test_the_head_is_on_demand_and_takes_no_trials():
@@ -64,15 +167,27 @@ def test_nodes_run_the_pinned_ray_and_torch():
     assert all("-c constraints.txt" in command for command in CLUSTER["setup_commands"])
 
 
-def test_the_dashboard_listens_on_the_head_alone():
-    (start,) = [command for command in CLUSTER["head_start_ray_commands"] if "ray start" in command]
+@pytest.mark.parametrize("config", [CLUSTER, LOCAL], ids=["aws", "local"])
+def test_the_dashboard_listens_on_the_head_alone(config):
+    (start,) = [command for command in config["head_start_ray_commands"] if "ray start" in command]
     assert "--dashboard-host=127.0.0.1" in start
-    assert "0.0.0.0" not in (ROOT / "cluster.yaml").read_text()
+    assert "0.0.0.0" not in yaml.safe_dump(config)
 
 
-def test_every_node_starts_with_the_token_and_the_file_holds_none():
+@pytest.mark.parametrize("name", ["cluster.yaml", "cluster.local.yaml"])
+def test_every_node_starts_with_the_token_and_the_file_holds_none(name):
+    text = (ROOT / name).read_text()
+    config = yaml.safe_load(text)
     for role in ("head", "worker"):
-        (start,) = [command for command in CLUSTER[f"{role}_start_ray_commands"] if "ray start" in command]
+        (start,) = [command for command in config[f"{role}_start_ray_commands"] if "ray start" in command]
         assert "RAY_AUTH_MODE=token" in start
-    assert CLUSTER["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
-    assert not re.search(r"AKIA|BEGIN .*KEY|RAY_AUTH_TOKEN=", (ROOT / "cluster.yaml").read_text())
+    assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    assert not re.search(r"AKIA|BEGIN .*KEY|RAY_AUTH_TOKEN=", text)
+
+
+def test_both_files_start_the_head_with_the_same_health_checks():
+    def checks(config):
+        return set(re.findall(r"RAY_health\w+=\d+", " ".join(config["head_start_ray_commands"])))
+
+    assert len(checks(CLUSTER)) == 3
+    assert checks(CLUSTER) == checks(LOCAL)

@@ -56,6 +56,8 @@ def run_search(
     if not verbose:
         transformers.utils.logging.disable_progress_bar()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        # It prints a traceback for every process that a trial outlives; the console says so in a line.
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     settings, asked = from_json(saved["settings"]), saved["search"]
     # Read here: a file of this machine is on no other of a cluster.
     table_file = settings.select.latency_table
@@ -208,7 +210,7 @@ def _run_trials(
                 storage_path=storage,
                 callbacks=[SearchProgress(console, plan.trials)],
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
-                failure_config=tune.FailureConfig(max_failures=3 if asked["address"] else 1),
+                failure_config=tune.FailureConfig(max_failures=10 if asked["address"] else 1),
                 verbose=1 if verbose else 0,
             ),
         )

@@ -171,9 +171,9 @@ def _described(path: Path) -> tuple[Resources, ...] | None:
     types: dict[str, dict[str, Any]] = dict(config["available_node_types"])
     head = _amounts(types.pop(config["head_node_type"]).get("resources", {}))
     workers: list[Resources] = []
+    if not all("CPU" in each.get("resources", {}) for each in types.values()) or not types:
+        return None
     for each in types.values():
-        if "CPU" not in each.get("resources", {}):
-            return None
         workers += [_amounts(each["resources"])] * each.get("max_workers", config["max_workers"])
     # Of two kinds for the same work, such as spot and on demand, no more are started than the whole may have.
     machines = [head, *workers[: config["max_workers"]]]

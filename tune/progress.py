@@ -78,6 +78,11 @@ class SearchProgress(Callback):
             f"on validation, {result['seconds']:.0f} s   ({config})"
         )
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Says that a trial lost its process, or its machine, and is not lost itself."""
+        self.stages.pop(trial.trial_id, None)
+        self.console.line(f"trial {trial.trial_id} lost its process: it goes on from its last state")
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Says that a trial failed, and why in a line."""
         self.stages.pop(trial.trial_id, None)

@@ -92,7 +92,7 @@ def test_machines_that_an_autoscaler_may_start_count(ray_local, tmp_path, monkey
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("types", [None, {"head": {}, "worker": {"resources": {}, "max_workers": 3}}])
+@pytest.mark.parametrize("types", [None, {"head": {}}, {"head": {}, "worker": {"resources": {}, "max_workers": 3}}])
 def test_without_a_description_the_machines_are_those_that_run(ray_local, tmp_path, monkeypatch, types) -> None:
     if types is None:
         monkeypatch.setattr(planner, "AUTOSCALER_FILE", tmp_path / "none.yaml")

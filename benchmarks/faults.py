@@ -1,0 +1,236 @@
+"""What a search on a cluster loses when machines are lost: event × stage, on real hosts.
+
+    python benchmarks/faults.py                         # every event in every stage that is not there yet
+    python benchmarks/faults.py --only unplugged        # those whose names contain this
+    python benchmarks/faults.py --report                # the table of those that are there
+
+Three hosts on one machine (benchmarks/hosts.py says what that needs), `ray up cluster.local.yaml`, and on them a small
+search of three trials, each with a rollout worker. Each event strikes a host with a trial on it, in the stage named.
+Writes docs/results/faults.md and a file for each event, so that a stopped run goes on where it was.
+"""
+
+import argparse
+import csv
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from hosts import HEAD, Hosts, LocalCluster, missing
+
+from trbert.timing import machine
+from tune.runs import versions, write_json
+
+SHARED = Path("/var/tmp/trbert_faults")
+"""Seen by all hosts: what a network file system or a bucket is to others."""
+STRUCK = 1
+OUT = Path("docs/results/faults")
+SEARCH = (
+    "--budget 30m --num-trials 3 --num-rollout-workers 1 --seed 0 --set data.train_rows=600 "
+    "--set data.validation_rows=200 --set data.test_rows=200 --set data.max_length=64 --set teacher.epochs=2 "
+    "--set select.documents=3000 --set select.warm_start_documents=200 --set joint.documents=4000"
+)
+NOTICED_BY = """
+import json, time, ray
+ray.init("auto", log_to_driver=False, logging_level="ERROR")
+known = None
+while True:
+    alive = sorted(node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"])
+    if alive != known:
+        known = alive
+        print(json.dumps([time.time(), alive]), flush=True)
+    time.sleep(0.2)
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that befalls a cluster.
+
+    Attributes:
+        strike: what happens.
+        mend: what ends it, so many seconds later.
+        after: those seconds.
+        resumes: the driver is gone too, and its search is taken up again.
+    """
+
+    strike: Callable[[Hosts, LocalCluster], None]
+    mend: Callable[[Hosts, LocalCluster], None] = field(default=lambda hosts, cluster: None)
+    after: float = 30.0
+    resumes: bool = False
+
+
+def _kill_driver(hosts: Hosts, cluster: LocalCluster) -> None:
+    hosts.ssh(HEAD, "pkill -9 -f '[t]une/search.py'")
+
+
+def _boot_head(hosts: Hosts, cluster: LocalCluster) -> None:
+    hosts.act("boot", str(HEAD))
+    cluster.up()
+
+
+EVENTS: dict[str, Event] = {
+    "raylet killed": Event(strike=lambda hosts, cluster: _told(hosts.act("kill9", str(STRUCK)))),
+    "host unplugged, and in again": Event(
+        strike=lambda hosts, cluster: _told(hosts.act("cut", str(STRUCK))),
+        mend=lambda hosts, cluster: _told(hosts.act("mend", str(STRUCK))),
+    ),
+    "host off, and booted": Event(
+        strike=lambda hosts, cluster: _told(hosts.act("power", str(STRUCK))),
+        mend=lambda hosts, cluster: _told(hosts.act("boot", str(STRUCK))),
+    ),
+    "driver killed": Event(strike=_kill_driver, after=5.0, resumes=True),
+    "head off, and booted": Event(
+        strike=lambda hosts, cluster: _told(hosts.act("power", str(HEAD))), mend=_boot_head, resumes=True
+    ),
+}
+STAGES = ("select", "joint")
+
+
+def _told(words: str) -> None:
+    print(words.strip(), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", help="events and stages whose names contain this, such as 'unplugged, joint'")
+    parser.add_argument("--report", action="store_true", help="run nothing")
+    options = parser.parse_args()
+    runs = {"none": None, **{f"{name}; {stage}": (event, stage) for name, event in EVENTS.items() for stage in STAGES}}
+    if not options.report:
+        if lacking := missing():
+            raise SystemExit(f"no hosts here: {lacking}")
+        for name, run in runs.items():
+            file = OUT / f"{name.replace(' ', '_').replace(',', '').replace(';', '-')}.json"
+            if (options.only or "") in name and not file.exists():
+                print(f"== {name}", flush=True)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_json(file, {"event": name, **one(name, run)})
+    report([json.loads(path.read_text()) for path in sorted(OUT.glob("*.json"))])
+
+
+def one(name: str, run: tuple[Event, str] | None) -> dict[str, Any]:
+    """Brings hosts and cluster up, searches, lets the event happen, and returns what became of the search."""
+    hosts = Hosts()
+    hosts.act("up")
+    folder = SHARED / f"{int(time.time())}"
+    cluster = LocalCluster(hosts, folder)
+    try:
+        cluster.up()
+        return _search(hosts, cluster, folder, run)
+    finally:
+        hosts.act("down")
+
+
+def _search(hosts: Hosts, cluster: LocalCluster, folder: Path, run: tuple[Event, str] | None) -> dict[str, Any]:
+    log, noticed = folder / "search.log", folder / "noticed.log"
+    where = f"--runs {folder}/runs --name run --storage {folder}/storage"
+    cluster.start(f".venv/bin/python tune/search.py --address auto {SEARCH} {where}", log)
+    cluster.start(f".venv/bin/python -c {_quoted(NOTICED_BY)}", noticed)
+    started, struck = time.time(), None
+    if run is not None:
+        event, stage = run
+        cluster.wait(lambda: _in_stage(log, stage), 900, f"the {stage} stage")
+        struck = time.time()
+        event.strike(hosts, cluster)
+        time.sleep(event.after)
+        event.mend(hosts, cluster)
+        if event.resumes:
+            cluster.start(f".venv/bin/python tune/search.py --resume {folder}/runs/run", log)
+    cluster.wait(lambda: "in all" in log.read_text(), 1800, "the search to end")
+    return {
+        "seconds": round(time.time() - started, 1),
+        "detected": _detected(noticed, struck),
+        **_outcome(folder),
+        "machine": machine(torch.device("cpu")),
+        "versions": versions(),
+    }
+
+
+def _quoted(script: str) -> str:
+    import shlex
+
+    return shlex.quote(script)
+
+
+def _in_stage(log: Path, stage: str) -> bool:
+    """Returns whether the last word of the progress has a trial well within a stage."""
+    lines = [line for line in log.read_text().splitlines() if "trials done" in line]
+    words = lines[-1].split("   ")[1:] if lines else []
+    shares = [int(word.split()[1]) for word in words if word.startswith(stage)]
+    return any(10 <= share <= 80 for share in shares)
+
+
+def _detected(noticed: Path, struck: float | None) -> float | None:
+    if struck is None:
+        return None
+    changes = [json.loads(line) for line in noticed.read_text().splitlines() if line.startswith("[")]
+    later = [when - struck for when, alive in changes if when > struck and len(alive) < 3]
+    return round(later[0], 1) if later else None
+
+
+def _outcome(folder: Path) -> dict[str, Any]:
+    """Returns the items, trials and front of a finished search."""
+    last = []
+    for path in sorted((folder / "storage").rglob("result.json")):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        items = {
+            name: max(row.get(f"items_{name}", 0) for row in rows) for name in ("asked", "done", "repeated", "ignored")
+        }
+        last.append({"finished": rows[-1].get("finished", False), **items})
+    with (folder / "runs" / "run" / "front.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["on_front"] == "True"]
+    return {
+        "trials": last,
+        "front": [
+            {name: row[name] for name in ("trial", "speed_up", "quality_validation", "quality_test")} for row in rows
+        ],
+    }
+
+
+def report(found: list[dict[str, Any]]) -> None:
+    """Writes the table."""
+    base = next((each for each in found if each["event"] == "none"), None)
+    lines = [
+        "| event; stage | detected after s | s in all | lost s | items lost | repeated | trials finished | front |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for each in found:
+        trials = each["trials"]
+        lost = sum(trial["asked"] - trial["done"] for trial in trials)
+        repeated = sum(trial["repeated"] for trial in trials)
+        over = "" if base is None else f"{each['seconds'] - base['seconds']:.0f}"
+        same = "" if base is None else _compared(each["front"], base["front"])
+        done = sum(trial["finished"] for trial in trials)
+        lines.append(
+            f"| {each['event']} | {each['detected'] or '–'} | {each['seconds']:.0f} | {over} | {lost} | {repeated} | "
+            f"{done} of {len(trials)} | {same} |"
+        )
+    (OUT.parent / "faults.md").write_text(f"{HEADING}\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+HEADING = """# What a search loses with its machines
+
+`python benchmarks/faults.py`; one event by `--only NAME`. Each event's own file, with date and machine, lies in
+[faults/](faults).
+"""
+
+
+def _compared(front: list[dict[str, str]], base: list[dict[str, str]]) -> str:
+    apart = [
+        abs(float(one["quality_validation"]) - float(other["quality_validation"]))
+        for one, other in zip(front, base, strict=False)
+    ]
+    return (
+        "equal"
+        if front == base
+        else f"{len(front)} points for {len(base)}, up to {100 * max(apart, default=0):.1f} points apart"
+    )
+
+
+if __name__ == "__main__":
+    main()
