@@ -137,3 +137,21 @@ def test_ctrl_c_says_how_to_resume_and_exits_130(tiny_model, tiny_data, tmp_path
     assert driver.wait(timeout=120) == 130, log.read_text()
     assert f"--resume {tmp_path / 'tiny'}" in log.read_text()
     assert "Traceback" not in log.read_text()
+
+
+def test_a_search_whose_learners_are_two_processes_leaves_the_same_things(tiny_model, tiny_data, tmp_path) -> None:
+    from tune.table import read_front
+
+    words = [*search_arguments(tiny_model, tiny_data, tmp_path, 1), "--num-learners", "2"]
+    # Three processes a trial, on a machine that may have two cores only.
+    script = f"import sys; from tune import search; search._cores = lambda: 3; sys.exit(search.main({words!r}))"
+    own = os.environ | {"TRBERT_CACHE": str(tmp_path / "cache")}  # the teacher is theirs too
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=600, env=own)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no rollout workers, 2 learners each" in done.stdout
+    assert "teacher: step" in done.stdout
+    points = read_front(tmp_path / "tiny" / "front.csv")
+    assert {point.trial for point in points} == {"teacher", "free", "1"}
+    assert next(point for point in points if point.trial == "teacher").quality_test > 0.9
+    left = {path.name for path in (tmp_path / "tiny").iterdir()}
+    assert left == {"settings.json", "front.csv", "front.png", "models", "trials"}  # and no learner's states
