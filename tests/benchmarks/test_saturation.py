@@ -37,7 +37,7 @@ def test_of_a_late_item_the_second_copy_counts() -> None:
 
 
 def test_a_dead_actor_costs_its_notice_and_the_item_again() -> None:
-    # An hour of each of 64 busy actors has one death, of 1.2 s of work .02: then 5 s and what it had done, .6 s in mean.
+    # An hour of an actor has one death, a step of 64 items .02: then 5 s are lost, and what was done, .6 s in mean.
     few = Trouble(deaths_per_hour=1.0)
     deaths_a_step = 64 * 1.2 / 3600
     spare = [simulated_step_seconds(PLAIN, 80, 64, trouble, steps=4000) for trouble in (NONE, few)]
