@@ -4,6 +4,7 @@ import io
 import json
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trbert.files import write_whole
+from tune.settings import JointSettings
 
 Unit = dict[str, Any]
 RESAMPLES = 2000
@@ -217,6 +219,8 @@ def _ablations(units: Mapping[str, Unit]) -> Iterator[str]:
     documents = units.get("base", next(iter(units.values())))["settings"]["joint"]["documents"]
     yield f"One seed, a short joint stage ({documents:,} documents); accuracy on rows of train that nothing was"
     yield "trained on, never on test; in brackets the difference from the base, in points:"
+    if any(map(_earlier, units.values())):
+        yield "What is marked * ran on earlier code, whose settings had other names: it compares among its like alone."
     yield ""
     yield "| | " + " | ".join(f"{target:g}x" for target in targets) + " | all kept | training s |"
     yield "|---|" + "---|" * (len(targets) + 2)
@@ -231,7 +235,12 @@ def _ablations(units: Mapping[str, Unit]) -> Iterator[str]:
             beside = f" ({100 * (quality - base[target]):+.2f})" if name != "base" and target in base else ""
             cells.append(f"{100 * quality:.2f}{beside} @ {hits[0][1]['speed_up']:.2f}x")
         last = [f"{100 * unit['keep_all']['quality']:.2f}", f"{unit['training_seconds']:.0f}"]
-        yield f"| {name} | " + " | ".join([*cells, *last]) + " |"
+        yield f"| {name}{' *' * _earlier(unit)} | " + " | ".join([*cells, *last]) + " |"
+
+
+def _earlier(unit: Unit) -> bool:
+    """Returns whether a unit ran under settings that have other names today."""
+    return unit["settings"]["joint"].keys() != {each.name for each in fields(JointSettings)}
 
 
 def _long(units: Mapping[str, Unit], teacher: Unit) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from quality_report import drop, hypervolume, write_report
+
+from tune.settings import JointSettings
 
 
 def test_a_drop_is_the_difference_of_accuracies_in_points():
@@ -112,7 +115,8 @@ def test_a_rule_is_compared_with_the_teacher_where_its_own_unreduced_model_is_wo
 
 
 def test_an_ingredient_that_the_code_no_longer_has_is_said_to_be_dropped(folder):
-    own = {"settings": {"joint": {"documents": 5}}, "keep_all": point(14, 1.0), "training_seconds": 1.0}
+    joint = asdict(JointSettings(documents=5))
+    own = {"settings": {"joint": joint}, "keep_all": point(14, 1.0), "training_seconds": 1.0}
     for name, right in (("base", 8), ("gone", 10)):
         unit = {"unit": f"toy/ablation {name}", "points": [point(right, 2.0, 2.0)], **own}
         (folder / "quality" / "toy" / f"{name}.json").write_text(json.dumps(unit))
@@ -120,6 +124,19 @@ def test_an_ingredient_that_the_code_no_longer_has_is_said_to_be_dropped(folder)
     text = (folder / "quality.md").read_text()
     assert "| base | 50.00 @ 2.00x | 87.50 | 1 |" in text
     assert "| gone (dropped) | 62.50 (+12.50) @ 2.00x | 87.50 | 1 |" in text
+
+
+def test_an_ablation_under_settings_of_other_names_is_marked(folder):
+    earlier = {"documents": 5, "dial_range": 3.0}
+    for name, joint in (("base", asdict(JointSettings(documents=5))), ("old", earlier)):
+        unit = {"unit": f"toy/ablation {name}", "points": [point(8, 2.0, 2.0)], "settings": {"joint": joint}}
+        whole = unit | {"keep_all": point(14, 1.0), "training_seconds": 1.0}
+        (folder / "quality" / "toy" / f"{name}.json").write_text(json.dumps(whole))
+    write_report(folder, folder / "quality", SETS, [*known(folder), "toy/ablation old"])
+    text = (folder / "quality.md").read_text()
+    assert "| base | 50.00 @ 2.00x" in text
+    assert "| old * | 50.00" in text
+    assert "marked * ran on earlier code" in text
 
 
 def test_a_rival_is_said_to_be_out_of_reach_only_beyond_its_fastest(folder):
