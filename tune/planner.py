@@ -48,7 +48,8 @@ class Cluster:
         totals = ", ".join(f"{self.total(name):g} {name}s" for name in ("CPU", "GPU") if self.total(name))
         waiting = len(self.machines) - self.started
         later = f", {waiting} of them started when trials wait for them" if waiting > 0 else ""
-        return f"{len(self.machines)} machines with {totals or 'no CPUs'}{later}"
+        number = len(self.machines)
+        return f"{number} machine{'s' * (number != 1)} with {totals or 'no CPUs'}{later}"
 
     def total(self, name: str) -> float:
         """Returns how much of a resource all machines have together."""
@@ -102,7 +103,7 @@ def _never(cluster: Cluster, bundles: Sequence[Resources], lacking: str) -> str:
     remedy = f"--gpus-per-worker of at most {most:g}" if largest > most > 0 else "fewer workers, or larger machines"
     return (
         f"a trial needs {words} for its {len(bundles)} processes, and can never have them, for want of {lacking}: "
-        f"there are {cluster}; use {remedy}"
+        f"all there can be is {cluster}; use {remedy}"
     )
 
 
