@@ -12,12 +12,13 @@ from trbert.modeling import load
 from trbert.selectors import LEARNED, SELECTORS
 from tune.checkpoints import StateKeeper, newest_state
 from tune.report import collect
+from tune.rollouts import PoolStatistics, RolloutPool
 from tune.runs import RunFolder
 from tune.settings import override, to_json
 from tune.stages import Sampler
 from tune.table import read_front
 from tune.training import Model
-from tune.trial import run_trial
+from tune.trial import _Teller, run_trial
 
 SHORT = {
     "select.documents": 32,
@@ -138,3 +139,23 @@ def test_a_trial_that_died_between_its_stages_does_not_select_again(trial, monke
     monkeypatch.setattr(Sampler, "gradients", lambda *_: pytest.fail("it selected again"))
     trial("gumbel", after, before)
     assert list(dict.fromkeys(after.stages)) == ["joint", "measure", "done"]
+
+
+def test_every_report_of_a_stage_over_a_pool_says_what_the_pool_did(monkeypatch):
+    pool, reports = object.__new__(RolloutPool), []
+    monkeypatch.setattr(RolloutPool, "statistics", lambda self: PoolStatistics(asked=4, done=3, repeated=1, workers=2))
+    monkeypatch.setattr(tune, "report", lambda told, checkpoint=None: reports.append(told))
+    _Teller("select", None, pool)({"step": 1.0, "steps": 2.0, "reward": -0.5})
+    _Teller("joint")({"step": 1.0, "steps": 2.0, "loss": 0.5})
+    assert reports[0] == {
+        "stage": "select",
+        "share": 0.5,
+        "reward": -0.5,
+        "items_asked": 4,
+        "items_done": 3,
+        "items_repeated": 1,
+        "items_ignored": 0,
+        "items_workers": 2,
+        "items_waiting_s": 0.0,
+    }
+    assert reports[1] == {"stage": "joint", "share": 0.5, "loss": 0.5}
