@@ -114,7 +114,8 @@ class _Teller:
 
     def items(self) -> dict[str, float]:
         """Returns what the pool has done, where there is one."""
-        return {f"items_{name}": value for name, value in asdict(self.pool.statistics()).items()} if self.pool else {}
+        told = asdict(self.pool.statistics()) if self.pool else {}
+        return {f"items_{name}": float(value) for name, value in told.items()}
 
 
 def _numbers(step: dict[str, float]) -> dict[str, float]:
