@@ -115,7 +115,7 @@ def main() -> None:
 def one(name: str, run: tuple[Event, str] | None) -> dict[str, Any]:
     """Brings hosts and cluster up, searches, lets the event happen, and returns what became of the search."""
     hosts = Hosts()
-    hosts.act("up")
+    hosts.up()
     folder = SHARED / f"{int(time.time())}"
     cluster = LocalCluster(hosts, folder)
     try:

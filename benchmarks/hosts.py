@@ -68,6 +68,16 @@ class Hosts:
             raise RuntimeError(f"hosts.sh {' '.join(words)} failed: {done.stdout}{done.stderr}")
         return done.stdout
 
+    def up(self) -> None:
+        """Boots all, what an earlier run may have left being powered off first."""
+        self.act("down")
+        links = ["ip", "-brief", "link"]
+        for _ in range(50):  # the kernel takes a moment to forget a host's network
+            if "rayh" not in subprocess.run(links, capture_output=True, text=True, check=True).stdout:
+                break
+            time.sleep(0.2)
+        self.act("up")
+
     def ssh(self, host: int, command: str, seconds: float = 60.0) -> str:
         """Returns what a command prints on a host."""
         return self.act("ssh", str(host), command, seconds=seconds)

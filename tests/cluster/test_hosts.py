@@ -25,7 +25,7 @@ def cluster():
     if lacking := missing():
         pytest.skip(lacking)
     hosts = Hosts()
-    hosts.act("up")
+    hosts.up()
     try:
         found = LocalCluster(hosts, SHARED)
         found.up()
@@ -39,7 +39,7 @@ def test_every_host_joins_and_the_plan_is_for_all_of_them(cluster) -> None:
     assert sorted(cluster.nodes()) == [cluster.hosts.address(host) for host in range(3)]
     told = cluster.on_head(".venv/bin/python tune/search.py --address auto --num-rollout-workers 1 --dry-run")
     assert re.search(r"Ray cluster at auto: 3 machines with \d+ CPUs; room for \d+ trials, and no CPU for more", told)
-    refused = "! .venv/bin/python tune/search.py --address auto --num-rollout-workers 5000 --dry-run 2>&1"
+    refused = ".venv/bin/python tune/search.py --address auto --num-rollout-workers 5000 --dry-run 2>&1 || true"
     assert "can never have them, for want of CPU" in cluster.on_head(refused)
 
 
