@@ -319,14 +319,18 @@ def test_pairs_are_read_with_their_segments_and_have_a_teacher_of_their_own(sett
     assert len(teachers(cache)) == 2
 
 
-def test_a_teacher_of_pairs_reads_them_cut_as_the_tokenizer_cuts_pairs(settings, cache, tmp_path, monkeypatch):
+def test_a_teacher_of_pairs_reads_them_cut_as_the_tokenizer_cuts_pairs(settings, cache, tmp_path):
     path = tmp_path / "pairs.csv"
     rows = [f"{'w1 ' * 20},{'alpha' if row % 2 else 'beta'},{'AB'[row % 2]}" for row in range(30)]
     path.write_text("\n".join(["text,other,label", *rows]))
     seen = []
-    monkeypatch.setattr(module, "train_teacher", lambda encoder, train, *rest: seen.append(train.tokens))
     changes = {"data.source": str(path), "data.text_column": "text,other", "teacher.max_length": 6}
-    prepare(override(settings, changes), None, lambda line: None)
+    prepare(
+        override(settings, changes),
+        None,
+        lambda line: None,
+        train=lambda encoder, train, *rest: seen.append(train.tokens),
+    )
     (tokens,) = seen
     # [CLS] w1 w1 [SEP] marker [SEP]: the end of a longer pair would have lost its marker.
     assert set(tokens.lengths.tolist()) == {6}
