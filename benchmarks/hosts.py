@@ -172,7 +172,7 @@ class LocalCluster:
             try:
                 if done():
                     return time.monotonic() - started
-            except (RuntimeError, subprocess.TimeoutExpired):
-                pass  # a host that is down answers nothing
+            except (RuntimeError, OSError, subprocess.TimeoutExpired):
+                pass  # a host that is down answers nothing, and a log may not be there yet
             time.sleep(1.0)
         raise TimeoutError(f"waited {seconds:.0f} s for {what}")
