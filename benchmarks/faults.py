@@ -12,6 +12,7 @@ Writes docs/results/faults.md and a file for each event, so that a stopped run g
 import argparse
 import csv
 import json
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -108,11 +109,11 @@ def main() -> None:
             if (options.only or "") in name and not file.exists():
                 print(f"== {name}", flush=True)
                 file.parent.mkdir(parents=True, exist_ok=True)
-                write_json(file, {"event": name, **one(name, run)})
+                write_json(file, {"event": name, **one(run)})
     report([json.loads(path.read_text()) for path in sorted(OUT.glob("*.json"))])
 
 
-def one(name: str, run: tuple[Event, str] | None) -> dict[str, Any]:
+def one(run: tuple[Event, str] | None) -> dict[str, Any]:
     """Brings hosts and cluster up, searches, lets the event happen, and returns what became of the search."""
     hosts = Hosts()
     hosts.up()
@@ -129,7 +130,7 @@ def _search(hosts: Hosts, cluster: LocalCluster, folder: Path, run: tuple[Event,
     log, noticed = folder / "search.log", folder / "noticed.log"
     where = f"--runs {folder}/runs --name run --storage {folder}/storage"
     cluster.start(f".venv/bin/python tune/search.py --address auto {SEARCH} {where}", log)
-    cluster.start(f".venv/bin/python -c {_quoted(NOTICED_BY)}", noticed)
+    cluster.start(f".venv/bin/python -c {shlex.quote(NOTICED_BY)}", noticed)
     started, struck = time.time(), None
     if run is not None:
         event, stage = run
@@ -148,12 +149,6 @@ def _search(hosts: Hosts, cluster: LocalCluster, folder: Path, run: tuple[Event,
         "machine": machine(torch.device("cpu")),
         "versions": versions(),
     }
-
-
-def _quoted(script: str) -> str:
-    import shlex
-
-    return shlex.quote(script)
 
 
 def _in_stage(log: Path, stage: str) -> bool:

@@ -110,28 +110,26 @@ class StateFolder:
 
     def newest(self) -> StageState | None:
         """Returns the newest state that is whole."""
-        *_, last = ["", *self._names()]
-        return newest_state(train.Checkpoint(posixpath.join(self._path, last), self._files)) if last else None
+        found = self._checkpoints()
+        return newest_state(found[-1]) if found else None
 
     def report(self, told: dict[str, Any], folder: Path | None) -> None:
         """Copies a checkpoint here."""
-        names = self._names()
-        number = int(names[-1].partition("_")[2]) + 1 if names else 0
+        found = self._checkpoints()
+        number = int(found[-1].path.rpartition("_")[2]) + 1 if found else 0
         target = posixpath.join(self._path, f"checkpoint_{number:06d}")
         self._files.create_dir(target)
         pyarrow.fs.copy_files(str(folder), target, destination_filesystem=self._files)
-        for name in names[:-1]:
-            self._files.delete_dir(posixpath.join(self._path, name))
+        if found:
+            forget_elders(found[-1])
 
     def delete(self) -> None:
         """Deletes the folder: a finished stage needs none."""
-        if self._names():
+        if self._checkpoints():
             self._files.delete_dir(self._path)
 
-    def _names(self) -> list[str]:
-        selector = pyarrow.fs.FileSelector(self._path, allow_not_found=True)
-        names = [found.base_name for found in self._files.get_file_info(selector)]
-        return sorted(name for name in names if name.startswith("checkpoint_"))
+    def _checkpoints(self) -> list[train.Checkpoint]:
+        return _checkpoints(self._files, self._path)
 
 
 def write_state(folder: Path, found: StageState) -> None:
@@ -156,8 +154,8 @@ def newest_state(checkpoint: train.Checkpoint | None) -> StageState | None:
     return None
 
 
-def forget_elders(checkpoint: tune.Checkpoint) -> None:
-    """Deletes the checkpoints before a trial's last: states are large, and a finished trial needs none."""
+def forget_elders(checkpoint: train.Checkpoint) -> None:
+    """Deletes the checkpoints before this one, a trial's last: states are large, and a finished trial needs none."""
     files: pyarrow.fs.FileSystem = checkpoint.filesystem
     for elder in _elders(checkpoint):
         files.delete_dir(elder.path)
@@ -165,11 +163,15 @@ def forget_elders(checkpoint: tune.Checkpoint) -> None:
 
 def _elders(checkpoint: train.Checkpoint) -> list[train.Checkpoint]:
     """Returns the checkpoints before this one that are still there, the newest first."""
-    parent, name = posixpath.split(checkpoint.path)
-    files: pyarrow.fs.FileSystem = checkpoint.filesystem
-    names = [found.base_name for found in files.get_file_info(pyarrow.fs.FileSelector(parent))]
-    elders = sorted((each for each in names if each.startswith("checkpoint_") and each < name), reverse=True)
-    return [train.Checkpoint(posixpath.join(parent, elder), files) for elder in elders]
+    beside = _checkpoints(checkpoint.filesystem, posixpath.dirname(checkpoint.path))
+    return [each for each in reversed(beside) if each.path < checkpoint.path]
+
+
+def _checkpoints(files: pyarrow.fs.FileSystem, folder: str) -> list[train.Checkpoint]:
+    """Returns a folder's checkpoints, the oldest first."""
+    found = files.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True))
+    names = sorted(each.base_name for each in found if each.base_name.startswith("checkpoint_"))
+    return [train.Checkpoint(posixpath.join(folder, name), files) for name in names]
 
 
 def _read(folder: Path) -> StageState | None:

@@ -18,7 +18,7 @@ from trbert.latency import LatencyTable, load_latency
 from tune.budget import Plan, after_preparing, fit_trial
 from tune.checkpoints import StateFolder, StateKeeper
 from tune.learners import TeamPlan, teach_together
-from tune.planner import bundle, cluster_at_hand, gpu_share
+from tune.planner import bundle, cluster_at_hand, gpus_each
 from tune.prepare import FreePoint, Prepared, free_points, prepare
 from tune.progress import Console, SearchProgress
 from tune.report import collect, finished
@@ -65,7 +65,7 @@ def run_search(
     if asked["address"] or asked["num_learners"] > 1:
         _start_ray(asked["address"] or "local", cores, verbose)
         team = _team(folder, asked, "teacher")
-        shared = _on_cluster(settings, plan, console, _gpus_each(asked, plan), latency, _states(folder, asked), team)
+        shared = _on_cluster(settings, plan, console, _gpus_each(asked), latency, _states(folder, asked), team)
     else:
         shared = make_shared(settings, plan, console.line, latency, _states(folder, asked))
         _start_ray("local", cores, verbose)
@@ -100,11 +100,11 @@ def _fit(settings: Settings, plan: Plan, prepared: Prepared, console: Console) -
     return fitted
 
 
-def _gpus_each(asked: dict[str, Any], plan: Plan) -> float:
-    """Returns the GPUs of each trial's learner and workers: as asked, else an even share of what Ray has."""
+def _gpus_each(asked: dict[str, Any]) -> float:
+    """Returns the GPUs of each trial's learner and workers: as asked, else the even share that it was planned with."""
     if asked["gpus_per_worker"] is not None:
         return float(asked["gpus_per_worker"])
-    return gpu_share(cluster_at_hand(), plan.concurrent * (1 + asked["num_rollout_workers"]))
+    return gpus_each(cluster_at_hand(), 1 + asked["num_rollout_workers"], asked["num_learners"])
 
 
 def _team(folder: RunFolder, asked: dict[str, Any], stage: str) -> TeamPlan | None:
@@ -130,8 +130,10 @@ def make_shared(
         team: trains it, if it is not this process alone.
     """
     folder = StateFolder(states)
-    keeper = StateKeeper("teacher", folder.newest(), folder.report)
-    train = partial(train_teacher, keeper=keeper) if team is None else partial(teach_together, team)
+    if team is None:
+        train = partial(train_teacher, keeper=StateKeeper("teacher", folder.newest(), folder.report))
+    else:
+        train = partial(teach_together, team)
     prepared = prepare(settings, plan, say, latency, train)
     folder.delete()
     say("free rules: first, random, attention on the teacher")
@@ -184,7 +186,7 @@ def _run_trials(
     verbose: bool,
 ) -> list[Any]:
     asked = saved["search"]
-    workers, gpus = asked["num_rollout_workers"], _gpus_each(asked, plan)
+    workers, gpus = asked["num_rollout_workers"], _gpus_each(asked)
     trainable = tune.with_resources(
         tune.with_parameters(
             run_trial,

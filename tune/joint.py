@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from envs.dynamics import Dynamics
 from envs.rollout import Draw, sample_trajectories
+from trbert.evaluate import evaluate
 from trbert.keyed import keyed_uniform
 from trbert.packed import PackedBatch
 from trbert.policy import Policy
@@ -54,10 +55,13 @@ class Joint:
 
     def costs(self, some: Examples) -> Float[Tensor, " dials"]:
         """Returns log(1 / speed-up) of those dials on some documents, as the model now is."""
-        dynamics = self.dynamics
-        with autocast(dynamics.encoder.device, self.dtype):
-            costs = log_costs(dynamics.encoder, dynamics.cost, self.selector, some, dynamics.points, self.dials)
-        return torch.from_numpy(costs)
+        encoder, cost, points = self.dynamics.encoder, self.dynamics.cost, self.dynamics.points
+
+        def speed_up_at(dial: float) -> float:
+            return evaluate(encoder, cost, self.selector, some.tokens, some.labels, points, dial).speed_up
+
+        with autocast(encoder.device, self.dtype):
+            return torch.from_numpy(log_costs(speed_up_at, self.dials))
 
     def loss(
         self, part: Examples, draw: Draw, costs: Float[Tensor, " dials"]

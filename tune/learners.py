@@ -18,6 +18,7 @@ from torch import nn
 from trbert.encoder import Encoder
 from tune.checkpoints import StateKeeper, newest_state, report_to_train
 from tune.learner import Keeper, Team, pick_device
+from tune.planner import bundle
 from tune.prepare import PackedArrays, Prepared, arrays_of, rebuilt
 from tune.settings import ComputeSettings, Settings, TeacherSettings
 from tune.stages import Examples, Progress, StageTimeout, flatten, load_flat, train_teacher
@@ -84,7 +85,7 @@ def learn_together(
         scaling_config=train.ScalingConfig(
             num_workers=plan.size,
             use_gpu=plan.gpus,
-            resources_per_worker={"CPU": 1.0} | ({"GPU": 1.0} if plan.gpus else {}),
+            resources_per_worker=bundle(float(plan.gpus)),
         ),
         run_config=train.RunConfig(
             name=plan.run,
@@ -229,4 +230,3 @@ def join_together(
     stage = JointStage(prepared=prepared, settings=model.settings, policy=flatten(model.policy))
     parameters = [*model.encoder.model.parameters(), *model.policy.parameters()]
     learn_together(stage, plan, parameters, seconds, callbacks=callbacks)
-    model.encoder.model.eval()

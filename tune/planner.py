@@ -132,11 +132,20 @@ def trials_at_once(cluster: Cluster, processes: int, gpus: float | None, learner
     """
     team = [bundle(float(cluster.total("GPU") > 0))] * learners if learners > 1 else []
     if gpus is None:
-        with_gpus = tuple(machine for machine in cluster.machines if machine["GPU"] > 0)
-        everyone = [bundle(0.0)] * (processes + len(team))
-        by_cpus = fit(replace(cluster, machines=with_gpus or cluster.machines), everyone)
-        gpus = gpu_share(cluster, by_cpus.trials * len(everyone))
+        gpus = gpus_each(cluster, processes, learners)
     return fit(cluster, [bundle(gpus)] * processes + team)
+
+
+def gpus_each(cluster: Cluster, processes: int, learners: int = 1) -> float:
+    """Returns an even share of the GPUs, for each process of as many trials as the processors beside GPUs allow.
+
+    Raises:
+        InputError: They allow none.
+    """
+    everyone = processes + (learners if learners > 1 else 0)
+    with_gpus = tuple(machine for machine in cluster.machines if machine["GPU"] > 0)
+    by_cpus = fit(replace(cluster, machines=with_gpus or cluster.machines), [bundle(0.0)] * everyone)
+    return gpu_share(cluster, by_cpus.trials * everyone)
 
 
 def cluster_of(address: str) -> Cluster:

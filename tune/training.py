@@ -182,5 +182,4 @@ def spread_dials(model: Model, validation: Examples) -> list[float]:
 def scout(model: Model, validation: Examples) -> NDArray[np.float64]:
     """Returns log(1 / speed-up), rising, at each of the selector's dials, on a few documents from all over a split."""
     few = some_of(validation, _SCOUT_DOCUMENTS)
-    with autocast(model.encoder.device, model.settings.compute.evaluation):
-        return log_costs(model.encoder, model.cost, model.selector, few, model.points, model.selector.dials)
+    return log_costs(lambda dial: model.evaluate(few, dial).speed_up, model.selector.dials)
