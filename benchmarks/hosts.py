@@ -1,26 +1,45 @@
 """A cluster of real hosts on one machine: their own network, processes, /tmp and /root, brought up by `ray up`.
 
 Needs root, `apt-get install iproute2 openssh-server openssh-client rsync`, and the project's virtual environment with
-the extra `cluster`, outside /tmp and /root, which every host has for itself.
+the extra `cluster`, outside /tmp and /root, which every host has for itself; EC2's stand-in `moto[server]` too.
 """
 
+import importlib.util
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import boto3
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPT = ROOT.parent / "shared" / "tools" / "hosts" / "hosts.sh"
+TOOLS = ROOT.parent / "shared" / "tools" / "hosts"
+SCRIPT, EC2_SCRIPT = TOOLS / "hosts.sh", TOOLS / "fake_ec2.py"
 VENV = Path(sys.prefix)
 HEAD = 0
+EC2_NETWORK = {
+    "NET": "172.31.0",
+    "GW": "172.31.0.1",
+    "PFX": "16",
+    "BR": "br-ec2",
+    "P": "ec2h",
+    "S": "/tmp/fake_ec2",
+}
+AWS = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_DEFAULT_REGION": "us-west-2",
+    "AWS_ENDPOINT_URL": "http://172.31.0.1:5555",
+}
+EC2_SLOTS = 16
 _NODES = """
 import json, ray
 ray.init("auto", log_to_driver=False, logging_level="ERROR")
@@ -48,19 +67,32 @@ def missing() -> str | None:
     return None
 
 
+def missing_of_ec2() -> str | None:
+    """Returns what this machine lacks for the stand-in for EC2, or None."""
+    server = importlib.util.find_spec("flask") and importlib.util.find_spec("flask_cors")
+    return missing() or (None if server else "its server is not installed: pip install 'moto[server]'")
+
+
 @dataclass(frozen=True, slots=True)
 class Hosts:
     """The machines: 0 the head, 1 … the workers.
 
     Attributes:
         number: how many.
+        network: what the script is told of their network; its own default where nothing.
     """
 
     number: int = 3
+    network: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Where the script keeps their keys and folders."""
+        return Path(self.network.get("S", "/tmp/test_hosts"))
 
     def act(self, *words: str, seconds: float = 60.0) -> str:
         """Runs one of the script's commands: up, down, kill9 1, cut 1, mend 1, power 1, boot 1."""
-        given = {**os.environ, "VENV": str(VENV), "N": str(self.number)}
+        given = {**os.environ, **self.network, "VENV": str(VENV), "N": str(self.number)}
         done = subprocess.run(
             ["bash", str(SCRIPT), *words], env=given, capture_output=True, text=True, timeout=seconds, check=False
         )
@@ -68,9 +100,10 @@ class Hosts:
             raise RuntimeError(f"hosts.sh {' '.join(words)} failed: {done.stdout}{done.stderr}")
         return done.stdout
 
-    def up(self) -> None:
-        """Boots all, what an earlier run may have left being powered off first."""
-        self.act("down")
+    def up(self, fresh: bool = True) -> None:
+        """Boots all, what an earlier run may have left being powered off first, and its folders deleted."""
+        if fresh:
+            self.act("down")
         links = ["ip", "-brief", "link"]
         for _ in range(50):  # the kernel takes a moment to forget a host's network
             if "rayh" not in subprocess.run(links, capture_output=True, text=True, check=True).stdout:
@@ -78,54 +111,55 @@ class Hosts:
             time.sleep(0.2)
         self.act("up")
 
+    def power_off(self) -> None:
+        """Powers all off; their folders stay."""
+        for host in range(self.number):
+            self.act("power", str(host))
+
     def ssh(self, host: int, command: str, seconds: float = 60.0) -> str:
         """Returns what a command prints on a host."""
         return self.act("ssh", str(host), command, seconds=seconds)
 
-    @staticmethod
-    def address(host: int) -> str:
+    def address(self, host: int) -> str:
         """Returns a host's address."""
-        return f"10.77.0.{10 + host}"
+        return f"{self.network.get('NET', '10.77.0')}.{10 + host}"
 
 
-class LocalCluster:
-    """`cluster.local.yaml` on such hosts, overlaid only in addresses, key and environment.
+class Cluster:
+    """A cluster that `ray up` makes of such hosts.
 
     Args:
-        hosts: that are up.
+        hosts: its machines.
         folder: for what is ours, seen by all hosts: so neither below /tmp nor below /root.
+        config: what `ray up` is given.
+        given: environment variables of Ray's commands on this machine.
     """
 
-    def __init__(self, hosts: Hosts, folder: Path) -> None:
+    def __init__(self, hosts: Hosts, folder: Path, config: dict[str, Any], given: dict[str, str]) -> None:
         self.hosts, self.folder = hosts, folder
-        folder.mkdir(parents=True, exist_ok=True)
         self.home = folder / "home"
-        self.home.mkdir(exist_ok=True)
-        config: dict[str, Any] = yaml.safe_load((ROOT / "cluster.local.yaml").read_text())
-        workers = [hosts.address(host) for host in range(1, hosts.number)]
-        config["provider"] |= {"head_ip": hosts.address(HEAD), "worker_ips": workers}
-        config["auth"] = {"ssh_user": "root", "ssh_private_key": "/tmp/test_hosts/id_ed25519"}
-        config["min_workers"] = config["max_workers"] = len(workers)
+        self.home.mkdir(parents=True, exist_ok=True)
+        # What its users edit, and no more: addresses, key, and, hosts having no network but each other, what is there.
+        config["auth"] = {"ssh_user": "root", "ssh_private_key": str(hosts.folder / "id_ed25519")}
         config["file_mounts"] = {"~/trbert": str(ROOT), "~/.ray/auth_token": str(self.home / ".ray" / "auth_token")}
         config["rsync_exclude"] = [*config["rsync_exclude"], ".venv", "runs"]
-        # In place of an installation: hosts have no network but each other.
         config["setup_commands"] = [f"ln -sfn {VENV} ~/trbert/.venv"]
         self.file = folder / "cluster.yaml"
         self.file.write_text(yaml.safe_dump(config))
-
-    def ray(self, *words: str, seconds: float = 300.0) -> str:
-        """Runs one of Ray's commands on this machine."""
-        given = {
+        self._given = {
             **os.environ,
             "HOME": str(self.home),
-            "RAY_UP_enable_autoscaler_v2": "0",
             "RAY_AUTH_MODE": "token",
             "RAY_USAGE_STATS_ENABLED": "0",
             "PATH": f"{VENV / 'bin'}:{os.environ['PATH']}",
+            **given,
         }
+
+    def ray(self, *words: str, seconds: float = 300.0) -> str:
+        """Runs one of Ray's commands on this machine."""
         done = subprocess.run(
             [str(VENV / "bin" / "ray"), *words],
-            env=given,
+            env=self._given,
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -136,19 +170,14 @@ class LocalCluster:
             raise RuntimeError(f"ray {' '.join(words)} failed: {done.stdout[-2000:]}{done.stderr[-2000:]}")
         return done.stdout
 
-    def up(self, seconds: float = 180.0) -> None:
-        """Brings the cluster up, and waits for all of its workers."""
+    def up(self) -> None:
+        """Brings the cluster up; workers may still be on their way."""
         self.ray("get-auth-token", "--generate")
         self.ray("up", "-y", "--no-config-cache", str(self.file))
-        self.wait(lambda: self.alive() == self.hosts.number, seconds, "all hosts to join")
 
     def down(self) -> None:
         """Ends the cluster's processes."""
         self.ray("down", "-y", str(self.file))
-
-    def alive(self) -> int:
-        """Returns how many nodes Ray sees alive."""
-        return len(self.nodes())
 
     def nodes(self) -> list[str]:
         """Returns the addresses of the nodes that Ray sees alive."""
@@ -176,3 +205,105 @@ class LocalCluster:
                 pass  # a host that is down answers nothing, and a log may not be there yet
             time.sleep(1.0)
         raise TimeoutError(f"waited {seconds:.0f} s for {what}")
+
+
+class LocalCluster(Cluster):
+    """`cluster.local.yaml` on hosts that are up.
+
+    Args:
+        hosts: its machines.
+        folder: for what is ours.
+    """
+
+    def __init__(self, hosts: Hosts, folder: Path) -> None:
+        config: dict[str, Any] = yaml.safe_load((ROOT / "cluster.local.yaml").read_text())
+        workers = [hosts.address(host) for host in range(1, hosts.number)]
+        config["provider"] |= {"head_ip": hosts.address(HEAD), "worker_ips": workers}
+        config["min_workers"] = config["max_workers"] = len(workers)
+        super().__init__(hosts, folder, config, {"RAY_UP_enable_autoscaler_v2": "0"})
+
+    def up(self, seconds: float = 180.0) -> None:
+        """Brings the cluster up, and waits for all of its workers."""
+        super().up()
+        self.wait(lambda: len(self.nodes()) == self.hosts.number, seconds, "all hosts to join")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """One of EC2's, as the stand-in lists it."""
+
+    id: str
+    state: str
+    address: str
+    type: str
+    life: str
+    role: str
+
+
+class Ec2Cluster(Cluster):
+    """`cluster.yaml` on a stand-in for EC2, which boots a host for every instance asked for.
+
+    Args:
+        folder: for what is ours.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        hosts = Hosts(EC2_SLOTS, EC2_NETWORK)
+        shutil.rmtree(hosts.folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._log = (folder / "ec2.log").open("w")
+        self._ec2 = subprocess.Popen(
+            [sys.executable, str(EC2_SCRIPT), "serve"],
+            env={**os.environ, "VENV": str(VENV)},
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )
+        for slot in range(EC2_SLOTS):  # what an instance's role tells boto3
+            home = hosts.folder / f"h{slot}" / "root"
+            home.mkdir(parents=True)
+            given = " ".join(f"{name}={value}" for name, value in AWS.items())
+            (home / ".bashrc").write_text(
+                f"export PATH={VENV / 'bin'}:$PATH RAY_USAGE_STATS_ENABLED=0 LANG=C.UTF-8 {given}\n"
+            )
+        client = boto3.client("ec2", **_boto(AWS))
+        self.wait(lambda: bool(client.describe_images()["Images"]), 60, "the stand-in for EC2")
+        image = client.describe_images()["Images"][0]["ImageId"]
+        client.create_key_pair(KeyName="trbert")
+        config = yaml.safe_load((ROOT / "cluster.yaml").read_text().replace("ami-EDIT", image))
+        config["provider"]["use_internal_ips"] = True
+        for node in config["available_node_types"].values():
+            node["node_config"]["KeyName"] = "trbert"
+        del config["docker"], config["head_setup_commands"], config["initialization_commands"]
+        super().__init__(hosts, folder, config, AWS)
+
+    def instances(self, role: str = "") -> list[Instance]:
+        """Returns what runs, of one role or of both."""
+        lines = [line.split() for line in self._act("ls").splitlines()]
+        names = ("id", "state", "address", "type", "life", "role")
+        found = [Instance(**dict(zip(names, words, strict=True))) for words in lines]
+        return [each for each in found if each.state in ("pending", "running") and role in each.role]
+
+    def reclaim(self, number: int = 0) -> None:
+        """Takes a worker away, as EC2 does of spot instances."""
+        self._act("reclaim", str(number))
+
+    def off(self) -> None:
+        """Ends the stand-in and all of its hosts."""
+        self._ec2.terminate()
+        self._ec2.wait(60)
+        self._log.close()
+
+    def _act(self, *words: str) -> str:
+        given = {**os.environ, "VENV": str(VENV)}
+        command = [sys.executable, str(EC2_SCRIPT), *words]
+        return subprocess.run(command, env=given, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+def _boto(aws: dict[str, str]) -> dict[str, str]:
+    names = {
+        "aws_access_key_id": "AWS_ACCESS_KEY_ID",
+        "aws_secret_access_key": "AWS_SECRET_ACCESS_KEY",
+        "region_name": "AWS_DEFAULT_REGION",
+        "endpoint_url": "AWS_ENDPOINT_URL",
+    }
+    return {name: aws[variable] for name, variable in names.items()}

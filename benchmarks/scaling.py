@@ -1,13 +1,17 @@
-"""How far rollout workers scale: what a select step is made of, measured here, and what follows from it for many.
+"""How far rollout workers scale: what a select step is made of, measured, and what follows from it for many workers.
 
-    python benchmarks/scaling.py                    # measure, predict, simulate
+    python benchmarks/scaling.py                    # measure here, measure on one to three hosts, predict, simulate
+    python benchmarks/scaling.py --report           # the page again, from what was measured
 
-Writes docs/results/scaling.json, from which the tables of docs/scaling.md come.
+Hosts share this machine's processors (benchmarks/hosts.py says what they need). So on them an actor sleeps for as long
+as an item takes: the pool, Ray and the network between hosts are real, the work is not. Without hosts their table stays
+empty. Writes docs/results/scaling.json and docs/scaling.md.
 """
 
 import argparse
 import datetime
 import json
+import subprocess
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -16,9 +20,11 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from hosts import Hosts, LocalCluster, missing
 from saturation import Constants, Trouble, saturation, simulated_step_seconds, step_seconds
 from workers import prepared_of
 
+from trbert.files import write_whole
 from trbert.timing import Spread, machine
 from tune.rollouts import RolloutPool
 from tune.runs import write_json
@@ -26,56 +32,89 @@ from tune.settings import Settings, override
 from tune.stages import ItemGradient, RolloutItem, flatten, load_flat_gradient
 from tune.training import Model
 
-MODEL, LENGTH = "MiniLM-L6", 256
+MODELS = (("MiniLM-L6", 256), ("BERT-base", 256))
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
-STEPS = {"as set, 2 items": 2, "64 items": 64, "1,000 items": 1000}
+STEPS = (2, 64, 1000)
+"""Items of a step: as the settings have it, and of two that are set for many workers."""
 SPOT = Trouble(slow_share=0.01, slow_factor=5.0, deaths_per_hour=0.1)
-"""One item in a hundred five times as slow, and a machine reclaimed every ten hours."""
+"""One item in a hundred five times as slow, and each machine reclaimed every ten hours."""
+HOSTS, ASLEEP_ITEMS, SHORT_S = (1, 2, 3), 48, 0.01
+"""On hosts: how many there are, items a step, and seconds of an item so short that the learner is the limit."""
+SHARED = Path("/var/tmp/trbert_scaling")
+PAGE = Path("docs/scaling.md")
 
 
-class Echo:
-    """An actor that does no work: what is left is Ray's."""
+class Asleep:
+    """An actor whose items take their time and no processor.
+
+    Args:
+        given: seconds of an item, and a gradient.
+        settings: none are needed.
+    """
+
+    def __init__(self, given: tuple[float, np.ndarray], settings: Settings) -> None:
+        self.seconds, self.answer = given
+
+    def ready(self) -> None:
+        """Answers once the actor stands."""
 
     def gradient(self, weights: np.ndarray, item: RolloutItem) -> ItemGradient:
-        return ItemGradient(index=item.index, gradient=weights, reward=0, charge=0, kept=0, entropy=0, seconds=0)
+        """Returns the gradient given, after the item's time."""
+        time.sleep(self.seconds)
+        return ItemGradient(
+            index=item.index, gradient=self.answer, reward=0, charge=0, kept=0, entropy=0, seconds=self.seconds
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", default="docs/results/scaling.json")
+    parser.add_argument("--report", action="store_true", help="measure nothing")
+    parser.add_argument("--asleep", type=float, nargs="+", help=argparse.SUPPRESS)  # on the head of a cluster
+    parser.add_argument("--bytes", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.asleep:
+        ray.init("auto", log_to_driver=False)
+        told = [asleep(seconds, options.bytes, options.rounds) for seconds in options.asleep]
+        return print(json.dumps(told))
+    if not options.report:
+        write_json(Path(options.out), all_of(options.rounds))
+    write_whole(PAGE, page(json.loads(Path(options.out).read_text())).encode())
+
+
+def all_of(rounds: int) -> dict[str, Any]:
+    """Returns all that is measured."""
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    settings = override(
-        Settings(), {"compute.threads": 1, "compute.device": "cpu", "data.max_length": LENGTH, "select.points": (0, 2)}
-    )
-    prepared = prepared_of(MODEL, LENGTH)
-    constants = measured(prepared, settings, options.rounds)
-    weights = flatten(Model(prepared, settings).policy)
-    found = {
-        "command": f"python benchmarks/scaling.py --rounds {options.rounds}",
+    models = {name: of_model(name, length, rounds) for name, length in MODELS}
+    ray.shutdown()
+    first = models[MODELS[0][0]]
+    return {
+        "command": f"python benchmarks/scaling.py --rounds {rounds}",
         "date": str(datetime.date.today()),
         "machine": machine(torch.device("cpu")),
-        "constants": asdict(constants),
-        "bytes": int(weights.nbytes),
-        "measured": [pooled(prepared, settings, workers, options.rounds) for workers in (1, 2)],
-        "predicted": {
-            name: [
-                {
-                    "workers": workers,
-                    "formula": step_seconds(constants, workers, items),
-                    "undisturbed": simulated_step_seconds(constants, workers, items, Trouble()),
-                    "spot": simulated_step_seconds(constants, workers, items, SPOT),
-                }
-                for workers in WORKERS
-            ]
-            for name, items in STEPS.items()
-        },
-        "saturation": {name: saturation(constants, items) for name, items in STEPS.items()},
+        "models": models,
+        "hosts": [on_hosts(hosts, first["constants"]["item"], first["bytes"], rounds) for hosts in HOSTS]
+        if not missing()
+        else [],
     }
-    ray.shutdown()
-    write_json(Path(options.out), found)
-    print(json.dumps(found["constants"], indent=1))
+
+
+def of_model(name: str, length: int, rounds: int) -> dict[str, Any]:
+    """Returns what a step of a model is made of, and steps of it by one and two workers."""
+    settings = override(
+        Settings(), {"compute.threads": 1, "compute.device": "cpu", "data.max_length": length, "select.points": (0, 2)}
+    )
+    prepared = prepared_of(name, length)
+    print(f"{name}: constants", flush=True)
+    constants = measured(prepared, settings, rounds)
+    print(f"{name}: {constants}", flush=True)
+    return {
+        "length": length,
+        "constants": asdict(constants),
+        "bytes": int(flatten(Model(prepared, settings).policy).nbytes),
+        "measured": [pooled(prepared, settings, workers, rounds) for workers in (1, 2)],
+    }
 
 
 def items_of(settings: Settings, step: int, count: int) -> list[RolloutItem]:
@@ -88,19 +127,15 @@ def items_of(settings: Settings, step: int, count: int) -> list[RolloutItem]:
     ]
 
 
-def median(seconds: list[float]) -> float:
-    return Spread.of(seconds).median
-
-
 def measured(prepared: Any, settings: Settings, rounds: int) -> Constants:
-    """Returns what a step is made of."""
+    """Returns what a step is made of: medians of rounds."""
     torch.set_num_threads(1)
     model = Model(prepared, settings)
     sampler, weights = model.sampler(prepared.train.examples()), flatten(model.policy)
     (item,) = items_of(settings, 0, 1)
     optimizer = torch.optim.Adam(model.policy.parameters(), lr=1e-3)
-    echo: Any = ray.remote(num_cpus=1)(Echo)
-    actors = [echo.remote() for _ in range(2)]
+    remote: Any = ray.remote(num_cpus=1)(Asleep)
+    actors = [remote.remote((0.0, weights), settings) for _ in range(2)]
     times: dict[str, list[float]] = {"item": [], "handle": [], "publish": [], "fetch": [], "learn": []}
     for turn in range(rounds + 2):
         found = {}
@@ -130,22 +165,194 @@ def measured(prepared: Any, settings: Settings, rounds: int) -> Constants:
                 times[name].append(seconds)
     for actor in actors:
         ray.kill(actor)
-    return Constants(**{name: median(seconds) for name, seconds in times.items()})
+    return Constants(**{name: Spread.of(seconds).median for name, seconds in times.items()})
 
 
 def pooled(prepared: Any, settings: Settings, workers: int, rounds: int) -> dict[str, Any]:
     """Returns the seconds of a step of eight items by the pool itself."""
     pool = RolloutPool(ray.put(prepared), settings, workers)
-    weights = flatten(Model(prepared, settings).policy)
+    return steps_of(pool, flatten(Model(prepared, settings).policy), settings, 8, rounds) | {"workers": workers}
+
+
+def asleep(seconds: float, size: int, rounds: int) -> dict[str, Any]:
+    """Returns the seconds of a step of sleeping items by the pool, on all processors of the cluster at hand."""
+    gradient, settings = np.zeros(size // 4, np.float32), Settings()
+    workers = int(ray.cluster_resources()["CPU"])
+    given: Any = ray.put((seconds, gradient))
+    pool = RolloutPool(given, settings, workers, actor=Asleep)
+    return steps_of(pool, gradient, settings, ASLEEP_ITEMS, rounds) | {"workers": workers, "item": seconds}
+
+
+def steps_of(pool: RolloutPool, weights: np.ndarray, settings: Settings, count: int, rounds: int) -> dict[str, Any]:
+    """Returns the seconds of a pool's steps of so many items, and ends it."""
     seconds = []
-    for step in range(rounds + 1):
-        items = items_of(settings, step, 8)
+    for step in range(rounds + 2):
+        items = items_of(settings, step, count)
         started = time.perf_counter()
         pool.gradients(weights, items)
         seconds.append(time.perf_counter() - started)
     told = asdict(pool.statistics())
     pool.close()
-    return {"workers": workers, "items": 8, "seconds": asdict(Spread.of(seconds[1:])), "statistics": told}
+    return {"items": count, "seconds": asdict(Spread.of(seconds[2:])), "statistics": told}
+
+
+def on_hosts(number: int, item: float, size: int, rounds: int) -> dict[str, Any]:
+    """Returns steps of sleeping items on so many hosts."""
+    print(f"{number} hosts", flush=True)
+    hosts = Hosts(number)
+    hosts.up()
+    try:
+        cluster = LocalCluster(hosts, SHARED / str(number))
+        cluster.up()
+        command = f".venv/bin/python benchmarks/scaling.py --asleep {item} {SHORT_S} --bytes {size} --rounds {rounds}"
+        told = cluster.on_head(command, 300)
+    finally:
+        hosts.act("down")
+        subprocess.run(["rm", "-rf", str(SHARED)], check=False)
+    return {"hosts": number, "steps": json.loads(told.strip().splitlines()[-1])}
+
+
+def page(found: dict[str, Any]) -> str:
+    """Returns the page."""
+    models = found["models"]
+    first = models[MODELS[0][0]]
+    constants = Constants(**first["constants"])
+    return PAGE_TEXT.format(
+        command=found["command"],
+        date=found["date"],
+        machine=found["machine"],
+        constants=_constants_table(models),
+        here=_here_table(models),
+        hosts=_hosts_table(found["hosts"], constants),
+        many="\n\n".join(_many_table(name, Constants(**each["constants"])) for name, each in models.items()),
+        busy=_busy(constants),
+        traffic=f"{first['bytes'] / constants.handle / 1e6:.0f}",
+        kilobytes=f"{first['bytes'] / 1e3:.0f}",
+    )
+
+
+def _table(header: str, rows: list[str]) -> str:
+    return "\n".join([header, "|" + "---|" * (header.count("|") - 1), *rows])
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.2f}" if seconds < 0.01 else f"{1e3 * seconds:.0f}"
+
+
+def _constants_table(models: dict[str, Any]) -> str:
+    return _table(
+        "| model | tokens | item, ms | handle, ms | publish, ms | fetch, ms | learn, ms | policy and gradient, kB |",
+        [
+            f"| {name} | {each['length']} | {' | '.join(map(_ms, each['constants'].values()))} "
+            f"| {each['bytes'] / 1e3:.0f} |"
+            for name, each in models.items()
+        ],
+    )
+
+
+def _beside(constants: Constants, step: dict[str, Any]) -> str:
+    spread = step["seconds"]
+    predicted = step_seconds(constants, step["workers"], step["items"])
+    apart = 100 * (spread["median"] / predicted - 1)
+    return (
+        f"{step['workers']} | {step['items']} | {spread['median']:.3f} ({spread['low']:.3f}–{spread['high']:.3f}) "
+        f"| {predicted:.3f} | {apart:+.0f} %"
+    )
+
+
+def _here_table(models: dict[str, Any]) -> str:
+    return _table(
+        "| model | workers | items a step | measured, s | predicted, s | apart |",
+        [
+            f"| {name} | {_beside(Constants(**each['constants']), step)} |"
+            for name, each in models.items()
+            for step in each["measured"]
+        ],
+    )
+
+
+def _hosts_table(found: list[dict[str, Any]], constants: Constants) -> str:
+    return _table(
+        "| hosts | item, s | workers | items a step | measured, s | predicted, s | apart |",
+        [
+            f"| {each['hosts']} | {step['item']:.3f} "
+            f"| {_beside(Constants(**{**asdict(constants), 'item': step['item']}), step)} |"
+            for each in found
+            for step in each["steps"]
+        ],
+    )
+
+
+def _many_table(name: str, constants: Constants) -> str:
+    cells = {
+        workers: [way(constants, workers, items) for items in STEPS for way in (step_seconds, _undisturbed, _on_spot)]
+        for workers in WORKERS
+    }
+    header = " | ".join(f"{items:,} items: formula | simulated | on spot" for items in STEPS)
+    ends = ", ".join(f"{saturation(constants, items):,} for {items:,} items" for items in STEPS)
+    rows = [f"| {workers:,} | {' | '.join(f'{one:.2f}' for one in row)} |" for workers, row in cells.items()]
+    return f"{name}; seconds a step. Saturated at {ends}.\n\n" + _table(f"| workers | {header} |", rows)
+
+
+def _undisturbed(constants: Constants, workers: int, items: int) -> float:
+    return simulated_step_seconds(constants, workers, items, Trouble())
+
+
+def _on_spot(constants: Constants, workers: int, items: int) -> float:
+    return simulated_step_seconds(constants, workers, items, SPOT)
+
+
+def _busy(constants: Constants) -> str:
+    return f"{(constants.item + constants.fetch) / constants.handle:,.0f}"
+
+
+PAGE_TEXT = """# How far rollout workers scale
+
+`{command}`, {date}. {machine}, one thread a worker. Medians; in brackets the quartiles.
+
+A select step hands out items (8 documents, 8 trajectories each), takes their gradients, and steps:
+
+    T(W, I) = publish + max(I · handle, ⌈I / W⌉ · (item + fetch)) + learn
+
+W workers, I items; *item* one actor's work, *handle* the learner's own work on one item, *publish* putting new weights
+where actors fetch them, *fetch* what an item's way there and back takes beside the work, *learn* the optimiser's step.
+No more than I workers have work, and no more than (item + fetch) / handle keep the learner busy: that is where more
+workers stop helping. The simulation (`benchmarks/saturation.py`) adds what the formula leaves out: the learner comes
+round to one actor at a time; on spot machines one item in a hundred is five times as slow, each machine is reclaimed
+every ten hours, its death is noticed after 5 s, another stands after 30 s, and an item three times as late as usual is
+given to an idle actor too.
+
+## What a step is made of
+
+{constants}
+
+## Measured and predicted: real work, on this machine
+
+{here}
+
+## Measured and predicted: one to three hosts
+
+Two workers a host. The hosts share this machine's two processors, so here an actor sleeps for as long as an item takes:
+pool, Ray and network are real, the work is not. The constants are those above, measured on one host.
+
+{hosts}
+
+## Predicted: up to a thousand workers
+
+{many}
+
+## Where it saturates, and what to change then
+
+* **At the items of a step, first.** As set, a step has two (16 documents of 8): a third worker of a trial idles. Raise
+  `select.step_documents`, or lower `select.item_documents`; run more trials at once before more workers a trial.
+* **At the learner, next:** at {busy} busy workers of MiniLM-L6 on one thread each, handing out and taking up is all it
+  does. Faster actors get there sooner: with GPUs that do an item in a tenth of the time, at a
+  tenth as many. Make items larger then (`select.item_documents`), which costs nothing but balance at a step's end.
+* **The object store, last:** a step publishes {kilobytes} kB to each machine once and takes as much for each item; a
+  learner that does nothing but handle items moves {traffic} MB/s. Policies would have to be many times wider first.
+* **Stragglers** cost a step about three of its usual waves where a second copy is made, and an actor to spare makes a
+  death cost its notice alone: ask for one worker more than items divide into.
+"""
 
 
 if __name__ == "__main__":

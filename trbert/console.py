@@ -43,7 +43,7 @@ def exit_code(run: Callable[[], None], verbose: bool) -> int:
         return _complain(error, f"error: {error}", 2, verbose)
     # The one place where nothing may pass: what is swallowed here is said, and shown with --verbose.
     except Exception as error:
-        full = _disk_full(error)
+        full = disk_full(error)
         if full is not None:
             where = getattr(full, "filename", None)
             place = f" while writing {where}" if where else ""
@@ -60,7 +60,7 @@ def _complain(error: BaseException, message: str, code: int, verbose: bool) -> i
     return code
 
 
-def _disk_full(error: BaseException) -> BaseException | None:
+def disk_full(error: BaseException) -> BaseException | None:
     """Returns the error in a chain of causes that tells of a full disk; libraries wrap it in errors of their own."""
     for each in _causes(error):
         if isinstance(each, OSError) and each.errno in _DISK_FULL:

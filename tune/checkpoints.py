@@ -134,7 +134,8 @@ class StateFolder:
 
 def write_state(folder: Path, found: StageState) -> None:
     """Writes a state and what tells whether it is whole."""
-    torch.save(found.state, folder / STATE)
+    with (folder / STATE).open("wb") as file:  # by a path, torch tells of a full disk as of a corrupt stream
+        torch.save(found.state, file)
     manifest = {"stage": found.stage, "sha256": _digest(folder / STATE)}
     (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
 

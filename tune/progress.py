@@ -1,11 +1,16 @@
 """What a running search says: one line a finished trial, and a live line below."""
 
+import pickle
 import shutil
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
+from ray.exceptions import RayTaskError
 from ray.tune import Callback
+
+from trbert.console import disk_full
 
 QUIET_S = 20.0
 """Seconds between progress lines where the output is no terminal."""
@@ -79,13 +84,25 @@ class SearchProgress(Callback):
         )
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Says that a trial lost its process, or its machine, and is not lost itself."""
+        """Says why a trial's process ended, and that the trial is not lost itself."""
         self.stages.pop(trial.trial_id, None)
-        self.console.line(f"trial {trial.trial_id} lost its process: it goes on from its last state")
+        self.console.line(f"trial {trial.trial_id} {_end(trial)}: it goes on from its last state")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Says that a trial failed, and why in a line."""
         self.stages.pop(trial.trial_id, None)
         self.done += 1
-        reason = str(getattr(trial, "pickled_error_file", "") or "")
-        self.console.line(f"trial {self.done} of {self.trials} failed: its error lies in {reason}")
+        self.console.line(f"trial {self.done} of {self.trials} {_end(trial)}: its error lies in {trial.error_file}")
+
+
+def _end(trial: Any) -> str:
+    """Returns how a trial's process ended, from the error that Tune leaves in this process's own folder."""
+    if trial.pickled_error_file is None:
+        return "failed"
+    error = pickle.loads(Path(trial.pickled_error_file).read_bytes())
+    if not isinstance(error, RayTaskError):
+        return "lost its process"
+    cause = error.cause or error
+    if disk_full(cause) is not None:
+        return f"found the disk full on {error.ip}, free space there"
+    return f"failed on {error.ip} with {type(cause).__name__}: {str(cause).strip().splitlines()[-1]}"

@@ -87,6 +87,7 @@ class RolloutPool:
         cpus: processors of each.
         gpus: GPUs of each, a fraction allowed.
         deadline: seconds that a call may take.
+        actor: what does the work.
     """
 
     def __init__(
@@ -97,9 +98,10 @@ class RolloutPool:
         cpus: float = 1.0,
         gpus: float = 0.0,
         deadline: float = ITEM_DEADLINE_S,
+        actor: type[Any] = RolloutActor,
     ) -> None:
         # Restarted as often as it dies; its calls are not, since a lost item goes to whichever actor is idle.
-        remote: Any = ray.remote(max_restarts=-1, max_task_retries=0, num_cpus=cpus, num_gpus=gpus)(RolloutActor)
+        remote: Any = ray.remote(max_restarts=-1, max_task_retries=0, num_cpus=cpus, num_gpus=gpus)(actor)
         self._start: Callable[[], Any] = lambda: remote.remote(prepared_ref, settings)
         self._deadline = deadline
         self._calls: dict[ray.ObjectRef[ItemGradient | None], _Call] = {}

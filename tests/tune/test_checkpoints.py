@@ -1,11 +1,13 @@
 """What a trial leaves while it learns: when, whole or not, and which of two is taken up."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from ray import tune
 
+from trbert.console import disk_full
 from tune.checkpoints import (
     MANIFEST,
     STATE,
@@ -32,6 +34,14 @@ def leave(folder, number, step, stage="joint"):
 
 def newest(folder, number):
     return newest_state(tune.Checkpoint.from_directory(str(folder / f"checkpoint_{number:06d}")))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_told_of_as_one(tmp_path):
+    (tmp_path / STATE).symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as found:
+        write_state(tmp_path, StageState("select", {"weights": torch.zeros(1_000_000)}))
+    assert disk_full(found.value) is not None
 
 
 def test_a_state_is_read_as_it_was_written(tmp_path):

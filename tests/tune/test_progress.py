@@ -1,8 +1,10 @@
 """What a running search says of its trials: one line each, and what a lost one costs."""
 
+import pickle
 from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
 
 from tune.progress import Console, SearchProgress
 
@@ -48,9 +50,44 @@ def test_a_finished_trial_is_a_line(progress):
     assert progress.console.live[-1] == "1 of 3 trials done   joint 25 %"
 
 
-def test_a_trial_that_lost_its_machine_is_not_counted_as_done(progress):
+def ended(number, folder, error):
+    """A trial whose process ended with an error, as Tune leaves it."""
+    (folder / "error.pkl").write_bytes(pickle.dumps(error))
+    found = trial(number)
+    found.pickled_error_file, found.error_file = str(folder / "error.pkl"), str(folder / "error.txt")
+    return found
+
+
+def of_task(cause):
+    return RayTaskError("train", "Traceback", cause, ip="10.0.0.7", pid=1)
+
+
+def test_a_trial_that_lost_its_machine_is_not_counted_as_done(progress, tmp_path):
     progress.on_trial_result(1, [], trial(1), {"stage": "select", "share": 0.5})
-    progress.on_trial_recover(1, [], trial(1))
+    progress.on_trial_recover(1, [], ended(1, tmp_path, ActorDiedError()))
     progress.on_trial_result(1, [], trial(2), {"stage": "joint", "share": 0.25})
     assert progress.console.told == ["trial t1 lost its process: it goes on from its last state"]
     assert progress.console.live[-1] == "0 of 3 trials done   joint 25 %"
+
+
+@pytest.mark.parametrize(
+    ("cause", "said"),
+    [
+        (OSError(28, "No space left on device"), "found the disk full on 10.0.0.7, free space there"),
+        (ValueError("the first line\nand the last"), "failed on 10.0.0.7 with ValueError: and the last"),
+    ],
+)
+def test_a_trial_that_failed_says_where_and_why(progress, tmp_path, cause, said):
+    progress.on_trial_recover(1, [], ended(1, tmp_path, of_task(cause)))
+    progress.on_trial_error(1, [], ended(2, tmp_path, of_task(cause)))
+    assert progress.console.told == [
+        f"trial t1 {said}: it goes on from its last state",
+        f"trial 1 of 3 {said}: its error lies in {tmp_path}/error.txt",
+    ]
+
+
+def test_a_trial_without_an_error_of_its_own_only_failed(progress):
+    found = trial(1)
+    found.pickled_error_file, found.error_file = None, "somewhere/error.txt"
+    progress.on_trial_error(1, [], found)
+    assert progress.console.told == ["trial 1 of 3 failed: its error lies in somewhere/error.txt"]

@@ -1,0 +1,90 @@
+"""Full disks on a cluster: a worker's own, and the storage that all share. Said, and nothing that was kept is lost."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tune.checkpoints import MANIFEST, newest_state
+from tune.trial import RESULT
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from hosts import Hosts, LocalCluster, missing
+from ray import train
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+SHARED = Path("/var/tmp/trbert_disk_test")
+STORAGE, SMALL = SHARED / "storage", "2g"
+STRUCK = 1
+SEARCH = (
+    "--budget 20m --num-trials 2 --num-rollout-workers 1 --set data.train_rows=200 --set data.validation_rows=60 "
+    "--set data.test_rows=60 --set data.max_length=48 --set teacher.epochs=1 --set select.documents=12000 "
+    "--set select.warm_start_documents=0 --set joint.documents=160"
+)
+
+
+@pytest.fixture
+def cluster():
+    """Two hosts, one with a small /tmp of its own, and a small storage for both."""
+    if lacking := missing():
+        pytest.skip(lacking)
+    hosts = Hosts(2)
+    hosts.act("down")
+    own = hosts.folder / f"h{STRUCK}" / "tmp"
+    subprocess.run(["rm", "-rf", str(SHARED)], check=False)
+    for folder in (own, STORAGE):
+        folder.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SMALL}", "tmpfs", str(folder)], check=True)
+    try:
+        hosts.up(fresh=False)
+        found = LocalCluster(hosts, SHARED)
+        found.up()
+        yield found
+    finally:
+        hosts.power_off()
+        for folder in (own, STORAGE):
+            subprocess.run(["umount", "-l", str(folder)], check=False)
+        hosts.act("down")
+
+
+def search(cluster) -> Path:
+    """Starts a search, and returns its log once a trial has left a state."""
+    log = SHARED / "search.log"
+    where = f"--runs {SHARED}/runs --name run --storage {STORAGE}"
+    cluster.start(f".venv/bin/python tune/search.py --address auto {SEARCH} {where}", log)
+    cluster.wait(lambda: bool(list(STORAGE.rglob(MANIFEST))), 600, f"a trial's first state: {log}")
+    return log
+
+
+FULL = re.compile(r"found the disk full on 10\.77\.0\.\d+, free space there|disk full")
+
+
+def test_a_full_disk_of_a_worker_is_said_and_its_trial_goes_on(cluster) -> None:
+    log = search(cluster)
+    cluster.hosts.ssh(STRUCK, "dd if=/dev/zero of=/tmp/filled bs=1M || true")
+    cluster.wait(lambda: "found the disk full on" in log.read_text(), 300, f"word of it: {log}")
+    assert f"found the disk full on {cluster.hosts.address(STRUCK)}, free space there" in log.read_text()
+    cluster.hosts.ssh(STRUCK, "rm /tmp/filled")
+    cluster.wait(lambda: "in all" in log.read_text(), 1200, f"the search to end: {log}")
+    assert "2 of 2" in log.read_text()
+
+
+def test_a_full_storage_is_said_what_was_kept_stays_whole_and_the_search_goes_on(cluster) -> None:
+    log = search(cluster)
+    kept = sorted(STORAGE.rglob(MANIFEST))[0].parent
+    before = newest_state(train.Checkpoint.from_directory(str(kept)))
+    filled = STORAGE / "filled"
+    subprocess.run(["dd", "if=/dev/zero", f"of={filled}", "bs=1M"], check=False, capture_output=True)
+    cluster.wait(lambda: FULL.search(log.read_text()) is not None, 400, f"word of it: {log}")
+    after = newest_state(train.Checkpoint.from_directory(str(kept)))
+    assert before is not None
+    assert after is not None
+    assert after.state["step"] == before.state["step"]
+    filled.unlink()
+    if "resume or start again" in log.read_text():  # the driver could not write either
+        cluster.start(f".venv/bin/python tune/search.py --resume {SHARED}/runs/run", log)
+    cluster.wait(lambda: "in all" in log.read_text(), 1200, f"the search to end: {log}")
+    assert "2 of 2" in log.read_text()
+    assert len(list(STORAGE.rglob(RESULT))) == 2
