@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import botocore.exceptions
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,12 +105,18 @@ class Hosts:
         """Boots all, what an earlier run may have left being powered off first, and its folders deleted."""
         if fresh:
             self.act("down")
-        links = ["ip", "-brief", "link"]
-        for _ in range(50):  # the kernel takes a moment to forget a host's network
-            if "rayh" not in subprocess.run(links, capture_output=True, text=True, check=True).stdout:
-                break
-            time.sleep(0.2)
+        self.wait_for_room()
         self.act("up")
+
+    def wait_for_room(self) -> None:
+        """Waits until the kernel has forgotten the networks of hosts that are off, which takes it a moment."""
+        prefix = self.network.get("P", "rayh")
+        for _ in range(50):
+            lists = [["ip", "-brief", "link"], ["ip", "netns", "list"]]
+            told = [subprocess.run(each, capture_output=True, text=True, check=True).stdout for each in lists]
+            if prefix not in "".join(told):
+                return
+            time.sleep(0.2)
 
     def power_off(self) -> None:
         """Powers all off; their folders stay."""
@@ -250,6 +257,8 @@ class Ec2Cluster(Cluster):
     def __init__(self, folder: Path) -> None:
         hosts = Hosts(EC2_SLOTS, EC2_NETWORK)
         shutil.rmtree(hosts.folder, ignore_errors=True)
+        hosts.power_off()
+        hosts.wait_for_room()
         folder.mkdir(parents=True, exist_ok=True)
         self._log = (folder / "ec2.log").open("w")
         self._ec2 = subprocess.Popen(
@@ -266,7 +275,11 @@ class Ec2Cluster(Cluster):
                 f"export PATH={VENV / 'bin'}:$PATH RAY_USAGE_STATS_ENABLED=0 LANG=C.UTF-8 {given}\n"
             )
         client = boto3.client("ec2", **_boto(AWS))
-        self.wait(lambda: bool(client.describe_images()["Images"]), 60, "the stand-in for EC2")
+        try:
+            self.wait(lambda: _answers(client), 60, "the stand-in for EC2")
+        except TimeoutError:
+            self.off()
+            raise
         image = client.describe_images()["Images"][0]["ImageId"]
         client.create_key_pair(KeyName="trbert")
         config = yaml.safe_load((ROOT / "cluster.yaml").read_text().replace("ami-EDIT", image))
@@ -297,6 +310,17 @@ class Ec2Cluster(Cluster):
         given = {**os.environ, "VENV": str(VENV)}
         command = [sys.executable, str(EC2_SCRIPT), *words]
         return subprocess.run(command, env=given, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+def _answers(client: Any) -> bool:
+    # Nothing is asked before its network is there: it would be asked of whoever has that address elsewhere.
+    told = subprocess.run(["ip", "-brief", "addr"], capture_output=True, text=True, check=True).stdout
+    if EC2_NETWORK["GW"] not in told:
+        return False
+    try:
+        return bool(client.describe_images()["Images"])
+    except botocore.exceptions.BotoCoreError:
+        return False
 
 
 def _boto(aws: dict[str, str]) -> dict[str, str]:

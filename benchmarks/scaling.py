@@ -38,7 +38,8 @@ STEPS = (2, 64, 1000)
 """Items of a step: as the settings have it, and of two that are set for many workers."""
 SPOT = Trouble(slow_share=0.01, slow_factor=5.0, deaths_per_hour=0.1)
 """One item in a hundred five times as slow, and each machine reclaimed every ten hours."""
-HOSTS, ASLEEP_ITEMS, SHORT_S = (1, 2, 3), 48, 0.01
+PER_STEP = 8
+HOSTS, ASLEEP_ITEMS, SHORT_S = (1, 2, 3), 24, 0.01
 """On hosts: how many there are, items a step, and seconds of an item so short that the learner is the limit."""
 SHARED = Path("/var/tmp/trbert_scaling")
 PAGE = Path("docs/scaling.md")
@@ -68,7 +69,7 @@ class Asleep:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--out", default="docs/results/scaling.json")
     parser.add_argument("--report", action="store_true", help="measure nothing")
     parser.add_argument("--asleep", type=float, nargs="+", help=argparse.SUPPRESS)  # on the head of a cluster
@@ -128,29 +129,29 @@ def items_of(settings: Settings, step: int, count: int) -> list[RolloutItem]:
 
 
 def measured(prepared: Any, settings: Settings, rounds: int) -> Constants:
-    """Returns what a step is made of: medians of rounds."""
+    """Returns what a step is made of: medians of rounds; an item's seconds are the mean of a step's eight."""
     torch.set_num_threads(1)
     model = Model(prepared, settings)
     sampler, weights = model.sampler(prepared.train.examples()), flatten(model.policy)
-    (item,) = items_of(settings, 0, 1)
+    items = items_of(settings, 0, PER_STEP)
     optimizer = torch.optim.Adam(model.policy.parameters(), lr=1e-3)
     remote: Any = ray.remote(num_cpus=1)(Asleep)
     actors = [remote.remote((0.0, weights), settings) for _ in range(2)]
     times: dict[str, list[float]] = {"item": [], "handle": [], "publish": [], "fetch": [], "learn": []}
-    for turn in range(rounds + 2):
+    for turn in range(rounds + 1):
         found = {}
         started = time.perf_counter()
-        result = sampler.gradient(weights, item)
-        found["item"] = time.perf_counter() - started
+        result = sampler.gradients(weights, items)[0]
+        found["item"] = (time.perf_counter() - started) / len(items)
         started = time.perf_counter()
         ref = ray.put(weights)
         found["publish"] = time.perf_counter() - started
         started = time.perf_counter()
-        ray.get(actors[0].gradient.remote(ref, item))
+        ray.get(actors[0].gradient.remote(ref, items[0]))
         found["fetch"] = time.perf_counter() - started
         many = 200
         started = time.perf_counter()
-        waiting = [actors[index % 2].gradient.remote(ref, item) for index in range(many)]
+        waiting = [actors[index % 2].gradient.remote(ref, items[0]) for index in range(many)]
         while waiting:
             (done,), waiting = ray.wait(waiting)
             ray.get(done)
@@ -160,7 +161,7 @@ def measured(prepared: Any, settings: Settings, rounds: int) -> Constants:
         load_flat_gradient(model.policy, gradient)
         optimizer.step()
         found["learn"] = time.perf_counter() - started
-        if turn >= 2:
+        if turn:
             for name, seconds in found.items():
                 times[name].append(seconds)
     for actor in actors:
@@ -169,9 +170,9 @@ def measured(prepared: Any, settings: Settings, rounds: int) -> Constants:
 
 
 def pooled(prepared: Any, settings: Settings, workers: int, rounds: int) -> dict[str, Any]:
-    """Returns the seconds of a step of eight items by the pool itself."""
+    """Returns the seconds of a step by the pool itself."""
     pool = RolloutPool(ray.put(prepared), settings, workers)
-    return steps_of(pool, flatten(Model(prepared, settings).policy), settings, 8, rounds) | {"workers": workers}
+    return steps_of(pool, flatten(Model(prepared, settings).policy), settings, PER_STEP, rounds) | {"workers": workers}
 
 
 def asleep(seconds: float, size: int, rounds: int) -> dict[str, Any]:
@@ -186,14 +187,14 @@ def asleep(seconds: float, size: int, rounds: int) -> dict[str, Any]:
 def steps_of(pool: RolloutPool, weights: np.ndarray, settings: Settings, count: int, rounds: int) -> dict[str, Any]:
     """Returns the seconds of a pool's steps of so many items, and ends it."""
     seconds = []
-    for step in range(rounds + 2):
+    for step in range(rounds + 1):
         items = items_of(settings, step, count)
         started = time.perf_counter()
         pool.gradients(weights, items)
         seconds.append(time.perf_counter() - started)
     told = asdict(pool.statistics())
     pool.close()
-    return {"items": count, "seconds": asdict(Spread.of(seconds[2:])), "statistics": told}
+    return {"items": count, "seconds": asdict(Spread.of(seconds[1:])), "statistics": told}
 
 
 def on_hosts(number: int, item: float, size: int, rounds: int) -> dict[str, Any]:

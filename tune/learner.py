@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from trbert.errors import InputError
 from trbert.evaluate import within_budget
 
 Loss = Callable[[Tensor], Tensor]
@@ -30,9 +31,19 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 
 def pick_device(name: str) -> torch.device:
-    """Returns the named device; "auto" is the first GPU where there is one."""
+    """Returns the named device; "auto" is the first GPU where there is one.
+
+    Raises:
+        InputError: It is a GPU, and torch finds none.
+    """
+    found = torch.cuda.is_available()
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if found else "cpu"
+    if name.startswith("cuda") and not found:
+        raise InputError(
+            f"compute.device is {name}, which torch must find, and it finds no GPU here: install a torch with CUDA and "
+            "its driver, or set compute.device=cpu"
+        )
     return torch.device(name)
 
 

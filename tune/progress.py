@@ -1,6 +1,7 @@
 """What a running search says: one line a finished trial, and a live line below."""
 
 import pickle
+import re
 import shutil
 import sys
 import time
@@ -102,7 +103,9 @@ def _end(trial: Any) -> str:
     error = pickle.loads(Path(trial.pickled_error_file).read_bytes())
     if not isinstance(error, RayTaskError):
         return "lost its process"
-    cause = error.cause or error
+    cause, address = error.cause or error, re.search(r"\bip=([^,)\s]+)", str(error))
+    where = f" on {address[1]}" if address else ""
     if disk_full(cause) is not None:
-        return f"found the disk full on {error.ip}, free space there"
-    return f"failed on {error.ip} with {type(cause).__name__}: {str(cause).strip().splitlines()[-1]}"
+        return f"found the disk full{where}, free space there"
+    *_, last = ["", *str(cause).strip().splitlines()]
+    return f"failed{where} with {type(cause).__name__}: {last}"

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from trbert.errors import InputError
 from tune import learner
 from tune.learner import (
     Learner,
@@ -319,3 +320,9 @@ def test_a_processor_is_fast_in_bfloat16_with_matrix_units_for_it(monkeypatch, c
 def test_auto_is_the_gpu_where_there_is_one(monkeypatch, name, gpu, device):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     assert pick_device(name) == torch.device(device)
+
+
+def test_a_gpu_that_torch_does_not_find_is_refused_with_a_remedy(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match=r"compute.device is cuda:1, .* finds no GPU here: .*compute.device=cpu"):
+        pick_device("cuda:1")

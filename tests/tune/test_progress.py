@@ -1,9 +1,9 @@
 """What a running search says of its trials: one line each, and what a lost one costs."""
 
-import pickle
 from types import SimpleNamespace
 
 import pytest
+from ray import cloudpickle
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from tune.progress import Console, SearchProgress
@@ -52,14 +52,16 @@ def test_a_finished_trial_is_a_line(progress):
 
 def ended(number, folder, error):
     """A trial whose process ended with an error, as Tune leaves it."""
-    (folder / "error.pkl").write_bytes(pickle.dumps(error))
+    (folder / "error.pkl").write_bytes(cloudpickle.dumps(error))
     found = trial(number)
     found.pickled_error_file, found.error_file = str(folder / "error.pkl"), str(folder / "error.txt")
     return found
 
 
 def of_task(cause):
-    return RayTaskError("train", "Traceback", cause, ip="10.0.0.7", pid=1)
+    """The error of a task as Tune is given it: of both classes."""
+    error = RayTaskError("train", "Traceback (most recent call last):", cause, ip="10.0.0.7", pid=1)
+    return error.as_instanceof_cause()
 
 
 def test_a_trial_that_lost_its_machine_is_not_counted_as_done(progress, tmp_path):
@@ -75,6 +77,7 @@ def test_a_trial_that_lost_its_machine_is_not_counted_as_done(progress, tmp_path
     [
         (OSError(28, "No space left on device"), "found the disk full on 10.0.0.7, free space there"),
         (ValueError("the first line\nand the last"), "failed on 10.0.0.7 with ValueError: and the last"),
+        (AssertionError(), "failed on 10.0.0.7 with AssertionError: "),
     ],
 )
 def test_a_trial_that_failed_says_where_and_why(progress, tmp_path, cause, said):
