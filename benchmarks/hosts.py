@@ -105,18 +105,15 @@ class Hosts:
         """Boots all, what an earlier run may have left being powered off first, and its folders deleted."""
         if fresh:
             self.act("down")
-        self.wait_for_room()
+        self.forget_networks()
         self.act("up")
 
-    def wait_for_room(self) -> None:
-        """Waits until the kernel has forgotten the networks of hosts that are off, which takes it a moment."""
+    def forget_networks(self) -> None:
+        """Deletes the networks of hosts that are off: the kernel keeps them for as long as a connection lingers."""
         prefix = self.network.get("P", "rayh")
-        for _ in range(50):
-            lists = [["ip", "-brief", "link"], ["ip", "netns", "list"]]
-            told = [subprocess.run(each, capture_output=True, text=True, check=True).stdout for each in lists]
-            if prefix not in "".join(told):
-                return
-            time.sleep(0.2)
+        for host in range(EC2_SLOTS):
+            for words in (["netns", "del", f"{prefix}{host}"], ["link", "del", f"{prefix}{host}-v"]):
+                subprocess.run(["ip", *words], capture_output=True, check=False)  # most were never there
 
     def power_off(self) -> None:
         """Powers all off; their folders stay."""
@@ -258,7 +255,7 @@ class Ec2Cluster(Cluster):
         hosts = Hosts(EC2_SLOTS, EC2_NETWORK)
         shutil.rmtree(hosts.folder, ignore_errors=True)
         hosts.power_off()
-        hosts.wait_for_room()
+        hosts.forget_networks()
         folder.mkdir(parents=True, exist_ok=True)
         self._log = (folder / "ec2.log").open("w")
         self._ec2 = subprocess.Popen(

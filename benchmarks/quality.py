@@ -6,12 +6,13 @@
     python benchmarks/quality.py --list                          # the units, and which are there
 
 A unit is one model trained and measured, and leaves one file in docs/results/quality, so that a stopped run goes on
-where it was, here or on another machine. Dials are chosen on validation, for their speed-up alone; test is reported on.
-Writes docs/results/quality.md and quality.png.
+where it was, here or on another machine. One that ran with other settings than today's is run again. Dials are chosen
+on validation, for their speed-up alone; test is reported on. Writes docs/results/quality.md and quality.png.
 """
 
 import argparse
 import datetime
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from quality_report import write_report
+from quality_report import is_current, write_report
 
 from trbert.cost import CostModel, speed_up
 from trbert.data import Rows
@@ -45,6 +46,25 @@ TO_SPARE = 0.02
 """How much faster than the target a dial must be on validation, that it may be as fast on test."""
 DEVELOPMENT = 3000
 RULES = ("first", "random", "attention", "saliency")
+TEACHERS = ("model", "seed", "positions", "data", "teacher")
+"""What a teacher depends on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One piece of work.
+
+    Attributes:
+        settings: that its result depends on.
+        act: returns what is measured.
+    """
+
+    settings: dict[str, Any]
+    act: Callable[[], dict[str, Any]]
+
+    def done(self, path: Path) -> bool:
+        """Returns whether a file holds the result of these settings."""
+        return path.exists() and is_current(json.loads(path.read_text())["settings"], self.settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,16 +232,17 @@ def main() -> None:
     folder = Path(options.out) / "quality"
     found = units(Path(options.data), options)
     if options.list:
-        for name in found:
-            print("done " if _file(folder, name).exists() else "     ", name)
+        for name, unit in found.items():
+            print("done " if unit.done(_file(folder, name)) else "     ", name)
         return
     if not options.report:
         wanted = [name for part in options.only or [""] for name in found if part in name]
         for name in dict.fromkeys(wanted):
-            if not _file(folder, name).exists():
+            if not found[name].done(_file(folder, name)):
                 _run(name, found[name], _file(folder, name), options)
     if options.report or not options.only:
-        write_report(Path(options.out), folder, {name: asdict(each) for name, each in SETS.items()}, found)
+        sets = {name: asdict(each) for name, each in SETS.items()}
+        write_report(Path(options.out), folder, sets, {name: unit.settings for name, unit in found.items()})
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -241,10 +262,10 @@ def _file(folder: Path, name: str) -> Path:
     return folder / f"{kind}.json"
 
 
-def _run(name: str, unit: Callable[[], dict[str, Any]], path: Path, options: argparse.Namespace) -> None:
+def _run(name: str, unit: Unit, path: Path, options: argparse.Namespace) -> None:
     started = time.perf_counter()
     print(f"{name} …", flush=True)
-    told = unit()
+    told = unit.act()
     device = pick_device(options.device)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(
@@ -255,6 +276,7 @@ def _run(name: str, unit: Callable[[], dict[str, Any]], path: Path, options: arg
             "seconds": round(time.perf_counter() - started, 1),
             "machine": f"{machine(device)}, {options.threads} threads",
             "versions": versions(),
+            "settings": unit.settings,
             **told,
         },
     )
@@ -265,9 +287,9 @@ def _in_short(told: dict[str, Any]) -> str:
     return ", ".join(f"{100 * p['quality']:.2f} @ {p['speed_up']:.2f}x" for p in told["points"])
 
 
-def units(data: Path, options: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
+def units(data: Path, options: argparse.Namespace) -> dict[str, Unit]:
     """Returns the pieces of work by name, the important ones first."""
-    work: dict[str, Callable[[], dict[str, Any]]] = {}
+    work: dict[str, Unit] = {}
     for name, each in SETS.items():
         base = override(
             Settings(),
@@ -282,41 +304,43 @@ def units(data: Path, options: argparse.Namespace) -> dict[str, Callable[[], dic
                 **each.recipe,
             },
         )
-        work[f"{name}/teacher"] = partial(the_teacher, base)
+        of_teacher = {group: values for group, values in _told(base).items() if group in TEACHERS}
+        work[f"{name}/teacher"] = Unit(of_teacher, partial(the_teacher, base))
         work |= {f"{name}/{unit}": act for unit, act in _of_set(each, base)}
     return work
 
 
-def _of_set(each: DataSet, base: Settings) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+def _of_set(each: DataSet, base: Settings) -> Iterator[tuple[str, Unit]]:
+    def training(changes: dict[str, Any], targets: tuple[float, ...], develops: bool = False) -> Unit:
+        own = override(base, changes)
+        return Unit(_told(own), partial(trained, base, own, targets, develops))
+
     for seed in range(each.seeds):
-        own = override(base, {"seed": seed})
-        yield f"policy seed {seed}", partial(trained, base, own, each.targets)
+        yield f"policy seed {seed}", training({"seed": seed}, each.targets)
     for name in each.units:
         if name == "truncate":
             for target in (one for one in each.targets if one in TRUNCATED):
-                yield f"truncate {target:g}x seed 0", partial(truncated, base, target)
+                yield f"truncate {target:g}x seed 0", Unit(_told(base), partial(truncated, base, target))
         elif name == "tr-bert":
             # As much time as the policy's joint stage: fewer documents, of eight dearer trajectories each.
             changes = {**TR_BERT, "select.points": (1, 3), "joint.documents": 3 * base.joint.documents // 16}
-            yield "tr-bert seed 0", partial(trained, base, override(base, changes), each.targets)
+            yield "tr-bert seed 0", training(changes, each.targets)
         elif name != "policy":
-            changes = GUMBEL if name == "gumbel" else {"selector": name}
-            yield f"{name} seed 0", partial(trained, base, override(base, changes), each.targets)
+            yield f"{name} seed 0", training(GUMBEL if name == "gumbel" else {"selector": name}, each.targets)
     for name, changes in each.ablations.items():
-        yield f"ablation {name}", partial(trained, base, override(base, changes), each.ablation_targets, True)
+        yield f"ablation {name}", training(changes, each.ablation_targets, develops=True)
     if each is SETS["20news-512"]:
         for length in LONG:
             longer = {"data.max_length": length, "positions": length, "teacher.max_length": 512, "joint.keep_all": 0.02}
             own = override(base, longer)
-            yield f"long {length}", partial(trained, own, own, (2.0, 4.0, 8.0, 16.0))
+            yield f"long {length}", Unit(_told(own), partial(trained, own, own, (2.0, 4.0, 8.0, 16.0)))
     if each is not SETS["20news"]:
         return
     targets = (2.0, 3.0, 4.0, 6.0, 8.0)
     for penalty in SEPARATE:
-        own = override(base, {"select.penalty": penalty, "select.dial_range": 0.0, "joint.documents": 8000})
-        yield f"separate penalty {penalty:g}", partial(trained, base, own, targets)
-    conditioned = {"joint.documents": 12000, "select.documents": 3000}
-    yield "conditioned", partial(trained, base, override(base, conditioned), targets)
+        changes = {"select.penalty": penalty, "select.dial_range": 0.0, "joint.documents": 8000}
+        yield f"separate penalty {penalty:g}", training(changes, targets)
+    yield "conditioned", training({"joint.documents": 12000, "select.documents": 3000}, targets)
 
 
 @cache
@@ -341,7 +365,6 @@ def the_teacher(settings: Settings) -> dict[str, Any]:
         "tfidf": tfidf(settings),
         "validation": prepared.teacher_validation,
         "documents": {name: len(getattr(prepared, name).labels) for name in ("train", "validation", "test")},
-        "settings": _told(settings),
     }
 
 
@@ -397,7 +420,6 @@ def trained(base: Settings, settings: Settings, targets: tuple[float, ...], deve
         "drawn": asdict(model.evaluate_sampled(validation)),
         "frozen_validation": asdict(frozen),
         "training_seconds": round(seconds, 1),
-        "settings": _told(settings),
     }
 
 
@@ -477,7 +499,7 @@ def truncated(settings: Settings, target: float) -> dict[str, Any]:
 
     fits = [n for n in range(3, settings.data.max_length) if gain(validation.tokens, n) >= (1 + TO_SPARE) * target]
     if not fits:
-        return {"points": [], "settings": _told(settings)}
+        return {"points": []}
     length = max(fits)
     epochs = settings.teacher.epochs + settings.joint.documents / len(train.labels)
     own = override(settings, {"teacher.epochs": epochs})
@@ -492,7 +514,7 @@ def truncated(settings: Settings, target: float) -> dict[str, Any]:
         "speed_up": gain(test.tokens, length),
         "correct": _bits(logits, test.labels),
     }
-    return {"points": [point], "settings": _told(own)}
+    return {"points": [point], "epochs": epochs}
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 
 Hosts share this machine's processors (benchmarks/hosts.py says what they need). So on them an actor sleeps for as long
 as an item takes: the pool, Ray and the network between hosts are real, the work is not. Without hosts their table stays
-empty. Writes docs/results/scaling.json and docs/scaling.md.
+empty. Writes docs/results/scaling.json, which is not measured again while it is there, and docs/scaling.md.
 """
 
 import argparse
@@ -79,30 +79,34 @@ def main() -> None:
         ray.init("auto", log_to_driver=False)
         told = [asleep(seconds, options.bytes, options.rounds) for seconds in options.asleep]
         return print(json.dumps(told))
+    place = Path(options.out)
     if not options.report:
-        write_json(Path(options.out), all_of(options.rounds))
-    write_whole(PAGE, page(json.loads(Path(options.out).read_text())).encode())
+        measure(place, options.rounds)
+    write_whole(PAGE, page(json.loads(place.read_text())).encode())
 
 
-def all_of(rounds: int) -> dict[str, Any]:
-    """Returns all that is measured."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    models = {name: of_model(name, length, rounds) for name, length in MODELS}
-    ray.shutdown()
-    first = models[MODELS[0][0]]
-    return {
-        "command": f"python benchmarks/scaling.py --rounds {rounds}",
-        "date": str(datetime.date.today()),
-        "machine": machine(torch.device("cpu")),
-        "models": models,
-        "hosts": [on_hosts(hosts, first["constants"]["item"], first["bytes"], rounds) for hosts in HOSTS]
-        if not missing()
-        else [],
-    }
+def measure(place: Path, rounds: int) -> None:
+    """Measures what is not there yet; what is, is written at once."""
+    found = json.loads(place.read_text()) if place.exists() else {}
+    if "models" not in found:
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        models = {name: of_model(name, length, rounds, name == MODELS[0][0]) for name, length in MODELS}
+        ray.shutdown()
+        found = {
+            "command": f"python benchmarks/scaling.py --rounds {rounds}",
+            "date": str(datetime.date.today()),
+            "machine": machine(torch.device("cpu")),
+            "models": models,
+        }
+        write_json(place, found)
+    if not found.get("hosts") and not missing():
+        first = found["models"][MODELS[0][0]]
+        found["hosts"] = [on_hosts(hosts, first["constants"]["item"], first["bytes"], rounds) for hosts in HOSTS]
+        write_json(place, found)
 
 
-def of_model(name: str, length: int, rounds: int) -> dict[str, Any]:
-    """Returns what a step of a model is made of, and steps of it by one and two workers."""
+def of_model(name: str, length: int, rounds: int, first: bool) -> dict[str, Any]:
+    """Returns what a step of a model is made of, and of the first model steps by one and two workers."""
     settings = override(
         Settings(), {"compute.threads": 1, "compute.device": "cpu", "data.max_length": length, "select.points": (0, 2)}
     )
@@ -114,7 +118,7 @@ def of_model(name: str, length: int, rounds: int) -> dict[str, Any]:
         "length": length,
         "constants": asdict(constants),
         "bytes": int(flatten(Model(prepared, settings).policy).nbytes),
-        "measured": [pooled(prepared, settings, workers, rounds) for workers in (1, 2)],
+        "measured": [pooled(prepared, settings, workers, rounds) for workers in ((1, 2) if first else ())],
     }
 
 
@@ -224,7 +228,7 @@ def page(found: dict[str, Any]) -> str:
         machine=found["machine"],
         constants=_constants_table(models),
         here=_here_table(models),
-        hosts=_hosts_table(found["hosts"], constants),
+        hosts=_hosts_table(found.get("hosts", []), constants),
         many="\n\n".join(_many_table(name, Constants(**each["constants"])) for name, each in models.items()),
         busy=_busy(constants),
         traffic=f"{first['bytes'] / constants.handle / 1e6:.0f}",

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,6 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from quality_report import drop, hypervolume, write_report
-
-from tune.settings import JointSettings
 
 
 def test_a_drop_is_the_difference_of_accuracies_in_points():
@@ -58,6 +55,7 @@ def test_what_is_faster_than_the_fastest_counts_as_the_fastest():
 
 
 DOCUMENTS = 16
+TODAY = {"seed": 0, "select": {"points": [0, 2]}, "compute": {"threads": 2}}
 SETS = {"toy": {"targets": (2.0, 4.0), "must": ((2.0, 0.0), (4.0, 20.0)), "aim": ((8.0, 1.0),)}, "20news": {}}
 
 
@@ -87,12 +85,12 @@ def folder(tmp_path):
     for name, unit in units.items():
         path = tmp_path / "quality" / f"{name.replace(' ', '_')}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"unit": name, **unit}))
+        path.write_text(json.dumps({"unit": name, "settings": TODAY, **unit}))
     return tmp_path
 
 
 def known(folder):
-    return [json.loads(path.read_text())["unit"] for path in folder.glob("quality/*/*.json")]
+    return {json.loads(path.read_text())["unit"]: TODAY for path in folder.glob("quality/*/*.json")}
 
 
 def test_the_report_says_what_held_what_was_not_reached_and_who_won(folder):
@@ -114,33 +112,38 @@ def test_a_rule_is_compared_with_the_teacher_where_its_own_unreduced_model_is_wo
     assert "25.00 (+50.00" in row  # 12 − 4 of 16, the teacher's 12 and not its own 8
 
 
+def ablation(folder, name, right, settings=TODAY):
+    own = {"settings": {"joint": {"documents": 5}, **settings}, "keep_all": point(14, 1.0), "training_seconds": 1.0}
+    unit = {"unit": f"toy/ablation {name}", "points": [point(right, 2.0, 2.0)], **own}
+    (folder / "quality" / "toy" / f"{name}.json").write_text(json.dumps(unit))
+
+
 def test_an_ingredient_that_the_code_no_longer_has_is_said_to_be_dropped(folder):
-    joint = asdict(JointSettings(documents=5))
-    own = {"settings": {"joint": joint}, "keep_all": point(14, 1.0), "training_seconds": 1.0}
-    for name, right in (("base", 8), ("gone", 10)):
-        unit = {"unit": f"toy/ablation {name}", "points": [point(right, 2.0, 2.0)], **own}
-        (folder / "quality" / "toy" / f"{name}.json").write_text(json.dumps(unit))
-    write_report(folder, folder / "quality", SETS, [name for name in known(folder) if "gone" not in name])
+    ablation(folder, "base", 8)
+    ablation(folder, "gone", 10)
+    there = known(folder)
+    del there["toy/ablation gone"]
+    write_report(folder, folder / "quality", SETS, there | {"toy/ablation base": {"joint": {"documents": 5}, **TODAY}})
     text = (folder / "quality.md").read_text()
     assert "| base | 50.00 @ 2.00x | 87.50 | 1 |" in text
     assert "| gone (dropped) | 62.50 (+12.50) @ 2.00x | 87.50 | 1 |" in text
 
 
-def test_an_ablation_under_settings_of_other_names_is_marked(folder):
-    earlier = {"documents": 5, "dial_range": 3.0}
-    for name, joint in (("base", asdict(JointSettings(documents=5))), ("old", earlier)):
-        unit = {"unit": f"toy/ablation {name}", "points": [point(8, 2.0, 2.0)], "settings": {"joint": joint}}
-        whole = unit | {"keep_all": point(14, 1.0), "training_seconds": 1.0}
-        (folder / "quality" / "toy" / f"{name}.json").write_text(json.dumps(whole))
-    write_report(folder, folder / "quality", SETS, [*known(folder), "toy/ablation old"])
+def test_what_ran_with_other_settings_than_todays_is_marked(folder):
+    wanted = {"joint": {"documents": 5}, **TODAY, "select": {"points": (0, 2)}, "compute": {"threads": 1}}
+    ablation(folder, "base", 8)
+    ablation(folder, "old", 8, {**TODAY, "select": {"points": [1, 3]}})
+    today = known(folder) | {f"toy/ablation {name}": wanted for name in ("base", "old")}
+    write_report(folder, folder / "quality", SETS, today | {"toy/first seed 0": {**TODAY, "seed": 1}})
     text = (folder / "quality.md").read_text()
     assert "| base | 50.00 @ 2.00x" in text
     assert "| old * | 50.00" in text
-    assert "marked * ran on earlier code" in text
+    assert "| policy | " in text
+    assert "| first * | " in text
 
 
 def test_a_rival_is_said_to_be_out_of_reach_only_beyond_its_fastest(folder):
-    unit = {"unit": "toy/gumbel seed 0", "points": [point(8, 4.0, 4.0)], "keep_all": point(8, 1.0)}
+    unit = {"unit": "toy/gumbel seed 0", "settings": TODAY, "points": [point(8, 4.0, 4.0)], "keep_all": point(8, 1.0)}
     (folder / "quality" / "toy" / "gumbel.json").write_text(json.dumps(unit))
     write_report(folder, folder / "quality", SETS, known(folder))
     lines = (folder / "quality.md").read_text().splitlines()
