@@ -49,12 +49,17 @@ def cluster():
         hosts.act("down")
 
 
+def states() -> list[Path]:
+    """Returns the folders of the trials' states, the oldest first."""
+    return sorted(path.parent for path in STORAGE.rglob(MANIFEST) if "teacher" not in str(path))
+
+
 def search(cluster) -> Path:
     """Starts a search, and returns its log once a trial has left a state."""
     log = SHARED / "search.log"
     where = f"--runs {SHARED}/runs --name run --storage {STORAGE}"
     cluster.start(f".venv/bin/python tune/search.py --address auto {SEARCH} {where}", log)
-    cluster.wait(lambda: bool(list(STORAGE.rglob(MANIFEST))), 600, f"a trial's first state: {log}")
+    cluster.wait(lambda: bool(states()), 600, f"a trial's first state: {log}")
     return log
 
 
@@ -73,7 +78,7 @@ def test_a_full_disk_of_a_worker_is_said_and_its_trial_goes_on(cluster) -> None:
 
 def test_a_full_storage_is_said_what_was_kept_stays_whole_and_the_search_goes_on(cluster) -> None:
     log = search(cluster)
-    kept = sorted(STORAGE.rglob(MANIFEST))[0].parent
+    kept = states()[0]
     before = newest_state(train.Checkpoint.from_directory(str(kept)))
     filled = STORAGE / "filled"
     subprocess.run(["dd", "if=/dev/zero", f"of={filled}", "bs=1M"], check=False, capture_output=True)
