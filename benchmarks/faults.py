@@ -36,6 +36,8 @@ SEARCH = (
     "--set data.validation_rows=150 --set data.test_rows=300 --set data.max_length=48 --set teacher.epochs=2 "
     "--set select.documents=1600 --set select.warm_start_documents=100 --set joint.documents=2400"
 )
+POINT = ("speed_up", "quality_validation", "quality_test")
+"""What makes two points the same; trials are numbered as they end."""
 SPEED_UPS = (1.5, 2.0, 3.0, 4.0)
 """A front is told by its mean quality at these, the best of the points that are at least as fast."""
 NOTICED_BY = """
@@ -195,9 +197,7 @@ def _outcome(folder: Path) -> dict[str, Any]:
         rows = [row for row in csv.DictReader(file) if row["on_front"] == "True"]
     return {
         "trials": last,
-        "front": [
-            {name: row[name] for name in ("trial", "speed_up", "quality_validation", "quality_test")} for row in rows
-        ],
+        "front": [{name: row[name] for name in ("trial", *POINT)} for row in rows],
     }
 
 
@@ -233,7 +233,8 @@ said, lies in [faults/](faults).
 
 Three hosts on one machine of two processors; three trials at a time of a learner and a rollout worker each. *Detected*:
 until Ray lists the host as dead. *Lost*: over the undisturbed run of the same seed, the half minute included that a
-host stays away. Items: of the rollouts that finished trials tell of; what died with a learner is not among them. A
+host stays away; the processors being shared, the other trials take up what a lost host leaves, and runs lie some 15 s
+apart by themselves. Items: of the rollouts that finished trials tell of; what died with a learner is not among them. A
 front's quality: its mean on test at {", ".join(f"{each:g}x" for each in SPEED_UPS)}.
 """
 
@@ -245,9 +246,8 @@ def _quality(front: list[dict[str, str]]) -> float:
 
 
 def _compared(front: list[dict[str, str]], base: list[dict[str, str]]) -> str:
-    apart = [{name: value for name, value in each.items() if name != "trial"} for each in front]
-    same = apart == [{name: value for name, value in each.items() if name != "trial"} for each in base]
-    return "the same" if same else f"{_quality(front) - _quality(base):+.1f}"
+    ours, theirs = (sorted(tuple(each[name] for name in POINT) for each in points) for points in (front, base))
+    return "the same" if ours == theirs else f"{_quality(front) - _quality(base):+.1f}"
 
 
 if __name__ == "__main__":
