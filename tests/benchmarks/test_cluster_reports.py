@@ -80,5 +80,13 @@ def test_the_scaling_page_has_each_measurement_beside_its_prediction():
     # On hosts the item is the sleeping one's.
     there = step_seconds(Constants(**{**constants, "item": 0.01}), 6, 48)
     assert f"| 3 | 0.010 | 6 | 48 | 0.200 (1.000–3.000) | {there:.3f} |" in told
-    assert "at 252 busy workers" in told  # .504 / .002
-    assert "moves 50 MB/s" in told  # 100 kB every 2 ms
+    # Of .2 s for 48 items, .196 are the learner's: 4.1 ms each; .504 s an item keep it busy with 124 workers there.
+    assert "costs the learner 4.08 ms, not 2.00" in told
+    assert "with 252 busy workers of MiniLM-L6 on its own host, or 124 on others" in told
+    assert "moves 24 MB/s" in told  # 100 kB every 4.1 ms
+    assert "Saturated at 2 for 2 items, 64 for 64 items, 124 for 1,000 items." in told
+
+
+def test_without_hosts_the_learners_seconds_are_those_of_one_host():
+    constants = Constants(item=0.5, handle=0.002, publish=0.001, fetch=0.004, learn=0.003)
+    assert scaling.over_hosts([], constants) == 0.002
