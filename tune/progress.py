@@ -106,6 +106,6 @@ def _end(trial: Any) -> str:
     cause, address = error.cause or error, re.search(r"\bip=([^,)\s]+)", str(error))
     where = f" on {address[1]}" if address else ""
     if disk_full(cause) is not None:
-        return f"found the disk full{where}, free space there"
+        return f"found its disk or the storage full{where}, free space"
     *_, last = ["", *str(cause).strip().splitlines()]
     return f"failed{where} with {type(cause).__name__}: {last}"

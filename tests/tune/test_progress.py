@@ -75,7 +75,7 @@ def test_a_trial_that_lost_its_machine_is_not_counted_as_done(progress, tmp_path
 @pytest.mark.parametrize(
     ("cause", "said"),
     [
-        (OSError(28, "No space left on device"), "found the disk full on 10.0.0.7, free space there"),
+        (OSError(28, "No space left on device"), "found its disk or the storage full on 10.0.0.7, free space"),
         (ValueError("the first line\nand the last"), "failed on 10.0.0.7 with ValueError: and the last"),
         (AssertionError(), "failed on 10.0.0.7 with AssertionError: "),
     ],
