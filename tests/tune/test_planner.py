@@ -28,6 +28,16 @@ def cluster(*machines, started=None):
             [bundle(0.5), bundle(0.0)],
             Fit(trials=1, limit="CPU and GPU on one machine"),
         ),
+        # By room alone the first process would go beside the GPU, and leave no processor there.
+        (
+            [{"CPU": 1.0, "GPU": 1.0}, {"CPU": 2.0, "GPU": 0.0}],
+            [bundle(0.0), bundle(1.0)],
+            Fit(trials=1, limit="CPU"),
+        ),
+        # The fullest first: the small process leaves the large machine to the large one.
+        ([{"CPU": 4.0, "GPU": 0.0}, SMALL | {"CPU": 2.0}], [{"CPU": 2.0}, {"CPU": 4.0}], Fit(trials=1, limit="CPU")),
+        # 1.2 less .4 twice is a little less than .4 to a computer.
+        ([{"CPU": 1.2, "GPU": 0.0}], [{"CPU": 0.4}], Fit(trials=3, limit="CPU")),
     ],
 )
 def test_trials_are_packed_and_the_limit_is_named(machines, bundles, expected) -> None:
@@ -115,3 +125,10 @@ def test_without_a_description_the_machines_are_those_that_run(ray_local, tmp_pa
 def test_an_address_without_a_cluster_is_the_users_to_mend() -> None:
     with pytest.raises(InputError, match=r"--address 127\.0\.0\.1:1 must be of a running Ray cluster"):
         cluster_of("127.0.0.1:1")
+
+
+def test_learners_of_a_team_count_among_those_that_share_the_gpus() -> None:
+    # Six processors hold two trials of three processes, or one of three with two learners more.
+    machine = cluster({"CPU": 6.0, "GPU": 1.0})
+    assert planner.gpus_each(machine, 3) == gpu_share(machine, 6)
+    assert planner.gpus_each(machine, 3, learners=2) == gpu_share(machine, 5)
