@@ -142,9 +142,7 @@ def one(run: tuple[Event, str] | None, seed: int) -> dict[str, Any]:
 def _search(
     hosts: Hosts, cluster: LocalCluster, folder: Path, run: tuple[Event, str] | None, seed: int
 ) -> dict[str, Any]:
-    log, noticed = folder / "search.log", folder / "noticed.log"
-    where = f"--runs {folder}/runs --name run --storage {folder}/storage"
-    cluster.start(f".venv/bin/python tune/search.py --address auto {SEARCH.format(seed=seed)} {where}", log)
+    log, noticed = cluster.search(SEARCH.format(seed=seed)), folder / "noticed.log"
     cluster.start(f".venv/bin/python -c {shlex.quote(NOTICED_BY)}", noticed)
     started, struck = time.time(), None
     if run is not None:
@@ -155,7 +153,7 @@ def _search(
         time.sleep(event.after)
         event.mend(hosts, cluster)
         if event.resumes:
-            cluster.start(f".venv/bin/python tune/search.py --resume {folder}/runs/run", log)
+            cluster.resume(log)
     cluster.wait(lambda: "in all" in log.read_text(), 1800, "the search to end")
     return {
         "seconds": round(time.time() - started, 1),

@@ -124,9 +124,10 @@ class Hosts:
         """Returns what a command prints on a host."""
         return self.act("ssh", str(host), command, seconds=seconds)
 
-    def address(self, host: int) -> str:
-        """Returns a host's address."""
-        return f"{self.network.get('NET', '10.77.0')}.{10 + host}"
+    @staticmethod
+    def address(host: int) -> str:
+        """Returns a host's address on the script's own network."""
+        return f"10.77.0.{10 + host}"
 
 
 class Cluster:
@@ -197,6 +198,17 @@ class Cluster:
         inner = f"cd ~/trbert && RAY_AUTH_MODE=token exec {command} >> {log} 2>&1 < /dev/null"
         self.hosts.ssh(HEAD, f"setsid nohup sh -c {shlex.quote(inner)} > /dev/null 2>&1 & echo started")
 
+    def search(self, asked: str) -> Path:
+        """Starts a search that keeps all it writes in our folder, and returns its log."""
+        log = self.folder / "search.log"
+        where = f"--runs {self.folder}/runs --name run --storage {self.folder}/storage"
+        self.start(f".venv/bin/python tune/search.py --address auto {asked} {where}", log)
+        return log
+
+    def resume(self, log: Path) -> None:
+        """Takes that search up again."""
+        self.start(f".venv/bin/python tune/search.py --resume {self.folder}/runs/run", log)
+
     @staticmethod
     def wait(done: Callable[[], bool], seconds: float, what: str) -> float:
         """Waits until something holds, and returns the seconds that it took."""
@@ -254,7 +266,6 @@ class Ec2Cluster(Cluster):
     def __init__(self, folder: Path) -> None:
         hosts = Hosts(EC2_SLOTS, EC2_NETWORK)
         shutil.rmtree(hosts.folder, ignore_errors=True)
-        hosts.power_off()
         hosts.forget_networks()
         folder.mkdir(parents=True, exist_ok=True)
         self._log = (folder / "ec2.log").open("w")

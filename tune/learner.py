@@ -36,10 +36,9 @@ def pick_device(name: str) -> torch.device:
     Raises:
         InputError: It is a GPU, and torch finds none.
     """
-    found = torch.cuda.is_available()
     if name == "auto":
-        name = "cuda" if found else "cpu"
-    if name.startswith("cuda") and not found:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    elif name.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(
             f"compute.device is {name}, which torch must find, and it finds no GPU here: install a torch with CUDA and "
             "its driver, or set compute.device=cpu"

@@ -56,9 +56,7 @@ def states() -> list[Path]:
 
 def search(cluster) -> Path:
     """Starts a search, and returns its log once a trial has left a state."""
-    log = SHARED / "search.log"
-    where = f"--runs {SHARED}/runs --name run --storage {STORAGE}"
-    cluster.start(f".venv/bin/python tune/search.py --address auto {SEARCH} {where}", log)
+    log = cluster.search(SEARCH)
     cluster.wait(lambda: bool(states()), 600, f"a trial's first state: {log}")
     return log
 
@@ -89,7 +87,7 @@ def test_a_full_storage_is_said_what_was_kept_stays_whole_and_the_search_goes_on
     assert after.state["step"] == before.state["step"]
     filled.unlink()
     if "resume or start again" in log.read_text():  # the driver could not write either
-        cluster.start(f".venv/bin/python tune/search.py --resume {SHARED}/runs/run", log)
+        cluster.resume(log)
     cluster.wait(lambda: "in all" in log.read_text(), 1200, f"the search to end: {log}")
     assert "2 of 2" in log.read_text()
     assert len(list(STORAGE.rglob(RESULT))) == 2

@@ -39,9 +39,7 @@ def test_only_the_head_runs_before_there_is_work(cluster) -> None:
 
 
 def test_spot_workers_come_for_a_search_and_one_that_is_reclaimed_is_replaced(cluster) -> None:
-    log = SHARED / "search.log"
-    where = f"--runs {SHARED}/runs --name run --storage {SHARED}/storage"
-    cluster.start(f".venv/bin/python tune/search.py --address auto {SEARCH} {where}", log)
+    log = cluster.search(SEARCH)
     cluster.wait(lambda: "   select " in log.read_text(), 300, f"a trial to select: {log}")
     first = cluster.instances("worker")
     assert first

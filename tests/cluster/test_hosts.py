@@ -44,9 +44,7 @@ def test_every_host_joins_and_the_plan_is_for_all_of_them(cluster) -> None:
 
 
 def test_a_search_runs_on_the_hosts_and_leaves_a_front(cluster) -> None:
-    log = SHARED / "search.log"
-    where = f"--runs {SHARED}/runs --name run --storage {SHARED}/storage"
-    cluster.start(f".venv/bin/python tune/search.py --address auto {SEARCH} {where}", log)
+    log = cluster.search(SEARCH)
     cluster.wait(lambda: "in all" in log.read_text(), 600, f"the search to end: {log}")
     assert "2 of 2" in log.read_text()
     assert (SHARED / "runs" / "run" / "front.csv").is_file()
