@@ -120,6 +120,7 @@ NEWS_ABLATIONS: dict[str, dict[str, Any]] = {
     "dial conditioned": {"select.dial_range": 1.5},
     "more select": {"select.documents": 6000},
     "more select, smaller steps": SMALL_STEPS,
+    "no fusion": {"fusion": False},
     "joint lr 2e-4": {"joint.learning_rate": 2e-4},
     "no distillation": {"joint.distillation": 0.0},
     "joint 8,000": {"joint.documents": 8000},
@@ -128,8 +129,9 @@ NEWS_ABLATIONS: dict[str, dict[str, Any]] = {
 }
 IMDB_ABLATIONS: dict[str, dict[str, Any]] = {
     "base": {},
+    "no fusion": {"fusion": False},
     "joint 4,000": {"joint.documents": 4000},
-    "joint 8,000": {"joint.documents": 8000},
+    "joint 16,000": {"joint.documents": 16000},
     "joint lr 3e-5": {"joint.learning_rate": 3e-5},
     "distillation alone, temperature 2": {"joint.distillation": 1.0, "joint.temperature": 2.0},
     "policy frozen in joint": {"joint.policy_learning_rate": 1e-9},
@@ -179,7 +181,7 @@ SETS: dict[str, DataSet] = {
             "teacher.learning_rate": 5e-5,
             "teacher.epochs": 2.0,
         },
-        recipe={"joint.documents": 16000, "select.dial_range": 0.0},
+        recipe={"joint.documents": 8000, "select.dial_range": 0.0},
         targets=(2.0, 3.0, 4.0, 5.0, 8.0),
         must=((3.0, 1.0), (5.0, 2.0)),
         aim=((5.0, 0.5), (8.0, 1.5)),
@@ -304,8 +306,7 @@ def units(data: Path, options: argparse.Namespace) -> dict[str, Unit]:
                 **each.recipe,
             },
         )
-        of_teacher = {group: values for group, values in _told(base).items() if group in TEACHERS}
-        work[f"{name}/teacher"] = Unit(of_teacher, partial(the_teacher, base))
+        work[f"{name}/teacher"] = Unit(_of_teacher(base), partial(the_teacher, base))
         work |= {f"{name}/{unit}": act for unit, act in _of_set(each, base)}
     return work
 
@@ -319,8 +320,9 @@ def _of_set(each: DataSet, base: Settings) -> Iterator[tuple[str, Unit]]:
         yield f"policy seed {seed}", training({"seed": seed}, each.targets)
     for name in each.units:
         if name == "truncate":
+            needed = {**_of_teacher(base), "joint": {"documents": base.joint.documents}}
             for target in (one for one in each.targets if one in TRUNCATED):
-                yield f"truncate {target:g}x seed 0", Unit(_told(base), partial(truncated, base, target))
+                yield f"truncate {target:g}x seed 0", Unit(needed, partial(truncated, base, target))
         elif name == "tr-bert":
             # As much time as the policy's joint stage: fewer documents, of eight dearer trajectories each.
             changes = {**TR_BERT, "select.points": (1, 3), "joint.documents": 3 * base.joint.documents // 16}
@@ -433,6 +435,10 @@ def _told_now(stage: str) -> Callable[[dict[str, float]], None]:
 
 def _told(settings: Settings) -> dict[str, Any]:
     return asdict(override(settings, {"data.source": Path(settings.data.source).name}))
+
+
+def _of_teacher(settings: Settings) -> dict[str, Any]:
+    return {group: values for group, values in _told(settings).items() if group in TEACHERS}
 
 
 def dials_for(model: Model, validation: Examples, targets: tuple[float, ...]) -> Iterator[tuple[float, float]]:

@@ -44,6 +44,9 @@ kept 87.83 | 86.53 @ 2.99x, 85.83 @ 4.95x, all kept 87.87 |
 | a second layer in the policy's head that sees the inner states beside a token; no joint stage | imdb | 84.17 @ 3x, \
 82.80 @ 5x | 85.10 @ 3x, 83.07 @ 5x |
 | the same | 20news | 85.47 @ 6x, 82.77 @ 10x | 86.20 @ 6x, 84.37 @ 10x |
+| the teacher's word on documents some of whose sentences were left out, three for each whole one | imdb | \
+86.43 @ 2.98x, 85.87 @ 4.96x, all kept 88.27 | 86.53 @ 2.99x, 85.83 @ 4.95x, all kept 87.87 |
+| a penalty of .3 instead of 1; no joint stage | imdb | 85.07 @ 3.10x, 83.50 @ 5.16x | 85.53 @ 3.07x, 83.67 @ 4.97x |
 
 Trees of trajectories: [trees.md](trees.md).
 """

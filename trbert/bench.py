@@ -247,7 +247,9 @@ def _variants(
 ) -> list[Variant]:
     own = _own_variants(model.staged, model, documents, dtype, dials)
     if compiles:
-        compiled = _own_variants(Encoder(model.classifier, CompiledStages()), model, documents, dtype, dials)
+        compiled = _own_variants(
+            Encoder(model.classifier, CompiledStages(), model.fusion), model, documents, dtype, dials
+        )
         own += [replace(variant, name=f"{variant.name}, compiled") for variant in compiled]
     return [*padded_variants(model.staged, documents, dtype), *own]
 

@@ -25,6 +25,7 @@ class CostModel:
         head_per_token: a classifier that reads every remaining token and averages its logits (EuroBERT's "late").
         policy_per_token: one policy head, on every token that enters its point.
         policy_per_document: the same head on what it sees of the document.
+        fusion_per_document: what tells the first token of those that a point drops.
     """
 
     embedding_per_token: float
@@ -34,6 +35,7 @@ class CostModel:
     policy_per_token: float = 0.0
     policy_per_document: float = 0.0
     head_per_token: float = 0.0
+    fusion_per_document: float = 0.0
 
     @classmethod
     def of(cls, encoder: Encoder, policy: Policy | None = None) -> "CostModel":
@@ -59,6 +61,7 @@ class CostModel:
             policy_per_token=_linear_flops(first.per_token) if first else 0.0,
             policy_per_document=_linear_flops(first.per_document) if first else 0.0,
             head_per_token=_linear_flops(head) if head_reads_all else 0.0,
+            fusion_per_document=_linear_flops(encoder.fusion.maps[:1]),  # the maps are alike
         )
 
     def layers(self, first: int, last: int, lengths: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -89,7 +92,8 @@ class CostModel:
         """
         entering = torch.cat([lengths[None], kept]).double()
         bounds = (0, *points, len(self.layer_per_token))
-        flops = self.embedding_per_token * entering[0] + self.head_per_token * entering[-1] + self.head_per_document
+        flops = self.embedding_per_token * entering[0] + self.head_per_token * entering[-1]
+        flops = flops + self.head_per_document + len(points) * self.fusion_per_document
         for index, tokens in enumerate(entering):
             flops = flops + self.layers(bounds[index], bounds[index + 1], tokens)
             if index < len(points) and selector in ("policy", "gumbel"):

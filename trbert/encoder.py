@@ -14,6 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from trbert.attention import PACKED_ATTENTION
 from trbert.errors import InputError
 from trbert.families import Family, family_of
+from trbert.fusion import Fusion
 from trbert.packed import PackedBatch, Tokens, split_documents, start_batch
 from trbert.shapes import Logits, TokenFloat
 
@@ -40,17 +41,19 @@ class Encoder:
     Args:
         model: the classifier; its attention is switched to `trbert_packed`, which serves padded calls as well.
         compiled: layers run compiled, where no gradient is wanted; kept there for the next encoder of this model.
+        fusion: tells the first token of what is dropped; None tells it nothing.
 
     Raises:
         UnsupportedModel: The model is of a family without adapter.
     """
 
-    def __init__(self, model: Any, compiled: CompiledStages | None = None) -> None:
+    def __init__(self, model: Any, compiled: CompiledStages | None = None, fusion: Fusion | None = None) -> None:
         self.family: Family = family_of(model.config)
         self.model = model
         self.compiled = compiled
         self.base = model.base_model
         self.layers = self.family.layer_list(self.base)
+        self.fusion = Fusion(model.config.hidden_size, 0) if fusion is None else fusion
         if model.config._attn_implementation != PACKED_ATTENTION:  # a walk over all modules, longer than a short layer
             model.set_attn_implementation(PACKED_ATTENTION)
 

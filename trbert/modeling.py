@@ -14,6 +14,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from trbert.cost import CostModel
 from trbert.encoder import CompiledStages, Encoder
 from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound
+from trbert.fusion import Fusion
 from trbert.int8 import is_quantised, quantise
 from trbert.packed import Tokens
 from trbert.policy import Feature, Policy
@@ -32,6 +33,7 @@ class TrbertConfig(PreTrainedConfig):
         policy_features: what its heads see beside a token's own state.
         dial: of the selector; lower is faster.
         max_tokens: tokens at which documents were truncated in training.
+        fusion: whether what is dropped leaves its mean in the first token's state.
         **kwargs: Hugging Face's own.
     """
 
@@ -46,6 +48,7 @@ class TrbertConfig(PreTrainedConfig):
         policy_features: Sequence[Feature] = (),
         dial: float = 0.0,
         max_tokens: int = 512,
+        fusion: bool = False,
         **kwargs: Any,
     ) -> None:
         self.encoder = encoder or {"model_type": "bert"}
@@ -55,6 +58,7 @@ class TrbertConfig(PreTrainedConfig):
         self.policy_features = tuple(policy_features)
         self.dial = dial
         self.max_tokens = max_tokens
+        self.fusion = fusion
         own = self.encoder_config()
         for name in ("id2label", "label2id", "pad_token_id"):
             kwargs.setdefault(name, getattr(own, name))
@@ -85,6 +89,7 @@ class TrbertForSequenceClassification(PreTrainedModel):
         check_points(config.points, own.num_hidden_layers)
         heads = len(config.points) if config.selector in LEARNED else 0
         self.policy = Policy(own.hidden_size, heads, config.policy_width, config.policy_features)
+        self.fusion = Fusion(own.hidden_size, len(config.points) if config.fusion else 0)
         self.compiled: CompiledStages | None = None
         self.post_init()
 
@@ -104,7 +109,7 @@ class TrbertForSequenceClassification(PreTrainedModel):
     @property
     def staged(self) -> Encoder:
         """The classifier in stages; made anew, since modules may be swapped (quantised, compiled) at any time."""
-        return Encoder(self.classifier, self.compiled)
+        return Encoder(self.classifier, self.compiled, self.fusion)
 
     @property
     def selector(self) -> Selector:
@@ -145,9 +150,15 @@ class TrbertForSequenceClassification(PreTrainedModel):
 
 
 def assemble(
-    classifier: Any, policy: Policy, points: tuple[int, ...], dial: float, max_tokens: int, selector: str = "policy"
+    classifier: Any,
+    policy: Policy,
+    points: tuple[int, ...],
+    dial: float,
+    max_tokens: int,
+    selector: str = "policy",
+    fusion: Fusion | None = None,
 ) -> TrbertForSequenceClassification:
-    """Returns the deployable model of a trained classifier and policy; the weights are shared, not copied.
+    """Returns the deployable model of a trained classifier, policy and fusion; the weights are shared, not copied.
 
     A selector that does not learn comes with a policy of no heads.
     """
@@ -164,10 +175,13 @@ def assemble(
         policy_features=policy.features,
         dial=dial,
         max_tokens=max_tokens,
+        fusion=fusion is not None and len(fusion.maps) > 0,
     )
     with torch.device("meta"):
         model = TrbertForSequenceClassification(config)
     model.classifier, model.policy = classifier, policy
+    if fusion is not None:
+        model.fusion = fusion
     return model.eval()
 
 

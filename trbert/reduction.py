@@ -64,7 +64,7 @@ def advance(
         gates: factors of the kept tokens' states, where a gradient is to reach the decision.
     """
     following = points[point + 1] if point + 1 < len(points) else len(encoder.layers)
-    kept = gather_kept(batch, masks)
+    kept = encoder.fusion(batch, gather_kept(batch, masks), point)
     if gates is not None:
         kept = kept.with_hidden(kept.hidden * gates[:, None].to(kept.hidden.dtype))
     return encoder.run_layers(kept, points[point], following, received)

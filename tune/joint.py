@@ -139,8 +139,8 @@ def train_jointly(
     encoder.model.eval()  # dropout would come between a reward and its actions
     steps = math.ceil(settings.documents / settings.batch_size)
     groups: list[dict[str, Any]] = [{"params": list(encoder.model.parameters()), "lr": settings.learning_rate}]
-    if isinstance(joint.selector, PolicySelector):
-        weights = list(joint.selector.policy.parameters())
+    policy = joint.selector.policy.parameters() if isinstance(joint.selector, PolicySelector) else ()
+    if weights := [*policy, *encoder.fusion.parameters()]:
         groups.append({"params": weights, "lr": settings.policy_learning_rate, "weight_decay": 0.0})
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
     costs = torch.zeros(len(joint.dials), dtype=torch.float64)

@@ -228,5 +228,4 @@ def join_together(
     if model.settings.joint.documents == 0:
         return
     stage = JointStage(prepared=prepared, settings=model.settings, policy=flatten(model.policy))
-    parameters = [*model.encoder.model.parameters(), *model.policy.parameters()]
-    learn_together(stage, plan, parameters, seconds, callbacks=callbacks)
+    learn_together(stage, plan, model.parameters, seconds, callbacks=callbacks)

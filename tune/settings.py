@@ -117,7 +117,7 @@ class JointSettings:
     samples: int = _setting(2, "sampled trajectories of each document")
     batch_size: int = _setting(16, "documents a step")
     learning_rate: float = _setting(1e-4, "highest learning rate of the encoder")
-    policy_learning_rate: float = _setting(5e-4, "highest learning rate of the policy")
+    policy_learning_rate: float = _setting(5e-4, "highest learning rate of the policy, and of fusion")
     distillation: float = _setting(
         0.5, "share of the task loss that is cross-entropy against the teacher, not the label"
     )
@@ -177,6 +177,7 @@ class Settings:
         ("document", "neighbours"),
         "what policy heads see beside a token: a summary of the document, the tokens beside it",
     )
+    fusion: bool = _setting(True, "what is dropped leaves its mean in the first token's state; joint learns how")
     data: DataSettings = field(default_factory=DataSettings)
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     select: SelectSettings = field(default_factory=SelectSettings)
@@ -198,6 +199,7 @@ class Settings:
 
 TR_BERT: dict[str, Any] = {
     "policy_features": (),
+    "fusion": False,
     "select.points": None,
     "select.keep_ratios": None,
     "select.price": "tokens",

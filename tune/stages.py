@@ -370,7 +370,8 @@ def _device(policy: Policy) -> torch.device:
 @contextmanager
 def _frozen(encoder: Encoder) -> Iterator[None]:
     """Within it the encoder's weights take no gradient, while the policy's logits still do."""
-    parameters = [parameter for parameter in encoder.model.parameters() if parameter.requires_grad]
+    own = (*encoder.model.parameters(), *encoder.fusion.parameters())
+    parameters = [parameter for parameter in own if parameter.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)
     try:

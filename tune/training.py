@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from envs.dynamics import Dynamics, RewardTerms
 from envs.rollout import Draw, sample_trajectories
 from trbert.cost import CostModel
 from trbert.encoder import Encoder
 from trbert.evaluate import Evaluation, evaluate, evaluate_forward
+from trbert.fusion import Fusion
 from trbert.modeling import TrbertForSequenceClassification, assemble
 from trbert.original import original_points
 from trbert.policy import Policy
@@ -53,18 +54,22 @@ class Model:
 
     def __init__(self, prepared: Prepared, settings: Settings) -> None:
         self.settings = settings
-        self.encoder = Encoder(prepared.classifier(pick_device(settings.compute.device)))
-        layers = len(self.encoder.layers)
+        device = pick_device(settings.compute.device)
+        classifier = prepared.classifier(device)
+        layers = classifier.config.num_hidden_layers
         points = settings.select.points or original_points(layers)
         check_points(points, layers)
         torch.manual_seed(settings.seed)
-        width = self.encoder.base.config.hidden_size
+        width = classifier.config.hidden_size
         heads = len(points) if settings.selector in LEARNED else 0
         features = (*settings.policy_features, *(("dial",) if settings.select.dial_range else ()))
         policy = Policy(width, heads, settings.policy_width, features)
-        self.policy = policy.to(self.encoder.device)
+        self.policy = policy.to(device)
         self.selector = selector_of(settings.selector, self.policy)
         self.points = points_for(self.selector, points)
+        # Without a joint stage its maps would stay at zero.
+        fused = len(self.points) if settings.fusion and settings.joint.documents else 0
+        self.encoder = Encoder(classifier, fusion=Fusion(width, fused).to(device))
         self.cost = CostModel.of(self.encoder, self.policy)
         # A rule is paid nothing, and may stand at fewer points than there are ratios.
         ratios = settings.select.keep_ratios if settings.selector in LEARNED else None
@@ -75,6 +80,12 @@ class Model:
             latency=prepared.latency,
         )
         self.dynamics = Dynamics(self.encoder, self.points, terms, self.cost)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What the joint stage learns, in its optimiser's order."""
+        modules = (self.encoder.model, self.policy, self.encoder.fusion)
+        return [parameter for module in modules for parameter in module.parameters()]
 
     def sampler(self, train: Examples) -> Sampler:
         """Returns what samples this model's trajectories in this process."""
@@ -147,7 +158,8 @@ class Model:
         """Returns the Hugging Face model that is saved and served."""
         longest = min(self.settings.data.max_length, self.encoder.max_tokens)
         dial = self.selector.default_dial if dial is None else dial
-        return assemble(self.encoder.model, self.policy, self.points, dial, longest, self.selector.name)
+        name, fusion = self.selector.name, self.encoder.fusion
+        return assemble(self.encoder.model, self.policy, self.points, dial, longest, name, fusion)
 
 
 def dial_curve(model: Model, validation: Examples, told: Callable[[float], None]) -> list[CurvePoint]:

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trbert.cost import CostModel, speed_up
 from trbert.encoder import Encoder
+from trbert.fusion import Fusion
 from trbert.policy import Policy
 from trbert.reduction import reduced_forward
 from trbert.selectors import AttentionSelector, FirstSelector, GumbelSelector, PolicySelector
@@ -84,6 +85,15 @@ def test_each_feature_costs_what_torch_counts(make, features, encoder, make_toke
     real, said, left = reduced_flops(encoder, selector, make_tokens(*LENGTHS), (1, 3), 0.0)
     assert said == real > 0
     assert len(LENGTHS) <= left < sum(LENGTHS)
+
+
+def test_fusion_costs_what_torch_counts(bert, make_tokens):
+    encoder = Encoder(bert, fusion=Fusion(32, 2))
+    real, said, left = reduced_flops(encoder, FirstSelector(), make_tokens(*LENGTHS), (1, 3), 0.3)
+    assert said == real
+    assert left < sum(LENGTHS)
+    plain = reduced_flops(Encoder(bert), FirstSelector(), make_tokens(*LENGTHS), (1, 3), 0.3)[1]
+    assert said - plain == len(LENGTHS) * 2 * (2 * 32 * 32)
 
 
 def test_a_rule_without_policy_costs_what_torch_counts(encoder, make_tokens):

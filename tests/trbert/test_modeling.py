@@ -14,6 +14,7 @@ import trbert
 from trbert.encoder import Encoder
 from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound
 from trbert.evaluate import unreduced_logits
+from trbert.fusion import Fusion
 from trbert.modeling import TrbertConfig, TrbertForSequenceClassification, assemble, load
 from trbert.policy import Policy
 from trbert.reduction import reduced_forward
@@ -294,6 +295,23 @@ def test_what_its_heads_see_and_how_they_learned_is_saved_with_it(features, sele
     for dial in (0.5, -1.0):
         model.config.dial = own.config.dial = dial
         assert torch.equal(logits_of(own, tokens), logits_of(model, tokens))
+
+
+@torch.no_grad()
+def test_fusion_is_saved_and_enters_the_logits(bert, tokens, tmp_path):
+    plain, policy, fusion = logits_of(reduced(bert), tokens), wide_policy(32), Fusion(32, 2)
+    model = assemble(bert, policy, POINTS, 0.0, 40, fusion=fusion)
+    assert torch.equal(logits_of(model, tokens), plain)  # its maps are zero
+    for parameter in fusion.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    assert not torch.allclose(logits_of(model, tokens), plain, atol=1e-2)
+    model.save_pretrained(tmp_path)
+    own = load(tmp_path)
+    assert own.config.fusion
+    assert torch.equal(logits_of(own, tokens), logits_of(model, tokens))
+    run = reduced_forward(Encoder(bert, fusion=fusion), PolicySelector(policy), tokens, POINTS, 0.0)
+    assert_close(logits_of(own, tokens), Encoder(bert).logits(run.batch))
+    assert own.cost_model().fusion_per_document == 2 * 32 * 32
 
 
 @torch.no_grad()

@@ -189,14 +189,17 @@ def test_every_selector_is_trained_with_its_encoder_alike_for_the_same_seed(name
         if name in LEARNED:
             load_flat(model.policy, flatten(make_model({"selector": name}).policy))
         encoder, policy = weights_of(model.encoder.model), weights_of(model.policy)
+        assert all((parameter == 0).all() for parameter in model.encoder.fusion.parameters())
         model.join(train, told)
         assert [step["step"] for step in told] == [1, 2]
         assert all(math.isfinite(step["task"]) for step in told)
         assert all(("reward" in step) == (name in LEARNED) for step in told)
         assert all(not torch.equal(value, encoder[key]) for key, value in model.encoder.model.state_dict().items())
         assert all(not torch.equal(value, policy[key]) for key, value in model.policy.state_dict().items())
+        assert len(model.encoder.fusion.maps) == len(model.points)
+        assert all((parameter != 0).any() for parameter in model.encoder.fusion.parameters())
         assert not model.encoder.model.training
-        found.append(weights_of(model.encoder.model) | weights_of(model.policy))
+        found.append(weights_of(model.encoder.model) | weights_of(model.policy) | weights_of(model.encoder.fusion))
     assert same(found[0], found[1])
     assert not same(found[0], found[2])
 

@@ -44,17 +44,17 @@ def plan(tmp_path):
     return TeamPlan(size=2, gpus=False, storage=str(tmp_path), run="stage")
 
 
-def vector(*modules):
-    return torch.cat([p.detach().flatten() for module in modules for p in module.parameters()])
+def vector(parameters):
+    return torch.cat([p.detach().flatten() for p in parameters])
 
 
 @pytest.fixture
 def alone(make_model, train):
     """What one learner makes of it."""
     model = make_model(TWELVE_STEPS)
-    before = vector(model.encoder.model, model.policy)
+    before = vector(model.parameters)
     model.join(train, lambda step: None)
-    learned = vector(model.encoder.model, model.policy)
+    learned = vector(model.parameters)
     assert (learned - before).abs().max() > 1e-3
     return learned
 
@@ -68,7 +68,7 @@ def close(found, expected):
 def test_two_learners_learn_what_one_does(ray_local, prepared, make_model, plan, alone, tmp_path) -> None:
     model = make_model(TWELVE_STEPS)
     join_together(model, ray_local.put(prepared), plan, None, [])
-    assert close(vector(model.encoder.model, model.policy), alone)
+    assert close(vector(model.parameters), alone)
     assert not (tmp_path / "stage").exists()  # its states are gone
 
 
@@ -82,17 +82,16 @@ def test_a_team_goes_on_from_its_last_state_when_one_dies(
         policy=flatten(model.policy),
         marker=str(tmp_path / "died"),
     )
-    parameters = [*model.encoder.model.parameters(), *model.policy.parameters()]
-    learn_together(stage, plan, parameters)
+    learn_together(stage, plan, model.parameters)
     assert (tmp_path / "died").exists()
-    assert close(vector(model.encoder.model, model.policy), alone)
+    assert close(vector(model.parameters), alone)
 
 
 def test_a_team_stops_together_when_its_time_is_over(ray_local, prepared, make_model, plan, alone) -> None:
     model = make_model(TWELVE_STEPS)
-    before = vector(model.encoder.model, model.policy)
+    before = vector(model.parameters)
     join_together(model, ray_local.put(prepared), plan, 0.0, [])
-    learned = vector(model.encoder.model, model.policy)
+    learned = vector(model.parameters)
     assert (learned - before).abs().max() > 1e-5
     assert (learned - before).abs().max() < 0.5 * (alone - before).abs().max()
 
@@ -106,9 +105,9 @@ def test_two_learners_teach_what_one_does(ray_local, tiny_settings, prepared, tr
     for teach in (train_teacher, lambda *words: teach_together(plan, *words)):
         torch.manual_seed(3)
         encoder = Encoder(transformers.AutoModelForSequenceClassification.from_config(config))
-        before = vector(encoder.model)
+        before = vector(encoder.model.parameters())
         teach(encoder, train, settings, tiny_settings.compute, 0, lambda step: None)
-        learned.append(vector(encoder.model))
+        learned.append(vector(encoder.model.parameters()))
         assert not torch.equal(before, learned[-1])
         assert not encoder.model.training
     assert close(learned[1], learned[0])
