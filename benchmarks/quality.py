@@ -370,8 +370,8 @@ def the_teacher(settings: Settings) -> dict[str, Any]:
     }
 
 
-def tfidf(settings: Settings) -> float:
-    """Returns the test accuracy of logistic regression on TF-IDF of single words, on the teacher's training rows."""
+def tfidf(settings: Settings) -> dict[str, Any]:
+    """Returns what logistic regression on TF-IDF of words, on the same training rows, gets right on test."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -379,7 +379,8 @@ def tfidf(settings: Settings) -> float:
     splits = splits_of(settings)
     model = make_pipeline(TfidfVectorizer(sublinear_tf=True), LogisticRegression(C=10.0, max_iter=2000))
     model.fit(_whole(splits.train), splits.train.labels)
-    return float(model.score(_whole(splits.test), splits.test.labels))
+    right = model.predict(_whole(splits.test)) == np.array(splits.test.labels)
+    return {"quality": float(right.mean()), "correct": np.packbits(right).tobytes().hex()}
 
 
 @cache

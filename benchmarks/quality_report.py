@@ -191,11 +191,12 @@ def _asked(found: Mapping[str, dict[str, Unit]], sets: Mapping[str, Mapping[str,
 
 
 def _teacher(teacher: Unit) -> Iterator[str]:
-    own, rival, size = teacher["points"][0]["quality"], teacher["tfidf"], teacher["documents"]
-    verdict = "matches" if own >= rival else "**is below**"
-    yield f"Teacher {100 * own:.2f} %, which {verdict} TF-IDF with logistic regression on the same rows,"
-    rows = ", ".join(f"{number:,} {split}" for split, number in size.items())
-    yield f"{100 * rival:.2f} %. Documents: {rows}."
+    own, rival, size = teacher["points"][0], teacher["tfidf"], teacher["documents"]
+    below, low, high = drop(_right(own, size["test"])[None], _right(rival, size["test"])[None])
+    verdict = "**is below**" if low > 0 else "is above" if high < 0 else "matches"
+    yield f"Teacher {100 * own['quality']:.2f} %; it {verdict} TF-IDF with logistic regression on the same rows, which"
+    yield f"has {100 * rival['quality']:.2f} %: {-below:+.2f} [{-high:+.2f}, {-low:+.2f}]."
+    yield f"Documents: {', '.join(f'{number:,} {split}' for split, number in size.items())}."
 
 
 def _table(units: Mapping[str, Unit], targets: Sequence[float]) -> Iterator[str]:

@@ -68,7 +68,7 @@ def point(right, speed_up, target=None):
 def folder(tmp_path):
     documents = {"train": 9, "validation": 9, "test": DOCUMENTS}
     units = {
-        "toy/teacher": {"points": [point(12, 1.0)], "tfidf": 0.8, "documents": documents},
+        "toy/teacher": {"points": [point(12, 1.0)], "tfidf": point(13, 1.0), "documents": documents},
         # Its own unreduced model is better than the teacher, and is what drops are counted from.
         "toy/policy seed 0": {
             "points": [point(14, 2.1, 2.0), point(12, 4.2, 4.0)],
@@ -99,11 +99,20 @@ def test_the_report_says_what_held_what_was_not_reached_and_who_won(folder):
     assert "| toy | must: ≤ 0 | 2x | +0.00 [+0.00, +0.00] | yes | yes | 1 |" in text
     assert "| toy | must: ≤ 20 | 4x | +12.50" in text  # 14 − 12 of 16
     assert "| toy | aim: ≤ 1 | 8x | – | not reached | – | 1 |" in text
-    assert "**is below** TF-IDF" in text
+    assert "Teacher 75.00 %; it matches TF-IDF" in text
+    assert "has 81.25 %: -6.25 [-" in text
     assert "* first: 2x win +62.5, 4x tie +0.0" in text
     assert "* truncate (retrained): 2x" in text
     assert "4x alone" in text
     assert (folder / "quality.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(("right", "verdict"), [(2, "is above"), (11, "matches"), (16, "**is below**")])
+def test_a_teacher_is_set_beside_tfidf_by_the_interval_of_their_difference(right, verdict, folder):
+    path = folder / "quality" / "toy" / "teacher.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tfidf": point(right, 1.0)}))
+    write_report(folder, folder / "quality", SETS, known(folder))
+    assert f"it {verdict} TF-IDF" in (folder / "quality.md").read_text()
 
 
 def test_a_rule_is_compared_with_the_teacher_where_its_own_unreduced_model_is_worse(folder):
