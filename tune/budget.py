@@ -2,6 +2,7 @@
 
 import math
 import re
+from bisect import bisect_right
 from dataclasses import dataclass, replace
 
 from trbert.errors import InputError
@@ -10,6 +11,8 @@ from tune.settings import Settings, override
 TEACHER_SHARE, TRIALS_SHARE, CLOSING_SHARE = 0.25, 0.5, 0.15
 JOINT_PER_SELECT = 4
 """Documents of joint for one of select, before select has all that it asks for; more time is better spent on joint."""
+WARM_PER_SELECT = 0.75
+"""Documents of warm start for one of select, before it has all that it asks for: a short select needs it most."""
 MOST_CLOSING_S = 300.0
 """The front's models are measured once, however long the search was."""
 LEAST_TRIAL_S = 130.0
@@ -109,25 +112,38 @@ def fit_trial(settings: Settings, plan: Plan, seconds_a_document: float, evaluat
 
     The shares of an unreduced training pass were measured on MiniLM, 209 tokens, two cores: a document of warm start
     0.4, of select with 8 trajectories 0.3 to 0.9 (most at first), of joint with 3 of them 0.8 to 1.7 (likewise), of
-    evaluation in float32 along the dial 1.2. The evaluation of `evaluated` documents comes off first. Both stages
-    shrink alike, as if joint had `JOINT_PER_SELECT` documents for one of select; what select leaves over is joint's.
+    evaluation in float32 along the dial 1.2. The evaluation of `evaluated` documents comes off first. The stages
+    shrink together, `WARM_PER_SELECT` and `JOINT_PER_SELECT` documents of the others for one of select; what select
+    leaves over is joint's.
     """
     select, joint = settings.select, settings.joint
     if plan.concurrent > 1:
         seconds_a_document *= SIDE_BY_SIDE
-    evaluation = 1.2 * evaluated * seconds_a_document
-    select_cost = select.documents * (0.05 * select.samples + 0.1) * seconds_a_document
-    select_cost += 0.45 * select.warm_start_documents * seconds_a_document
+    select_each = (0.05 * select.samples + 0.1) * seconds_a_document
+    warm_each = 0.45 * seconds_a_document
     joint_each = (0.2 * joint.samples + 0.5) * seconds_a_document / plan.learners
-    least = min(joint.documents, JOINT_PER_SELECT * select.documents)
-    left = (plan.trial_seconds - evaluation) / 1.35
-    share = min(1.0, max(0.02, left / (select_cost + joint_each * least)))
-    affordable = max(share * least, (left - share * select_cost) / joint_each)
+    left = (plan.trial_seconds - 1.2 * evaluated * seconds_a_document) / 1.35
+    warm_share = max(WARM_PER_SELECT, select.warm_start_documents / select.documents)
+
+    def others(documents: int) -> tuple[int, int]:
+        """Returns the documents of warm start and of joint that go with so many of select."""
+        warm = min(select.warm_start_documents, int(warm_share * documents))
+        return warm, min(joint.documents, JOINT_PER_SELECT * documents)
+
+    def cost(documents: int) -> float:
+        warm, joint_documents = others(documents)
+        return documents * select_each + warm * warm_each + joint_documents * joint_each
+
+    fewest = min(select.documents, max(select.step_documents, select.documents // 50))
+    counts = range(fewest, select.documents + 1)
+    documents = counts[max(0, bisect_right(counts, left, key=cost) - 1)]
+    warm, least = others(documents)
+    affordable = (left - documents * select_each - warm * warm_each) / joint_each
     return override(
         settings,
         {
-            "select.documents": max(select.step_documents, int(share * select.documents)),
-            "select.warm_start_documents": int(share * select.warm_start_documents),
-            "joint.documents": int(min(joint.documents, affordable)),
+            "select.documents": documents,
+            "select.warm_start_documents": warm,
+            "joint.documents": min(joint.documents, max(least, int(affordable))),
         },
     )

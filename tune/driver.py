@@ -239,7 +239,8 @@ def _trials_name(folder: RunFolder, asked: dict[str, Any]) -> str:
 def _tune_config(saved: dict[str, Any], plan: Plan, num_layers: int) -> tune.TuneConfig:
     fixed = saved["search"]["fixed"]
     space = search_space(num_layers, fixed)
-    guesses = first_guesses(num_layers, fixed)[: plan.trials]
+    documents = from_json(saved["fitted"]).select.documents
+    guesses = first_guesses(num_layers, documents, fixed)[: plan.trials]
     searcher = space and FreshSearch(space, guesses, seed=saved["settings"]["seed"])
     # Where all of it was fixed the trials repeat one configuration.
     return tune.TuneConfig(

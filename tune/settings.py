@@ -70,11 +70,11 @@ class SelectSettings:
     latency_table: str | None = _setting(
         None, "latency.json that 'trbert bench' wrote where the model will be served; measured here when unset"
     )
-    documents: int = _setting(2000, "documents to sample trajectories of, with repetition over epochs")
+    documents: int = _setting(6000, "documents to sample trajectories of, with repetition over epochs")
     samples: int = _setting(8, "trajectories of each document")
     step_documents: int = _setting(16, "documents a policy step")
     item_documents: int = _setting(8, "documents a rollout work item: what one worker samples at a time")
-    learning_rate: float = _setting(1e-2, "highest learning rate of the policy")
+    learning_rate: float = _setting(3e-3, "highest learning rate of the policy")
     dial_range: float = _setting(
         1.5, "dials are drawn from ±this, seen by the policy, and change the penalty by e^-dial; 0: one penalty"
     )

@@ -13,6 +13,7 @@ from tune.budget import (
     MOST_CLOSING_S,
     TEACHER_SHARE,
     TRIALS_SHARE,
+    WARM_PER_SELECT,
     Plan,
     after_preparing,
     fit_teacher,
@@ -126,7 +127,14 @@ def test_a_trial_that_fits_is_left_alone():
     assert fit_trial(Settings(), PLAN, seconds_a_document=1e-4, evaluated=1000) == Settings()
 
 
-@pytest.mark.parametrize("seconds_a_document", [0.001, 0.003, 0.005])
+def test_a_long_warm_start_that_was_asked_for_shrinks_with_the_rest():
+    wanted = override(Settings(), {"select.warm_start_documents": 12_000})
+    fitted = fit_trial(wanted, PLAN, 0.02, evaluated=300)
+    assert fitted.select.warm_start_documents == pytest.approx(2 * fitted.select.documents, rel=0.01)
+    assert 0.95 * PLAN.trial_seconds < trial_seconds(fitted, 0.02, 300) <= PLAN.trial_seconds
+
+
+@pytest.mark.parametrize("seconds_a_document", [0.0005, 0.001, 0.002])
 def test_time_that_select_leaves_over_is_joints(seconds_a_document):
     wanted = override(Settings(), {"joint.documents": 10**6})
     fitted = fit_trial(wanted, PLAN, seconds_a_document, evaluated=300)
@@ -141,8 +149,8 @@ def test_a_short_trial_is_the_same_however_many_documents_joint_may_have():
     assert fitted == fit_trial(few, PLAN, 0.03, evaluated=300)
 
 
-@pytest.mark.parametrize("seconds_a_document", [0.02, 0.03, 0.04])
-def test_both_stages_of_a_trial_shrink_alike_until_it_fits(seconds_a_document):
+@pytest.mark.parametrize("seconds_a_document", [0.007, 0.01, 0.02, 0.03, 0.04])
+def test_the_stages_of_a_trial_shrink_alike_until_it_fits(seconds_a_document):
     wanted = override(Settings(), {"joint.documents": JOINT_PER_SELECT * Settings().select.documents})
     assert trial_seconds(wanted, seconds_a_document, 300) > PLAN.trial_seconds
     fitted = fit_trial(wanted, PLAN, seconds_a_document, evaluated=300)
@@ -150,6 +158,11 @@ def test_both_stages_of_a_trial_shrink_alike_until_it_fits(seconds_a_document):
     assert 0.95 * PLAN.trial_seconds < spent <= PLAN.trial_seconds
     select_share = fitted.select.documents / wanted.select.documents
     assert select_share == pytest.approx(fitted.joint.documents / wanted.joint.documents, rel=0.02)
+    share = fitted.select.warm_start_documents / fitted.select.documents
+    if fitted.select.warm_start_documents < wanted.select.warm_start_documents:
+        assert share == pytest.approx(WARM_PER_SELECT, rel=0.01)
+    else:
+        assert share < WARM_PER_SELECT
     cut = ("select.documents", "select.warm_start_documents", "joint.documents")
     same = dict(
         zip(cut, (wanted.select.documents, wanted.select.warm_start_documents, wanted.joint.documents), strict=True)

@@ -36,7 +36,7 @@ def test_points_lie_right_after_the_embeddings_and_where_the_paper_has_them(laye
 @pytest.mark.parametrize("layers", DEPTHS)
 def test_the_first_guesses_lie_in_the_space(layers):
     known = search_space(layers)
-    for guess in first_guesses(layers):
+    for guess in first_guesses(layers, 2000):
         assert guess.keys() == known.keys()
         for name, value in guess.items():
             distribution = known[name]
@@ -44,13 +44,22 @@ def test_the_first_guesses_lie_in_the_space(layers):
                 assert value in distribution.choices
             else:
                 assert distribution.low <= value <= distribution.high
-    assert len({tuple(guess.values()) for guess in first_guesses(layers)}) == len(first_guesses(layers))
+    assert len({tuple(guess.values()) for guess in first_guesses(layers, 2000)}) == len(first_guesses(layers, 2000))
 
 
 def test_the_first_two_guesses_differ_in_penalty_and_all_of_them_in_points():
-    guesses = first_guesses(6)
+    guesses = first_guesses(6, 2000)
     assert guesses[0]["select.penalty"] != guesses[1]["select.penalty"]
     assert {guess["select.points"] for guess in guesses} == {"0,2", "1,3"}
+
+
+@pytest.mark.parametrize(
+    ("documents", "rate"), [(16, 1e-2), (2000, 1e-2), (6000, 20 / 6000), (20_000, 1e-3), (10**6, 1e-3)]
+)
+def test_a_longer_select_starts_from_smaller_steps(documents, rate):
+    low, high = (getattr(search_space(6)["select.learning_rate"], end) for end in ("low", "high"))
+    assert low <= rate <= high
+    assert {guess["select.learning_rate"] for guess in first_guesses(6, documents)} == {rate}
 
 
 @pytest.mark.parametrize(
@@ -64,14 +73,14 @@ def test_the_first_two_guesses_differ_in_penalty_and_all_of_them_in_points():
 )
 def test_what_was_fixed_does_not_vary(fixed, left):
     assert search_space(6, fixed).keys() == left
-    guesses = first_guesses(6, fixed)
+    guesses = first_guesses(6, 2000, fixed)
     assert all(guess.keys() == left for guess in guesses)
     assert all(guess not in guesses[:index] for index, guess in enumerate(guesses))  # none is tried twice
 
 
 @pytest.mark.parametrize("layers", DEPTHS)
 def test_a_sampled_configuration_becomes_settings(layers):
-    for guess in first_guesses(layers):
+    for guess in first_guesses(layers, 2000):
         changes = to_settings(guess)
         assert changes.keys() <= setting_names().keys()
         settings = override(Settings(), changes)
