@@ -39,6 +39,7 @@ class Fusion(nn.Module):
         whole = _sums(batch).repeat(samples, 1)
         dropped = (batch.lengths.repeat(samples) - kept.lengths)[:, None]
         mean = (whole - _sums(kept)) / dropped.clamp(min=1)
+        # On a GPU two sums of the same states may differ by their order: nothing dropped must add nothing.
         told = self.maps[point](mean.to(kept.hidden.dtype)) * (dropped > 0)
         return kept.with_hidden(kept.hidden.index_add(0, kept.offsets[:-1], told.to(kept.hidden.dtype)))
 

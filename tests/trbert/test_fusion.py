@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from trbert.encoder import Encoder
 from trbert.fusion import Fusion
 from trbert.packed import Tokens, gather_kept, start_batch
-from trbert.reduction import reduced_forward
+from trbert.reduction import advance, enter, reduced_forward
 from trbert.selectors import FirstSelector
 
 POINTS = (0, 2)
@@ -68,6 +68,19 @@ def test_with_all_tokens_kept_it_changes_nothing(fusion, bert, make_tokens):
     )
     assert torch.equal(plain[0], fused[0])
     assert not torch.allclose(plain[1], fused[1], atol=1e-2)
+
+
+@torch.no_grad()
+def test_each_point_of_a_pass_has_its_map(fusion, bert, make_tokens):
+    fusion.maps[0].weight.zero_()
+    plain, fused = Encoder(bert), Encoder(bert, fusion=fusion)
+    batch = enter(plain, make_tokens(5, 9), POINTS)
+    some = (batch.protected | (torch.arange(14) % 2 == 0))[None]
+    first = advance(plain, batch, some, 0, POINTS)
+    assert torch.equal(advance(fused, batch, some, 0, POINTS).hidden, first.hidden)
+    none = first.protected[None]
+    last = [advance(encoder, first, none, 1, POINTS).hidden for encoder in (plain, fused)]
+    assert not torch.allclose(*last, atol=1e-2)
 
 
 @torch.no_grad()

@@ -4,10 +4,12 @@ import dataclasses
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from trbert.errors import InputError
 from trbert.latency import LatencyTable
 from trbert.modeling import load
+from trbert.reduction import reduced_forward
 from trbert.selectors import LEARNED, SELECTORS
 from tune.settings import PRESETS, override
 from tune.training import SPEED_UPS, Model, dial_curve, spread_dials
@@ -123,8 +125,10 @@ def test_a_model_of_every_selector_is_trained_measured_and_saved(changes, prepar
         return
     documents = [ids[None] for ids in split.tokens.input_ids.split(split.tokens.lengths.tolist())]
     with torch.no_grad():
-        answers = torch.cat([own(ids).logits for ids in documents]).argmax(-1)
-    assert float((answers == split.labels).double().mean()) == deployed.quality
+        answers = torch.cat([own(ids).logits for ids in documents])
+        run = reduced_forward(model.encoder, model.selector, split.tokens, model.points, model.selector.default_dial)
+        assert_close(answers, model.encoder.logits(run.batch), rtol=1e-4, atol=1e-5)
+    assert float((answers.argmax(-1) == split.labels).double().mean()) == deployed.quality
 
 
 def test_a_rule_that_needs_attention_stands_at_fewer_points_with_ratios_of_its_own(prepared, tiny_settings):
