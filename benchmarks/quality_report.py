@@ -329,6 +329,9 @@ def _draw(path: Path, found: Mapping[str, Mapping[str, Unit]]) -> None:
     panels = figure.subplots(1, len(found), squeeze=False)[0]
     for (name, units), axes in zip(found.items(), panels, strict=True):
         axes.axhline(100 * units["teacher"]["points"][0]["quality"], color="#333333", linewidth=1, label="teacher")
+        ticks = sorted(
+            {point["target"] for members in _groups(units).values() for u in members for point in u["points"]}
+        )
         for label, members in _groups(units).items():
             curve: dict[float, list[Mapping[str, Any]]] = defaultdict(list)
             for unit in members:
@@ -338,6 +341,8 @@ def _draw(path: Path, found: Mapping[str, Mapping[str, Unit]]) -> None:
             y = [100 * np.mean([p["quality"] for p in curve[target]]) for target in sorted(curve)]
             axes.plot(x, y, marker="o", linewidth=2.5 if label == "policy" else 1, label=label)
         axes.set(title=name, xlabel="speed-up in FLOPs", xscale="log")
+        axes.set_xticks(ticks, [f"{tick:g}x" for tick in ticks], minor=False)
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
     panels[0].set_ylabel("accuracy on test, %")
