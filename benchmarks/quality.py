@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from quality_report import is_current, write_report
 
 from trbert.cost import CostModel, speed_up
@@ -31,7 +32,6 @@ from trbert.encoder import Encoder
 from trbert.evaluate import forward_at, reduced_logits, unreduced_logits
 from trbert.packed import Tokens
 from trbert.pretrained import load_classifier
-from trbert.shapes import DocIndex, Logits
 from trbert.tasks import accuracy, encode
 from trbert.timing import machine
 from tune.learner import autocast, pick_device
@@ -360,7 +360,7 @@ def the_teacher(settings: Settings) -> dict[str, Any]:
         "quality": prepared.teacher_test,
         "speed_up": 1.0,
         "gflops": float(CostModel.of(encoder).unreduced(test.tokens.lengths).mean()) / 1e9,
-        "correct": _bits(logits, test.labels),
+        "correct": _bits((logits.argmax(-1) == test.labels).numpy()),
     }
     return {"points": [own]} | {
         "tfidf": tfidf(settings),
@@ -379,7 +379,7 @@ def tfidf(settings: Settings) -> dict[str, Any]:
     model = make_pipeline(TfidfVectorizer(sublinear_tf=True), LogisticRegression(C=10.0, max_iter=2000))
     model.fit(_whole(splits.train), splits.train.labels)
     right = model.predict(_whole(splits.test)) == np.array(splits.test.labels)
-    return {"quality": float(right.mean()), "correct": np.packbits(right).tobytes().hex()}
+    return {"quality": float(right.mean()), "correct": _bits(right)}
 
 
 @cache
@@ -478,13 +478,13 @@ def _point(model: Model, test: Examples, dial: float, target: float | None) -> d
         "speed_up": speed_up(model.cost.unreduced(lengths), flops),
         "gflops": float(flops.mean()) / 1e9,
         "kept": (kept.sum(1) / lengths.sum()).tolist(),
-        "correct": _bits(logits, test.labels),
+        "correct": _bits((logits.argmax(-1) == test.labels).numpy()),
     }
 
 
-def _bits(logits: Logits, labels: DocIndex) -> str:
+def _bits(right: NDArray[np.bool_]) -> str:
     """Returns which documents are right, one bit each, in hexadecimal."""
-    return np.packbits((logits.argmax(-1) == labels).numpy()).tobytes().hex()
+    return np.packbits(right).tobytes().hex()
 
 
 def truncated(settings: Settings, target: float) -> dict[str, Any]:
@@ -518,7 +518,7 @@ def truncated(settings: Settings, target: float) -> dict[str, Any]:
         "tokens": length,
         "quality": accuracy(logits, test.labels),
         "speed_up": gain(test.tokens, length),
-        "correct": _bits(logits, test.labels),
+        "correct": _bits((logits.argmax(-1) == test.labels).numpy()),
     }
     return {"points": [point], "epochs": epochs}
 

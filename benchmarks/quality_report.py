@@ -329,10 +329,9 @@ def _draw(path: Path, found: Mapping[str, Mapping[str, Unit]]) -> None:
     panels = figure.subplots(1, len(found), squeeze=False)[0]
     for (name, units), axes in zip(found.items(), panels, strict=True):
         axes.axhline(100 * units["teacher"]["points"][0]["quality"], color="#333333", linewidth=1, label="teacher")
-        ticks = sorted(
-            {point["target"] for members in _groups(units).values() for u in members for point in u["points"]}
-        )
-        for label, members in _groups(units).items():
+        groups = _groups(units)
+        ticks = sorted({point["target"] for members in groups.values() for unit in members for point in unit["points"]})
+        for label, members in groups.items():
             curve: dict[float, list[Mapping[str, Any]]] = defaultdict(list)
             for unit in members:
                 for point in unit["points"]:

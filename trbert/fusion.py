@@ -1,9 +1,8 @@
 """What is dropped leaves its mean: one linear map per reduction point, into the first token's state."""
 
-import torch
 from torch import nn
 
-from trbert.packed import PackedBatch
+from trbert.packed import PackedBatch, document_sums
 
 
 class Fusion(nn.Module):
@@ -36,15 +35,10 @@ class Fusion(nn.Module):
         if not len(self.maps):
             return kept
         samples = len(kept) // len(batch)
-        whole = _sums(batch).repeat(samples, 1)
+        whole = document_sums(batch, batch.hidden.float()).repeat(samples, 1)
+        stays = document_sums(kept, kept.hidden.float())
         dropped = (batch.lengths.repeat(samples) - kept.lengths)[:, None]
-        mean = (whole - _sums(kept)) / dropped.clamp(min=1)
+        mean = (whole - stays) / dropped.clamp(min=1)
         # On a GPU two sums of the same states may differ by their order: nothing dropped must add nothing.
         told = self.maps[point](mean.to(kept.hidden.dtype)) * (dropped > 0)
         return kept.with_hidden(kept.hidden.index_add(0, kept.offsets[:-1], told.to(kept.hidden.dtype)))
-
-
-def _sums(batch: PackedBatch) -> torch.Tensor:
-    """Returns the sum of each document's states, in float32."""
-    states = batch.hidden.float()
-    return states.new_zeros(len(batch), states.shape[1]).index_add(0, batch.documents, states)

@@ -236,6 +236,11 @@ def split_documents(batch: PackedBatch, most_tokens: int) -> list[PackedBatch]:
     return pieces
 
 
+def document_sums(batch: PackedBatch, states: Hidden) -> Float[Tensor, "docs dim"]:
+    """Returns the sum of each document's rows of `states`, which stand as the batch's tokens do."""
+    return states.new_zeros(len(batch), states.shape[1]).index_add(0, batch.documents, states)
+
+
 def scatter_back(original: Hidden, kept: PackedBatch) -> Hidden:
     """Returns `original`, the unreduced row, with the kept tokens' newer states in their places.
 

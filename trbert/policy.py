@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from trbert.errors import InputError
-from trbert.packed import PackedBatch
+from trbert.packed import PackedBatch, document_sums
 
 Feature = Literal["document", "neighbours", "dial"]
 """What a head may see beside the token's own state: its document's summary, the tokens next to it, the dial."""
@@ -75,8 +75,7 @@ class PolicyHead(nn.Module):
 
 def _summaries(batch: PackedBatch, states: Float[Tensor, "total dim"]) -> Float[Tensor, "docs dim+1"]:
     """Returns each document's mean state and log(n / 100), n its original tokens."""
-    sums = states.new_zeros(len(batch), states.shape[1]).index_add(0, batch.documents, states)
-    means = sums / batch.lengths.clamp(min=1)[:, None]
+    means = document_sums(batch, states) / batch.lengths.clamp(min=1)[:, None]
     return torch.cat([means, (batch.original_lengths[:, None] / 100).log().to(states.dtype)], 1)
 
 
