@@ -417,6 +417,7 @@ def trained(base: Settings, settings: Settings, targets: tuple[float, ...], deve
     measured = [_point(model, test, dial, target) for target, dial in dials_for(model, validation, targets)]
     return {
         "points": measured,
+        "teacher": prepared.teacher_test,
         "keep_all": _point(model, test, model.selector.keep_all, None),
         "default": _point(model, test, model.selector.default_dial, None),
         "drawn": asdict(model.evaluate_sampled(validation)),
