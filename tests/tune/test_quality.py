@@ -13,6 +13,7 @@ import quality
 
 from tune.prepare import prepare
 
+pytestmark = pytest.mark.slow
 UNITS = ["gumbel seed 0", "policy seed 0", "policy seed 1", "teacher", "truncate 2x seed 0"]
 
 
