@@ -146,7 +146,7 @@ SETS: dict[str, DataSet] = {
     "20news": DataSet(
         folder="20news",
         settings=NEWS,
-        recipe={"joint.documents": 16000},
+        recipe={"joint.documents": 16000, "select.penalty": 1.0},
         must=((6.0, 0.5), (10.0, 2.0)),
         aim=((10.0, 0.5), (15.0, 1.5)),
         seeds=3,
@@ -181,7 +181,7 @@ SETS: dict[str, DataSet] = {
             "teacher.learning_rate": 5e-5,
             "teacher.epochs": 2.0,
         },
-        recipe={"joint.documents": 8000, "select.dial_range": 0.0},
+        recipe={"joint.documents": 8000, "select.dial_range": 0.0, "select.penalty": 1.0},
         targets=(2.0, 3.0, 4.0, 5.0, 8.0),
         must=((3.0, 1.0), (5.0, 2.0)),
         aim=((5.0, 0.5), (8.0, 1.5)),
@@ -191,10 +191,10 @@ SETS: dict[str, DataSet] = {
     ),
     "sst2": DataSet(
         folder="sst2",
-        settings={"data.max_length": 128, "teacher.epochs": 2.0, "teacher.batch_size": 64},
+        settings={"data.max_length": 128, "teacher.epochs": 1.0, "teacher.batch_size": 32},
         recipe={
-            "joint.documents": 67000,
-            "joint.batch_size": 64,
+            "joint.documents": 32000,
+            "joint.batch_size": 32,
             "select.documents": 12000,
             "select.step_documents": 32,
         },
@@ -208,10 +208,10 @@ SETS: dict[str, DataSet] = {
         settings={
             "data.text_column": "text_a,text_b",
             "data.max_length": 128,
-            "data.train_rows": 20000,
             "teacher.epochs": 2.0,
             "teacher.batch_size": 32,
         },
+        recipe={"joint.documents": 8000},
         targets=(2.0, 3.0, 4.0),
         must=((2.0, 1.0),),
         aim=((3.0, 0.5),),

@@ -141,6 +141,7 @@ def prepared_of(name: str, length: int) -> Prepared:
         teacher_validation=0.0,
         teacher_test=0.0,
         label_names=("a", "b"),
+        penalty=1.0,
     )
 
 

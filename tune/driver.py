@@ -206,7 +206,7 @@ def _run_trials(
     else:
         tuner = tune.Tuner(
             trainable,
-            tune_config=_tune_config(saved, plan, prepared.config.num_hidden_layers),
+            tune_config=_tune_config(saved, plan, prepared),
             run_config=tune.RunConfig(
                 name=_trials_name(folder, asked),
                 storage_path=storage,
@@ -236,11 +236,11 @@ def _trials_name(folder: RunFolder, asked: dict[str, Any]) -> str:
     return f"{folder.path.name}-trials" if asked["storage"] else folder.trials.name
 
 
-def _tune_config(saved: dict[str, Any], plan: Plan, num_layers: int) -> tune.TuneConfig:
-    fixed = saved["search"]["fixed"]
-    space = search_space(num_layers, fixed)
+def _tune_config(saved: dict[str, Any], plan: Plan, prepared: Prepared) -> tune.TuneConfig:
+    fixed, num_layers = saved["search"]["fixed"], prepared.config.num_hidden_layers
+    space = search_space(num_layers, prepared.penalty, fixed)
     documents = from_json(saved["fitted"]).select.documents
-    guesses = first_guesses(num_layers, documents, fixed)[: plan.trials]
+    guesses = first_guesses(num_layers, prepared.penalty, documents, fixed)[: plan.trials]
     searcher = space and FreshSearch(space, guesses, seed=saved["settings"]["seed"])
     # Where all of it was fixed the trials repeat one configuration.
     return tune.TuneConfig(

@@ -64,6 +64,27 @@ def distillation_loss(logits: Logits, teacher_logits: Logits, temperature: float
     return -(temperature**2) * (target * (logits.float() / temperature).log_softmax(-1)).sum(-1).mean()
 
 
+def predictive_information(logits: Logits, labels: Int[Tensor, " docs"]) -> float:
+    """Returns H(Y) − mean −log p(y), in nats: what a model knows of these labels beyond their frequencies.
+
+    The predictive V-information of Xu et al. (ICLR 2020, definition 2), whose model without input says frequencies.
+
+    Args:
+        logits: the model's, of each document.
+        labels: the documents' classes.
+
+    Example:
+        >>> sure = torch.tensor([[50.0, 0.0], [0.0, 50.0]])
+        >>> round(predictive_information(sure, torch.tensor([0, 1])), 4)  # all of log 2
+        0.6931
+        >>> predictive_information(torch.zeros(2, 2), torch.tensor([0, 1]))  # nothing
+        0.0
+    """
+    shares = torch.bincount(labels).double() / len(labels)
+    surprise = torch.nn.functional.cross_entropy(logits.double(), labels)
+    return float(torch.special.entr(shares).sum() - surprise)
+
+
 def imitation_loss(logits: Float[Tensor, " total"], targets: Tensor, weights: Tensor) -> Float[Tensor, ""]:
     """Returns the mean binary cross-entropy of keep logits against a target mask, over tokens of weight 1."""
     losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets.float(), reduction="none")

@@ -62,7 +62,10 @@ class SelectSettings:
     """Stage 2: the encoder frozen, the policy learns by reinforcement."""
 
     points: tuple[int, ...] | None = _setting(None, "reduction points, rising layer indices; (1, L//2) when unset")
-    penalty: float = _setting(1.0, "price of cost in the reward, in nats per unreduced document")
+    penalty: float | None = _setting(
+        None,
+        "price of cost in the reward, in nats per unreduced document; a third of what the teacher knows when unset",
+    )
     keep_ratios: tuple[float, ...] | None = _setting(None, "fraction each point keeps free of charge; 0 when unset")
     price: Literal["flops", "latency", "tokens"] = _setting(
         "flops", "what the penalty prices: FLOPs, measured time, or kept tokens as the paper"
@@ -91,7 +94,7 @@ class SelectSettings:
     warm_start_documents: int = _setting(1500, "documents on which the policy first imitates saliency")
 
     def __post_init__(self) -> None:
-        _check(self.penalty >= 0, "select.penalty", "0 or more", self.penalty)
+        _check(self.penalty is None or self.penalty >= 0, "select.penalty", "0 or more", self.penalty)
         _check(self.samples >= 2, "select.samples", "at least 2", self.samples)
         for name in ("documents", "step_documents", "item_documents"):
             _check(getattr(self, name) > 0, f"select.{name}", "positive", getattr(self, name))

@@ -6,14 +6,19 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 
-def search_space(num_layers: int, fixed: Collection[str] = ()) -> dict[str, Any]:
-    """Returns the space over dotted setting names, for an encoder of this depth, without what the user fixed.
+def search_space(num_layers: int, penalty: float, fixed: Collection[str] = ()) -> dict[str, Any]:
+    """Returns the space over dotted setting names, without what the user fixed.
 
     Reduction points are one categorical choice, coded as "0,2": right after the embeddings and a third in (no
     prefix to pay for), the paper's (1, L//2), and what lies between.
+
+    Args:
+        num_layers: the encoder's depth.
+        penalty: the task's own, in nats; the search looks about it.
+        fixed: what the user fixed.
     """
     whole = {
-        "select.penalty": FloatDistribution(0.3, 8.0, log=True),
+        "select.penalty": FloatDistribution(0.3 * penalty, 8.0 * penalty, log=True),
         "select.points": CategoricalDistribution(point_choices(num_layers)),
         "select.free": FloatDistribution(0.0, 0.2),
         "select.learning_rate": FloatDistribution(1e-3, 4e-2, log=True),
@@ -35,11 +40,12 @@ def point_choices(num_layers: int) -> list[str]:
     return list(dict.fromkeys(",".join(map(str, pair)) for pair in valid))
 
 
-def first_guesses(num_layers: int, documents: int, fixed: Collection[str] = ()) -> list[dict[str, Any]]:
+def first_guesses(num_layers: int, penalty: float, documents: int, fixed: Collection[str] = ()) -> list[dict[str, Any]]:
     """Returns configurations that are known to do well, tried before the sampler's own: cheap, balanced, careful.
 
     Args:
         num_layers: the encoder's depth.
+        penalty: the task's own, in nats.
         documents: of the select stage; a longer one does best with smaller steps, as far together (measured at 2,000
             and 6,000).
         fixed: what the user fixed.
@@ -49,10 +55,10 @@ def first_guesses(num_layers: int, documents: int, fixed: Collection[str] = ()) 
     rate = min(1e-2, max(1e-3, 20 / documents))
     common = {"select.free": 0.0, "select.learning_rate": rate, "joint.learning_rate": 1e-4}
     guesses = [
-        {"select.penalty": 1.0, "select.points": early, **common},
-        {"select.penalty": 0.4, "select.points": early, **common},
-        {"select.penalty": 1.0, "select.points": paper, **common},
-        {"select.penalty": 2.5, "select.points": early, **common},
+        {"select.penalty": penalty, "select.points": early, **common},
+        {"select.penalty": 0.4 * penalty, "select.points": early, **common},
+        {"select.penalty": penalty, "select.points": paper, **common},
+        {"select.penalty": 2.5 * penalty, "select.points": early, **common},
     ]
     guesses = [{name: value for name, value in each.items() if not _is_fixed(name, fixed)} for each in guesses]
     return [each for index, each in enumerate(guesses) if each not in guesses[:index]]

@@ -24,7 +24,7 @@ from tune.dials import log_costs, some_of
 from tune.joint import Joint, train_jointly
 from tune.learner import ALONE, Keeper, Team, autocast, pick_device
 from tune.prepare import Prepared
-from tune.settings import Settings
+from tune.settings import Settings, override
 from tune.stages import Examples, GradientSource, Progress, Sampler, train_policy, warm_start
 
 SPEED_UPS = (12.0, 8.0, 5.0, 3.0, 2.0)
@@ -46,14 +46,15 @@ class Model:
 
     Args:
         prepared: what all trials share.
-        settings: of this model.
+        settings: of this model; where no penalty is set the model's own settings say the task's.
 
     Raises:
         InputError: The reduction points do not fit the encoder.
     """
 
     def __init__(self, prepared: Prepared, settings: Settings) -> None:
-        self.settings = settings
+        penalty = prepared.penalty if settings.select.penalty is None else settings.select.penalty
+        self.settings = settings = override(settings, {"select.penalty": penalty})
         device = pick_device(settings.compute.device)
         classifier = prepared.classifier(device)
         layers = classifier.config.num_hidden_layers
@@ -74,7 +75,7 @@ class Model:
         # A rule is paid nothing, and may stand at fewer points than there are ratios.
         ratios = settings.select.keep_ratios if settings.selector in LEARNED else None
         terms = RewardTerms(
-            penalty=settings.select.penalty,
+            penalty=penalty,
             keep_ratios=ratios or (0.0,) * len(self.points),
             price=settings.select.price,
             latency=prepared.latency,

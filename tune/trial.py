@@ -18,7 +18,7 @@ from tune.checkpoints import StageState, StateKeeper, newest_state, report_to_tu
 from tune.learners import TeamPlan, join_together
 from tune.prepare import Prepared
 from tune.rollouts import RolloutPool
-from tune.settings import Settings, from_json, override, to_json
+from tune.settings import from_json, override, to_json
 from tune.space import to_settings
 from tune.stages import Examples, Progress, StageTimeout
 from tune.training import CurvePoint, Model, dial_curve
@@ -71,7 +71,7 @@ def run_trial(
     told = _Teller("measure")
     curve = dial_curve(model, validation, lambda share: told({"step": share, "steps": 1.0}))
     sampled = model.evaluate_sampled(validation)
-    _report(model, prepared, own, curve, sampled, {"seconds": time.monotonic() - started, **items})
+    _report(model, prepared, curve, sampled, {"seconds": time.monotonic() - started, **items})
 
 
 def _select(
@@ -132,7 +132,6 @@ def _timed(stage: Callable[[Progress], None], teller: _Teller) -> None:
 def _report(
     model: Model,
     prepared: Prepared,
-    settings: Settings,
     curve: list[CurvePoint],
     sampled: Evaluation,
     told: dict[str, float],
@@ -142,7 +141,7 @@ def _report(
         model.deployable().save_pretrained(Path(folder) / "model")
         prepared.tokenizer.save_pretrained(Path(folder) / "model")
         result = {
-            "settings": to_json(settings),
+            "settings": to_json(model.settings),
             "points": list(model.points),
             "dial": model.selector.default_dial,
             "curve": [asdict(point) for point in curve],

@@ -96,15 +96,26 @@ def known(folder):
 def test_the_report_says_what_held_what_was_not_reached_and_who_won(folder):
     write_report(folder, folder / "quality", SETS, known(folder))
     text = (folder / "quality.md").read_text()
-    assert "| toy | must: ≤ 0 | 2x | +0.00 [+0.00, +0.00] | yes | yes | 1 |" in text
+    assert "| toy | must: ≤ 0 | 2x | +0.00 [+0.00, +0.00] | 2.10x | yes | yes | 1 |" in text
     assert "| toy | must: ≤ 20 | 4x | +12.50" in text  # 14 − 12 of 16
-    assert "| toy | aim: ≤ 1 | 8x | – | not reached | – | 1 |" in text
+    assert "| toy | aim: ≤ 1 | 8x | – | – | not reached | – | 1 |" in text
     assert "Teacher 75.00 %; it matches TF-IDF" in text
     assert "has 81.25 %: -6.25 [-" in text
     assert "* first: 2x win +62.5, 4x tie +0.0" in text
     assert "* truncate (retrained): 2x" in text
     assert "4x alone" in text
     assert (folder / "quality.png").stat().st_size > 1000
+
+
+def test_what_was_asked_is_read_where_test_is_really_as_fast(folder):
+    path = folder / "quality" / "toy" / "policy_seed_0.json"
+    slower = {"points": [point(14, 1.9, 2.0), point(12, 3.9, 4.0)]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | slower))
+    write_report(folder, folder / "quality", SETS, known(folder))
+    text = (folder / "quality.md").read_text()
+    assert "| toy | must: ≤ 0 | 2x | +12.50" in text
+    assert "| 3.90x | **no** | no | 1 |" in text
+    assert "| toy | must: ≤ 20 | 4x | – | – | not reached | – | 1 |" in text
 
 
 @pytest.mark.parametrize(("right", "verdict"), [(2, "is above"), (11, "matches"), (16, "**is below**")])

@@ -22,6 +22,7 @@ from tune.objectives import (
     leave_one_out_advantages,
     mean_advantages,
     policy_gradient_loss,
+    predictive_information,
 )
 
 # By hand.
@@ -55,6 +56,23 @@ def test_the_policy_gradient_loss_by_hand():
     own = policy_gradient_loss(points, torch.tensor([[[3.0]], [[5.0]]]), torch.tensor([4]))
     assert own.item() == pytest.approx(13.0)
     assert policy_gradient_loss(points, torch.tensor([[[3.0]]]), torch.tensor([4])).item() == pytest.approx(9.0)
+
+
+def test_what_a_model_knows_by_hand():
+    # Labels 0, 0, 0, 1: H = ¾ log 4/3 + ¼ log 4. Said with ¾ and ¼ each time nothing is known beyond that.
+    labels = torch.tensor([0, 0, 0, 1])
+    frequencies = torch.tensor([0.75, 0.25]).log().expand(4, 2)
+    assert predictive_information(frequencies, labels) == pytest.approx(0.0, abs=1e-6)
+    # Odds of 9 for the right class leave log 10/9 of H; odds of 9 for the wrong one make it negative.
+    right = torch.tensor([[9.0, 1.0]] * 3 + [[1.0, 9.0]]).log()
+    entropy = 0.75 * math.log(4 / 3) + 0.25 * math.log(4)
+    assert predictive_information(right, labels) == pytest.approx(entropy - math.log(10 / 9), abs=1e-6)
+    assert predictive_information(right.flip(1), labels) == pytest.approx(entropy - math.log(10), abs=1e-6)
+
+
+def test_a_class_that_nobody_has_makes_no_difference():
+    logits = torch.tensor([[0.0, 0.0, -200.0], [0.0, 0.0, -200.0]])
+    assert predictive_information(logits, torch.tensor([0, 1])) == pytest.approx(0.0)
 
 
 def test_each_point_has_a_baseline_of_its_own():

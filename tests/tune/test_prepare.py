@@ -1,6 +1,7 @@
 """What trials share: made once, kept, and never trusted when damaged."""
 
 import dataclasses
+import math
 import os
 import pickle
 import re
@@ -196,6 +197,13 @@ def test_the_teachers_logits_are_those_of_the_plain_model(prepared):
     with torch.no_grad():
         plain = model(input_ids=ids, attention_mask=mask.long()).logits
     assert_close(train.teacher_logits, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_an_unreduced_document_costs_a_third_of_what_the_teacher_knows(settings, cache, prepared):
+    # It finds the marker word nearly always, so that it knows nearly all of log 2.
+    assert 0.2 < prepared.penalty <= math.log(2) / 3
+    # Hardly taught it knows next to nothing, or less: the price is small, and still one.
+    assert 0 < prepare(settings, None, lambda line: None).penalty < 0.1
 
 
 def test_a_copy_of_the_teacher_learns_on_its_own(prepared):

@@ -137,7 +137,7 @@ def test_the_script_runs_from_any_folder(folder):
         (["--set", "select.penalty"], "--set must be NAME=VALUE, and is 'select.penalty': for example"),
         (["--set", "select.penlty=1"], "there is no setting 'select.penlty': did you mean 'select.penalty'?"),
         (["--set", "select.penalty=-1"], "select.penalty must be 0 or more, and is -1.0"),
-        (["--set", "select.penalty=high"], "select.penalty must be a number, and is 'high'"),
+        (["--set", "select.penalty=high"], "select.penalty must be a number or none, and is 'high'"),
         (["--set", "select.price=euros"], "select.price must be 'flops' or 'latency' or 'tokens', and is 'euros'"),
         (
             ["--set", "select.points=2"],

@@ -33,10 +33,11 @@ def test_points_lie_right_after_the_embeddings_and_where_the_paper_has_them(laye
     assert point_choices(layers) == points
 
 
+@pytest.mark.parametrize("penalty", [1e-3, 1.0])
 @pytest.mark.parametrize("layers", DEPTHS)
-def test_the_first_guesses_lie_in_the_space(layers):
-    known = search_space(layers)
-    for guess in first_guesses(layers, 2000):
+def test_the_first_guesses_lie_in_the_space(layers, penalty):
+    known = search_space(layers, penalty)
+    for guess in first_guesses(layers, penalty, 2000):
         assert guess.keys() == known.keys()
         for name, value in guess.items():
             distribution = known[name]
@@ -44,11 +45,19 @@ def test_the_first_guesses_lie_in_the_space(layers):
                 assert value in distribution.choices
             else:
                 assert distribution.low <= value <= distribution.high
-    assert len({tuple(guess.values()) for guess in first_guesses(layers, 2000)}) == len(first_guesses(layers, 2000))
+    guesses = first_guesses(layers, penalty, 2000)
+    assert len({tuple(guess.values()) for guess in guesses}) == len(guesses)
+
+
+def test_the_search_starts_from_the_tasks_own_penalty_and_looks_about_it():
+    assert first_guesses(6, 0.14, 2000)[0]["select.penalty"] == 0.14
+    small, large = (search_space(6, penalty)["select.penalty"] for penalty in (0.1, 1.0))
+    assert (10 * small.low, 10 * small.high) == pytest.approx((large.low, large.high))
+    assert large.low < 1.0 < large.high
 
 
 def test_the_first_two_guesses_differ_in_penalty_and_all_of_them_in_points():
-    guesses = first_guesses(6, 2000)
+    guesses = first_guesses(6, 1.0, 2000)
     assert guesses[0]["select.penalty"] != guesses[1]["select.penalty"]
     assert {guess["select.points"] for guess in guesses} == {"0,2", "1,3"}
 
@@ -57,9 +66,9 @@ def test_the_first_two_guesses_differ_in_penalty_and_all_of_them_in_points():
     ("documents", "rate"), [(16, 1e-2), (2000, 1e-2), (6000, 20 / 6000), (20_000, 1e-3), (10**6, 1e-3)]
 )
 def test_a_longer_select_starts_from_smaller_steps(documents, rate):
-    low, high = (getattr(search_space(6)["select.learning_rate"], end) for end in ("low", "high"))
+    low, high = (getattr(search_space(6, 1.0)["select.learning_rate"], end) for end in ("low", "high"))
     assert low <= rate <= high
-    assert {guess["select.learning_rate"] for guess in first_guesses(6, documents)} == {rate}
+    assert {guess["select.learning_rate"] for guess in first_guesses(6, 1.0, documents)} == {rate}
 
 
 @pytest.mark.parametrize(
@@ -68,19 +77,19 @@ def test_a_longer_select_starts_from_smaller_steps(documents, rate):
         (["select.penalty"], {"select.points", "select.free", "select.learning_rate", "joint.learning_rate"}),
         (["select.points"], {"select.penalty", "select.learning_rate", "joint.learning_rate"}),
         (["select.keep_ratios"], {"select.penalty", "select.points", "select.learning_rate", "joint.learning_rate"}),
-        (["seed", "data.max_length"], set(search_space(6))),
+        (["seed", "data.max_length"], set(search_space(6, 1.0))),
     ],
 )
 def test_what_was_fixed_does_not_vary(fixed, left):
-    assert search_space(6, fixed).keys() == left
-    guesses = first_guesses(6, 2000, fixed)
+    assert search_space(6, 1.0, fixed).keys() == left
+    guesses = first_guesses(6, 1.0, 2000, fixed)
     assert all(guess.keys() == left for guess in guesses)
     assert all(guess not in guesses[:index] for index, guess in enumerate(guesses))  # none is tried twice
 
 
 @pytest.mark.parametrize("layers", DEPTHS)
 def test_a_sampled_configuration_becomes_settings(layers):
-    for guess in first_guesses(layers, 2000):
+    for guess in first_guesses(layers, 1.0, 2000):
         changes = to_settings(guess)
         assert changes.keys() <= setting_names().keys()
         settings = override(Settings(), changes)
@@ -92,7 +101,7 @@ def test_a_sampled_configuration_becomes_settings(layers):
 
 @pytest.mark.parametrize("end", ["low", "high"])
 def test_the_ends_of_the_space_are_valid_settings(end):
-    config = {name: getattr(each, end) for name, each in search_space(6).items() if hasattr(each, end)}
+    config = {name: getattr(each, end) for name, each in search_space(6, 1.0).items() if hasattr(each, end)}
     settings = override(Settings(), to_settings(config | {"select.points": "0,2"}))
     assert settings.select.penalty == config["select.penalty"]
 

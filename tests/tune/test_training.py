@@ -64,6 +64,13 @@ def test_drawn_masks_do_not_depend_on_the_batches(prepared, tiny_settings, split
     assert first.quality == second.quality
 
 
+def test_a_penalty_that_is_not_set_is_the_tasks_own(prepared, tiny_settings):
+    own = dataclasses.replace(prepared, penalty=0.3)
+    unset = make(own, tiny_settings, {"select.penalty": None})
+    assert unset.dynamics.terms.penalty == unset.settings.select.penalty == 0.3
+    assert make(own, tiny_settings, {"select.penalty": 0.0}).dynamics.terms.penalty == 0.0
+
+
 def test_where_time_is_the_price_the_prepared_table_is_paid(prepared, tiny_settings):
     table = LatencyTable(
         tokens=(1, 2), seconds=(1.0, 2.0), documents=1, layers=4, device="cpu", dtype="float32", threads=1
