@@ -107,38 +107,22 @@ NEWS_ABLATIONS: dict[str, dict[str, Any]] = {
     "base": {},
     "no neighbours": {"policy_features": ("document",)},
     "no document": {"policy_features": ("neighbours",)},
-    "a token alone": {"policy_features": ()},
     "no reward-to-go": {"select.reward_to_go": False},
     "no warm start": {"select.warm_start_documents": 0},
+    "dial conditioned": {"select.dial_range": 1.5},
+    "more select, smaller steps": SMALL_STEPS,
+    "no fusion": {"fusion": False},
+    "no distillation": {"joint.distillation": 0.0},
     "entropy 0.01": {"select.entropy": 0.01},
     "guided samples": {"select.guided_share": 0.5},
-    "points (0, 1)": {"select.points": (0, 1)},
     "points (0, 3)": {"select.points": (0, 3)},
     "points (1, 3)": {"select.points": (1, 3)},
     "points (0, 1, 3)": {"select.points": (0, 1, 3)},
-    "points (0, 2, 4)": {"select.points": (0, 2, 4)},
-    "dial conditioned": {"select.dial_range": 1.5},
-    "more select": {"select.documents": 6000},
-    "more select, smaller steps": SMALL_STEPS,
-    "no fusion": {"fusion": False},
-    "joint lr 2e-4": {"joint.learning_rate": 2e-4},
-    "no distillation": {"joint.distillation": 0.0},
-    "joint 8,000": {"joint.documents": 8000},
-    "joint 32,000": {"joint.documents": 32000},
-    "gumbel": GUMBEL,
 }
 IMDB_ABLATIONS: dict[str, dict[str, Any]] = {
     "base": {},
     "no fusion": {"fusion": False},
-    "joint 4,000": {"joint.documents": 4000},
-    "joint 16,000": {"joint.documents": 16000},
-    "joint lr 3e-5": {"joint.learning_rate": 3e-5},
-    "distillation alone, temperature 2": {"joint.distillation": 1.0, "joint.temperature": 2.0},
-    "policy frozen in joint": {"joint.policy_learning_rate": 1e-9},
-    "more select": {"select.documents": 6000},
     "more select, smaller steps": SMALL_STEPS,
-    "points (0, 3)": {"select.points": (0, 3)},
-    "points (0, 2, 4)": {"select.points": (0, 2, 4)},
 }
 
 NEWS = {"data.max_length": 256, "data.train_rows": 4000, "teacher.learning_rate": 2e-4, "teacher.epochs": 6.0}
@@ -195,13 +179,14 @@ SETS: dict[str, DataSet] = {
         recipe={
             "joint.documents": 32000,
             "joint.batch_size": 32,
+            "joint.fastest": 6.0,
             "select.documents": 12000,
             "select.step_documents": 32,
         },
         targets=(1.7, 2.0, 2.5, 3.0, 4.0),
         must=((1.7, 0.5),),
         aim=((2.5, 0.5),),
-        units=("policy", "gumbel", "truncate"),
+        units=("policy", "gumbel", "first", "random", "attention", "tr-bert", "truncate"),
     ),
     "qnli": DataSet(
         folder="qnli",
@@ -211,11 +196,11 @@ SETS: dict[str, DataSet] = {
             "teacher.epochs": 2.0,
             "teacher.batch_size": 32,
         },
-        recipe={"joint.documents": 8000},
+        recipe={"select.documents": 3000, "select.learning_rate": 6e-3, "joint.documents": 8000, "joint.fastest": 6.0},
         targets=(2.0, 3.0, 4.0),
         must=((2.0, 1.0),),
         aim=((3.0, 0.5),),
-        units=("policy", "gumbel", "truncate"),
+        units=("policy", "gumbel", "first", "random", "attention", "tr-bert", "truncate"),
     ),
 }
 
@@ -339,9 +324,9 @@ def _of_set(each: DataSet, base: Settings) -> Iterator[tuple[str, Unit]]:
         return
     targets = (2.0, 3.0, 4.0, 6.0, 8.0)
     for penalty in SEPARATE:
-        changes = {"select.penalty": penalty, "select.dial_range": 0.0, "joint.documents": 8000}
+        changes = {"select.penalty": penalty, "select.dial_range": 0.0, "joint.documents": 4000}
         yield f"separate penalty {penalty:g}", training(changes, targets)
-    yield "conditioned", training({"joint.documents": 12000, "select.documents": 3000}, targets)
+    yield "conditioned", training({"joint.documents": 6000, "select.documents": 3000}, targets)
 
 
 @cache
@@ -418,6 +403,7 @@ def trained(base: Settings, settings: Settings, targets: tuple[float, ...], deve
     return {
         "points": measured,
         "teacher": prepared.teacher_test,
+        "penalty": model.settings.select.penalty,
         "keep_all": _point(model, test, model.selector.keep_all, None),
         "default": _point(model, test, model.selector.default_dial, None),
         "drawn": asdict(model.evaluate_sampled(validation)),

@@ -31,40 +31,6 @@ again: it compares among its like alone.
 ![Quality over speed-up](quality.png)
 """
 
-DROPPED = """## Tried and dropped, without a unit
-
-One run each; accuracy on the rows of train that ablations are read on; their code was never part of the project.
-
-| what | set | with it | without it |
-|---|---|---|---|
-| the mean of the encoder's weights over the joint stage's last steps | imdb | 86.70 @ 2.99x, 85.80 @ 4.93x, all \
-kept 87.83 | 86.53 @ 2.99x, 85.83 @ 4.95x, all kept 87.87 |
-| the same | 20news | 88.27 @ 3.06x, 87.60 @ 6.05x, 87.07 @ 10.05x, all kept 87.97 | 88.10 @ 3.05x, 87.53 @ 6.05x, \
-87.50 @ 10.06x, all kept 88.10 |
-| a second layer in the policy's head that sees the inner states beside a token; no joint stage | imdb | 84.17 @ 3x, \
-82.80 @ 5x | 85.10 @ 3x, 83.07 @ 5x |
-| the same | 20news | 85.47 @ 6x, 82.77 @ 10x | 86.20 @ 6x, 84.37 @ 10x |
-| the teacher's word on documents some of whose sentences were left out, three for each whole one | imdb | \
-86.43 @ 2.98x, 85.87 @ 4.96x, all kept 88.27 | 86.53 @ 2.99x, 85.83 @ 4.95x, all kept 87.87 |
-| a penalty of .3 instead of 1; no joint stage | imdb | 85.07 @ 3.10x, 83.50 @ 5.16x | 85.53 @ 3.07x, 83.67 @ 4.97x |
-
-Four kinds of one joint stage after the same select stage, imdb, on 5,000 of those rows; in brackets the 95 % interval \
-of what it adds:
-
-| | 3x | 5x | 8x | all kept | stage, s |
-|---|---|---|---|---|---|
-| as it is: a document's dropped mean, told to its first token | 86.28 @ 3.03x | 85.00 @ 5.04x | 83.62 @ 8.08x | 87.28 \
-| 756 |
-| and the mean of each dropped run, told to the kept tokens on either side of it by a full map, its FLOPs counted | \
-86.16 @ 3.08x [-0.80, +0.52] | 85.42 @ 5.08x [-0.26, +1.10] | 84.50 @ 8.17x [+0.16, +1.58] | 87.42 | 835 |
-| the same through a width of 64 | 86.30 @ 3.04x [-0.50, +0.52] | 84.96 @ 5.02x [-0.58, +0.52] | 83.98 @ 8.04x \
-[-0.26, +0.96] | 86.70 | 838 |
-| half the squared distance to the teacher's last states of the kept tokens, in its variances, added to the loss | \
-86.40 @ 3.05x [-0.44, +0.70] | 85.26 @ 5.11x [-0.32, +0.86] | 83.98 @ 8.20x [-0.28, +0.98] | 87.56 | 1159 |
-
-Trees of trajectories: [trees.md](trees.md).
-"""
-
 
 def write_report(
     out: Path, folder: Path, sets: Mapping[str, Mapping[str, Any]], known: Mapping[str, Mapping[str, Any]]
@@ -97,7 +63,9 @@ def write_report(
         lines += ["", "## One run, the whole front", "", *_conditioned(found["20news"])]
     if longer := {name: unit for name, unit in found.get("20news-512", {}).items() if name.startswith("long")}:
         lines += ["", "## Long documents", "", *_long(longer, found["20news-512"]["teacher"])]
-    lines += ["", DROPPED.rstrip()]
+    if (tried := folder / "tried.md").exists():
+        lines += ["", tried.read_text(encoding="utf-8").rstrip()]
+    lines += ["", "Trees of trajectories: [trees.md](trees.md)."]
     text = "\n".join(lines) + "\n"
     write_whole(out / "quality.md", text.encode())
     _draw(out / "quality.png", there)
