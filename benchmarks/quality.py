@@ -196,7 +196,7 @@ SETS: dict[str, DataSet] = {
             "teacher.epochs": 2.0,
             "teacher.batch_size": 32,
         },
-        recipe={"select.documents": 3000, "select.learning_rate": 6e-3, "joint.documents": 8000, "joint.fastest": 6.0},
+        recipe={**FEW_STEPS, "joint.documents": 8000, "joint.fastest": 6.0},
         targets=(2.0, 3.0, 4.0),
         must=((2.0, 1.0),),
         aim=((3.0, 0.5),),
