@@ -25,8 +25,8 @@ included, ratio of sums over test; dials are chosen on validation, for their spe
 percentage points below the better of the teacher and the same model with all tokens kept; in brackets the 95 % interval
 of the paired bootstrap over test documents ({resamples:,} resamples; seeds are averaged within a resample). Seeds vary
 the policy's start, its trajectories and the order of documents; there is one teacher a set. What is marked (dropped)
-was tried, and is no longer in the code; what is marked * ran with other settings than it would today, and is to be run
-again: it compares among its like alone.
+was tried, and is tried no more; what is marked * ran with other settings than it would today, and is to be run again:
+it compares among its like alone.
 
 ![Quality over speed-up](quality.png)
 """
@@ -78,11 +78,11 @@ def is_current(ran: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     return then == json.loads(json.dumps(now))
 
 
-def drop(correct: NDArray[np.bool_], reference: NDArray[np.bool_], seed: int = 0) -> tuple[float, float, float]:
+def drop(correct: NDArray[Any], reference: NDArray[Any], seed: int = 0) -> tuple[float, float, float]:
     """Returns the mean drop in percentage points, and the 95 % interval of the paired bootstrap over documents.
 
     Args:
-        correct: [seeds, documents], which the reduced models got right.
+        correct: [seeds, documents], which the reduced models got right, or how often.
         reference: the same of what they are compared with.
         seed: of the resampling.
 
@@ -220,25 +220,43 @@ def _spread(values: Sequence[float]) -> str:
 
 def _verdicts(units: Mapping[str, Unit], targets: Sequence[float]) -> Iterator[str]:
     """Says against each rival where the policy wins, ties and loses, by the paired bootstrap of first seeds."""
-    groups, documents = _groups(units), units["teacher"]["documents"]["test"]
+    groups, teacher = _groups(units), units["teacher"]
+    documents = teacher["documents"]["test"]
     policy = groups.pop("policy", [])[:1]
     if not policy or not groups:
         return
-    yield "Policy (seed 0) over each rival, in points; a win or a loss where the 95 % interval leaves out 0:"
+    yield "Policy (seed 0) over each rival at the policy's own cost, in points; a win or a loss where the 95 % interval"
+    yield "leaves out 0. Between two measured points a rival is their mixture, each document sent to either by chance:"
     yield ""
     for label, members in groups.items():
         told = []
-        fastest = max((point["target"] for unit in members for point in unit["points"]), default=0.0)
+        measured = [point for unit in members for point in unit["points"]]
+        fastest = max((point["target"] for point in measured), default=0.0)
+        whole = [teacher["points"][0], *(unit["keep_all"] for unit in members if "keep_all" in unit)]
         for target in targets:
-            own, other = _at(policy, target), _at(members, target)
-            if not own or not other:
+            own = _at(policy, target)
+            if not own or not _at(members, target):
                 if target > fastest or not own:  # else the rival was not measured there
                     told.append(f"{target:g}x {'alone' if own else '–'}")
                 continue
-            ours, theirs = (_right(each[0][1], documents)[None] for each in (own, other))
+            ours = _right(own[0][1], documents)[None]
+            theirs = _right_at([*measured, max(whole, key=_quality)], own[0][1]["speed_up"], documents)[None]
             ahead, low, high = drop(theirs, ours)
             told.append(f"{target:g}x {'win' if low > 0 else 'loss' if high < 0 else 'tie'} {ahead:+.1f}")
         yield f"* {label}: {', '.join(told)}"
+
+
+def _right_at(curve: Sequence[Mapping[str, Any]], speed_up: float, documents: int) -> NDArray[np.float64]:
+    """Returns how often each document is right at a cost: of two points mixed where it lies between, else of the end.
+
+    Sending each document to either of two dials by chance costs, and gets right, what lies between them.
+    """
+    ordered = sorted(curve, key=lambda point: float(point["speed_up"]))
+    costs = [1 / point["speed_up"] for point in ordered]
+    place = float(np.interp(-1 / speed_up, [-cost for cost in costs], range(len(costs))))
+    slower, share = int(place), place % 1
+    faster = min(slower + 1, len(costs) - 1)
+    return (1 - share) * _right(ordered[slower], documents) + share * _right(ordered[faster], documents)
 
 
 def _ablations(units: Mapping[str, Unit]) -> Iterator[str]:
