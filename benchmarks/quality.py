@@ -196,7 +196,15 @@ SETS: dict[str, DataSet] = {
             "teacher.epochs": 2.0,
             "teacher.batch_size": 32,
         },
-        recipe={**FEW_STEPS, "joint.documents": 8000, "joint.fastest": 6.0},
+        # Chosen on validation, encoder frozen: whether a word matters shows once it has seen the other text. At the
+        # default penalty nearly all stays, and 2x is beyond the dials that the policy saw.
+        recipe={
+            **FEW_STEPS,
+            "select.points": (2, 4),
+            "select.penalty": 0.5,
+            "joint.documents": 8000,
+            "joint.fastest": 6.0,
+        },
         targets=(2.0, 3.0, 4.0),
         must=((2.0, 1.0),),
         aim=((3.0, 0.5),),
