@@ -177,6 +177,7 @@ SETS: dict[str, DataSet] = {
         folder="sst2",
         settings={"data.max_length": 128, "teacher.epochs": 1.0, "teacher.batch_size": 32},
         recipe={
+            "select.penalty": 0.19,  # a third of what its teacher knows
             "joint.documents": 32000,
             "joint.batch_size": 32,
             "joint.fastest": 6.0,
@@ -196,8 +197,8 @@ SETS: dict[str, DataSet] = {
             "teacher.epochs": 2.0,
             "teacher.batch_size": 32,
         },
-        # Chosen on validation, encoder frozen: whether a word matters shows once it has seen the other text. At the
-        # default penalty nearly all stays, and 2x is beyond the dials that the policy saw.
+        # Chosen on validation, encoder frozen: whether a word matters shows once it has seen the other text. At a
+        # third of what the teacher knows nearly all stays, and 2x is beyond the dials that the policy saw.
         recipe={
             **FEW_STEPS,
             "select.points": (2, 4),

@@ -38,9 +38,9 @@ Say = Callable[[str], None]
 
 SAY_EVERY_S = 10.0
 """Seconds between two lines about the teacher."""
-PRICED = 1 / 3
-"""Share of what the teacher knows that an unreduced document costs where no penalty is set. At more than all of it a
-policy does best to drop everything, and did: at 1 nat on pairs of which its teacher knew .4."""
+PENALTY = 1.0
+"""Price of an unreduced document, in nats, where none is set; never more than the teacher knows, for then a policy does
+best to drop everything, and did: at 1 nat on pairs of which its teacher knew .4."""
 LEAST_PENALTY = 1e-3
 FREE_DIALS = (0.04, 0.12, 0.35)
 """Kept fractions at which the free rules are evaluated."""
@@ -191,7 +191,7 @@ def prepare(
         teacher_validation=on_validation,
         teacher_test=on_test,
         label_names=splits.label_names,
-        penalty=max(LEAST_PENALTY, PRICED * predictive_information(logits["train"], taught["train"].labels)),
+        penalty=max(LEAST_PENALTY, min(PENALTY, predictive_information(logits["train"], taught["train"].labels))),
         latency=latency,
     )
 

@@ -64,7 +64,7 @@ class SelectSettings:
     points: tuple[int, ...] | None = _setting(None, "reduction points, rising layer indices; (1, L//2) when unset")
     penalty: float | None = _setting(
         None,
-        "price of cost in the reward, in nats per unreduced document; a third of what the teacher knows when unset",
+        "price of cost in the reward, in nats per unreduced document; when unset 1, or what the teacher knows if less",
     )
     keep_ratios: tuple[float, ...] | None = _setting(None, "fraction each point keeps free of charge; 0 when unset")
     price: Literal["flops", "latency", "tokens"] = _setting(

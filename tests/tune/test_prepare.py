@@ -199,11 +199,16 @@ def test_the_teachers_logits_are_those_of_the_plain_model(prepared):
     assert_close(train.teacher_logits, plain, rtol=1e-4, atol=1e-4)
 
 
-def test_an_unreduced_document_costs_a_third_of_what_the_teacher_knows(settings, cache, prepared):
+def test_an_unreduced_document_costs_no_more_than_the_teacher_knows(settings, cache, prepared):
     # It finds the marker word nearly always, so that it knows nearly all of log 2.
-    assert 0.2 < prepared.penalty <= math.log(2) / 3
+    assert 0.6 < prepared.penalty <= math.log(2)
     # Hardly taught it knows next to nothing, or less: the price is small, and still one.
     assert 0 < prepare(settings, None, lambda line: None).penalty < 0.1
+
+
+def test_an_unreduced_document_costs_at_most_one_nat(settings, cache, monkeypatch):
+    monkeypatch.setattr(module, "predictive_information", lambda logits, labels: 2.5)
+    assert prepare(settings, None, lambda line: None).penalty == 1.0
 
 
 def test_a_copy_of_the_teacher_learns_on_its_own(prepared):
