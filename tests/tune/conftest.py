@@ -22,6 +22,7 @@ MARKERS = {"alpha": "A", "beta": "B"}
 LAYERS = 4
 QUICK = {
     "select.points": (0, 2),
+    "select.penalty": 1.0,
     "select.samples": 4,
     "select.documents": 320,
     "select.step_documents": 16,
