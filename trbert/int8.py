@@ -1,5 +1,6 @@
 """Linear layers in int8 on a CPU: weights scaled by output channel, activations by token."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -52,9 +53,12 @@ class Int8Linear(nn.Module):
         states = states.float()
         scale = _scale(states)
         codes = (states / scale).round_().to(torch.int8)
-        product = torch.ops.onednn.qlinear_pointwise(
-            codes, 1.0, 0, self._weight(), self.scale.float(), None, None, 1.0, 0, torch.float32, "none", [], ""
-        )
+        if sums_exactly():
+            product = torch.ops.onednn.qlinear_pointwise(
+                codes, 1.0, 0, self._weight(), self.scale.float(), None, None, 1.0, 0, torch.float32, "none", [], ""
+            )
+        else:
+            product = (codes.float() @ self.weight.float().T).mul_(self.scale.float())
         into.copy_(product.mul_(scale) if self.bias is None else torch.addcmul(self.bias.float(), product, scale))
 
     def _weight(self) -> Tensor:
@@ -69,6 +73,19 @@ class Int8Linear(nn.Module):
     def extra_repr(self) -> str:
         """Returns what a printed model shows of it."""
         return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
+@cache
+def sums_exactly() -> bool:
+    """Returns whether oneDNN's product of codes is exact here.
+
+    An x86 processor without VNNI adds pairs of products in 16 bits, which overflow: there the codes are multiplied in
+    float32, right and no faster than it.
+    """
+    found = torch.cpu.get_capabilities()
+    if found.get("architecture") != "x86_64":
+        return True
+    return any(found.get(name, False) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
 
 
 def _scale(rows: Float[Tensor, "rows width"]) -> Float[Tensor, "rows 1"]:
