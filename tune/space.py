@@ -10,7 +10,8 @@ def search_space(num_layers: int, penalty: float, fixed: Collection[str] = ()) -
     """Returns the space over dotted setting names, without what the user fixed.
 
     Reduction points are one categorical choice, coded as "0,2": right after the embeddings and a third in (no
-    prefix to pay for), the paper's (1, L//2), and what lies between.
+    prefix to pay for), the paper's (1, L//2), what lies between, and three in the middle, for text pairs: whether a
+    word matters shows once it has seen the other text.
 
     Args:
         num_layers: the encoder's depth.
@@ -32,12 +33,15 @@ def point_choices(num_layers: int) -> list[str]:
 
     Example:
         >>> point_choices(6)
-        ['0,2', '1,3', '0,1', '0,3']
+        ['0,2', '1,3', '0,1', '0,3', '2,3,4']
     """
-    third, half = max(1, num_layers // 3), max(1, num_layers // 2)
-    pairs = [(0, third), (1, max(2, half)), (0, 1), (0, half)]
-    valid = [pair for pair in pairs if pair[1] < num_layers] or [(0, num_layers - 1)] if num_layers > 1 else [(0,)]
-    return list(dict.fromkeys(",".join(map(str, pair)) for pair in valid))
+    if num_layers == 1:
+        return ["0"]
+    third, half = max(1, num_layers // 3), num_layers // 2
+    middle = sorted({third, half, 2 * third})
+    choices = [(0, third), (1, max(2, half)), (0, 1), (0, half), middle]
+    fitting = [points for points in choices if points[-1] < num_layers]
+    return list(dict.fromkeys(",".join(map(str, points)) for points in fitting))
 
 
 def first_guesses(num_layers: int, penalty: float, documents: int, fixed: Collection[str] = ()) -> list[dict[str, Any]]:

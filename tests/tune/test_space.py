@@ -28,8 +28,10 @@ def test_every_choice_of_points_fits_an_encoder_of_this_depth(layers):
         check_points(to_settings({"select.points": choice})["select.points"], layers)
 
 
-@pytest.mark.parametrize(("layers", "points"), [(4, ["0,1", "1,2", "0,2"]), (12, ["0,4", "1,6", "0,1", "0,6"])])
-def test_points_lie_right_after_the_embeddings_and_where_the_paper_has_them(layers, points):
+@pytest.mark.parametrize(
+    ("layers", "points"), [(1, ["0"]), (4, ["0,1", "1,2", "0,2"]), (12, ["0,4", "1,6", "0,1", "0,6", "4,6,8"])]
+)
+def test_points_lie_right_after_the_embeddings_where_the_paper_has_them_and_in_the_middle(layers, points):
     assert point_choices(layers) == points
 
 
