@@ -15,6 +15,7 @@ from ray.exceptions import RayTaskError
 from ray.util.queue import Queue
 
 from trbert.latency import LatencyTable, load_latency
+from trbert.tables import Columns
 from tune.budget import Plan, after_preparing, fit_trial
 from tune.checkpoints import StateFolder, StateKeeper
 from tune.learners import TeamPlan, teach_together
@@ -239,8 +240,9 @@ def _trials_name(folder: RunFolder, asked: dict[str, Any]) -> str:
 def _tune_config(saved: dict[str, Any], plan: Plan, prepared: Prepared) -> tune.TuneConfig:
     fixed, num_layers = saved["search"]["fixed"], prepared.config.num_hidden_layers
     space = search_space(num_layers, prepared.penalty, fixed)
-    documents = from_json(saved["fitted"]).select.documents
-    guesses = first_guesses(num_layers, prepared.penalty, documents, fixed)[: plan.trials]
+    fitted = from_json(saved["fitted"])
+    pairs = len(Columns.named(fitted.data.text_column, fitted.data.label_column).texts) == 2
+    guesses = first_guesses(num_layers, prepared.penalty, fitted.select.documents, fixed, pairs=pairs)[: plan.trials]
     searcher = space and FreshSearch(space, guesses, seed=saved["settings"]["seed"])
     # Where all of it was fixed the trials repeat one configuration.
     return tune.TuneConfig(

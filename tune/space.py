@@ -38,13 +38,22 @@ def point_choices(num_layers: int) -> list[str]:
     if num_layers == 1:
         return ["0"]
     third, half = max(1, num_layers // 3), num_layers // 2
-    middle = sorted({third, half, 2 * third})
-    choices = [(0, third), (1, max(2, half)), (0, 1), (0, half), middle]
-    fitting = [points for points in choices if points[-1] < num_layers]
-    return list(dict.fromkeys(",".join(map(str, points)) for points in fitting))
+    choices = [(0, third), (1, max(2, half)), (0, 1), (0, half), _middle(num_layers)]
+    return list(dict.fromkeys(_coded(points) for points in choices if points[-1] < num_layers))
 
 
-def first_guesses(num_layers: int, penalty: float, documents: int, fixed: Collection[str] = ()) -> list[dict[str, Any]]:
+def _middle(num_layers: int) -> tuple[int, ...]:
+    third = max(1, num_layers // 3)
+    return tuple(sorted({third, num_layers // 2, 2 * third}))
+
+
+def _coded(points: tuple[int, ...]) -> str:
+    return ",".join(map(str, points))
+
+
+def first_guesses(
+    num_layers: int, penalty: float, documents: int, fixed: Collection[str] = (), *, pairs: bool = False
+) -> list[dict[str, Any]]:
     """Returns configurations that are known to do well, tried before the sampler's own: cheap, balanced, careful.
 
     Args:
@@ -53,14 +62,16 @@ def first_guesses(num_layers: int, penalty: float, documents: int, fixed: Collec
         documents: of the select stage; a longer one does best with smaller steps, as far together (measured at 2,000
             and 6,000).
         fixed: what the user fixed.
+        pairs: documents are text pairs, which do best with points in the middle (measured on one set).
     """
     choices = point_choices(num_layers)
     early, paper = choices[0], choices[min(1, len(choices) - 1)]
+    likely = _coded(_middle(num_layers)) if pairs and num_layers > 2 else early
     rate = min(1e-2, max(1e-3, 20 / documents))
     common = {"select.free": 0.0, "select.learning_rate": rate, "joint.learning_rate": 1e-4}
     guesses = [
-        {"select.penalty": penalty, "select.points": early, **common},
-        {"select.penalty": 0.4 * penalty, "select.points": early, **common},
+        {"select.penalty": penalty, "select.points": likely, **common},
+        {"select.penalty": 0.4 * penalty, "select.points": likely, **common},
         {"select.penalty": penalty, "select.points": paper, **common},
         {"select.penalty": 2.5 * penalty, "select.points": early, **common},
     ]

@@ -1,14 +1,16 @@
-"""Preparing on a cluster: the driver is told what a worker does while it does it."""
+"""Preparing on a cluster: the driver is told what a worker does while it does it. What a search starts from."""
 
 import time
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from trbert.errors import InputError
 from tune.budget import make_plan
-from tune.driver import Shared, _on_cluster, make_shared
+from tune.driver import Shared, _on_cluster, _tune_config, make_shared
 from tune.progress import Console
-from tune.settings import override
+from tune.settings import Settings, override, to_json
 
 pytestmark = pytest.mark.ray
 PLAN = make_plan(3600.0, 1, 1)
@@ -64,3 +66,12 @@ def test_a_teacher_that_was_interrupted_goes_on_where_it_was(tiny_settings, tmp_
 def test_the_users_mistake_comes_back_as_itself(ray_local, tiny_settings):
     with pytest.raises(InputError, match=r"gone\.csv"):
         _on_cluster(override(tiny_settings, {"data.source": "gone.csv"}), PLAN, Lines(), 0.0, None, "/tmp", None)
+
+
+@pytest.mark.parametrize(("text_column", "points"), [("text", "0,2"), ("question,sentence", "2,3,4")])
+def test_a_search_starts_with_the_points_that_suit_its_documents(text_column, points, prepared):
+    settings = to_json(override(Settings(), {"data.text_column": text_column}))
+    saved = {"settings": settings, "fitted": settings, "search": {"fixed": []}}
+    six_layers = replace(prepared, config=SimpleNamespace(num_hidden_layers=6))
+    search = _tune_config(saved, PLAN, six_layers).search_alg
+    assert search.suggest("first")["select.points"] == points

@@ -35,11 +35,12 @@ def test_points_lie_right_after_the_embeddings_where_the_paper_has_them_and_in_t
     assert point_choices(layers) == points
 
 
+@pytest.mark.parametrize("pairs", [False, True])
 @pytest.mark.parametrize("penalty", [1e-3, 1.0])
 @pytest.mark.parametrize("layers", DEPTHS)
-def test_the_first_guesses_lie_in_the_space(layers, penalty):
+def test_the_first_guesses_lie_in_the_space(layers, penalty, pairs):
     known = search_space(layers, penalty)
-    for guess in first_guesses(layers, penalty, 2000):
+    for guess in first_guesses(layers, penalty, 2000, pairs=pairs):
         assert guess.keys() == known.keys()
         for name, value in guess.items():
             distribution = known[name]
@@ -47,7 +48,7 @@ def test_the_first_guesses_lie_in_the_space(layers, penalty):
                 assert value in distribution.choices
             else:
                 assert distribution.low <= value <= distribution.high
-    guesses = first_guesses(layers, penalty, 2000)
+    guesses = first_guesses(layers, penalty, 2000, pairs=pairs)
     assert len({tuple(guess.values()) for guess in guesses}) == len(guesses)
 
 
@@ -62,6 +63,15 @@ def test_the_first_two_guesses_differ_in_penalty_and_all_of_them_in_points():
     guesses = first_guesses(6, 1.0, 2000)
     assert guesses[0]["select.penalty"] != guesses[1]["select.penalty"]
     assert {guess["select.points"] for guess in guesses} == {"0,2", "1,3"}
+
+
+def test_a_search_over_text_pairs_starts_with_points_in_the_middle():
+    assert [guess["select.points"] for guess in first_guesses(6, 1.0, 2000, pairs=True)] == [
+        "2,3,4",
+        "2,3,4",
+        "1,3",
+        "0,2",
+    ]
 
 
 @pytest.mark.parametrize(
