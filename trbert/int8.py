@@ -20,7 +20,7 @@ class Int8Linear(nn.Module):
 
     One scale a token, so that a document's result does not depend on its batch mates: with one scale a tensor, as
     PyTorch's own dynamic quantisation has it, an outlier elsewhere in the batch changes it. The product of codes is
-    PyTorch's oneDNN operator, exact in int32.
+    PyTorch's oneDNN operator, exact in int32; where it would overflow, float32's.
 
     Args:
         linear: what is quantised; its weight scales are max |w| / 127 over each output channel (no zero point).
@@ -53,7 +53,7 @@ class Int8Linear(nn.Module):
         states = states.float()
         scale = _scale(states)
         codes = (states / scale).round_().to(torch.int8)
-        if sums_exactly():
+        if _sums_exactly():
             product = torch.ops.onednn.qlinear_pointwise(
                 codes, 1.0, 0, self._weight(), self.scale.float(), None, None, 1.0, 0, torch.float32, "none", [], ""
             )
@@ -76,7 +76,7 @@ class Int8Linear(nn.Module):
 
 
 @cache
-def sums_exactly() -> bool:
+def _sums_exactly() -> bool:
     """Returns whether oneDNN's product of codes is exact here.
 
     An x86 processor without VNNI adds pairs of products in 16 bits, which overflow: there the codes are multiplied in

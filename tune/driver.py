@@ -26,7 +26,7 @@ from tune.report import collect, finished
 from tune.runs import RunFolder, write_json
 from tune.searcher import FreshSearch
 from tune.settings import Settings, from_json, to_json
-from tune.space import first_guesses, point_choices, search_space
+from tune.space import first_guesses, point_choices, search_space, to_settings
 from tune.stages import train_teacher
 from tune.table import table
 from tune.trial import run_trial
@@ -138,8 +138,8 @@ def make_shared(
     prepared = prepare(settings, plan, say, latency, train)
     folder.delete()
     say("free rules: first, random, attention on the teacher")
-    points = tuple(int(point) for point in point_choices(prepared.config.num_hidden_layers)[0].split(","))
-    return Shared(prepared=prepared, free=free_points(prepared, settings, points))
+    choice = to_settings({"select.points": point_choices(prepared.config.num_hidden_layers)[0]})
+    return Shared(prepared=prepared, free=free_points(prepared, settings, choice["select.points"]))
 
 
 def _start_ray(address: str, cores: int, verbose: bool) -> None:

@@ -66,7 +66,8 @@ def first_guesses(
     """
     choices = point_choices(num_layers)
     early, paper = choices[0], choices[min(1, len(choices) - 1)]
-    likely = _coded(_middle(num_layers)) if pairs and num_layers > 2 else early
+    middle = _coded(_middle(num_layers))
+    likely = middle if pairs and middle in choices else early
     rate = min(1e-2, max(1e-3, 20 / documents))
     common = {"select.free": 0.0, "select.learning_rate": rate, "joint.learning_rate": 1e-4}
     guesses = [
