@@ -147,7 +147,7 @@ class ComputeSettings:
 
     device: str = _setting("auto", "cpu, cuda, or auto: the first GPU where there is one")
     dtype: Literal["auto", "float32", "bfloat16"] = _setting(
-        "auto", "arithmetic of training; auto takes bfloat16 where the processor has matrix units for it"
+        "auto", "arithmetic of training; auto takes bfloat16 where it is found to be faster"
     )
     evaluation: Literal["auto", "float32", "bfloat16"] = _setting(
         "float32", "arithmetic of evaluation; float32 is what a model is loaded in by default"

@@ -17,6 +17,7 @@ from tune.learner import (
     has_fast_bfloat16,
     linear_schedule,
     pick_device,
+    product_seconds,
     shuffled_batches,
     step_in_budget,
 )
@@ -305,13 +306,42 @@ def test_bfloat16_is_used_where_asked_for_or_where_it_is_fast(monkeypatch, dtype
     assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
+@pytest.fixture
+def a_fresh_look():
+    has_fast_bfloat16.cache_clear()
+    yield
+    has_fast_bfloat16.cache_clear()
+
+
 @pytest.mark.parametrize(
-    ("capabilities", "fast"),
-    [({"amx_bf16": True}, True), ({"avx512_bf16": True}, True), ({"amx_bf16": False}, False), ({}, False)],
+    ("capabilities", "times_as_fast", "fast"),
+    [
+        ({"amx_bf16": True}, 8.0, True),
+        ({"avx512_bf16": True}, 3.0, True),
+        ({"avx512_bf16": True}, 0.6, False),  # a virtual machine may hide the matrix units
+        ({"avx512_bf16": True}, 1.1, False),
+        ({"amx_bf16": False}, 8.0, False),
+        ({}, 8.0, False),
+    ],
 )
-def test_a_processor_is_fast_in_bfloat16_with_matrix_units_for_it(monkeypatch, capabilities, fast):
+def test_a_processor_is_fast_in_bfloat16_where_its_instructions_are_faster(
+    monkeypatch, a_fresh_look, capabilities, times_as_fast, fast
+):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(learner, "product_seconds", lambda: {torch.float32: 1.0, torch.bfloat16: 1.0 / times_as_fast})
     assert has_fast_bfloat16(torch.device("cpu")) is fast
+
+
+def test_timing_products_is_timing_both_dtypes_even_within_autocast(monkeypatch):
+    used = []
+    real = torch.nn.functional.linear
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda *sides: used.append(real(*sides).dtype))
+    before = torch.get_rng_state()
+    with torch.autocast("cpu", torch.bfloat16):
+        seconds = product_seconds()
+    assert {dtype: used.count(dtype) for dtype in seconds} == {torch.float32: 9, torch.bfloat16: 9}
+    assert min(seconds.values()) > 0
+    assert torch.equal(torch.get_rng_state(), before)  # a look at the machine must not change what a seed gives
 
 
 @pytest.mark.parametrize(
