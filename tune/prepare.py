@@ -26,7 +26,7 @@ from trbert.latency import LatencyTable, measure_latency
 from trbert.packed import Tokens
 from trbert.pretrained import check_positions, extend_positions, load_classifier
 from trbert.selectors import FREE_SELECTORS, points_for
-from trbert.shapes import Logits
+from trbert.shapes import DocIndex, Logits
 from trbert.tasks import accuracy, encode
 from tune.budget import Plan, fit_teacher
 from tune.learner import autocast, has_fast_bfloat16, pick_device
@@ -191,9 +191,20 @@ def prepare(
         teacher_validation=on_validation,
         teacher_test=on_test,
         label_names=splits.label_names,
-        penalty=max(LEAST_PENALTY, min(PENALTY, predictive_information(logits["train"], taught["train"].labels))),
+        penalty=_penalty(logits["train"], taught["train"].labels, say),
         latency=latency,
     )
+
+
+def _penalty(logits: Logits, labels: DocIndex, say: Say) -> float:
+    """Returns the task's own price of an unreduced document, from the teacher's word on its training documents."""
+    knows = predictive_information(logits, labels)
+    if knows < LEAST_PENALTY:
+        say(
+            "teacher: it knows no more of its training labels than how frequent they are, so that no selection can be "
+            "told from another: see whether the labels are right, and teach it longer (--set teacher.epochs=N)"
+        )
+    return max(LEAST_PENALTY, min(PENALTY, knows))
 
 
 def arrays_of(model: nn.Module) -> dict[str, NDArray[np.float32]]:

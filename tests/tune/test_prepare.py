@@ -206,6 +206,14 @@ def test_an_unreduced_document_costs_no_more_than_the_teacher_knows(settings, ca
     assert 0 < prepare(settings, None, lambda line: None).penalty < 0.1
 
 
+@pytest.mark.parametrize(("knows", "warned"), [(-0.1, True), (0.0, True), (0.01, False)])
+def test_a_teacher_that_knows_nothing_is_told_of_with_a_remedy(settings, cache, monkeypatch, knows, warned):
+    monkeypatch.setattr(module, "predictive_information", lambda logits, labels: knows)
+    told = []
+    assert prepare(settings, None, told.append).penalty == max(knows, 1e-3)
+    assert any("knows no more" in line and "teacher.epochs" in line for line in told) is warned
+
+
 def test_an_unreduced_document_costs_at_most_one_nat(settings, cache, monkeypatch):
     monkeypatch.setattr(module, "predictive_information", lambda logits, labels: 2.5)
     assert prepare(settings, None, lambda line: None).penalty == 1.0
