@@ -26,7 +26,8 @@ percentage points below the better of the teacher and the same model with all to
 of the paired bootstrap over test documents ({resamples:,} resamples; seeds are averaged within a resample). Seeds vary
 the policy's start, its trajectories and the order of documents; there is one teacher a set. What is marked (dropped)
 was tried, and is tried no more; what is marked * ran with other settings than it would today, and is to be run again:
-it compares among its like alone.
+it compares among its like alone. What is marked † began at a teacher that was trained on another machine, whose
+arithmetic rounds otherwise, and differs from the set's in what it gets right.
 
 ![Quality over speed-up](quality.png)
 """
@@ -48,9 +49,13 @@ def write_report(
         unit = json.loads(path.read_text(encoding="utf-8"))
         name, _, rest = unit["unit"].partition("/")
         wanted = known.get(unit["unit"])
-        unit["mark"] = "" if wanted is None or is_current(unit["settings"], wanted) else " *"
+        unit["marks"] = [] if wanted is None or is_current(unit["settings"], wanted) else ["*"]
         found[name][rest if wanted is not None else f"{rest} (dropped)"] = unit
     there = {name: units for name, units in found.items() if "teacher" in units}
+    for units in there.values():
+        own = _quality(units["teacher"]["points"][0])
+        for unit in units.values():
+            unit["marks"] += ["†"] if unit.get("teacher", own) != own else []
     lines = [HEAD.format(resamples=RESAMPLES)]
     lines += ["## What was asked", "", *_asked(there, sets)]
     for name, units in there.items():
@@ -198,7 +203,11 @@ def _table(units: Mapping[str, Unit], targets: Sequence[float]) -> Iterator[str]
         kept = [unit["keep_all"]["quality"] for unit in members if "keep_all" in unit]
         seconds = [unit["training_seconds"] for unit in members if "training_seconds" in unit]
         last = [_spread(kept), str(len(members) if kept else 1), f"{np.mean(seconds):.0f}" if seconds else "–"]
-        yield f"| {label}{max(unit['mark'] for unit in members)} | " + " | ".join([*cells, *last]) + " |"
+        yield f"| {label}{_marks(members)} | " + " | ".join([*cells, *last]) + " |"
+
+
+def _marks(members: Sequence[Unit]) -> str:
+    return "".join(f" {mark}" for mark in sorted({mark for unit in members for mark in unit["marks"]}))
 
 
 def _cell(members: Sequence[Unit], teacher: Unit, target: float) -> str:
@@ -280,7 +289,7 @@ def _ablations(units: Mapping[str, Unit]) -> Iterator[str]:
             beside = f" ({100 * (quality - base[target]):+.2f})" if name != "base" and target in base else ""
             cells.append(f"{100 * quality:.2f}{beside} @ {hits[0][1]['speed_up']:.2f}x")
         last = [f"{100 * unit['keep_all']['quality']:.2f}", f"{unit['training_seconds']:.0f}"]
-        yield f"| {name}{unit['mark']} | " + " | ".join([*cells, *last]) + " |"
+        yield f"| {name}{_marks([unit])} | " + " | ".join([*cells, *last]) + " |"
 
 
 def _long(units: Mapping[str, Unit], teacher: Unit) -> Iterator[str]:

@@ -171,3 +171,15 @@ def test_a_rival_is_said_to_be_out_of_reach_only_beyond_its_fastest(folder):
     lines = (folder / "quality.md").read_text().splitlines()
     assert next(line for line in lines if line.startswith("* gumbel")) == "* gumbel: 4x win +25.0"
     assert next(line for line in lines if line.startswith("* truncate")).endswith(", 4x alone")
+
+
+def test_what_began_at_another_teacher_than_the_sets_is_marked(folder):
+    for name, teacher in (("same", 12 / 16), ("other", 11 / 16)):
+        own = {"settings": TODAY, "teacher": teacher, "keep_all": point(12, 1.0)}
+        unit = {"unit": f"toy/{name} seed 0", "points": [point(8, 2.0, 2.0)], **own}
+        (folder / "quality" / "toy" / f"{name}.json").write_text(json.dumps(unit))
+    there = known(folder) | {"toy/same seed 0": TODAY, "toy/other seed 0": {**TODAY, "seed": 1}}
+    write_report(folder, folder / "quality", SETS, there)
+    text = (folder / "quality.md").read_text()
+    assert "| same | " in text
+    assert "| other * † | " in text
