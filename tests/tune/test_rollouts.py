@@ -120,8 +120,8 @@ def test_an_actor_that_answers_no_more_is_replaced_after_the_deadline(settings, 
 def test_an_item_that_is_late_is_sampled_elsewhere_and_counted_once(settings, prepared, pool_of, frozen) -> None:
     model, items = Model(prepared, settings), items_of(prepared)
     weights = flatten(model.policy)
-    pool = pool_of(2)
-    while pool.statistics().workers < 2:
+    pool = pool_of(3)  # one is late, one repeats its item, and one must not repeat it again
+    while pool.statistics().workers < 3:
         pool.gradients(weights, items)
     thaw = frozen(pool._actors[1])
     before = pool.statistics()
