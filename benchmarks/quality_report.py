@@ -55,7 +55,8 @@ def write_report(
     for units in there.values():
         own = _quality(units["teacher"]["points"][0])
         for unit in units.values():
-            unit["marks"] += ["†"] if unit.get("teacher", own) != own else []
+            if unit.get("teacher", own) != own:
+                unit["marks"].append("†")
     lines = [HEAD.format(resamples=RESAMPLES)]
     lines += ["## What was asked", "", *_asked(there, sets)]
     for name, units in there.items():

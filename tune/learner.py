@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from trbert.errors import InputError
 from trbert.evaluate import within_budget
-from trbert.timing import take_turns
+from trbert.timing import paired_ratio, take_turns
 
 Loss = Callable[[Tensor], Tensor]
 """A function of document indices that returns their *summed* loss."""
@@ -21,8 +21,12 @@ _WORTH_ROUNDING = 1.2
 
 def autocast(device: torch.device, dtype: str) -> AbstractContextManager[None]:
     """Returns the context in which training runs: bfloat16 where asked for, or where "auto" finds it the faster."""
-    enabled = dtype == "bfloat16" or (dtype == "auto" and has_fast_bfloat16(device))
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+    return torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(device, dtype))
+
+
+def uses_bfloat16(device: torch.device, dtype: str) -> bool:
+    """Returns whether `autocast` takes bfloat16."""
+    return dtype == "bfloat16" or (dtype == "auto" and has_fast_bfloat16(device))
 
 
 @cache
@@ -37,18 +41,19 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     found = torch.cpu.get_capabilities()
     if not (found.get("amx_bf16", False) or found.get("avx512_bf16", False)):
         return False  # without them torch converts to float32 and back
-    seconds = product_seconds()
-    return _WORTH_ROUNDING * seconds[torch.bfloat16] < seconds[torch.float32]
+    return bfloat16_speed_up() > _WORTH_ROUNDING
 
 
-def product_seconds() -> dict[torch.dtype, float]:
-    """Returns the least seconds of a matrix product as training has them, in each dtype, timed in turns."""
-    dtypes = (torch.float32, torch.bfloat16)
-    sides = [(torch.ones(512, 384, dtype=dtype), torch.ones(1536, 384, dtype=dtype)) for dtype in dtypes]
+def bfloat16_speed_up() -> float:
+    """Returns how many times as fast a product of matrices of training's size is in bfloat16, in paired turns."""
+
+    def product(dtype: torch.dtype) -> Callable[[], object]:
+        return partial(nn.functional.linear, torch.ones(512, 384, dtype=dtype), torch.ones(1536, 384, dtype=dtype))
+
+    runs = {"float32": [product(torch.float32)], "bfloat16": [product(torch.bfloat16)]}
     with torch.autocast("cpu", enabled=False), torch.inference_mode():
-        runs = {str(row.dtype): [partial(nn.functional.linear, row, weight)] for row, weight in sides}
         seconds = take_turns(runs, 8, torch.device("cpu"))
-    return {dtype: min(first for (first,) in seconds[str(dtype)]) for dtype in dtypes}
+    return paired_ratio(seconds["float32"], seconds["bfloat16"]).median
 
 
 def pick_device(name: str) -> torch.device:

@@ -29,7 +29,7 @@ from trbert.selectors import FREE_SELECTORS, points_for
 from trbert.shapes import DocIndex, Logits
 from trbert.tasks import accuracy, encode
 from tune.budget import Plan, fit_teacher
-from tune.learner import autocast, has_fast_bfloat16, pick_device
+from tune.learner import autocast, pick_device, uses_bfloat16
 from tune.objectives import predictive_information
 from tune.settings import ComputeSettings, Settings
 from tune.stages import Examples, train_teacher, training_seconds
@@ -150,13 +150,13 @@ def prepare(
             evaluation, when None.
         train: fine-tunes the teacher: here, or in several processes.
     """
-    torch.set_num_threads(settings.compute.threads or os.cpu_count() or 1)
-    data, splits = settings.data, splits_of(settings)
+    data, compute, splits = settings.data, settings.compute, splits_of(settings)
+    torch.set_num_threads(compute.threads or os.cpu_count() or 1)
     for note in splits.notes:
         say(note)
     torch.manual_seed(settings.seed)  # draws the new head
     pretrained = load_classifier(settings.model, splits.label_names)
-    device = pick_device(settings.compute.device)
+    device = pick_device(compute.device)
     encoder = Encoder(pretrained.model.to(device))
     if settings.positions is not None:
         check_positions(encoder.base.config, settings.positions)  # now, not once the teacher has been trained
@@ -167,7 +167,7 @@ def prepare(
         taught = _tokenised(pretrained.tokenizer, splits, teacher_longest, say, " for the teacher")
     if not pretrained.fine_tuned:
         _teach(encoder, taught["train"], settings, plan, say, train)
-    logits = {name: _teacher_logits(encoder, part.tokens, name, settings.compute) for name, part in taught.items()}
+    logits = {name: _teacher_logits(encoder, part.tokens, name, compute) for name, part in taught.items()}
     on_validation, on_test = (accuracy(logits[name], taught[name].labels) for name in ("validation", "test"))
     say(f"teacher: {100 * on_validation:.1f} % on validation, {100 * on_test:.1f} % on test")
     if settings.positions is not None:
@@ -176,12 +176,10 @@ def prepare(
         pretrained.tokenizer.model_max_length = settings.positions
     if latency is None and settings.select.price == "latency":
         say("latency: timing the layers on documents of every length")
-        with autocast(device, settings.compute.evaluation):
+        with autocast(device, compute.evaluation):
             latency = measure_latency(encoder, longest=longest)
     return Prepared(
-        training_seconds=training_seconds(
-            encoder, parts["train"], settings.compute.dtype, settings.compute.threads or 1
-        ),
+        training_seconds=training_seconds(encoder, parts["train"], compute.dtype, compute.threads or 1),
         train=PackedArrays.of(replace(parts["train"], teacher_logits=logits["train"])),
         validation=PackedArrays.of(parts["validation"]),
         test=PackedArrays.of(parts["test"]),
@@ -325,7 +323,7 @@ def _teacher_logits(encoder: Encoder, tokens: Tokens, split: str, compute: Compu
     Those of train are learned from, and computed as training is; the others are reported, as evaluation is.
     """
     dtype = compute.dtype if split == "train" else compute.evaluation
-    key = hashlib.sha256(f"{dtype} {has_fast_bfloat16(encoder.device)}".encode())
+    key = hashlib.sha256(f"bfloat16 {uses_bfloat16(encoder.device, dtype)}".encode())
     _hash_tokens(key, tokens)
     _hash_weights(key, encoder)
     path = cache_folder() / "logits" / f"{key.hexdigest()[:24]}.safetensors"
