@@ -88,27 +88,6 @@ class Tokens:
         """Returns the named documents as a new row, in the given order."""
         return self._gather(*_spans(self.offsets[documents], self.lengths[documents]))
 
-    def truncate(self, max_length: int) -> "Tokens":
-        """Returns the documents cut to a length, their last token kept last, as a tokenizer cuts before its [SEP].
-
-        Of a text pair this cuts the second text, and what is left of the first once that is gone.
-
-        Args:
-            max_length: most tokens of a document, 2 or more.
-
-        Raises:
-            InputError: max_length leaves no room for a first and a last token.
-
-        Example:
-            >>> Tokens.from_lists([[7, 5, 6, 8], [7, 8]], None).truncate(3).input_ids
-            tensor([7, 5, 8, 7, 8])
-        """
-        if max_length < 2:
-            raise InputError(f"max_length must be at least 2, a first and a last token, and is {max_length}")
-        index, offsets = _spans(self.offsets[:-1], self.lengths.clamp(max=max_length))
-        index[offsets[1:] - 1] = self.offsets[1:] - 1
-        return self._gather(index, offsets)
-
     def _gather(self, index: Int[Tensor, " taken"], offsets: Int[Tensor, " docs_and_one"]) -> "Tokens":
         types = None if self.token_type_ids is None else self.token_type_ids[index]
         return Tokens(self.input_ids[index], types, self.protected[index], offsets)

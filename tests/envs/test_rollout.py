@@ -5,6 +5,7 @@ import torch
 
 from envs.rollout import Draw, sample_trajectories
 from trbert.keyed import keyed_uniform
+from trbert.packed import Tokens
 from trbert.policy import Policy
 
 
@@ -271,7 +272,7 @@ def test_the_gradient_of_the_outcome_reaches_what_was_kept_and_nothing_else(dyna
 
 def test_one_tokens_gradient_is_its_gates_by_finite_difference(make_dynamics, tokens, encoder):
     # One document of a protected token and a free one, kept: dR/dl = dR/dg · σ'((l + noise)/τ)/τ at g = 1.
-    dynamics, part = make_dynamics((2,), (0.0,)), tokens.take(torch.tensor([2])).truncate(2)
+    dynamics, part = make_dynamics((2,), (0.0,)), Tokens.from_lists([[2, 5]], None)
     policy = Table(1, 1, 2)
     with torch.no_grad():
         policy.table.fill_(1.5)

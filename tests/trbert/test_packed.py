@@ -76,33 +76,6 @@ def test_documents_are_taken_in_the_given_order():
     assert taken.offsets.tolist() == [0, 2, 5, 7]
 
 
-def test_a_truncated_document_keeps_its_last_token():
-    tokens = Tokens.from_lists(
-        [[2, 5, 6, 7, 3], [2, 3], [2, 8, 3], [2, 9, 10, 3]], [[0, 0, 0, 1, 1], [0, 1], [0] * 3, [0] * 4]
-    )
-    tokens.protected[1] = tokens.protected[12] = True
-    cut = tokens.truncate(3)
-    assert cut.input_ids.tolist() == [2, 5, 3, 2, 3, 2, 8, 3, 2, 9, 3]
-    assert cut.token_type_ids.tolist() == [0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0]
-    assert cut.protected.tolist() == [T, T, F, T, F, T, F, F, T, F, F]
-    assert cut.offsets.tolist() == [0, 3, 5, 8, 11]
-    assert tokens.offsets.tolist() == [0, 5, 7, 10, 14]  # as it was
-
-
-def test_documents_that_fit_are_not_truncated():
-    tokens = Tokens.from_lists([[2, 5, 3], [2], [2, 3]], None)
-    cut = tokens.truncate(3)
-    assert cut.input_ids.tolist() == [2, 5, 3, 2, 2, 3]
-    assert cut.token_type_ids is None
-    assert cut.lengths.tolist() == [3, 1, 2]
-
-
-def test_a_length_without_room_for_two_tokens_is_refused():
-    message = "max_length must be at least 2, a first and a last token, and is 1"
-    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        Tokens.from_lists([[5, 6]], None).truncate(1)
-
-
 def test_a_new_batch_counts_positions_within_documents():
     batch = numbered(3, 1, 2)
     assert batch.positions.tolist() == [0, 1, 2, 0, 0, 1]

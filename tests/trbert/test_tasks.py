@@ -47,14 +47,6 @@ def test_long_texts_are_truncated_and_counted(tokenizer):
     assert truncated == 2
 
 
-def test_cutting_tokens_is_truncating_texts(tokenizer):
-    texts = ["a b c d", "a b", "a b c"]
-    for length in (3, 4, 5, 6):
-        expected, cut = encode(tokenizer, texts, length)[0], encode(tokenizer, texts, 10)[0].truncate(length)
-        assert cut.input_ids.tolist() == expected.input_ids.tolist()
-        assert cut.offsets.tolist() == expected.offsets.tolist()
-
-
 def test_a_pair_is_the_tokenizers_own_and_its_first_token_alone_is_protected(tokenizer):
     tokens, truncated = encode(tokenizer, ["a b", "c"], 10, ["c d a", "d"])
     assert tokens.input_ids.tolist() == [2, 4, 5, 3, 6, 7, 4, 3, 2, 6, 3, 7, 3]
