@@ -5,6 +5,7 @@
     ├── UnsupportedModel  (ValueError)    a model that no adapter describes
     ├── ModelNotFound     (OSError)       a model that is neither a folder nor reachable
     ├── DamagedCheckpoint (OSError)       a folder whose files do not fit together
+    ├── Diverged          (ArithmeticError) learning that left the finite numbers
     └── RunFolderError    (OSError)       a run folder that exists, is missing, or cannot be written
 
 A message names the thing, the rule, the value received and the remedy. Every error takes one string, so that it
@@ -30,6 +31,10 @@ class ModelNotFound(TrbertError, OSError):
 
 class DamagedCheckpoint(TrbertError, OSError):
     """A saved model's files are missing, truncated or do not fit together."""
+
+
+class Diverged(TrbertError, ArithmeticError):
+    """Learning left the finite numbers, or what was learned gives none."""
 
 
 class RunFolderError(TrbertError, OSError):

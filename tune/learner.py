@@ -1,5 +1,6 @@
 """Learning on packed documents, step by step: precision, token budget, memory, schedule, what goes on after a death."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from trbert.errors import InputError
+from trbert.errors import Diverged, InputError
 from trbert.evaluate import within_budget
 from trbert.timing import paired_ratio, take_turns
 
@@ -91,21 +92,38 @@ def accumulate_gradient(parameters: Sequence[nn.Parameter], documents: Tensor, l
     When memory runs out the documents are halved; nothing is added twice, since a gradient is added whole or not
     at all.
     """
-    try:
-        value = loss(documents)
-        gradients = torch.autograd.grad(value, parameters, allow_unused=True)
-    except torch.OutOfMemoryError:
-        if len(documents) == 1:
-            raise
+    found = _gradient(parameters, documents, loss)
+    if found is None:  # not where it was caught: there the error still holds all that the attempt had computed
         torch.cuda.empty_cache()
         middle = len(documents) // 2
-        return accumulate_gradient(parameters, documents[:middle], loss) + accumulate_gradient(
-            parameters, documents[middle:], loss
-        )
+        return sum(accumulate_gradient(parameters, part, loss) for part in (documents[:middle], documents[middle:]))
+    value, gradients = found
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None:
             parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-    return float(value.detach())
+    return value
+
+
+def _gradient(
+    parameters: Sequence[nn.Parameter], documents: Tensor, loss: Loss
+) -> tuple[float, tuple[Tensor | None, ...]] | None:
+    """Returns the summed loss of some documents and its gradient; None when memory ran out and they can be halved."""
+    try:
+        value = loss(documents)
+        return float(value.detach()), torch.autograd.grad(value, parameters, allow_unused=True)
+    except torch.OutOfMemoryError:
+        if len(documents) == 1:
+            raise
+        return None
+
+
+def check_finite(number: float, what: str) -> None:
+    """Raises Diverged unless a number of a training step is finite: a step along it would ruin every weight."""
+    if not math.isfinite(number):
+        raise Diverged(
+            f"{what} must be finite, and is {number}: lower the learning rate, or train in float32 "
+            "(--set compute.dtype=float32)"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +262,9 @@ def step_in_budget(
         tokens_per_batch: most tokens at once.
         loss: summed over documents.
         team: shares the documents out.
+
+    Raises:
+        Diverged: The loss or its gradient is not finite; the weights are as they were.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     optimizer.zero_grad()
@@ -254,7 +275,8 @@ def step_in_budget(
     for parameter in parameters:
         if parameter.grad is not None:
             parameter.grad.div_(len(documents))
-    nn.utils.clip_grad_norm_(parameters, 1.0)
+    check_finite(total, "a step's loss")
+    check_finite(float(nn.utils.clip_grad_norm_(parameters, 1.0)), "a step's gradient norm")
     optimizer.step()
     return total / len(documents)
 
