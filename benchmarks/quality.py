@@ -424,6 +424,7 @@ def trained(base: Settings, settings: Settings, targets: tuple[float, ...], deve
     return {
         "points": measured,
         "teacher": prepared.teacher_test,
+        "documents": len(test.labels),
         "penalty": model.settings.select.penalty,
         "keep_all": _point(model, test, model.selector.keep_all, None),
         "default": _point(model, test, model.selector.default_dial, None),

@@ -16,18 +16,18 @@ Unit = dict[str, Any]
 RESAMPLES = 2000
 HEAD = """# Quality at a given cost
 
-`python benchmarks/quality.py --data DIR`; one row of a table by `--only NAME`, NAME as in
-`--list`. Each unit's date, machine, versions, settings, and which test documents it got right lie in
-[quality/](quality).
+`python benchmarks/quality.py --data DIR`; one row by `--only "SET/ROW"`, as `--list` names it. Each unit's date,
+commit, machine, versions, settings, and which test documents it got right lie in [quality/](quality).
 
 MiniLM-L6. Quality: accuracy on the test split (validation where test has no labels). Speed-up: unpadded FLOPs, policy
-included, ratio of sums over test; dials are chosen on validation, for their speed-up alone, 2 % to spare. Drop:
-percentage points below the better of the teacher and the same model with all tokens kept; in brackets the 95 % interval
-of the paired bootstrap over test documents ({resamples:,} resamples; seeds are averaged within a resample). Seeds vary
-the policy's start, its trajectories and the order of documents; there is one teacher a set. What is marked (dropped)
-was tried, and is tried no more; what is marked * ran with other settings than it would today, and is to be run again:
-it compares among its like alone. What is marked † began at a teacher that was trained on another machine, whose
-arithmetic rounds otherwise, and differs from the set's in what it gets right.
+included, ratio of sums over test; dials are chosen on validation, for their speed-up alone, 2 % to spare; truncated
+documents are as long as can be that they are as fast on test. Drop: percentage points below the better of the teacher
+and the same model with all tokens kept; in brackets the 95 % interval of the paired bootstrap over test documents
+({resamples:,} resamples; seeds are averaged within a resample). Seeds vary the policy's start, its trajectories and the
+order of documents; there is one teacher a set. What is marked (dropped) was tried, and is tried no more. What is
+marked * ran with other settings than it would today, and is to be run again: it compares among its like alone. What is
+marked † began at a teacher that was trained on another machine, whose arithmetic rounds otherwise, and which may differ
+from the set's in what it gets right.
 
 ![Quality over speed-up](quality.png)
 """
@@ -53,9 +53,8 @@ def write_report(
         found[name][rest if wanted is not None else f"{rest} (dropped)"] = unit
     there = {name: units for name, units in found.items() if "teacher" in units}
     for units in there.values():
-        own = _quality(units["teacher"]["points"][0])
         for unit in units.values():
-            if unit.get("teacher", own) != own:
+            if _began_elsewhere(unit, units["teacher"]):
                 unit["marks"].append("†")
     lines = [HEAD.format(resamples=RESAMPLES)]
     lines += ["## What was asked", "", *_asked(there, sets)]
@@ -65,13 +64,16 @@ def write_report(
     for name, units in found.items():
         if ablations := {n.removeprefix("ablation "): u for n, u in units.items() if n.startswith("ablation")}:
             lines += ["", f"## One ingredient at a time: {name}", "", *_ablations(ablations)]
-    if "conditioned" in found["20news"]:
-        lines += ["", "## One run, the whole front", "", *_conditioned(found["20news"])]
+    for name, units in there.items():
+        if "conditioned" in units:
+            lines += ["", f"## One run, the whole front: {name}", "", *_conditioned(units)]
     if longer := {name: unit for name, unit in found.get("20news-512", {}).items() if name.startswith("long")}:
         lines += ["", "## Long documents", "", *_long(longer, found["20news-512"]["teacher"])]
     if (tried := folder / "tried.md").exists():
         lines += ["", tried.read_text(encoding="utf-8").rstrip()]
     lines += ["", "Trees of trajectories: [trees.md](trees.md)."]
+    if missing := list(_missing(found, known)):
+        lines += ["", "## Not run yet", "", *missing]
     text = "\n".join(lines) + "\n"
     write_whole(out / "quality.md", text.encode())
     _draw(out / "quality.png", there)
@@ -82,6 +84,23 @@ def is_current(ran: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     """Returns whether a unit ran with the settings that it would run with today, what only its machine needs aside."""
     then, now = ({name: each[name] for name in each if name != "compute"} for each in (ran, wanted))
     return then == json.loads(json.dumps(now))
+
+
+def _began_elsewhere(unit: Unit, teacher: Unit) -> bool:
+    """Returns whether what began at a teacher began at another than the set's; truncated teachers begin at none."""
+    if "keep_all" not in unit:
+        return False
+    if "teacher" not in unit:  # it ran before units told
+        return bool(unit.get("machine") != teacher.get("machine"))
+    return bool(unit["teacher"] != _quality(teacher["points"][0]))
+
+
+def _missing(found: Mapping[str, Mapping[str, Unit]], known: Mapping[str, object]) -> Iterator[str]:
+    for name, units in found.items():
+        if missing := [unit.removeprefix(f"{name}/") for unit in known if unit.startswith(f"{name}/")]:
+            missing = [unit for unit in missing if unit not in units]
+        if missing:
+            yield f"* {name}: {', '.join(missing)}"
 
 
 def drop(correct: NDArray[Any], reference: NDArray[Any], seed: int = 0) -> tuple[float, float, float]:
@@ -108,12 +127,14 @@ def drop(correct: NDArray[Any], reference: NDArray[Any], seed: int = 0) -> tuple
 def hypervolume(points: Iterable[tuple[float, float]], quality: float, fastest: float = 8.0) -> float:
     """Returns the area that points (speed-up, quality) dominate above a quality, from 1x to `fastest`.
 
+    With all tokens kept a model that pays for its policy is slower than 1x, and counts as 1x.
+
     Example:
         >>> hypervolume([(2.0, 0.9), (4.0, 0.8)], quality=0.7)  # 1·0.2 + 2·0.1
         0.4
     """
     area, slower = 0.0, 1.0
-    ordered = sorted((min(speed, fastest), high) for speed, high in points)
+    ordered = sorted((max(1.0, min(speed, fastest)), high) for speed, high in points)
     for index, (speed, _) in enumerate(ordered):
         best = max(high for _, high in ordered[index:])
         area += (speed - slower) * max(0.0, best - quality)
@@ -174,16 +195,23 @@ def _asked(found: Mapping[str, dict[str, Unit]], sets: Mapping[str, Mapping[str,
     yield "|---|---|---|---|---|---|---|---|"
     for name, units in found.items():
         policies = _groups(units).get("policy", [])
+        marks, reached = _marks(policies), "not reached" if policies else "not run"
         for kind in ("must", "aim"):
             for target, points in sets[name][kind]:
                 got = _drop_of(hits := _reaching(policies, target), units["teacher"])
                 if got is None:
-                    yield f"| {name} | {kind}: ≤ {points:g} | {target:g}x | – | – | not reached | – | {len(policies)} |"
+                    asked = f"{name}{marks} | {kind}: ≤ {points:g} | {target:g}x"
+                    yield f"| {asked} | – | – | {reached} | – | {len(policies)} |"
                     continue
                 mean, low, high = got
                 held, shown = ("yes" if mean <= points else "**no**"), ("yes" if high <= points else "no")
                 speed = np.mean([point["speed_up"] for _, point in hits])
-                cells = [name, f"{kind}: ≤ {points:g}", f"{target:g}x", f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"]
+                cells = [
+                    f"{name}{marks}",
+                    f"{kind}: ≤ {points:g}",
+                    f"{target:g}x",
+                    f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]",
+                ]
                 yield f"| {' | '.join([*cells, f'{speed:.2f}x', held, shown, str(len(hits))])} |"
 
 
@@ -197,14 +225,22 @@ def _teacher(teacher: Unit) -> Iterator[str]:
 
 
 def _table(units: Mapping[str, Unit], targets: Sequence[float]) -> Iterator[str]:
-    yield "| selector | " + " | ".join(f"{target:g}x" for target in targets) + " | all kept | seeds | training s |"
-    yield "|---|" + "---|" * (len(targets) + 3)
+    yield (
+        "| selector | " + " | ".join(f"{target:g}x" for target in targets) + " | all kept | seeds | training s | run |"
+    )
+    yield "|---|" + "---|" * (len(targets) + 4)
     for label, members in _groups(units).items():
         cells = [_cell(members, units["teacher"], target) for target in targets]
         kept = [unit["keep_all"]["quality"] for unit in members if "keep_all" in unit]
         seconds = [unit["training_seconds"] for unit in members if "training_seconds" in unit]
         last = [_spread(kept), str(len(members) if kept else 1), f"{np.mean(seconds):.0f}" if seconds else "–"]
+        last.append(_dates(members))
         yield f"| {label}{_marks(members)} | " + " | ".join([*cells, *last]) + " |"
+
+
+def _dates(members: Sequence[Unit]) -> str:
+    dates = sorted({unit["date"] for unit in members})
+    return dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
 
 
 def _marks(members: Sequence[Unit]) -> str:
@@ -229,68 +265,81 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _verdicts(units: Mapping[str, Unit], targets: Sequence[float]) -> Iterator[str]:
-    """Says against each rival where the policy wins, ties and loses, by the paired bootstrap of first seeds."""
+    """Says against each rival where the policy wins, ties and loses, by the paired bootstrap over documents."""
     groups, teacher = _groups(units), units["teacher"]
-    documents = teacher["documents"]["test"]
-    policy = groups.pop("policy", [])[:1]
-    if not policy or not groups:
+    policies = groups.pop("policy", [])
+    if not policies or not groups:
         return
-    yield "Policy (seed 0) over each rival at the policy's own cost, in points; a win or a loss where the 95 % interval"
-    yield "leaves out 0. Between two measured points a rival is their mixture, each document sent to either by chance:"
+    yield f"The policy{_marks(policies)} (mean of {len(policies)}) over each rival at the policy's own cost, in points;"
+    yield "a win or a loss where the 95 % interval leaves out 0. A rival is the best on test, at that cost or less, of"
+    yield "all that was measured of it, the unreduced teacher too, and of mixtures of two, each document sent to either"
+    yield "by chance:"
     yield ""
     for label, members in groups.items():
-        told = []
-        measured = [point for unit in members for point in unit["points"]]
-        fastest = max((point["target"] for point in measured), default=0.0)
-        whole = [teacher["points"][0], *(unit["keep_all"] for unit in members if "keep_all" in unit)]
-        for target in targets:
-            own = _at(policy, target)
-            if not own or not _at(members, target):
-                if target > fastest or not own:  # else the rival was not measured there
-                    told.append(f"{target:g}x {'alone' if own else '–'}")
-                continue
-            ours = _right(own[0][1], documents)[None]
-            theirs = _right_at([*measured, max(whole, key=_quality)], own[0][1]["speed_up"], documents)[None]
-            ahead, low, high = drop(theirs, ours)
-            told.append(f"{target:g}x {'win' if low > 0 else 'loss' if high < 0 else 'tie'} {ahead:+.1f}")
-        yield f"* {label}: {', '.join(told)}"
+        told = [f"{target:g}x {_verdict(policies, members, teacher, target)}" for target in targets]
+        yield f"* {label}{_marks(members)}: {', '.join(told)}"
+
+
+def _verdict(policies: Sequence[Unit], members: Sequence[Unit], teacher: Unit, target: float) -> str:
+    ours, theirs = _at(policies, target), _at(members, target)
+    if not ours:
+        return "rival alone" if theirs else "–"
+    curve = [teacher["points"][0]]
+    for unit in members:
+        curve += [*unit["points"], *(unit[name] for name in ("keep_all", "default") if name in unit)]
+    speeds = [float(point["speed_up"]) for _, point in ours]
+    if not theirs and max(point["speed_up"] for point in curve) < min(speeds):
+        return "alone" if "keep_all" in members[0] else "not run"
+    documents = teacher["documents"]["test"]
+    right = np.stack([_right(point, documents) for _, point in ours])
+    ahead, low, high = drop(np.stack([_right_at(curve, speed, documents) for speed in speeds]), right)
+    return f"{'win' if low > 0 else 'loss' if high < 0 else 'tie'} {ahead:+.1f}"
 
 
 def _right_at(curve: Sequence[Mapping[str, Any]], speed_up: float, documents: int) -> NDArray[np.float64]:
-    """Returns how often each document is right at a cost: of two points mixed where it lies between, else of the end.
+    """Returns how often each document is right at a cost or less: by the best point, or mixture of two, there is.
 
-    Sending each document to either of two dials by chance costs, and gets right, what lies between them.
+    Sending each document to either of two dials by chance costs, and gets right, what lies between them. Where nothing
+    costs as little, the fastest counts.
     """
-    ordered = sorted(curve, key=lambda point: float(point["speed_up"]))
-    costs = [1 / point["speed_up"] for point in ordered]
-    place = float(np.interp(-1 / speed_up, [-cost for cost in costs], range(len(costs))))
-    slower, share = int(place), place % 1
-    faster = min(slower + 1, len(costs) - 1)
-    return (1 - share) * _right(ordered[slower], documents) + share * _right(ordered[faster], documents)
+    cost = {id(point): 1 / point["speed_up"] for point in curve}
+    within = [p for p in curve if cost[id(p)] <= 1 / speed_up] or [max(curve, key=lambda p: float(p["speed_up"]))]
+    mixtures = [(point, point, 0.0) for point in within]
+    for dear in (point for point in curve if cost[id(point)] > 1 / speed_up):
+        for cheap in (point for point in within if cost[id(point)] <= 1 / speed_up):
+            share = (1 / speed_up - cost[id(cheap)]) / (cost[id(dear)] - cost[id(cheap)])
+            mixtures.append((dear, cheap, share))
+    dear, cheap, share = max(mixtures, key=lambda each: each[2] * _quality(each[0]) + (1 - each[2]) * _quality(each[1]))
+    return share * _right(dear, documents) + (1 - share) * _right(cheap, documents)
 
 
 def _ablations(units: Mapping[str, Unit]) -> Iterator[str]:
     """Returns a row an ingredient: quality at each speed-up, and the difference from the base."""
-    base = {point["target"]: point["quality"] for point in units["base"]["points"]} if "base" in units else {}
+    base = units.get("base", {"points": []})
     targets = sorted({point["target"] for unit in units.values() for point in unit["points"]})
     documents = units.get("base", next(iter(units.values())))["settings"]["joint"]["documents"]
     yield f"One seed, a short joint stage ({documents:,} documents); accuracy on rows of train that nothing was"
-    yield "trained on, never on test; in brackets the difference from the base, in points:"
+    yield "trained on, never on test; in parentheses the difference from the base, in points, and its 95 % interval:"
     yield ""
-    yield "| | " + " | ".join(f"{target:g}x" for target in targets) + " | all kept | training s |"
-    yield "|---|" + "---|" * (len(targets) + 2)
+    yield "| | " + " | ".join(f"{target:g}x" for target in targets) + " | all kept | training s | run |"
+    yield "|---|" + "---|" * (len(targets) + 3)
     for name, unit in sorted(units.items(), key=lambda item: item[0] != "base"):
-        cells = []
-        for target in targets:
-            hits = _at([unit], target)
-            if not hits:
-                cells.append("–")
-                continue
-            quality = hits[0][1]["quality"]
-            beside = f" ({100 * (quality - base[target]):+.2f})" if name != "base" and target in base else ""
-            cells.append(f"{100 * quality:.2f}{beside} @ {hits[0][1]['speed_up']:.2f}x")
-        last = [f"{100 * unit['keep_all']['quality']:.2f}", f"{unit['training_seconds']:.0f}"]
+        cells = [_beside(_at([unit], target), _at([base], target) if unit is not base else []) for target in targets]
+        last = [f"{100 * unit['keep_all']['quality']:.2f}", f"{unit['training_seconds']:.0f}", _dates([unit])]
         yield f"| {name}{_marks([unit])} | " + " | ".join([*cells, *last]) + " |"
+
+
+def _beside(hits: Sequence[tuple[Unit, Mapping[str, Any]]], base: Sequence[tuple[Unit, Mapping[str, Any]]]) -> str:
+    if not hits:
+        return "–"
+    unit, point = hits[0]
+    beside = ""
+    if base:
+        # Bits come by the eight: what says no number of documents has no more than they have.
+        documents = unit.get("documents", 4 * len(point["correct"]))
+        gain, low, high = drop(_right(base[0][1], documents)[None], _right(point, documents)[None])
+        beside = f" ({gain:+.2f} [{low:+.2f}, {high:+.2f}])"
+    return f"{100 * point['quality']:.2f}{beside} @ {point['speed_up']:.2f}x"
 
 
 def _long(units: Mapping[str, Unit], teacher: Unit) -> Iterator[str]:
@@ -310,28 +359,42 @@ def _long(units: Mapping[str, Unit], teacher: Unit) -> Iterator[str]:
 
 
 def _conditioned(units: Mapping[str, Unit]) -> Iterator[str]:
-    """Compares one conditioned model with models of separate penalties."""
+    """Compares one conditioned model with models of separate penalties, each at the same targets and unreduced."""
     floor = units["teacher"]["points"][0]["quality"] - 0.05
     separate = {name: unit for name, unit in units.items() if name.startswith("separate")}
-    everything = [point for unit in separate.values() for point in _curve(unit)]
-    defaults = [_pair(unit["default"]) for unit in separate.values()]
-    whole = hypervolume(everything, floor) or float("nan")
     own = units["conditioned"]
-    cost = np.mean([unit["training_seconds"] for unit in separate.values()]) if separate else float("nan")
-    yield "Hypervolume over (speed-up, quality) from 1x and 5 points below the teacher, to 8x; 20news, one seed:"
+    volume, seconds = hypervolume(_curve(own), floor), own["training_seconds"]
+    yield "Hypervolume over (speed-up, quality) from 1x and 5 points below the teacher, to 8x; one seed."
+    if not separate:
+        yield f"Conditioned: {volume:.4f} in {seconds:.0f} s; no separate model was run."
+        return
+    cost = np.mean([unit["training_seconds"] for unit in separate.values()])
+    whole = hypervolume([point for unit in separate.values() for point in _curve(unit)], floor)
+    chosen = hypervolume([_pair(unit["default"]) for unit in separate.values()], floor)
+    steps = _trained_on(own) / np.mean([_trained_on(unit) for unit in separate.values()])
+    yield "Asked: 95 % of all separate models together, at 1.5 times one's cost. Conditioned:"
+    yield f"{100 * volume / whole:.1f} % ({100 * volume / chosen:.1f} % of the separate at their dial 0 alone), at"
+    yield f"{steps:.2f} times the documents and {seconds / cost:.2f} times the seconds:"
     yield ""
-    yield "| | hypervolume | share of all separate models | training s | share of one |"
-    yield "|---|---|---|---|---|"
-    rows = [("separate models, all their dials", whole, cost * len(separate))]
-    rows += [("separate models, each at its own dial 0", hypervolume(defaults, floor), cost * len(separate))]
-    rows += [(name, hypervolume(_curve(unit), floor), unit["training_seconds"]) for name, unit in separate.items()]
-    rows += [("conditioned", hypervolume(_curve(own), floor), own["training_seconds"])]
-    for name, volume, seconds in rows:
-        yield f"| {name} | {volume:.4f} | {volume / whole:.3f} | {seconds:.0f} | {seconds / cost:.2f} |"
+    yield "| | hypervolume | share of all separate models | training s | share of one | run |"
+    yield "|---|---|---|---|---|---|"
+    rows = [("separate models, all their dials", whole, cost * len(separate), [*separate.values()])]
+    rows += [("separate models, each at its own dial 0", chosen, cost * len(separate), [*separate.values()])]
+    named = {**separate, "conditioned": own}
+    rows += [(name, hypervolume(_curve(unit), floor), unit["training_seconds"], [unit]) for name, unit in named.items()]
+    for name, area, spent, members in rows:
+        shares = f"{area:.4f} | {area / whole:.3f} | {spent:.0f} | {spent / cost:.2f}"
+        yield f"| {name}{_marks(members)} | {shares} | {_dates(members)} |"
+
+
+def _trained_on(unit: Unit) -> float:
+    """Returns the documents of both stages."""
+    settings = unit["settings"]
+    return float(settings["select"]["documents"] + settings["joint"]["documents"])
 
 
 def _curve(unit: Unit) -> list[tuple[float, float]]:
-    return [_pair(point) for point in (*unit["points"], unit["default"], unit["keep_all"])]
+    return [_pair(point) for point in (*unit["points"], unit["keep_all"])]
 
 
 def _pair(point: Mapping[str, Any]) -> tuple[float, float]:
