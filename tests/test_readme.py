@@ -106,8 +106,12 @@ def test_a_search_command_is_taken(words, tmp_path, monkeypatch, capsys):
 def test_a_picking_command_is_taken(words, run_folder, capsys):
     given = {"trial": "1", "selector": "policy", "points": (0, 2), "model": "models/1"}
     points = [
-        Point(trial="teacher", selector="none", quality_validation=0.9, speed_up=1.0, model="models/teacher"),
-        Point(**given, dial=-0.5, quality_validation=0.898, quality_test=0.89, speed_up=4.0, kept=(0.3, 0.1)),
+        Point(
+            trial="teacher", selector="none", quality_validation=0.9, speed_up_validation=1.0, model="models/teacher"
+        ),
+        Point(
+            **given, dial=-0.5, quality_validation=0.898, quality_test=0.89, speed_up_validation=4.0, kept=(0.3, 0.1)
+        ),
     ]
     write_front(Path("runs/search/front.csv"), mark_front(points))
     words = [f"new/{word}" if before == "--out" else word for before, word in zip(["", *words], words, strict=False)]

@@ -5,7 +5,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from trbert.errors import InputError
 
@@ -33,9 +33,10 @@ class Point:
         quality_validation: what the point is chosen by.
         quality_test: what the point is reported with; None where it was not measured.
         drop: percentage points that quality_test is below the yardstick's.
-        speed_up: Σ unreduced FLOPs / Σ reduced FLOPs, unpadded; on test where measured, else on validation.
+        speed_up_validation: Σ unreduced FLOPs / Σ reduced FLOPs, unpadded; what the point is chosen by.
+        speed_up_test: the same, what the point is reported with; None where it was not measured.
         docs_per_second: measured throughput.
-        kept: fraction of the original tokens left after each reduction point.
+        kept: fraction of the original tokens left after each reduction point; on test where measured.
         on_front: no other point is at least as good and as fast.
         model: folder relative to the run's, such as "models/3"; "" for a free rule, which needs the teacher alone.
     """
@@ -49,7 +50,8 @@ class Point:
     quality_validation: float
     quality_test: float | None = None
     drop: float | None = None
-    speed_up: float
+    speed_up_validation: float
+    speed_up_test: float | None = None
     docs_per_second: float | None = None
     kept: tuple[float, ...] = ()
     on_front: bool = False
@@ -61,8 +63,13 @@ class Point:
             for value in values if isinstance(values, tuple) else (values,):
                 if isinstance(value, float) and not math.isfinite(value):
                     raise InputError(f"{field.name} must be a finite number, and is {value!r}")
-        if self.speed_up <= 0:
-            raise InputError(f"speed_up must be positive, and is {self.speed_up!r}")
+            if field.name.startswith("speed_up") and value is not None and value <= 0:
+                raise InputError(f"{field.name} must be positive, and is {value!r}")
+
+    @property
+    def speed_up(self) -> float:
+        """What the point is shown with: its speed-up on test where measured, else on validation."""
+        return self.speed_up_validation if self.speed_up_test is None else self.speed_up_test
 
 
 def keeps_all(point: Point) -> bool:
@@ -83,12 +90,12 @@ def is_trained(point: Point) -> bool:
 def pareto_front(points: Sequence[Point]) -> list[int]:
     """Returns the indices of the points that no other dominates, slowest first.
 
-    i dominates j where quality_i ≥ quality_j and speed_up_i ≥ speed_up_j, one of them strictly; quality is that of
-    validation. Of points equal in both one stays, a saved model before a free rule, whatever the order. O(n log n).
+    i dominates j where quality_i ≥ quality_j and speed_up_i ≥ speed_up_j, one of them strictly, both on validation. Of
+    points equal in both one stays, a saved model before a free rule, whatever the order. O(n log n).
 
     Example:
         >>> def at(quality, speed_up):
-        ...     return Point(trial="1", selector="policy", quality_validation=quality, speed_up=speed_up)
+        ...     return Point(trial="1", selector="policy", quality_validation=quality, speed_up_validation=speed_up)
         >>> pareto_front([at(0.8, 4.0), at(0.9, 1.0), at(0.7, 3.0)])
         [1, 0]
     """
@@ -96,7 +103,7 @@ def pareto_front(points: Sequence[Point]) -> list[int]:
     def falling(index: int) -> tuple[Any, ...]:
         # Without the old mark: marking again must not choose anew among equals.
         point = dataclasses.replace(points[index], on_front=False)
-        return (-point.speed_up, -point.quality_validation, not is_saved(point), *_in_words(point))
+        return (-point.speed_up_validation, -point.quality_validation, not is_saved(point), *_in_words(point))
 
     front: list[int] = []
     for index in sorted(range(len(points)), key=falling):
@@ -118,8 +125,8 @@ def mark_front(points: Sequence[Point]) -> tuple[Point, ...]:
     """Returns the points in their order, `on_front` set for those that no other dominates.
 
     Example:
-        >>> slow = Point(trial="1", selector="policy", quality_validation=0.8, speed_up=2.0)
-        >>> [each.on_front for each in mark_front([slow, dataclasses.replace(slow, speed_up=3.0)])]
+        >>> slow = Point(trial="1", selector="policy", quality_validation=0.8, speed_up_validation=2.0)
+        >>> [each.on_front for each in mark_front([slow, dataclasses.replace(slow, speed_up_validation=3.0)])]
         [False, True]
     """
     front = set(pareto_front(points))
@@ -129,7 +136,8 @@ def mark_front(points: Sequence[Point]) -> tuple[Point, ...]:
 def pick(points: Sequence[Point], max_drop: float | None = None, min_speedup: float | None = None) -> Point:
     """Returns the saved model of the front that fits: with a least speed-up the best, else the fastest.
 
-    Choosing reads validation alone: the drop is from the best unreduced quality_validation among the points.
+    Choosing reads validation alone, speed-up too: the drop is from the best unreduced quality_validation among the
+    points.
 
     Args:
         points: of a finished search, front marked.
@@ -140,8 +148,10 @@ def pick(points: Sequence[Point], max_drop: float | None = None, min_speedup: fl
         InputError: No bound is given, a bound is no bound, or nothing fits; the message names the nearest there is.
 
     Example:
-        >>> teacher = Point(trial="teacher", selector="none", quality_validation=0.9, speed_up=1.0, model="teacher")
-        >>> fast = Point(trial="1", selector="policy", quality_validation=0.89, speed_up=4.0, model="models/1")
+        >>> def at(quality, speed_up, **named):
+        ...     return Point(**named, quality_validation=quality, speed_up_validation=speed_up)
+        >>> teacher = at(0.9, 1.0, trial="teacher", selector="none", model="models/teacher")
+        >>> fast = at(0.89, 4.0, trial="1", selector="policy", model="models/1")
         >>> pick(mark_front([teacher, fast]), max_drop=1.0).model
         'models/1'
     """
@@ -158,20 +168,22 @@ def pick(points: Sequence[Point], max_drop: float | None = None, min_speedup: fl
         return 100 * (yardstick - point.quality_validation)
 
     good = [point for point in saved if max_drop is None or drop(point) <= max_drop + _HAIR]
-    fast = [point for point in saved if min_speedup is None or point.speed_up >= min_speedup - _HAIR]
+    fast = [point for point in saved if min_speedup is None or point.speed_up_validation >= min_speedup - _HAIR]
     fitting = [point for point in good if point in fast]
     if fitting:
         by_speed = min_speedup is None
-        return max(fitting, key=lambda p: (p.speed_up, -drop(p)) if by_speed else (-drop(p), p.speed_up))
+        return max(
+            fitting, key=lambda p: (p.speed_up_validation, -drop(p)) if by_speed else (-drop(p), p.speed_up_validation)
+        )
     wanted = [f"drops at most {max_drop:g} points on validation"] if max_drop is not None else []
     wanted += [f"is at least {min_speedup:g}x faster"] if min_speedup is not None else []
     # The nearest from either side: the best of those fast enough, the fastest of those good enough.
-    best = min(fast or saved, key=lambda p: (drop(p), -p.speed_up))
-    fastest = max(good or saved, key=lambda p: (p.speed_up, -drop(p)))
+    best = min(fast or saved, key=lambda p: (drop(p), -p.speed_up_validation))
+    fastest = max(good or saved, key=lambda p: (p.speed_up_validation, -drop(p)))
     nearest = {best} if min_speedup is None else {fastest} if max_drop is None else {best, fastest}
     there = " and ".join(
-        f"{point.model}{at_dial(point)} (drop {drop(point):z.1f}, {point.speed_up:.2f}x)"
-        for point in sorted(nearest, key=lambda p: p.speed_up)
+        f"{point.model}{at_dial(point)} (drop {drop(point):z.1f}, {point.speed_up_validation:.2f}x)"
+        for point in sorted(nearest, key=lambda p: p.speed_up_validation)
     )
     raise InputError(f"no saved model of the front {' and '.join(wanted)}; the nearest: {there}: relax the bound")
 
@@ -180,7 +192,7 @@ def at_dial(point: Point) -> str:
     """Returns the dial as it follows a model's name in a sentence; nothing for an unreduced model.
 
     Example:
-        >>> at_dial(Point(trial="1", selector="policy", dial=-1.5, quality_validation=0.9, speed_up=2.0))
+        >>> at_dial(Point(trial="1", selector="policy", dial=-1.5, quality_validation=0.9, speed_up_validation=2.0))
         ' at dial -1.5'
     """
     return "" if point.dial is None else f" at dial {point.dial:g}"
@@ -195,27 +207,23 @@ def _check_bounds(max_drop: float | None, min_speedup: float | None) -> None:
         raise InputError(f"min_speedup must be a positive number of times, and is {min_speedup!r}")
 
 
-def free_at_cost(
-    points: Iterable[Point], speed_up: float, selector: str, split: Literal["validation", "test"] = "test"
-) -> float | None:
-    """Returns a free rule's quality at a speed-up, on straight lines between its measured dials.
+def free_at_cost(points: Iterable[Point], speed_up: float, selector: str) -> float | None:
+    """Returns a free rule's quality on test at a speed-up, on straight lines between its measured dials.
 
     A rule measured at several choices of reduction points has a line for each, of which the highest counts: that is
     what a user could have had. None outside the range that was measured.
 
     Example:
         >>> def first(quality, speed_up):
-        ...     return Point(
-        ...         trial="free", selector="first", quality_validation=quality, quality_test=quality, speed_up=speed_up
-        ...     )
+        ...     on_validation = {"quality_validation": quality, "speed_up_validation": speed_up}
+        ...     return Point(trial="free", selector="first", quality_test=quality, **on_validation)
         >>> free_at_cost([first(0.5, 4.0), first(0.75, 2.0)], 3.0, "first")
         0.625
     """
     lines: dict[tuple[int, ...], list[tuple[float, float]]] = {}
     for point in points:
-        quality = point.quality_test if split == "test" else point.quality_validation
-        if point.trial == FREE and point.selector == selector and quality is not None:
-            lines.setdefault(point.points, []).append((point.speed_up, quality))
+        if point.trial == FREE and point.selector == selector and point.quality_test is not None:
+            lines.setdefault(point.points, []).append((point.speed_up, point.quality_test))
     return max((each for line in lines.values() if (each := _on_line(line, speed_up)) is not None), default=None)
 
 

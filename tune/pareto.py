@@ -35,9 +35,8 @@ def export(run: Path, point: Point, out: Path) -> None:
         >>> run = Path(tempfile.mkdtemp())
         >>> (run / "models" / "3").mkdir(parents=True)
         >>> _ = (run / "models" / "3" / "config.json").write_text('{"dial": 0.0}')
-        >>> picked = Point(
-        ...     trial="3", selector="policy", dial=-1.5, quality_validation=0.8, speed_up=4.0, model="models/3"
-        ... )
+        >>> measured = {"quality_validation": 0.8, "speed_up_validation": 4.0}
+        >>> picked = Point(trial="3", selector="policy", dial=-1.5, model="models/3", **measured)
         >>> export(run, picked, run / "picked")
         >>> json.loads((run / "picked" / "config.json").read_text())
         {'dial': -1.5}
@@ -82,16 +81,18 @@ def describe(run: Path, point: Point, exported: Path | None = None) -> str:
     """Returns where a picked model lies, how good and how fast it is, and the line of Python that loads it.
 
     Example:
-        >>> fast = Point(trial="1", selector="policy", dial=-0.5, quality_validation=0.9, speed_up=4.0, model="m/1")
+        >>> fast = Point(
+        ...     trial="1", selector="policy", dial=-0.5, quality_validation=0.9, speed_up_validation=4.0, model="m/1"
+        ... )
         >>> print(describe(Path("runs/default"), fast))
-        picked  runs/default/m/1 at dial -0.5: 90.0% on validation, 4.00x in FLOPs
+        picked  runs/default/m/1 at dial -0.5: 90.0% and 4.00x in FLOPs on validation
         load    trbert.load("runs/default/m/1", dial=-0.5)
     """
     folder = run / point.model
-    facts = [f"{point.quality_validation:.1%} on validation", f"{point.speed_up:.2f}x in FLOPs"]
+    facts = [f"{point.quality_validation:.1%} and {point.speed_up_validation:.2f}x in FLOPs on validation"]
     if point.quality_test is not None:
         drop = "" if point.drop is None else f" (drop {point.drop:z.1f} points)"
-        facts.insert(0, f"{point.quality_test:.1%} on test{drop}")
+        facts.insert(0, f"{point.quality_test:.1%}{drop} and {point.speed_up:.2f}x in FLOPs on test")
     if point.docs_per_second is not None:
         facts.append(f"{point.docs_per_second:.0f} docs/s")
     lines = [f"picked  {folder}{at_dial(point)}: {', '.join(facts)}"]

@@ -21,7 +21,8 @@ def draw(points: Sequence[Point], path: Path) -> None:
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "front.png"
-        >>> draw([Point(trial="1", selector="policy", quality_validation=0.8, quality_test=0.8, speed_up=2.0)], path)
+        >>> measured = {"quality_validation": 0.8, "speed_up_validation": 2.0, "quality_test": 0.8}
+        >>> draw([Point(trial="1", selector="policy", **measured)], path)
         >>> path.read_bytes()[1:4]
         b'PNG'
     """

@@ -92,7 +92,8 @@ def _teacher_point(prepared: Prepared) -> Point:
         quality_validation=prepared.teacher_validation,
         quality_test=prepared.teacher_test,
         drop=0.0,
-        speed_up=1.0,
+        speed_up_validation=1.0,
+        speed_up_test=1.0,
         docs_per_second=None,
         kept=(),
         on_front=False,
@@ -111,7 +112,8 @@ def _free_point(free: FreePoint) -> Point:
         quality_validation=free.validation.quality,
         quality_test=free.test.quality,
         drop=None,
-        speed_up=free.test.speed_up,
+        speed_up_validation=free.validation.speed_up,
+        speed_up_test=free.test.speed_up,
         docs_per_second=None,
         kept=free.test.kept,
         on_front=False,
@@ -139,7 +141,7 @@ def _trial_points(number: int, told: dict[str, Any]) -> list[Point]:
             penalty=select["penalty"],
             keep_ratios=tuple(select["keep_ratios"] or ()),
             quality_validation=each["validation"]["quality"],
-            speed_up=each["validation"]["speed_up"],
+            speed_up_validation=each["validation"]["speed_up"],
             kept=tuple(each["validation"]["kept"]),
             model=f"models/{number}",
         )
@@ -169,7 +171,7 @@ def _tested(
         with autocast(model.staged.device, compute.evaluation):
             found = _measure(model, points[index], test.tokens, test.labels, compute.tokens_per_batch)
         tested[index] = replace(
-            points[index], quality_test=found.quality, speed_up=found.speed_up, kept=tuple(found.kept)
+            points[index], quality_test=found.quality, speed_up_test=found.speed_up, kept=tuple(found.kept)
         )
     return tested
 

@@ -18,7 +18,7 @@ def write_front(path: Path, points: Iterable[Point]) -> None:
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "front.csv"
-        >>> teacher = Point(trial="teacher", selector="none", quality_validation=0.9, speed_up=1.0)
+        >>> teacher = Point(trial="teacher", selector="none", quality_validation=0.9, speed_up_validation=1.0)
         >>> write_front(path, [teacher])
         >>> read_front(path) == (teacher,)
         True
@@ -118,7 +118,8 @@ _CODECS: dict[str, _Codec] = {
     "quality_validation": _FLOAT,
     "quality_test": _optional(_FLOAT),
     "drop": _optional(_FLOAT),
-    "speed_up": _FLOAT,
+    "speed_up_validation": _FLOAT,
+    "speed_up_test": _optional(_FLOAT),
     "docs_per_second": _optional(_FLOAT),
     "kept": _several(_FLOAT),
     "on_front": _BOOL,
@@ -151,10 +152,10 @@ def table(points: Sequence[Point], every: bool = False) -> str:
 
     Args:
         points: of a finished search, front marked.
-        every: show the points off the front too, their validation quality, and a star at those on it.
+        every: show the points off the front too, what validation says of them, and a star at those on it.
 
     Example:
-        >>> teacher = Point(trial="teacher", selector="none", quality_validation=0.9, speed_up=1.0)
+        >>> teacher = Point(trial="teacher", selector="none", quality_validation=0.9, speed_up_validation=1.0)
         >>> print(table([teacher]))
         model    selector  dial  points  quality (test)  drop  FLOPs speed-up  docs/s  kept
         teacher  none         –       –               –     –           1.00x       –     –
@@ -164,9 +165,9 @@ def table(points: Sequence[Point], every: bool = False) -> str:
     header = ["model", "selector", "dial", "points", "quality (test)", "drop", "FLOPs speed-up", "docs/s", "kept"]
     rows = [_cells(point) for point in shown]
     if every:
-        header += ["quality (validation)", "on front"]
+        header += ["quality (validation)", "FLOPs (validation)", "on front"]
         rows = [
-            [*row, _percent(point.quality_validation), "*" if point.on_front else ""]
+            [*row, _percent(point.quality_validation), f"{point.speed_up_validation:.2f}x", "*" * point.on_front]
             for row, point in zip(rows, shown, strict=True)
         ]
     text = _aligned(header, rows, left=2)

@@ -149,7 +149,7 @@ def own_environment():
 def _at(quality, speed_up, **changes):
     """A trained point; its quality on test is one point below validation."""
     values = {"trial": "1", "selector": "policy", "dial": 0.0, "points": (0, 2), "model": "models/1"} | changes
-    return Point(quality_validation=quality, speed_up=speed_up, **{"quality_test": quality - 0.01} | values)
+    return Point(quality_validation=quality, speed_up_validation=speed_up, **{"quality_test": quality - 0.01} | values)
 
 
 def _unreduced(quality, trial="teacher"):

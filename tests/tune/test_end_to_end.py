@@ -55,6 +55,7 @@ def test_a_picked_model_gives_the_fronts_quality_again_in_a_new_process(run, tin
     from tune.table import read_front
 
     measured = [p for p in read_front(run / "front.csv") if p.selector == "policy" and p.quality_test is not None]
+    assert all(p.speed_up_test is not None for p in measured)
     point = max(measured, key=lambda p: p.speed_up)
     picked = subprocess.run(
         command("pareto.py", str(run), "--min-speedup", "1.2", "--out", str(tmp_path / "picked")),

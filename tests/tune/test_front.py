@@ -83,8 +83,10 @@ def test_a_point_must_be_finite_and_its_speed_up_positive(at):
         at(float("nan"), 2.0)
     with pytest.raises(InputError, match=r"^kept must be a finite number, and is inf$"):
         at(0.5, 2.0, kept=(0.5, float("inf")))
-    with pytest.raises(InputError, match=r"^speed_up must be positive, and is 0\.0$"):
+    with pytest.raises(InputError, match=r"^speed_up_validation must be positive, and is 0\.0$"):
         at(0.5, 0.0)
+    with pytest.raises(InputError, match=r"^speed_up_test must be positive, and is -1\.0$"):
+        at(0.5, 2.0, speed_up_test=-1.0)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +111,15 @@ def test_a_pick_reads_validation_and_never_test(at, unreduced):
     lucky = at(0.85, 9.0, quality_test=0.99, drop=-9.0)
     sure = at(0.899, 2.0, quality_test=0.5, drop=40.0)
     assert pick(mark_front([unreduced(0.9), lucky, sure]), max_drop=0.5).speed_up == sure.speed_up
+
+
+def test_a_speed_up_on_test_chooses_nothing_and_is_what_is_shown(at, unreduced):
+    slow, fast = at(0.89, 2.0, speed_up_test=9.0), at(0.89, 3.0, speed_up_test=1.5)
+    points = mark_front([unreduced(0.9), slow, fast])
+    assert [point.on_front for point in points] == [True, False, True]
+    assert pick(points, min_speedup=2.5).speed_up == 1.5
+    with pytest.raises(InputError, match=r"\(drop 1\.0, 3\.00x\)"):
+        pick(points, max_drop=0.5, min_speedup=2.5)
 
 
 def test_drops_are_from_the_best_unreduced_model_which_may_be_a_joint_one_with_all_tokens(at, unreduced):
@@ -176,15 +187,6 @@ def test_a_free_rule_has_a_line_for_each_choice_of_points_and_the_higher_counts(
     high = [rule("first", 0.9, 2.0, points=(1, 3)), rule("first", 0.7, 4.0, points=(1, 3))]
     assert free_at_cost(low + high, 3.0, "first") == pytest.approx(0.8)
     assert free_at_cost(low + high, 5.0, "first") == pytest.approx(0.5)
-
-
-def test_a_free_rule_on_validation_ignores_what_test_measured(rule):
-    points = [
-        dataclasses.replace(rule("first", 0.8, 2.0), quality_test=0.3),
-        dataclasses.replace(rule("first", 0.6, 4.0), quality_test=None),
-    ]
-    assert free_at_cost(points, 3.0, "first", split="validation") == pytest.approx(0.7)
-    assert free_at_cost(points, 3.0, "first") is None
 
 
 def test_the_examples_run():

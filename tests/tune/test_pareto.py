@@ -85,7 +85,8 @@ def test_the_command_shows_the_table(run, capsys, small_front):
 def test_the_command_picks_and_says_how_to_load(run, capsys):
     assert main([str(run), "--max-drop", "1"]) == 0
     assert capsys.readouterr().out.splitlines()[-2:] == [
-        f"picked  {run}/models/2 at dial -1.5: 88.0% on test (drop 1.0 points), 89.0% on validation, 5.00x in FLOPs",
+        f"picked  {run}/models/2 at dial -1.5: 88.0% (drop 1.0 points) and 5.00x in FLOPs on test, "
+        "89.0% and 5.00x in FLOPs on validation",
         f'load    trbert.load("{run}/models/2", dial=-1.5)',
     ]
     assert main([str(run), "--min-speedup", "1"]) == 0

@@ -28,7 +28,7 @@ def test_the_columns_are_the_fields_of_a_point_in_order(tmp_path, at):
     write_front(tmp_path / "front.csv", [at(0.5, 2.0)])
     header, row = (tmp_path / "front.csv").read_text().splitlines()
     assert header.split(",") == [field.name for field in dataclasses.fields(Point)]
-    assert row == "1,policy,0.0,0;2,,,0.5,0.49,,2.0,,,False,models/1"
+    assert row == "1,policy,0.0,0;2,,,0.5,0.49,,2.0,,,,False,models/1"
 
 
 def test_numpy_numbers_are_written_as_numbers(tmp_path, at):
@@ -64,7 +64,10 @@ def test_a_missing_run_and_an_unfinished_search_say_what_to_do(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text.replace("speed_up", "speedup", 1), "lacks speed_up and has 'speedup': pass a run of this"),
+        (
+            lambda text: text.replace("speed_up_test", "fast", 1),
+            "lacks speed_up_test and has 'fast': pass a run of this",
+        ),
         (lambda text: text.replace("trial,selector", "selector,trial", 1), "has them in another order or twice"),
         (lambda text: "", "lacks trial, "),
         (lambda text: text.splitlines()[0] + "\n", "must hold at least one point"),
@@ -82,8 +85,8 @@ def test_a_missing_run_and_an_unfinished_search_say_what_to_do(tmp_path):
             r"line 3: points must be whole numbers joined by ';', and is '0;x'",
         ),
         (lambda text: text.replace("True", "yes", 1), r"line 2: on_front must be True or False, and is 'yes'"),
-        (lambda text: text.replace("0.896", "0.896,1"), r"line 3 must have 14 cells, and has 15"),
-        (lambda text: text.replace("1.0", "-1.0", 1), r"line 2: speed_up must be positive, and is -1\.0"),
+        (lambda text: text.replace("0.896", "0.896,1"), r"line 3 must have 15 cells, and has 16"),
+        (lambda text: text.replace("1.0", "-1.0", 1), r"line 2: speed_up_validation must be positive, and is -1\.0"),
         (lambda text: text.replace("teacher", '"teacher', 1), r"must be a csv file as tune/search\.py writes it"),
     ],
 )
@@ -123,7 +126,7 @@ def test_the_table_shows_the_teacher_even_off_the_front_and_everything_when_aske
     assert [line.split()[0] for line in table(points).splitlines()] == ["model", "models/teacher", "models/1"]
     lines = table(small_front(), every=True).split("\n\n")[0].splitlines()
     assert len(lines) == 1 + len(small_front())
-    assert lines[0].endswith("quality (validation)  on front")
+    assert lines[0].endswith("quality (validation)  FLOPs (validation)  on front")
     assert [line.endswith("*") for line in lines[1:]].count(True) == sum(point.on_front for point in small_front())
 
 
