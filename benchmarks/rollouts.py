@@ -25,7 +25,7 @@ from trbert.original import original_points
 from trbert.packed import Tokens
 from trbert.policy import Policy
 from tune.learner import autocast
-from tune.settings import SelectSettings
+from tune.settings import ComputeSettings, SelectSettings
 from tune.stages import Examples, RolloutItem, Sampler, flatten
 
 DOCUMENTS, SAMPLES = 8, 8
@@ -70,7 +70,8 @@ def case(name: str, length: int, rounds: int) -> dict[str, Any]:
     ids = Given(DOCUMENTS, length, encoder.base.config.vocab_size).ids
     train = Examples(Tokens.from_padded(ids), torch.zeros(DOCUMENTS, dtype=torch.long))
     settings = SelectSettings(samples=SAMPLES)
-    samplers = {dtype: Sampler(dynamics, policy, train, settings, dtype, seed=0) for dtype in ("float32", "bfloat16")}
+    computes = [ComputeSettings(dtype=dtype) for dtype in ("float32", "bfloat16")]
+    samplers = {each.dtype: Sampler(dynamics, policy, train, settings, each, seed=0) for each in computes}
     weights = flatten(policy)
     seconds: dict[str, list[tuple[float, float]]] = {dtype: [] for dtype in samplers}
     for version in range(rounds + 1):

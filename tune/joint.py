@@ -49,6 +49,11 @@ class Joint:
     temperature: float | None
 
     @property
+    def trajectories(self) -> int:
+        """Of each document."""
+        return self.settings.samples + (1 if self.settings.fastest else 0)
+
+    @property
     def dials(self) -> tuple[float, ...]:
         """The dials whose costs are measured: every third of the selector's, its last among them."""
         return self.selector.dials[::-3][::-1]
@@ -69,7 +74,7 @@ class Joint:
         """Returns the mean loss of some documents, and what to tell of it."""
         if isinstance(self.selector, PolicySelector):
             return self._learned(self.selector.policy, part, draw, costs)
-        samples = self.settings.samples + 1
+        samples = self.trajectories
         many = part.tokens.take(torch.arange(len(part.labels), device=part.labels.device).repeat(samples))
         labels = part.labels.repeat(samples)
         with autocast(self.dynamics.encoder.device, self.dtype):
@@ -154,7 +159,7 @@ def train_jointly(
         seen.update(told)
         return value * len(documents)
 
-    lengths = train.tokens.lengths
+    lengths = train.tokens.lengths * joint.trajectories
     for step, documents in learner.batches(len(train.tokens), settings.batch_size, seed + 1):
         if settings.fastest and step % every == 0:
             costs.copy_(joint.costs(few))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from trbert.errors import Diverged, InputError
 from trbert.evaluate import within_budget
 from trbert.timing import paired_ratio, take_turns
 
+Result = TypeVar("Result")
 Loss = Callable[[Tensor], Tensor]
 """A function of document indices that returns their *summed* loss."""
 _WORTH_ROUNDING = 1.2
@@ -92,25 +93,39 @@ def accumulate_gradient(parameters: Sequence[nn.Parameter], documents: Tensor, l
     When memory runs out the documents are halved; nothing is added twice, since a gradient is added whole or not
     at all.
     """
-    found = _gradient(parameters, documents, loss)
-    if found is None:  # not where it was caught: there the error still holds all that the attempt had computed
-        torch.cuda.empty_cache()
-        middle = len(documents) // 2
-        return sum(accumulate_gradient(parameters, part, loss) for part in (documents[:middle], documents[middle:]))
-    value, gradients = found
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        if gradient is not None:
-            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-    return value
 
-
-def _gradient(
-    parameters: Sequence[nn.Parameter], documents: Tensor, loss: Loss
-) -> tuple[float, tuple[Tensor | None, ...]] | None:
-    """Returns the summed loss of some documents and its gradient; None when memory ran out and they can be halved."""
-    try:
-        value = loss(documents)
+    def differentiated(part: Tensor) -> tuple[float, tuple[Tensor | None, ...]]:
+        value = loss(part)
         return float(value.detach()), torch.autograd.grad(value, parameters, allow_unused=True)
+
+    total = 0.0
+    for value, gradients in halved(differentiated, documents):
+        total += value
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+    return total
+
+
+def halved(act: Callable[[Tensor], Result], documents: Tensor) -> Iterator[Result]:
+    """Yields what an act makes of some documents: of all at once, or of halves of them where memory runs out."""
+    found = _attempt(act, documents)
+    if found is not None:
+        yield found[0]
+        return
+    torch.cuda.empty_cache()
+    middle = len(documents) // 2
+    yield from halved(act, documents[:middle])
+    yield from halved(act, documents[middle:])
+
+
+def _attempt(act: Callable[[Tensor], Result], documents: Tensor) -> tuple[Result] | None:
+    """Returns the result, or None where memory ran out and the documents can be halved.
+
+    They are halved by the caller: where the error is caught it still holds all that the attempt had computed.
+    """
+    try:
+        return (act(documents),)
     except torch.OutOfMemoryError:
         if len(documents) == 1:
             raise

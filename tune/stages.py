@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -16,12 +17,24 @@ from torch import Tensor, nn
 from envs.dynamics import Dynamics
 from envs.rollout import Draw, Rollout, sample_trajectories
 from trbert.encoder import Encoder
+from trbert.evaluate import within_budget
 from trbert.keyed import keyed_uniform
 from trbert.packed import Tokens
 from trbert.policy import Policy
 from trbert.saliency import most_salient, saliency
 from trbert.shapes import DocIndex, Logits
-from tune.learner import ALONE, Keeper, Learner, Team, autocast, shuffled_batches, step_in_budget
+from tune.learner import (
+    ALONE,
+    Keeper,
+    Learner,
+    Team,
+    accumulate_gradient,
+    autocast,
+    check_finite,
+    halved,
+    shuffled_batches,
+    step_in_budget,
+)
 from tune.objectives import (
     imitation_loss,
     leave_one_out_advantages,
@@ -170,12 +183,12 @@ class Sampler:
         policy: Policy,
         train: Examples,
         settings: SelectSettings,
-        dtype: str,
+        compute: ComputeSettings,
         seed: int,
         temperature: float | None = None,
     ) -> None:
         self.dynamics, self.policy, self.train = dynamics, policy, train
-        self.settings, self.dtype, self.seed, self.temperature = settings, dtype, seed, temperature
+        self.settings, self.compute, self.seed, self.temperature = settings, compute, seed, temperature
 
     def gradients(self, weights: NDArray[np.float32], items: Sequence[RolloutItem]) -> list[ItemGradient]:
         """Returns the items' gradients, computed here one after the other."""
@@ -185,25 +198,33 @@ class Sampler:
         """Returns the gradient of one item for the policy with these weights."""
         started = time.perf_counter()
         load_flat(self.policy, weights)
-        documents = torch.tensor(item.documents)
+        tokens = self.train.tokens.lengths * self.settings.samples
+        parts: list[tuple[int, NDArray[np.float32], dict[str, float]]] = []
+        for documents in within_budget(torch.tensor(item.documents), tokens, self.compute.tokens_per_batch):
+            parts += halved(partial(self._differentiate, item=item), documents)
+        sizes = [size for size, _, _ in parts]
+        means = {name: float(np.average([told[name] for _, _, told in parts], weights=sizes)) for name in parts[0][2]}
+        gradient: NDArray[np.float32] = np.sum([each for _, each, _ in parts], axis=0, dtype=np.float32)
+        return ItemGradient(index=item.index, gradient=gradient, seconds=time.perf_counter() - started, **means)
+
+    def _differentiate(self, documents: Tensor, item: RolloutItem) -> tuple[int, NDArray[np.float32], dict[str, float]]:
+        """Returns how many of an item's documents these are, their summed gradient, and means over them."""
         part = self.train.take(documents, self.dynamics.encoder.device)
         rollout, logits, dials = self._sample(part, documents, item)
         labels = part.labels.repeat(len(dials))
         loss, reward = select_loss(self.dynamics, rollout, logits, labels, dials, self.settings)
         if rollout.counts is not None:
             loss = loss + nn.functional.cross_entropy(logits.float(), labels)
-        gradient = torch.autograd.grad(loss * len(item.documents), list(self.policy.parameters()))
+        gradient = torch.autograd.grad(loss * len(documents), list(self.policy.parameters()))
         state = rollout.state
         lengths = state.batch.original_lengths
-        return ItemGradient(
-            index=item.index,
-            gradient=torch.cat([g.flatten() for g in gradient]).float().cpu().numpy(),
-            reward=reward,
-            charge=float(self.dynamics.charge(lengths, state.kept).mean()),
-            kept=float(state.kept[-1].sum() / lengths.sum()),
-            entropy=float((rollout.entropy.detach() / part.tokens.lengths).mean()),
-            seconds=time.perf_counter() - started,
-        )
+        told = {
+            "reward": reward,
+            "charge": float(self.dynamics.charge(lengths, state.kept).mean()),
+            "kept": float(state.kept[-1].sum() / lengths.sum()),
+            "entropy": float((rollout.entropy.detach() / part.tokens.lengths).mean()),
+        }
+        return len(documents), torch.cat([g.flatten() for g in gradient]).float().cpu().numpy(), told
 
     def _sample(self, part: Examples, documents: Tensor, item: RolloutItem) -> tuple[Rollout, Logits, Tensor]:
         """Returns finished trajectories, what the head says of them, and their dials."""
@@ -211,7 +232,7 @@ class Sampler:
         draw = Draw(seed=self.seed, version=item.version, documents=documents.to(device))
         dials = drawn_dials(settings, draw, settings.samples)
         forced = self._salient_mask(part) if item.guided else None
-        with autocast(device, self.dtype), _frozen(self.dynamics.encoder):
+        with autocast(device, self.compute.dtype), _frozen(self.dynamics.encoder):
             rollout = sample_trajectories(
                 self.dynamics, self.policy, part.tokens, draw, dials, forced=forced, temperature=self.temperature
             )
@@ -298,6 +319,9 @@ def train_policy(
         seed: keys the order of documents.
         progress: told each step's means.
         keeper: takes the stage's state now and then.
+
+    Raises:
+        Diverged: A gradient is not finite; the policy is as it was.
     """
     steps = max(1, math.ceil(settings.documents / settings.step_documents))
     optimizer = torch.optim.Adam(policy.parameters(), lr=settings.learning_rate)
@@ -310,7 +334,7 @@ def train_policy(
         results = source.gradients(flatten(policy), items)
         gradient: NDArray[np.float32] = np.sum([result.gradient for result in results], axis=0, dtype=np.float32)
         load_flat_gradient(policy, gradient / np.float32(len(chosen)))
-        nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        check_finite(float(nn.utils.clip_grad_norm_(policy.parameters(), 1.0)), "the policy's gradient norm")
         optimizer.step()
         means = {
             name: float(np.mean([getattr(result, name) for result in results]))
@@ -326,10 +350,12 @@ def warm_start(
     count = min(settings.warm_start_documents, len(train.tokens))
     if count == 0:
         return
-    optimizer = torch.optim.Adam(policy.parameters(), lr=_IMITATION_RATE)
+    parameters, device = list(policy.parameters()), dynamics.encoder.device
+    optimizer = torch.optim.Adam(parameters, lr=_IMITATION_RATE)
     steps = math.ceil(count / settings.step_documents)
-    device = dynamics.encoder.device
-    for documents in shuffled_batches(len(train.tokens), settings.step_documents, steps, seed):
+
+    def loss(documents: Tensor) -> Tensor:
+        """Summed over tokens and points, as parts of a step add up."""
         part = train.take(documents, device)
         with autocast(device, compute.dtype):
             states, scores = saliency(dynamics.encoder, part.tokens, part.labels, dynamics.points)
@@ -340,8 +366,16 @@ def warm_start(
             imitation_loss(policy.logits(state, point, dials)[0], targets[point], weights)
             for point, state in enumerate(states)
         ]
+        return torch.stack(losses).sum() * weights.sum()
+
+    for documents in shuffled_batches(len(train.tokens), settings.step_documents, steps, seed):
         optimizer.zero_grad()
-        torch.stack(losses).sum().backward()
+        for part in within_budget(documents, train.tokens.lengths, compute.tokens_per_batch):
+            accumulate_gradient(parameters, part, loss)
+        free = (~train.tokens.take(documents).protected).sum().clamp(min=1).to(device)
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.div_(free)
         optimizer.step()
 
 

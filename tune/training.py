@@ -96,7 +96,7 @@ class Model:
             self.policy,
             train,
             settings.select,
-            settings.compute.dtype,
+            settings.compute,
             settings.seed,
             self._temperature,
         )

@@ -266,6 +266,23 @@ def test_a_step_cut_by_its_token_budget_learns_the_same(make_model, train, chang
     assert close.mean() > 0.98
 
 
+@pytest.mark.parametrize("changes", [{}, {"joint.fastest": 0.0}, {"selector": "first"}])
+def test_a_token_budget_counts_every_trajectory(make_model, train, changes, monkeypatch):
+    budget, seen = 100, []
+    model = make_model({"joint.documents": 16, "compute.tokens_per_batch": budget} | changes)
+    loss = Joint.loss
+
+    def told(self, part, draw, costs):
+        seen.append(int(part.tokens.lengths.sum()))
+        return loss(self, part, draw, costs)
+
+    monkeypatch.setattr(Joint, "loss", told)
+    model.join(train, lambda step: None)
+    trajectories = model.settings.joint.samples + (model.settings.joint.fastest > 0)
+    assert len(seen) > 1
+    assert max(seen) * trajectories <= budget < 3 * max(seen) * trajectories
+
+
 def test_a_rules_step_cut_by_its_token_budget_has_the_same_loss(make_model, train):
     found = []
     for tokens in (16384, 40):

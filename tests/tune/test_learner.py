@@ -2,19 +2,21 @@
 
 import copy
 import io
+import weakref
 
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
 
-from trbert.errors import InputError
+from trbert.errors import Diverged, InputError
 from tune import learner
 from tune.learner import (
     Learner,
     accumulate_gradient,
     autocast,
     bfloat16_speed_up,
+    halved,
     has_fast_bfloat16,
     linear_schedule,
     pick_device,
@@ -127,6 +129,48 @@ def test_one_document_that_does_not_fit_is_an_error_and_adds_nothing(model):
     with pytest.raises(torch.OutOfMemoryError):
         accumulate_gradient(list(model.parameters()), torch.tensor([3]), Task(model, room=0))
     assert gradients(model) == [None] * 4
+
+
+def test_halves_are_computed_once_the_memory_of_the_whole_is_let_go():
+    held = []
+
+    class Large:
+        pass
+
+    def act(documents):
+        large = Large()
+        held.append(weakref.ref(large))
+        if len(documents) > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return [each() for each in held[:-1]]
+
+    assert list(halved(act, torch.arange(2))) == [[None], [None, None]]
+
+
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_is_refused_and_leaves_the_weights(model, broken):
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+
+    def loss(documents):
+        value = Task(model)(documents)
+        if broken == "loss":
+            return value * float("nan")
+        return value + _NanBackward.apply(value)
+
+    with pytest.raises(Diverged, match=rf"^a step's {broken}.* must be finite, and is nan: lower the learning rate"):
+        step_in_budget(optimizer, torch.arange(4), LENGTHS, 1000, loss)
+    assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+class _NanBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values):
+        return torch.zeros_like(values)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("nan")
 
 
 def test_other_errors_are_not_retried(model):

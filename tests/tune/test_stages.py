@@ -11,8 +11,9 @@ from torch.testing import assert_close
 
 from envs.dynamics import Dynamics, RewardTerms
 from envs.rollout import Draw, sample_trajectories
-from trbert.errors import InputError
+from trbert.errors import Diverged, InputError
 from trbert.saliency import most_salient, saliency
+from tune import stages
 from tune.learner import shuffled_batches
 from tune.settings import PRESETS, override
 from tune.stages import (
@@ -185,6 +186,45 @@ def test_a_steps_gradient_does_not_depend_on_how_it_is_cut_into_items(make_model
     ]
     assert np.abs(whole).max() > 1e-3
     np.testing.assert_allclose(sum(cut), whole, rtol=1e-3, atol=1e-5)
+
+
+@learning
+@pytest.mark.parametrize("limit", ["budget", "memory"])
+def test_an_item_over_budget_or_memory_is_cut_and_gives_the_same(make_model, train, changes, limit, monkeypatch):
+    whole = make_model(changes)
+    model = make_model(changes | ({"compute.tokens_per_batch": 100} if limit == "budget" else {}))
+    item = RolloutItem(index=0, version=5, documents=(3, 1, 4, 15, 9, 2, 6))
+    sampler, cut = model.sampler(train), []
+    sample = sampler._sample
+
+    def limited(part, documents, item):
+        cut.append(int(part.tokens.lengths.sum()) * sampler.settings.samples)
+        if limit == "memory" and len(documents) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return sample(part, documents, item)
+
+    monkeypatch.setattr(sampler, "_sample", limited)
+    weights = flatten(whole.policy)
+    expected, found = whole.sampler(train).gradient(weights, item), sampler.gradient(weights, item)
+    assert len(cut) > 2
+    assert limit == "memory" or max(cut) <= 100
+    np.testing.assert_allclose(found.gradient, expected.gradient, rtol=1e-3, atol=1e-5)
+    for name in ("reward", "charge", "entropy"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-4)
+
+
+def test_a_gradient_that_is_not_finite_is_refused_and_leaves_the_policy(make_model, train):
+    model = make_model({})
+
+    class Broken:
+        def gradients(self, weights, items):
+            (own,) = model.sampler(train).gradients(weights, items[:1])
+            return [dataclasses.replace(own, gradient=np.full_like(own.gradient, np.nan))]
+
+    before = flatten(model.policy)
+    with pytest.raises(Diverged, match=r"^the policy's gradient norm must be finite, and is nan: lower"):
+        train_policy(model.policy, Broken(), len(train.tokens), model.settings.select, 0, print)
+    assert np.array_equal(flatten(model.policy), before)
 
 
 def test_another_version_or_seed_draws_other_trajectories(make_model, train):
@@ -499,6 +539,26 @@ def test_a_warm_start_imitates_saliency(make_model, train):
     warm_start(model.policy, model.dynamics, train, settings.select, settings.compute, 0)
     assert agreement(model, train) > max(before, 0.5) + 0.06
     assert same(weights_of(model.encoder.model), encoder)
+
+
+def test_a_warm_start_cut_by_its_token_budget_learns_the_same(make_model, train, monkeypatch):
+    found, cut = [], []
+
+    def watched(encoder, tokens, labels, points):
+        cut.append(len(tokens.input_ids))
+        return saliency(encoder, tokens, labels, points)
+
+    monkeypatch.setattr(stages, "saliency", watched)
+    for tokens in (16384, 25):
+        model = make_model({"select.warm_start_documents": 16, "compute.tokens_per_batch": tokens})
+        settings = model.settings
+        warm_start(model.policy, model.dynamics, train, settings.select, settings.compute, 0)
+        found.append(flatten(model.policy))
+    assert cut[0] > 25
+    assert len(cut) > 2
+    assert max(cut[1:]) <= 25
+    # Adam's steps are of 1e-2; rounding must not turn one.
+    assert np.isclose(*found, rtol=0, atol=5e-4).mean() > 0.98
 
 
 def test_without_documents_there_is_no_warm_start(make_model, train):
