@@ -20,11 +20,13 @@ from transformers import AutoModelForSequenceClassification
 from trbert.cost import CostModel
 from trbert.data import Splits, load_splits
 from trbert.encoder import Encoder
+from trbert.errors import Diverged
 from trbert.evaluate import Evaluation, evaluate, unreduced_logits
 from trbert.files import cache_folder, write_whole
 from trbert.latency import LatencyTable, measure_latency
 from trbert.packed import Tokens
 from trbert.pretrained import check_positions, extend_positions, load_classifier
+from trbert.reduction import check_points
 from trbert.selectors import FREE_SELECTORS, points_for
 from trbert.shapes import DocIndex, Logits
 from trbert.tasks import accuracy, encode
@@ -149,6 +151,10 @@ def prepare(
         latency: the user's table, where time is the price; measured here, in the arithmetic and on the threads of
             evaluation, when None.
         train: fine-tunes the teacher: here, or in several processes.
+
+    Raises:
+        InputError: The data, the device, the positions or the reduction points are not what the model takes.
+        Diverged: The teacher's learning, or what it says, left the finite numbers.
     """
     data, compute, splits = settings.data, settings.compute, splits_of(settings)
     torch.set_num_threads(compute.threads or os.cpu_count() or 1)
@@ -158,8 +164,10 @@ def prepare(
     pretrained = load_classifier(settings.model, splits.label_names)
     device = pick_device(compute.device)
     encoder = Encoder(pretrained.model.to(device))
-    if settings.positions is not None:
-        check_positions(encoder.base.config, settings.positions)  # now, not once the teacher has been trained
+    if settings.positions is not None:  # checked now, not once the teacher has been trained
+        check_positions(encoder.base.config, settings.positions)
+    if settings.select.points is not None:
+        check_points(settings.select.points, len(encoder.layers))
     longest = min(data.max_length, settings.positions or encoder.max_tokens)
     teacher_longest = min(settings.teacher.max_length or data.max_length, encoder.max_tokens)
     parts = taught = _tokenised(pretrained.tokenizer, splits, longest, say)
@@ -332,6 +340,11 @@ def _teacher_logits(encoder: Encoder, tokens: Tokens, split: str, compute: Compu
     except (SafetensorError, OSError):
         with autocast(encoder.device, dtype):
             logits = unreduced_logits(encoder, tokens, compute.tokens_per_batch)
+        if not logits.isfinite().all():
+            raise Diverged(
+                f"the teacher's logits on {split} must be finite, and some are not: see whether its weights are whole, "
+                "and compute in float32 (--set compute.dtype=float32 --set compute.evaluation=float32)"
+            ) from None
         _keep(path, {"logits": logits})
         return logits
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from trbert.encoder import Encoder
-from trbert.errors import InputError
+from trbert.errors import Diverged, InputError
 from tune import prepare as module
 from tune.budget import make_plan
 from tune.prepare import FREE_DIALS, PackedArrays, free_points, prepare
@@ -323,6 +323,21 @@ def test_too_few_positions_are_refused_before_a_teacher_is_trained(settings, cac
 
 
 # Pairs.
+
+
+@pytest.mark.parametrize("points", [(0, 9), (3, 1)])
+def test_points_that_do_not_fit_are_refused_before_a_teacher_is_trained(settings, cache, no_training, points):
+    with pytest.raises(InputError, match="points"):
+        prepare(override(settings, {"select.points": points}), None, print)
+
+
+def test_what_a_teacher_says_must_be_finite_and_is_not_kept_else(settings, cache, monkeypatch):
+    monkeypatch.setattr(
+        "tune.prepare.unreduced_logits", lambda encoder, tokens, budget: torch.full((len(tokens), 2), torch.nan)
+    )
+    with pytest.raises(Diverged, match="the teacher's logits on train must be finite"):
+        prepare(settings, None, print)
+    assert not list(cache.glob("logits/*"))
 
 
 def test_pairs_are_read_with_their_segments_and_have_a_teacher_of_their_own(settings, cache, tmp_path):
