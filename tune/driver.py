@@ -239,11 +239,15 @@ def _trials_name(folder: RunFolder, asked: dict[str, Any]) -> str:
 
 def _tune_config(saved: dict[str, Any], plan: Plan, prepared: Prepared) -> tune.TuneConfig:
     fixed, num_layers = saved["search"]["fixed"], prepared.config.num_hidden_layers
-    space = search_space(num_layers, prepared.penalty, fixed)
     fitted = from_json(saved["fitted"])
+    ratios = fitted.select.keep_ratios
+    # Of fixed ratios there is one for each point.
+    num_points = len(ratios) if ratios and "select.points" not in fixed else None
+    space = search_space(num_layers, prepared.penalty, fixed, num_points)
     pairs = len(Columns.named(fitted.data.text_column, fitted.data.label_column).texts) == 2
-    guesses = first_guesses(num_layers, prepared.penalty, fitted.select.documents, fixed, pairs=pairs)[: plan.trials]
-    searcher = space and FreshSearch(space, guesses, seed=saved["settings"]["seed"])
+    documents = fitted.select.documents
+    guesses = first_guesses(num_layers, prepared.penalty, documents, fixed, num_points, pairs=pairs)
+    searcher = space and FreshSearch(space, guesses[: plan.trials], seed=saved["settings"]["seed"])
     # Where all of it was fixed the trials repeat one configuration.
     return tune.TuneConfig(
         search_alg=searcher or None, num_samples=plan.trials, max_concurrent_trials=plan.concurrent, reuse_actors=False

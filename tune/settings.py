@@ -2,9 +2,11 @@
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 from trbert.errors import InputError
@@ -94,6 +96,9 @@ class SelectSettings:
     warm_start_documents: int = _setting(1500, "documents on which the policy first imitates saliency")
 
     def __post_init__(self) -> None:
+        points = self.points or ()
+        rising = all(0 <= a < b for a, b in pairwise((*points, math.inf)))
+        _check(rising, "select.points", "rising layer indices from 0 (such as 0,2)", points)
         _check(self.penalty is None or self.penalty >= 0, "select.penalty", "0 or more", self.penalty)
         _check(self.samples >= 2, "select.samples", "at least 2", self.samples)
         for name in ("documents", "step_documents", "item_documents"):
@@ -101,6 +106,8 @@ class SelectSettings:
         _check(self.learning_rate > 0, "select.learning_rate", "positive", self.learning_rate)
         ratios = self.keep_ratios or ()
         _check(all(0 <= ratio <= 1 for ratio in ratios), "select.keep_ratios", "fractions from 0 to 1", ratios)
+        for_each = not points or not ratios or len(ratios) == len(points)
+        _check(for_each, "select.keep_ratios", f"one for each of the select.points {points}", ratios)
         prices = ("flops", "latency", "tokens")
         _check(self.price in prices, "select.price", "'flops', 'latency' or 'tokens'", self.price)
         unused = self.latency_table is not None and self.price != "latency"
@@ -291,18 +298,25 @@ def _coerce(name: str, kind: Any, value: Any) -> Any:
         origin = typing.get_origin(each)
         if each is type(None) and value is None:
             return None
-        if origin is tuple and typing.get_args(each)[0] is str and isinstance(value, str):
-            return (value,)  # a list of one name needs no comma
-        if origin is tuple and isinstance(value, list | tuple):
+        if origin is tuple:
             item = typing.get_args(each)[0]
-            return tuple(_coerce(name, item, part) for part in value)
+            lone = isinstance(value, str) if item is str else _is_number(value)
+            parts = (value,) if lone else value  # a list of one needs no comma
+            if isinstance(parts, list | tuple):
+                return tuple(_coerce(name, item, part) for part in parts)
         if origin is Literal and value in typing.get_args(each):
             return value
-        if each is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if each is float and _is_number(value):
+            # Infinity is positive: most settings' own rules would let it pass.
+            _check(math.isfinite(value), name, "a finite number", value)
             return float(value)
         if isinstance(each, type) and origin is None and type(value) is each:
             return value
     raise InputError(f"{name} must be {' or '.join(map(_in_words, kinds))}, and is {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _in_words(kind: Any) -> str:

@@ -5,8 +5,12 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
+from trbert.errors import InputError
 
-def search_space(num_layers: int, penalty: float, fixed: Collection[str] = ()) -> dict[str, Any]:
+
+def search_space(
+    num_layers: int, penalty: float, fixed: Collection[str] = (), num_points: int | None = None
+) -> dict[str, Any]:
     """Returns the space over dotted setting names, without what the user fixed.
 
     Reduction points are one categorical choice, coded as "0,2": right after the embeddings and a third in (no
@@ -17,10 +21,14 @@ def search_space(num_layers: int, penalty: float, fixed: Collection[str] = ()) -
         num_layers: the encoder's depth.
         penalty: the task's own, in nats; the search looks about it.
         fixed: what the user fixed.
+        num_points: how many reduction points there are to be; any number when None.
+
+    Raises:
+        InputError: No candidate has so many points.
     """
     whole = {
         "select.penalty": FloatDistribution(0.3 * penalty, 8.0 * penalty, log=True),
-        "select.points": CategoricalDistribution(point_choices(num_layers)),
+        "select.points": CategoricalDistribution(point_choices(num_layers, num_points)),
         "select.free": FloatDistribution(0.0, 0.2),
         "select.learning_rate": FloatDistribution(1e-3, 4e-2, log=True),
         "joint.learning_rate": FloatDistribution(3e-5, 3e-4, log=True),
@@ -28,18 +36,29 @@ def search_space(num_layers: int, penalty: float, fixed: Collection[str] = ()) -
     return {name: distribution for name, distribution in whole.items() if not _is_fixed(name, fixed)}
 
 
-def point_choices(num_layers: int) -> list[str]:
-    """Returns the candidates for the reduction points.
+def point_choices(num_layers: int, num_points: int | None = None) -> list[str]:
+    """Returns the candidates for the reduction points; those of `num_points` points where that is given.
+
+    Raises:
+        InputError: No candidate has so many points.
 
     Example:
         >>> point_choices(6)
         ['0,2', '1,3', '0,1', '0,3', '2,3,4']
+        >>> point_choices(6, num_points=3)
+        ['2,3,4']
     """
-    if num_layers == 1:
-        return ["0"]
     third, half = max(1, num_layers // 3), num_layers // 2
-    choices = [(0, third), (1, max(2, half)), (0, 1), (0, half), _middle(num_layers)]
-    return list(dict.fromkeys(_coded(points) for points in choices if points[-1] < num_layers))
+    several = [(0, third), (1, max(2, half)), (0, 1), (0, half), _middle(num_layers)]
+    choices = [points for points in several if points[-1] < num_layers] if num_layers > 1 else [(0,)]
+    fitting = [points for points in choices if num_points in (None, len(points))]
+    if not fitting:
+        counts = " or ".join(map(str, sorted({len(points) for points in choices})))
+        raise InputError(
+            f"select.keep_ratios must be one for each reduction point, of which the search tries {counts}, and are "
+            f"{num_points}: set select.points too, to {num_points} layers"
+        )
+    return list(dict.fromkeys(map(_coded, fitting)))
 
 
 def _middle(num_layers: int) -> tuple[int, ...]:
@@ -52,7 +71,13 @@ def _coded(points: tuple[int, ...]) -> str:
 
 
 def first_guesses(
-    num_layers: int, penalty: float, documents: int, fixed: Collection[str] = (), *, pairs: bool = False
+    num_layers: int,
+    penalty: float,
+    documents: int,
+    fixed: Collection[str] = (),
+    num_points: int | None = None,
+    *,
+    pairs: bool = False,
 ) -> list[dict[str, Any]]:
     """Returns configurations that are known to do well, tried before the sampler's own: cheap, balanced, careful.
 
@@ -62,9 +87,13 @@ def first_guesses(
         documents: of the select stage; a longer one does best with smaller steps, as far together (measured at 2,000
             and 6,000).
         fixed: what the user fixed.
+        num_points: how many reduction points there are to be; any number when None.
         pairs: documents are text pairs, which do best with points in the middle (measured on one set).
+
+    Raises:
+        InputError: No candidate has so many points.
     """
-    choices = point_choices(num_layers)
+    choices = point_choices(num_layers, num_points)
     early, paper = choices[0], choices[min(1, len(choices) - 1)]
     middle = _coded(_middle(num_layers))
     likely = middle if pairs and middle in choices else early

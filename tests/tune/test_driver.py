@@ -11,6 +11,7 @@ from tune.budget import make_plan
 from tune.driver import Shared, _on_cluster, _tune_config, make_shared
 from tune.progress import Console
 from tune.settings import Settings, override, to_json
+from tune.space import to_settings
 
 pytestmark = pytest.mark.ray
 PLAN = make_plan(3600.0, 1, 1)
@@ -68,10 +69,39 @@ def test_the_users_mistake_comes_back_as_itself(ray_local, tiny_settings):
         _on_cluster(override(tiny_settings, {"data.source": "gone.csv"}), PLAN, Lines(), 0.0, None, "/tmp", None)
 
 
+@pytest.fixture
+def searcher_of(prepared):
+    """A function: settings that the user fixed -> what decides what is tried on six layers."""
+
+    def searcher(fixed, plan=PLAN):
+        settings = to_json(override(Settings(), fixed))
+        saved = {"settings": settings, "fitted": settings, "search": {"fixed": list(fixed)}}
+        six_layers = replace(prepared, config=SimpleNamespace(num_hidden_layers=6))
+        return _tune_config(saved, plan, six_layers).search_alg
+
+    return searcher
+
+
 @pytest.mark.parametrize(("text_column", "points"), [("text", "0,2"), ("question,sentence", "2,3,4")])
-def test_a_search_starts_with_the_points_that_suit_its_documents(text_column, points, prepared):
-    settings = to_json(override(Settings(), {"data.text_column": text_column}))
-    saved = {"settings": settings, "fitted": settings, "search": {"fixed": []}}
-    six_layers = replace(prepared, config=SimpleNamespace(num_hidden_layers=6))
-    search = _tune_config(saved, PLAN, six_layers).search_alg
+def test_a_search_starts_with_the_points_that_suit_its_documents(text_column, points, searcher_of):
+    search = searcher_of({"data.text_column": text_column})
     assert search.suggest("first")["select.points"] == points
+
+
+@pytest.mark.parametrize("text_column", ["text", "question,sentence"])
+@pytest.mark.parametrize("ratios", [(0.1, 0.1), (0.2, 0.1, 0.0)])
+def test_whatever_a_search_tries_has_a_point_for_each_fixed_ratio(ratios, text_column, searcher_of):
+    fixed = {"select.keep_ratios": ratios, "data.text_column": text_column}
+    search = searcher_of(fixed, make_plan(3600.0, 1, 4))
+    for trial in range(12):
+        changes = to_settings(search.suggest(str(trial)))
+        assert len(changes["select.points"]) == len(ratios)
+        assert override(Settings(), fixed | changes).select.keep_ratios == ratios
+
+
+def test_fixed_ratios_of_which_no_points_are_tried_are_refused(searcher_of):
+    ratios = (0.1,) * 4
+    with pytest.raises(InputError, match=r"set select\.points too, to 4 layers$"):
+        searcher_of({"select.keep_ratios": ratios})
+    both = searcher_of({"select.keep_ratios": ratios, "select.points": (0, 1, 2, 3)})
+    assert "select.points" not in both.suggest("first")

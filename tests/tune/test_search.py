@@ -140,9 +140,12 @@ def test_the_script_runs_from_any_folder(folder):
         (["--set", "select.penalty=high"], "select.penalty must be a number or none, and is 'high'"),
         (["--set", "select.price=euros"], "select.price must be 'flops' or 'latency' or 'tokens', and is 'euros'"),
         (
-            ["--set", "select.points=2"],
-            "select.points must be a whole number for each point (such as 0,2) or none, and is 2",
+            ["--set", "select.points=two"],
+            "select.points must be a whole number for each point (such as 0,2) or none, and is 'two'",
         ),
+        (["--set", "select.points=2,0"], "select.points must be rising layer indices from 0 (such as 0,2), and is"),
+        (["--set", "joint.fastest=inf"], "joint.fastest must be a finite number, and is inf"),
+        (["--set", "teacher.epochs=nan"], "teacher.epochs must be a finite number, and is nan"),
         (["--budget", "soon"], "a budget must be a duration such as 90s, 10m or 1h30m, and is 'soon'"),
         (["--budget", "0m"], "a budget must be more than nothing, and is '0m'"),
         (["--num-trials", "0"], "--num-trials must be 1 or more, and is 0"),
@@ -178,6 +181,12 @@ def test_two_text_columns_are_one_setting(folder, searched, words):
     assert main(["--name", "mine", "--data", "a.csv", *words]) == 0
     saved = json.loads((folder / "runs" / "mine" / "settings.json").read_text())
     assert saved["settings"]["data"]["text_column"] == "question,1"
+
+
+def test_a_lone_number_is_a_list_of_one(folder, searched):
+    assert main(["--name", "mine", "--set", "select.points=0", "--set", "select.keep_ratios=0.1"]) == 0
+    select = json.loads((folder / "runs" / "mine" / "settings.json").read_text())["settings"]["select"]
+    assert (select["points"], select["keep_ratios"]) == ([0], [0.1])
 
 
 def test_everything_that_was_asked_for_is_saved_and_searched(capsys, folder, searched):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 import subprocess
 import sys
@@ -30,7 +31,11 @@ RULES = [
     ("teacher.learning_rate", -1e-3, "teacher.learning_rate must be positive, and is -0.001"),
     ("teacher.max_length", 2, "teacher.max_length must be more than 2 tokens or unset, and is 2"),
     ("select.penalty", -0.5, "select.penalty must be 0 or more, and is -0.5"),
-    ("select.penalty", float("nan"), "select.penalty must be 0 or more, and is nan"),
+    ("select.penalty", float("nan"), "select.penalty must be a finite number, and is nan"),
+    ("select.points", (2, 0), "select.points must be rising layer indices from 0 (such as 0,2), and is (2, 0)"),
+    ("select.points", (1, 1), "select.points must be rising layer indices from 0 (such as 0,2), and is (1, 1)"),
+    ("select.points", (-1, 2), "select.points must be rising layer indices from 0 (such as 0,2), and is (-1, 2)"),
+    ("select.points", -1, "select.points must be rising layer indices from 0 (such as 0,2), and is (-1,)"),
     ("select.keep_ratios", (0.5, 1.5), "select.keep_ratios must be fractions from 0 to 1, and is (0.5, 1.5)"),
     ("select.documents", 0, "select.documents must be positive, and is 0"),
     ("select.samples", 1, "select.samples must be at least 2, and is 1"),
@@ -70,9 +75,9 @@ def test_a_value_that_breaks_its_rule_is_refused_in_these_words(name, value, tol
 
 
 def test_every_number_has_a_rule():
-    # `seed` may be any; the data refuses a negative one. The points' rule needs the encoder's depth.
+    # `seed` may be any; the data refuses a negative one.
     ruled = {name for name, _, _ in RULES}
-    free = {"seed", "select.points"}
+    free = {"seed"}
     for name, field in setting_names().items():
         number = isinstance(field.default, int | float) and not isinstance(field.default, bool)
         if number or (field.default is None and name not in free):
@@ -88,7 +93,9 @@ def test_every_number_has_a_rule():
         ("model", 3, "text"),
         ("select.penalty", "high", "a number or none"),
         ("select.penalty", True, "a number or none"),
-        ("select.points", 2, "a whole number for each point (such as 0,2) or none"),
+        ("select.points", "2", "a whole number for each point (such as 0,2) or none"),
+        ("select.points", True, "a whole number for each point (such as 0,2) or none"),
+        ("select.keep_ratios", False, "a number for each point (such as 0,2) or none"),
         ("select.price", "euros", "'flops' or 'latency' or 'tokens'"),
         ("select.baseline", "median", "'leave-one-out' or 'mean'"),
         ("select.token_average", 1, "true or false"),
@@ -104,9 +111,25 @@ def test_a_value_of_another_type_is_refused_by_the_settings_whole_name(name, val
         override(Settings(), {name: value})
 
 
-def test_a_part_of_a_list_is_checked_too():
+@pytest.mark.parametrize("points", [(0, 1.5), 1.5])
+def test_a_part_of_a_list_is_checked_too(points):
     with pytest.raises(InputError, match=r"^select.points must be a whole number, and is 1.5$"):
-        override(Settings(), {"select.points": (0, 1.5)})
+        override(Settings(), {"select.points": points})
+
+
+FLOATS = [
+    name for name, field in setting_names().items() if float in typing.get_args(field.type) or field.type is float
+]
+
+
+@pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan], ids=str)
+@pytest.mark.parametrize("name", [*FLOATS, "select.keep_ratios"])
+def test_a_number_that_is_not_finite_is_refused(name, number):
+    value = (0.1, number) if name == "select.keep_ratios" else number
+    with pytest.raises(InputError, match=f"^{re.escape(f'{name} must be a finite number, and is {number!r}')}$"):
+        override(Settings(), {name: value})
+    with pytest.raises(InputError, match="must be a finite number"):
+        from_json({name: value})
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_known_one():
@@ -214,10 +237,24 @@ def test_settings_load_neither_torch_nor_ray():
     assert set(done.stdout.split()).isdisjoint({"torch", "ray", "transformers", "numpy", "optuna"})
 
 
+def test_a_list_of_numbers_may_be_a_single_one():
+    settings = override(Settings(), {"select.points": 0, "select.keep_ratios": 1})
+    assert (settings.select.points, settings.select.keep_ratios) == ((0,), (1.0,))
+    assert isinstance(settings.select.keep_ratios[0], float)
+
+
 def test_a_list_of_names_may_be_a_single_one():
     assert override(Settings(), {"policy_features": "document"}).policy_features == ("document",)
     with pytest.raises(InputError, match=re.escape("policy_features must be names (such as a,b), and is 3")):
         override(Settings(), {"policy_features": 3})
+
+
+@pytest.mark.parametrize("ratios", [(0.1,), (0.1, 0.1, 0.1)])
+def test_ratios_are_one_for_each_point_where_both_are_set(ratios):
+    told = f"select.keep_ratios must be one for each of the select.points (0, 2), and is {ratios}"
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        override(Settings(), {"select.points": (0, 2), "select.keep_ratios": ratios})
+    assert override(Settings(), {"select.keep_ratios": ratios}).select.points is None
 
 
 def test_relaxed_decisions_are_not_guided():

@@ -35,6 +35,30 @@ def test_points_lie_right_after_the_embeddings_where_the_paper_has_them_and_in_t
     assert point_choices(layers) == points
 
 
+@pytest.mark.parametrize(
+    ("layers", "num_points", "points"),
+    [(1, 1, ["0"]), (6, 2, ["0,2", "1,3", "0,1", "0,3"]), (6, 3, ["2,3,4"]), (12, 3, ["4,6,8"])],
+)
+def test_where_the_number_of_points_is_given_only_such_are_tried(layers, num_points, points):
+    assert point_choices(layers, num_points) == points
+    assert list(search_space(layers, 1.0, (), num_points)["select.points"].choices) == points
+    for pairs in (False, True):
+        guesses = first_guesses(layers, 1.0, 2000, (), num_points, pairs=pairs)
+        assert {guess["select.points"] for guess in guesses} <= set(points)
+
+
+@pytest.mark.parametrize(("layers", "num_points", "tried"), [(6, 1, "2 or 3"), (6, 4, "2 or 3"), (1, 2, "1")])
+def test_a_number_of_points_that_no_candidate_has_is_refused(layers, num_points, tried):
+    told = (
+        f"select.keep_ratios must be one for each reduction point, of which the search tries {tried}, and are "
+        f"{num_points}: set select.points too, to {num_points} layers"
+    )
+    for asked in (search_space, first_guesses):
+        more = (2000,) if asked is first_guesses else ()
+        with pytest.raises(InputError, match=f"^{told}$"):
+            asked(layers, 1.0, *more, (), num_points)
+
+
 @pytest.mark.parametrize("pairs", [False, True])
 @pytest.mark.parametrize("penalty", [1e-3, 1.0])
 @pytest.mark.parametrize("layers", DEPTHS)
