@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from trbert.encoder import Encoder
 from trbert.int8 import Int8Linear
 from trbert.policy import Policy
+from trbert.selectors import LEARNED
 from trbert.shapes import DocFloat, DocIndex, Kept
 
 
@@ -96,7 +97,7 @@ class CostModel:
         flops = flops + self.head_per_document + len(points) * self.fusion_per_document
         for index, tokens in enumerate(entering):
             flops = flops + self.layers(bounds[index], bounds[index + 1], tokens)
-            if index < len(points) and selector in ("policy", "gumbel"):
+            if index < len(points) and selector in LEARNED:
                 flops = flops + self.policy_per_token * tokens + self.policy_per_document
             if index < len(points) and selector == "attention":
                 flops = flops + self.layer_per_pair[points[index] - 1] / 2 * tokens.square()

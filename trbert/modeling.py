@@ -80,6 +80,8 @@ class TrbertForSequenceClassification(PreTrainedModel):
 
     config_class = TrbertConfig
     base_model_prefix = "classifier"
+    # It takes **kwargs to refuse them by name, and the Trainer would pass it how many labels a step has.
+    accepts_loss_kwargs = False
     _supports_sdpa = True
 
     def __init__(self, config: TrbertConfig) -> None:
@@ -126,7 +128,7 @@ class TrbertForSequenceClassification(PreTrainedModel):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
-        return_dict: bool = True,
+        return_dict: bool | None = True,
         **kwargs: Any,
     ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
         """Returns loss (where labels are given) and logits [docs, classes] of the reduced forward pass.
@@ -146,7 +148,7 @@ class TrbertForSequenceClassification(PreTrainedModel):
         reduced = reduced_forward(encoder, self.selector, tokens, tuple(self.config.points), self.config.dial)
         output = encoder.finish(reduced.batch, labels=labels)
         answer = SequenceClassifierOutput(loss=output.loss, logits=output.logits)
-        return answer if return_dict else answer.to_tuple()
+        return answer.to_tuple() if return_dict is False else answer
 
 
 def assemble(

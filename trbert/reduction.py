@@ -89,9 +89,11 @@ def reduced_forward(
         labels: the documents' classes, for a selector that reads saliency.
 
     Raises:
-        InputError: The rule reads attention, and its first point has no layer before it; or saliency, and there are
-            no labels.
+        InputError: The rule cannot stand at this dial; it reads attention, and its first point has no layer before it;
+            or saliency, and there are no labels.
     """
+    if not isinstance(dial, Tensor):
+        selector.check_dial(dial)
     dials = torch.as_tensor(dial, dtype=torch.float32, device=tokens.offsets.device).expand(len(tokens))
     salient = None
     if selector.needs == "saliency" and labels is not None:

@@ -5,6 +5,7 @@ learned an offset on the keep logits, for the others (which count) the fraction 
 after the last reduction point. A new rule is one class and one line in `RULES` or `LEARNED`.
 """
 
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
@@ -36,6 +37,14 @@ class Selector(ABC):
     dials: ClassVar[tuple[float, ...]]
     keep_all: ClassVar[float]
     default_dial: ClassVar[float]
+
+    def check_dial(self, dial: float) -> None:
+        """Raises InputError unless the rule can stand at this dial."""
+        if not math.isfinite(dial):
+            raise InputError(
+                f"the dial of {self.name!r} must be a finite number, and is {dial!r}: its default is "
+                f"{self.default_dial:g}"
+            )
 
     @abstractmethod
     def keep_mask(
@@ -87,6 +96,14 @@ class CountSelector(Selector):
     dials = (0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.4, 0.55, 0.75)
     keep_all = 1.0
     default_dial = 0.1
+
+    def check_dial(self, dial: float) -> None:
+        """Raises InputError unless the dial is a fraction."""
+        if not 0 <= dial <= 1:
+            raise InputError(
+                f"the dial of {self.name!r} must be a fraction of a document's tokens from 0 to 1, and is {dial!r}: "
+                f"its default is {self.default_dial:g}"
+            )
 
     @abstractmethod
     def scores(self, batch: PackedBatch, evidence: TokenFloat | None) -> TokenFloat:

@@ -164,6 +164,11 @@ def test_a_tuple_is_returned_where_it_was_asked_for(model, tokens):
     loss, same = model(**inputs, labels=torch.tensor([0, 1, 2, 1, 0]), return_dict=False)
     assert torch.equal(logits, same)
     assert loss.dim() == 0
+    assert torch.equal(model(**inputs, return_dict=None).logits, logits)  # unsaid, as transformers' models take it
+
+
+def test_a_trainer_passes_it_no_count_of_labels(model):
+    assert not model.accepts_loss_kwargs  # read before the signature, whose **kwargs would say otherwise
 
 
 @pytest.mark.parametrize("given", [{"output_attentions": True}, {"position_ids": torch.zeros(1, 1)}])

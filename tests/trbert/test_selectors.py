@@ -242,6 +242,20 @@ def test_the_kept_fraction_falls_by_the_same_factor_at_each_point(dial, factor, 
     assert torch.bincount(batch.documents[second]).tolist() == [ceil(Fraction(dial) * n) for n in lengths]
 
 
+@pytest.mark.parametrize("dial", [float("nan"), float("inf")])
+def test_a_dial_that_is_no_number_is_refused(selector, dial, encoder, make_tokens):
+    with pytest.raises(InputError, match=rf"^the dial of '{selector.name}' must be .*, and is {dial!r}: its default"):
+        reduced_forward(encoder, selector, make_tokens(*LENGTHS), POINTS, dial)
+
+
+def test_a_count_selector_takes_a_fraction_alone(encoder, make_tokens):
+    for dial in (-0.1, 1.5):
+        with pytest.raises(InputError, match=rf"must be a fraction of a document's tokens .*, and is {dial}: its"):
+            reduced_forward(encoder, FirstSelector(), make_tokens(*LENGTHS), POINTS, dial)
+    for dial in (0.0, 1.0):
+        reduced_forward(encoder, FirstSelector(), make_tokens(*LENGTHS), POINTS, dial)
+
+
 def test_the_first_tokens_are_the_first(make_batch):
     batch = make_batch(4, 6)
     mask = FirstSelector().keep_mask(batch, 0, 1, one_dial(batch, 0.5), None)
