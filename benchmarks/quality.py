@@ -322,7 +322,7 @@ def _of_set(each: DataSet, base: Settings) -> Iterator[tuple[str, Unit]]:
             for target in (one for one in each.targets if one in TRUNCATED):
                 yield f"truncate {target:g}x seed 0", Unit(needed, partial(truncated, base, target))
         elif name == "tr-bert":
-            # As much time as the policy's joint stage: fewer documents, of eight dearer trajectories each.
+            # Fewer documents than the policy's, of eight dearer trajectories each.
             changes = {**TR_BERT, "select.points": (1, 3), "joint.documents": 3 * base.joint.documents // 16}
             yield "tr-bert seed 0", training(changes, each.targets)
         elif name != "policy":
