@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -157,7 +156,8 @@ def prepare(
         Diverged: The teacher's learning, or what it says, left the finite numbers.
     """
     data, compute, splits = settings.data, settings.compute, splits_of(settings)
-    torch.set_num_threads(compute.threads or os.cpu_count() or 1)
+    if compute.threads is not None:
+        torch.set_num_threads(compute.threads)
     for note in splits.notes:
         say(note)
     torch.manual_seed(settings.seed)  # draws the new head

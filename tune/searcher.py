@@ -10,6 +10,8 @@ from optuna.distributions import FloatDistribution
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
+Curve = list[tuple[float, float]]
+"""Quality and cost of one trained model along its dial."""
 NEAR = 0.05
 """Two values are all but the same within this share of their range, measured as the range is: in log where it is."""
 TRIES = 20
@@ -17,10 +19,10 @@ TRIES = 20
 
 
 class FreshSearch(Searcher):
-    """Asks Optuna for configurations, and asks again where one is next to a finished trial that another dominates.
+    """Asks Optuna for configurations, and asks again where one is next to a finished trial that lost.
 
-    A trial dominates another that is neither better nor cheaper than it. What is asked anew is told to Optuna as
-    failed, from which it learns nothing.
+    A trial lost where others' curves dominate each point of its own: somewhere along their dials they are as good and
+    as cheap, and better or cheaper. What is asked anew is told to Optuna as failed, from which it learns nothing.
 
     Args:
         space: Optuna distributions by name.
@@ -39,7 +41,7 @@ class FreshSearch(Searcher):
             seed=seed,
         )
         self._asked: dict[str, tuple[str, dict[str, Any]]] = {}  # a trial's name at Optuna, and its configuration
-        self._finished: list[tuple[dict[str, Any], float, float]] = []  # configuration, quality, cost
+        self._finished: list[tuple[dict[str, Any], Curve]] = []
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """Returns the configuration of a new trial."""
@@ -60,8 +62,8 @@ class FreshSearch(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Takes what a trial came to."""
         name, config = self._asked[trial_id]
-        if result and "quality" in result:
-            self._finished.append((config, result["quality"], result["cost"]))
+        if result and "curve" in result:
+            self._finished.append((config, [(quality, cost) for quality, cost in result["curve"]]))
         self._optuna.on_trial_complete(name, result, error)
 
     def save(self, checkpoint_path: str) -> None:
@@ -73,14 +75,18 @@ class FreshSearch(Searcher):
         self.__dict__.update(pickle.loads(Path(checkpoint_path).read_bytes()))
 
     def _lost_before(self, config: Mapping[str, Any]) -> bool:
+        points = [point for _, curve in self._finished for point in curve]
         return any(
-            self._near(config, other)
-            and any(q >= quality and c <= cost and (q, c) != (quality, cost) for _, q, c in self._finished)
-            for other, quality, cost in self._finished
+            self._near(config, other) and all(any(_dominates(point, own) for point in points) for own in curve)
+            for other, curve in self._finished
         )
 
     def _near(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
         return all(distance(one[name], other[name], kind) <= NEAR for name, kind in self._space.items())
+
+
+def _dominates(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return one[0] >= other[0] and one[1] <= other[1] and one != other
 
 
 def distance(one: Any, other: Any, kind: Any) -> float:

@@ -159,7 +159,7 @@ class ComputeSettings:
     evaluation: Literal["auto", "float32", "bfloat16"] = _setting(
         "float32", "arithmetic of evaluation; float32 is what a model is loaded in by default"
     )
-    threads: int | None = _setting(None, "threads of each process; the machine's cores shared out when unset")
+    threads: int | None = _setting(None, "threads of each process; when unset 1, and all cores for the teacher")
     tokens_per_batch: int = _setting(16384, "most tokens at once, halved when memory runs out")
 
     def __post_init__(self) -> None:

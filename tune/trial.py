@@ -155,6 +155,7 @@ def _report(
                 "finished": True,
                 "quality": at_default.validation.quality,
                 "cost": 1.0 / at_default.validation.speed_up,
+                "curve": [[point.validation.quality, 1.0 / point.validation.speed_up] for point in curve],
                 **told,
             },
             checkpoint=tune.Checkpoint.from_directory(folder),

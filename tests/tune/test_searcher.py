@@ -18,11 +18,16 @@ def search():
     return FreshSearch(SPACE, [LOSER, WINNER], seed=0)
 
 
+def result(*curve):
+    quality, cost = curve[0]
+    return {"quality": quality, "cost": cost, "curve": [list(point) for point in curve]}
+
+
 def finish(search, quality_of_loser):
     assert search.suggest("a") == LOSER
     assert search.suggest("b") == WINNER
-    search.on_trial_complete("a", {"quality": quality_of_loser, "cost": 0.5})
-    search.on_trial_complete("b", {"quality": 0.8, "cost": 0.5})
+    search.on_trial_complete("a", result((quality_of_loser, 0.5)))
+    search.on_trial_complete("b", result((0.8, 0.5)))
 
 
 def scripted(search, monkeypatch, *configs):
@@ -54,6 +59,26 @@ def test_what_is_next_to_a_trial_on_the_front_is_tried(search, monkeypatch):
     near_the_better = {"penalty": 1.1, "points": "0,2"}
     scripted(search, monkeypatch, near_the_better)
     assert search.suggest("c") == near_the_better
+
+
+def test_what_is_next_to_a_trial_that_is_ahead_at_any_dial_is_tried(search, monkeypatch):
+    assert search.suggest("a") == LOSER
+    assert search.suggest("b") == WINNER
+    search.on_trial_complete("a", result((0.7, 0.5), (0.69, 0.1)))
+    search.on_trial_complete("b", result((0.8, 0.5), (0.6, 0.1)))
+    scripted(search, monkeypatch, dict(LOSER))
+    assert search.suggest("c") == LOSER
+
+
+def test_a_trial_whose_every_point_is_dominated_lost(search, monkeypatch):
+    assert search.suggest("a") == LOSER
+    assert search.suggest("b") == WINNER
+    search.on_trial_complete("a", result((0.7, 0.5), (0.59, 0.1)))
+    search.on_trial_complete("b", result((0.8, 0.5), (0.6, 0.1)))
+    elsewhere = {"penalty": 3.0, "points": "0,2"}
+    failed = scripted(search, monkeypatch, dict(LOSER), elsewhere)
+    assert search.suggest("c") == elsewhere
+    assert failed == ["c/0"]
 
 
 def test_two_equal_trials_do_not_dominate_each_other(search, monkeypatch):
