@@ -375,6 +375,9 @@ def _conditioned(units: Mapping[str, Unit]) -> Iterator[str]:
     yield "Asked: 95 % of all separate models together, at 1.5 times one's cost. Conditioned:"
     yield f"{100 * volume / whole:.1f} % ({100 * volume / chosen:.1f} % of the separate at their dial 0 alone), at"
     yield f"{steps:.2f} times the documents and {seconds / cost:.2f} times the seconds:"
+    seeds = [hypervolume(_curve(unit), floor) for name, unit in units.items() if name.startswith("policy")]
+    if len(seeds) > 1:
+        yield f"(The policy's {len(seeds)} seeds have {min(seeds):.4f} to {max(seeds):.4f}: so much is chance.)"
     yield ""
     yield "| | hypervolume | share of all separate models | training s | share of one | run |"
     yield "|---|---|---|---|---|---|"

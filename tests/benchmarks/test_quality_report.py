@@ -228,7 +228,9 @@ def test_one_conditioned_model_is_set_beside_separate_ones_at_the_same_targets(f
     add(folder, "toy/separate penalty 2", points=[point(12, 4.0, 4.0), point(4, 2.0, 2.0)], **whole)
     half = {"settings": {**TODAY, "select": {"documents": 8}, "joint": {"documents": 7}}, "training_seconds": 12.0}
     add(folder, "toy/conditioned", points=[point(12, 4.0, 4.0)], **{**whole, **half})
+    add(folder, "toy/policy seed 1", points=[point(12, 4.0, 4.0)], **whole)
     text = "\n".join(lines(folder))
+    assert "(The policy's 2 seeds have 0.1500 to 0.2975: so much is chance.)" in text
     assert "| separate models, all their dials | 0.2125 | 1.000 | 20 | 2.00 | 2026-11-25 |" in text
     assert "| conditioned | 0.1500 | 0.706 | 12 | 1.20 | 2026-11-25 |" in text
     assert "\n70.6 % (8.3 % of the separate at their dial 0 alone), at\n1.50 times the documents and 1.20 times" in text
