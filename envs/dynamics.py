@@ -1,5 +1,6 @@
 """The decision process: reset, transition, reward. Pure functions over packed batches (DESIGN.md section 5)."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -29,6 +30,9 @@ class RewardTerms:
         price: "flops" charges each stage's share of the document's FLOPs; "latency" its share of the document's time,
             as measured; "tokens" the kept fraction, every point alike, as the paper does.
         latency: the measured times, where they are the price.
+
+    Raises:
+        InputError: A penalty below 0, a ratio that is no fraction, or a price of time without a table.
     """
 
     penalty: float
@@ -37,6 +41,10 @@ class RewardTerms:
     latency: LatencyTable | None = None
 
     def __post_init__(self) -> None:
+        if not 0 <= self.penalty < math.inf:
+            raise InputError(f"penalty must be 0 or more nats, and is {self.penalty}: the task's own is 1 at most")
+        if not all(0 <= ratio <= 1 for ratio in self.keep_ratios):
+            raise InputError(f"keep_ratios must be fractions from 0 to 1, and are {self.keep_ratios}: 0 frees nothing")
         if self.price == "latency" and self.latency is None:
             raise InputError("price 'latency' needs a latency table, and there is none: measure or load one")
 

@@ -61,12 +61,13 @@ class Tokens:
         cls,
         input_ids: Int[Tensor, "docs width"],
         attention_mask: Tensor | None = None,
-        token_type_ids: Int[Tensor, "docs width"] | None = None,
+        token_type_ids: Tensor | None = None,
     ) -> "Tokens":
         """Returns a padded batch without its padding.
 
         Raises:
-            InputError: A document has no token, or the mask is not a 0/1 matrix of the batch's shape.
+            InputError: A document has no token, the mask or the types are not of the batch's shape, or the mask holds
+                anything beside 0 and 1.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
@@ -75,7 +76,16 @@ class Tokens:
                 f"attention_mask must have the shape of input_ids {tuple(input_ids.shape)}, and has "
                 f"{tuple(attention_mask.shape)}: pass the tokenizer's own 0/1 mask"
             )
+        if token_type_ids is not None and token_type_ids.shape != input_ids.shape:
+            raise InputError(
+                f"token_type_ids must have the shape of input_ids {tuple(input_ids.shape)}, and have "
+                f"{tuple(token_type_ids.shape)}: pass the tokenizer's own, or none"
+            )
         real = attention_mask.bool()
+        if bool((attention_mask != real).any()):  # such as what is added to logits, where 0 means keep
+            raise InputError(
+                "attention_mask must hold 0 and 1 alone, and holds more: pass the tokenizer's own 0/1 mask"
+            )
         lengths = real.sum(1)
         if bool((lengths == 0).any()):
             empty = int((lengths == 0).nonzero()[0, 0])

@@ -97,6 +97,18 @@ def test_the_latency_price_needs_a_table():
         RewardTerms(penalty=1.0, keep_ratios=(0.0,), price="latency")
 
 
+@pytest.mark.parametrize("penalty", [-0.1, float("nan"), float("inf")])
+def test_a_penalty_that_is_no_price_is_refused(penalty):
+    with pytest.raises(InputError, match=rf"^penalty must be 0 or more nats, and is {penalty}: "):
+        RewardTerms(penalty=penalty, keep_ratios=(0.0,))
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.1, float("nan")])
+def test_a_keep_ratio_that_is_no_fraction_is_refused(ratio):
+    with pytest.raises(InputError, match=rf"^keep_ratios must be fractions from 0 to 1, and are \(0.5, {ratio}\): "):
+        RewardTerms(penalty=1.0, keep_ratios=(0.5, ratio))
+
+
 # What is still to come at each point.
 
 

@@ -66,6 +66,28 @@ def test_a_mask_of_another_shape_is_refused():
         Tokens.from_padded(torch.ones(2, 3, dtype=torch.long), torch.ones(2, 1, 1, 3))
 
 
+def test_types_of_another_shape_are_refused():
+    ids = torch.ones(2, 3, dtype=torch.long)
+    message = (
+        "token_type_ids must have the shape of input_ids (2, 3), and have (2, 2): pass the tokenizer's own, or none"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        Tokens.from_padded(ids, None, ids[:, :2])
+
+
+def test_a_mask_to_be_added_to_logits_is_refused():
+    # Read as 0/1 it would keep the padding and drop the text.
+    added = torch.tensor([[0.0, 0.0, -1e4]])
+    with pytest.raises(InputError, match=r"^attention_mask must hold 0 and 1 alone, and holds more: pass"):
+        Tokens.from_padded(torch.ones(1, 3, dtype=torch.long), added)
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.int32, torch.float32])
+def test_a_mask_may_be_of_any_kind(kind):
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]]).to(kind)
+    assert Tokens.from_padded(torch.ones(2, 3, dtype=torch.long), mask).lengths.tolist() == [2, 1]
+
+
 def test_documents_are_taken_in_the_given_order():
     tokens = Tokens.from_lists([[5, 6, 7], [8], [9, 10]], [[0, 0, 1], [0], [0, 1]])
     tokens.protected[2] = True
