@@ -31,7 +31,9 @@ def search_space(
         "select.points": CategoricalDistribution(point_choices(num_layers, num_points)),
         "select.free": FloatDistribution(0.0, 0.2),
         "select.learning_rate": FloatDistribution(1e-3, 4e-2, log=True),
+        "policy_width": CategoricalDistribution((16, 32, 64, 128)),
         "joint.learning_rate": FloatDistribution(3e-5, 3e-4, log=True),
+        "joint.distillation": FloatDistribution(0.0, 1.0),
     }
     return {name: distribution for name, distribution in whole.items() if not _is_fixed(name, fixed)}
 
@@ -98,7 +100,8 @@ def first_guesses(
     middle = _coded(_middle(num_layers))
     likely = middle if pairs and middle in choices else early
     rate = min(1e-2, max(1e-3, 20 / documents))
-    common = {"select.free": 0.0, "select.learning_rate": rate, "joint.learning_rate": 1e-4}
+    joint = {"joint.learning_rate": 1e-4, "joint.distillation": 0.5}
+    common = {"select.free": 0.0, "select.learning_rate": rate, "policy_width": 32, **joint}
     guesses = [
         {"select.penalty": penalty, "select.points": likely, **common},
         {"select.penalty": 0.4 * penalty, "select.points": likely, **common},

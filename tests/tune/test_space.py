@@ -107,16 +107,27 @@ def test_a_longer_select_starts_from_smaller_steps(documents, rate):
     assert {guess["select.learning_rate"] for guess in first_guesses(6, 1.0, documents)} == {rate}
 
 
+def test_the_first_guesses_take_what_is_not_in_doubt_from_the_defaults():
+    known = set(setting_names())
+    for guess in first_guesses(6, 1.0, 2000):
+        assert override(Settings(), to_settings(guess)) != Settings()
+        for name in ("policy_width", "joint.learning_rate", "joint.distillation"):
+            assert name in known
+            assert override(Settings(), {name: guess[name]}) == Settings()
+
+
 @pytest.mark.parametrize(
-    ("fixed", "left"),
+    ("fixed", "gone"),
     [
-        (["select.penalty"], {"select.points", "select.free", "select.learning_rate", "joint.learning_rate"}),
-        (["select.points"], {"select.penalty", "select.learning_rate", "joint.learning_rate"}),
-        (["select.keep_ratios"], {"select.penalty", "select.points", "select.learning_rate", "joint.learning_rate"}),
-        (["seed", "data.max_length"], set(search_space(6, 1.0))),
+        (["select.penalty"], {"select.penalty"}),
+        (["select.points"], {"select.points", "select.free"}),
+        (["select.keep_ratios"], {"select.free"}),
+        (["policy_width", "joint.distillation"], {"policy_width", "joint.distillation"}),
+        (["seed", "data.max_length"], set()),
     ],
 )
-def test_what_was_fixed_does_not_vary(fixed, left):
+def test_what_was_fixed_does_not_vary(fixed, gone):
+    left = search_space(6, 1.0).keys() - gone
     assert search_space(6, 1.0, fixed).keys() == left
     guesses = first_guesses(6, 1.0, 2000, fixed)
     assert all(guess.keys() == left for guess in guesses)
