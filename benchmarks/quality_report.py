@@ -412,6 +412,8 @@ def _draw(path: Path, found: Mapping[str, Mapping[str, Unit]]) -> None:
         return
     figure = Figure(figsize=(1 + 4 * len(found), 4.5), dpi=90, layout=ConstrainedLayoutEngine())
     panels = figure.subplots(1, len(found), squeeze=False)[0]
+    labels = dict.fromkeys(label for units in found.values() for label in _groups(units))
+    colours = {label: f"C{index}" for index, label in enumerate(labels)}  # the same in every panel
     for (name, units), axes in zip(found.items(), panels, strict=True):
         axes.axhline(100 * units["teacher"]["points"][0]["quality"], color="#333333", linewidth=1, label="teacher")
         groups = _groups(units)
@@ -423,7 +425,8 @@ def _draw(path: Path, found: Mapping[str, Mapping[str, Unit]]) -> None:
                     curve[point["target"]].append(point)
             x = [np.mean([p["speed_up"] for p in curve[target]]) for target in sorted(curve)]
             y = [100 * np.mean([p["quality"] for p in curve[target]]) for target in sorted(curve)]
-            axes.plot(x, y, marker="o", linewidth=2.5 if label == "policy" else 1, label=label)
+            width = 2.5 if label == "policy" else 1
+            axes.plot(x, y, marker="o", color=colours[label], linewidth=width, label=label)
         axes.set(title=name, xlabel="speed-up in FLOPs", xscale="log")
         axes.set_xticks(ticks, [f"{tick:g}x" for tick in ticks], minor=False)
         axes.minorticks_off()
