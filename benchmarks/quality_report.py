@@ -412,11 +412,12 @@ def _draw(path: Path, found: Mapping[str, Mapping[str, Unit]]) -> None:
         return
     figure = Figure(figsize=(1 + 4 * len(found), 4.5), dpi=90, layout=ConstrainedLayoutEngine())
     panels = figure.subplots(1, len(found), squeeze=False)[0]
-    labels = dict.fromkeys(label for units in found.values() for label in _groups(units))
+    grouped = {name: _groups(units) for name, units in found.items()}
+    labels = dict.fromkeys(label for groups in grouped.values() for label in groups)
     colours = {label: f"C{index}" for index, label in enumerate(labels)}  # the same in every panel
-    for (name, units), axes in zip(found.items(), panels, strict=True):
-        axes.axhline(100 * units["teacher"]["points"][0]["quality"], color="#333333", linewidth=1, label="teacher")
-        groups = _groups(units)
+    for (name, groups), axes in zip(grouped.items(), panels, strict=True):
+        teacher = found[name]["teacher"]["points"][0]
+        axes.axhline(100 * teacher["quality"], color="#333333", linewidth=1, label="teacher")
         ticks = sorted({point["target"] for members in groups.values() for unit in members for point in unit["points"]})
         for label, members in groups.items():
             curve: dict[float, list[Mapping[str, Any]]] = defaultdict(list)

@@ -23,11 +23,12 @@ def result(*curve):
     return {"quality": quality, "cost": cost, "curve": [list(point) for point in curve]}
 
 
-def finish(search, quality_of_loser):
+def finish(search, loser, winner=((0.8, 0.5),)):
+    """Finishes two trials with these points of quality and cost."""
     assert search.suggest("a") == LOSER
     assert search.suggest("b") == WINNER
-    search.on_trial_complete("a", result((quality_of_loser, 0.5)))
-    search.on_trial_complete("b", result((0.8, 0.5)))
+    search.on_trial_complete("a", result(*loser))
+    search.on_trial_complete("b", result(*winner))
 
 
 def scripted(search, monkeypatch, *configs):
@@ -40,7 +41,7 @@ def scripted(search, monkeypatch, *configs):
 
 
 def test_what_is_next_to_a_dominated_trial_is_asked_anew(search, monkeypatch):
-    finish(search, quality_of_loser=0.7)
+    finish(search, loser=[(0.7, 0.5)])
     next_to, elsewhere = {"penalty": 1.1, "points": "0,2"}, {"penalty": 3.0, "points": "0,2"}
     failed = scripted(search, monkeypatch, next_to, elsewhere)
     assert search.suggest("c") == elsewhere
@@ -49,32 +50,26 @@ def test_what_is_next_to_a_dominated_trial_is_asked_anew(search, monkeypatch):
 
 @pytest.mark.parametrize("config", [{"penalty": 1.1, "points": "1,3"}, {"penalty": 2.0, "points": "0,2"}])
 def test_other_points_or_another_penalty_are_tried(search, monkeypatch, config):
-    finish(search, quality_of_loser=0.7)
+    finish(search, loser=[(0.7, 0.5)])
     scripted(search, monkeypatch, config)
     assert search.suggest("c") == config
 
 
 def test_what_is_next_to_a_trial_on_the_front_is_tried(search, monkeypatch):
-    finish(search, quality_of_loser=0.9)  # the winner is now the dominated one
+    finish(search, loser=[(0.9, 0.5)])  # the winner is now the dominated one
     near_the_better = {"penalty": 1.1, "points": "0,2"}
     scripted(search, monkeypatch, near_the_better)
     assert search.suggest("c") == near_the_better
 
 
 def test_what_is_next_to_a_trial_that_is_ahead_at_any_dial_is_tried(search, monkeypatch):
-    assert search.suggest("a") == LOSER
-    assert search.suggest("b") == WINNER
-    search.on_trial_complete("a", result((0.7, 0.5), (0.69, 0.1)))
-    search.on_trial_complete("b", result((0.8, 0.5), (0.6, 0.1)))
+    finish(search, loser=[(0.7, 0.5), (0.69, 0.1)], winner=[(0.8, 0.5), (0.6, 0.1)])
     scripted(search, monkeypatch, dict(LOSER))
     assert search.suggest("c") == LOSER
 
 
 def test_a_trial_whose_every_point_is_dominated_lost(search, monkeypatch):
-    assert search.suggest("a") == LOSER
-    assert search.suggest("b") == WINNER
-    search.on_trial_complete("a", result((0.7, 0.5), (0.59, 0.1)))
-    search.on_trial_complete("b", result((0.8, 0.5), (0.6, 0.1)))
+    finish(search, loser=[(0.7, 0.5), (0.59, 0.1)], winner=[(0.8, 0.5), (0.6, 0.1)])
     elsewhere = {"penalty": 3.0, "points": "0,2"}
     failed = scripted(search, monkeypatch, dict(LOSER), elsewhere)
     assert search.suggest("c") == elsewhere
@@ -82,13 +77,13 @@ def test_a_trial_whose_every_point_is_dominated_lost(search, monkeypatch):
 
 
 def test_two_equal_trials_do_not_dominate_each_other(search, monkeypatch):
-    finish(search, quality_of_loser=0.8)
+    finish(search, loser=[(0.8, 0.5)])
     scripted(search, monkeypatch, dict(LOSER))
     assert search.suggest("c") == LOSER
 
 
 def test_a_space_with_nothing_else_left_is_tried_again(search, monkeypatch):
-    finish(search, quality_of_loser=0.7)
+    finish(search, loser=[(0.7, 0.5)])
     scripted(search, monkeypatch, *[dict(LOSER)] * 20)
     assert search.suggest("c") == LOSER
 
@@ -106,7 +101,7 @@ def test_a_trial_that_failed_is_no_loser(search, monkeypatch):
 
 
 def test_a_restored_search_knows_who_lost(search, monkeypatch, tmp_path):
-    finish(search, quality_of_loser=0.7)
+    finish(search, loser=[(0.7, 0.5)])
     search.save(str(tmp_path / "search"))
     other = FreshSearch(SPACE, [], seed=1)
     other.restore(str(tmp_path / "search"))
