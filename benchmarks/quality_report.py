@@ -26,8 +26,8 @@ and the same model with all tokens kept; in brackets the 95 % interval of the pa
 ({resamples:,} resamples; seeds are averaged within a resample). Seeds vary the policy's start, its trajectories and the
 order of documents; there is one teacher a set. What is marked (dropped) was tried, and is tried no more. What is
 marked * ran with other settings than it would today, and is to be run again: it compares among its like alone. What is
-marked † began at a teacher that was trained on another machine, whose arithmetic rounds otherwise, and which may differ
-from the set's in what it gets right.
+marked † began at another training of the teacher than the set's, with the same settings, on another machine or at the
+same time on the same GPU: its arithmetic rounds otherwise, and it may differ in what it gets right.
 
 ![Quality over speed-up](quality.png)
 """
@@ -345,17 +345,19 @@ def _beside(hits: Sequence[tuple[Unit, Mapping[str, Any]]], base: Sequence[tuple
 def _long(units: Mapping[str, Unit], teacher: Unit) -> Iterator[str]:
     """Sets models that read more tokens than their teacher, reduced, beside it; the same test documents in full."""
     documents, own = teacher["documents"]["test"], teacher["points"][0]
-    yield "Reduced models that read more of a document than their teacher, which reads 512 tokens; one seed."
+    yield "Reduced models that read more of a document than their teacher, which reads 512 tokens; one seed. Each began"
+    yield "at a training of the teacher of its own, whose accuracy stands beside it; they are compared with the set's."
     yield ""
-    yield "| | GFLOPs a document | over the teacher's | accuracy | better than the teacher by |"
-    yield "|---|---|---|---|---|"
-    yield f"| teacher | {own['gflops']:.2f} | 1.00 | {100 * own['quality']:.2f} | |"
+    yield "| | GFLOPs a document | over the teacher's | accuracy | better than the teacher by | its own teacher |"
+    yield "|---|---|---|---|---|---|"
+    yield f"| teacher | {own['gflops']:.2f} | 1.00 | {100 * own['quality']:.2f} | | |"
     for name, unit in units.items():
         for point in unit["points"]:
             gain, low, high = drop(_right(own, documents)[None], _right(point, documents)[None])
             share = f"{point['gflops']:.2f} | {point['gflops'] / own['gflops']:.2f}"
             better = f"{gain:+.2f} [{low:+.2f}, {high:+.2f}]"
-            yield f"| {name.removeprefix('long ')} tokens | {share} | {100 * point['quality']:.2f} | {better} |"
+            accuracies = f"{100 * point['quality']:.2f} | {better} | {100 * unit['teacher']:.2f}"
+            yield f"| {name.removeprefix('long ')} tokens | {share} | {accuracies} |"
 
 
 def _conditioned(units: Mapping[str, Unit]) -> Iterator[str]:

@@ -45,7 +45,7 @@ def main() -> None:
     stages = of_stages()
     lines += [
         "",
-        "One H200: not run, no GPU at hand; the GPU's attention has its tests under the marker `gpu`.",
+        "A GPU: one H200's ratios lie in h200/, by inference.py with --device cuda.",
         "",
         "Why one short document gains less than its FLOPs. Where its time goes, MiniLM-L6, 128 tokens, float32,",
         "keeping .4 and .1, ms (medians of 352 passes; deciding, gathering, embedding and the head do not shrink):",

@@ -81,7 +81,7 @@ class SelectSettings:
     item_documents: int = _setting(8, "documents a rollout work item: what one worker samples at a time")
     learning_rate: float = _setting(3e-3, "highest learning rate of the policy")
     dial_range: float = _setting(
-        1.5, "dials are drawn from ±this, seen by the policy, and change the penalty by e^-dial; 0: one penalty"
+        0.0, "dials are drawn from ±this, seen by the policy, and change the penalty by e^-dial; 0: one penalty"
     )
     reward_to_go: bool = _setting(
         True, "a point's decisions answer for the cost from there on, not for what was before"

@@ -242,7 +242,9 @@ def test_long_documents_are_set_beside_their_teacher(tmp_path):
     teacher = {"points": [point(8, 1.0) | {"gflops": 2.0}], "tfidf": point(8, 1.0)}
     documents = {"train": 9, "validation": 9, "test": DOCUMENTS}
     add(tmp_path, "20news-512/teacher", **teacher, documents=documents)
-    add(tmp_path, "20news-512/long 1024", points=[point(16, 4.0, 4.0) | {"gflops": 1.0}], keep_all=point(16, 1.0))
+    longer = {"points": [point(16, 4.0, 4.0) | {"gflops": 1.0}], "keep_all": point(16, 1.0), "teacher": 9 / 16}
+    add(tmp_path, "20news-512/long 1024", **longer)
     write_report(tmp_path, tmp_path / "quality", sets, known(tmp_path))
     row = next(one for one in (tmp_path / "quality.md").read_text().splitlines() if one.startswith("| 1024 tokens"))
     assert row.startswith("| 1024 tokens | 1.00 | 0.50 | 100.00 | +50.00 [+")
+    assert row.endswith("] | 56.25 |")

@@ -82,8 +82,10 @@ def test_where_time_is_the_price_the_prepared_table_is_paid(prepared, tiny_setti
 
 
 def test_what_heads_see_is_set_and_the_papers_see_their_token_alone(prepared, tiny_settings):
-    assert make(prepared, tiny_settings).policy.features == ("document", "neighbours", "dial")
-    assert make(prepared, tiny_settings, {"policy_features": ("neighbours",)}).policy.features == ("neighbours", "dial")
+    assert make(prepared, tiny_settings).policy.features == ("document", "neighbours")
+    assert make(prepared, tiny_settings, {"policy_features": ("neighbours",)}).policy.features == ("neighbours",)
+    drawn = make(prepared, tiny_settings, {"select.dial_range": 1.0})
+    assert drawn.policy.features == ("document", "neighbours", "dial")
     assert make(prepared, tiny_settings, PRESETS["tr-bert"]).policy.features == ()
     paper = make(prepared, tiny_settings, PRESETS["tr-bert"] | {"select.dial_range": 1.0})
     assert paper.policy.features == ("dial",)  # one policy for many penalties must see which
