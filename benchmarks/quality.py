@@ -88,7 +88,8 @@ class DataSet:
         units: which variants are run.
         gumbel: settings of that selector alone, beyond `GUMBEL`.
         ablation_targets: speed-ups that ingredients are measured at, one at a time; none are tried without.
-        whole_front: whether one conditioned model is compared with models of separate penalties.
+        whole_front: whether one conditioned model is compared with models of separate penalties, and with one model of
+            one penalty that costs as much.
     """
 
     folder: str
@@ -352,8 +353,9 @@ def _of_set(each: DataSet, base: Settings) -> Iterator[tuple[str, Unit]]:
         changes = {"select.penalty": penalty, "joint.documents": 4000}
         yield f"separate penalty {penalty:g}", training(changes, targets)
     # Half as much again as one of them, and dials that draw the same penalties: .6·e^±1.5 is .13 to 2.7.
-    changes = {**DRAWN_DIALS, "select.penalty": 0.6, "joint.documents": 6000}
-    yield "conditioned", training({**changes, "select.documents": 9000}, targets)
+    changes = {"select.penalty": 0.6, "select.documents": 9000, "joint.documents": 6000}
+    yield "conditioned", training({**changes, **DRAWN_DIALS}, targets)
+    yield "one penalty", training(changes, targets)
 
 
 @cache

@@ -361,7 +361,7 @@ def _long(units: Mapping[str, Unit], teacher: Unit) -> Iterator[str]:
 
 
 def _conditioned(units: Mapping[str, Unit]) -> Iterator[str]:
-    """Compares one conditioned model with models of separate penalties, each at the same targets and unreduced."""
+    """Compares one conditioned model with one for each of several penalties, at the same targets and unreduced."""
     floor = units["teacher"]["points"][0]["quality"] - 0.05
     separate = {name: unit for name, unit in units.items() if name.startswith("separate")}
     own = units["conditioned"]
@@ -386,6 +386,8 @@ def _conditioned(units: Mapping[str, Unit]) -> Iterator[str]:
     rows = [("separate models, all their dials", whole, cost * len(separate), [*separate.values()])]
     rows += [("separate models, each at its own dial 0", chosen, cost * len(separate), [*separate.values()])]
     named = {**separate, "conditioned": own}
+    if alike := units.get("one penalty"):
+        named["one penalty, as many documents as the conditioned"] = alike
     rows += [(name, hypervolume(_curve(unit), floor), unit["training_seconds"], [unit]) for name, unit in named.items()]
     for name, area, spent, members in rows:
         shares = f"{area:.4f} | {area / whole:.3f} | {spent:.0f} | {spent / cost:.2f}"
