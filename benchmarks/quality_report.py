@@ -59,7 +59,7 @@ def write_report(
     lines = [HEAD.format(resamples=RESAMPLES)]
     lines += ["## What was asked", "", *_asked(there, sets)]
     for name, units in there.items():
-        lines += ["", f"## {name}", "", *_teacher(units["teacher"]), "", *_table(units, sets[name]["targets"])]
+        lines += ["", f"## {name}", "", *_set_up(units), "", *_table(units, sets[name]["targets"])]
         lines += ["", *_verdicts(units, sets[name]["targets"])]
     for name, units in found.items():
         if ablations := {n.removeprefix("ablation "): u for n, u in units.items() if n.startswith("ablation")}:
@@ -215,13 +215,16 @@ def _asked(found: Mapping[str, dict[str, Unit]], sets: Mapping[str, Mapping[str,
                 yield f"| {' | '.join([*cells, f'{speed:.2f}x', held, shown, str(len(hits))])} |"
 
 
-def _teacher(teacher: Unit) -> Iterator[str]:
+def _set_up(units: Mapping[str, Unit]) -> Iterator[str]:
+    teacher = units["teacher"]
     own, rival, size = teacher["points"][0], teacher["tfidf"], teacher["documents"]
     below, low, high = drop(_right(own, size["test"])[None], _right(rival, size["test"])[None])
     verdict = "**is below**" if low > 0 else "is above" if high < 0 else "matches"
     yield f"Teacher {100 * own['quality']:.2f} %; it {verdict} TF-IDF with logistic regression on the same rows, which"
     yield f"has {100 * rival['quality']:.2f} %: {-below:+.2f} [{-high:+.2f}, {-low:+.2f}]."
     yield f"Documents: {', '.join(f'{number:,} {split}' for split, number in size.items())}."
+    machines = {unit["machine"] for members in ([teacher], *_groups(units).values()) for unit in members}
+    yield f"Machines: {'; '.join(sorted(machines))}."
 
 
 def _table(units: Mapping[str, Unit], targets: Sequence[float]) -> Iterator[str]:

@@ -213,6 +213,7 @@ def test_what_began_at_another_teacher_than_the_sets_is_marked(folder):
     for row in ("same", "other * †", "before", "away †", "truncate (retrained)"):
         assert f"| {row} | " in text
     assert "* away †: 2x" in text
+    assert "\nMachines: elsewhere; here.\n" in text
 
 
 def test_what_has_not_run_is_listed(folder):
