@@ -127,7 +127,6 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "more select, smaller steps": SMALL_STEPS,
     "no fusion": {"fusion": False},
     "no distillation": {"joint.distillation": 0.0},
-    "entropy 0.01": {"select.entropy": 0.01},
     "guided samples": {"select.guided_share": 0.5},
     "points (0, 3)": {"select.points": (0, 3)},
     "points (1, 3)": {"select.points": (1, 3)},

@@ -87,7 +87,6 @@ class SelectSettings:
         True, "a point's decisions answer for the cost from there on, not for what was before"
     )
     temperature: float = _setting(1.0, "of the relaxed decisions that selector 'gumbel' learns from")
-    entropy: float = _setting(0.0, "weight of the policy's entropy in its objective")
     baseline: Literal["leave-one-out", "mean"] = _setting("leave-one-out", "baseline of a document's returns")
     token_average: bool = _setting(
         False, "average log-probabilities over tokens, as the paper's code, not sum / sqrt n"
@@ -115,7 +114,6 @@ class SelectSettings:
         _check(0 <= self.guided_share <= 1, "select.guided_share", "a fraction from 0 to 1", self.guided_share)
         _check(self.dial_range >= 0, "select.dial_range", "0 or more", self.dial_range)
         _check(self.temperature > 0, "select.temperature", "positive", self.temperature)
-        _check(self.entropy >= 0, "select.entropy", "0 or more", self.entropy)
         _check(self.warm_start_documents >= 0, "select.warm_start_documents", "0 or more", self.warm_start_documents)
 
 

@@ -295,8 +295,6 @@ def select_loss(
         loss = policy_gradient_loss(rollout.mean_log_prob[:, :samples], advantages, torch.ones_like(lengths))
     else:
         loss = policy_gradient_loss(rollout.log_prob[:, :samples], advantages, lengths)
-    if settings.entropy:
-        loss = loss - settings.entropy * (rollout.entropy[:samples] / lengths).mean()
     return loss, reward
 
 

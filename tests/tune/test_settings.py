@@ -44,7 +44,6 @@ RULES = [
     ("select.learning_rate", 0, "select.learning_rate must be positive, and is 0.0"),
     ("select.dial_range", -2, "select.dial_range must be 0 or more, and is -2.0"),
     ("select.temperature", 0, "select.temperature must be positive, and is 0.0"),
-    ("select.entropy", -1, "select.entropy must be 0 or more, and is -1.0"),
     ("select.guided_share", 1.1, "select.guided_share must be a fraction from 0 to 1, and is 1.1"),
     ("select.warm_start_documents", -1, "select.warm_start_documents must be 0 or more, and is -1"),
     ("joint.documents", -1, "joint.documents must be 0 or more, and is -1"),

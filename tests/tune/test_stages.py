@@ -329,22 +329,19 @@ LATER = torch.tensor([[3.0, 1.0], [0.0, 1.0]])
 
 
 def test_the_policys_loss_by_hand(model, rollout, tiny_settings):
-    numbers = numbered(rollout, LENGTHS, LOG_PROB, entropy=LENGTHS * LOG_PROB.sum(0).abs())
+    numbers = numbered(rollout, LENGTHS, LOG_PROB)
     whole = dataclasses.replace(tiny_settings.select, reward_to_go=False)
     # Leave one out: A = (1, −4) and (−1, 4). −mean A·log π/√n of −2/2, 4/4; 4/2, −12/4 is −(−1 + 1 + 2 − 3)/4.
     returns = torch.stack([REWARDS, LATER])
     loss, reward = loss_of(model, numbers, returns, whole)
     assert loss.item() == pytest.approx(0.25)
     assert reward == pytest.approx(1.25)  # of the whole: 1, 0, 0, 4
-    # Entropies per token 2, 1, 4, 3 are 2.5 in the mean.
-    with_entropy = dataclasses.replace(whole, entropy=0.1)
-    assert loss_of(model, numbers, returns, with_entropy)[0].item() == pytest.approx(0.0, abs=1e-6)
 
 
 def test_the_policys_loss_on_what_is_still_to_come_by_hand(model, rollout, tiny_settings):
     # First point as above, on log π of −2, −1; −3, −3: −2/2 + 4/4 + 3/2 − 12/4 = −1.5. Second: A = (3, 0), (−3, 0)
     # on 0, 0; −1, 0: 3/2. Together 0, over −4.
-    numbers = numbered(rollout, LENGTHS, LOG_PROB, entropy=torch.zeros(2, 2))
+    numbers = numbered(rollout, LENGTHS, LOG_PROB)
     assert tiny_settings.select.reward_to_go
     loss, reward = loss_of(model, numbers, torch.stack([REWARDS, LATER]), tiny_settings.select)
     assert loss.item() == pytest.approx(0.0, abs=1e-6)
@@ -357,7 +354,7 @@ def test_the_policys_loss_on_what_is_still_to_come_by_hand(model, rollout, tiny_
 def test_the_papers_loss_by_hand(model, rollout, tiny_settings):
     # Own sample in the baseline: A = (½, −2), (−½, 2); token averages −.2, −.1, −.4, −.3, whatever the length.
     # −mean of −.1, .2, .2, −.6 is .075.
-    numbers = numbered(rollout, LENGTHS, LOG_PROB, entropy=torch.zeros(2, 2))
+    numbers = numbered(rollout, LENGTHS, LOG_PROB)
     paper = override(tiny_settings, PRESETS["tr-bert"]).select
     loss, _ = loss_of(model, numbers, torch.stack([REWARDS, LATER]), paper)
     assert loss.item() == pytest.approx(0.075)
@@ -387,12 +384,9 @@ def test_relaxed_trajectories_pay_for_the_tokens_that_they_leave_by_hand(model, 
 def test_only_drawn_trajectories_count_and_the_further_one_does_not(model, make_rollout, tiny_settings):
     # A third sample, deployed, of any numbers: the loss of the first two is as if it were not there.
     more = torch.cat([LOG_PROB, torch.full((2, 1, 2), -70.0)], 1)
-    entropy = torch.cat([torch.ones(2, 2), torch.full((1, 2), 50.0)])
-    settings = dataclasses.replace(tiny_settings.select, entropy=0.1)
     returns = torch.stack([REWARDS, LATER])
-    found = loss_of(model, numbered(make_rollout(3), LENGTHS, more, entropy=entropy), returns, settings)
-    two = numbered(make_rollout(2), LENGTHS, LOG_PROB, entropy=entropy[:2])
-    expected = loss_of(model, two, returns, settings)
+    found = loss_of(model, numbered(make_rollout(3), LENGTHS, more), returns, tiny_settings.select)
+    expected = loss_of(model, numbered(make_rollout(2), LENGTHS, LOG_PROB), returns, tiny_settings.select)
     assert found[0].item() == pytest.approx(expected[0].item())
 
 
