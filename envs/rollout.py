@@ -32,7 +32,7 @@ class Rollout:
         log_prob: log π of each trajectory's decisions at each point, summed over unprotected tokens; carries the
             policy's gradient.
         mean_log_prob: the same divided by the tokens entering the point, as the paper's code has it.
-        entropy: of each trajectory's decisions, summed over points and unprotected tokens.
+        entropy: of each trajectory's decisions, summed over points and unprotected tokens; without a gradient.
         counts: tokens left after each point, with a gradient, of relaxed decisions; else None.
     """
 
@@ -84,8 +84,8 @@ def sample_trajectories(
         summed = _per_trajectory(bernoulli_log_prob(logits, decided) * weights, batch, docs)
         log_prob.append(summed)
         mean.append(summed / batch.lengths.view(-1, docs))
-        finite = logits.clamp(-1000, 1000)  # an infinite dial would make 0 · ∞ of its entropy, and of every gradient
-        entropy = entropy + _per_trajectory(bernoulli_entropy(finite) * weights, batch, docs)
+        finite = logits.clamp(-1000, 1000)  # an infinite dial would make 0 · ∞ of its entropy, and of relaxed gradients
+        entropy = entropy + _per_trajectory(bernoulli_entropy(finite.detach()) * weights, batch, docs)
         decided = decided | batch.protected
         masks.append(decided)
         gates = None

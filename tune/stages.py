@@ -222,7 +222,7 @@ class Sampler:
             "reward": reward,
             "charge": float(self.dynamics.charge(lengths, state.kept).mean()),
             "kept": float(state.kept[-1].sum() / lengths.sum()),
-            "entropy": float((rollout.entropy.detach() / part.tokens.lengths).mean()),
+            "entropy": float((rollout.entropy / part.tokens.lengths).mean()),
         }
         return len(documents), torch.cat([g.flatten() for g in gradient]).float().cpu().numpy(), told
 

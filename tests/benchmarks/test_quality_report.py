@@ -55,9 +55,14 @@ def test_what_is_faster_than_the_fastest_counts_as_the_fastest():
 
 
 DOCUMENTS = 16
-TODAY = {"seed": 0, "select": {"points": [0, 2]}, "compute": {"threads": 2}}
+TODAY = {
+    "seed": 0,
+    "select": {"points": [0, 2], "documents": 6000, "dial_range": 1.5},
+    "joint": {"documents": 32000},
+    "compute": {"threads": 2},
+}
 SETS = {"toy": {"targets": (2.0, 4.0), "must": ((2.0, 0.0), (4.0, 20.0)), "aim": ((8.0, 1.0),)}}
-RUN = {"settings": TODAY, "date": "2026-11-25", "machine": "here"}
+RUN = {"settings": TODAY, "date": "2026-11-25", "machine": "here, 2 threads", "penalty": 0.25}
 
 
 def point(right, speed_up, target=None):
@@ -150,7 +155,7 @@ def test_a_rule_is_compared_with_the_teacher_where_its_own_unreduced_model_is_wo
 
 
 def ablation(folder, name, right, settings=TODAY):
-    own = {"settings": {"joint": {"documents": 5}, **settings}, "keep_all": point(14, 1.0), "training_seconds": 1.0}
+    own = {"settings": settings, "keep_all": point(14, 1.0), "training_seconds": 1.0}
     add(folder, f"toy/ablation {name}", points=[point(right, 2.0, 2.0)], documents=DOCUMENTS, **own)
 
 
@@ -161,14 +166,14 @@ def test_an_ingredient_that_the_code_no_longer_has_is_said_to_be_dropped(folder)
     del there["toy/ablation gone"]
     write_report(folder, folder / "quality", SETS, there | {"toy/ablation base": {"joint": {"documents": 5}, **TODAY}})
     text = (folder / "quality.md").read_text()
-    assert "| base | 0.00 @ 2.00x | 87.50 | 1 | 2026-11-25 |" in text
-    assert "| gone (dropped) | 100.00 (+100.00 [+100.00, +100.00]) @ 2.00x | 87.50 | 1 | 2026-11-25 |" in text
+    assert "| base | 0.00 @ 2.00x | 87.50 | 1 | 2026-11-25, here |" in text
+    assert "| gone (dropped) | 100.00 (+100.00 [+100.00, +100.00]) @ 2.00x | 87.50 | 1 | 2026-11-25, here |" in text
 
 
 def test_what_ran_with_other_settings_than_todays_is_marked(folder):
-    wanted = {"joint": {"documents": 5}, **TODAY, "select": {"points": (0, 2)}, "compute": {"threads": 1}}
+    wanted = {**TODAY, "select": {**TODAY["select"], "points": (0, 2)}, "compute": {"threads": 1}}
     ablation(folder, "base", 8)
-    ablation(folder, "old", 8, {**TODAY, "select": {"points": [1, 3]}})
+    ablation(folder, "old", 8, {**TODAY, "select": {**TODAY["select"], "points": [1, 3]}})
     today = {f"toy/ablation {name}": wanted for name in ("base", "old")}
     text = "\n".join(lines(folder, today | {"toy/first seed 0": {**TODAY, "seed": 1}}))
     assert "| base | 50.00 @ 2.00x" in text
@@ -213,7 +218,7 @@ def test_what_began_at_another_teacher_than_the_sets_is_marked(folder):
     for row in ("same", "other * †", "before", "away †", "truncate (retrained)"):
         assert f"| {row} | " in text
     assert "* away †: 2x" in text
-    assert "\nMachines: elsewhere; here.\n" in text
+    assert line(folder, "| same").endswith("| 2026-11-25, elsewhere |")
 
 
 def test_what_has_not_run_is_listed(folder):
@@ -233,9 +238,10 @@ def test_one_conditioned_model_is_set_beside_separate_ones_at_the_same_targets(f
     add(folder, "toy/policy seed 1", points=[point(12, 4.0, 4.0)], **whole)
     text = "\n".join(lines(folder))
     assert "| one penalty, as many documents as the conditioned | 0.3375 | 1.588 | 12 | 1.20 |" in text
-    assert "(The policy's 2 seeds have 0.1500 to 0.2975: so much is chance.)" in text
-    assert "| separate models, all their dials | 0.2125 | 1.000 | 20 | 2.00 | 2026-11-25 |" in text
-    assert "| conditioned | 0.1500 | 0.706 | 12 | 1.20 | 2026-11-25 |" in text
+    assert "(The policy's 2 seeds, of 38,000 documents each, have\n0.1500 to 0.2975: so much is chance.)" in text
+    assert "at 1.5 times one's cost: **missed**. Conditioned:" in text
+    assert "| separate models, all their dials | 0.2125 | 1.000 | 20 | 2.00 | 2026-11-25, here |" in text
+    assert "| conditioned | 0.1500 | 0.706 | 12 | 1.20 | 2026-11-25, here |" in text
     assert "\n70.6 % (8.3 % of the separate at their dial 0 alone), at\n1.50 times the documents and 1.20 times" in text
 
 
@@ -246,8 +252,11 @@ def test_long_documents_are_set_beside_their_teacher(tmp_path):
     documents = {"train": 9, "validation": 9, "test": DOCUMENTS}
     add(tmp_path, "20news-512/teacher", **teacher, documents=documents)
     longer = {"points": [point(16, 4.0, 4.0) | {"gflops": 1.0}], "keep_all": point(16, 1.0), "teacher": 9 / 16}
-    add(tmp_path, "20news-512/long 1024", **longer)
+    for name, length in (("long 1024", 1024), ("long 512", 512)):
+        add(tmp_path, f"20news-512/{name}", **longer, settings={**TODAY, "data": {"max_length": length}})
     write_report(tmp_path, tmp_path / "quality", sets, known(tmp_path))
-    row = next(one for one in (tmp_path / "quality.md").read_text().splitlines() if one.startswith("| 1024 tokens"))
+    text = (tmp_path / "quality.md").read_text().splitlines()
+    shorter, row = (one for one in text if " tokens | " in one)
+    assert shorter.startswith("| 512 tokens | ")
     assert row.startswith("| 1024 tokens | 1.00 | 0.50 | 100.00 | +50.00 [+")
     assert row.endswith("] | 56.25 |")

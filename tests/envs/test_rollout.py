@@ -172,9 +172,8 @@ def test_a_trajectory_that_keeps_all_for_certain_has_no_entropy_and_spoils_no_gr
     assert (rollout.entropy[1] == 0).all()
     assert (rollout.log_prob[:, 1] == 0).all()
     # The drawn sample alone enters the loss, as in the joint stage.
-    for value in (rollout.entropy[0].sum(), rollout.log_prob[:, 0].sum()):
-        gradients = torch.autograd.grad(value, list(policy.parameters()), retain_graph=True)
-        assert all(gradient.isfinite().all() for gradient in gradients)
+    gradients = torch.autograd.grad(rollout.log_prob[:, 0].sum(), list(policy.parameters()))
+    assert all(gradient.isfinite().all() for gradient in gradients)
 
 
 # Relaxed decisions.
