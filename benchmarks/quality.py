@@ -140,6 +140,7 @@ SETS: dict[str, DataSet] = {
         must=((6.0, 0.5), (10.0, 2.0)),
         aim=((10.0, 0.5), (15.0, 1.5)),
         seeds=3,
+        gumbel={"select.penalty": 0.5},
         ablation_targets=(4.0, 8.0, 12.0),
     ),
     "20news-512": DataSet(
