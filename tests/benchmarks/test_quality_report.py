@@ -140,6 +140,15 @@ def test_what_was_asked_is_read_where_test_is_really_as_fast(folder):
     assert "| toy | must: ≤ 20 | 4x | – | – | not reached | – | 1 |" in text
 
 
+def test_seeds_are_judged_together_at_their_mean_speed_up(folder):
+    points = [point(14, 2.1, 2.0), point(12, 3.9, 4.0)]
+    add(folder, "toy/policy seed 1", points=points, keep_all=point(14, 1.0), training_seconds=1.0)
+    row = line(folder, "| toy | must: ≤ 20 | 4x")
+    assert row.startswith("| toy | must: ≤ 20 | 4x | +12.50 [")
+    assert row.split(" | ")[4] == "4.05x"
+    assert row.endswith(" | 2 |")
+
+
 @pytest.mark.parametrize(("right", "verdict"), [(2, "is above"), (11, "matches"), (16, "**is below**")])
 def test_a_teacher_is_set_beside_tfidf_by_the_interval_of_their_difference(right, verdict, folder):
     path = folder / "quality" / "toy" / "teacher.json"
