@@ -410,7 +410,10 @@ def _conditioned(units: Mapping[str, Unit]) -> Iterator[str]:
     held = "held" if volume >= 0.95 * whole and steps <= 1.5 else "**missed**"
     yield f"Asked: 95 % of all separate models together, at 1.5 times one's cost: {held}. Conditioned:"
     yield f"{100 * volume / whole:.1f} % ({100 * volume / chosen:.1f} % of the separate at their dial 0 alone), at"
-    yield f"{steps:.2f} times the documents and {seconds / cost:.2f} times the seconds:"
+    yield f"{steps:.2f} times the documents and {seconds / cost:.2f} times the seconds."
+    if alike := units.get("one penalty"):
+        share = 100 * hypervolume(_curve(alike), floor) / whole
+        yield f"One penalty, with nothing drawn and as many documents as the conditioned: {share:.1f} %."
     policies = [unit for name, unit in units.items() if name.startswith("policy")]
     if len(policies) > 1:
         seeds = [hypervolume(_curve(unit), floor) for unit in policies]
@@ -421,13 +424,12 @@ def _conditioned(units: Mapping[str, Unit]) -> Iterator[str]:
     yield "|---|---|---|---|---|---|"
     rows = [("separate models, all their dials", whole, cost * len(separate), [*separate.values()])]
     rows += [("separate models, each at its own dial 0", chosen, cost * len(separate), [*separate.values()])]
-    named = {**separate, "conditioned": own}
-    if alike := units.get("one penalty"):
-        named["one penalty, as many documents as the conditioned"] = alike
-    rows += [(name, hypervolume(_curve(unit), floor), unit["training_seconds"], [unit]) for name, unit in named.items()]
+    named = {**separate, "conditioned": own} | ({"one penalty": alike} if alike else {})
+    for name, unit in named.items():
+        rows.append((name, hypervolume(_curve(unit), floor), unit.get("training_seconds"), [unit]))
     for name, area, spent, members in rows:
-        shares = f"{area:.4f} | {area / whole:.3f} | {spent:.0f} | {spent / cost:.2f}"
-        yield f"| {name}{_marks(members)} | {shares} | {_run(members)} |"
+        times = f"{spent:.0f} | {spent / cost:.2f}" if spent else "– | –"  # its process was stopped meanwhile
+        yield f"| {name}{_marks(members)} | {area:.4f} | {area / whole:.3f} | {times} | {_run(members)} |"
 
 
 def _trained_on(unit: Unit) -> float:

@@ -243,10 +243,11 @@ def test_one_conditioned_model_is_set_beside_separate_ones_at_the_same_targets(f
     add(folder, "toy/separate penalty 2", points=[point(12, 4.0, 4.0), point(4, 2.0, 2.0)], **whole)
     half = {"settings": {**TODAY, "select": {"documents": 8}, "joint": {"documents": 7}}, "training_seconds": 12.0}
     add(folder, "toy/conditioned", points=[point(12, 4.0, 4.0)], **{**whole, **half})
-    add(folder, "toy/one penalty", points=[point(13, 4.0, 4.0)], **{**whole, **half})
+    add(folder, "toy/one penalty", points=[point(13, 4.0, 4.0)], **{**whole, **half, "training_seconds": None})
     add(folder, "toy/policy seed 1", points=[point(12, 4.0, 4.0)], **whole)
     text = "\n".join(lines(folder))
-    assert "| one penalty, as many documents as the conditioned | 0.3375 | 1.588 | 12 | 1.20 |" in text
+    assert "\nOne penalty, with nothing drawn and as many documents as the conditioned: 158.8 %.\n" in text
+    assert "| one penalty | 0.3375 | 1.588 | – | – |" in text
     assert "(The policy's 2 seeds, of 38,000 documents each, have\n0.1500 to 0.2975: so much is chance.)" in text
     assert "at 1.5 times one's cost: **missed**. Conditioned:" in text
     assert "| separate models, all their dials | 0.2125 | 1.000 | 20 | 2.00 | 2026-11-25, here |" in text
