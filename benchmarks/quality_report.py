@@ -19,7 +19,8 @@ HEAD = """# Quality at a given cost
 `python benchmarks/quality.py --data DIR`; one row by `--only "SET/ROW"`, as `--list` names it. Each unit's date,
 commit, machine, versions, settings, and which test documents it got right lie in [quality/](quality).
 
-MiniLM-L6. Selectors: `policy` is this project's; `gumbel` has the same heads, learned through relaxed decisions;
+MiniLM-L6. Selectors: `policy` is this project's; `gumbel` has the same heads, learned through relaxed decisions,
+and unsteadily (its other trainings stand below);
 `first`, `random` and `attention` (what was attended to most) are rules; `saliency` is a rule that **reads the test's
 labels**, which no user has: it shows what there is to gain. All of these have the same joint stage. `tr-bert` is the
 paper's recipe, `truncate (retrained)` a teacher of shorter documents, trained for 2x, 4x and 8x alone.
@@ -45,7 +46,7 @@ points, and its 95 % interval. No neighbours, no document: heads see less beside
 nothing. No reward-to-go: each decision answers for the whole cost. Guided samples: in the first half of
 the steps one sample a document keeps the most salient tokens."""
 CONDITIONED = """A model for each of several penalties, and one whose policy sees a dial, drawn for each document in
-training, that changes its penalty by a factor of e^±1.5: it is to cover what they cover together.
+training, that changes its penalty by a factor of e^±{range:g}: it is to cover what they cover together.
 Hypervolume over (speed-up, quality) from 1x and 5 points below the teacher, to 8x; one seed."""
 
 
@@ -266,9 +267,10 @@ def _table(units: Mapping[str, Unit], targets: Sequence[float]) -> Iterator[str]
 
 def _run(members: Sequence[Unit]) -> str:
     """Returns when units ran, and where: what was trained elsewhere took another time."""
-    dates, machines = (sorted({unit[name] for unit in members}) for name in ("date", "machine"))
+    dates = sorted({unit["date"] for unit in members})
+    machines = sorted({unit["machine"].partition(",")[0] for unit in members})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    return f"{when}, {' and '.join(dict.fromkeys(machine.partition(',')[0] for machine in machines))}"
+    return f"{when}, {' and '.join(machines)}"
 
 
 def _marks(members: Sequence[Unit]) -> str:
@@ -399,7 +401,7 @@ def _conditioned(units: Mapping[str, Unit]) -> Iterator[str]:
     separate = {name: unit for name, unit in units.items() if name.startswith("separate")}
     own = units["conditioned"]
     volume, seconds = hypervolume(_curve(own), floor), own["training_seconds"]
-    yield CONDITIONED
+    yield CONDITIONED.format(range=own["settings"]["select"]["dial_range"])
     if not separate:
         yield f"Conditioned: {volume:.4f} in {seconds:.0f} s; no separate model was run."
         return
@@ -428,7 +430,7 @@ def _conditioned(units: Mapping[str, Unit]) -> Iterator[str]:
     for name, unit in named.items():
         rows.append((name, hypervolume(_curve(unit), floor), unit.get("training_seconds"), [unit]))
     for name, area, spent, members in rows:
-        times = f"{spent:.0f} | {spent / cost:.2f}" if spent else "– | –"  # its process was stopped meanwhile
+        times = f"{spent:.0f} | {spent / cost:.2f}" if spent else "– | –"
         yield f"| {name}{_marks(members)} | {area:.4f} | {area / whole:.3f} | {times} | {_run(members)} |"
 
 

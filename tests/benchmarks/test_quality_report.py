@@ -237,15 +237,22 @@ def test_what_has_not_run_is_listed(folder):
 
 def test_one_conditioned_model_is_set_beside_separate_ones_at_the_same_targets(folder):
     # Above 12 of 16 less 5 points, .7: separate .1125·1 + .05·2 where each has two points and its unreduced model.
-    budget = {"settings": {**TODAY, "select": {"documents": 4}, "joint": {"documents": 6}}, "training_seconds": 10.0}
+    budget = {
+        "settings": {**TODAY, "select": {**TODAY["select"], "documents": 4}, "joint": {"documents": 6}},
+        "training_seconds": 10.0,
+    }
     whole = {"keep_all": point(13, 0.9), "default": point(16, 7.0), **budget}
     add(folder, "toy/separate penalty 1", points=[point(13, 2.0, 2.0), point(4, 4.0, 4.0)], **whole)
     add(folder, "toy/separate penalty 2", points=[point(12, 4.0, 4.0), point(4, 2.0, 2.0)], **whole)
-    half = {"settings": {**TODAY, "select": {"documents": 8}, "joint": {"documents": 7}}, "training_seconds": 12.0}
+    half = {
+        "settings": {**TODAY, "select": {**TODAY["select"], "documents": 8}, "joint": {"documents": 7}},
+        "training_seconds": 12.0,
+    }
     add(folder, "toy/conditioned", points=[point(12, 4.0, 4.0)], **{**whole, **half})
     add(folder, "toy/one penalty", points=[point(13, 4.0, 4.0)], **{**whole, **half, "training_seconds": None})
     add(folder, "toy/policy seed 1", points=[point(12, 4.0, 4.0)], **whole)
     text = "\n".join(lines(folder))
+    assert "changes its penalty by a factor of e^±1.5: it" in text
     assert "\nOne penalty, with nothing drawn and as many documents as the conditioned: 158.8 %.\n" in text
     assert "| one penalty | 0.3375 | 1.588 | – | – |" in text
     assert "(The policy's 2 seeds, of 38,000 documents each, have\n0.1500 to 0.2975: so much is chance.)" in text
