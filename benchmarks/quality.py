@@ -160,7 +160,7 @@ SETS: dict[str, DataSet] = {
         must=((4.0, 1.0),),
         aim=((8.0, 1.0),),
         units=("policy", "gumbel", "truncate"),
-        gumbel={"select.penalty": 0.3},
+        gumbel={"select.penalty": 0.6},
     ),
     "imdb": DataSet(
         folder="imdb",
