@@ -20,10 +20,10 @@ HEAD = """# Quality at a given cost
 commit, machine, versions, settings, and which test documents it got right lie in [quality/](quality).
 
 MiniLM-L6. Selectors: `policy` is this project's; `gumbel` has the same heads, learned through relaxed decisions,
-and unsteadily (its other trainings stand below);
-`first`, `random` and `attention` (what was attended to most) are rules; `saliency` is a rule that **reads the test's
-labels**, which no user has: it shows what there is to gain. All of these have the same joint stage. `tr-bert` is the
-paper's recipe, `truncate (retrained)` a teacher of shorter documents, trained for 2x, 4x and 8x alone.
+and unsteadily (its other trainings stand below); `first`, `random` and `attention` (what was attended to most) are
+rules; `saliency` is a rule that **reads the test's labels**, which no user has: it shows what there is to gain. All of
+these have the same joint stage. `tr-bert` is the paper's recipe, `truncate (retrained)` a teacher of shorter
+documents, trained for 2x, 4x and 8x alone.
 
 Quality: accuracy on the test split (validation where test has no labels). Speed-up: unpadded FLOPs, policy included,
 ratio of sums over test; dials are chosen on validation, for their speed-up alone, 2 % to spare; truncated documents
@@ -400,7 +400,9 @@ def _conditioned(units: Mapping[str, Unit]) -> Iterator[str]:
     floor = units["teacher"]["points"][0]["quality"] - 0.05
     separate = {name: unit for name, unit in units.items() if name.startswith("separate")}
     own = units["conditioned"]
-    volume, seconds = hypervolume(_curve(own), floor), own["training_seconds"]
+    named = {**separate, **{name: units[name] for name in ("conditioned", "one penalty") if name in units}}
+    volumes = {name: hypervolume(_curve(unit), floor) for name, unit in named.items()}
+    volume, seconds = volumes["conditioned"], own["training_seconds"]
     yield CONDITIONED.format(range=own["settings"]["select"]["dial_range"])
     if not separate:
         yield f"Conditioned: {volume:.4f} in {seconds:.0f} s; no separate model was run."
@@ -413,8 +415,8 @@ def _conditioned(units: Mapping[str, Unit]) -> Iterator[str]:
     yield f"Asked: 95 % of all separate models together, at 1.5 times one's cost: {held}. Conditioned:"
     yield f"{100 * volume / whole:.1f} % ({100 * volume / chosen:.1f} % of the separate at their dial 0 alone), at"
     yield f"{steps:.2f} times the documents and {seconds / cost:.2f} times the seconds."
-    if alike := units.get("one penalty"):
-        share = 100 * hypervolume(_curve(alike), floor) / whole
+    if "one penalty" in volumes:
+        share = 100 * volumes["one penalty"] / whole
         yield f"One penalty, with nothing drawn and as many documents as the conditioned: {share:.1f} %."
     policies = [unit for name, unit in units.items() if name.startswith("policy")]
     if len(policies) > 1:
@@ -426,9 +428,7 @@ def _conditioned(units: Mapping[str, Unit]) -> Iterator[str]:
     yield "|---|---|---|---|---|---|"
     rows = [("separate models, all their dials", whole, cost * len(separate), [*separate.values()])]
     rows += [("separate models, each at its own dial 0", chosen, cost * len(separate), [*separate.values()])]
-    named = {**separate, "conditioned": own} | ({"one penalty": alike} if alike else {})
-    for name, unit in named.items():
-        rows.append((name, hypervolume(_curve(unit), floor), unit.get("training_seconds"), [unit]))
+    rows += [(name, volumes[name], unit.get("training_seconds"), [unit]) for name, unit in named.items()]
     for name, area, spent, members in rows:
         times = f"{spent:.0f} | {spent / cost:.2f}" if spent else "– | –"
         yield f"| {name}{_marks(members)} | {area:.4f} | {area / whole:.3f} | {times} | {_run(members)} |"
