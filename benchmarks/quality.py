@@ -204,6 +204,7 @@ SETS: dict[str, DataSet] = {
         targets=(1.7, 2.0, 2.5, 3.0, 4.0),
         must=((1.7, 0.5),),
         aim=((2.5, 0.5),),
+        seeds=3,
         units=("policy", "gumbel", "first", "random", "attention", "tr-bert", "truncate"),
     ),
     "qnli": DataSet(
