@@ -126,6 +126,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no document": {"policy_features": ("neighbours",)},
     "no reward-to-go": {"select.reward_to_go": False},
     "no warm start": {"select.warm_start_documents": 0},
+    "warm start alone": {"select.documents": 16, "select.learning_rate": 1e-4},  # one step, that moves next to nothing
     "dial conditioned": DRAWN_DIALS,
     "more select, smaller steps": SMALL_STEPS,
     "no fusion": {"fusion": False},
