@@ -226,6 +226,7 @@ SETS: dict[str, DataSet] = {
         targets=(2.0, 3.0, 4.0),
         must=((2.0, 1.0),),
         aim=((3.0, 0.5),),
+        gumbel={"select.penalty": 0.02},
         units=("policy", "gumbel", "first", "random", "attention", "tr-bert", "truncate"),
     ),
 }
