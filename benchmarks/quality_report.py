@@ -44,7 +44,8 @@ drawn), for what an ingredient adds shows before the encoder has made up for it.
 train that nothing was trained on, never on test; in parentheses the difference from the base, in
 points, and its 95 % interval. No neighbours, no document: heads see less beside a token, a token alone
 nothing. No reward-to-go: each decision answers for the whole cost. Guided samples: in the first half of
-the steps one sample a document keeps the most salient tokens."""
+the steps one sample a document keeps the most salient tokens. Warm start alone: no policy gradient before
+the joint stage, which has its own."""
 CONDITIONED = """A model for each of several penalties, and one whose policy sees a dial, drawn for each document in
 training, that changes its penalty by a factor of e^±{range:g}: it is to cover what they cover together.
 Hypervolume over (speed-up, quality) from 1x and 5 points below the teacher, to 8x; one seed."""
