@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from hosts import HEAD, Hosts, LocalCluster, missing
 
-from trbert.timing import machine
+from trbert.measure.timing import machine
 from tune.runs import versions, write_json
 
 SHARED = Path("/var/tmp/trbert_faults")

@@ -16,7 +16,10 @@ import torch
 from reports import write_report
 from transformers import AutoModelForSequenceClassification, BertConfig
 
-from trbert.bench import (
+from trbert.encoder import Encoder
+from trbert.keyed import keyed_uniform
+from trbert.measure.cost import CostModel
+from trbert.measure.speed import (
     DTYPES,
     INT8,
     Documents,
@@ -28,14 +31,11 @@ from trbert.bench import (
     time_variants,
     unpadded_variant,
 )
-from trbert.cost import CostModel
-from trbert.encoder import Encoder
-from trbert.keyed import keyed_uniform
 from trbert.original import original_points
-from trbert.packed import PackedBatch
-from trbert.policy import Feature, Policy
+from trbert.packed.batch import PackedBatch
 from trbert.pretrained import load_classifier
-from trbert.selectors import Selector
+from trbert.selection.policy import Feature, Policy
+from trbert.selection.selectors import Selector
 from trbert.shapes import DocFloat, TokenFloat, TokenMask
 
 KEEP = (0.4, 0.1)

@@ -27,19 +27,20 @@ import torch
 from numpy.typing import NDArray
 from quality_report import is_current, write_report
 
-from trbert.cost import CostModel, speed_up
-from trbert.data import Rows
+from trbert.data.splits import Rows
 from trbert.encoder import Encoder
-from trbert.evaluate import forward_at, reduced_logits, unreduced_logits
+from trbert.measure.cost import CostModel, speed_up
+from trbert.measure.evaluate import forward_at, reduced_logits, unreduced_logits
+from trbert.measure.timing import machine
 from trbert.pretrained import load_classifier
-from trbert.tasks import accuracy, encode
-from trbert.timing import machine
-from tune.learner import autocast, pick_device
-from tune.prepare import Prepared, prepare, splits_of
+from trbert.tasks.classification import accuracy, encode
+from trbert.tasks.examples import Examples
+from tune.learning.model import Model, scout
+from tune.learning.prepare import Prepared, prepare, splits_of
+from tune.learning.steps import autocast, pick_device
+from tune.learning.teacher_stage import train_teacher
 from tune.runs import versions, write_json
 from tune.settings import TR_BERT, Settings, override
-from tune.stages import Examples, train_teacher
-from tune.training import Model, scout
 
 OUT = Path("docs/results")
 COMMIT = subprocess.run(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from trbert.files import write_whole
-from trbert.timing import machine
+from trbert.measure.timing import machine
 
 
 def write_report(

@@ -19,14 +19,15 @@ from reports import write_report
 
 from envs.dynamics import Dynamics, RewardTerms
 from envs.rollout import Draw, sample_trajectories
-from trbert.cost import CostModel
 from trbert.encoder import Encoder
+from trbert.measure.cost import CostModel
 from trbert.original import original_points
-from trbert.packed import Tokens
-from trbert.policy import Policy
-from tune.learner import autocast
+from trbert.packed.tokens import Tokens
+from trbert.selection.policy import Policy
+from trbert.tasks.examples import Examples
+from tune.learning.select_stage import RolloutItem, Sampler, flatten
+from tune.learning.steps import autocast
 from tune.settings import ComputeSettings, SelectSettings
-from tune.stages import Examples, RolloutItem, Sampler, flatten
 
 DOCUMENTS, SAMPLES = 8, 8
 ORIGINAL = {("MiniLM-L6", 512): 12.5, ("MiniLM-L6", 128): 1.61, ("BERT-base", 128): 8.25, ("BERT-base", 512): 44.2}

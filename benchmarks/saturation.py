@@ -5,7 +5,7 @@ import math
 import random
 from dataclasses import dataclass
 
-from tune.rollouts import LATE
+from tune.pool import LATE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,12 +25,12 @@ from saturation import Constants, Trouble, saturation, simulated_step_seconds, s
 from workers import prepared_of
 
 from trbert.files import write_whole
-from trbert.timing import Spread, machine
-from tune.rollouts import RolloutPool
+from trbert.measure.timing import Spread, machine
+from tune.learning.model import Model
+from tune.learning.select_stage import ItemGradient, RolloutItem, flatten, load_flat_gradient
+from tune.pool import RolloutPool
 from tune.runs import write_json
 from tune.settings import Settings, override
-from tune.stages import ItemGradient, RolloutItem, flatten, load_flat_gradient
-from tune.training import Model
 
 MODELS = (("MiniLM-L6", 256), ("BERT-base", 256))
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)

@@ -25,8 +25,9 @@ from reports import write_report
 
 from trbert.encoder import Encoder
 from trbert.original import original_points
-from trbert.packed import Tokens, gather_kept
-from trbert.policy import Policy
+from trbert.packed.batch import gather_kept
+from trbert.packed.tokens import Tokens
+from trbert.selection.policy import Policy
 
 NEAREST = "± 50 %"
 

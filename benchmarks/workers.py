@@ -20,13 +20,14 @@ import torch
 from inference import Given, model_of
 from reports import write_report
 
-from trbert.packed import Tokens
-from trbert.timing import Spread
-from tune.prepare import PackedArrays, Prepared
-from tune.rollouts import RolloutPool
+from trbert.measure.timing import Spread
+from trbert.packed.tokens import Tokens
+from trbert.tasks.examples import Examples
+from tune.learning.model import Model
+from tune.learning.prepare import PackedArrays, Prepared
+from tune.learning.select_stage import RolloutItem, flatten
+from tune.pool import RolloutPool
 from tune.settings import Settings, override
-from tune.stages import Examples, RolloutItem, flatten
-from tune.training import Model
 
 WORKERS, STEPS, DOCUMENTS = 2, 6, 64
 CASES = (("MiniLM-L6", 128, "auto"), ("MiniLM-L6", 512, "auto"), ("MiniLM-L6", 512, "float32"))

@@ -8,14 +8,15 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from trbert.cost import CostModel
 from trbert.encoder import Encoder
 from trbert.errors import InputError
-from trbert.latency import LatencyTable
-from trbert.packed import PackedBatch, Tokens
-from trbert.reduction import advance, check_points, enter
+from trbert.measure.cost import CostModel
+from trbert.measure.latency import LatencyTable
+from trbert.packed.batch import PackedBatch
+from trbert.packed.tokens import Tokens
+from trbert.selection.reduction import advance, check_points, enter
 from trbert.shapes import DocFloat, DocIndex, Kept, Logits, SampleMasks
-from trbert.tasks import gold_log_likelihood
+from trbert.tasks.classification import gold_log_likelihood
 
 Price = Literal["flops", "latency", "tokens"]
 

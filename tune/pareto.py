@@ -13,8 +13,8 @@ from typing import Any
 
 from trbert.console import Parser, exit_code
 from trbert.errors import DamagedCheckpoint, InputError, RunFolderError
-from tune.front import UNREDUCED, Point, at_dial, is_saved, pick
-from tune.table import read_front, table
+from tune.results.front import UNREDUCED, Point, at_dial, is_saved, pick
+from tune.results.table import read_front, table
 
 
 def export(run: Path, point: Point, out: Path) -> None:

@@ -13,15 +13,16 @@ import torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from trbert.evaluate import Evaluation
+from trbert.measure.evaluate import Evaluation
+from trbert.tasks.examples import Examples
 from tune.checkpoints import StageState, StateKeeper, newest_state, report_to_tune
-from tune.learners import TeamPlan, join_together
-from tune.prepare import Prepared
-from tune.rollouts import RolloutPool
+from tune.learning.model import CurvePoint, Model, dial_curve
+from tune.learning.prepare import Prepared
+from tune.learning.steps import Progress, StageTimeout
+from tune.pool import RolloutPool
 from tune.settings import from_json, override, to_json
 from tune.space import to_settings
-from tune.stages import Examples, Progress, StageTimeout
-from tune.training import CurvePoint, Model, dial_curve
+from tune.teams import TeamPlan, join_together
 
 RESULT = "trial.json"
 

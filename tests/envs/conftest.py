@@ -5,10 +5,10 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from envs.dynamics import Dynamics, RewardTerms
-from trbert.cost import CostModel
 from trbert.encoder import Encoder
-from trbert.packed import Tokens
-from trbert.policy import Policy
+from trbert.measure.cost import CostModel
+from trbert.packed.tokens import Tokens
+from trbert.selection.policy import Policy
 
 LENGTHS = (7, 12, 3, 1, 9)
 

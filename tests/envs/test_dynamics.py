@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from envs.dynamics import Dynamics, RewardTerms, State
-from trbert.cost import CostModel
 from trbert.errors import InputError
-from trbert.latency import LatencyTable
-from trbert.packed import Tokens, start_batch
+from trbert.measure.cost import CostModel
+from trbert.measure.latency import LatencyTable
+from trbert.packed.batch import start_batch
+from trbert.packed.tokens import Tokens
 
 # Layers of 10 FLOPs a token and 1 a pair of tokens; nothing else costs. A layer on one token costs 11, on two 24; the
 # plain model of four layers on two tokens 96.

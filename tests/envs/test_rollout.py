@@ -5,8 +5,8 @@ import torch
 
 from envs.rollout import Draw, sample_trajectories
 from trbert.keyed import keyed_uniform
-from trbert.packed import Tokens
-from trbert.policy import Policy
+from trbert.packed.tokens import Tokens
+from trbert.selection.policy import Policy
 
 
 def sample(dynamics, policy, tokens, documents, samples=3, seed=7, version=2, **how):

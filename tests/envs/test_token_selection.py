@@ -21,7 +21,7 @@ from envs.rollout import Draw, sample_trajectories
 from envs.token_selection import TokenSelectionEnv, TokenSelectionVectorEnv
 from trbert.encoder import Encoder
 from trbert.errors import InputError
-from trbert.packed import Tokens
+from trbert.packed.tokens import Tokens
 
 ROOT = Path(__file__).resolve().parents[2]
 ID = "trbert/TokenSelection-v0"

@@ -5,7 +5,8 @@ import torch
 import transformers
 
 from trbert.encoder import Encoder
-from trbert.packed import Tokens, start_batch
+from trbert.packed.batch import start_batch
+from trbert.packed.tokens import Tokens
 
 SHAPE = {
     "vocab_size": 60,

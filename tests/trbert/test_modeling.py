@@ -13,12 +13,12 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 import trbert
 from trbert.encoder import Encoder
 from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound
-from trbert.evaluate import unreduced_logits
-from trbert.fusion import Fusion
+from trbert.measure.evaluate import unreduced_logits
 from trbert.modeling import TrbertConfig, TrbertForSequenceClassification, assemble, load
-from trbert.policy import Policy
-from trbert.reduction import reduced_forward
-from trbert.selectors import FirstSelector, PolicySelector
+from trbert.selection.fusion import Fusion
+from trbert.selection.policy import Policy
+from trbert.selection.reduction import reduced_forward
+from trbert.selection.selectors import FirstSelector, PolicySelector
 
 LENGTHS = (9, 14, 3, 20, 1)
 POINTS = (0, 2)

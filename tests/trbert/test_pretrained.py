@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from trbert import pretrained
 from trbert.encoder import Encoder
 from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound, UnsupportedModel
-from trbert.families import FAMILIES
 from trbert.modeling import assemble, load
-from trbert.packed import Tokens
-from trbert.policy import Policy
+from trbert.packed.families import FAMILIES
+from trbert.packed.tokens import Tokens
 from trbert.pretrained import extend_positions, load_classifier
+from trbert.selection.policy import Policy
 
 LABELS = ("no", "yes", "maybe")
 MEMBERS = "albert, bert, camembert, distilbert, electra, ernie, eurobert, modernbert, nomic_bert, roberta, xlm-roberta"

@@ -13,9 +13,9 @@ from torch.testing import assert_close
 
 from trbert.encoder import Encoder
 from trbert.original import import_original
-from trbert.packed import Tokens
-from trbert.reduction import advance, enter, reduced_forward
-from trbert.selectors import PolicySelector
+from trbert.packed.tokens import Tokens
+from trbert.selection.reduction import advance, enter, reduced_forward
+from trbert.selection.selectors import PolicySelector
 
 DIM, HEADS, LAYERS, EPS = 32, 4, 6, 1e-12
 LENGTHS = (9, 17, 4)

@@ -11,11 +11,11 @@ import torch
 import transformers
 from tokenizers import models, pre_tokenizers, processors
 
-from tune.front import Point, mark_front
-from tune.prepare import prepare
+from tune.learning.model import Model
+from tune.learning.prepare import prepare
+from tune.results.front import Point, mark_front
+from tune.results.table import write_front
 from tune.settings import Settings, override
-from tune.table import write_front
-from tune.training import Model
 
 FILLERS = [f"w{index}" for index in range(30)]
 MARKERS = {"alpha": "A", "beta": "B"}

@@ -19,7 +19,7 @@ from tune.checkpoints import (
     report_to_tune,
     write_state,
 )
-from tune.learner import Team
+from tune.learning.steps import Team
 
 STATES = [{"step": step, "steps": 4, "weights": [torch.full((3,), float(step))]} for step in range(5)]
 

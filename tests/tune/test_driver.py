@@ -52,7 +52,7 @@ def test_a_teacher_that_was_interrupted_goes_on_where_it_was(tiny_settings, tmp_
             if len(steps) == 2:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr("tune.prepare.SAY_EVERY_S", 0.0)
+    monkeypatch.setattr("tune.learning.prepare.SAY_EVERY_S", 0.0)
     settings = override(tiny_settings, {"seed": 12})
     with pytest.raises(KeyboardInterrupt):
         make_shared(settings, PLAN, say, None, str(tmp_path / "states"))

@@ -37,7 +37,7 @@ def run(tiny_model, tiny_data, tmp_path_factory) -> Path:
 
 
 def test_a_search_of_two_trials_writes_all_that_it_promises(run) -> None:
-    from tune.table import read_front
+    from tune.results.table import read_front
 
     points = read_front(run / "front.csv")
     assert {point.trial for point in points} == {"teacher", "free", "1", "2"}
@@ -52,7 +52,7 @@ def test_a_search_of_two_trials_writes_all_that_it_promises(run) -> None:
 
 
 def test_a_picked_model_gives_the_fronts_quality_again_in_a_new_process(run, tiny_data, tmp_path) -> None:
-    from tune.table import read_front
+    from tune.results.table import read_front
 
     measured = [p for p in read_front(run / "front.csv") if p.selector == "policy" and p.quality_test is not None]
     assert all(p.speed_up_test is not None for p in measured)
@@ -114,7 +114,7 @@ def test_a_search_whose_driver_was_killed_is_resumed_and_repeats_no_finished_tri
         command("search.py", "--resume", str(tmp_path / "tiny")), capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    from tune.table import read_front
+    from tune.results.table import read_front
 
     points = read_front(tmp_path / "tiny" / "front.csv")
     assert {point.trial for point in points} == {"teacher", "free", "1", "2", "3", "4"}
@@ -141,7 +141,7 @@ def test_ctrl_c_says_how_to_resume_and_exits_130(tiny_model, tiny_data, tmp_path
 
 
 def test_a_search_whose_learners_are_two_processes_leaves_the_same_things(tiny_model, tiny_data, tmp_path) -> None:
-    from tune.table import read_front
+    from tune.results.table import read_front
 
     words = [*search_arguments(tiny_model, tiny_data, tmp_path, 1), "--num-learners", "2"]
     # Three processes a trial, on a machine that may have two cores only.

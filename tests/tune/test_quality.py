@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import quality
 
-from tune.prepare import prepare
+from tune.learning.prepare import prepare
 
 pytestmark = pytest.mark.slow
 UNITS = ["gumbel seed 0", "policy seed 0", "policy seed 1", "teacher", "truncate 2x seed 0"]

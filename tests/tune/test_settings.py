@@ -181,7 +181,7 @@ def test_settings_that_hang_together_may_change_in_any_order():
 
 
 def test_the_selectors_are_those_that_the_model_knows():
-    from trbert.selectors import SELECTORS
+    from trbert.selection.selectors import SELECTORS
 
     kinds = typing.get_type_hints(Settings)["selector"]
     assert typing.get_args(kinds) == SELECTORS

@@ -6,7 +6,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 
 from trbert.errors import InputError
-from trbert.reduction import check_points
+from trbert.selection.reduction import check_points
 from tune import space
 from tune.settings import Settings, override, setting_names
 from tune.space import first_guesses, point_choices, search_space, to_settings

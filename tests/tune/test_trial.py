@@ -9,15 +9,15 @@ from ray import tune
 from safetensors.torch import load_file
 
 from trbert.modeling import load
-from trbert.selectors import LEARNED, SELECTORS
+from trbert.selection.selectors import LEARNED, SELECTORS
 from tune.checkpoints import StateKeeper, newest_state
-from tune.report import collect
-from tune.rollouts import PoolStatistics, RolloutPool
+from tune.learning.model import Model
+from tune.learning.select_stage import Sampler
+from tune.pool import PoolStatistics, RolloutPool
+from tune.results.report import collect
+from tune.results.table import read_front
 from tune.runs import RunFolder
 from tune.settings import override, to_json
-from tune.stages import Sampler
-from tune.table import read_front
-from tune.training import Model
 from tune.trial import _Teller, run_trial
 
 SHORT = {

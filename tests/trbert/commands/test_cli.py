@@ -1,0 +1,151 @@
+"""The command `trbert`: a bench from a saved model and a file, and its mistakes in one line."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import tokenizers
+import torch
+import transformers
+
+from trbert.commands.cli import main
+from trbert.measure.latency import load_latency
+from trbert.modeling import assemble
+from trbert.selection.policy import Policy
+
+WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *(f"w{number}" for number in range(50))]
+
+
+@pytest.fixture
+def saved(bert, tmp_path):
+    """A reduced model with its tokenizer, and a csv file of documents."""
+    assemble(bert, Policy(bert.config.hidden_size, 2, width=8), (0, 2), -0.5, max_tokens=16).save_pretrained(
+        tmp_path / "model"
+    )
+    vocabulary = tokenizers.models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]")
+    own = tokenizers.Tokenizer(vocabulary)
+    own.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    own.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=own, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]"
+    ).save_pretrained(tmp_path / "model")
+    with (tmp_path / "data.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label", "other"])
+        for row in range(60):
+            writer.writerow(
+                [" ".join(f"w{(row * 7 + word) % 50}" for word in range(3 + row % 9)), "ab"[row % 2], "w1 w2"]
+            )
+    return tmp_path
+
+
+def words(saved, *more):
+    data, out = str(saved / "data.csv"), str(saved / "out")
+    return ["bench", str(saved / "model"), "--data", data, "--docs", "4", "--out", out, "--rounds", "1", *more]
+
+
+def test_a_bench_writes_its_report_and_the_latency_table(saved, capsys):
+    threads = torch.get_num_threads()
+    try:
+        assert main(words(saved, "--batch", "1", "4", "--dtype", "float32", "--threads", "1")) == 0
+    finally:
+        torch.set_num_threads(threads)
+    told = capsys.readouterr().out
+    report = json.loads((saved / "out" / "speed.json").read_text())
+    assert (report["documents"], report["threads"]) == (4, 1)
+    assert {(row["batch"], row["variant"]) for row in report["rows"]} == {
+        *((1, name) for name in ("padded", "unpadded", "reduced -0.5")),
+        *((4, name) for name in ("padded", "sorted", "unpadded", "reduced -0.5")),
+    }
+    assert (saved / "out" / "speed.md").read_text() in told
+    assert (saved / "out" / "speed.png").read_bytes()[1:4] == b"PNG"
+    latency = load_latency(saved / "out" / "latency.json")
+    assert (latency.documents, latency.threads, latency.layers) == (4, 1, 4)
+
+
+def test_a_rival_is_timed_beside_it(saved, bert):
+    bert.config.id2label, bert.config.label2id = {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}, {}
+    bert.save_pretrained(saved / "small")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(saved / "model" / name, saved / "small" / name)
+    assert main(words(saved, "--batch", "1", "2", "--dtype", "float32", "int8", "--against", str(saved / "small"))) == 0
+    rows = json.loads((saved / "out" / "speed.json").read_text())["rows"]
+    rivals = [row for row in rows if row["variant"] == "against small"]
+    assert [(row["batch"], row["dtype"]) for row in rivals] == [
+        (batch, dtype) for batch in (1, 2) for dtype in ("float32", "int8")
+    ]
+    # It is the same classifier, and runs as many FLOPs as that does sorted.
+    own = [row for row in rows if row["variant"] == "sorted"]
+    assert [row["flops_over_padded"] for row in rivals if row["batch"] == 2] == [
+        row["flops_over_padded"] for row in own
+    ]
+
+
+def test_pairs_are_timed(saved, bert):
+    bert.config.id2label, bert.config.label2id = {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}, {}
+    bert.save_pretrained(saved / "small")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(saved / "model" / name, saved / "small" / name)
+    options = ["--batch", "2", "--dtype", "float32", "--against", str(saved / "small")]
+    lengths = []
+    for columns in ("text", "text,other"):
+        assert main(words(saved, *options, "--text-column", columns)) == 0
+        report = json.loads((saved / "out" / "speed.json").read_text())
+        _, by_length, *_, rival = report["rows"]
+        assert (by_length["variant"], rival["variant"]) == ("sorted", "against small")
+        assert rival["flops_over_padded"] == by_length["flops_over_padded"]  # it reads the same pairs
+        lengths.append(report["lengths"])
+    # The second text and its [SEP], as far as the model's 16 tokens go.
+    assert lengths[1] == [min(length + 3, 16) for length in lengths[0]]
+
+
+def test_compiled_variants_are_timed_where_asked_for(saved, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda run, dynamic: run)
+    assert main(words(saved, "--batch", "2", "--dtype", "float32", "--compile")) == 0
+    rows = json.loads((saved / "out" / "speed.json").read_text())["rows"]
+    assert [row["variant"] for row in rows][-2:] == ["unpadded, compiled", "reduced -0.5, compiled"]
+
+
+def test_without_matplotlib_there_is_no_picture(saved, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main(words(saved, "--batch", "2", "--dtype", "float32")) == 0
+    assert "picture   none: pip install matplotlib" in capsys.readouterr().out
+    assert not (saved / "out" / "speed.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--against", "gone"], "model 'gone' is no folder here"),
+        (["--batch", "0"], "--batch must be 1 or more, and is 0"),
+        (["--docs", "0"], "--docs must be 1 or more, and is 0"),
+        (["--rounds", "-1"], "--rounds must be 1 or more, and is -1"),
+        (["--dtype", "float8"], "dtypes must be out of float32, bfloat16, float16, int8, and have 'float8'"),
+        (["--data", "gone.csv"], "gone.csv"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(saved, capsys, more, told):
+    assert main(words(saved, *more)) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+    assert not (saved / "out").exists()
+
+
+def test_a_model_that_is_not_there_is_told(tmp_path, capsys):
+    assert main(["bench", str(tmp_path / "gone")]) == 2
+    assert "gone" in capsys.readouterr().err
+
+
+def test_help_and_mistakes_load_no_torch():
+    script = (
+        "import sys; from trbert.commands.cli import main; "
+        "print(main(['bench', 'x', '--batch', '0']), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "2 False\n"

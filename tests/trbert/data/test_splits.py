@@ -1,0 +1,544 @@
+"""Rows from files: how they are read, split and refused."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from trbert.data import splits as data
+from trbert.data.pages import Page
+from trbert.data.splits import Rows, Splits, load_splits
+from trbert.errors import InputError
+
+
+def write_rows(path: Path, labels: Sequence[Any], texts: Sequence[Any] | None = None, **columns: Sequence[Any]) -> Path:
+    """Writes one row a label to a .jsonl or .parquet file."""
+    texts = [f"{path.stem} {row}" for row in range(len(labels))] if texts is None else texts
+    table = {"text": texts, "label": labels, **columns}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.table(table), path)
+    else:
+        records = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
+        path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def write_three(folder: Path) -> Path:
+    for split in ("train", "validation", "test"):
+        write_rows(folder / f"{split}.jsonl", ["b", "a", "b"])
+    return folder
+
+
+def refusal(source: object, **arguments: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        load_splits(str(source), **arguments)
+    return str(caught.value)
+
+
+def all_texts(splits: Splits) -> list[str]:
+    return sorted(splits.train.texts + splits.validation.texts + splits.test.texts)
+
+
+def rows_of(splits: Splits) -> list[object]:
+    """Returns all that splits hold, to be compared."""
+    parts = (splits.train, splits.validation, splits.test)
+    return [splits.label_names, *((part.texts, part.labels.tolist(), part.second_texts) for part in parts)]
+
+
+def test_a_folder_of_three_files_is_read_as_it_is(tmp_path: Path) -> None:
+    splits = load_splits(str(write_three(tmp_path)))
+    assert splits.label_names == ("a", "b")
+    assert splits.notes == ()
+    assert splits.test.texts == ("test 0", "test 1", "test 2")
+    assert splits.test.labels.tolist() == [1, 0, 1]
+    assert splits.test.labels.dtype == np.int64
+    labels = {"train 0": 1, "train 1": 0, "train 2": 1}
+    assert dict(zip(splits.train.texts, splits.train.labels.tolist(), strict=True)) == labels
+
+
+def test_parquet_csv_json_and_jsonl_give_the_same_rows(tmp_path: Path) -> None:
+    texts, labels = ["one, two", 'a "quoted"\nline', "one\u2028line", "NA"] * 5, [10, 9] * 10
+    write_rows(tmp_path / "a.parquet", labels, texts)
+    write_rows(tmp_path / "a.jsonl", labels, texts)
+    records = [{"label": label, "text": text} for text, label in zip(texts, labels, strict=True)]
+    (tmp_path / "a.json").write_text(json.dumps(records))
+    quoted = ['"' + text.replace('"', '""') + '"' for text in texts]
+    lines = [f"{label},{text}" for text, label in zip(quoted, labels, strict=True)]
+    (tmp_path / "a.csv").write_text("label,text\n" + "\n".join(lines))
+    found = [rows_of(load_splits(str(file))) for file in tmp_path.iterdir()]
+    assert len(found) == 4
+    assert all(rows == found[0] for rows in found)
+
+
+def test_a_csv_of_numbers_is_text(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"{row},{row % 2}\n" for row in range(20)))
+    assert all_texts(load_splits(str(tmp_path / "a.csv"))) == sorted(map(str, range(20)))
+
+
+def test_a_text_of_many_megabytes_is_read_from_a_csv(tmp_path: Path) -> None:
+    texts = ["short", "long\n" + "word " * 1_500_000] + [f"row {row}" for row in range(20)]
+    lines = [f'"{text}",{row % 2}\n' for row, text in enumerate(texts)]
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(lines))
+    assert all_texts(load_splits(str(tmp_path / "a.csv"))) == sorted(texts)
+
+
+def test_labels_of_a_csv_are_of_one_type_however_long_the_file(tmp_path: Path) -> None:
+    rows = [f"{row} {'word ' * 40_000},{row % 2}\n" for row in range(20)] + ["x,b\n", "y,b\n"]
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(rows))
+    assert load_splits(str(tmp_path / "a.csv")).label_names == ("0", "1", "b")
+
+
+def test_files_can_be_named_one_by_one(tmp_path: Path) -> None:
+    train = write_rows(tmp_path / "x.parquet", [True, False] * 10)
+    test = write_rows(tmp_path / "y.jsonl", [True, False])
+    splits = load_splits(f"train={train},test={test}")
+    assert splits.label_names == ("False", "True")
+    assert splits.test.texts == ("y 0", "y 1")
+    assert splits.notes == ("validation held out: 2 of 20 train rows (seed 0)",)
+
+
+def test_one_file_is_split_80_10_10_by_label(tmp_path: Path) -> None:
+    splits = load_splits(str(write_rows(tmp_path / "all.jsonl", ["a"] * 150 + ["b"] * 50)))
+    counts = [Counter(rows.labels.tolist()) for rows in (splits.train, splits.validation, splits.test)]
+    assert counts == [{0: 120, 1: 40}, {0: 15, 1: 5}, {0: 15, 1: 5}]
+    assert len(set(all_texts(splits))) == 200
+    assert splits.notes == (
+        "test held out: 20 of 200 train rows (seed 0)",
+        "validation held out: 20 of 180 train rows (seed 0)",
+    )
+
+
+def test_without_a_test_split_validation_is_the_test_split(tmp_path: Path) -> None:
+    write_rows(tmp_path / "train.jsonl", ["a", "b"] * 20)
+    write_rows(tmp_path / "validation.jsonl", ["a", "b"])
+    splits = load_splits(str(tmp_path))
+    assert splits.test.texts == ("validation 0", "validation 1")
+    assert all(text.startswith("train") for text in splits.validation.texts)
+    assert splits.notes == (
+        "no test split: the 2 validation rows are the test rows",
+        "validation held out: 4 of 40 train rows (seed 0)",
+    )
+
+
+def test_the_hold_out_follows_the_seed_and_leaves_every_class_a_training_row(tmp_path: Path) -> None:
+    source = str(write_rows(tmp_path / "all.jsonl", ["a"] * 60 + ["b"] * 38 + ["c"]))
+    first, again, other = load_splits(source), load_splits(source), load_splits(source, seed=1)
+    assert rows_of(first) == rows_of(again) != rows_of(other)
+    assert set(first.validation.texts) != set(other.validation.texts)
+    assert all(set(splits.train.labels.tolist()) == {0, 1, 2} for splits in (first, other))
+
+
+def test_train_rows_counts_what_is_left_after_the_hold_out(tmp_path: Path) -> None:
+    source = str(write_rows(tmp_path / "all.jsonl", ["a"] * 100 + ["b"] * 100 + ["c"] * 2))
+    whole, cut = load_splits(source), load_splits(source, train_rows=20)
+    assert len(cut.train) == 20
+    assert set(cut.train.labels.tolist()) == {0, 1, 2}
+    assert cut.validation.texts == whole.validation.texts
+    assert cut.test.texts == whole.test.texts
+    assert not set(cut.train.texts) & set(cut.validation.texts + cut.test.texts)
+    assert cut.notes[-1] == f"train sampled: 20 of {len(whole.train)} rows (seed 0)"
+
+
+def test_validation_and_test_are_cut_in_their_order(tmp_path: Path) -> None:
+    for split in ("train", "validation", "test"):
+        write_rows(tmp_path / f"{split}.jsonl", ["a", "b"] * 20)
+    splits = load_splits(str(tmp_path), validation_rows=6, test_rows=4)
+    assert [len(rows) for rows in (splits.train, splits.validation, splits.test)] == [40, 6, 4]
+    places = [int(text.split()[1]) for text in splits.test.texts]
+    assert places == sorted(places)
+    assert splits.notes == ("validation sampled: 6 of 40 rows (seed 0)", "test sampled: 4 of 40 rows (seed 0)")
+
+
+def test_train_is_shuffled(tmp_path: Path) -> None:
+    for split in ("train", "validation", "test"):
+        write_rows(tmp_path / f"{split}.jsonl", ["a"] * 50 + ["b"] * 50)
+    labels = load_splits(str(tmp_path)).train.labels
+    assert 10 < labels[:50].sum() < 40
+
+
+def test_rows_that_also_stand_in_train_are_left_out(tmp_path: Path) -> None:
+    write_rows(tmp_path / "train.parquet", ["a", "b"], in_train=[True, True])
+    for split in ("validation", "test"):
+        write_rows(tmp_path / f"{split}.parquet", ["a", "b", "a"], in_train=[False, True, False])
+    splits = load_splits(str(tmp_path))
+    assert splits.test.texts == ("test 0", "test 2")
+    assert len(splits.train) == 2
+    assert splits.notes == (
+        "validation: 1 rows left out that also stand in train (in_train)",
+        "test: 1 rows left out that also stand in train (in_train)",
+    )
+
+
+def test_empty_texts_are_left_out_and_counted(tmp_path: Path) -> None:
+    write_three(tmp_path)
+    write_rows(tmp_path / "train.jsonl", ["a", "b", None, "a"], ["x", "y", " \n", None])
+    splits = load_splits(str(tmp_path))
+    assert sorted(splits.train.texts) == ["x", "y"]
+    assert splits.notes == ("train: 2 empty texts left out",)
+
+
+def test_a_split_whose_labels_are_secret_is_not_used(tmp_path: Path) -> None:
+    write_rows(tmp_path / "train.jsonl", [0, 1] * 10)
+    write_rows(tmp_path / "validation.jsonl", [0, 1])
+    write_rows(tmp_path / "test.jsonl", [-1, -1, -1])
+    splits = load_splits(str(tmp_path))
+    assert splits.test.texts == ("validation 0", "validation 1")
+    assert splits.notes[0] == "test is not used: its 3 labels are all -1, as where they are secret"
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ([10, 9, 100], ("9", "10", "100")),
+        (["10", "9", "100"], ("9", "10", "100")),
+        (["10", "b", "9"], ("10", "9", "b")),
+        ([1.0, 2.0, 0.0], ("0", "1", "2")),
+    ],
+)
+def test_classes_come_in_sorted_order_numbers_by_value(tmp_path: Path, values: list[Any], names: tuple[str]) -> None:
+    splits = load_splits(str(write_rows(tmp_path / "a.jsonl", values * 10)))
+    assert splits.label_names == names
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 1], ["neg", "pos", "pos"]])
+def test_labels_json_names_the_classes_in_its_order(tmp_path: Path, labels: list[Any]) -> None:
+    for split in ("train", "validation", "test"):
+        write_rows(tmp_path / f"{split}.jsonl", labels)
+    (tmp_path / "labels.json").write_text('["neg", "pos"]')
+    splits = load_splits(str(tmp_path))
+    assert splits.label_names == ("neg", "pos")
+    assert splits.test.labels.tolist() == [0, 1, 1]
+    (tmp_path / "labels.json").write_text('["pos", "neg"]')
+    swapped = load_splits(str(tmp_path))
+    assert swapped.label_names == ("pos", "neg")
+    assert swapped.test.labels.tolist() == ([0, 1, 1] if labels[0] == 0 else [1, 0, 0])
+
+
+def test_a_class_label_in_a_parquet_file_names_the_classes(tmp_path: Path) -> None:
+    feature = {"label": {"names": ["neg", "pos"], "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": feature}})}
+    table = pyarrow.table({"text": list("abcdefghij"), "label": [0, 1] * 5}).replace_schema_metadata(metadata)
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    assert load_splits(str(tmp_path / "a.parquet")).label_names == ("neg", "pos")
+
+
+def test_rows_are_taken_in_the_given_order() -> None:
+    taken = Rows(("x", "y", "z"), np.array([0, 1, 2])).take(np.array([2, 0]))
+    assert taken.texts == ("z", "x")
+    assert taken.labels.tolist() == [2, 0]
+    assert taken.second_texts is None
+    pairs = Rows(("x", "y", "z"), np.array([0, 1, 2]), ("1", "2", "3")).take(np.array([2, 0]))
+    assert pairs.second_texts == ("3", "1")
+
+
+# Pairs.
+
+
+def second_of(rows: Rows) -> dict[str, str]:
+    assert rows.second_texts is not None
+    return dict(zip(rows.texts, rows.second_texts, strict=True))
+
+
+def test_two_columns_make_pairs_that_stay_together(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "a.jsonl", ["a", "b"] * 30, other=[f"other {row}" for row in range(60)])
+    splits = load_splits(str(source), text_column="text,other", train_rows=20)
+    pairs = second_of(splits.train) | second_of(splits.validation) | second_of(splits.test)
+    assert len(pairs) == 20 + len(splits.validation) + len(splits.test)
+    assert all(second == first.replace("a ", "other ") for first, second in pairs.items())
+
+
+def test_pairs_from_parquet_csv_json_and_jsonl_are_the_same(tmp_path: Path) -> None:
+    texts, second, labels = [f"one {row}" for row in range(20)], [str(row) for row in range(20)], ["b", "a"] * 10
+    write_rows(tmp_path / "a.parquet", labels, texts, other=second)
+    write_rows(tmp_path / "a.jsonl", labels, texts, other=second)
+    rows = list(zip(texts, second, labels, strict=True))
+    (tmp_path / "a.json").write_text(
+        json.dumps([dict(zip(("text", "other", "label"), row, strict=True)) for row in rows])
+    )
+    (tmp_path / "a.csv").write_text("text,other,label\n" + "".join(",".join(row) + "\n" for row in rows))
+    found = [load_splits(str(file), text_column="text,other") for file in tmp_path.iterdir()]
+    assert len(found) == 4
+    assert all(rows_of(splits) == rows_of(found[0]) for splits in found)
+
+
+def test_a_pair_of_which_one_text_is_empty_is_left_out(tmp_path: Path) -> None:
+    write_three(tmp_path)
+    for split in ("validation", "test"):
+        write_rows(tmp_path / f"{split}.jsonl", ["a", "b"], other=["x", "y"])
+    train = {"texts": ["v", "w", "", "x", "y"], "other": ["1", " ", "3", None, "5"]}
+    write_rows(tmp_path / "train.jsonl", ["a", "b", "a", "b", "b"], **train)
+    splits = load_splits(str(tmp_path), text_column="text,other")
+    assert second_of(splits.train) == {"v": "1", "y": "5"}
+    assert splits.notes == ("train: 3 empty texts left out",)
+
+
+def test_what_is_wrong_with_a_second_column_is_said_of_it(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "a.jsonl", ["a", "b"], sentence=["x", 3], blank=["", None])
+    assert refusal(source, text_column="text,sentences") == (
+        "a.jsonl must have the column 'sentences', and has 'text', 'label', 'sentence', 'blank' "
+        "(did you mean 'sentence'?): set text_column to one of them"
+    )
+    assert refusal(source, text_column="text,sentence") == (
+        "row 1 of a.jsonl must have a string in column 'sentence', and has the int 3: "
+        "set text_column to the column of the texts"
+    )
+    assert refusal(source, text_column="text,blank") == (
+        "a.jsonl must have a text in column 'blank', and its 2 texts are all empty: "
+        "set text_column to the column of the texts"
+    )
+
+
+@pytest.mark.parametrize("columns", ["a,b,c", "a,", ",a", ""])
+def test_one_text_column_is_named_or_two(tmp_path: Path, columns: str) -> None:
+    assert refusal(write_rows(tmp_path / "a.jsonl", ["a", "b"]), text_column=columns) == (
+        f"text_column must name one column, or two with a comma between them, and is {columns!r}: "
+        "write text, or question,sentence for pairs"
+    )
+
+
+def test_pages_are_the_embedded_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = [Page(f"{split} {name}", name, split) for split in ("train", "validation", "test") for name in ("t", "n")]
+    monkeypatch.setattr(data, "documentation_pages", lambda: pages)
+    splits = load_splits("pages")
+    assert splits.label_names == ("n", "t")
+    assert splits.test.texts == ("test t", "test n")
+    assert splits.test.labels.tolist() == [1, 0]
+
+
+REMEDY = "pass a folder, a file, train=a.csv,test=b.csv, or --data pages"
+
+
+def test_a_source_that_is_missing_is_refused(tmp_path: Path) -> None:
+    missing = tmp_path / "none.csv"
+    assert refusal(missing) == f"data '{missing}' must be a file or folder that exists, and is missing: {REMEDY}"
+    assert refusal(f"train={missing}") == f"data file '{missing}' must exist, and is missing: check the path"
+    (tmp_path / "a.tsv").touch()
+    assert refusal(tmp_path / "a.tsv") == (
+        f"data file '{tmp_path / 'a.tsv'}' must end in .parquet, .csv, .jsonl, .json, and ends in '.tsv': convert it"
+    )
+
+
+def test_a_list_of_files_must_name_splits(tmp_path: Path) -> None:
+    assert refusal("trian=a.csv") == (
+        "data 'trian=a.csv' must name each of train, validation and test at most once, and has 'trian=a.csv' "
+        "(did you mean 'train'?): write train=a.csv,validation=b.csv,test=c.csv"
+    )
+    assert refusal("test=a.csv") == "data 'test=a.csv' must name a train file, and names 'test': add train=a.csv"
+
+
+def test_a_folder_needs_one_train_file(tmp_path: Path) -> None:
+    write_rows(tmp_path / "test.jsonl", ["a", "b"])
+    assert refusal(tmp_path) == (
+        f"folder '{tmp_path}' must have a train file (train.parquet, train.csv, train.jsonl, train.json), and has "
+        "'test.jsonl': name the files one by one, train=a.csv,test=b.csv"
+    )
+    (tmp_path / "train.csv").touch()
+    (tmp_path / "train.json").touch()
+    assert refusal(tmp_path) == (
+        f"folder '{tmp_path}' must have one train file, and has 'train.csv', 'train.json': move all but one away"
+    )
+
+
+def test_a_missing_column_is_answered_with_those_there_are(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "a.jsonl", ["a", "b"])
+    assert refusal(source, text_column="texts") == (
+        "a.jsonl must have the column 'texts', and has 'text', 'label' (did you mean 'text'?): "
+        "set text_column to one of them"
+    )
+    assert refusal(source, label_column="class") == (
+        "a.jsonl must have the column 'class', and has 'text', 'label': set label_column to one of them"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.csv", ""), ("a.csv", "text,label\n"), ("a.jsonl", "\n"), ("a.json", "[]")]
+)
+def test_an_empty_file_is_refused(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    assert (
+        refusal(tmp_path / name) == f"{name} must have at least one row, and is empty: check that it was written whole"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [("a.csv", "text,label\na,b\nc,d,e\n", "csv"), ("a.jsonl", "{", "json"), ("a.parquet", "PAR1?", "parquet")],
+)
+def test_a_damaged_file_is_refused(tmp_path: Path, name: str, content: str, kind: str) -> None:
+    (tmp_path / name).write_text(content)
+    message = refusal(tmp_path / name)
+    assert message.startswith(f"data file '{tmp_path / name}' must be {kind}, and cannot be read as that (")
+    assert message.endswith("): mend the file")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            ["a", "a"],
+            "a.jsonl must have rows of at least two classes, and all have 'a' in column 'label': "
+            "set label_column to the column of the classes",
+        ),
+        (
+            ["a", None],
+            "row 1 of a.jsonl must have a label in column 'label', and has none: fill it in or remove the row",
+        ),
+        (
+            [1.0, float("nan")],
+            "row 1 of a.jsonl must have a label in column 'label', and has none: fill it in or remove the row",
+        ),
+        (
+            [1, 0.5],
+            "row 1 of a.jsonl must have a string, an integer or a boolean in column 'label', and has the float 0.5: "
+            "set label_column to the column of the classes",
+        ),
+        (
+            [["a"], ["b"]],
+            "row 0 of a.jsonl must have a string, an integer or a boolean in column 'label', and has the list ['a']: "
+            "set label_column to the column of the classes",
+        ),
+        (
+            [1, "b"],
+            "labels in column 'label' of a.jsonl must be of one type, and are integers (row 0: 1) and strings "
+            "(row 1: 'b'): write all of them one way",
+        ),
+        (
+            ["a", "b"],
+            "train must have a class of two rows or more, so that a test split can be held out, and has 2 rows of 2 "
+            "classes: pass a test file",
+        ),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(tmp_path: Path, labels: list[Any], message: str) -> None:
+    assert refusal(write_rows(tmp_path / "a.jsonl", labels)) == message
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (
+            ["x", 3],
+            "row 1 of a.jsonl must have a string in column 'text', and has the int 3: "
+            "set text_column to the column of the texts",
+        ),
+        (
+            ["", " "],
+            "a.jsonl must have a text in column 'text', and its 2 texts are all empty: "
+            "set text_column to the column of the texts",
+        ),
+    ],
+)
+def test_texts_that_are_none_are_refused(tmp_path: Path, texts: list[Any], message: str) -> None:
+    assert refusal(write_rows(tmp_path / "a.jsonl", ["a", "b"], texts)) == message
+
+
+@pytest.mark.parametrize(
+    ("test_labels", "names", "message"),
+    [
+        (
+            ["a", "c", "c"],
+            None,
+            "label 'c' of test.jsonl must have training rows, and has none in train.jsonl: add some, or "
+            "remove its 2 rows",
+        ),
+        (
+            [0, 1],
+            None,
+            "labels in column 'label' must be of one type in all splits, and are strings in train.jsonl and integers "
+            "in test.jsonl: write all of them one way",
+        ),
+        (
+            ["a", "b"],
+            ["a", "b", "c"],
+            "label name 'c' of labels.json must have training rows, and no row has it: add some, or remove the name",
+        ),
+        (
+            ["a", "b"],
+            ["a", "bb"],
+            "label 'b' of train.jsonl must be one of the names in labels.json, 'a', 'bb' (did you mean 'bb'?): "
+            "mend the row or the names",
+        ),
+    ],
+)
+def test_splits_and_names_must_agree(tmp_path: Path, test_labels: list[Any], names: Any, message: str) -> None:
+    write_rows(tmp_path / "train.jsonl", ["b", "a", "b"])
+    write_rows(tmp_path / "test.jsonl", test_labels)
+    if names is not None:
+        (tmp_path / "labels.json").write_text(json.dumps(names))
+    assert refusal(tmp_path) == message
+
+
+def test_an_index_beyond_the_names_is_refused(tmp_path: Path) -> None:
+    write_rows(tmp_path / "train.jsonl", [0, 2, 1])
+    (tmp_path / "labels.json").write_text('["a", "b"]')
+    assert refusal(tmp_path) == (
+        "label 2 of train.jsonl must be the index of one of the 2 names in labels.json: mend the row or the names"
+    )
+    (tmp_path / "labels.json").write_text('{"a": 0}')
+    assert refusal(tmp_path) == (
+        f"'{tmp_path / 'labels.json'}' must be a JSON list of different strings, one a class: mend it or remove it"
+    )
+
+
+def test_counts_of_rows_are_checked(tmp_path: Path) -> None:
+    write_three(tmp_path)
+    assert refusal(tmp_path, test_rows=0) == (
+        "test_rows must be at least 1, and is 0: leave it out to take the default"
+    )
+    assert refusal(tmp_path, train_rows=1) == (
+        "train_rows must be at least the number of classes, 2, and is 1: take more rows"
+    )
+
+
+def test_without_the_hub_a_name_is_refused_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+    import huggingface_hub
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no network\nat all")
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", fail)
+    assert refusal("imdb") == (
+        "data 'imdb' is no file or folder here, and the hub is not reachable (ConnectionError: no network): " + REMEDY
+    )
+
+
+def test_a_name_is_loaded_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])})
+    rows = datasets.Dataset.from_dict({"text": list("abcdefghij"), "label": [0, 1] * 5}, features=features)
+    asked: list[object] = []
+
+    def load(*arguments: object) -> datasets.DatasetDict:
+        asked.extend(arguments)
+        return datasets.DatasetDict(train=rows, test=rows, unsupervised=rows)
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    (tmp_path / "someone___set").mkdir()
+    splits = load_splits("someone/set:small")
+    pairs = load_splits("someone/set:small", text_column="text,text").test
+    assert pairs.second_texts == pairs.texts == splits.test.texts
+    assert asked == ["someone/set", "small"] * 2
+    assert splits.label_names == ("neg", "pos")
+    assert splits.test.texts == tuple("abcdefghij")
+
+
+def test_importing_data_is_light() -> None:
+    heavy = "{'torch', 'transformers', 'datasets', 'pyarrow', 'pandas', 'ray'}"
+    code = f"import sys, trbert.data; print(sorted({heavy} & set(sys.modules)))"
+    root = Path(data.__file__).parents[1]
+    result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

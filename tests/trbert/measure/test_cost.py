@@ -1,0 +1,201 @@
+"""FLOPs by hand, and against what torch counts on real forward passes."""
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
+
+from trbert.encoder import Encoder
+from trbert.measure.cost import CostModel, speed_up
+from trbert.selection.fusion import Fusion
+from trbert.selection.policy import Policy
+from trbert.selection.reduction import reduced_forward
+from trbert.selection.selectors import AttentionSelector, FirstSelector, GumbelSelector, PolicySelector
+
+LENGTHS = (7, 12, 3)
+
+
+@torch.no_grad()
+def counted(call):
+    """Returns what torch counts; its counter knows the plain attention kernel only."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        call()
+    return float(counter.get_total_flops())
+
+
+def apart(encoder, tokens):
+    """Returns the documents in one batch; one by one where the head runs on padding, which no cost is charged for."""
+    if getattr(encoder.model.config, "classifier_pooling", None) == "late":
+        return [tokens.take(torch.tensor([document])) for document in range(len(tokens))]
+    return [tokens]
+
+
+def wide_policy(encoder, points, features):
+    torch.manual_seed(0)
+    policy = Policy(encoder.base.config.hidden_size, len(points), width=32, features=features)
+    for head in policy.heads:
+        for linear in (*head.features.values(), head.linear_1, head.linear_2):
+            torch.nn.init.normal_(linear.weight, std=0.3)
+    return policy
+
+
+def reduced_flops(encoder, selector, tokens, points, dial):
+    """Returns (what torch counts, what the cost model says) of a reduced pass, and the tokens kept at the end."""
+    cost, real, said, left = CostModel.of(encoder, getattr(selector, "policy", None)), 0.0, 0.0, 0
+    for part in apart(encoder, tokens):
+        found = []
+        real += counted(
+            lambda part=part, found=found: encoder.logits(
+                found.append(reduced_forward(encoder, selector, part, points, dial)) or found[0].batch
+            )
+        )
+        said += float(cost.reduced(part.lengths, found[0].kept, points, selector.name).sum())
+        left += int(found[0].kept[-1].sum())
+    return real, said, left
+
+
+def test_the_unreduced_model_costs_what_torch_counts(family_config, build_model, make_tokens):
+    encoder, tokens = Encoder(build_model(family_config)), make_tokens(*LENGTHS, config=family_config)
+    real = sum(
+        counted(lambda part=part: encoder.logits(encoder.run_layers(encoder.embed(part), 0, 4)))
+        for part in apart(encoder, tokens)
+    )
+    assert float(CostModel.of(encoder).unreduced(tokens.lengths).sum()) == real > 0
+
+
+@pytest.mark.parametrize(("points", "features"), [((0, 2), ("document", "neighbours", "dial")), ((1, 3), ())])
+def test_the_reduced_model_costs_what_torch_counts_policy_included(
+    points, features, family_config, build_model, make_tokens
+):
+    encoder = Encoder(build_model(family_config))
+    tokens = make_tokens(*LENGTHS, config=family_config)
+    selector = PolicySelector(wide_policy(encoder, points, features))
+    real, said, left = reduced_flops(encoder, selector, tokens, points, 0.0)
+    assert said == real > 0
+    assert len(tokens) <= left < sum(LENGTHS)
+
+
+@pytest.mark.parametrize("make", [PolicySelector, GumbelSelector])
+@pytest.mark.parametrize(
+    "features", [(), ("document",), ("neighbours",), ("dial",), ("document", "neighbours", "dial")]
+)
+def test_each_feature_costs_what_torch_counts(make, features, encoder, make_tokens):
+    selector = make(wide_policy(encoder, (1, 3), features))
+    real, said, left = reduced_flops(encoder, selector, make_tokens(*LENGTHS), (1, 3), 0.0)
+    assert said == real > 0
+    assert len(LENGTHS) <= left < sum(LENGTHS)
+
+
+def test_fusion_costs_what_torch_counts(bert, make_tokens):
+    encoder = Encoder(bert, fusion=Fusion(32, 2))
+    real, said, left = reduced_flops(encoder, FirstSelector(), make_tokens(*LENGTHS), (1, 3), 0.3)
+    assert said == real
+    assert left < sum(LENGTHS)
+    plain = reduced_flops(Encoder(bert), FirstSelector(), make_tokens(*LENGTHS), (1, 3), 0.3)[1]
+    assert said - plain == len(LENGTHS) * 2 * (2 * 32 * 32)
+
+
+def test_a_rule_without_policy_costs_what_torch_counts(encoder, make_tokens):
+    real, said, _ = reduced_flops(encoder, FirstSelector(), make_tokens(*LENGTHS), (1, 3), 0.3)
+    assert said == real
+
+
+@pytest.mark.parametrize("name", ["bert", "eurobert bos"])
+def test_reading_attention_costs_what_torch_counts(name, config_of, build_model, make_tokens):
+    encoder = Encoder(build_model(config_of(name)))
+    real, said, _ = reduced_flops(encoder, AttentionSelector(), make_tokens(*LENGTHS), (1, 3), 0.3)
+    assert said == real
+
+
+def test_a_bert_layer_costs_24_n_d2_and_4_n2_d(config_of, build_model):
+    config = config_of("bert")
+    config.intermediate_size = 4 * 32
+    encoder = Encoder(build_model(config))
+    cost = CostModel.of(encoder)
+    n, d = torch.tensor([1.0, 10.0, 37.0]), 32
+    assert torch.equal(cost.layers(0, 1, n), 24 * n * d**2 + 4 * n**2 * d)
+    assert torch.equal(cost.layers(1, 4, n), 3 * cost.layers(0, 1, n))
+    assert torch.equal(cost.layers(2, 2, n), torch.zeros(3))
+    assert cost.embedding_per_token == 0
+    assert cost.head_per_document == 2 * d * d + 2 * d * 3  # pooler, then three classes
+
+
+@pytest.mark.parametrize(
+    ("features", "per_token", "per_document"),
+    [
+        ((), 0, 0),
+        (("document",), 0, 2 * 33 * 8),  # mean state and length
+        (("neighbours",), 2 * 32 * 16, 0),  # one map for those before, one for those after
+        (("dial",), 0, 2 * 1 * 8),
+        (("document", "neighbours", "dial"), 2 * 32 * 16, 2 * 33 * 8 + 2 * 8),
+    ],
+)
+def test_a_head_of_width_8_by_hand(features, per_token, per_document, encoder):
+    cost = CostModel.of(encoder, Policy(32, 2, width=8, features=features))
+    assert cost.policy_per_token == 2 * 32 * 8 + 2 * 8 + per_token
+    assert cost.policy_per_document == per_document
+
+
+def test_a_rules_policy_of_no_heads_costs_nothing(encoder):
+    assert CostModel.of(encoder, Policy(32, 0)) == CostModel.of(encoder)
+
+
+@pytest.fixture
+def small():
+    """Three layers of 10 per token and 1, 2, 3 per pair; the rest round."""
+    return CostModel(
+        embedding_per_token=2.0,
+        layer_per_token=(10.0, 10.0, 10.0),
+        layer_per_pair=(1.0, 2.0, 3.0),
+        head_per_document=100.0,
+        policy_per_token=5.0,
+        policy_per_document=11.0,
+        head_per_token=7.0,
+    )
+
+
+def test_an_unreduced_document_by_hand(small):
+    # 4 tokens: (2 + 7) · 4 + 100 + 30 · 4 + 6 · 16; 1 token: 9 + 100 + 30 + 6.
+    assert small.unreduced(torch.tensor([4, 1])).tolist() == [352, 145]
+
+
+@pytest.mark.parametrize(
+    ("selector", "extra"),
+    [
+        ("first", 0),
+        ("random", 0),
+        ("saliency", 0),  # a reference: what finds it is not charged
+        ("policy", 5 * 4 + 5 * 2 + 2 * 11),  # a head at both points, on 4 and then on 2 tokens
+        ("gumbel", 5 * 4 + 5 * 2 + 2 * 11),
+        ("attention", 1 / 2 * 16 + 2 / 2 * 4),  # the scores of layer 0 on 4 tokens, of layer 1 on 2
+    ],
+)
+def test_a_reduced_document_by_hand(small, selector, extra):
+    # 4 tokens through layer 0, 2 through layer 1, 1 through layer 2: (10·4 + 16) + (10·2 + 2·4) + (10 + 3).
+    flops = small.reduced(torch.tensor([4]), torch.tensor([[2], [1]]), (1, 2), selector)
+    assert flops.tolist() == [2 * 4 + 100 + 7 * 1 + 56 + 28 + 13 + extra]
+
+
+def test_keeping_all_without_policy_costs_the_plain_model(small):
+    lengths = torch.tensor([4, 9])
+    assert torch.equal(small.reduced(lengths, lengths.expand(2, 2), (0, 2), "first"), small.unreduced(lengths))
+
+
+def test_the_price_of_a_stage_by_hand(small):
+    # From point 1 one layer, from point 2 the last; m need not be whole. The whole document costs 352.
+    price = small.price((1, 2), torch.tensor([[2.0], [0.5]]), torch.tensor([4]))
+    assert_close(price, torch.tensor([[(20 + 8) / 352], [(5 + 0.75) / 352]]))
+    assert price.dtype == torch.float32
+
+
+def test_the_stages_of_a_document_that_keeps_all_are_its_whole_price_but_for_the_ends(small):
+    lengths = torch.tensor([4, 9])
+    price = small.price((0, 2), lengths.expand(2, 2).float(), lengths).sum(0)
+    ends = 9 * lengths + 100
+    assert_close(price, (1 - ends / small.unreduced(lengths)).float())
+
+
+def test_speed_up_is_a_ratio_of_sums():
+    # The mean of the ratios would be (10 + 2) / 2 = 6.
+    assert speed_up(torch.tensor([10.0, 1000.0]), torch.tensor([1.0, 500.0])) == pytest.approx(1010 / 501)

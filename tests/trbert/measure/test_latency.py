@@ -1,0 +1,107 @@
+"""The latency table: its arithmetic by hand, its file, and that measuring fills it."""
+
+import doctest
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from trbert.errors import InputError
+from trbert.measure import latency, timing
+from trbert.measure.latency import LatencyTable, load_latency, measure_latency
+
+TABLE = LatencyTable(
+    tokens=(1, 2, 10), seconds=(1.0, 3.0, 7.0), documents=4, layers=4, device="cpu", dtype="float32", threads=2
+)
+
+
+def test_the_examples_in_the_docstrings_hold():
+    assert doctest.testmod(latency).attempted
+    assert doctest.testmod(latency).failed == 0
+
+
+def test_times_between_lengths_are_on_a_straight_line_and_beyond_them_go_on():
+    times = TABLE.layer_seconds(torch.tensor([[0.0, 1.0, 1.5], [2.0, 6.0, 12.0]]))
+    torch.testing.assert_close(times, torch.tensor([[0.0, 1.0, 2.0], [3.0, 5.0, 8.0]], dtype=torch.double))
+
+
+def test_the_price_is_the_stages_share_of_the_documents_time_by_hand():
+    # Points 0 and 3 of four layers: three layers on two tokens, one on one, of four on ten; then all on ten.
+    kept = torch.tensor([[2.0, 10.0], [1.0, 10.0]])
+    price = TABLE.price((0, 3), kept, torch.tensor([10, 10]))
+    torch.testing.assert_close(price, torch.tensor([[3 * 3 / 28, 3 * 7 / 28], [1 / 28, 7 / 28]]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"tokens": (2, 1, 10)}, "rising lengths"),
+        ({"tokens": (1, 2)}, "one for each time"),
+        ({"tokens": (0, 1, 2)}, "rising lengths"),
+        ({"tokens": (1,), "seconds": (1.0,)}, "two or more"),
+        ({"seconds": (1.0, 3.0, 2.0)}, "never fall"),
+        ({"seconds": (0.0, 1.0, 2.0)}, "positive"),
+    ],
+)
+def test_a_table_that_is_none_is_refused(changes, rule):
+    with pytest.raises(InputError, match=rule):
+        replace(TABLE, **changes)
+
+
+def test_a_saved_table_comes_back(tmp_path):
+    TABLE.save(tmp_path / "latency.json")
+    assert load_latency(tmp_path / "latency.json") == TABLE
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"tokens": 3, "seconds": [1]}', '{"tokens": [1, 2], "seconds": ["a", 2]}', "\udcff"]
+)
+def test_a_file_that_is_no_table_is_refused_with_a_remedy(tmp_path, content):
+    path = tmp_path / "latency.json"
+    path.write_text(content, errors="surrogateescape")
+    with pytest.raises(InputError, match=r"latency\.json' is none .*trbert bench|trbert bench.*latency\.json' is none"):
+        load_latency(path)
+
+
+def test_a_field_too_many_is_refused(tmp_path):
+    TABLE.save(tmp_path / "latency.json")
+    values = json.loads((tmp_path / "latency.json").read_text()) | {"colour": "red"}
+    (tmp_path / "latency.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match="colour"):
+        load_latency(tmp_path / "latency.json")
+
+
+def test_a_table_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"gone\.json"):
+        load_latency(tmp_path / "gone.json")
+
+
+def test_measuring_times_every_length_up_to_the_longest(encoder):
+    measured = measure_latency(encoder, documents=2, longest=20)
+    assert measured.tokens == (1, 2, 4, 8, 16, 20)
+    assert (measured.documents, measured.layers) == (2, len(encoder.layers))
+    assert (measured.device, measured.dtype, measured.threads) == ("cpu", "float32", torch.get_num_threads())
+    whole = measured.price((0,), torch.tensor([[20.0]]), torch.tensor([20]))
+    torch.testing.assert_close(whole, torch.ones(1, 1))
+    assert measure_latency(encoder, longest=1000).tokens[-1] == encoder.max_tokens
+
+
+def test_measuring_says_in_what_arithmetic(encoder):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert measure_latency(encoder, documents=1, longest=2).dtype == "bfloat16"
+
+
+def test_time_that_grows_faster_than_flops_costs_more(monkeypatch, encoder):
+    """Each entry is its own length's time: a clock that jumps with the tokens shows in the table."""
+    clock = [0.0]
+    run_layers = type(encoder).run_layers
+
+    def slow(self, batch, first, last, received=None):
+        clock[0] += float(len(batch.hidden)) * (last - first)
+        return run_layers(self, batch, first, last, received)
+
+    monkeypatch.setattr(type(encoder), "run_layers", slow)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+    measured = measure_latency(encoder, documents=3, longest=8)
+    assert measured.seconds == tuple(float(length) for length in measured.tokens)

@@ -1,0 +1,206 @@
+"""The speed report: every variant runs the same documents to the same logits, FLOPs by hand, and what is written."""
+
+import json
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from trbert.errors import InputError
+from trbert.measure.speed import PADDED, SORTED, UNPADDED, Documents, _variants, bench, in_arithmetic, time_variants
+from trbert.measure.speed_report import table, write
+from trbert.modeling import assemble
+from trbert.runners.int8 import is_quantised
+from trbert.selection.policy import Policy
+
+POINTS = (1, 3)
+TEXTS = ["5 6 7", "5 6 7 8 9 10 11 12", "20 21", "30 31 32 33 34", "40"]
+LENGTHS = [3, 8, 2, 5, 1]
+KEEP_ALL = 1000.0
+
+
+class Numbers:
+    """A tokenizer of texts that are token ids already."""
+
+    def __init__(self, side):
+        self.side = side
+
+    def __call__(self, texts, padding, truncation, max_length, return_tensors):
+        rows = [[int(word) for word in text.split()][:max_length] for text in texts]
+        width = max(map(len, rows))
+        ids, mask = [], []
+        for row in rows:
+            gap = [0] * (width - len(row))
+            ids.append(row + gap if self.side == "right" else gap + row)
+            ones = [1] * len(row)
+            mask.append(ones + gap if self.side == "right" else gap + ones)
+        return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+
+
+class NumberPairs(Numbers):
+    """A tokenizer of pairs of texts that are token ids already, the second of segment 1."""
+
+    def __call__(self, texts, second_texts, **options):
+        joined = [f"{first} {second}" for first, second in zip(texts, second_texts, strict=True)]
+        encoded = super().__call__(joined, **options)
+        types = torch.zeros_like(encoded["input_ids"])
+        for row, first in enumerate(texts):
+            types[row, len(first.split()) :] = 1
+        return encoded | {"token_type_ids": types * encoded["attention_mask"]}
+
+
+@pytest.fixture
+def model(bert):
+    torch.manual_seed(0)
+    policy = Policy(bert.config.hidden_size, len(POINTS), width=8, features=("document",))
+    for head in policy.heads:
+        torch.nn.init.normal_(head.linear_1.weight)
+        torch.nn.init.normal_(head.linear_2.weight)
+    return assemble(bert, policy, POINTS, 0.0, max_tokens=40)
+
+
+def report_of(model, **changes):
+    options = {"dials": [-1.0, KEEP_ALL], "batches": [2], "dtypes": ["float32"], "rounds": 2, "say": lambda line: None}
+    return bench(model, Numbers("right"), TEXTS, **{**options, **changes})
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("size", [1, 2, 5])
+@torch.inference_mode()
+def test_every_variant_that_keeps_all_gives_the_same_logits(model, side, size):
+    # On the left the plain model would count positions from the padding on.
+    names = {UNPADDED, "reduced +1000"} | ({PADDED, SORTED} if side == "right" else set())
+    documents = Documents(Numbers(side), TEXTS, 40, torch.device("cpu"))
+    expected = model.classifier(**Numbers("right")(TEXTS, True, True, 40, "pt")).logits
+    for variant in _variants(model, documents, "float32", [KEEP_ALL]):
+        if variant.name not in names:
+            continue
+        parts = list(documents.batches(size, variant.sorts))
+        logits = torch.cat([variant.forward(batch) for _, batch in parts])
+        order = sorted(range(5), key=lambda i: LENGTHS[i]) if variant.sorts else list(range(5))
+        assert [int(length) for lengths, _ in parts for length in lengths] == [LENGTHS[i] for i in order]
+        assert all(batch["input_ids"].shape[1] == int(lengths.max()) for lengths, batch in parts)
+        assert_close(logits, expected[order])
+
+
+@torch.inference_mode()
+def test_every_variant_reads_the_segments_of_pairs(model):
+    seconds = ["8", "13", "22 23 24", "35", "41 42"]
+    encoded = NumberPairs("right")(TEXTS, seconds, padding=True, truncation=True, max_length=40, return_tensors="pt")
+    expected = model.classifier(**encoded).logits
+    single = model.classifier(encoded["input_ids"], encoded["attention_mask"]).logits
+    assert (expected - single).abs().max() > 0.1  # the segments tell
+    documents = Documents(NumberPairs("right"), TEXTS, 40, torch.device("cpu"), seconds)
+    for variant in _variants(model, documents, "float32", [KEEP_ALL]):
+        logits = torch.cat([variant.forward(batch) for _, batch in documents.batches(2, sorts=False)])
+        assert_close(logits, expected)
+
+
+def test_flops_are_the_cost_models_of_what_each_variant_runs(model):
+    cost = model.cost_model()
+    rows = {row.variant: row for row in report_of(model).rows}
+
+    def unreduced(*lengths):
+        return float(cost.unreduced(torch.tensor(lengths)).sum())
+
+    own = unreduced(*LENGTHS)
+    padded = unreduced(8, 8, 5, 5, 1)  # batches of two, each as wide as its longest
+    in_order = unreduced(2, 2, 5, 5, 8)  # lengths 1, 2 | 3, 5 | 8
+    assert rows[UNPADDED].flops_over_padded == pytest.approx(padded / own)
+    assert rows[SORTED].flops_over_padded == pytest.approx(padded / in_order)
+    assert rows[PADDED].flops_over_unpadded == pytest.approx(own / padded)
+    policy = 2 * sum(LENGTHS) * cost.policy_per_token + 2 * 5 * cost.policy_per_document
+    assert rows["reduced +1000"].flops_over_unpadded == pytest.approx(own / (own + policy))
+    assert rows["reduced -1"].flops_over_unpadded > 1.05
+
+
+def test_the_clock_shows_the_share_it_realised(model):
+    for row in report_of(model, rounds=3).rows:
+        assert row.realised == pytest.approx(row.over_unpadded.median / row.flops_over_unpadded)
+        assert row.over_unpadded.low <= row.over_unpadded.median <= row.over_unpadded.high
+        assert 0 < row.p50_ms <= row.p95_ms
+        assert row.docs_per_second_from_text < row.docs_per_second
+    baseline = next(row for row in report_of(model).rows if row.variant == UNPADDED)
+    assert baseline.over_unpadded.median == baseline.realised == 1.0
+
+
+def test_one_document_at_a_time_is_not_sorted(model):
+    report = report_of(model, batches=[1, 5], dtypes=["float32", "bfloat16"])
+    assert [(row.batch, row.dtype) for row in report.rows if row.variant == SORTED] == [(5, "float32"), (5, "bfloat16")]
+    assert len(report.rows) == 2 * (4 + 5)
+    assert report.lengths == (1, 3, 8)
+
+
+def test_the_model_is_left_as_it_was(model):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    report_of(model, dtypes=["bfloat16", "int8"])
+    assert not is_quantised(model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_each_arithmetic_has_its_own_baseline_and_all_the_first_ones(model, monkeypatch):
+    seconds = {"float32": 8.0, "bfloat16": 4.0, "int8": 2.0}
+
+    def turns(work, rounds, device):
+        # Padded takes the arithmetic's time, unpadded half of it, the reduced model a quarter.
+        share = {PADDED: 1.0, SORTED: 1.0, UNPADDED: 0.5, "reduced +0": 0.25}
+        return {
+            key: [[seconds[key.partition(" ")[0]] * share[key.partition(" ")[2]] / len(steps)] * len(steps)] * rounds
+            for key, steps in work.items()
+        }
+
+    documents = Documents(Numbers("right"), TEXTS, 40, torch.device("cpu"))
+    monkeypatch.setattr("trbert.measure.speed.take_turns", turns)
+    variants = [v for dtype in seconds for v in _variants(in_arithmetic(model, dtype), documents, dtype, [0.0])]
+    rows = {(row.dtype, row.variant): row for row in time_variants(variants, 2, 2, torch.device("cpu"))}
+    assert {dtype: rows[dtype, "reduced +0"].over_plain.median for dtype in seconds} == {
+        "float32": 4.0,
+        "bfloat16": 8.0,
+        "int8": 16.0,
+    }
+    assert all(rows[dtype, "reduced +0"].over_padded.median == 4.0 for dtype in seconds)
+    assert all(rows[dtype, "reduced +0"].over_unpadded.median == 2.0 for dtype in seconds)
+
+
+def test_compiled_variants_are_ours_alone_and_in_no_int8(model, monkeypatch):
+    made = []
+    monkeypatch.setattr(torch, "compile", lambda run, dynamic: made.append(dynamic) or run)
+    report = report_of(model, dtypes=["float32", "int8"], compiles=True)
+    compiled = [(row.dtype, row.variant) for row in report.rows if "compiled" in row.variant]
+    assert compiled == [("float32", f"{name}, compiled") for name in (UNPADDED, "reduced -1", "reduced +1000")]
+    assert made == [True] * 4  # all layers, and the three stages that both dials share
+    assert model.compiled is None
+
+
+@torch.inference_mode()
+def test_an_arithmetic_is_a_copys(model):
+    ids = torch.randint(5, 60, (3, 12), generator=torch.Generator().manual_seed(0))
+    exact = model(ids).logits
+    for name, dtype in (("bfloat16", torch.bfloat16), ("int8", torch.float32)):
+        logits = in_arithmetic(model, name)(ids).logits
+        assert logits.dtype == dtype
+        assert not torch.equal(logits.float(), exact)
+    assert is_quantised(in_arithmetic(model.classifier, "int8"))
+    assert torch.equal(model(ids).logits, exact)
+
+
+def test_the_report_is_written(model, tmp_path):
+    report = report_of(model)
+    write(report, tmp_path / "bench")
+    saved = json.loads((tmp_path / "bench" / "speed.json").read_text())
+    assert [row["variant"] for row in saved["rows"]] == [PADDED, SORTED, UNPADDED, "reduced -1", "reduced +1000"]
+    written = (tmp_path / "bench" / "speed.md").read_text()
+    assert written == table(report)
+    assert all(f"| {row.variant} |" in written for row in report.rows)
+    widths = {line.count("|") for line in written.splitlines() if line.startswith("|")}
+    assert len(widths) == 1
+
+
+@pytest.mark.parametrize(
+    ("texts", "changes", "told"),
+    [([], {}, "texts must not be empty"), (TEXTS, {"dtypes": ["float8"]}, "dtypes must be out of .* 'float8'")],
+)
+def test_mistakes_are_told(model, texts, changes, told):
+    options = {"dials": [0.0], "batches": [2], "dtypes": ["float32"], "rounds": 1, "say": lambda line: None}
+    with pytest.raises(InputError, match=told):
+        bench(model, Numbers("right"), texts, **{**options, **changes})

@@ -1,0 +1,102 @@
+"""What is dropped leaves its mean in the first token."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from trbert.encoder import Encoder
+from trbert.packed.batch import gather_kept, start_batch
+from trbert.packed.tokens import Tokens
+from trbert.selection.fusion import Fusion
+from trbert.selection.reduction import advance, enter, reduced_forward
+from trbert.selection.selectors import FirstSelector
+
+POINTS = (0, 2)
+
+
+def far_from_zero(dim):
+    torch.manual_seed(0)
+    fusion = Fusion(dim, len(POINTS))
+    for parameter in fusion.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return fusion
+
+
+@pytest.fixture
+def fusion():
+    """Maps for the tiny BERT."""
+    return far_from_zero(32)
+
+
+def test_two_documents_by_hand():
+    hidden = torch.tensor([[1.0, 0.0], [2.0, 4.0], [4.0, 8.0], [9.0, 9.0], [5.0, 5.0]])
+    batch = start_batch(Tokens.from_lists([[7, 8, 9], [7, 8]], None), hidden)
+    kept = gather_kept(batch, torch.tensor([[True, False, False, True, True]]))
+    fusion = Fusion(2, 2)
+    assert torch.equal(fusion(batch, kept, 1).hidden, kept.hidden)  # as it starts
+    with torch.no_grad():
+        fusion.maps[1].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 10.0]]))
+    # The mean of (2, 4) and (4, 8) is (3, 6); the second document drops nothing.
+    told = torch.tensor([[1.0 + 3.0, 60.0], [9.0, 9.0], [5.0, 5.0]])
+    assert torch.equal(fusion(batch, kept, 1).hidden, told)
+    assert torch.equal(fusion(batch, kept, 0).hidden, kept.hidden)  # each point has a map of its own
+
+
+def test_several_samples_are_each_alone(make_batch):
+    batch, fusion = make_batch(5, 9), far_from_zero(8)
+    masks = torch.rand(3, 14, generator=torch.Generator().manual_seed(0)) < 0.5
+    masks |= batch.protected
+    together = fusion(batch, gather_kept(batch, masks), 0)
+    alone = [fusion(batch, gather_kept(batch, mask[None]), 0).hidden for mask in masks]
+    assert_close(together.hidden, torch.cat(alone))
+
+
+def test_its_maps_get_the_gradient_of_what_they_add(make_batch):
+    batch, fusion = make_batch(5, 9), far_from_zero(8)
+    mask = batch.protected | (torch.arange(14) < 3)
+    fusion(batch, gather_kept(batch, mask[None]), 0).hidden.sum().backward()
+    means = torch.stack([batch.hidden[3:5].mean(0), batch.hidden[6:].mean(0)])
+    assert_close(fusion.maps[0].weight.grad, means.sum(0).expand(8, -1))
+    assert fusion.maps[1].weight.grad is None
+
+
+@torch.no_grad()
+def test_with_all_tokens_kept_it_changes_nothing(fusion, bert, make_tokens):
+    tokens, rule = make_tokens(5, 9), FirstSelector()
+    plain, fused = (
+        [reduced_forward(encoder, rule, tokens, POINTS, dial).batch.hidden for dial in (rule.keep_all, 0.3)]
+        for encoder in (Encoder(bert), Encoder(bert, fusion=fusion))
+    )
+    assert torch.equal(plain[0], fused[0])
+    assert not torch.allclose(plain[1], fused[1], atol=1e-2)
+
+
+@torch.no_grad()
+def test_each_point_of_a_pass_has_its_map(fusion, bert, make_tokens):
+    fusion.maps[0].weight.zero_()
+    plain, fused = Encoder(bert), Encoder(bert, fusion=fusion)
+    batch = enter(plain, make_tokens(5, 9), POINTS)
+    some = (batch.protected | (torch.arange(14) % 2 == 0))[None]
+    first = advance(plain, batch, some, 0, POINTS)
+    assert torch.equal(advance(fused, batch, some, 0, POINTS).hidden, first.hidden)
+    none = first.protected[None]
+    last = [advance(encoder, first, none, 1, POINTS).hidden for encoder in (plain, fused)]
+    assert not torch.allclose(*last, atol=1e-2)
+
+
+@torch.no_grad()
+def test_batch_mates_do_not_enter(fusion, bert, make_tokens):
+    encoder, tokens = Encoder(bert, fusion=fusion), make_tokens(7, 12, 3)
+    logits = encoder.logits(reduced_forward(encoder, FirstSelector(), tokens, POINTS, 0.3).batch)
+    for document in range(3):
+        alone = reduced_forward(encoder, FirstSelector(), tokens.take(torch.tensor([document])), POINTS, 0.3)
+        assert_close(encoder.logits(alone.batch), logits[document : document + 1])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_it_runs_in_the_arithmetic_of_its_encoder(dtype, fusion, bert, make_tokens):
+    encoder = Encoder(bert.to(dtype), fusion=fusion.to(dtype))
+    hidden = reduced_forward(encoder, FirstSelector(), make_tokens(5, 9), POINTS, 0.3).batch.hidden
+    assert hidden.dtype == dtype
+    assert hidden.isfinite().all()

@@ -1,0 +1,360 @@
+"""One contract over all selectors, and what each of them does."""
+
+import itertools
+import re
+from dataclasses import replace
+from fractions import Fraction
+from math import ceil
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from trbert.encoder import Encoder
+from trbert.errors import InputError
+from trbert.modeling import assemble, load
+from trbert.packed.batch import gather_kept
+from trbert.selection.policy import Policy
+from trbert.selection.reduction import reduced_forward
+from trbert.selection.saliency import saliency
+from trbert.selection.selectors import (
+    FREE_SELECTORS,
+    LEARNED,
+    SELECTORS,
+    AttentionSelector,
+    CountSelector,
+    FirstSelector,
+    GumbelSelector,
+    PolicySelector,
+    RandomSelector,
+    SaliencySelector,
+    Selector,
+    points_for,
+    rank_in_document,
+    selector_of,
+)
+
+LENGTHS = (6, 17, 1, 11)
+POINTS = (1, 2)
+
+
+def wide_policy(dim=32, points=2, features=("document", "neighbours", "dial")):
+    """A policy that sees all it may, with logits far from 0 on both sides."""
+    torch.manual_seed(0)
+    policy = Policy(dim, points, features=features)
+    scales = {"document": 0.03, "dial": 0.1}  # wider, they would move all of a document's logits to one side
+    for name, parameter in policy.named_parameters():
+        torch.nn.init.normal_(parameter, std=next((scales[each] for each in scales if each in name), 0.3))
+    return policy
+
+
+# Every selector; a new one is tested by having a name.
+@pytest.fixture(params=SELECTORS)
+def selector(request):
+    return selector_of(request.param, wide_policy())
+
+
+def dials_of(selector):
+    """Returns three dials, cheapest first, the last of which keeps most."""
+    return (-1.5, 0.0, 1.5) if selector.name in LEARNED else (0.1, 0.3, 0.8)
+
+
+def labels_of(tokens):
+    return torch.arange(len(tokens)) % 3
+
+
+def pair_tokens(make_tokens, *lengths):
+    """Returns documents with a second, scattered protected part, as a question or a query would be."""
+    tokens = make_tokens(*lengths)
+    places = torch.arange(tokens.input_ids.numel())
+    return replace(tokens, protected=tokens.protected | (places % 5 == 3))
+
+
+class Watched(Selector):
+    """Decides as another selector does, and remembers each point's batch and keep mask."""
+
+    def __init__(self, selector):
+        self.selector, self.needs, self.found = selector, selector.needs, []
+
+    def keep_mask(self, batch, point, num_points, dials, evidence):
+        mask = self.selector.keep_mask(batch, point, num_points, dials, evidence)
+        self.found.append((batch, mask))
+        return mask
+
+
+def masks_of(encoder, selector, tokens, dial, points=POINTS, labels=None):
+    """Returns each point's batch and keep mask of a reduced forward pass."""
+    watched = Watched(selector)
+    with torch.no_grad():
+        reduced_forward(encoder, watched, tokens, points, dial, labels_of(tokens) if labels is None else labels)
+    return watched.found
+
+
+def kept_positions(found, document):
+    """Returns the original positions of a document's tokens that are kept at each point."""
+    return [batch.positions[mask & (batch.documents == document)].tolist() for batch, mask in found]
+
+
+# The contract.
+
+
+def test_protected_tokens_are_always_kept(selector, encoder, make_tokens):
+    tokens = pair_tokens(make_tokens, *LENGTHS)
+    for dial in (*dials_of(selector), selector.dials[0]):
+        for batch, mask in masks_of(encoder, selector, tokens, dial):
+            assert mask[batch.protected].all()
+            assert int(batch.protected.sum()) == int(tokens.protected.sum())
+
+
+def test_a_documents_masks_do_not_depend_on_its_batch_mates_or_their_order(selector, encoder, make_tokens):
+    tokens = make_tokens(*LENGTHS)
+    for dial in dials_of(selector):
+        together = masks_of(encoder, selector, tokens, dial)
+        for chosen in ([0], [1], [2], [3], [3, 1, 0]):
+            documents = torch.tensor(chosen)
+            part, labels = tokens.take(documents), labels_of(tokens)[documents]
+            own = masks_of(encoder, selector, part, dial, labels=labels)
+            for place, document in enumerate(chosen):
+                assert kept_positions(own, place) == kept_positions(together, document)
+
+
+def test_each_document_may_have_a_dial_of_its_own(selector, encoder, make_tokens):
+    tokens = make_tokens(*LENGTHS)
+    dials = (*dials_of(selector), selector.keep_all)
+    alike = [masks_of(encoder, selector, tokens, dial) for dial in dials]
+    for turn in range(4):
+        order = [(document + turn) % 4 for document in range(4)]
+        mixed = masks_of(encoder, selector, tokens, torch.tensor([dials[i] for i in order]))
+        for document, i in enumerate(order):
+            assert kept_positions(mixed, document) == kept_positions(alike[i], document)
+
+
+def test_fewer_tokens_are_kept_along_the_falling_dial_and_the_same_ones(selector, encoder, make_tokens):
+    # At one point: a later one sees states that already differ. The heads do not see the dial, which may reorder.
+    tokens = make_tokens(*LENGTHS)
+    if selector.name in LEARNED:
+        selector = selector_of(selector.name, wide_policy(features=("document", "neighbours")))
+    dials = (*dials_of(selector), selector.keep_all)
+    masks = [masks_of(encoder, selector, tokens, dial, points=(2,))[0][1] for dial in dials]
+    for less, more in itertools.pairwise(masks):
+        assert (more | ~less).all()  # what the lower dial keeps, the higher one keeps as well
+        assert less.sum() < more.sum()
+    assert masks[-1].all()
+
+
+@torch.no_grad()
+def test_what_is_dropped_is_gone(selector, encoder, make_tokens):
+    tokens = make_tokens(*LENGTHS)
+    lefts = []
+    for dial in dials_of(selector):
+        found = masks_of(encoder, selector, tokens, dial)
+        reduced = reduced_forward(encoder, selector, tokens, POINTS, dial, labels_of(tokens))
+        kept = [torch.bincount(batch.documents[mask], minlength=4) for batch, mask in found]
+        assert torch.equal(reduced.kept, torch.stack(kept))
+        assert reduced.batch.hidden.shape[0] == int(reduced.kept[-1].sum()) < sum(LENGTHS)
+        assert found[1][0].hidden.shape[0] == int(reduced.kept[0].sum())  # nor do the layers between see it
+        assert (reduced.kept[1] <= reduced.kept[0]).all()
+        lefts.append(reduced.kept.sum(1).tolist())
+    assert lefts[1][0] < sum(LENGTHS)
+    for less, more in itertools.pairwise(lefts):
+        assert less[0] < more[0]
+        assert less[1] < more[1]
+
+
+@torch.no_grad()
+def test_turned_up_it_keeps_all_and_is_the_plain_model(selector, encoder, make_tokens):
+    tokens = make_tokens(*LENGTHS)
+    reduced = reduced_forward(encoder, selector, tokens, POINTS, selector.keep_all, labels_of(tokens))
+    assert reduced.kept.tolist() == [list(LENGTHS)] * 2
+    assert_close(encoder.logits(reduced.batch), encoder.unreduced_logits(tokens))
+
+
+def test_the_same_tokens_are_chosen_every_time(selector, encoder, make_tokens):
+    tokens, dial = make_tokens(*LENGTHS), dials_of(selector)[1]
+    first, again = (masks_of(encoder, selector, tokens, dial) for _ in range(2))
+    assert all(torch.equal(mask, other) for (_, mask), (_, other) in zip(first, again, strict=True))
+
+
+@torch.no_grad()
+def test_it_is_saved_and_loaded_with_the_model_it_reduces(selector, bert, make_tokens, tmp_path):
+    learns = selector.name in LEARNED
+    dial, policy = dials_of(selector)[1], wide_policy(points=2 if learns else 0)
+    assemble(bert, policy, POINTS, dial, 40, selector.name).save_pretrained(tmp_path)
+    own, tokens = load(tmp_path), make_tokens(12, 12)
+    assert type(own.selector) is type(selector)
+    assert own.config.dial == dial
+    assert len(own.policy.heads) == (2 if learns else 0)
+    inputs = {"input_ids": tokens.input_ids.view(2, 12), "token_type_ids": tokens.token_type_ids.view(2, 12)}
+    if selector.needs == "saliency":
+        message = "the saliency rule needs the documents' labels, and there are none: it is for reference"
+        with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+            own(**inputs)
+        return
+    encoder = Encoder(bert)
+    reduced = reduced_forward(encoder, selector, tokens, POINTS, dial)
+    assert int(reduced.kept[-1].sum()) < 24
+    assert torch.equal(own(**inputs).logits, encoder.logits(reduced.batch))
+
+
+def test_its_own_dials_rise_and_hold_neither_end(selector):
+    assert list(selector.dials) == sorted(set(selector.dials))
+    assert selector.dials[0] < selector.default_dial < selector.dials[-1] < selector.keep_all
+
+
+def test_every_selector_is_made_by_its_name():
+    assert SELECTORS == ("policy", "gumbel", "first", "random", "attention", "saliency")
+    policy = wide_policy()
+    for name in SELECTORS:
+        selector = selector_of(name, policy)
+        assert selector.name == name
+        assert getattr(selector, "policy", policy) is policy
+    message = "selector must be one of policy, gumbel, first, random, attention, saliency, and is 'entropy'"
+    with pytest.raises(InputError, match=f"^{message}$"):
+        selector_of("entropy", policy)
+
+
+# What each of them does.
+
+
+def one_dial(batch, value):
+    return torch.full((len(batch),), value)
+
+
+@pytest.mark.parametrize("make", [FirstSelector, RandomSelector, AttentionSelector, SaliencySelector])
+def test_a_count_selector_keeps_a_fraction_of_the_original_tokens(make, make_batch):
+    lengths = torch.arange(1, 61)
+    batch = make_batch(*lengths.tolist())
+    received = torch.rand(batch.hidden.shape[0])
+    for dial in ("0.02", "0.07", "0.1", "0.15", "0.3", "0.55", "0.6", "0.75", "1"):
+        mask = make().keep_mask(batch, 0, 1, one_dial(batch, float(dial)), received)
+        exactly = [ceil(Fraction(dial) * n) for n in lengths.tolist()]
+        assert torch.bincount(batch.documents[mask]).tolist() == exactly
+
+
+@pytest.mark.parametrize(("dial", "factor"), [("0.25", "0.5"), ("0.04", "0.2"), ("0.09", "0.3"), ("0.49", "0.7")])
+def test_the_kept_fraction_falls_by_the_same_factor_at_each_point(dial, factor, make_batch):
+    lengths = [1, 2, 9, 10, 20, 50, 100]
+    batch = make_batch(*lengths)
+    first = RandomSelector().keep_mask(batch, 0, 2, one_dial(batch, float(dial)), None)
+    assert torch.bincount(batch.documents[first]).tolist() == [ceil(Fraction(factor) * n) for n in lengths]
+    batch = gather_kept(batch, first[None])
+    second = RandomSelector().keep_mask(batch, 1, 2, one_dial(batch, float(dial)), None)
+    assert torch.bincount(batch.documents[second]).tolist() == [ceil(Fraction(dial) * n) for n in lengths]
+
+
+@pytest.mark.parametrize("dial", [float("nan"), float("inf")])
+def test_a_dial_that_is_no_number_is_refused(selector, dial, encoder, make_tokens):
+    with pytest.raises(InputError, match=rf"^the dial of '{selector.name}' must be .*, and is {dial!r}: its default"):
+        reduced_forward(encoder, selector, make_tokens(*LENGTHS), POINTS, dial)
+
+
+def test_a_count_selector_takes_a_fraction_alone(encoder, make_tokens):
+    for dial in (-0.1, 1.5):
+        with pytest.raises(InputError, match=rf"must be a fraction of a document's tokens .*, and is {dial}: its"):
+            reduced_forward(encoder, FirstSelector(), make_tokens(*LENGTHS), POINTS, dial)
+    for dial in (0.0, 1.0):
+        reduced_forward(encoder, FirstSelector(), make_tokens(*LENGTHS), POINTS, dial)
+
+
+def test_the_first_tokens_are_the_first(make_batch):
+    batch = make_batch(4, 6)
+    mask = FirstSelector().keep_mask(batch, 0, 1, one_dial(batch, 0.5), None)
+    assert mask.tolist() == [True] * 2 + [False] * 2 + [True] * 3 + [False] * 3
+
+
+def test_random_places_differ_between_lengths_and_stay_the_same_at_every_point(make_batch):
+    batch = make_batch(40, 41)
+    mask = RandomSelector().keep_mask(batch, 0, 1, one_dial(batch, 0.5), None)
+    assert mask[:40].tolist() != mask[40:80].tolist()
+    nested = RandomSelector().keep_mask(batch, 0, 1, one_dial(batch, 0.25), None)
+    assert (mask | ~nested).all()
+    later = gather_kept(batch, mask[None])
+    assert torch.equal(RandomSelector().keep_mask(later, 1, 2, one_dial(later, 0.25), None), nested[mask])
+
+
+@pytest.mark.parametrize("make", [AttentionSelector, SaliencySelector])
+def test_a_rule_on_evidence_keeps_what_has_most_of_it(make, make_batch):
+    evidence = torch.tensor([0.1, 0.4, 0.2, 0.3, 0.0, 0.2, 0.8])
+    batch = make_batch(4, 3)
+    mask = make().keep_mask(batch, 0, 1, one_dial(batch, 0.5), evidence)
+    assert mask.tolist() == [True, True, False, False, True, False, True]
+
+
+@pytest.mark.parametrize("make", [PolicySelector, GumbelSelector])
+def test_a_policy_keeps_logits_from_minus_the_dial_on(make, make_batch):
+    class Fixed(Policy):
+        def logits(self, batch, point, dials):
+            return torch.tensor([[-9.0, -1.0, -1.5, 0.0, -9.0, 2.0]]) + dials[:, batch.documents]
+
+    batch, selector = make_batch(4, 2), make(Fixed(8, 1))
+    T, F = True, False
+    assert selector.keep_mask(batch, 0, 1, one_dial(batch, 0.0), None).tolist() == [T, F, F, T, T, T]
+    assert selector.keep_mask(batch, 0, 1, one_dial(batch, 1.0), None).tolist() == [T, T, F, T, T, T]
+    assert selector.keep_mask(batch, 0, 1, one_dial(batch, -3.0), None).tolist() == [T, F, F, F, T, F]
+    assert selector.keep_mask(batch, 0, 1, torch.tensor([1.0, -3.0]), None).tolist() == [T, T, F, T, T, F]
+
+
+def test_attention_cannot_stand_before_the_first_layer(encoder, make_tokens):
+    message = "the attention rule needs a layer before its first reduction point: use points >= 1"
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        reduced_forward(encoder, AttentionSelector(), make_tokens(5), (0, 2), 0.5)
+
+
+@pytest.mark.parametrize("points", [(0, 2), (1,), (1, 2)])
+def test_saliency_is_that_of_the_tokens_own_point_and_label(points, encoder, make_tokens):
+    tokens, labels = make_tokens(14, 9), torch.tensor([2, 0])
+    _, scores = saliency(encoder, tokens, labels, points)
+    found = masks_of(encoder, SaliencySelector(), tokens, 0.25, points, labels)
+    starts = tokens.offsets[:-1].tolist()
+    left = [set(range(14)), set(range(9))]
+    for point, (batch, mask) in enumerate(found):
+        for document, (start, length) in enumerate(zip(starts, (14, 9), strict=True)):
+            count = ceil(0.25 ** ((point + 1) / len(points)) * length - 1e-6)
+            ranked = sorted(left[document] - {0}, key=lambda place, s=start, p=point: -float(scores[p, s + place]))
+            left[document] = {0, *ranked[: count - 1]}
+            kept = batch.positions[mask & (batch.documents == document)]
+            assert set(kept.tolist()) == left[document]
+    other = masks_of(encoder, SaliencySelector(), tokens, 0.25, points, torch.tensor([0, 0]))
+    assert kept_positions(other, 0) != kept_positions(found, 0)
+    assert kept_positions(other, 1) == kept_positions(found, 1)
+
+
+@torch.no_grad()
+def test_attention_is_that_of_the_layer_before_each_point(build_model, config_of, make_tokens):
+    # Hugging Face's own weights, one document: mean over heads and queries of layers 0 and 2.
+    config, tokens = config_of("bert"), make_tokens(12)
+    config._attn_implementation = "eager"
+    inputs = {"input_ids": tokens.input_ids[None], "token_type_ids": tokens.token_type_ids[None]}
+    weights = build_model(config)(**inputs, output_attentions=True).attentions
+    encoder = Encoder(build_model(config_of("bert")))
+    for points, layer in (((1,), 0), ((3,), 2)):
+        received = weights[layer].mean((0, 1, 2))
+        received[0] = torch.inf
+        ((_, mask),) = masks_of(encoder, AttentionSelector(), tokens, 0.5, points)
+        assert sorted(mask.nonzero()[:, 0].tolist()) == sorted(received.topk(6).indices.tolist())
+
+
+@pytest.mark.parametrize(
+    ("points", "moved"), [((0, 2), (1, 2)), ((0, 1), (1,)), ((1, 3), (1, 3)), ((0,), (1,)), ((2,), (2,))]
+)
+def test_a_rule_on_attention_stands_at_layer_1_at_the_earliest(points, moved):
+    assert points_for(AttentionSelector(), points) == moved
+    assert points_for(FirstSelector(), points) == points
+
+
+def test_ranks_by_hand(make_batch):
+    batch = make_batch(4, 1, 3)
+    scores = torch.tensor([0.5, 2.0, -1.0, 2.0, 9.0, 0.0, 1.0, torch.inf])
+    # Ties keep their order.
+    assert rank_in_document(batch, scores).tolist() == [2, 0, 3, 1, 0, 2, 1, 0]
+
+
+def test_the_free_selectors_are_those_that_a_user_could_have_today():
+    assert [selector.name for selector in FREE_SELECTORS] == ["first", "random", "attention"]
+    assert all(isinstance(selector, CountSelector) for selector in FREE_SELECTORS)
+
+
+def test_more_protected_tokens_than_wanted_are_all_kept(make_batch):
+    batch = make_batch(10)
+    batch = replace(batch, protected=torch.arange(10) % 2 == 0)
+    assert torch.equal(FirstSelector().keep_mask(batch, 0, 1, one_dial(batch, 0.1), None), batch.protected)

@@ -1,0 +1,296 @@
+"""The third stage on the tiny teacher: encoder and selector together, for every selector."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from envs.rollout import Draw, sample_trajectories
+from trbert.selection.reduction import reduced_forward
+from trbert.selection.selectors import LEARNED, RULES, SELECTORS
+from trbert.tasks.examples import Examples
+from tune.learning.joint_stage import Joint, task_loss
+from tune.learning.select_stage import drawn_dials, flatten, load_flat, select_loss
+from tune.settings import JointSettings
+
+
+class Told(list):
+    """Collects what the stage tells of its steps."""
+
+    def __call__(self, step):
+        self.append(dict(step))
+
+
+def weights_of(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def right(encoder, examples):
+    with torch.no_grad():
+        logits = encoder.unreduced_logits(examples.tokens)
+    return float((logits.argmax(-1) == examples.labels).double().mean())
+
+
+def joint_of(model):
+    settings = model.settings
+    temperature = settings.select.temperature if settings.selector == "gumbel" else None
+    return Joint(model.dynamics, model.selector, settings.select, settings.joint, "float32", temperature)
+
+
+# What it is made of.
+
+
+def test_the_task_loss_by_hand():
+    # Two samples of two documents, one after the other. log 2 where the logits are even.
+    even = torch.zeros(4, 2)
+    labels = torch.tensor([0, 1, 0, 1])
+    teacher = torch.tensor([[0.0, math.log(3)], [0.0, 0.0]])  # (¼, ¾) and (½, ½)
+    tilted = torch.tensor([[0.0, math.log(3)], [0.0, 0.0], [0.0, math.log(3)], [0.0, 0.0]])
+    gold = (math.log(4) + math.log(2)) / 2
+    soft = (0.25 * math.log(4) + 0.75 * math.log(4 / 3) + math.log(2)) / 2
+    for share, temperature, logits, expected in [
+        (0.0, 1.0, tilted, gold),
+        (1.0, 1.0, tilted, soft),
+        (0.25, 1.0, tilted, 0.75 * gold + 0.25 * soft),
+        (1.0, 2.0, even, 4 * math.log(2)),
+    ]:
+        settings = JointSettings(distillation=share, temperature=temperature)
+        assert task_loss(logits, labels, teacher, 2, settings).item() == pytest.approx(expected, rel=1e-5)
+    assert task_loss(tilted, labels, None, 2, JointSettings(distillation=1.0)).item() == pytest.approx(gold, rel=1e-5)
+
+
+def draw_of(docs, version=7):
+    return Draw(seed=0, version=version, documents=torch.arange(docs))
+
+
+# The dials of thresholded trajectories.
+
+
+def spread(name, make_model, changes=None, version=7, samples=2):
+    """Dials of 4,000 documents, and their log costs, which are -2 at the selector's cheapest and -1 at its dearest."""
+    joint = joint_of(make_model({"selector": name, "joint.fastest": 4.0} | (changes or {})))
+    costs = torch.linspace(-2.0, -1.0, len(joint.dials), dtype=torch.float64)
+    dials = joint.thresholded(draw_of(4000, version), costs, samples)
+    return dials, np.interp(dials[:-1].double().numpy(), joint.dials, costs.numpy()), joint
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+def test_speed_ups_are_alike_in_log_between_the_fastest_and_what_the_selector_reaches(name, make_model):
+    dials, costs, _ = spread(name, make_model)
+    assert dials.shape == (2, 4000)
+    # 4x is -1.39, which is dearer than the cheapest dial; -1 is the dearest.
+    assert costs.min() == pytest.approx(-math.log(4), abs=1e-3)
+    assert costs.max() == pytest.approx(-1.0, abs=1e-3)
+    assert np.median(costs) == pytest.approx((-math.log(4) - 1) / 2, abs=0.02)
+    _, faster, _ = spread(name, make_model, {"joint.fastest": 99.0})
+    assert faster.min() == pytest.approx(-2.0, abs=1e-3)  # no faster than the cheapest dial
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+def test_some_of_the_last_trajectories_keep_all_tokens(name, make_model):
+    for share in (0.0, 0.1, 1.0):
+        dials, _, joint = spread(name, make_model, {"joint.keep_all": share})
+        whole = dials == joint.selector.keep_all
+        assert not whole[0].any()
+        assert float(whole[1].double().mean()) == pytest.approx(share, abs=0.015)
+
+
+def test_a_documents_dials_depend_on_step_sample_and_document_alone(make_model):
+    dials, _, joint = spread("policy", make_model)
+    costs = torch.linspace(-2.0, -1.0, len(joint.dials), dtype=torch.float64)
+    part = Draw(seed=0, version=7, documents=torch.tensor([31, 4]))
+    assert torch.equal(joint.thresholded(part, costs, 2), dials[:, [31, 4]])
+    assert not torch.equal(dials[0], dials[1])
+    assert not torch.equal(spread("policy", make_model, version=8)[0], dials)
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+def test_the_costs_of_the_dials_are_those_of_the_model_as_it_is(name, make_model, train):
+    model = make_model({"selector": name})
+    joint = joint_of(model)
+    assert (joint.dials[-1], list(joint.dials)) == (model.selector.dials[-1], sorted(joint.dials))
+    costs = joint.costs(train)
+    assert (costs.diff() >= 0).all()
+    dial = joint.dials[-2]
+    assert costs[-2].item() == pytest.approx(-math.log(model.evaluate(train, dial).speed_up), abs=1e-6)
+    with torch.no_grad():
+        for parameter in model.policy.parameters():
+            parameter.normal_(0, 3)
+    assert torch.equal(joint.costs(train), costs) == (name not in LEARNED)
+
+
+# The loss.
+
+
+@pytest.mark.parametrize("changes", [{}, {"selector": "gumbel"}, {"select.dial_range": 2.0}])
+def test_the_loss_of_a_policy_is_the_tasks_on_every_trajectory_and_its_own_on_the_drawn(make_model, train, changes):
+    model = make_model(changes)
+    joint, documents = joint_of(model), torch.arange(6)
+    part, draw = train.take(documents, torch.device("cpu")), Draw(seed=0, version=9, documents=documents)
+    costs = joint.costs(train)
+    loss, told = joint.loss(part, draw, costs)
+    dials = torch.cat([drawn_dials(joint.select, draw, 2), joint.thresholded(draw, costs, 1)])
+    deployed = torch.tensor([False, False, True])
+    rollout = sample_trajectories(
+        model.dynamics, model.policy, part.tokens, draw, dials, deployed, temperature=joint.temperature
+    )
+    logits, labels = model.encoder.logits(rollout.state.batch), part.labels.repeat(3)
+    teacher = part.teacher_logits.repeat(3, 1).softmax(-1)
+    task = 0.5 * cross_entropy(logits, labels) + 0.5 * cross_entropy(logits, teacher)
+    learned, reward = select_loss(model.dynamics, rollout, logits, labels, dials[:2], joint.select)
+    assert loss.item() == pytest.approx((task + learned).item(), rel=1e-4)
+    assert told == {"reward": pytest.approx(reward, rel=1e-4), "task": pytest.approx(task.item(), rel=1e-4)}
+    # What the policy learns from: of drawn decisions the reward alone, of relaxed ones the task as well.
+    learns_of_task = torch.autograd.grad(task, list(model.policy.parameters()), allow_unused=True)
+    assert all((g is not None and g.abs().max() > 0) == ("selector" in changes) for g in learns_of_task)
+
+
+def test_without_a_fastest_no_trajectory_is_thresholded(make_model, train):
+    model = make_model({"joint.fastest": 0.0, "joint.distillation": 0.0})
+    joint, documents = joint_of(model), torch.arange(6)
+    part, draw = train.take(documents, torch.device("cpu")), Draw(seed=0, version=9, documents=documents)
+    rollout = sample_trajectories(model.dynamics, model.policy, part.tokens, draw, drawn_dials(joint.select, draw, 2))
+    task = cross_entropy(model.encoder.logits(rollout.state.batch), part.labels.repeat(2))
+    assert joint.loss(part, draw, joint.costs(train))[1]["task"] == pytest.approx(task.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_loss_of_a_rule_is_the_tasks_at_each_trajectorys_dial(name, make_model, train):
+    model = make_model({"selector": name, "joint.distillation": 0.0, "select.points": (1, 2)})
+    joint, documents = joint_of(model), torch.arange(6)
+    part, draw = train.take(documents, torch.device("cpu")), Draw(seed=0, version=9, documents=documents)
+    costs = joint.costs(train)
+    loss, told = joint.loss(part, draw, costs)
+    losses = []
+    for row in joint.thresholded(draw, costs, joint.settings.samples + 1):
+        for document, dial in enumerate(row.tolist()):
+            own = train.take(torch.tensor([document]), torch.device("cpu"))
+            reduced = reduced_forward(model.encoder, model.selector, own.tokens, model.points, dial, own.labels)
+            losses.append(cross_entropy(model.encoder.logits(reduced.batch), own.labels))
+    assert len(losses) == 18
+    assert loss.item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-4)
+    assert told == {"task": pytest.approx(loss.item())}
+
+
+# The stage.
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+def test_every_selector_is_trained_with_its_encoder_alike_for_the_same_seed(name, make_model, train):
+    found = []
+    for seed in (0, 0, 1):
+        model, told = make_model({"selector": name, "seed": seed, "joint.documents": 32}), Told()
+        if name in LEARNED:
+            load_flat(model.policy, flatten(make_model({"selector": name}).policy))
+        encoder, policy = weights_of(model.encoder.model), weights_of(model.policy)
+        assert all((parameter == 0).all() for parameter in model.encoder.fusion.parameters())
+        model.join(train, told)
+        assert [step["step"] for step in told] == [1, 2]
+        assert all(math.isfinite(step["task"]) for step in told)
+        assert all(("reward" in step) == (name in LEARNED) for step in told)
+        assert all(not torch.equal(value, encoder[key]) for key, value in model.encoder.model.state_dict().items())
+        assert all(not torch.equal(value, policy[key]) for key, value in model.policy.state_dict().items())
+        assert len(model.encoder.fusion.maps) == len(model.points)
+        assert all((parameter != 0).any() for parameter in model.encoder.fusion.parameters())
+        assert not model.encoder.model.training
+        found.append(weights_of(model.encoder.model) | weights_of(model.policy) | weights_of(model.encoder.fusion))
+    assert same(found[0], found[1])
+    assert not same(found[0], found[2])
+
+
+def test_an_encoder_learns_to_do_with_the_tokens_that_a_rule_leaves(make_model, train, prepared):
+    model = make_model({"selector": "saliency", "joint.documents": 640, "joint.learning_rate": 2e-3})
+    split = prepared.validation.examples()
+    before = model.evaluate(split, 0.2)
+    model.join(train, lambda step: None)
+    after = model.evaluate(split, 0.2)
+    assert after.kept == pytest.approx(before.kept)
+    assert after.quality > before.quality + 0.2
+    assert model.evaluate(split, model.selector.keep_all).quality > 0.9  # and what it could it still can
+
+
+def test_dropout_is_off_while_the_joint_stage_learns(make_model, train):
+    model = make_model({})
+    model.encoder.model.train()
+    modes = []
+    model.join(train, lambda step: modes.append(model.encoder.model.training))
+    assert set(modes) == {False}
+
+
+def test_a_joint_stage_of_no_documents_is_left_out(make_model, train):
+    model = make_model({"joint.documents": 0})
+    before = weights_of(model.encoder.model)
+    model.join(train, lambda step: pytest.fail("a step was taken"))
+    assert same(weights_of(model.encoder.model), before)
+
+
+def test_distillation_follows_the_teacher_and_gold_labels_do_not(make_model, train):
+    turned = Examples(train.tokens, train.labels, train.teacher_logits.flip(1))
+    shares = []
+    for distillation in (1.0, 0.0):
+        model = make_model({"joint.distillation": distillation, "joint.documents": 640, "joint.learning_rate": 2e-3})
+        model.join(turned, lambda step: None)
+        shares.append(right(model.encoder, train))
+    assert shares[0] < 0.3
+    assert shares[1] > 0.7
+
+
+RANGES = [{"joint.keep_all": 1.0}, {"joint.fastest": 99.0}, {"joint.distillation": 0.0}, {"select.dial_range": 3.0}]
+
+
+@pytest.mark.parametrize(("changes", "selector"), list(itertools.product(RANGES, ["policy", "gumbel", "first"])))
+def test_no_setting_of_the_joint_stage_makes_a_weight_not_a_number(make_model, train, changes, selector):
+    model = make_model(changes | {"joint.documents": 32, "selector": selector})
+    model.join(train, lambda step: None)
+    for value in (weights_of(model.encoder.model) | weights_of(model.policy)).values():
+        assert value.isfinite().all()
+
+
+@pytest.mark.parametrize("changes", [{}, {"select.dial_range": 2.0}, {"selector": "gumbel"}])
+def test_a_step_cut_by_its_token_budget_learns_the_same(make_model, train, changes):
+    found = []
+    for tokens in (16384, 40):
+        model = make_model({"joint.documents": 16, "compute.tokens_per_batch": tokens} | changes)
+        told = Told()
+        model.join(train, told)
+        found.append((told[0]["loss"], flatten(model.policy)))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-4)
+    # Adam's first step moves each weight by about its learning rate, here 5e-4; rounding must not turn it.
+    close = np.isclose(found[0][1], found[1][1], rtol=0, atol=2e-5)
+    assert close.mean() > 0.98
+
+
+@pytest.mark.parametrize("changes", [{}, {"joint.fastest": 0.0}, {"selector": "first"}])
+def test_a_token_budget_counts_every_trajectory(make_model, train, changes, monkeypatch):
+    budget, seen = 100, []
+    model = make_model({"joint.documents": 16, "compute.tokens_per_batch": budget} | changes)
+    loss = Joint.loss
+
+    def told(self, part, draw, costs):
+        seen.append(int(part.tokens.lengths.sum()))
+        return loss(self, part, draw, costs)
+
+    monkeypatch.setattr(Joint, "loss", told)
+    model.join(train, lambda step: None)
+    trajectories = model.settings.joint.samples + (model.settings.joint.fastest > 0)
+    assert len(seen) > 1
+    assert max(seen) * trajectories <= budget < 3 * max(seen) * trajectories
+
+
+def test_a_rules_step_cut_by_its_token_budget_has_the_same_loss(make_model, train):
+    found = []
+    for tokens in (16384, 40):
+        model, told = (
+            make_model({"selector": "random", "joint.documents": 16, "compute.tokens_per_batch": tokens}),
+            Told(),
+        )
+        model.join(train, told)
+        found.append(told[0]["loss"])
+    assert found[1] == pytest.approx(found[0], rel=1e-4)

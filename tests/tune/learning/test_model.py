@@ -1,0 +1,169 @@
+"""A model measured: masks thresholded as deployed, and masks drawn as in training."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from trbert.errors import InputError
+from trbert.measure.latency import LatencyTable
+from trbert.modeling import load
+from trbert.selection.reduction import reduced_forward
+from trbert.selection.selectors import LEARNED, SELECTORS
+from tune.learning.model import SPEED_UPS, Model, dial_curve, spread_dials
+from tune.settings import PRESETS, override
+
+QUICK = {"select.points": (0, 2)}
+KEEP_ALL = 1000.0
+
+
+@pytest.fixture
+def split(prepared):
+    return prepared.validation.examples()
+
+
+def make(prepared, settings, changes=None):
+    return Model(prepared, override(settings, QUICK | (changes or {})))
+
+
+def set_scale(model, weight, bias):
+    with torch.no_grad():
+        for head in model.policy.heads:
+            head.linear_2.weight.mul_(weight)
+            head.linear_2.bias.fill_(bias)
+
+
+def untimed(evaluation):
+    return dataclasses.replace(evaluation, docs_per_second=0.0)
+
+
+def test_a_policy_that_is_sure_draws_what_it_would_deploy(prepared, tiny_settings, split):
+    model = make(prepared, tiny_settings)
+    set_scale(model, 1e9, 0.0)
+    drawn, deployed = model.evaluate_sampled(split), model.evaluate(split, 0.0)
+    assert untimed(drawn) == untimed(deployed)
+    assert 0 < deployed.kept[1] < deployed.kept[0] < 1
+
+
+def test_a_policy_that_leans_one_way_draws_less_than_it_would_deploy(prepared, tiny_settings, split):
+    model = make(prepared, tiny_settings)
+    set_scale(model, 0.0, 1.0)  # keeps with probability .73, and above one half everywhere
+    drawn, deployed = model.evaluate_sampled(split), model.evaluate(split, 0.0)
+    assert deployed.kept == (1.0, 1.0)
+    protected = 2 / float(split.tokens.lengths.double().mean())
+    for point, keep in enumerate((0.7311, 0.7311**2)):
+        assert drawn.kept[point] == pytest.approx(protected + (1 - protected) * keep, abs=0.06)
+    assert drawn.speed_up > 1
+
+
+def test_drawn_masks_do_not_depend_on_the_batches(prepared, tiny_settings, split):
+    small, large = (make(prepared, tiny_settings, {"compute.tokens_per_batch": most}) for most in (40, 4096))
+    first, second = small.evaluate_sampled(split), large.evaluate_sampled(split)
+    assert first.kept == second.kept
+    assert first.quality == second.quality
+
+
+def test_a_penalty_that_is_not_set_is_the_tasks_own(prepared, tiny_settings):
+    own = dataclasses.replace(prepared, penalty=0.3)
+    unset = make(own, tiny_settings, {"select.penalty": None})
+    assert unset.dynamics.terms.penalty == unset.settings.select.penalty == 0.3
+    assert make(own, tiny_settings, {"select.penalty": 0.0}).dynamics.terms.penalty == 0.0
+
+
+def test_where_time_is_the_price_the_prepared_table_is_paid(prepared, tiny_settings):
+    table = LatencyTable(
+        tokens=(1, 2), seconds=(1.0, 2.0), documents=1, layers=4, device="cpu", dtype="float32", threads=1
+    )
+    timed = dataclasses.replace(prepared, latency=table)
+    assert make(timed, tiny_settings, {"select.price": "latency"}).dynamics.terms.latency is table
+    with pytest.raises(InputError, match="needs a latency table"):
+        make(prepared, tiny_settings, {"select.price": "latency"})
+
+
+def test_what_heads_see_is_set_and_the_papers_see_their_token_alone(prepared, tiny_settings):
+    assert make(prepared, tiny_settings).policy.features == ("document", "neighbours")
+    assert make(prepared, tiny_settings, {"policy_features": ("neighbours",)}).policy.features == ("neighbours",)
+    drawn = make(prepared, tiny_settings, {"select.dial_range": 1.0})
+    assert drawn.policy.features == ("document", "neighbours", "dial")
+    assert make(prepared, tiny_settings, PRESETS["tr-bert"]).policy.features == ()
+    paper = make(prepared, tiny_settings, PRESETS["tr-bert"] | {"select.dial_range": 1.0})
+    assert paper.policy.features == ("dial",)  # one policy for many penalties must see which
+
+
+SHORT = {
+    "select.documents": 32,
+    "select.samples": 2,
+    "select.warm_start_documents": 16,
+    "joint.documents": 16,
+    "joint.samples": 2,
+}
+
+
+@pytest.mark.parametrize("changes", [{"selector": name} for name in SELECTORS] + [{"select.dial_range": 2.0}], ids=str)
+def test_a_model_of_every_selector_is_trained_measured_and_saved(changes, prepared, tiny_settings, tmp_path):
+    model = make(prepared, tiny_settings, SHORT | changes)
+    train, split = prepared.train.examples(), prepared.validation.examples()
+    name, learns = model.selector.name, model.selector.name in LEARNED
+    told = []
+    model.select(train, model.sampler(train), lambda step: told.append("select"))
+    model.join(train, lambda step: told.append("joint"))
+    assert told == ["select"] * (2 if learns else 0) + ["joint"]
+
+    curve = dial_curve(model, split, lambda share: told.append(share))
+    assert told[-1] == 1.0
+    dials = [point.dial for point in curve]
+    assert dials == sorted(dials)
+    assert {model.selector.default_dial, model.selector.keep_all} <= set(dials)
+    speed_ups = [point.validation.speed_up for point in curve]
+    assert speed_ups == sorted(speed_ups, reverse=True)
+    assert curve[-1].validation.kept == (1.0,) * len(model.points)
+    unreduced = model.encoder.unreduced_logits(split.tokens).argmax(-1) == split.labels
+    assert curve[-1].validation.quality == float(unreduced.double().mean())
+
+    deployed, drawn = model.evaluate(split, model.selector.default_dial), model.evaluate_sampled(split)
+    assert (untimed(drawn) == untimed(deployed)) != learns  # a rule draws nothing
+
+    model.deployable().save_pretrained(tmp_path)
+    own = load(tmp_path)
+    assert (own.selector.name, own.config.dial) == (name, model.selector.default_dial)
+    assert tuple(own.config.points) == model.points
+    if name == "saliency":  # a reference, which has no labels where it is deployed
+        with pytest.raises(InputError, match="the saliency rule needs the documents' labels"):
+            own(split.tokens.input_ids[None, :5])
+        return
+    documents = [ids[None] for ids in split.tokens.input_ids.split(split.tokens.lengths.tolist())]
+    with torch.no_grad():
+        answers = torch.cat([own(ids).logits for ids in documents])
+        run = reduced_forward(model.encoder, model.selector, split.tokens, model.points, model.selector.default_dial)
+        assert_close(answers, model.encoder.logits(run.batch), rtol=1e-4, atol=1e-5)
+    assert float((answers.argmax(-1) == split.labels).double().mean()) == deployed.quality
+
+
+def test_a_rule_that_needs_attention_stands_at_fewer_points_with_ratios_of_its_own(prepared, tiny_settings):
+    # As a search has them: one free ratio for each point that was asked for.
+    changes = {"selector": "attention", "select.points": (0, 1), "select.keep_ratios": (0.1, 0.1)}
+    model = make(prepared, tiny_settings, changes)
+    assert model.points == (1,)
+    assert len(model.dynamics.terms.keep_ratios) == 1
+
+
+def test_the_dials_measured_lie_near_the_speed_ups_wanted(prepared, tiny_settings, split):
+    model = make(prepared, tiny_settings)
+    set_scale(model, 600.0, 0.0)  # logits a few units wide, as after training
+    dials = spread_dials(model, split)
+    assert dials == sorted(dials)
+    assert {0.0, KEEP_ALL} <= set(dials)
+    found = [model.evaluate(split, dial).speed_up for dial in dials if dial not in (0.0, KEEP_ALL)]
+    fastest = model.evaluate(split, -4.0).speed_up
+    wanted = [each for each in SPEED_UPS if each <= fastest]
+    assert len(found) == len(wanted) >= 2
+    for measured, speed_up in zip(found, wanted, strict=True):
+        assert measured == pytest.approx(speed_up, rel=0.15)
+
+
+@pytest.mark.parametrize("bias", [50.0, -50.0])
+def test_speed_ups_out_of_reach_are_left_out(prepared, tiny_settings, split, bias):
+    model = make(prepared, tiny_settings)
+    set_scale(model, 0.0, bias)
+    assert spread_dials(model, split) == [0.0, KEEP_ALL]

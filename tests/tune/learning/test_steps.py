@@ -1,0 +1,401 @@
+"""One optimiser step: order of documents, memory, token budget, schedule, precision."""
+
+import copy
+import io
+import weakref
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from trbert.errors import Diverged, InputError
+from tune.learning import steps as learner
+from tune.learning.steps import (
+    Learner,
+    accumulate_gradient,
+    autocast,
+    bfloat16_speed_up,
+    halved,
+    has_fast_bfloat16,
+    linear_schedule,
+    pick_device,
+    shuffled_batches,
+    step_in_budget,
+)
+
+DOCUMENTS = 12
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))
+
+
+class Task:
+    """A summed loss over documents; remembers what it was asked for, and runs out of memory above `room`."""
+
+    def __init__(self, model, room=DOCUMENTS, fails_in="forward"):
+        generator = torch.Generator().manual_seed(1)
+        self.inputs = torch.randn(DOCUMENTS, 4, generator=generator)
+        self.labels = torch.arange(DOCUMENTS) % 2
+        self.model, self.room, self.fails_in = model, room, fails_in
+        self.asked = []
+
+    def __call__(self, documents):
+        self.asked.append(documents.tolist())
+        full = len(documents) > self.room
+        if full and self.fails_in == "forward":
+            raise torch.OutOfMemoryError("out of memory")
+        logits = self.model(self.inputs[documents])
+        if full:
+            logits = _FailsBackward.apply(logits)
+        return nn.functional.cross_entropy(logits, self.labels[documents], reduction="sum")
+
+
+class _FailsBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values):
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise torch.OutOfMemoryError("out of memory")
+
+
+def gradients(model):
+    return [parameter.grad for parameter in model.parameters()]
+
+
+# Order.
+
+
+def test_every_document_comes_once_an_epoch_in_an_order_of_its_own():
+    batches = list(shuffled_batches(10, batch_size=4, steps=5, seed=3))  # 20 draws are two epochs
+    assert [len(batch) for batch in batches] == [4] * 5
+    seen = torch.cat(batches).tolist()
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
+    assert seen[:10] != seen[10:]
+    assert seen[:10] != sorted(seen[:10])
+
+
+def test_the_same_seed_gives_the_same_order_and_another_seed_another():
+    def order(seed):
+        return torch.cat(list(shuffled_batches(20, 5, 8, seed))).tolist()
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+
+
+def test_the_order_does_not_depend_on_how_it_is_cut_nor_on_torchs_own_generator():
+    torch.manual_seed(0)
+    whole = torch.cat(list(shuffled_batches(20, 8, 5, seed=4)))
+    torch.manual_seed(1)
+    assert torch.equal(torch.cat(list(shuffled_batches(20, 5, 8, seed=4))), whole)
+
+
+def test_a_batch_larger_than_the_data_repeats_it():
+    (batch,) = shuffled_batches(3, batch_size=7, steps=1, seed=0)
+    assert sorted(torch.bincount(batch).tolist()) == [2, 2, 3]
+
+
+# Memory.
+
+
+@pytest.mark.parametrize("fails_in", ["forward", "backward"])
+@pytest.mark.parametrize("room", [11, 5, 1])
+def test_when_memory_runs_out_halves_give_the_same_gradient_and_nothing_twice(model, room, fails_in):
+    whole = copy.deepcopy(model)
+    documents = torch.randperm(DOCUMENTS, generator=torch.Generator().manual_seed(2))
+    expected = accumulate_gradient(list(whole.parameters()), documents, Task(whole))
+    task = Task(model, room, fails_in)
+    value = accumulate_gradient(list(model.parameters()), documents, task)
+    done = [asked for asked in task.asked if len(asked) <= room]
+    assert [document for part in done for document in part] == documents.tolist()
+    assert value == pytest.approx(expected)
+    assert_close(gradients(model), gradients(whole))
+
+
+def test_a_gradient_that_is_there_already_is_added_to(model):
+    parameters, documents = list(model.parameters()), torch.arange(4)
+    accumulate_gradient(parameters, documents, Task(model))
+    once = [gradient.clone() for gradient in gradients(model)]
+    accumulate_gradient(parameters, documents, Task(model))
+    assert_close(gradients(model), [2 * gradient for gradient in once])
+
+
+def test_one_document_that_does_not_fit_is_an_error_and_adds_nothing(model):
+    with pytest.raises(torch.OutOfMemoryError):
+        accumulate_gradient(list(model.parameters()), torch.tensor([3]), Task(model, room=0))
+    assert gradients(model) == [None] * 4
+
+
+def test_halves_are_computed_once_the_memory_of_the_whole_is_let_go():
+    held = []
+
+    class Large:
+        pass
+
+    def act(documents):
+        large = Large()
+        held.append(weakref.ref(large))
+        if len(documents) > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return [each() for each in held[:-1]]
+
+    assert list(halved(act, torch.arange(2))) == [[None], [None, None]]
+
+
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_is_refused_and_leaves_the_weights(model, broken):
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+
+    def loss(documents):
+        value = Task(model)(documents)
+        if broken == "loss":
+            return value * float("nan")
+        return value + _NanBackward.apply(value)
+
+    with pytest.raises(Diverged, match=rf"^a step's {broken}.* must be finite, and is nan: lower the learning rate"):
+        step_in_budget(optimizer, torch.arange(4), LENGTHS, 1000, loss)
+    assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+class _NanBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values):
+        return torch.zeros_like(values)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("nan")
+
+
+def test_other_errors_are_not_retried(model):
+    def broken(documents):
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        accumulate_gradient(list(model.parameters()), torch.arange(4), broken)
+
+
+def test_a_parameter_that_the_loss_does_not_reach_gets_no_gradient(model):
+    unused = nn.Parameter(torch.ones(2))
+    accumulate_gradient([*model.parameters(), unused], torch.arange(4), Task(model))
+    assert unused.grad is None
+
+
+# One step.
+
+LENGTHS = torch.tensor([3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8])
+
+
+def after_a_step(model, tokens_per_batch, room=DOCUMENTS):
+    model = copy.deepcopy(model)
+    task, optimizer = Task(model, room), torch.optim.SGD(model.parameters(), lr=0.1)
+    documents = torch.tensor([5, 0, 11, 2, 7, 1, 8])
+    value = step_in_budget(optimizer, documents, LENGTHS, tokens_per_batch, task)
+    return list(model.parameters()), value, task.asked
+
+
+@pytest.mark.parametrize(("tokens_per_batch", "room"), [(1, 12), (9, 12), (17, 12), (17, 1), (1000, 3)])
+def test_a_step_in_parts_equals_a_step_on_one_big_batch(model, tokens_per_batch, room):
+    expected, value, (asked,) = after_a_step(model, 1000)
+    assert len(asked) == 7
+    parameters, in_parts, _ = after_a_step(model, tokens_per_batch, room)
+    assert_close(parameters, expected)
+    assert in_parts == pytest.approx(value)
+
+
+def test_a_part_holds_as_many_documents_as_its_tokens_allow():
+    # Lengths 9, 3, 8, 4, 6, 1, 5 in the order asked for: 9 | 3 | 8 | 4 | 6 + 1 | 5 would each break 9 with the next.
+    _, _, asked = after_a_step(nn.Linear(4, 2), 9)
+    assert asked == [[5], [0], [11], [2], [7, 1], [8]]
+    _, _, asked = after_a_step(nn.Linear(4, 2), 12)
+    assert asked == [[5, 0], [11, 2], [7, 1, 8]]
+
+
+def test_the_loss_and_the_gradient_are_means_over_documents(model):
+    task, documents = Task(model), torch.arange(6)
+    expected = task(documents) / 6
+    expected.backward()
+    wanted = [p.detach() - 0.1 * p.grad for p in model.parameters()]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    assert step_in_budget(optimizer, documents, LENGTHS, 1000, task) == pytest.approx(float(expected.detach()))
+    assert_close([p.detach() for p in model.parameters()], wanted)
+
+
+def test_a_long_gradient_is_cut_to_length_1():
+    weight = nn.Parameter(torch.tensor([1.0, 2.0]))
+    step_in_budget(
+        torch.optim.SGD([weight], lr=1.0), torch.arange(2), LENGTHS, 1000, lambda part: 2 * (weight * weight).sum()
+    )
+    # The mean's gradient is (2, 4), of length √20.
+    assert_close(weight.detach(), torch.tensor([1 - 2 / 20**0.5, 2 - 4 / 20**0.5]))
+
+
+def test_the_gradient_of_the_step_before_is_forgotten(model):
+    twice = copy.deepcopy(model)
+    for each, count in ((model, 1), (twice, 2)):
+        optimizer = torch.optim.SGD(each.parameters(), lr=0.0)
+        for _ in range(count):
+            step_in_budget(optimizer, torch.arange(4), LENGTHS, 1000, Task(each))
+    assert_close(gradients(twice), gradients(model))
+
+
+# Schedule.
+
+
+def rates(steps, warm_up):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=8.0)
+    schedule = linear_schedule(optimizer, steps, warm_up)
+    found = []
+    for _ in range(steps + 1):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+def test_the_learning_rate_rises_then_falls_to_0_by_hand():
+    # Two of ten steps rise: 1/2, 2/2; then (10 − step)/8.
+    assert rates(10, 0.2) == pytest.approx([4, 8, 8, 7, 6, 5, 4, 3, 2, 1, 0])
+
+
+def test_without_warm_up_the_first_step_is_the_highest():
+    # (4 − step)/3, cut at 1.
+    assert rates(4, 0.0) == pytest.approx([8, 8, 16 / 3, 8 / 3, 0])
+
+
+def test_a_single_step_learns():
+    assert rates(1, 0.1)[0] == 8
+
+
+# What goes on after a death.
+
+
+class Drawer:
+    """Keeps every state, as a file holds it."""
+
+    def __init__(self, state=None):
+        self.state = state
+
+    def load(self):
+        return self.state
+
+    def keep(self, state):
+        buffer = io.BytesIO()
+        torch.save(state(), buffer)
+        buffer.seek(0)
+        self.state = torch.load(buffer, weights_only=True)
+
+
+def learn(model, keeper, dies_after=None, steps=6):
+    """Takes steps whose losses have noise of their own, from the global generator, as dropout has."""
+    task = Task(model)
+    learner = Learner(torch.optim.AdamW(model.parameters(), lr=0.05), steps, 0.3, keeper)
+    seen = []
+    for step, documents in learner.batches(DOCUMENTS, 5, seed=2):
+        if len(seen) == dies_after:
+            return seen
+        noise = 1 + torch.rand(())
+        step_in_budget(learner.optimizer, documents, LENGTHS, 1000, lambda part, noise=noise: noise * task(part))
+        seen.append((step, documents.tolist()))
+    return seen
+
+
+@pytest.mark.parametrize("dies_after", [1, 3, 5])
+def test_what_a_dead_process_left_goes_on_as_if_it_had_lived(model, dies_after):
+    whole, first, second = (copy.deepcopy(model) for _ in range(3))
+    torch.manual_seed(4)
+    every = learn(whole, None)
+    torch.manual_seed(4)
+    drawer = Drawer()
+    before = learn(first, drawer, dies_after)
+    torch.manual_seed(99)  # another process
+    after = learn(second, drawer)
+    assert [step for step, _ in every] == list(range(6))
+    assert before + after == every
+    for one, other in zip(second.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_finished_stage_takes_no_step_and_gives_its_weights(model):
+    fresh, drawer = copy.deepcopy(model), Drawer()
+    learn(model, drawer)
+    assert learn(fresh, Drawer(drawer.state)) == []
+    for one, other in zip(fresh.parameters(), model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+# Precision and device.
+
+
+@pytest.mark.parametrize(
+    ("dtype", "fast", "used"),
+    [
+        ("float32", True, torch.float32),
+        ("float32", False, torch.float32),
+        ("bfloat16", False, torch.bfloat16),
+        ("auto", True, torch.bfloat16),
+        ("auto", False, torch.float32),
+    ],
+)
+def test_bfloat16_is_used_where_asked_for_or_where_it_is_fast(monkeypatch, dtype, fast, used):
+    monkeypatch.setattr(learner, "has_fast_bfloat16", lambda device: fast)
+    with autocast(torch.device("cpu"), dtype):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == used
+    assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+@pytest.fixture
+def a_fresh_look():
+    has_fast_bfloat16.cache_clear()
+    yield
+    has_fast_bfloat16.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "times_as_fast", "fast"),
+    [
+        ({"amx_bf16": True}, 8.0, True),
+        ({"avx512_bf16": True}, 3.0, True),
+        ({"avx512_bf16": True}, 0.6, False),  # a virtual machine may hide the matrix units
+        ({"avx512_bf16": True}, 1.1, False),
+        ({"amx_bf16": False}, 8.0, False),
+        ({}, 8.0, False),
+    ],
+)
+def test_a_processor_is_fast_in_bfloat16_where_its_instructions_are_faster(
+    monkeypatch, a_fresh_look, capabilities, times_as_fast, fast
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(learner, "bfloat16_speed_up", lambda: times_as_fast)
+    assert has_fast_bfloat16(torch.device("cpu")) is fast
+
+
+def test_timing_products_is_timing_both_dtypes_even_within_autocast(monkeypatch):
+    used = []
+    real = torch.nn.functional.linear
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda *sides: used.append(real(*sides).dtype))
+    before = torch.get_rng_state()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert bfloat16_speed_up() > 0
+    assert {dtype: used.count(dtype) for dtype in used} == {torch.float32: 9, torch.bfloat16: 9}
+    assert torch.equal(torch.get_rng_state(), before)  # a look at the machine must not change what a seed gives
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu", "device"), [("auto", True, "cuda"), ("auto", False, "cpu"), ("cpu", True, "cpu")]
+)
+def test_auto_is_the_gpu_where_there_is_one(monkeypatch, name, gpu, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert pick_device(name) == torch.device(device)
+
+
+def test_a_gpu_that_torch_does_not_find_is_refused_with_a_remedy(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match=r"compute.device is cuda:1, .* finds no GPU here: .*compute.device=cpu"):
+        pick_device("cuda:1")

@@ -1,0 +1,195 @@
+"""The points of a run: the front by its law, the pick, the free rules at equal cost."""
+
+import dataclasses
+import doctest
+import random
+
+import pytest
+
+from trbert.errors import InputError
+from tune.results import front as front_module
+from tune.results.front import free_at_cost, mark_front, pareto_front, pick
+
+
+def some_points(seed, at):
+    """Few distinct values, so that ties and duplicates abound."""
+    draw_one = random.Random(seed)
+    return [
+        at(
+            draw_one.randrange(8) / 8,
+            1 + draw_one.randrange(8) / 2,
+            trial=str(draw_one.randrange(4)),
+            model=draw_one.choice(["", "models/1"]),
+        )
+        for _ in range(draw_one.randrange(1, 50))
+    ]
+
+
+def dominates(a, b):
+    better = (a.quality_validation > b.quality_validation) or (a.speed_up > b.speed_up)
+    return better and a.quality_validation >= b.quality_validation and a.speed_up >= b.speed_up
+
+
+def place(point):
+    return point.quality_validation, point.speed_up
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_member_of_the_front_is_dominated_and_every_other_point_is_or_repeats_a_member(seed, at):
+    points = some_points(seed, at)
+    front = [points[index] for index in pareto_front(points)]
+    assert not any(dominates(other, member) for member in front for other in points)
+    places = [place(member) for member in front]
+    assert len(set(places)) == len(places)
+    for point in points:
+        assert place(point) in places or any(dominates(member, point) for member in front)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_front_does_not_depend_on_the_order_of_points(seed, at):
+    points = some_points(seed, at)
+    front = [points[index] for index in pareto_front(points)]
+    shuffled = random.Random(seed).sample(points, len(points))
+    assert [shuffled[index] for index in pareto_front(shuffled)] == front
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_marking_the_front_again_changes_nothing(seed, at):
+    once = mark_front(some_points(seed, at))
+    assert mark_front(once) == once
+    members = [point for point in once if point.on_front]
+    assert mark_front(members) == tuple(members)
+
+
+def test_the_front_by_hand_slowest_first(at):
+    points = [at(0.7, 3.0), at(0.9, 1.0), at(0.8, 4.0), at(0.8, 2.0), at(0.9, 0.98)]
+    assert pareto_front(points) == [1, 2]
+    assert pareto_front([]) == []
+
+
+def test_a_free_rule_that_is_better_takes_a_trained_point_off_the_front(at, rule):
+    trained, free = mark_front([at(0.8, 3.0), rule("first", 0.81, 3.0)])
+    assert (trained.on_front, free.on_front) == (False, True)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_equal_points_the_saved_model_stays(order, unreduced, rule):
+    points = [unreduced(0.8), rule("first", 0.8, 1.0)][::order]
+    assert [point.trial for point in mark_front(points) if point.on_front] == ["teacher"]
+
+
+def test_a_point_must_be_finite_and_its_speed_up_positive(at):
+    with pytest.raises(InputError, match=r"^quality_validation must be a finite number, and is nan$"):
+        at(float("nan"), 2.0)
+    with pytest.raises(InputError, match=r"^kept must be a finite number, and is inf$"):
+        at(0.5, 2.0, kept=(0.5, float("inf")))
+    with pytest.raises(InputError, match=r"^speed_up_validation must be positive, and is 0\.0$"):
+        at(0.5, 0.0)
+    with pytest.raises(InputError, match=r"^speed_up_test must be positive, and is -1\.0$"):
+        at(0.5, 2.0, speed_up_test=-1.0)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "model", "dial"),
+    [
+        ({"max_drop": 0.0}, "models/teacher", None),
+        # .9 − .896 is .4 points plus a rounding error.
+        ({"max_drop": 0.4}, "models/1", -0.5),
+        ({"max_drop": 1.0}, "models/2", -1.5),
+        ({"max_drop": 100.0}, "models/1", -3.0),
+        ({"min_speedup": 1.0}, "models/teacher", None),
+        ({"min_speedup": 3.5}, "models/2", -1.5),
+        ({"min_speedup": 2.0, "max_drop": 1.0}, "models/1", -0.5),
+    ],
+)
+def test_a_drop_picks_the_fastest_and_a_speed_up_the_best(bounds, model, dial, small_front):
+    chosen = pick(small_front(), **bounds)
+    assert (chosen.model, chosen.dial) == (model, dial)
+
+
+def test_a_pick_reads_validation_and_never_test(at, unreduced):
+    lucky = at(0.85, 9.0, quality_test=0.99, drop=-9.0)
+    sure = at(0.899, 2.0, quality_test=0.5, drop=40.0)
+    assert pick(mark_front([unreduced(0.9), lucky, sure]), max_drop=0.5).speed_up == sure.speed_up
+
+
+def test_a_speed_up_on_test_chooses_nothing_and_is_what_is_shown(at, unreduced):
+    slow, fast = at(0.89, 2.0, speed_up_test=9.0), at(0.89, 3.0, speed_up_test=1.5)
+    points = mark_front([unreduced(0.9), slow, fast])
+    assert [point.on_front for point in points] == [True, False, True]
+    assert pick(points, min_speedup=2.5).speed_up == 1.5
+    with pytest.raises(InputError, match=r"\(drop 1\.0, 3\.00x\)"):
+        pick(points, max_drop=0.5, min_speedup=2.5)
+
+
+def test_drops_are_from_the_best_unreduced_model_which_may_be_a_joint_one_with_all_tokens(at, unreduced):
+    points = [unreduced(0.9), unreduced(0.92, trial="1"), at(0.91, 2.0), at(0.9, 3.0)]
+    assert pick(mark_front(points), max_drop=1.0).speed_up == 2.0
+
+
+def test_only_saved_models_on_the_front_are_picked(at, unreduced, rule):
+    points = mark_front([unreduced(0.9), at(0.895, 3.0), at(0.89, 4.0), rule("first", 0.892, 5.0)])
+    assert [point.on_front for point in points] == [True, True, False, True]
+    assert pick(points, max_drop=5.0) == points[1]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        (
+            {"min_speedup": 20.0},
+            "no saved model of the front is at least 20x faster; "
+            "the nearest: models/1 at dial -3 (drop 5.0, 9.00x): relax the bound",
+        ),
+        (
+            {"min_speedup": 6.0, "max_drop": 2.0},
+            "no saved model of the front drops at most 2 points on validation and is at least 6x faster; the nearest: "
+            "models/2 at dial -1.5 (drop 1.0, 5.00x) and models/1 at dial -3 (drop 5.0, 9.00x): relax the bound",
+        ),
+        ({}, "a pick needs a bound, and none is given: pass max_drop (points), min_speedup, or both"),
+        ({"max_drop": -1.0}, "max_drop must be 0 or more percentage points, and is -1.0"),
+        ({"max_drop": float("nan")}, "max_drop must be 0 or more percentage points, and is nan"),
+        ({"min_speedup": 0.0}, "min_speedup must be a positive number of times, and is 0.0"),
+    ],
+)
+def test_a_pick_that_is_none_names_the_nearest_there_is(bounds, message, small_front):
+    with pytest.raises(InputError) as raised:
+        pick(small_front(), **bounds)
+    assert str(raised.value) == message
+
+
+def test_a_drop_that_nothing_meets_names_the_least(at, unreduced):
+    unsaved = dataclasses.replace(unreduced(0.92), model="")
+    points = mark_front([unsaved, at(0.9, 2.0), at(0.8, 4.0)])
+    with pytest.raises(InputError, match=r"the nearest: models/1 at dial 0 \(drop 2\.0, 2\.00x\)"):
+        pick(points, max_drop=1.0)
+
+
+def test_a_front_without_a_saved_model_says_so(rule):
+    with pytest.raises(InputError, match="must hold an unreduced model and a saved one"):
+        pick(mark_front([rule("first", 0.8, 2.0)]), max_drop=1.0)
+
+
+def test_a_free_rule_at_equal_cost_by_hand(at, rule):
+    points = [rule("first", 0.8, 2.0), rule("first", 0.7, 6.0), rule("random", 0.1, 4.0), at(0.99, 4.0)]
+    # A quarter of the way from 2x to 6x.
+    assert free_at_cost(points, 3.0, "first") == pytest.approx(0.775)
+    assert free_at_cost(points, 2.0, "first") == 0.8
+    assert free_at_cost(points, 6.0, "first") == 0.7
+    assert free_at_cost(points, 6.1, "first") is None
+    assert free_at_cost(points, 1.9, "first") is None
+    assert free_at_cost(points, 3.0, "attention") is None
+    assert free_at_cost(points, 4.0, "random") == 0.1
+
+
+def test_a_free_rule_has_a_line_for_each_choice_of_points_and_the_higher_counts(rule):
+    low = [rule("first", 0.5, 2.0, points=(0, 2)), rule("first", 0.5, 8.0, points=(0, 2))]
+    high = [rule("first", 0.9, 2.0, points=(1, 3)), rule("first", 0.7, 4.0, points=(1, 3))]
+    assert free_at_cost(low + high, 3.0, "first") == pytest.approx(0.8)
+    assert free_at_cost(low + high, 5.0, "first") == pytest.approx(0.5)
+
+
+def test_the_examples_run():
+    failed, tried = doctest.testmod(front_module)
+    assert failed == 0
+    assert tried >= 10

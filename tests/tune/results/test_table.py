@@ -1,0 +1,140 @@
+"""A run's table: stored exactly, refused with its line, shown."""
+
+import dataclasses
+import doctest
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trbert.errors import InputError, RunFolderError
+from tune.results import table as table_module
+from tune.results.front import Point, mark_front
+from tune.results.table import read_front, table, write_front
+
+
+def test_what_is_written_is_read_again_exactly(tmp_path, at, small_front):
+    points = [
+        *small_front(),
+        at(1 / 3, 0.1 + 0.2, penalty=1e-17, keep_ratios=(0.1, 2 / 3), kept=(1.0,), points=(1,), drop=-0.1),
+    ]
+    write_front(tmp_path / "front.csv", points)
+    assert read_front(tmp_path / "front.csv") == tuple(points)
+    assert os.listdir(tmp_path) == ["front.csv"]
+
+
+def test_the_columns_are_the_fields_of_a_point_in_order(tmp_path, at):
+    write_front(tmp_path / "front.csv", [at(0.5, 2.0)])
+    header, row = (tmp_path / "front.csv").read_text().splitlines()
+    assert header.split(",") == [field.name for field in dataclasses.fields(Point)]
+    assert row == "1,policy,0.0,0;2,,,0.5,0.49,,2.0,,,,False,models/1"
+
+
+def test_numpy_numbers_are_written_as_numbers(tmp_path, at):
+    write_front(tmp_path / "front.csv", [at(np.float64(0.5), np.float64(2.0), kept=(np.float64(0.25),))])
+    assert read_front(tmp_path / "front.csv") == (at(0.5, 2.0, kept=(0.25,)),)
+
+
+def test_a_failed_write_leaves_the_old_front_and_nothing_beside_it(tmp_path, monkeypatch, at, small_front):
+    path = tmp_path / "front.csv"
+    write_front(path, [at(0.5, 2.0)])
+    before = path.read_bytes()
+
+    def full(self, content):
+        with self.open("wb") as file:
+            file.write(content[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_front(path, small_front())
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["front.csv"]
+
+
+def test_a_missing_run_and_an_unfinished_search_say_what_to_do(tmp_path):
+    with pytest.raises(RunFolderError, match=r"run folder .*gone does not exist: pass one that tune/search\.py wrote"):
+        read_front(tmp_path / "gone" / "front.csv")
+    remedy = rf"search not finished: resume with python tune/search\.py --resume {tmp_path}$"
+    with pytest.raises(RunFolderError, match=remedy):
+        read_front(tmp_path / "front.csv")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda text: text.replace("speed_up_test", "fast", 1),
+            "lacks speed_up_test and has 'fast': pass a run of this",
+        ),
+        (lambda text: text.replace("trial,selector", "selector,trial", 1), "has them in another order or twice"),
+        (lambda text: "", "lacks trial, "),
+        (lambda text: text.splitlines()[0] + "\n", "must hold at least one point"),
+        (
+            lambda text: text.replace("0.896", "good"),
+            r"line 3: quality_validation must be a finite number, and is 'good'",
+        ),
+        (
+            lambda text: text.replace("0.896", "nan"),
+            r"line 3: quality_validation must be a finite number, and is 'nan'",
+        ),
+        (lambda text: text.replace("0.896", ""), r"line 3: quality_validation must be a finite number, and is ''"),
+        (
+            lambda text: text.replace("0;2", "0;x", 1),
+            r"line 3: points must be whole numbers joined by ';', and is '0;x'",
+        ),
+        (lambda text: text.replace("True", "yes", 1), r"line 2: on_front must be True or False, and is 'yes'"),
+        (lambda text: text.replace("0.896", "0.896,1"), r"line 3 must have 15 cells, and has 16"),
+        (lambda text: text.replace("1.0", "-1.0", 1), r"line 2: speed_up_validation must be positive, and is -1\.0"),
+        (lambda text: text.replace("teacher", '"teacher', 1), r"must be a csv file as tune/search\.py writes it"),
+    ],
+)
+def test_a_front_that_is_none_is_named_with_its_line(run, change, message):
+    path = run / "front.csv"
+    path.write_text(change(path.read_text()))
+    with pytest.raises(InputError, match=message):
+        read_front(path)
+
+
+def test_bytes_that_are_no_text_are_no_front(run):
+    (run / "front.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="must be a csv file"):
+        read_front(run / "front.csv")
+
+
+def test_the_table_shows_the_front_and_the_rules_at_equal_cost(small_front):
+    assert table(small_front()).splitlines() == [
+        "model           selector  dial  points  quality (test)  drop  FLOPs speed-up  docs/s     kept",
+        "models/teacher  none         –       –           89.0%   0.0           1.00x       –        –",
+        "models/1        policy    -0.5     0,2           88.6%   0.4           3.00x     321  50% 25%",
+        "models/2        policy    -1.5     0,2           88.0%   1.0           5.00x       –        –",
+        "models/1        policy      -3     0,2           84.0%   5.0           9.00x       –        –",
+        "teacher         random     0.1     0,2           40.0%     –          10.00x       –        –",
+        "",
+        "quality (test) at equal cost",
+        "speed-up  policy  first  random  policy ahead by",
+        # first: .8 − .1·1/4; random: .6 − .2·1/8, …
+        "   3.00x   88.6%  77.5%   57.5%             11.1",
+        "   5.00x   88.0%  72.5%   52.5%             15.5",
+        "   9.00x   84.0%      –   42.5%             41.5",
+    ]
+
+
+def test_the_table_shows_the_teacher_even_off_the_front_and_everything_when_asked(at, unreduced, small_front):
+    points = mark_front([at(0.95, 2.0), unreduced(0.9)])
+    assert [line.split()[0] for line in table(points).splitlines()] == ["model", "models/teacher", "models/1"]
+    lines = table(small_front(), every=True).split("\n\n")[0].splitlines()
+    assert len(lines) == 1 + len(small_front())
+    assert lines[0].endswith("quality (validation)  FLOPs (validation)  on front")
+    assert [line.endswith("*") for line in lines[1:]].count(True) == sum(point.on_front for point in small_front())
+
+
+def test_the_table_has_no_minus_zero(unreduced):
+    assert "-0.0" not in table(mark_front([dataclasses.replace(unreduced(0.9), drop=-0.01)]))
+
+
+def test_the_examples_run():
+    failed, tried = doctest.testmod(table_module)
+    assert failed == 0
+    assert tried >= 6

@@ -1,0 +1,1 @@
+"""The command `trbert`: one file for each of its commands."""

@@ -1,0 +1,128 @@
+"""The price of a reduced forward pass in FLOPs, everything that runs counted (DESIGN.md section 7)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from trbert.encoder import Encoder
+from trbert.runners.int8 import Int8Linear
+from trbert.selection.policy import Policy
+from trbert.selection.selectors import LEARNED
+from trbert.shapes import DocFloat, DocIndex, Kept
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostModel:
+    """FLOPs (two per multiply-add) of a model's parts; for the BERT shape a layer is 24·n·d² + 4·n²·d.
+
+    Attributes:
+        embedding_per_token: maps between the embeddings and layer 0.
+        layer_per_token: the linear maps of each layer.
+        layer_per_pair: the two attention products of each layer, per query and key.
+        head_per_document: pooler and classifier.
+        head_per_token: a classifier that reads every remaining token and averages its logits (EuroBERT's "late").
+        policy_per_token: one policy head, on every token that enters its point.
+        policy_per_document: the same head on what it sees of the document.
+        fusion_per_document: what tells the first token of those that a point drops.
+    """
+
+    embedding_per_token: float
+    layer_per_token: tuple[float, ...]
+    layer_per_pair: tuple[float, ...]
+    head_per_document: float
+    policy_per_token: float = 0.0
+    policy_per_document: float = 0.0
+    head_per_token: float = 0.0
+    fusion_per_document: float = 0.0
+
+    @classmethod
+    def of(cls, encoder: Encoder, policy: Policy | None = None) -> "CostModel":
+        """Returns the cost model of a classifier and its policy, where it has one, read off their linear layers."""
+        model, base = encoder.model, encoder.base
+        config: Any = base.config
+        within_layers = {id(module) for layer in encoder.layers for module in layer.modules()}
+        within_base = {id(module) for module in base.modules()}
+        poolers = [getattr(base, "pooler", None)]
+        pooling = {id(module) for pooler in poolers if pooler is not None for module in pooler.modules()}
+        embedding = [m for m in base.modules() if id(m) not in within_layers | pooling]
+        head = [m for m in model.modules() if id(m) not in within_base or id(m) in pooling]
+        width = config.hidden_size
+        head_width = getattr(config, "head_dim", None) or width // config.num_attention_heads
+        attentions = getattr(config, "inner_group_num", 1)  # an ALBERT layer may hold several
+        first: Any = next(iter(policy.heads), None) if policy is not None else None  # the heads are alike
+        head_reads_all = getattr(config, "classifier_pooling", None) == "late"
+        return cls(
+            embedding_per_token=_linear_flops(embedding),
+            layer_per_token=tuple(_linear_flops(layer.modules()) for layer in encoder.layers),
+            layer_per_pair=(4.0 * config.num_attention_heads * head_width * attentions,) * len(encoder.layers),
+            head_per_document=0.0 if head_reads_all else _linear_flops(head),
+            policy_per_token=_linear_flops(first.per_token) if first else 0.0,
+            policy_per_document=_linear_flops(first.per_document) if first else 0.0,
+            head_per_token=_linear_flops(head) if head_reads_all else 0.0,
+            fusion_per_document=_linear_flops(encoder.fusion.maps[:1]),  # the maps are alike
+        )
+
+    def layers(self, first: int, last: int, lengths: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Returns the FLOPs of layers first, …, last − 1 on documents of these lengths (tokens, any shape)."""
+        return sum(self.layer_per_token[first:last]) * lengths + sum(self.layer_per_pair[first:last]) * lengths.square()
+
+    def unreduced(self, lengths: DocIndex) -> DocFloat:
+        """Returns the FLOPs of the plain model on each document, without padding and without a policy."""
+        n = lengths.double()
+        per_token = self.embedding_per_token + self.head_per_token
+        return per_token * n + self.layers(0, len(self.layer_per_token), n) + self.head_per_document
+
+    def reduced(self, lengths: DocIndex, kept: Kept, points: tuple[int, ...], selector: str = "policy") -> DocFloat:
+        """Returns the FLOPs of the reduced pass on each document.
+
+        Args:
+            lengths: original tokens of each document.
+            kept: tokens of each document left after each point.
+            points: the reduction points.
+            selector: "policy" and "gumbel" pay for their heads, "attention" for the probabilities it reads; the rest
+                are free.
+
+        Example:
+            >>> cost = CostModel(embedding_per_token=0, layer_per_token=(10, 10), layer_per_pair=(1, 1),
+            ...                  head_per_document=0)
+            >>> cost.reduced(torch.tensor([4]), torch.tensor([[2]]), (1,)).item()  # 4·10 + 4² + 2·10 + 2²
+            80.0
+        """
+        entering = torch.cat([lengths[None], kept]).double()
+        bounds = (0, *points, len(self.layer_per_token))
+        flops = self.embedding_per_token * entering[0] + self.head_per_token * entering[-1]
+        flops = flops + self.head_per_document + len(points) * self.fusion_per_document
+        for index, tokens in enumerate(entering):
+            flops = flops + self.layers(bounds[index], bounds[index + 1], tokens)
+            if index < len(points) and selector in LEARNED:
+                flops = flops + self.policy_per_token * tokens + self.policy_per_document
+            if index < len(points) and selector == "attention":
+                flops = flops + self.layer_per_pair[points[index] - 1] / 2 * tokens.square()
+        return flops
+
+    def price(self, points: tuple[int, ...], tokens: Float[Tensor, "points docs"], lengths: DocIndex) -> Tensor:
+        """Returns c_t(m): the layers from point t to the next one on m tokens, over the document's whole price.
+
+        Args:
+            points: the reduction points.
+            tokens: m for each point and document; need not be whole.
+            lengths: original tokens of each document.
+
+        Returns:
+            Fractions, [points, docs].
+        """
+        bounds = (*points, len(self.layer_per_token))
+        stages = [self.layers(bounds[t], bounds[t + 1], tokens[t].double()) for t in range(len(points))]
+        return (torch.stack(stages) / self.unreduced(lengths)).float()
+
+
+def speed_up(unreduced: DocFloat, reduced: DocFloat) -> float:
+    """Returns Σ unreduced FLOPs / Σ reduced FLOPs: a ratio of sums, so that long documents weigh as they cost."""
+    return float(unreduced.sum() / reduced.sum())
+
+
+def _linear_flops(modules: Any) -> float:
+    return float(sum(2 * m.in_features * m.out_features for m in modules if isinstance(m, nn.Linear | Int8Linear)))

@@ -1,0 +1,140 @@
+"""How long a layer takes on documents of each length, measured: what the latency-shaped price is made from."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from trbert.encoder import Encoder
+from trbert.errors import InputError
+from trbert.files import write_whole
+from trbert.measure.timing import take_turns
+from trbert.packed.tokens import Tokens
+from trbert.shapes import DocIndex
+
+LENGTHS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+"""Tokens a document at which a layer is timed, up to the model's longest; between them the price is linear."""
+
+_ROW_TOKENS = 4096
+_ROUNDS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyTable:
+    """Seconds of one layer for one document, against the document's tokens.
+
+    Attributes:
+        tokens: rising lengths.
+        seconds: of one layer and one document of each length, never falling.
+        documents: how many shared a row, fewer where they would make it longer than 4,096 tokens.
+        layers: of the model that was timed.
+        device: where, such as "cpu".
+        dtype: of the arithmetic, such as "float32".
+        threads: of the process.
+    """
+
+    tokens: tuple[int, ...]
+    seconds: tuple[float, ...]
+    documents: int
+    layers: int
+    device: str
+    dtype: str
+    threads: int
+
+    def __post_init__(self) -> None:
+        rising = all(a < b for a, b in zip(self.tokens, self.tokens[1:], strict=False))
+        if len(self.tokens) < 2 or len(self.tokens) != len(self.seconds) or not rising or self.tokens[0] < 1:
+            raise InputError(f"tokens must be two or more rising lengths, one for each time, and are {self.tokens}")
+        falls = any(a > b for a, b in zip(self.seconds, self.seconds[1:], strict=False))
+        if falls or self.seconds[0] <= 0:
+            raise InputError(f"seconds must be positive and never fall, and are {self.seconds}")
+
+    def layer_seconds(self, tokens: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Returns the seconds of one layer for documents of these lengths; none for no token.
+
+        Between two measured lengths the time is on a straight line, beyond the last it goes on as before it.
+
+        Example:
+            >>> table = LatencyTable(tokens=(10, 20), seconds=(1.0, 3.0), documents=1, layers=2, device="cpu",
+            ...                      dtype="float32", threads=1)
+            >>> table.layer_seconds(torch.tensor([0.0, 5.0, 15.0, 25.0])).tolist()
+            [0.0, 0.5, 2.0, 4.0]
+        """
+        grid = torch.tensor((0, *self.tokens), dtype=torch.double, device=tokens.device)
+        times = torch.tensor((0.0, *self.seconds), dtype=torch.double, device=tokens.device)
+        wanted = tokens.double()
+        above = torch.searchsorted(grid, wanted).clamp(1, len(grid) - 1)
+        slope = (times[above] - times[above - 1]) / (grid[above] - grid[above - 1])
+        return times[above - 1] + slope * (wanted - grid[above - 1])
+
+    def price(self, points: tuple[int, ...], tokens: Float[Tensor, "points docs"], lengths: DocIndex) -> Tensor:
+        """Returns c_t(m) in seconds instead of FLOPs: as `CostModel.price`, fractions [points, docs]."""
+        bounds = (*points, self.layers)
+        stages = [(bounds[t + 1] - bounds[t]) * self.layer_seconds(tokens[t]) for t in range(len(points))]
+        return (torch.stack(stages) / (self.layers * self.layer_seconds(lengths.double()))).float()
+
+    def save(self, path: Path) -> None:
+        """Writes the table as JSON."""
+        write_whole(path, json.dumps(asdict(self), indent=1).encode())
+
+
+def load_latency(path: str | Path) -> LatencyTable:
+    """Returns the table that `save` wrote.
+
+    Raises:
+        InputError: There is no such file, or it is no table.
+    """
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        return LatencyTable(
+            **{**values, "tokens": tuple(map(int, values["tokens"])), "seconds": tuple(map(float, values["seconds"]))}
+        )
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"a latency table must be a JSON file that `trbert bench` wrote, and {str(path)!r} is none ({error}): "
+            "pass the latency.json of a bench on the machine that will serve the model"
+        ) from error
+
+
+@torch.inference_mode()
+def measure_latency(encoder: Encoder, documents: int = 32, longest: int | None = None) -> LatencyTable:
+    """Returns how long this model's layers take here, in the caller's arithmetic and on its threads.
+
+    Args:
+        encoder: whose layers; their mean time is taken.
+        documents: documents a forward pass, as the model will be served.
+        longest: most tokens of a document; the model's own when None.
+    """
+    limit = min(longest or encoder.max_tokens, encoder.max_tokens)
+    lengths = [length for length in LENGTHS if length < limit] + [limit]
+    if len(lengths) < 2:
+        raise InputError(f"documents must have 2 tokens or more for a latency table, and have at most {limit}")
+    times = [_layer_time(encoder, length, max(1, min(documents, _ROW_TOKENS // length))) for length in lengths]
+    rising = torch.tensor(times, dtype=torch.double).cummax(0).values
+    return LatencyTable(
+        tokens=tuple(lengths),
+        seconds=tuple(rising.tolist()),
+        documents=documents,
+        layers=len(encoder.layers),
+        device=encoder.device.type,
+        dtype=str(encoder.dtype).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+    )
+
+
+def _layer_time(encoder: Encoder, length: int, documents: int) -> float:
+    """Returns the median seconds of one layer for one of so many documents."""
+    entering = encoder.embed(_row(encoder, length, documents))
+    layers = len(encoder.layers)
+    times = take_turns({"layers": [lambda: encoder.run_layers(entering, 0, layers)]}, _ROUNDS, encoder.device)
+    return median(seconds for (seconds,) in times["layers"]) / (documents * layers)
+
+
+def _row(encoder: Encoder, length: int, documents: int) -> Tokens:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, encoder.base.config.vocab_size, (documents, length), generator=generator)
+    return Tokens.from_padded(ids.to(encoder.device))

@@ -1,0 +1,388 @@
+"""The honest speed report: one model padded, sorted, unpadded and reduced, in several arithmetics, timed in turns."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trbert.encoder import CompiledStages, Encoder
+from trbert.errors import InputError
+from trbert.measure.cost import CostModel
+from trbert.measure.timing import Spread, machine, paired_ratio, peak_memory, take_turns
+from trbert.modeling import TrbertForSequenceClassification
+from trbert.packed.tokens import Tokens
+from trbert.pretrained import Pretrained
+from trbert.runners.int8 import quantise
+from trbert.selection.reduction import reduced_forward
+from trbert.selection.selectors import Selector
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+INT8 = "int8"
+"""Linear layers in int8, states in float32."""
+
+PADDED, SORTED, UNPADDED = "padded", "sorted", "unpadded"
+
+
+class Documents:
+    """The documents' tokens, and what it took to make them.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        texts: documents, in the order in which they arrive.
+        longest: most tokens of one.
+        device: where the model is.
+        second_texts: where documents are pairs, the second text of each.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        texts: Sequence[str],
+        longest: int,
+        device: torch.device,
+        second_texts: Sequence[str] | None = None,
+    ) -> None:
+        columns = [list(texts)] if second_texts is None else [list(texts), list(second_texts)]
+
+        def tokenise() -> Any:
+            return tokenizer(*columns, padding=True, truncation=True, max_length=longest, return_tensors="pt")
+
+        encoded = {name: tensor.to(device) for name, tensor in tokenise().items()}
+        self.input_ids, self.mask = encoded["input_ids"], encoded["attention_mask"]
+        # Of a single text they are all 0, as for a model that is passed none.
+        self.types = None if second_texts is None else encoded.get("token_type_ids")
+        self.lengths = self.mask.sum(1)
+        work = {"tokenise": [tokenise], "pack": [lambda: Tokens.from_padded(self.input_ids, self.mask, self.types)]}
+        seconds = take_turns(work, 3, device)
+        self.tokenise_seconds, self.pack_seconds = (
+            median(step for (step,) in seconds[name]) for name in ("tokenise", "pack")
+        )
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def batches(self, size: int, sorts: bool) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Yields (lengths, padded batch), each cut to its own longest document."""
+        device = self.lengths.device
+        order = torch.argsort(self.lengths, stable=True) if sorts else torch.arange(len(self), device=device)
+        for part in order.split(size):
+            columns = self.mask[part].any(0).nonzero()[:, 0]  # a tokenizer may pad on either side
+            padded = {"input_ids": self.input_ids[part][:, columns], "attention_mask": self.mask[part][:, columns]}
+            if self.types is not None:
+                padded["token_type_ids"] = self.types[part][:, columns]
+            yield self.lengths[part], padded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One way to run the documents.
+
+    Attributes:
+        name: as the report calls it.
+        dtype: its arithmetic, as the report calls it.
+        documents: what it runs: the same texts for all, each model's own tokens.
+        forward: takes a padded batch as `Documents` gives it, and returns its logits.
+        sorts: batches are of documents of like length.
+        flops: of the documents of a batch, given their lengths and that batch.
+    """
+
+    name: str
+    dtype: str
+    documents: Documents
+    forward: Callable[[dict[str, Tensor]], Tensor]
+    sorts: bool
+    flops: Callable[[Tensor, dict[str, Tensor]], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One variant at one batch size and in one arithmetic.
+
+    Attributes:
+        variant: how the documents were run.
+        dtype: its arithmetic.
+        batch: documents a forward pass.
+        docs_per_second: of the forward passes, packing and unpacking included.
+        docs_per_second_from_text: the same with tokenisation.
+        p50_ms: median latency of a forward pass.
+        p95_ms: 95th percentile of it.
+        over_plain: time of the padded model in the first arithmetic over this one's, in the same rounds.
+        over_padded: time of the padded model in its own arithmetic over this one's.
+        over_unpadded: time of our own unreduced, unpadded model in its own arithmetic over this one's.
+        flops_over_padded: the padded model's FLOPs over this one's.
+        flops_over_unpadded: the unpadded model's FLOPs over this one's.
+        realised: share of the unpadded FLOPs gain that the clock shows.
+        peak_mib: memory of a pass above what the process holds; None where the system does not tell.
+    """
+
+    variant: str
+    dtype: str
+    batch: int
+    docs_per_second: float
+    docs_per_second_from_text: float
+    p50_ms: float
+    p95_ms: float
+    over_plain: Spread
+    over_padded: Spread
+    over_unpadded: Spread
+    flops_over_padded: float
+    flops_over_unpadded: float
+    realised: float
+    peak_mib: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """All rows, and what they were measured on.
+
+    Attributes:
+        rows: by batch size, arithmetic, variant.
+        machine: processor or GPU.
+        threads: of the process.
+        torch_version: of the library that ran it.
+        documents: how many.
+        lengths: fewest, median and most tokens of a document.
+        rounds: turns of each variant.
+        tokenise_ms: of one document.
+        pack_ms: unpadding one document, which `docs_per_second` includes.
+    """
+
+    rows: tuple[Row, ...]
+    machine: str
+    threads: int
+    torch_version: str
+    documents: int
+    lengths: tuple[int, int, int]
+    rounds: int
+    tokenise_ms: float
+    pack_ms: float
+
+
+@torch.inference_mode()
+def bench(
+    model: TrbertForSequenceClassification,
+    tokenizer: Any,
+    texts: Sequence[str],
+    *,
+    dials: Sequence[float],
+    batches: Sequence[int],
+    dtypes: Sequence[str],
+    rounds: int,
+    say: Callable[[str], None],
+    rivals: Mapping[str, Pretrained] | None = None,
+    compiles: bool = False,
+    second_texts: Sequence[str] | None = None,
+) -> Report:
+    """Returns how fast a reduced model is beside itself padded, sorted by length, and unpadded.
+
+    All arithmetics and rivals take their turns in the same rounds.
+
+    Args:
+        model: reduced; its classifier with all tokens kept is the baseline.
+        tokenizer: its tokenizer.
+        texts: documents, in the order in which they arrive.
+        dials: at which the reduced model is timed.
+        batches: documents a forward pass.
+        dtypes: names out of `DTYPES`, and "int8" on a CPU; the first is the plain user's.
+        rounds: turns of each variant.
+        say: is told what is being done, one line each.
+        rivals: other plain classifiers by name, such as smaller ones, to run sorted by length.
+        compiles: the unpadded and the reduced model are timed compiled, too, in every arithmetic but int8.
+        second_texts: where documents are pairs, the second text of each.
+
+    Raises:
+        InputError: No text, an arithmetic that is none, or int8 elsewhere than on a CPU.
+    """
+    if not texts:
+        raise InputError("texts must not be empty: pass at least one document")
+    unknown = sorted(set(dtypes) - {*DTYPES, INT8})
+    if unknown:
+        raise InputError(f"dtypes must be out of {', '.join([*DTYPES, INT8])}, and have {unknown[0]!r}")
+    device = model.device
+    documents = Documents(tokenizer, texts, model.config.max_tokens, device, second_texts)
+    variants: list[Variant] = []
+    for dtype in dtypes:
+        variants += _variants(in_arithmetic(model, dtype), documents, dtype, dials, compiles and dtype != INT8)
+    for name, rival in (rivals or {}).items():
+        longest = min(model.config.max_tokens, Encoder(rival.model).max_tokens)
+        own = Documents(rival.tokenizer, texts, longest, device, second_texts)
+        variants += _rival_variants(name, rival, own, dtypes, device)
+    rows: list[Row] = []
+    for batch in batches:
+        say(f"batch {batch}: {len(texts)} documents, {len(variants)} variants, {rounds} rounds")
+        rows += time_variants(variants, batch, rounds, device)
+    lengths = documents.lengths.sort().values
+    return Report(
+        rows=tuple(rows),
+        machine=machine(device),
+        threads=torch.get_num_threads(),
+        torch_version=torch.__version__,
+        documents=len(texts),
+        lengths=(int(lengths[0]), int(lengths[len(lengths) // 2]), int(lengths[-1])),
+        rounds=rounds,
+        tokenise_ms=1000 * documents.tokenise_seconds / len(texts),
+        pack_ms=1000 * documents.pack_seconds / len(texts),
+    )
+
+
+def in_arithmetic(model: Any, name: str) -> Any:
+    """Returns a copy of a classifier, plain or reduced, in the named arithmetic; the model stays as it was."""
+    own = copy.deepcopy(model).to(DTYPES.get(name, torch.float32))
+    if name == INT8:
+        quantise(own.staged if isinstance(own, TrbertForSequenceClassification) else Encoder(own))
+    return own
+
+
+def _variants(
+    model: TrbertForSequenceClassification,
+    documents: Documents,
+    dtype: str,
+    dials: Sequence[float],
+    compiles: bool = False,
+) -> list[Variant]:
+    own = _own_variants(model.staged, model, documents, dtype, dials)
+    if compiles:
+        compiled = _own_variants(
+            Encoder(model.classifier, CompiledStages(), model.fusion), model, documents, dtype, dials
+        )
+        own += [replace(variant, name=f"{variant.name}, compiled") for variant in compiled]
+    return [*padded_variants(model.staged, documents, dtype), *own]
+
+
+def _own_variants(
+    encoder: Encoder, model: TrbertForSequenceClassification, documents: Documents, dtype: str, dials: Sequence[float]
+) -> list[Variant]:
+    cost, points, selector = model.cost_model(), tuple(model.config.points), model.selector
+    return [
+        unpadded_variant(encoder, documents, dtype),
+        *(
+            reduced_variant(encoder, cost, selector, points, dial, f"reduced {dial:+g}", documents, dtype)
+            for dial in dials
+        ),
+    ]
+
+
+def _rival_variants(
+    name: str, rival: Pretrained, documents: Documents, dtypes: Sequence[str], device: torch.device
+) -> Iterator[Variant]:
+    for dtype in dtypes:
+        _, by_length = padded_variants(Encoder(in_arithmetic(rival.model, dtype).to(device)), documents, dtype)
+        yield replace(by_length, name=f"against {name}")
+
+
+def padded_variants(encoder: Encoder, documents: Documents, dtype: str) -> tuple[Variant, Variant]:
+    """Returns the plain model as users run it: padded, and padded and sorted by length."""
+    # A model of its own: the encoder's attends through our function, which a user of the plain model does not have.
+    plain: Any = copy.deepcopy(encoder.model)
+    plain.set_attn_implementation("sdpa")
+    cost = CostModel.of(encoder)
+
+    def forward(batch: dict[str, Tensor]) -> Tensor:
+        logits: Tensor = plain(**batch).logits
+        return logits
+
+    def flops(lengths: Tensor, batch: dict[str, Tensor]) -> float:
+        return float(cost.unreduced(torch.full_like(lengths, batch["input_ids"].shape[1])).sum())
+
+    variant = partial(Variant, dtype=dtype, documents=documents, forward=forward, flops=flops)
+    return variant(name=PADDED, sorts=False), variant(name=SORTED, sorts=True)
+
+
+def unpadded_variant(encoder: Encoder, documents: Documents, dtype: str) -> Variant:
+    """Returns our own unreduced model, packed."""
+    cost = CostModel.of(encoder)
+
+    def forward(batch: dict[str, Tensor]) -> Tensor:
+        return encoder.unreduced_logits(Tokens.from_padded(**batch))
+
+    def flops(lengths: Tensor, batch: dict[str, Tensor]) -> float:
+        return float(cost.unreduced(lengths).sum())
+
+    return Variant(name=UNPADDED, dtype=dtype, documents=documents, forward=forward, sorts=False, flops=flops)
+
+
+def reduced_variant(
+    encoder: Encoder,
+    cost: CostModel,
+    selector: Selector,
+    points: tuple[int, ...],
+    dial: float,
+    name: str,
+    documents: Documents,
+    dtype: str,
+) -> Variant:
+    """Returns a model reduced by any selector."""
+
+    def forward(batch: dict[str, Tensor]) -> Tensor:
+        return encoder.logits(reduced_forward(encoder, selector, Tokens.from_padded(**batch), points, dial).batch)
+
+    def flops(lengths: Tensor, batch: dict[str, Tensor]) -> float:
+        kept = reduced_forward(encoder, selector, Tokens.from_padded(**batch), points, dial).kept
+        return float(cost.reduced(lengths, kept, points, selector.name).sum())
+
+    return Variant(name=name, dtype=dtype, documents=documents, forward=forward, sorts=False, flops=flops)
+
+
+def time_variants(variants: Sequence[Variant], batch: int, rounds: int, device: torch.device) -> list[Row]:
+    """Returns a row for each variant, all of them timed in turns.
+
+    Args:
+        variants: ways to run the same texts; the first is `padded`, and each arithmetic has `padded` and `unpadded`.
+        batch: documents a forward pass.
+        rounds: turns of each variant.
+        device: where the variants run.
+    """
+    # One document is no longer than itself: nothing to sort, but a rival still runs.
+    variants = [variant for variant in variants if batch > 1 or variant.name != SORTED]
+    work: dict[str, Sequence[Callable[[], object]]] = {}
+    flops, peaks = {}, {}
+    for variant in variants:
+        key = _key(variant.dtype, variant.name)
+        parts = list(variant.documents.batches(batch, variant.sorts))
+        steps = [partial(variant.forward, part) for _, part in parts]
+        flops[key] = sum(variant.flops(lengths, part) for lengths, part in parts)
+        peaks[key] = peak_memory(max(zip(parts, steps, strict=True), key=_tokens_of)[1], device)
+        work[key] = steps
+    seconds = take_turns(work, rounds, device)
+    plain = seconds[_key(variants[0].dtype, PADDED)]
+    rows = []
+    for variant in variants:
+        key = _key(variant.dtype, variant.name)
+        padded, unpadded = _key(variant.dtype, PADDED), _key(variant.dtype, UNPADDED)
+        own = seconds[key]
+        latencies = torch.tensor([step for steps in own for step in steps], dtype=torch.double)
+        whole = median(sum(steps) for steps in own)
+        over_unpadded = paired_ratio(seconds[unpadded], own)
+        gain = flops[unpadded] / flops[key]
+        rows.append(
+            Row(
+                variant=variant.name,
+                dtype=variant.dtype,
+                batch=batch,
+                docs_per_second=len(variant.documents) / whole,
+                docs_per_second_from_text=len(variant.documents) / (whole + variant.documents.tokenise_seconds),
+                p50_ms=1000 * float(latencies.quantile(0.5)),
+                p95_ms=1000 * float(latencies.quantile(0.95)),
+                over_plain=paired_ratio(plain, own),
+                over_padded=paired_ratio(seconds[padded], own),
+                over_unpadded=over_unpadded,
+                flops_over_padded=flops[padded] / flops[key],
+                flops_over_unpadded=gain,
+                realised=over_unpadded.median / gain,
+                peak_mib=peaks[key],
+            )
+        )
+    return rows
+
+
+def _key(dtype: str, name: str) -> str:
+    return f"{dtype} {name}"
+
+
+def _tokens_of(work: tuple[tuple[Tensor, dict[str, Tensor]], Callable[[], object]]) -> int:
+    return work[0][1]["input_ids"].numel()

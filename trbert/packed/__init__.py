@@ -1,0 +1,1 @@
+"""A packed row of tokens: many documents, no padding."""

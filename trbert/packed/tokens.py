@@ -1,0 +1,120 @@
+"""Token ids of many documents as one row."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from trbert.errors import InputError
+from trbert.shapes import DocIndex, TokenMask
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids of many documents as one row: a whole data split, or one batch of it.
+
+    Attributes:
+        input_ids: vocabulary ids, all documents one after the other.
+        token_type_ids: segment ids, or None where the family has none.
+        protected: True where a token is never dropped (the first token; by task more).
+        offsets: document i is `input_ids[offsets[i]:offsets[i + 1]]`; starts at 0, ends at `total`.
+    """
+
+    input_ids: Int[Tensor, " total"]
+    token_type_ids: Int[Tensor, " total"] | None
+    protected: Bool[Tensor, " total"]
+    offsets: Int[Tensor, " docs_and_one"]
+
+    def __len__(self) -> int:
+        return self.offsets.numel() - 1
+
+    @property
+    def lengths(self) -> DocIndex:
+        """Tokens in each document."""
+        return self.offsets.diff()
+
+    @classmethod
+    def from_lists(cls, input_ids: Sequence[Sequence[int]], token_type_ids: Sequence[Sequence[int]] | None) -> "Tokens":
+        """Returns a tokenizer's ragged lists as one row, the first token of each document protected.
+
+        Raises:
+            InputError: A document has no token.
+
+        Example:
+            >>> Tokens.from_lists([[7, 8], [9]], None).offsets
+            tensor([0, 2, 3])
+        """
+        if (empty := next((i for i, ids in enumerate(input_ids) if len(ids) == 0), None)) is not None:
+            raise InputError(f"document {empty} has no token: leave it out")
+        offsets = torch.tensor([0, *map(len, input_ids)]).cumsum(0)
+        row = torch.tensor([token for ids in input_ids for token in ids], dtype=torch.long)
+        types = None
+        if token_type_ids is not None:
+            types = torch.tensor([kind for kinds in token_type_ids for kind in kinds], dtype=torch.long)
+        return cls(row, types, _first_of_each(offsets), offsets)
+
+    @classmethod
+    def from_padded(
+        cls,
+        input_ids: Int[Tensor, "docs width"],
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+    ) -> "Tokens":
+        """Returns a padded batch without its padding.
+
+        Raises:
+            InputError: A document has no token, the mask or the types are not of the batch's shape, or the mask holds
+                anything beside 0 and 1.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        if attention_mask.shape != input_ids.shape:
+            raise InputError(
+                f"attention_mask must have the shape of input_ids {tuple(input_ids.shape)}, and has "
+                f"{tuple(attention_mask.shape)}: pass the tokenizer's own 0/1 mask"
+            )
+        if token_type_ids is not None and token_type_ids.shape != input_ids.shape:
+            raise InputError(
+                f"token_type_ids must have the shape of input_ids {tuple(input_ids.shape)}, and have "
+                f"{tuple(token_type_ids.shape)}: pass the tokenizer's own, or none"
+            )
+        real = attention_mask.bool()
+        if bool((attention_mask != real).any()):  # such as what is added to logits, where 0 means keep
+            raise InputError(
+                "attention_mask must hold 0 and 1 alone, and holds more: pass the tokenizer's own 0/1 mask"
+            )
+        lengths = real.sum(1)
+        if bool((lengths == 0).any()):
+            empty = int((lengths == 0).nonzero()[0, 0])
+            raise InputError(f"document {empty} of the batch has no token: its attention_mask is all 0; leave it out")
+        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        types = None if token_type_ids is None else token_type_ids[real]
+        return cls(input_ids[real], types, _first_of_each(offsets), offsets)
+
+    def take(self, documents: Int[Tensor, " taken"]) -> "Tokens":
+        """Returns the named documents as a new row, in the given order."""
+        return self._gather(*_spans(self.offsets[documents], self.lengths[documents]))
+
+    def _gather(self, index: Int[Tensor, " taken"], offsets: Int[Tensor, " docs_and_one"]) -> "Tokens":
+        types = None if self.token_type_ids is None else self.token_type_ids[index]
+        return Tokens(self.input_ids[index], types, self.protected[index], offsets)
+
+    def to(self, device: torch.device | str) -> "Tokens":
+        """Returns the row on another device."""
+        types = None if self.token_type_ids is None else self.token_type_ids.to(device)
+        return Tokens(self.input_ids.to(device), types, self.protected.to(device), self.offsets.to(device))
+
+
+def _spans(starts: DocIndex, lengths: DocIndex) -> tuple[Int[Tensor, " total"], Int[Tensor, " docs_and_one"]]:
+    """Returns the index of so many tokens from each start on, one span after the other, and the offsets of spans."""
+    offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    shift = (starts - offsets[:-1]).repeat_interleave(lengths)
+    return torch.arange(int(offsets[-1]), device=offsets.device) + shift, offsets
+
+
+def _first_of_each(offsets: Tensor) -> TokenMask:
+    protected = torch.zeros(int(offsets[-1]), dtype=torch.bool, device=offsets.device)
+    protected[offsets[:-1]] = True
+    return protected

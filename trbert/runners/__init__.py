@@ -1,0 +1,1 @@
+"""Ways to run a stage of layers. All obey the same laws."""

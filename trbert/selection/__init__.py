@@ -1,0 +1,1 @@
+"""Which tokens are dropped, where, and what decides."""

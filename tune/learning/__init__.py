@@ -1,0 +1,1 @@
+"""The three stages of learning. No Ray in here."""

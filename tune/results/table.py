@@ -1,0 +1,222 @@
+"""A run's table: front.csv, or the text that is shown of it."""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from trbert.errors import InputError, RunFolderError
+from trbert.files import write_whole
+from tune.results.front import FREE, TEACHER, Point, free_at_cost, is_trained
+
+
+def write_front(path: Path, points: Iterable[Point]) -> None:
+    """Writes points as csv, whole or not at all; `read_front` returns them exactly.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "front.csv"
+        >>> teacher = Point(trial="teacher", selector="none", quality_validation=0.9, speed_up_validation=1.0)
+        >>> write_front(path, [teacher])
+        >>> read_front(path) == (teacher,)
+        True
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    writer.writerows(map(_row, points))
+    write_whole(path, text.getvalue().encode())
+
+
+def read_front(path: Path) -> tuple[Point, ...]:
+    """Returns the points that `write_front` wrote to a run folder's `front.csv`.
+
+    Raises:
+        RunFolderError: There is no such run, or its search did not finish.
+        InputError: The file is no front: other columns, or a cell that is none, with its line.
+    """
+    _check_run(path)
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = next(reader, [])
+            if header != list(_COLUMNS):
+                raise InputError(_wrong_columns(path, header))
+            found = [_parse(row, f"{path} line {reader.line_num}") for row in reader if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} must be a csv file as tune/search.py writes it, and is none ({error})") from error
+    if not found:
+        raise InputError(f"{path} must hold at least one point, and holds its header alone: search again")
+    return tuple(found)
+
+
+def _check_run(path: Path) -> None:
+    run = path.parent
+    if not run.is_dir():
+        raise RunFolderError(f"run folder {run} does not exist: pass one that tune/search.py wrote, as runs/default")
+    if not path.is_file():
+        raise RunFolderError(
+            f"{path} does not exist: search not finished: resume with python tune/search.py --resume {run}"
+        )
+
+
+def _wrong_columns(path: Path, header: list[str]) -> str:
+    missing = [name for name in _COLUMNS if name not in header]
+    unknown = [name for name in header if name not in _COLUMNS]
+    faults = [f"lacks {', '.join(missing)}"] if missing else []
+    faults += [f"has {', '.join(map(repr, unknown))}"] if unknown else []
+    told = " and ".join(faults) or "has them in another order or twice"
+    return f"{path} must have the columns {','.join(_COLUMNS)}, and {told}: pass a run of this version"
+
+
+# How each column is written and read; a numpy float writes itself as "np.float64(…)", hence float() and int().
+_Codec = tuple[Callable[[Any], str], Callable[[str], Any], str]
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError
+    return value
+
+
+def _boolean(text: str) -> bool:
+    return {"True": True, "False": False}[text]
+
+
+def _optional(codec: _Codec) -> _Codec:
+    write, read, rule = codec
+    return (
+        lambda value: "" if value is None else write(value),
+        lambda text: read(text) if text else None,
+        f"{rule} or empty",
+    )
+
+
+def _several(codec: _Codec) -> _Codec:
+    write, read, rule = codec
+    return (
+        lambda values: ";".join(map(write, values)),
+        lambda text: tuple(map(read, text.split(";"))) if text else (),
+        f"{rule.removeprefix('a ')}s joined by ';'",
+    )
+
+
+_TEXT: _Codec = (str, str, "text")
+_FLOAT: _Codec = (lambda value: repr(float(value)), _number, "a finite number")
+_INT: _Codec = (lambda value: repr(int(value)), int, "a whole number")
+_BOOL: _Codec = (lambda value: repr(bool(value)), _boolean, "True or False")
+_CODECS: dict[str, _Codec] = {
+    "trial": _TEXT,
+    "selector": _TEXT,
+    "dial": _optional(_FLOAT),
+    "points": _several(_INT),
+    "penalty": _optional(_FLOAT),
+    "keep_ratios": _several(_FLOAT),
+    "quality_validation": _FLOAT,
+    "quality_test": _optional(_FLOAT),
+    "drop": _optional(_FLOAT),
+    "speed_up_validation": _FLOAT,
+    "speed_up_test": _optional(_FLOAT),
+    "docs_per_second": _optional(_FLOAT),
+    "kept": _several(_FLOAT),
+    "on_front": _BOOL,
+    "model": _TEXT,
+}
+_COLUMNS = tuple(_CODECS)
+
+
+def _row(point: Point) -> tuple[str, ...]:
+    return tuple(write(getattr(point, name)) for name, (write, _, _) in _CODECS.items())
+
+
+def _parse(row: list[str], place: str) -> Point:
+    if len(row) != len(_COLUMNS):
+        raise InputError(f"{place} must have {len(_COLUMNS)} cells, and has {len(row)}: write the front again")
+    values = {}
+    for (name, (_, read, rule)), cell in zip(_CODECS.items(), row, strict=True):
+        try:
+            values[name] = read(cell)
+        except (ValueError, KeyError) as error:
+            raise InputError(f"{place}: {name} must be {rule}, and is {cell!r}: correct the cell") from error
+    try:
+        return Point(**values)
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from error
+
+
+def table(points: Sequence[Point], every: bool = False) -> str:
+    """Returns the front as text, the teacher first; below it the free rules' test quality at each trained point's cost.
+
+    Args:
+        points: of a finished search, front marked.
+        every: show the points off the front too, what validation says of them, and a star at those on it.
+
+    Example:
+        >>> teacher = Point(trial="teacher", selector="none", quality_validation=0.9, speed_up_validation=1.0)
+        >>> print(table([teacher]))
+        model    selector  dial  points  quality (test)  drop  FLOPs speed-up  docs/s  kept
+        teacher  none         –       –               –     –           1.00x       –     –
+    """
+    shown = [point for point in points if every or point.on_front or point.trial == TEACHER]
+    shown.sort(key=lambda point: (point.trial != TEACHER, point.speed_up, _row(point)))
+    header = ["model", "selector", "dial", "points", "quality (test)", "drop", "FLOPs speed-up", "docs/s", "kept"]
+    rows = [_cells(point) for point in shown]
+    if every:
+        header += ["quality (validation)", "FLOPs (validation)", "on front"]
+        rows = [
+            [*row, _percent(point.quality_validation), f"{point.speed_up_validation:.2f}x", "*" * point.on_front]
+            for row, point in zip(rows, shown, strict=True)
+        ]
+    text = _aligned(header, rows, left=2)
+    against = _at_equal_cost(points)
+    return f"{text}\n\nquality (test) at equal cost\n{against}" if against else text
+
+
+def _at_equal_cost(points: Sequence[Point]) -> str:
+    rules = list(dict.fromkeys(point.selector for point in points if point.trial == FREE))
+    trained = [p for p in points if p.on_front and is_trained(p) and p.quality_test is not None]
+    if not rules or not trained:
+        return ""
+    rows = []
+    for point in sorted(trained, key=lambda each: each.speed_up):
+        assert point.quality_test is not None
+        rivals = [free_at_cost(points, point.speed_up, rule) for rule in rules]
+        best = max((each for each in rivals if each is not None), default=None)
+        ahead = "–" if best is None else f"{100 * (point.quality_test - best):z.1f}"
+        rows.append([f"{point.speed_up:.2f}x", _percent(point.quality_test), *map(_percent, rivals), ahead])
+    return _aligned(["speed-up", "policy", *rules, "policy ahead by"], rows, left=0)
+
+
+def _cells(point: Point) -> list[str]:
+    return [
+        point.model or "teacher",
+        point.selector,
+        "–" if point.dial is None else f"{point.dial:g}",
+        ",".join(map(str, point.points)) or "–",
+        _percent(point.quality_test),
+        "–" if point.drop is None else f"{point.drop:z.1f}",
+        f"{point.speed_up:.2f}x",
+        "–"
+        if point.docs_per_second is None
+        else f"{point.docs_per_second:.{0 if point.docs_per_second >= 100 else 1}f}",
+        " ".join(f"{fraction:.0%}" for fraction in point.kept) or "–",
+    ]
+
+
+def _percent(quality: float | None) -> str:
+    return "–" if quality is None else f"{quality:.1%}"
+
+
+def _aligned(header: Sequence[str], rows: Iterable[Sequence[str]], left: int) -> str:
+    lines = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
