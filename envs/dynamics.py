@@ -1,22 +1,21 @@
-"""The decision process: reset, transition, reward. Pure functions over packed batches (DESIGN.md section 5)."""
+"""The decision process: reset, transition, reward. Pure functions over packed batches (docs/architecture.md)."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from trbert.encoder import Encoder
 from trbert.errors import InputError
 from trbert.measure.cost import CostModel
 from trbert.measure.latency import LatencyTable
-from trbert.packed.batch import PackedBatch
 from trbert.packed.tokens import Tokens
-from trbert.selection.reduction import advance, check_points, enter
-from trbert.shapes import DocFloat, DocIndex, Kept, Logits, SampleMasks
-from trbert.tasks.classification import gold_log_likelihood
+from trbert.selection.reduction import ReducedPass, Reducer, check_points
+from trbert.shapes import DocFloat, DocIndex, Kept, SampleMasks
+from trbert.tasks import Task
+from trbert.tasks.examples import Examples, Outputs
 
 Price = Literal["flops", "latency", "tokens"]
 
@@ -51,64 +50,60 @@ class RewardTerms:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """Trajectories on their way: one document of the batch is one trajectory.
-
-    Attributes:
-        batch: states entering the reduction point `point`, or finished ones.
-        point: which decision comes next, 0 the first; `len(points)` when the episode is over.
-        kept: tokens of each trajectory left after each past point.
-    """
-
-    batch: PackedBatch
-    point: int
-    kept: Kept
-
-
-@dataclass(frozen=True, slots=True)
 class Dynamics:
-    """The environment's laws: a frozen encoder, where tokens may be dropped, and what is paid.
+    """The environment's laws: a frozen model, where tokens may be dropped, and what is paid.
 
-    The encoder's mode is the caller's: in evaluation mode a document's rewards differ by its actions alone.
+    The model's mode is the caller's: in evaluation mode a document's rewards differ by its actions alone.
     """
 
-    encoder: Encoder
-    points: tuple[int, ...]
+    reducer: Reducer
     terms: RewardTerms
     cost: CostModel
-    num_points: int = field(init=False)
 
     def __post_init__(self) -> None:
-        check_points(self.points, len(self.encoder.layers))
-        if len(self.terms.keep_ratios) != len(self.points):
+        points, layers = self.points, len(self.reducer.encoder.layers)
+        check_points(points, layers)
+        if len(self.terms.keep_ratios) != len(points):
             raise InputError(
-                f"keep_ratios must be one for each of the points {self.points}, and are {self.terms.keep_ratios}: "
+                f"keep_ratios must be one for each of the points {points}, and are {self.terms.keep_ratios}: "
                 "give as many ratios as points"
             )
-        table, layers = self.terms.latency, len(self.encoder.layers)
+        table = self.terms.latency
         if table is not None and table.layers != layers:
             raise InputError(
                 f"a latency table must be of a model of {layers} layers, and is of one of {table.layers}: "
                 "pass the table of this model, or let it be measured"
             )
-        object.__setattr__(self, "num_points", len(self.points))
 
-    def reset(self, tokens: Tokens) -> State:
-        """Returns the states entering the first reduction point."""
-        batch = enter(self.encoder, tokens, self.points)
-        return State(batch, 0, batch.lengths.new_zeros(0, len(batch)))
+    @property
+    def points(self) -> tuple[int, ...]:
+        """The reduction points."""
+        return self.reducer.points
 
-    def transition(self, state: State, masks: SampleMasks, gates: Float[Tensor, " kept"] | None = None) -> State:
+    @property
+    def num_points(self) -> int:
+        """Decisions of an episode."""
+        return len(self.points)
+
+    @property
+    def task(self) -> Task:
+        """What the model predicts, and is paid for."""
+        return self.reducer.task
+
+    def reset(self, tokens: Tokens) -> ReducedPass:
+        """Returns the pass at the first reduction point."""
+        return self.reducer.enter(tokens)
+
+    def transition(
+        self, state: ReducedPass, masks: SampleMasks, gates: Float[Tensor, " kept"] | None = None
+    ) -> ReducedPass:
         """Returns what the masks (True = keep) lead to: gather, then run to the next point or to the end.
 
         With K rows of masks each trajectory branches into K, which share all that came before; trajectory d of row
         s becomes number `s · docs + d`. Protected tokens are kept whatever the masks say. Gates, if any, multiply the
         kept tokens' states.
         """
-        keep = masks | state.batch.protected
-        batch = advance(self.encoder, state.batch, keep, state.point, self.points, gates=gates)
-        kept = torch.cat([state.kept.repeat(1, masks.shape[0]), batch.lengths[None]])
-        return State(batch, state.point + 1, kept)
+        return self.reducer.advance(state, masks | state.batch.protected, gates)
 
     def charges(self, lengths: DocIndex, kept: Shaped[Tensor, "points docs"]) -> Float[Tensor, "points docs"]:
         """Returns max(0, c_t(n_t) − c_t(ρ_t·n)) of each point t, a fraction of the unreduced document's price.
@@ -129,40 +124,31 @@ class Dynamics:
         """Returns what a document is charged in all: Σ_t max(0, c_t(n_t) − c_t(ρ_t·n))."""
         return self.charges(lengths, kept).sum(0)
 
-    def penalties(self, dials: DocFloat) -> DocFloat:
-        """Returns λ·e^(−dial): a trajectory under a lower dial is to be cheaper, and pays more for what it keeps."""
-        return self.terms.penalty * (-dials).exp()
+    def returns(self, examples: Examples, kept: Kept, outputs: Outputs) -> Float[Tensor, "points examples"]:
+        """Returns fidelity − λ · Σ_{s≥t} charge_s: what is still to come at each point t, in nats, of each example.
 
-    def returns(
-        self,
-        lengths: DocIndex,
-        kept: Kept,
-        logits: Logits,
-        labels: DocIndex,
-        dials: DocFloat | None = None,
-    ) -> Float[Tensor, "points docs"]:
-        """Returns log p(y) − λ·e^(−dial) · Σ_{s≥t} charge_s: what is still to come at each point t, in nats.
-
-        What a trajectory was charged before t does not depend on what it decides at t: left out, it adds no noise.
+        What a trajectory was charged before t does not depend on what it decides at t: left out, it adds no noise. An
+        example of several documents is charged as they cost together: the mean of their charges, each weighed by its
+        share of the example's unreduced price.
 
         Args:
-            lengths: original tokens of each finished trajectory's document.
-            kept: its tokens left after each point.
-            logits: what the head says of it.
-            labels: the class of its document.
-            dials: of each trajectory; 0 when None.
+            examples: the trajectories, with their targets.
+            kept: tokens of each document left after each point.
+            outputs: what the head says of them.
         """
-        fidelity = gold_log_likelihood(logits, labels)
-        penalties = self.penalties(torch.zeros_like(fidelity) if dials is None else dials)
-        to_come = self.charges(lengths, kept).flip(0).cumsum(0).flip(0)
-        return fidelity - penalties * to_come
+        fidelity = self.task.fidelity(outputs, examples)
+        charges = self.of_examples(examples, self.charges(examples.tokens.lengths, kept))
+        to_come = charges.flip(0).cumsum(0).flip(0)
+        return fidelity - self.terms.penalty * to_come
 
-    def reward(self, state: State, logits: Logits, labels: DocIndex) -> DocFloat:
-        """Returns R = log p(y) − λ · charge of finished trajectories, in nats: the return at the first point.
+    def of_examples(
+        self, examples: Examples, charges: Float[Tensor, "points docs"]
+    ) -> Float[Tensor, "points examples"]:
+        """Returns the charges of examples, from those of their documents."""
+        price = self.cost.unreduced(examples.tokens.lengths)
+        share = price / examples.per_example(price)[examples.owner]
+        return examples.per_example(charges * share.to(charges.dtype))
 
-        Args:
-            state: finished trajectories.
-            logits: what the head says of them.
-            labels: the class of each trajectory's document.
-        """
-        return self.returns(state.batch.original_lengths, state.kept, logits, labels)[0]
+    def reward(self, examples: Examples, kept: Kept, outputs: Outputs) -> Float[Tensor, " examples"]:
+        """Returns R = fidelity − λ · charge of finished trajectories, in nats: the return at the first point."""
+        return self.returns(examples, kept, outputs)[0]

@@ -6,11 +6,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from envs.dynamics import Dynamics, State
+from envs.dynamics import Dynamics
 from trbert.keyed import keyed_uniform
 from trbert.packed.batch import PackedBatch
 from trbert.packed.tokens import Tokens
-from trbert.selection.policy import Policy, bernoulli_entropy, bernoulli_log_prob
+from trbert.selection.policy import Policy, bernoulli_log_prob
+from trbert.selection.reduction import ReducedPass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,15 +34,13 @@ class Rollout:
         log_prob: log π of each trajectory's decisions at each point, summed over unprotected tokens; carries the
             policy's gradient.
         mean_log_prob: the same divided by the tokens entering the point, as the paper's code has it.
-        entropy: of each trajectory's decisions, summed over points and unprotected tokens; without a gradient.
         counts: tokens left after each point, with a gradient, of relaxed decisions; else None.
     """
 
-    state: State
+    state: ReducedPass
     masks: tuple[Bool[Tensor, "_rows _total"], ...]
     log_prob: Float[Tensor, "points samples docs"]
     mean_log_prob: Float[Tensor, "points samples docs"]
-    entropy: Float[Tensor, "samples docs"]
     counts: Float[Tensor, "points samples docs"] | None = None
 
 
@@ -75,7 +74,7 @@ def sample_trajectories(
     samples, docs = dials.shape
     state = dynamics.reset(tokens)
     masks: list[Tensor] = []
-    log_prob, mean, counts, entropy = [], [], [], torch.zeros(samples, docs, device=dials.device)
+    log_prob, mean, counts = [], [], []
     still = torch.ones(len(state.batch.hidden), device=dials.device)  # 1, with the gradient of having come so far
     for point in range(dynamics.num_points):
         batch = state.batch
@@ -85,12 +84,11 @@ def sample_trajectories(
         summed = _per_trajectory(bernoulli_log_prob(logits, decided) * weights, batch, docs)
         log_prob.append(summed)
         mean.append(summed / batch.lengths.view(-1, docs))
-        finite = logits.clamp(-1000, 1000)  # an infinite dial would make 0 · ∞ of its entropy, and of relaxed gradients
-        entropy = entropy + _per_trajectory(bernoulli_entropy(finite.detach()) * weights, batch, docs)
         decided = decided | batch.protected
         masks.append(decided)
         gates = None
         if temperature is not None:
+            finite = logits.clamp(-1000, 1000)  # an infinite dial would make 0 · ∞ of a relaxed gradient
             through = _straight_through(batch, finite, decided, uniform, temperature, docs, deployed)
             counts.append(_per_trajectory(still * through, batch, docs))
             gates, still = through[decided], (still * through)[decided]
@@ -100,7 +98,6 @@ def sample_trajectories(
         masks=tuple(masks),
         log_prob=torch.stack(log_prob),
         mean_log_prob=torch.stack(mean),
-        entropy=entropy,
         counts=torch.stack(counts) if counts else None,
     )
 

@@ -12,10 +12,12 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from envs.dynamics import Dynamics, State
+from envs.dynamics import Dynamics
 from trbert.errors import InputError
 from trbert.packed.tokens import Tokens
-from trbert.shapes import DocIndex, SampleMasks
+from trbert.selection.reduction import ReducedPass
+from trbert.shapes import SampleMasks
+from trbert.tasks.examples import Examples
 
 Arrays = dict[str, Any]
 """Arrays by name: an observation or an info, of one document or (stacked) of several."""
@@ -36,29 +38,30 @@ class TokenSelectionEnv(gymnasium.Env[Arrays, NDArray[np.int8]]):
 
     Action: MultiBinary [max_length], 1 = keep. Entries of absent tokens are ignored.
 
-    Reward: 0 until the last step, then log p(y) − λ · charge, in nats (`Dynamics.reward`). An episode terminates
-    after the last reduction point and is never truncated.
+    Reward: 0 until the last step, then fidelity − λ · charge, in nats (`Dynamics.reward`); of classification fidelity
+    is log p(label). An episode terminates after the last reduction point and is never truncated.
 
     Info: `document`, its index; after the last step also `cost` (FLOPs of the reduced pass over those of the plain
-    one, the policy's included), `charge`, `kept` (tokens left after each point) and `logits`.
+    one, the policy's included), `charge`, `kept` (tokens left after each point) and, where the head reads documents,
+    `logits`.
 
     Bounds of `hidden` are read off the weights when the environment is made; see `hidden_bound`. `reset` puts the
     encoder into evaluation mode.
 
     Args:
         dynamics: the decision process.
-        tokens: the documents.
-        labels: each document's class.
+        examples: the documents with their targets, one document each.
         max_length: rows of the padded views, in tokens; the longest document's by default.
 
     Raises:
-        InputError: There is no document, a label is missing or no class, or a document is longer than `max_length`.
+        InputError: An example has several documents, a target is none of the model's, or a document is longer than
+            `max_length`.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}  # type: ignore[misc]
 
-    def __init__(self, dynamics: Dynamics, tokens: Tokens, labels: DocIndex, max_length: int | None = None) -> None:
-        self._episodes = _Episodes(dynamics, tokens, labels, max_length)
+    def __init__(self, dynamics: Dynamics, examples: Examples, max_length: int | None = None) -> None:
+        self._episodes = _Episodes(dynamics, examples, max_length)
         self.observation_space, self.action_space = self._episodes.spaces()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Arrays, Arrays]:
@@ -72,7 +75,7 @@ class TokenSelectionEnv(gymnasium.Env[Arrays, NDArray[np.int8]]):
             InputError: The document's index is out of range, or an option has another name.
         """
         super().reset(seed=seed)
-        document = _option(options, "document", lambda: self.np_random.integers(len(self._episodes.tokens)))
+        document = _option(options, "document", lambda: self.np_random.integers(len(self._episodes.examples)))
         observations, infos = self._episodes.reset([document])
         return _first(observations), _first(infos)
 
@@ -94,8 +97,7 @@ class TokenSelectionVectorEnv(VectorEnv[Arrays, NDArray[np.int8], NDArray[Any]])
 
     Args:
         dynamics: the decision process.
-        tokens: the documents to draw from.
-        labels: each document's class.
+        examples: the documents to draw from, with their targets, one document each.
         num_envs: documents in an episode.
         max_length: rows of the padded views, in tokens; the longest document's by default.
 
@@ -111,15 +113,14 @@ class TokenSelectionVectorEnv(VectorEnv[Arrays, NDArray[np.int8], NDArray[Any]])
     def __init__(
         self,
         dynamics: Dynamics,
-        tokens: Tokens,
-        labels: DocIndex,
+        examples: Examples,
         num_envs: int = 1,
         max_length: int | None = None,
     ) -> None:
         if num_envs < 1:
             raise InputError(f"num_envs must be at least 1, and is {num_envs}: pass the number of documents an episode")
         self.num_envs = num_envs
-        self._episodes = _Episodes(dynamics, tokens, labels, max_length)
+        self._episodes = _Episodes(dynamics, examples, max_length)
         self.single_observation_space, self.single_action_space = self._episodes.spaces()
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -144,7 +145,7 @@ class TokenSelectionVectorEnv(VectorEnv[Arrays, NDArray[np.int8], NDArray[Any]])
                 f"{reset_mask.tolist()}: reset after the last step, when every episode is over"
             )
         documents = _option(
-            options, "documents", lambda: self.np_random.integers(len(self._episodes.tokens), size=self.num_envs)
+            options, "documents", lambda: self.np_random.integers(len(self._episodes.examples), size=self.num_envs)
         )
         if np.shape(documents) != (self.num_envs,):
             raise InputError(
@@ -170,10 +171,15 @@ class TokenSelectionVectorEnv(VectorEnv[Arrays, NDArray[np.int8], NDArray[Any]])
 class _Episodes:
     """Episodes of several documents in lockstep, in and out as arrays: what both environments share."""
 
-    def __init__(self, dynamics: Dynamics, tokens: Tokens, labels: Tensor, max_length: int | None) -> None:
-        self.dynamics, self.tokens, self.labels = dynamics, tokens, labels
-        _check_documents(tokens, labels, dynamics.encoder.model.config.num_labels)
-        longest = int(tokens.lengths.max())
+    def __init__(self, dynamics: Dynamics, examples: Examples, max_length: int | None) -> None:
+        self.dynamics, self.examples = dynamics, examples
+        if len(examples) != len(examples.tokens):
+            raise InputError(
+                f"examples must be one document each in this environment, and {len(examples)} have "
+                f"{len(examples.tokens)}: sample them by envs.rollout instead"
+            )
+        dynamics.task.check_targets(examples, dynamics.reducer.encoder.plain.config.num_labels)
+        longest = int(examples.tokens.lengths.max())
         self.max_length = longest if max_length is None else max_length
         if longest > self.max_length:
             raise InputError(
@@ -181,12 +187,13 @@ class _Episodes:
                 "leave it out, or truncate when tokenising"
             )
         self.documents = torch.zeros(0, dtype=torch.long)
-        self.state: State | None = None
+        self.running = examples
+        self.state: ReducedPass | None = None
 
     def spaces(self) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
         """Returns one document's observation and action space."""
-        first = self.tokens.take(torch.zeros(1, dtype=torch.long, device=self.tokens.offsets.device))
-        bound = hidden_bound(self.dynamics, first.to(self.dynamics.encoder.device))
+        first = self.examples.take(torch.zeros(1, dtype=torch.long, device=self.examples.owner.device))
+        bound = hidden_bound(self.dynamics, first.tokens.to(self.dynamics.reducer.encoder.device))
         rows = np.tile(bound, (self.max_length, 1))
         observation = spaces.Dict(
             {
@@ -202,16 +209,16 @@ class _Episodes:
     def reset(self, documents: Sequence[Any] | NDArray[Any]) -> tuple[Arrays, Arrays]:
         """Returns the first observations, and which documents they are of."""
         for document in documents:
-            if not isinstance(document, (int, np.integer)) or not 0 <= document < len(self.tokens):
+            if not isinstance(document, (int, np.integer)) or not 0 <= document < len(self.examples):
                 raise InputError(
-                    f"document must be an index from 0 to {len(self.tokens) - 1}, and is {document!r}: "
+                    f"document must be an index from 0 to {len(self.examples) - 1}, and is {document!r}: "
                     "pass one in this range, or none to draw"
                 )
-        encoder = self.dynamics.encoder
-        encoder.model.eval()  # whoever trains it meanwhile may have left it in training mode
+        encoder = self.dynamics.reducer.encoder
+        encoder.plain.eval()  # whoever trains it meanwhile may have left it in training mode
         self.documents = torch.as_tensor(np.asarray(documents), dtype=torch.long)
-        taken = self.tokens.take(self.documents.to(self.tokens.offsets.device))
-        self.state = self.dynamics.reset(taken.to(encoder.device))
+        self.running = self.examples.take(self.documents.to(self.examples.owner.device)).to(encoder.device)
+        self.state = self.dynamics.reset(self.running.tokens)
         return observe(self.state, self.max_length), {"document": self.documents.numpy().copy()}
 
     @torch.inference_mode()
@@ -226,12 +233,12 @@ class _Episodes:
         infos: Arrays = {"document": self.documents.numpy().copy()}
         rewards = np.zeros(len(self.documents))
         if over:
-            rewards, outcome = finish(self.dynamics, state, self.labels[self.documents.to(self.labels.device)])
+            rewards, outcome = finish(self.dynamics, state, self.running)
             infos |= outcome
         return observe(state, self.max_length), rewards, over, infos
 
 
-def observe(state: State, max_length: int) -> Arrays:
+def observe(state: ReducedPass, max_length: int) -> Arrays:
     """Returns the padded views of a state, rows by original position; stacked, one entry for each document."""
     batch = state.batch
     index = (batch.documents.cpu().numpy(), batch.positions.cpu().numpy())
@@ -245,7 +252,7 @@ def observe(state: State, max_length: int) -> Arrays:
     return {"hidden": hidden, "present": present, "protected": protected, "point": np.full(len(batch), state.point)}
 
 
-def read_action(action: Any, shape: tuple[int, ...], state: State) -> SampleMasks:
+def read_action(action: Any, shape: tuple[int, ...], state: ReducedPass) -> SampleMasks:
     """Returns the keep mask (True = keep) of the remaining tokens that an action over original positions means.
 
     Args:
@@ -270,18 +277,20 @@ def read_action(action: Any, shape: tuple[int, ...], state: State) -> SampleMask
     return rows[batch.documents, batch.positions][None]
 
 
-def finish(dynamics: Dynamics, state: State, labels: DocIndex) -> tuple[NDArray[np.float64], Arrays]:
+def finish(dynamics: Dynamics, state: ReducedPass, examples: Examples) -> tuple[NDArray[np.float64], Arrays]:
     """Returns rewards and infos of finished episodes, one entry for each document."""
     lengths, kept = state.batch.original_lengths, state.kept
-    logits = dynamics.encoder.logits(state.batch).float()
-    rewards = dynamics.reward(state, logits, labels.to(logits.device))
+    outputs = dynamics.reducer.outputs(state).float()
+    rewards = dynamics.reward(examples, kept, outputs)
     cost = dynamics.cost.reduced(lengths, kept, dynamics.points) / dynamics.cost.unreduced(lengths)
-    return rewards.double().cpu().numpy(), {
+    infos = {
         "cost": cost.cpu().numpy(),
         "charge": dynamics.charge(lengths, kept).cpu().numpy(),
         "kept": kept.T.contiguous().cpu().numpy(),
-        "logits": logits.cpu().numpy(),
     }
+    if dynamics.task.reads == "documents":
+        infos["logits"] = outputs.cpu().numpy()
+    return rewards.double().cpu().numpy(), infos
 
 
 @torch.inference_mode()
@@ -297,8 +306,8 @@ def hidden_bound(dynamics: Dynamics, document: Tokens) -> NDArray[np.float32]:
         dynamics: the decision process.
         document: any one document, on the encoder's device.
     """
-    encoder = dynamics.encoder
-    encoder.model.eval()  # dropout would come between the norm and the states
+    encoder = dynamics.reducer.encoder
+    encoder.plain.eval()  # dropout would come between the norm and the states
     last_output: dict[nn.LayerNorm, Tensor] = {}
     hooks = [
         module.register_forward_hook(lambda norm, _, output: last_output.update({norm: output}))
@@ -327,21 +336,6 @@ def _bound_of_norm(hidden: Tensor, last_output: Mapping[nn.LayerNorm, Tensor]) -
             bound: Tensor = ROUNDING * ((width - 1) ** 0.5 * scale.abs() + shift.abs())
             return bound.float().clamp(min=torch.finfo(torch.float32).tiny)  # an empty interval is no Box
     return torch.full((hidden.shape[1],), torch.finfo(torch.float32).max, device=hidden.device)
-
-
-def _check_documents(tokens: Tokens, labels: Tensor, num_labels: int) -> None:
-    if len(tokens) == 0:
-        raise InputError("tokens must hold at least one document, and hold none: pass a non-empty split")
-    if labels.shape != (len(tokens),):
-        raise InputError(
-            f"labels must be one for each of the {len(tokens)} documents, and have the shape {tuple(labels.shape)}: "
-            "pass the labels of the same split"
-        )
-    if not 0 <= int(labels.min()) <= int(labels.max()) < num_labels:
-        raise InputError(
-            f"labels must be from 0 to {num_labels - 1}, and go from {int(labels.min())} to {int(labels.max())}: "
-            "pass class indices as the model numbers them"
-        )
 
 
 def _option(options: Mapping[str, Any] | None, name: str, draw: Callable[[], Any]) -> Any:

@@ -17,11 +17,11 @@ from trbert.errors import (
 )
 
 if TYPE_CHECKING:
-    from trbert.modeling import TrbertConfig, TrbertForSequenceClassification, load
+    from trbert.modeling import TrbertConfig, TrbertForSequenceClassification, TrbertModel, load
 
 __version__ = "0.1.0"
 
-_LAZY = ("TrbertConfig", "TrbertForSequenceClassification", "load")
+_LAZY = ("TrbertConfig", "TrbertForSequenceClassification", "TrbertModel", "load")
 
 __all__ = [
     "DamagedCheckpoint",
@@ -31,6 +31,7 @@ __all__ = [
     "TrbertConfig",
     "TrbertError",
     "TrbertForSequenceClassification",
+    "TrbertModel",
     "UnsupportedModel",
     "load",
 ]

@@ -1,23 +1,22 @@
-"""A Hugging Face classifier in stages: embed a packed row, run its own layers i..j on it, run its own head."""
+"""A Hugging Face model in stages: embed a packed row, run its own layers i..j on it, run its own head."""
 
 import copy
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from trbert.errors import InputError
-from trbert.packed.attention import PACKED_ATTENTION
+from trbert.packed.attention import PACKED_ATTENTION, AttentionProbe
 from trbert.packed.batch import PackedBatch, split_documents, start_batch
 from trbert.packed.families import Family, family_of
 from trbert.packed.tokens import Tokens
-from trbert.selection.fusion import Fusion
-from trbert.shapes import Logits, TokenFloat
+from trbert.runners.eager import Eager
+from trbert.runners.runner import RotaryTables, Runner
+from trbert.shapes import Float, Hidden, Logits
 
 _BLOCK_BYTES = 12 * 2**20
 """Most bytes of one state on a CPU. Measured on two cores, float32, documents of 512 tokens, against the padded model:
@@ -26,37 +25,29 @@ size) 1.07x with none, of 1,024 1.02x; batch 32 1.00x, 1.11x, 1.14x, 1.10x; BERT
 faults, in rows of 1,024 tokens (this size) 1.01x with none."""
 
 
-class CompiledStages(dict[tuple[int, int], Callable[..., Tensor]]):
-    """Compiled runs of layers first, …, last − 1, by (first, last), made at first use.
-
-    A copy has none: they would run the layers of the model that was copied.
-    """
-
-    def __reduce__(self) -> tuple[type["CompiledStages"], tuple[()]]:
-        return CompiledStages, ()
+Reads = Literal["documents", "tokens"]
+"""What a head reads: one state of each document, or the last state of every original token."""
 
 
 class Encoder:
-    """The stages of a Hugging Face `…ForSequenceClassification`, none of its modules copied or rewritten.
+    """The stages of a Hugging Face model with a head, none of its modules copied or rewritten.
 
     Args:
-        model: the classifier; its attention is switched to `trbert_packed`, which serves padded calls as well.
-        compiled: layers run compiled, where no gradient is wanted; kept there for the next encoder of this model.
-        fusion: tells the first token of what is dropped; None tells it nothing.
+        plain: the Hugging Face model; its attention is switched to `trbert_packed`, which serves padded calls as well.
+        runner: how its layers are run; eagerly when None.
 
     Raises:
         UnsupportedModel: The model is of a family without adapter.
     """
 
-    def __init__(self, model: Any, compiled: CompiledStages | None = None, fusion: Fusion | None = None) -> None:
-        self.family: Family = family_of(model.config)
-        self.model = model
-        self.compiled = compiled
-        self.base = model.base_model
+    def __init__(self, plain: Any, runner: Runner | None = None) -> None:
+        self.family: Family = family_of(plain.config)
+        self.plain = plain
+        self.base = plain.base_model
         self.layers = self.family.layer_list(self.base)
-        self.fusion = Fusion(model.config.hidden_size, 0) if fusion is None else fusion
-        if model.config._attn_implementation != PACKED_ATTENTION:  # a walk over all modules, longer than a short layer
-            model.set_attn_implementation(PACKED_ATTENTION)
+        self.runner = Eager() if runner is None else runner
+        if plain.config._attn_implementation != PACKED_ATTENTION:  # a walk over all modules, longer than a short layer
+            plain.set_attn_implementation(PACKED_ATTENTION)
 
     @property
     def device(self) -> torch.device:
@@ -93,25 +84,24 @@ class Encoder:
             states = projection(states)
         return batch.with_hidden(states[0])
 
-    def run_layers(self, batch: PackedBatch, first: int, last: int, received: TokenFloat | None = None) -> PackedBatch:
+    def run_layers(self, batch: PackedBatch, first: int, last: int, listens: bool = False) -> PackedBatch:
         """Returns the batch after layers first, …, last − 1.
 
         Args:
             batch: states that enter layer `first`.
             first: index of the first layer to run.
             last: index after the last layer to run.
-            received: filled in place with the attention each token received in the last of these layers.
+            listens: the batch's `received` is to be the attention that each token received in the last of them.
         """
         if first == last:
             return batch
         pieces = split_documents(batch, self._tokens_at_once())
         if len(pieces) == 1:
-            return self._run_layers(batch, first, last, received)
-        shares = [None] * len(pieces) if received is None else received.split([len(piece.hidden) for piece in pieces])
-        finished = [
-            self._run_layers(piece, first, last, share).hidden for piece, share in zip(pieces, shares, strict=True)
-        ]
-        return batch.with_hidden(torch.cat(finished))
+            return self._run_layers(batch, first, last, listens)
+        finished = [self._run_layers(piece, first, last, listens) for piece in pieces]
+        received = [piece.received for piece in finished if piece.received is not None]
+        hidden = torch.cat([piece.hidden for piece in finished])
+        return batch.with_hidden(hidden, torch.cat(received) if received else None)
 
     def _tokens_at_once(self) -> int:
         """Returns how long a row may be: on a CPU so long that a layer's widest state fits `_BLOCK_BYTES`.
@@ -127,37 +117,38 @@ class Encoder:
         widest = max(getattr(config, "intermediate_size", 0), 4 * config.hidden_size)
         return max(512, _BLOCK_BYTES // (self.dtype.itemsize * widest))
 
-    def _run_layers(self, batch: PackedBatch, first: int, last: int, received: TokenFloat | None) -> PackedBatch:
-        states, offsets = batch.hidden[None], batch.offsets.to(torch.int32)
-        rotary = self._rotary_tables(batch)
-        layers = self.layers[first:last]
-        if self.compiled is None or received is not None or torch.is_grad_enabled():
-            states = _run(layers, states, offsets, batch.positions, rotary, batch.segments, received)
-        else:
-            if (first, last) not in self.compiled:
-                self.compiled[first, last] = torch.compile(partial(_run, layers), dynamic=True)
-            states = self.compiled[first, last](states, offsets, batch.positions, rotary)
-        return batch.with_hidden(states[0])
+    def _run_layers(self, batch: PackedBatch, first: int, last: int, listens: bool) -> PackedBatch:
+        probe = AttentionProbe() if listens else None
+        hidden = self.runner.run(self.layers, (first, last), batch, self._rotary_tables(batch), probe)
+        return batch.with_hidden(hidden, probe.received if probe else None)
 
-    def finish(self, batch: PackedBatch, **head_arguments: Any) -> Any:
-        """Returns what the model's own head says of the finished states: a `SequenceClassifierOutput`.
+    def read(self, finished: PackedBatch, reads: Reads) -> Logits:
+        """Returns what the head says of finished states none of which were dropped.
 
-        The head runs as Hugging Face wrote it: the classifier's own `forward`, with the encoder below it replaced by
-        the states at hand. Heads that average over tokens average over those that were kept.
+        Args:
+            finished: states after the last layer.
+            reads: whether the head reads documents or tokens.
         """
-        head = copy.copy(self.model)
-        head._modules = dict(self.model._modules)
-        head._modules[self.model.base_model_prefix] = _FinishedEncoder(self.family, self.base)
-        states, mask = _padded(batch)
-        return head(inputs_embeds=states, attention_mask=mask, return_dict=True, **head_arguments)
+        return self.read_documents(finished) if reads == "documents" else self.read_tokens(finished.hidden)
 
-    def logits(self, batch: PackedBatch) -> Logits:
-        """Returns the class logits of finished states."""
-        return self.finish(batch).logits
+    def read_documents(self, batch: PackedBatch) -> Logits:
+        """Returns what the model's own head says of each document's finished states.
 
-    def unreduced_logits(self, tokens: Tokens) -> Logits:
-        """Returns the class logits of the plain model, packed."""
-        return self.logits(self.run_layers(self.embed(tokens), 0, len(self.layers)))
+        The head runs as Hugging Face wrote it: the model's own `forward`, with the encoder below it replaced by the
+        states at hand. Heads that average over tokens average over those that were kept.
+        """
+        return self._head(*_padded(batch))
+
+    def read_tokens(self, states: Hidden) -> Float[Tensor, "total classes"]:
+        """Returns what the model's own head says of each token's last state; the head sees one token at a time."""
+        return self._head(states[None], torch.ones(1, len(states), dtype=torch.long, device=states.device))[0]
+
+    def _head(self, states: Tensor, mask: Tensor) -> Tensor:
+        head = copy.copy(self.plain)
+        head._modules = dict(self.plain._modules)
+        head._modules[self.plain.base_model_prefix] = _FinishedEncoder(self.family, self.base)
+        outputs: Tensor = head(inputs_embeds=states, attention_mask=mask, return_dict=True).logits
+        return outputs
 
     def _position_ids(self, tokens: Tokens, batch: PackedBatch) -> Tensor:
         config = self.base.config
@@ -176,7 +167,7 @@ class Encoder:
             )
         return positions
 
-    def _rotary_tables(self, batch: PackedBatch) -> dict[str | None, tuple[Tensor, Tensor]]:
+    def _rotary_tables(self, batch: PackedBatch) -> RotaryTables:
         if self.family.rotary is None:
             return {}
         rotary = attrgetter(self.family.rotary)(self.base)
@@ -184,30 +175,6 @@ class Encoder:
         if not self.family.rotary_by_layer_type:
             return {None: rotary(states, positions)}
         return {kind: rotary(states, positions, kind) for kind in set(self.base.config.layer_types)}
-
-
-def _run(
-    layers: Sequence[Any],
-    states: Tensor,
-    offsets: Tensor,
-    positions: Tensor,
-    rotary: dict[str | None, tuple[Tensor, Tensor]],
-    segments: list[int] | None = None,
-    received: Tensor | None = None,
-) -> Tensor:
-    """Returns the states [1, total, dim] after the layers; `received` is filled by the last."""
-    for index, layer in enumerate(layers):
-        kind = getattr(layer, "attention_type", None)
-        states = layer(
-            states,
-            attention_mask=None,
-            segments=segments,
-            offsets=offsets,
-            token_positions=positions,
-            received=received if index == len(layers) - 1 else None,
-            **({"position_embeddings": rotary[kind if kind in rotary else None]} if rotary else {}),
-        )
-    return states
 
 
 class _FinishedEncoder(nn.Module):

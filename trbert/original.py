@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification
 
 from trbert.errors import InputError
 from trbert.selection.policy import Policy
+from trbert.tasks import TASKS, Task
 
 # As in "bert.encoder.linear_1.0.weight": layer 1 or 2 of the head, then which reduction point it decides at.
 _HEAD_NAME = re.compile(r"(?:^|.*\.)linear_([12])\.(\d+)\.(weight|bias)$")
@@ -20,29 +20,29 @@ class OriginalModel:
     """What an original checkpoint holds.
 
     Attributes:
-        classifier: the Hugging Face classifier below the policy.
+        plain: the Hugging Face model below the policy.
         policy: one head per reduction point; keeps a token where p ≥ ½, the selector's dial at 0.
         points: the reduction points that the original has wired in: layers 1 and L//2.
     """
 
-    classifier: Any
+    plain: Any
     policy: Policy
     points: tuple[int, ...]
 
 
-def import_original(state: Mapping[str, Tensor], config: Any) -> OriginalModel:
-    """Returns the classifier and the policy of an original TR-BERT checkpoint.
+def import_original(state: Mapping[str, Tensor], config: Any, task: Task = TASKS["classification"]) -> OriginalModel:
+    """Returns the plain model and the policy of an original TR-BERT checkpoint.
 
     Args:
         state: the checkpoint's state dict, as `torch.load("pytorch_model.bin", weights_only=True)` gives it.
         config: the Hugging Face configuration beside it, with `num_labels`.
+        task: what it was trained for.
 
     Raises:
         InputError: Policy heads are missing or of a wrong shape, or the rest does not fit the configuration.
     """
-    auto: Any = AutoModelForSequenceClassification
-    classifier = auto.from_config(config)
-    wanted = classifier.state_dict()
+    plain = task.auto_class.from_config(config)
+    wanted = plain.state_dict()
     rest = {_new_name(name): value for name, value in state.items() if not _HEAD_NAME.match(name)}
     # The original's transformers 2.5.1 kept no such buffers, later ones did; they are counted, not learned.
     rest = {name: value for name, value in rest.items() if not name.endswith(".position_ids")}
@@ -52,9 +52,9 @@ def import_original(state: Mapping[str, Tensor], config: Any) -> OriginalModel:
         raise InputError(f"a {config.model_type} classifier has no {unknown[0]!r}: pass the checkpoint's own config")
     for name, value in rest.items():
         _check_shape(name, value, tuple(wanted[name].shape))
-    classifier.load_state_dict(rest)
+    plain.load_state_dict(rest)
     points = original_points(config.num_hidden_layers)
-    return OriginalModel(classifier.eval(), import_policy(state, config.hidden_size, len(points)), points)
+    return OriginalModel(plain.eval(), import_policy(state, config.hidden_size, len(points)), points)
 
 
 def import_policy(state: Mapping[str, Tensor], dim: int, num_points: int) -> Policy:

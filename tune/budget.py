@@ -1,11 +1,9 @@
 """A time budget, shared out: how many trials, and how many documents each stage may see."""
 
 import math
-import re
 from bisect import bisect_right
 from dataclasses import dataclass, replace
 
-from trbert.errors import InputError
 from tune.settings import Settings, override
 
 TEACHER_SHARE, TRIALS_SHARE, CLOSING_SHARE = 0.25, 0.5, 0.15
@@ -79,26 +77,6 @@ def after_preparing(plan: Plan, elapsed: float) -> Plan:
     closing = min(CLOSING_SHARE * plan.seconds, MOST_CLOSING_S)
     left = (plan.seconds - closing - elapsed) / waves
     return replace(plan, trial_seconds=max(left, plan.trial_seconds / 4))
-
-
-def parse_duration(text: str) -> float:
-    """Returns a duration like "90s", "10m", "2h" or "1h30m" in seconds.
-
-    Raises:
-        InputError: It is none.
-
-    Example:
-        >>> parse_duration("1h30m")
-        5400.0
-    """
-    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", text.strip())
-    if not match or not any(match.groups()):
-        raise InputError(f"a budget must be a duration such as 90s, 10m or 1h30m, and is {text!r}")
-    hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    total = 3600 * hours + 60 * minutes + seconds
-    if total <= 0:
-        raise InputError(f"a budget must be more than nothing, and is {text!r}")
-    return total
 
 
 def fit_teacher(settings: Settings, plan: Plan, seconds_a_document: float, documents: int) -> Settings:

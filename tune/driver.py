@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,18 +14,19 @@ from ray import tune
 from ray.exceptions import RayTaskError
 from ray.util.queue import Queue
 
-from trbert.data.readers import Columns
 from trbert.measure.latency import LatencyTable, load_latency
 from tune.budget import Plan, after_preparing, fit_trial
 from tune.checkpoints import StateFolder, StateKeeper
-from tune.learning.prepare import FreePoint, Prepared, free_points, prepare
+from tune.learning.prepare import Prepared, prepare
 from tune.learning.teacher_stage import train_teacher
 from tune.planner import bundle, cluster_at_hand, gpus_each
 from tune.progress import Console, SearchProgress
+from tune.results.front import Point
 from tune.results.report import collect, finished
+from tune.results.rules import free_points
 from tune.results.table import table
-from tune.runs import RunFolder, write_json
-from tune.settings import Settings, from_json, to_json
+from tune.runs import RunFolder, SavedRun, write_run
+from tune.settings import Search, Settings
 from tune.space import first_guesses, point_choices, search_space, to_settings
 from tune.suggestions import FreshSearch
 from tune.teams import TeamPlan, teach_together
@@ -37,17 +38,15 @@ class Shared:
     """What is made once and used by every trial and by the report."""
 
     prepared: Prepared
-    free: list[FreePoint]
+    free: list[Point]
 
 
-def run_search(
-    folder: RunFolder, saved: dict[str, Any], plan: Plan, *, cores: int, resumed: bool, verbose: bool
-) -> str:
+def run_search(folder: RunFolder, saved: SavedRun, plan: Plan, *, cores: int, resumed: bool, verbose: bool) -> str:
     """Runs or continues a search and writes its results; returns the closing text.
 
     Args:
         folder: of the run.
-        saved: what settings.json says.
+        saved: what is asked for.
         plan: how the budget is spent.
         cores: processors of this machine; a cluster knows its own.
         resumed: continue the trials in `folder`.
@@ -59,24 +58,24 @@ def run_search(
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         # It prints a traceback for every process that a trial outlives; the console says so in a line.
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    settings, asked = from_json(saved["settings"]), saved["search"]
+    settings, search = saved.settings, saved.search
     # Read here: a file of this machine is on no other of a cluster.
     table_file = settings.select.latency_table
     latency = None if table_file is None else load_latency(table_file)
-    if asked["address"] or asked["num_learners"] > 1:
-        _start_ray(asked["address"] or "local", cores, verbose)
-        team = _team(folder, asked, "teacher")
-        shared = _on_cluster(settings, plan, console, _gpus_each(asked), latency, _states(folder, asked), team)
+    if search.address or search.num_learners > 1:
+        _start_ray(search.address or "local", cores, verbose)
+        team = _team(folder, search, "teacher")
+        shared = _on_cluster(settings, plan, console, _gpus_each(search), latency, _states(folder, search), team)
     else:
-        shared = make_shared(settings, plan, console.line, latency, _states(folder, asked))
+        shared = make_shared(settings, plan, console.line, latency, _states(folder, search))
         _start_ray("local", cores, verbose)
     try:
-        if not resumed or "fitted" not in saved:
+        fitted = saved.fitted if resumed else None
+        if fitted is None:
             plan = after_preparing(plan, time.monotonic() - started)
             fitted = _fit(settings, plan, shared.prepared, console)
-            saved = {**saved, "fitted": to_json(fitted)}
-            write_json(folder.settings, saved)
-        results = _run_trials(folder, saved, plan, shared.prepared, console, resumed=resumed, verbose=verbose)
+            write_run(folder, replace(saved, fitted=fitted))
+        results = _run_trials(folder, search, fitted, plan, shared.prepared, console, resumed=resumed, verbose=verbose)
     finally:
         console.end()
         ray.shutdown()
@@ -86,14 +85,14 @@ def run_search(
         why = f", the first with {errors[0].strip().splitlines()[-1]}" if errors else ""
         raise RuntimeError(f"none of {plan.trials} trials finished{why}: their logs lie in {folder.trials}")
     console.line("measuring the front's models, one at a time")
-    points = collect(folder, shared.prepared, from_json(saved["fitted"]), shared.free, results)
+    points = collect(folder, shared.prepared, fitted, shared.free, results)
     missing = f"{plan.trials - done} of {plan.trials} trials did not finish\n" if done < plan.trials else ""
     return f"\n{table(points)}\n\n{missing}{_paths(folder)}"
 
 
 def _fit(settings: Settings, plan: Plan, prepared: Prepared, console: Console) -> Settings:
     """Returns the settings of a trial, its documents cut to what the budget allows."""
-    fitted = fit_trial(settings, plan, prepared.training_seconds, len(prepared.validation.labels))
+    fitted = fit_trial(settings, plan, prepared.training_seconds, len(prepared.validation.tokens))
     console.line(
         f"a trial: {fitted.select.warm_start_documents:,} documents of warm start, {fitted.select.documents:,} of "
         f"select, {fitted.joint.documents:,} of joint, in {plan.trial_seconds:.0f} s"
@@ -101,20 +100,20 @@ def _fit(settings: Settings, plan: Plan, prepared: Prepared, console: Console) -
     return fitted
 
 
-def _gpus_each(asked: dict[str, Any]) -> float:
+def _gpus_each(search: Search) -> float:
     """Returns the GPUs of each trial's learner and workers: as asked, else the even share that it was planned with."""
-    if asked["gpus_per_worker"] is not None:
-        return float(asked["gpus_per_worker"])
-    return gpus_each(cluster_at_hand(), 1 + asked["num_rollout_workers"], asked["num_learners"])
+    if search.gpus_per_worker is not None:
+        return search.gpus_per_worker
+    return gpus_each(cluster_at_hand(), search.processes, search.num_learners)
 
 
-def _team(folder: RunFolder, asked: dict[str, Any], stage: str) -> TeamPlan | None:
+def _team(folder: RunFolder, search: Search, stage: str) -> TeamPlan | None:
     """Returns where several learners learn a stage together; None where there is one alone."""
-    if asked["num_learners"] == 1:
+    if search.num_learners == 1:
         return None
     gpus = cluster_at_hand().total("GPU") > 0
     run = f"{folder.path.name}-{stage}"
-    return TeamPlan(size=asked["num_learners"], gpus=gpus, storage=_storage(folder, asked), run=run)
+    return TeamPlan(size=search.num_learners, gpus=gpus, storage=_storage(folder, search), run=run)
 
 
 def make_shared(
@@ -178,7 +177,8 @@ def _on_cluster(
 
 def _run_trials(
     folder: RunFolder,
-    saved: dict[str, Any],
+    search: Search,
+    fitted: Settings,
     plan: Plan,
     prepared: Prepared,
     console: Console,
@@ -186,34 +186,33 @@ def _run_trials(
     resumed: bool,
     verbose: bool,
 ) -> list[Any]:
-    asked = saved["search"]
-    workers, gpus = asked["num_rollout_workers"], _gpus_each(asked)
+    gpus = _gpus_each(search)
     trainable = tune.with_resources(
         tune.with_parameters(
             run_trial,
             prepared=prepared,
-            settings=saved["fitted"],
-            num_rollout_workers=workers,
+            settings=fitted,
+            num_rollout_workers=search.num_rollout_workers,
             gpus_per_worker=gpus,
             deadline_s=1.3 * plan.trial_seconds,
-            team=_team(folder, asked, "joint"),
+            team=_team(folder, search, "joint"),
         ),
-        tune.PlacementGroupFactory([bundle(gpus)] * (1 + workers)),
+        tune.PlacementGroupFactory([bundle(gpus)] * search.processes),
     )
-    storage = _storage(folder, asked)
-    trials = f"{storage}/{_trials_name(folder, asked)}"
+    storage = _storage(folder, search)
+    trials = f"{storage}/{_trials_name(folder, search)}"
     if resumed and tune.Tuner.can_restore(trials):
         tuner = tune.Tuner.restore(trials, trainable=trainable, resume_unfinished=True, restart_errored=True)
     else:
         tuner = tune.Tuner(
             trainable,
-            tune_config=_tune_config(saved, plan, prepared),
+            tune_config=_tune_config(search, fitted, plan, prepared),
             run_config=tune.RunConfig(
-                name=_trials_name(folder, asked),
+                name=_trials_name(folder, search),
                 storage_path=storage,
                 callbacks=[SearchProgress(console, plan.trials)],
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
-                failure_config=tune.FailureConfig(max_failures=10 if asked["address"] else 1),
+                failure_config=tune.FailureConfig(max_failures=10 if search.address else 1),
                 verbose=1 if verbose else 0,
             ),
         )
@@ -222,32 +221,31 @@ def _run_trials(
     return list(results)
 
 
-def _states(folder: RunFolder, asked: dict[str, Any]) -> str:
+def _states(folder: RunFolder, search: Search) -> str:
     """Returns where the teacher's states lie while it is trained."""
-    return f"{_storage(folder, asked)}/{folder.path.name}-teacher-states"
+    return f"{_storage(folder, search)}/{folder.path.name}-teacher-states"
 
 
-def _storage(folder: RunFolder, asked: dict[str, Any]) -> str:
+def _storage(folder: RunFolder, search: Search) -> str:
     """Returns where trials and learners keep their checkpoints."""
-    return asked["storage"] or os.path.abspath(folder.path)
+    return search.storage or os.path.abspath(folder.path)
 
 
-def _trials_name(folder: RunFolder, asked: dict[str, Any]) -> str:
+def _trials_name(folder: RunFolder, search: Search) -> str:
     """Returns the trials' folder: within the run's own, or named after the run where many share one storage."""
-    return f"{folder.path.name}-trials" if asked["storage"] else folder.trials.name
+    return f"{folder.path.name}-trials" if search.storage else folder.trials.name
 
 
-def _tune_config(saved: dict[str, Any], plan: Plan, prepared: Prepared) -> tune.TuneConfig:
-    fixed, num_layers = saved["search"]["fixed"], prepared.config.num_hidden_layers
-    fitted = from_json(saved["fitted"])
+def _tune_config(search: Search, fitted: Settings, plan: Plan, prepared: Prepared) -> tune.TuneConfig:
+    fixed, num_layers = search.fixed, prepared.config.num_hidden_layers
     ratios = fitted.select.keep_ratios
     # Of fixed ratios there is one for each point.
     num_points = len(ratios) if ratios and "select.points" not in fixed else None
     space = search_space(num_layers, prepared.penalty, fixed, num_points)
-    pairs = len(Columns.named(fitted.data.text_column, fitted.data.label_column).texts) == 2
+    pairs = len(prepared.task.columns(fitted.data.text_column, fitted.data.label_column).inputs) == 2
     documents = fitted.select.documents
     guesses = first_guesses(num_layers, prepared.penalty, documents, fixed, num_points, pairs=pairs)
-    searcher = space and FreshSearch(space, guesses[: plan.trials], seed=saved["settings"]["seed"])
+    searcher = space and FreshSearch(space, guesses[: plan.trials], seed=fitted.seed)
     # Where all of it was fixed the trials repeat one configuration.
     return tune.TuneConfig(
         search_alg=searcher or None, num_samples=plan.trials, max_concurrent_trials=plan.concurrent, reuse_actors=False

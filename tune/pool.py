@@ -32,7 +32,7 @@ class RolloutActor:
 
     def __init__(self, prepared: Prepared, settings: Settings) -> None:
         torch.set_num_threads(settings.compute.threads or 1)
-        self.sampler = Model(prepared, settings).sampler(prepared.train.examples())
+        self.sampler = Model(prepared, settings).sampler(prepared.train)
 
     def ready(self) -> None:
         """Answers once the actor stands, so that no item waits for one that is not there."""

@@ -6,12 +6,13 @@ import os
 import platform
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from trbert.errors import RunFolderError
+from trbert.errors import InputError, RunFolderError
 from trbert.files import write_whole
+from tune.settings import Search, Settings, from_json, to_json
 
 _VERSIONS_OF = ("torch", "transformers", "ray", "datasets", "gymnasium", "optuna", "numpy", "safetensors")
 
@@ -79,8 +80,31 @@ def free_name(runs: Path, wanted: str) -> str:
     return next(name for name in names if not (runs / name).exists())
 
 
-def existing_run(path: str) -> tuple[RunFolder, dict[str, Any]]:
-    """Returns a run's folder and what `settings.json` says.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedRun:
+    """What `settings.json` holds.
+
+    Attributes:
+        settings: as asked for.
+        search: what was asked for beside them.
+        fitted: the settings of a trial, its documents cut to the budget; None before that is known.
+    """
+
+    settings: Settings
+    search: Search
+    fitted: Settings | None = None
+
+
+def write_run(folder: RunFolder, saved: SavedRun) -> None:
+    """Writes a run's `settings.json`, with the versions that its results depend on."""
+    values = {"settings": to_json(saved.settings), "search": asdict(saved.search), "versions": versions()}
+    if saved.fitted is not None:
+        values["fitted"] = to_json(saved.fitted)
+    write_json(folder.settings, values)
+
+
+def existing_run(path: str) -> tuple[RunFolder, SavedRun]:
+    """Returns a run's folder and what its `settings.json` says.
 
     Raises:
         RunFolderError: There is no run, or its settings cannot be read.
@@ -91,14 +115,22 @@ def existing_run(path: str) -> tuple[RunFolder, dict[str, Any]]:
             f"{folder.path} must be the folder of a run, with a settings.json, and is none: check --resume"
         )
     try:
-        saved = json.loads(folder.settings.read_text(encoding="utf-8"))
-        if not all(isinstance(saved[part], dict) for part in ("settings", "search")):
+        found = json.loads(folder.settings.read_text(encoding="utf-8"))
+        if not all(isinstance(found[part], dict) for part in ("settings", "search")):
             raise TypeError("its settings are no objects")
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise RunFolderError(
             f"{folder.settings} cannot be read ({error}): start the search again under another --name"
         ) from error
-    return folder, saved
+    try:
+        search = Search(**{**found["search"], "fixed": tuple(found["search"].get("fixed", ()))})
+        settings = from_json(found["settings"])
+        fitted = from_json(found["fitted"]) if "fitted" in found else None
+    except (TypeError, InputError) as error:
+        raise RunFolderError(
+            f"{folder.settings} was written by another version ({error}): start the search again under another --name"
+        ) from error
+    return folder, SavedRun(settings=settings, search=search, fitted=fitted)
 
 
 def forget_run(folder: RunFolder) -> None:

@@ -5,43 +5,18 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from trbert.console import Parser, exit_code
-from trbert.errors import InputError, RunFolderError, TrbertError
-from tune.budget import Plan, make_plan, parse_duration
-from tune.runs import RunFolder, existing_run, forget_run, free_name, make_run, versions, write_json
-from tune.settings import PRESETS, Settings, from_json, override, setting_names, to_json
+from trbert.errors import InputError, TrbertError
+from tune.budget import Plan, make_plan
+from tune.runs import RunFolder, SavedRun, existing_run, forget_run, free_name, make_run, write_run
+from tune.settings import PRESETS, Search, Settings, override, setting_names
+from tune.space import varied
 
 PAGES_SIZE = {"data.max_length": 128, "data.train_rows": 4000, "data.validation_rows": 300, "data.test_rows": 500}
 """The embedded default's share of its 8,743 pages: what ten minutes on two cores can use."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Search:
-    """What is asked for beside the settings of a model; saved with the run, so that it can be resumed.
-
-    Attributes:
-        num_trials: as many as fit the budget when None.
-        num_rollout_workers: actors that sample for each trial.
-        num_learners: processes that share each joint stage, and the teacher's training.
-        gpus_per_worker: GPUs of each trial's learner and of each of its workers; None shares out what there is.
-        budget: time for everything.
-        address: of a Ray cluster; None is this machine.
-        storage: where trials keep their checkpoints, if not in the run folder.
-        fixed: settings that the user gave, so that the search leaves them alone.
-    """
-
-    num_trials: int | None
-    num_rollout_workers: int
-    num_learners: int
-    gpus_per_worker: float | None
-    budget: str
-    address: str | None
-    storage: str | None
-    fixed: Sequence[str]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -102,16 +77,16 @@ def _run(options: argparse.Namespace) -> None:
         folder, saved = existing_run(options.resume)
     else:
         folder = RunFolder(Path(options.runs) / (options.name or free_name(Path(options.runs), "search")))
-        saved = {"settings": to_json(_settings(options)), "search": asdict(_search(options)), "versions": versions()}
-    search = _asked(saved, folder)
+        saved = SavedRun(settings=_settings(options), search=_search(options))
+    search = saved.search
     _quiet(options.verbose)
     plan, where = _plan(search)
-    print(describe(plan, from_json(saved["settings"]), search, folder, where), flush=True)
+    print(describe(plan, saved.settings, search, folder, where), flush=True)
     if options.dry_run:
         return
     if not options.resume:
         make_run(folder)
-        write_json(folder.settings, saved)
+        write_run(folder, saved)
     from tune.driver import run_search  # Ray and torch: only now, so that the plan comes at once
 
     try:
@@ -171,14 +146,6 @@ def _value(text: str) -> Any:
 
 
 def _search(options: argparse.Namespace) -> Search:
-    for name in ("num_rollout_workers", "gpus_per_worker"):
-        if (getattr(options, name) or 0) < 0:
-            raise InputError(f"--{name.replace('_', '-')} must be 0 or more, and is {getattr(options, name)}")
-    for name in ("num_trials", "num_learners"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name.replace('_', '-')} must be 1 or more, and is {value}")
-    parse_duration(options.budget)
     return Search(
         num_trials=options.num_trials,
         num_rollout_workers=options.num_rollout_workers,
@@ -191,23 +158,13 @@ def _search(options: argparse.Namespace) -> Search:
     )
 
 
-def _asked(saved: dict[str, Any], folder: RunFolder) -> Search:
-    try:
-        return Search(**saved["search"])
-    except TypeError as error:
-        raise RunFolderError(
-            f"{folder.settings} was written by another version ({error}): start the search again under another --name"
-        ) from error
-
-
 def _plan(search: Search) -> tuple[Plan, str]:
     """Returns how the budget is spent on the machines at hand, and what they are.
 
     Raises:
         InputError: They can never hold a trial, or do not answer.
     """
-    seconds, learners = parse_duration(search.budget), search.num_learners
-    processes = 1 + search.num_rollout_workers
+    seconds, learners, processes = search.seconds, search.num_learners, search.processes
     if search.address is None:
         cores, each = _cores(), processes + (learners if learners > 1 else 0)
         if each > cores:
@@ -243,14 +200,14 @@ def describe(plan: Plan, settings: Settings, search: Search, folder: RunFolder, 
             f"up to {plan.trial_seconds:.0f} s a trial",
             f"stages    teacher up to {plan.teacher_seconds:.0f} s (kept for later runs), select on up to "
             f"{settings.select.documents:,} documents, {joint}",
-            "space     penalty, reduction points, free keep-ratio, two learning rates; quality against cost",
+            f"space     {', '.join(varied(search.fixed)) or 'nothing, all is fixed'}; quality against cost",
             f"time      about {plan.seconds / 60:.0f} minutes (--budget {search.budget})",
         ]
     )
 
 
 def _quiet(verbose: bool) -> None:
-    """Sets what must be set before Ray and transformers are imported (RAY.md section 3, traps 1, 5 and 6)."""
+    """Sets what must be set before Ray and transformers are imported (docs/clusters.md)."""
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

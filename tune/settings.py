@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -80,9 +81,6 @@ class SelectSettings:
     step_documents: int = _setting(16, "documents a policy step")
     item_documents: int = _setting(8, "documents a rollout work item: what one worker samples at a time")
     learning_rate: float = _setting(3e-3, "highest learning rate of the policy")
-    dial_range: float = _setting(
-        0.0, "dials are drawn from ±this, seen by the policy, and change the penalty by e^-dial; 0: one penalty"
-    )
     reward_to_go: bool = _setting(
         True, "a point's decisions answer for the cost from there on, not for what was before"
     )
@@ -112,7 +110,6 @@ class SelectSettings:
         unused = self.latency_table is not None and self.price != "latency"
         _check(not unused, "select.latency_table", "unset unless select.price is 'latency'", self.latency_table)
         _check(0 <= self.guided_share <= 1, "select.guided_share", "a fraction from 0 to 1", self.guided_share)
-        _check(self.dial_range >= 0, "select.dial_range", "0 or more", self.dial_range)
         _check(self.temperature > 0, "select.temperature", "positive", self.temperature)
         _check(self.warm_start_documents >= 0, "select.warm_start_documents", "0 or more", self.warm_start_documents)
 
@@ -178,8 +175,11 @@ class Settings:
         None, "learned positions the encoder is given, by repeating its own; its own when unset"
     )
     policy_width: int = _setting(32, "hidden width of a policy head")
-    selector: Literal["policy", "gumbel", "first", "random", "attention", "saliency"] = _setting(
-        "policy", "what decides: the policy, its heads learned by relaxation instead ('gumbel'), or a rule"
+    task: str = _setting("classification", "what is predicted: 'classification', one label for a text or a pair")
+    selector: str = _setting(
+        "policy",
+        "what decides: the policy, its heads learned by relaxation instead ('gumbel'), or a rule: 'first', 'random', "
+        "'attention', 'saliency'",
     )
     policy_features: tuple[str, ...] = _setting(
         ("document", "neighbours"),
@@ -197,12 +197,94 @@ class Settings:
         _check(self.policy_width > 0, "policy_width", "positive", self.policy_width)
         known = set(self.policy_features) <= {"document", "neighbours"}
         _check(known, "policy_features", "among document, neighbours", self.policy_features)
-        selectors = ("policy", "gumbel", "first", "random", "attention", "saliency")
-        _check(self.selector in selectors, "selector", f"one of {', '.join(selectors)}", self.selector)
-        thresholds = self.selector in ("policy", "gumbel") or self.joint.fastest > 0
+        chosen = type(self).__dataclass_fields__
+        if self.task != chosen["task"].default:
+            _check_task(self.task)
+        if self.selector != chosen["selector"].default:
+            self._check_selector()
+
+    def _check_selector(self) -> None:
+        # Torch: only where another than the default is asked for, so that a plan comes at once.
+        from trbert.selection.selectors import selector_class
+
+        kind = selector_class(self.selector)
+        thresholds = kind.learns or self.joint.fastest > 0
         _check(thresholds, "joint.fastest", "more than 1 for a selector that draws nothing", self.joint.fastest)
-        guided = self.selector == "gumbel" and self.select.guided_share > 0
-        _check(not guided, "select.guided_share", "0 with selector 'gumbel'", self.select.guided_share)
+        guided = kind.relaxed and self.select.guided_share > 0
+        _check(not guided, "select.guided_share", f"0 with selector {self.selector!r}", self.select.guided_share)
+
+
+def _check_task(name: str) -> None:
+    from trbert.tasks import task_of  # torch: only where another than the default is asked for
+
+    task_of(name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What is asked for beside the settings of a model; saved with the run, so that it can be resumed.
+
+    Attributes:
+        num_trials: as many as fit the budget when None.
+        num_rollout_workers: actors that sample for each trial.
+        num_learners: processes that share each joint stage, and the teacher's training.
+        gpus_per_worker: GPUs of each trial's learner and of each of its workers; None shares out what there is.
+        budget: time for everything, such as "10m".
+        address: of a Ray cluster; None is this machine.
+        storage: where trials keep their checkpoints, if not in the run folder.
+        fixed: settings that the user gave, so that the search leaves them alone.
+
+    Raises:
+        InputError: A number is too small, or the budget is no duration.
+    """
+
+    num_trials: int | None = None
+    num_rollout_workers: int = 0
+    num_learners: int = 1
+    gpus_per_worker: float | None = None
+    budget: str = "10m"
+    address: str | None = None
+    storage: str | None = None
+    fixed: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("num_rollout_workers", "gpus_per_worker"):
+            value = getattr(self, name)
+            _check(value is None or value >= 0, f"--{name.replace('_', '-')}", "0 or more", value)
+        for name in ("num_trials", "num_learners"):
+            value = getattr(self, name)
+            _check(value is None or value >= 1, f"--{name.replace('_', '-')}", "1 or more", value)
+        parse_duration(self.budget)
+
+    @property
+    def seconds(self) -> float:
+        """The budget."""
+        return parse_duration(self.budget)
+
+    @property
+    def processes(self) -> int:
+        """Processes of a trial: its own, and its rollout workers."""
+        return 1 + self.num_rollout_workers
+
+
+def parse_duration(text: str) -> float:
+    """Returns a duration like "90s", "10m", "2h" or "1h30m" in seconds.
+
+    Raises:
+        InputError: It is none.
+
+    Example:
+        >>> parse_duration("1h30m")
+        5400.0
+    """
+    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", text.strip())
+    if not match or not any(match.groups()):
+        raise InputError(f"a budget must be a duration such as 90s, 10m or 1h30m, and is {text!r}")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    total = 3600 * hours + 60 * minutes + seconds
+    if total <= 0:
+        raise InputError(f"a budget must be more than nothing, and is {text!r}")
+    return total
 
 
 TR_BERT: dict[str, Any] = {
@@ -214,7 +296,6 @@ TR_BERT: dict[str, Any] = {
     "select.baseline": "mean",
     "select.token_average": True,
     "select.reward_to_go": False,
-    "select.dial_range": 0.0,
     "select.guided_share": 0.5,
     "select.warm_start_documents": 0,
     "select.samples": 8,

@@ -38,6 +38,11 @@ def search_space(
     return {name: distribution for name, distribution in whole.items() if not _is_fixed(name, fixed)}
 
 
+def varied(fixed: Collection[str] = ()) -> tuple[str, ...]:
+    """Returns the names of what a search varies, without what the user fixed."""
+    return tuple(search_space(num_layers=2, penalty=1.0, fixed=fixed))
+
+
 def point_choices(num_layers: int, num_points: int | None = None) -> list[str]:
     """Returns the candidates for the reduction points; those of `num_points` points where that is given.
 

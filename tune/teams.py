@@ -16,10 +16,12 @@ from ray.train import torch as train_torch
 from torch import nn
 
 from trbert.encoder import Encoder
+from trbert.selection.reduction import Reducer
+from trbert.tasks import Task
 from trbert.tasks.examples import Examples
 from tune.checkpoints import StateKeeper, newest_state, report_to_train
 from tune.learning.model import Model
-from tune.learning.prepare import PackedArrays, Prepared, arrays_of, rebuilt
+from tune.learning.prepare import Prepared, arrays_of, rebuilt
 from tune.learning.select_stage import flatten, load_flat
 from tune.learning.steps import Keeper, Progress, StageTimeout, Team, pick_device
 from tune.learning.teacher_stage import train_teacher
@@ -168,7 +170,7 @@ class JointStage:
         prepared = ray.get(self.prepared)
         model = Model(prepared, self.settings)
         load_flat(model.policy, self.policy)
-        model.join(prepared.train.examples(), progress, keeper, team)
+        model.join(prepared.train, progress, keeper, team)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,17 +178,19 @@ class TeacherStage:
     """The teacher's training.
 
     Attributes:
-        config: the encoder's Hugging Face configuration.
+        task: what is predicted.
+        config: the plain model's Hugging Face configuration.
         weights: where it starts.
-        train: the documents.
+        train: the examples.
         settings: of the stage.
         compute: how the machine is used.
         seed: of the run.
     """
 
+    task: Task
     config: Any
     weights: "ray.ObjectRef[dict[str, NDArray[Any]]]"
-    train: "ray.ObjectRef[PackedArrays]"
+    train: "ray.ObjectRef[Examples]"
     settings: TeacherSettings
     compute: ComputeSettings
     seed: int
@@ -195,15 +199,14 @@ class TeacherStage:
     def learn(self, team: Team, progress: Progress, keeper: Keeper) -> None:
         """Trains the teacher in this process of the team."""
         torch.set_num_threads(self.compute.threads or 1)
-        encoder = Encoder(rebuilt(self.config, ray.get(self.weights), pick_device(self.compute.device)))
-        train_teacher(
-            encoder, ray.get(self.train).examples(), self.settings, self.compute, self.seed, progress, keeper, team
-        )
+        plain = rebuilt(self.task, self.config, ray.get(self.weights), pick_device(self.compute.device))
+        reducer = Reducer(encoder=Encoder(plain), task=self.task)
+        train_teacher(reducer, ray.get(self.train), self.settings, self.compute, self.seed, progress, keeper, team)
 
 
 def teach_together(
     plan: TeamPlan,
-    encoder: Encoder,
+    reducer: Reducer,
     examples: Examples,
     settings: TeacherSettings,
     compute: ComputeSettings,
@@ -211,16 +214,18 @@ def teach_together(
     told: Progress,
 ) -> None:
     """`train_teacher`, by a team."""
+    plain = reducer.encoder.plain
     stage = TeacherStage(
-        config=encoder.model.config,
-        weights=ray.put(arrays_of(encoder.model)),
-        train=ray.put(PackedArrays.of(examples)),
+        task=reducer.task,
+        config=plain.config,
+        weights=ray.put(arrays_of(plain)),
+        train=ray.put(examples),
         settings=settings,
         compute=compute,
         seed=seed,
     )
-    learn_together(stage, plan, list(encoder.model.parameters()), told=told)
-    encoder.model.eval()
+    learn_together(stage, plan, list(plain.parameters()), told=told)
+    plain.eval()
 
 
 def join_together(

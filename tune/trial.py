@@ -1,9 +1,8 @@
 """One trial: a Tune function. The learner in its process, its rollout workers in its placement group."""
 
-import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,22 +15,22 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from trbert.measure.evaluate import Evaluation
 from trbert.tasks.examples import Examples
 from tune.checkpoints import StageState, StateKeeper, newest_state, report_to_tune
-from tune.learning.model import CurvePoint, Model, dial_curve
+from tune.learning.model import Model, measure_along_dial
 from tune.learning.prepare import Prepared
 from tune.learning.steps import Progress, StageTimeout
 from tune.pool import RolloutPool
-from tune.settings import from_json, override, to_json
+from tune.results.front import UNNUMBERED, Point
+from tune.results.outcome import Outcome, write_outcome
+from tune.settings import Settings, override
 from tune.space import to_settings
 from tune.teams import TeamPlan, join_together
-
-RESULT = "trial.json"
 
 
 def run_trial(
     config: dict[str, Any],
     *,
     prepared: Prepared,
-    settings: dict[str, Any],
+    settings: Settings,
     num_rollout_workers: int,
     gpus_per_worker: float,
     deadline_s: float | None,
@@ -42,19 +41,19 @@ def run_trial(
     Args:
         config: the sampled part of the settings.
         prepared: what all trials share.
-        settings: the fixed part, as JSON.
+        settings: the fixed part.
         num_rollout_workers: actors that sample; 0 samples in this process.
         gpus_per_worker: of each actor.
         deadline_s: seconds after which learning stops and measuring starts; None for no limit.
         team: runs the joint stage in several processes; None in this one.
     """
-    own = override(from_json(settings), to_settings(config))
+    own = override(settings, to_settings(config))
     if own.compute.device == "auto":
         own = override(own, {"compute.device": "cuda" if gpus_per_worker else "cpu"})
     torch.set_num_threads(own.compute.threads or 1)
     started = time.monotonic()
     model = Model(prepared, own)
-    train, validation = prepared.train.examples(), prepared.validation.examples()
+    train, validation = prepared.train, prepared.validation
     found = newest_state(tune.get_checkpoint())
     items: dict[str, float] = {}
     if found is None or found.stage == "select":
@@ -63,16 +62,16 @@ def run_trial(
     until = started + deadline_s if deadline_s else None
     if team is None:
         keeper = StateKeeper("joint", found, report_to_tune)
-        _timed(lambda told: model.join(train, told, keeper), _Teller("joint", until))
+        _timed(lambda progress: model.join(train, progress, keeper), _Teller("joint", until))
     else:
         left = until - time.monotonic() if until is not None else None
         team = replace(team, run=f"{team.run}-{tune.get_context().get_trial_id()}")
         join_together(model, ray.put(prepared), team, left, [TuneReportCallback()])
-    model.encoder.model.eval()
-    told = _Teller("measure")
-    curve = dial_curve(model, validation, lambda share: told({"step": share, "steps": 1.0}))
+    model.reducer.encoder.plain.eval()
+    teller = _Teller("measure")
+    along = measure_along_dial(model, validation, lambda share: teller({"step": share, "steps": 1.0}))
     sampled = model.evaluate_sampled(validation)
-    _report(model, prepared, curve, sampled, {"seconds": time.monotonic() - started, **items})
+    _report(model, prepared, along, sampled, {"seconds": time.monotonic() - started, **items})
 
 
 def _select(
@@ -90,7 +89,7 @@ def _select(
         pool = RolloutPool(ray.put(prepared), model.settings, num_workers, gpus=gpus)
     teller = _Teller("select", until, pool)
     try:
-        _timed(lambda told: model.select(train, pool or model.sampler(train), told, keeper), teller)
+        _timed(lambda progress: model.select(train, pool or model.sampler(train), progress, keeper), teller)
     finally:
         if pool is not None:
             pool.close()
@@ -115,8 +114,8 @@ class _Teller:
 
     def items(self) -> dict[str, float]:
         """Returns what the pool has done, where there is one."""
-        told = asdict(self.pool.statistics()) if self.pool else {}
-        return {f"items_{name}": float(value) for name, value in told.items()}
+        statistics = asdict(self.pool.statistics()) if self.pool else {}
+        return {f"items_{name}": float(value) for name, value in statistics.items()}
 
 
 def _numbers(step: dict[str, float]) -> dict[str, float]:
@@ -133,31 +132,44 @@ def _timed(stage: Callable[[Progress], None], teller: _Teller) -> None:
 def _report(
     model: Model,
     prepared: Prepared,
-    curve: list[CurvePoint],
+    along: Sequence[tuple[float, Evaluation]],
     sampled: Evaluation,
-    told: dict[str, float],
+    figures: Mapping[str, float],
 ) -> None:
-    at_default = next(point for point in curve if point.dial == model.selector.default_dial)
+    """Hands Ray the model, its points and its figures; Optuna reads quality and cost at the default dial."""
+    default = next(found for dial, found in along if dial == model.selector.default_dial)
     with tempfile.TemporaryDirectory() as folder:
-        model.deployable().save_pretrained(Path(folder) / "model")
-        prepared.tokenizer.save_pretrained(Path(folder) / "model")
-        result = {
-            "settings": to_json(model.settings),
-            "points": list(model.points),
-            "dial": model.selector.default_dial,
-            "curve": [asdict(point) for point in curve],
-            "sampled": asdict(sampled),
-        }
-        (Path(folder) / RESULT).write_text(json.dumps(result), encoding="utf-8")
+        place = Path(folder)
+        model.deployable().save_pretrained(place / "model")
+        prepared.tokenizer.save_pretrained(place / "model")
+        points = tuple(_point(model, dial, found) for dial, found in along)
+        outcome = Outcome(settings=model.settings, points=points, deployed=default, sampled=sampled)
+        write_outcome(place, outcome)
         tune.report(
             {
                 "stage": "done",
                 "share": 1.0,
                 "finished": True,
-                "quality": at_default.validation.quality,
-                "cost": 1.0 / at_default.validation.speed_up,
-                "curve": [[point.validation.quality, 1.0 / point.validation.speed_up] for point in curve],
-                **told,
+                "quality": default.quality,
+                "cost": 1.0 / default.speed_up,
+                "curve": [[found.quality, 1.0 / found.speed_up] for _, found in along],
+                **figures,
             },
             checkpoint=tune.Checkpoint.from_directory(folder),
         )
+
+
+def _point(model: Model, dial: float, found: Evaluation) -> Point:
+    """Returns a model at one dial as a row of its run's front; its number there is not known yet."""
+    select = model.settings.select
+    return Point(
+        trial=UNNUMBERED,
+        selector=model.selector.name,
+        dial=dial,
+        points=model.points,
+        penalty=select.penalty,
+        keep_ratios=tuple(select.keep_ratios or ()),
+        quality_validation=found.quality,
+        speed_up_validation=found.speed_up,
+        kept=found.kept,
+    )

@@ -1,100 +1,33 @@
-"""The command `trbert`: what one does with a finished model, without Ray."""
+"""The command `trbert`: what one does with a finished model, without Ray. Each command is a file beside this one."""
 
-import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from trbert.commands import bench
 from trbert.console import Parser, exit_code
-from trbert.errors import InputError
 
-FIT = {"cpu": ["float32", "bfloat16", "int8"], "cuda": ["float32", "bfloat16", "float16"]}
-"""What a bench runs by default; the first is what a plain user has."""
+COMMANDS = {"bench": bench}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit code."""
     words = sys.argv[1:] if arguments is None else arguments
-    return exit_code(lambda: _run(_parser().parse_args(words)), verbose="--verbose" in words)
+    return exit_code(lambda: _run(words), verbose="--verbose" in words)
+
+
+def _run(words: Sequence[str]) -> None:
+    options = _parser().parse_args(words)
+    COMMANDS[options.command].run(options)
 
 
 def _parser() -> Parser:
     parser = Parser(prog="trbert", description="What one does with a reduced model.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    speed = commands.add_parser("bench", help="how fast a model is here, beside itself padded, sorted and unpadded")
-    speed.add_argument("model", metavar="MODEL", help="folder of a reduced model")
-    speed.add_argument("--data", default="pages", help="as tune/search.py takes it (default: the embedded pages)")
-    speed.add_argument(
-        "--text-column", default="text", help="column of the texts, or of pairs a,b (default: %(default)s)"
-    )
-    speed.add_argument("--label-column", default="label", help="column of the labels (default: %(default)s)")
-    speed.add_argument("--docs", type=int, default=128, help="test documents to time (default: %(default)s)")
-    speed.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32, 128], help="documents a forward pass")
-    speed.add_argument("--dial", type=float, nargs="+", help="dials to time the model at (default: its own)")
-    speed.add_argument(
-        "--dtype", nargs="+", help="float32, bfloat16, float16, int8 (default: those fit for the device)"
-    )
-    speed.add_argument("--against", nargs="+", default=[], metavar="MODEL", help="plain classifiers to time beside it")
-    speed.add_argument("--compile", action="store_true", help="time the unpadded and the reduced model compiled, too")
-    speed.add_argument("--rounds", type=int, default=5, help="turns of each variant (default: %(default)s)")
-    speed.add_argument("--threads", type=int, help="of the process (default: PyTorch's own choice)")
-    speed.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
-    speed.add_argument("--out", default="bench", help="folder for speed.md, .json, .png, latency.json")
-    speed.add_argument("--verbose", action="store_true", help="tracebacks")
+    for name, command in COMMANDS.items():
+        own = commands.add_parser(name, help=command.HELP)
+        command.add_arguments(own)
+        own.add_argument("--verbose", action="store_true", help="tracebacks")
     return parser
-
-
-def _run(options: argparse.Namespace) -> None:
-    for name in ("docs", "rounds", "threads"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name} must be 1 or more, and is {value}")
-    if min(options.batch) < 1:
-        raise InputError(f"--batch must be 1 or more, and is {min(options.batch)}")
-    import torch  # only now, so that help and mistakes come at once
-    from transformers import AutoTokenizer
-    from transformers.utils import logging
-
-    from trbert.data.splits import load_splits
-    from trbert.measure.latency import measure_latency
-    from trbert.measure.speed import bench
-    from trbert.measure.speed_report import draw, table, write
-    from trbert.modeling import load
-    from trbert.pretrained import load_classifier
-
-    logging.disable_progress_bar()
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    if options.device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"--device must be one that is there, and is {options.device!r}: use cpu")
-    model = load(options.model).to(options.device)
-    rows = load_splits(
-        options.data, text_column=options.text_column, label_column=options.label_column, test_rows=options.docs
-    )
-    labels = list(model.config.id2label.values())
-    report = bench(
-        model,
-        AutoTokenizer.from_pretrained(options.model, local_files_only=True),
-        rows.test.texts,
-        dials=options.dial or [model.config.dial],
-        batches=options.batch,
-        dtypes=options.dtype or FIT[model.device.type],
-        rounds=options.rounds,
-        say=lambda line: print(line, flush=True),
-        compiles=options.compile,
-        rivals={Path(name).name: load_classifier(name, labels) for name in options.against},
-        second_texts=rows.test.second_texts,
-    )
-    out = Path(options.out)
-    write(report, out)
-    measure_latency(model.staged, max(options.batch)).save(out / "latency.json")
-    print(f"\n{table(report)}\nreport    {out / 'speed.md'}, {out / 'speed.json'}\nlatency   {out / 'latency.json'}")
-    try:
-        draw(report, out / "speed.png")
-    except ImportError:
-        print("picture   none: pip install matplotlib")
-    else:
-        print(f"picture   {out / 'speed.png'}")
 
 
 if __name__ == "__main__":

@@ -1,77 +1,16 @@
-"""Labelled rows from csv, JSON or parquet files, each row checked."""
+"""Tables from csv, JSON or parquet files."""
 
-import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trbert.errors import InputError
+from trbert.tasks.rows import Columns, Table
+from trbert.wording import did_you_mean, listed, shown
 
 SPLITS = ("train", "validation", "test")
 SUFFIXES = (".parquet", ".csv", ".jsonl", ".json")
-
-# The types that a label can have, as errors name them.
-KINDS = {bool: "booleans", int: "integers", str: "strings"}
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """The names of the columns to read.
-
-    Attributes:
-        texts: column of the texts; of pairs the columns of the first and of the second texts.
-        label: column of the labels.
-    """
-
-    texts: tuple[str, ...]
-    label: str
-
-    @classmethod
-    def named(cls, text_column: str, label_column: str) -> "Columns":
-        """Returns the columns as a user names them.
-
-        Raises:
-            InputError: text_column names no column, or more than two.
-
-        Example:
-            >>> Columns.named("question,sentence", "label").texts
-            ('question', 'sentence')
-        """
-        texts = tuple(text_column.split(","))
-        if len(texts) > 2 or not all(name.strip() for name in texts):
-            raise InputError(
-                f"text_column must name one column, or two with a comma between them, and is {text_column!r}: "
-                "write text, or question,sentence for pairs"
-            )
-        return cls(texts, label_column)
-
-    @property
-    def wanted(self) -> tuple[str, ...]:
-        """Columns to read where they are there."""
-        return (*self.texts, self.label, "in_train")
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """One split as it was read.
-
-    Attributes:
-        origin: file or split, as errors name it.
-        texts: values of each text column.
-        labels: values of the label column.
-        in_train: the column `in_train`: True where the row also stands in train; None where there is none.
-        label_names: names that the label values index or are among; None where the source gives none.
-        names_origin: where the names come from.
-    """
-
-    origin: str
-    texts: tuple[Sequence[Any], ...]
-    labels: Sequence[Any]
-    in_train: Sequence[Any] | None = None
-    label_names: tuple[str, ...] | None = None
-    names_origin: str = ""
 
 
 def read_folder(folder: Path, columns: Columns) -> dict[str, Table]:
@@ -152,14 +91,7 @@ def read_file(path: Path, columns: Columns, names: tuple[str, ...] | None = None
             f"data file {str(path)!r} must end in {', '.join(SUFFIXES)}, and ends in {path.suffix!r}: convert it"
         )
     values, own_names = readers[path.suffix](path, columns)
-    return Table(
-        path.name,
-        tuple(values[name] for name in columns.texts),
-        values[columns.label],
-        values.get("in_train"),
-        names or own_names,
-        "labels.json" if names else path.name,
-    )
+    return Table(path.name, values, names or own_names, "labels.json" if names else path.name)
 
 
 _Values = tuple[Mapping[str, Sequence[Any]], tuple[str, ...] | None]
@@ -177,7 +109,7 @@ def _read_parquet(path: Path, columns: Columns) -> _Values:
     except pyarrow.ArrowInvalid as error:
         raise _unreadable(path, "parquet", error) from error
     metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    feature = metadata.get("info", {}).get("features", {}).get(columns.label, {})
+    feature = metadata.get("info", {}).get("features", {}).get(columns.target, {})
     names = feature.get("names") if feature.get("_type") == "ClassLabel" else None
     return values, tuple(names) if names else None
 
@@ -192,11 +124,11 @@ def _read_csv(path: Path, columns: Columns) -> _Values:
             # One block: a text may be longer than the default one, and is refused then.
             read_options=pyarrow.csv.ReadOptions(block_size=min(path.stat().st_size + 1, 2**31 - 1)),
             parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-            convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(columns.texts, pyarrow.string())),
+            convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(columns.inputs, pyarrow.string())),
         )
     except pyarrow.ArrowInvalid as error:
         if not path.read_bytes().strip():
-            raise _empty(path.name) from error
+            raise empty_table(path.name) from error
         raise _unreadable(path, "csv", error) from error
     check_columns(table.column_names, columns, path.name)
     wanted = [name for name in table.column_names if name in columns.wanted]
@@ -214,12 +146,12 @@ def _read_json(path: Path, columns: Columns) -> _Values:
     except ValueError as error:
         raise _unreadable(path, "json", error) from error
     if not records:
-        raise _empty(path.name)
+        raise empty_table(path.name)
     for row, record in enumerate(records):
         if not isinstance(record, dict):
             raise InputError(
-                f"row {row} of {path.name} must be an object with {listed(columns.texts)} and {columns.label!r}, "
-                f"and is {_shown(record)}: write one object a row"
+                f"row {row} of {path.name} must be an object with {listed(columns.inputs)} and {columns.target!r}, "
+                f"and is {shown(record)}: write one object a row"
             )
     names = dict.fromkeys(name for record in records for name in record)
     check_columns(list(names), columns, path.name)
@@ -233,8 +165,7 @@ def check_columns(there: Sequence[str], columns: Columns, origin: str) -> None:
     Raises:
         InputError: One is not; the message names those that are.
     """
-    settings = [*(("text_column", name) for name in columns.texts), ("label_column", columns.label)]
-    for setting, name in settings:
+    for setting, name in columns.needed:
         if name not in there:
             raise InputError(
                 f"{origin} must have the column {name!r}, and has {listed(there)}{did_you_mean(name, there)}: "
@@ -242,103 +173,8 @@ def check_columns(there: Sequence[str], columns: Columns, origin: str) -> None:
             )
 
 
-def usable(split: str, table: Table, columns: Columns, notes: list[str]) -> Table:
-    """Returns a table without the rows that have a blank text, or that stand in train as well.
-
-    Args:
-        split: "train", "validation" or "test".
-        table: as it was read.
-        columns: as errors name them.
-        notes: gains a sentence for each kind of row that is left out.
-
-    Raises:
-        InputError: A text is no string, a label is no class, or no row is left.
-    """
-    if len(table.labels) == 0:
-        raise _empty(table.origin)
-    written = list(range(len(table.labels)))
-    for name, texts in zip(columns.texts, table.texts, strict=False):  # pages have one text, whatever is asked for
-        written = _written(table.origin, name, texts, written)
-    if len(written) < len(table.labels):
-        notes.append(f"{split}: {len(table.labels) - len(written)} empty texts left out")
-    kept = written
-    if split != "train" and table.in_train is not None and all(isinstance(mark, bool) for mark in table.in_train):
-        kept = [row for row in written if not table.in_train[row]]
-        if not kept:
-            raise InputError(
-                f"{table.origin} must have rows that are not in train, and all {len(written)} are marked in_train: "
-                "remove the column or add rows"
-            )
-        if len(kept) < len(written):
-            notes.append(f"{split}: {len(written) - len(kept)} rows left out that also stand in train (in_train)")
-    labels = _checked_labels(table, kept, columns)
-    texts = tuple([column[row] for row in kept] for column in table.texts)
-    return replace(table, texts=texts, labels=labels, in_train=None)
-
-
-def _written(origin: str, name: str, texts: Sequence[Any], rows: Sequence[int]) -> list[int]:
-    """Returns those of the rows whose text in this column is not blank."""
-    for row, text in enumerate(texts):
-        if text is not None and not isinstance(text, str):
-            raise InputError(
-                f"row {row} of {origin} must have a string in column {name!r}, and has {_shown(text)}: "
-                "set text_column to the column of the texts"
-            )
-    written = [row for row in rows if texts[row] is not None and texts[row].strip()]
-    if not written:
-        raise InputError(
-            f"{origin} must have a text in column {name!r}, and its {len(rows)} texts are all empty: "
-            "set text_column to the column of the texts"
-        )
-    return written
-
-
-def _checked_labels(table: Table, rows: Sequence[int], columns: Columns) -> list[Any]:
-    """Returns the labels of the named rows: all booleans, all integers or all strings."""
-    labels: list[Any] = []
-    first: dict[type, int] = {}
-    for row in rows:
-        label = table.labels[row]
-        if label is None or label != label or (isinstance(label, str) and not label.strip()):
-            raise InputError(
-                f"row {row} of {table.origin} must have a label in column {columns.label!r}, and has none: "
-                "fill it in or remove the row"
-            )
-        if isinstance(label, float) and label.is_integer():
-            label = int(label)
-        if type(label) not in KINDS:
-            raise InputError(
-                f"row {row} of {table.origin} must have a string, an integer or a boolean in column "
-                f"{columns.label!r}, and has {_shown(label)}: set label_column to the column of the classes"
-            )
-        first.setdefault(type(label), row)
-        labels.append(label)
-    if len(first) > 1:
-        found = " and ".join(f"{KINDS[kind]} (row {row}: {table.labels[row]!r})" for kind, row in first.items())
-        raise InputError(
-            f"labels in column {columns.label!r} of {table.origin} must be of one type, and are {found}: write all "
-            "of them one way"
-        )
-    return labels
-
-
-def listed(names: Iterable[Any]) -> str:
-    """Returns names as a message lists them."""
-    return ", ".join(repr(name) for name in names)
-
-
-def did_you_mean(name: str, there: Sequence[str]) -> str:
-    """Returns the hint at the nearest name there is, or nothing."""
-    close = difflib.get_close_matches(name, there, 1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return f"the {type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
-
-
-def _empty(origin: str) -> InputError:
+def empty_table(origin: str) -> InputError:
+    """Returns the error of a table without a row."""
     return InputError(f"{origin} must have at least one row, and is empty: check that it was written whole")
 
 

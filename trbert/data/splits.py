@@ -1,6 +1,6 @@
 """Where rows come from; the only file that knows Hugging Face data sets."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,53 +9,19 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from trbert.data.pages import Page, documentation_pages
-from trbert.data.readers import (
-    KINDS,
-    SPLITS,
-    SUFFIXES,
-    Columns,
-    Table,
-    check_columns,
-    did_you_mean,
-    listed,
-    read_file,
-    read_folder,
-    read_named_files,
-    usable,
-)
+from trbert.data.readers import SPLITS, SUFFIXES, check_columns, empty_table, read_file, read_folder, read_named_files
 from trbert.errors import InputError
+from trbert.tasks import TASKS, Task
+from trbert.tasks.rows import Columns, Rows, Table
+from trbert.wording import listed
 
-Labels = Int64[np.ndarray, " rows"]
+Strata = Int64[np.ndarray, " rows"]
 
 PAGES = "pages"
 VALIDATION_ROWS = 1000
 HELD_OUT_SHARE = 0.1
 
 _REMEDY = "pass a folder, a file, train=a.csv,test=b.csv, or --data pages"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Rows:
-    """Labelled texts, or pairs of texts.
-
-    Attributes:
-        texts: one string a row, none of them blank.
-        labels: class index of each row, in 0, …, classes − 1.
-        second_texts: of pairs the second string of each row, none of them blank; None for single texts.
-    """
-
-    texts: tuple[str, ...]
-    labels: Labels
-    second_texts: tuple[str, ...] | None = None
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def take(self, index: Int64[np.ndarray, " taken"]) -> "Rows":
-        """Returns the named rows, in the given order."""
-        rows = index.tolist()
-        second = None if self.second_texts is None else tuple(self.second_texts[row] for row in rows)
-        return Rows(tuple(self.texts[row] for row in rows), self.labels[index], second)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -66,20 +32,21 @@ class Splits:
         train: rows to learn from, in the order of a seeded shuffle.
         validation: rows that every choice is made on.
         test: rows that nothing is chosen on.
-        label_names: name of each class.
+        labels: names of what the head's outputs stand for; () where they have none.
         notes: what was done to the rows, one sentence each, for the user to read.
     """
 
     train: Rows
     validation: Rows
     test: Rows
-    label_names: tuple[str, ...]
+    labels: tuple[str, ...]
     notes: tuple[str, ...]
 
 
 def load_splits(
     source: str,
     *,
+    task: Task = TASKS["classification"],
     text_column: str = "text",
     label_column: str = "label",
     seed: int = 0,
@@ -87,15 +54,17 @@ def load_splits(
     validation_rows: int = VALIDATION_ROWS,
     test_rows: int | None = None,
 ) -> Splits:
-    """Returns the train, validation and test rows of a data set, its labels as class indices.
+    """Returns the train, validation and test rows of a data set, its targets as numbers.
 
     Without a test split the validation split is the test split. Without a validation split one is held out of train,
-    stratified by label: `validation_rows`, at most a tenth of train. A train split alone is split 80/10/10.
+    stratified, so that each class has its share: `validation_rows`, at most a tenth of train. A train split alone is
+    split 80/10/10.
 
     Args:
         source: `pages` (documentation of the installed libraries), a folder with `train`, `validation`, `test` files
             (.parquet, .csv, .jsonl, .json) and perhaps `labels.json`, one file, `train=a.csv,test=b.csv`, or a name on
             the Hugging Face hub (`name:configuration` where it has several).
+        task: reads the tables.
         text_column: column of the texts; of pairs both columns, such as `question,sentence`.
         label_column: column of the labels: strings, integers or booleans.
         seed: of the hold-out, the subsamples and the order of train.
@@ -114,14 +83,13 @@ def load_splits(
     ):
         if number is not None and number < least:
             raise InputError(f"{name} must be at least {least}, and is {number}: leave it out to take the default")
-    columns = Columns.named(text_column, label_column)
-    notes: list[str] = []
-    tables = {
-        split: usable(split, table, columns, notes)
-        for split, table in _read_source(source, columns).items()
-        if not _is_unlabelled(split, table, notes)
-    }
-    label_names, splits = _classes(tables, columns)
+    columns = task.columns(text_column, label_column)
+    tables = _read_source(source, columns)
+    for table in tables.values():
+        if len(table) == 0:
+            raise empty_table(table.origin)
+    reading = task.read(tables, columns)
+    splits, notes = dict(reading.rows), list(reading.notes)
 
     if "validation" in splits and "test" not in splits:
         splits["test"] = splits.pop("validation")
@@ -135,19 +103,19 @@ def load_splits(
         _hold_out("validation", min(tenth, validation_rows), splits, seed, notes)
     for split, most in (("validation", validation_rows), ("test", test_rows)):
         _sample(split, most, splits, seed, notes)
-    _sample_train(train_rows, len(label_names), splits, seed, notes)
+    _sample_train(train_rows, splits, seed, notes)
     return Splits(
         train=splits["train"],
         validation=splits["validation"],
         test=splits["test"],
-        label_names=label_names,
+        labels=reading.labels,
         notes=tuple(notes),
     )
 
 
 def _read_source(source: str, columns: Columns) -> dict[str, Table]:
     if source == PAGES:
-        return _page_tables(documentation_pages())
+        return _page_tables(documentation_pages(), columns)
     path = Path(source).expanduser()
     if path.is_dir():
         return read_folder(path, columns)
@@ -160,11 +128,13 @@ def _read_source(source: str, columns: Columns) -> dict[str, Table]:
     return _read_hub(source, columns)
 
 
-def _page_tables(pages: Iterable[Page]) -> dict[str, Table]:
+def _page_tables(pages: Iterable[Page], columns: Columns) -> dict[str, Table]:
     tables: dict[str, Table] = {}
     for split in SPLITS:
         of_split = [page for page in pages if page.split == split]
-        tables[split] = Table(split, ([page.text for page in of_split],), [page.library for page in of_split])
+        values = {"text": [page.text for page in of_split], "label": [page.library for page in of_split]}
+        check_columns(list(values), columns, f"{PAGES} ({split})")
+        tables[split] = Table(split, values)
     return tables
 
 
@@ -194,13 +164,11 @@ def _read_hub(source: str, columns: Columns) -> dict[str, Table]:
             continue
         rows = found[split]
         check_columns(rows.column_names, columns, f"{source} ({split})")
-        label = rows.features[columns.label]
+        target = rows.features[columns.target]
         tables[split] = Table(
             f"{source} ({split})",
-            tuple(rows[name][:] for name in columns.texts),
-            rows[columns.label][:],
-            rows["in_train"][:] if "in_train" in rows.column_names else None,
-            tuple(label.names) if isinstance(label, datasets.ClassLabel) else None,
+            {name: rows[name][:] for name in rows.column_names if name in columns.wanted},
+            tuple(target.names) if isinstance(target, datasets.ClassLabel) else None,
             source,
         )
     return tables
@@ -225,94 +193,16 @@ def _reach_hub(name: str) -> None:
         raise ConnectionError(str(error)) from error
 
 
-def _is_unlabelled(split: str, table: Table, notes: list[str]) -> bool:
-    """Returns True for a split without labels, as the hub has some: each is -1 there."""
-    unlabelled = split != "train" and len(table.labels) > 0 and all(label == -1 for label in table.labels)
-    if unlabelled:
-        notes.append(f"{split} is not used: its {len(table.labels)} labels are all -1, as where they are secret")
-    return unlabelled
-
-
-def _classes(tables: Mapping[str, Table], columns: Columns) -> tuple[tuple[str, ...], dict[str, Rows]]:
-    """Returns the name of each class, and the rows of each split with class indices as labels."""
-    train = tables["train"]
-    for table in tables.values():
-        kind, train_kind = type(table.labels[0]), type(train.labels[0])
-        if kind is not train_kind:
-            raise InputError(
-                f"labels in column {columns.label!r} must be of one type in all splits, and are {KINDS[train_kind]} "
-                f"in {train.origin} and {KINDS[kind]} in {table.origin}: write all of them one way"
-            )
-    names = train.label_names
-    if names is None:
-        values = sorted(set(train.labels), key=_sort_key(train.labels))
-        names = tuple(map(str, values))
-    else:
-        values = list(names) if isinstance(train.labels[0], str) else list(range(len(names)))
-        for table in tables.values():
-            _check_named(table, train, values)
-    for table in tables.values():
-        without = [value for value in dict.fromkeys(table.labels) if value not in set(train.labels)]
-        if without:
-            count = sum(label == without[0] for label in table.labels)
-            raise InputError(
-                f"label {without[0]!r} of {table.origin} must have training rows, and has none in {train.origin}: add "
-                f"some, or remove its {count} rows"
-            )
-    present = set(train.labels)
-    for name, value in zip(names, values, strict=True):
-        if value not in present:
-            raise InputError(
-                f"label name {name!r} of {train.names_origin} must have training rows, and no row has it: add some, "
-                "or remove the name"
-            )
-    if len(values) < 2:
-        raise InputError(
-            f"{train.origin} must have rows of at least two classes, and all have {values[0]!r} in column "
-            f"{columns.label!r}: set label_column to the column of the classes"
-        )
-    index = {value: position for position, value in enumerate(values)}
-    return names, {
-        split: _rows(table, np.array([index[label] for label in table.labels], dtype=np.int64))
-        for split, table in tables.items()
-    }
-
-
-def _rows(table: Table, labels: Labels) -> Rows:
-    first, *second = map(tuple, table.texts)
-    return Rows(first, labels, second[0] if second else None)
-
-
-def _check_named(table: Table, train: Table, values: Sequence[Any]) -> None:
-    for label in table.labels:
-        if label in values:
-            continue
-        if isinstance(label, str):
-            rule = f"be one of the names in {train.names_origin}, {listed(values)}{did_you_mean(label, values)}"
-        else:
-            rule = f"be the index of one of the {len(values)} names in {train.names_origin}"
-        raise InputError(f"label {label!r} of {table.origin} must {rule}: mend the row or the names")
-
-
-def _sort_key(labels: Iterable[Any]) -> Callable[[Any], Any] | None:
-    """Returns what orders labels: numbers by value, also where they are written as strings."""
-    try:
-        numbers = {label: int(label) for label in labels}
-    except ValueError:
-        return None
-    return lambda label: (numbers[label], str(label))
-
-
 def _hold_out(split: str, size: int, splits: dict[str, Rows], seed: int, notes: list[str]) -> None:
     """Moves `size` rows of train to a new split, each class by its share; every class keeps a training row."""
     train = splits["train"]
-    rank, share, order = _strata(train.labels, seed, split)
-    counts = np.bincount(train.labels)
-    taken = [row for row in order[np.argsort(share[order], kind="stable")] if rank[row] < counts[train.labels[row]] - 1]
+    rank, share, order = _strata(train.strata, seed, split)
+    counts = np.bincount(train.strata)
+    taken = [row for row in order[np.argsort(share[order], kind="stable")] if rank[row] < counts[train.strata[row]] - 1]
     if not taken:
         raise InputError(
             f"train must have a class of two rows or more, so that a {split} split can be held out, and has "
-            f"{len(train)} rows of {len(np.unique(train.labels))} classes: pass a {split} file"
+            f"{len(train)} rows of {len(np.unique(train.strata))} classes: pass a {split} file"
         )
     index = np.sort(np.array(taken[:size], dtype=np.int64))
     splits["train"] = train.take(np.setdiff1d(np.arange(len(train)), index))
@@ -325,17 +215,17 @@ def _sample(split: str, most: int | None, splits: dict[str, Rows], seed: int, no
     rows = splits[split]
     if most is None or len(rows) <= most:
         return
-    _, share, order = _strata(rows.labels, seed, f"{split} sample")
+    _, share, order = _strata(rows.strata, seed, f"{split} sample")
     index = np.sort(order[np.argsort(share[order], kind="stable")][:most])
     splits[split] = rows.take(index)
     notes.append(f"{split} sampled: {most} of {len(rows)} rows (seed {seed})")
 
 
-def _sample_train(most: int | None, classes: int, splits: dict[str, Rows], seed: int, notes: list[str]) -> None:
+def _sample_train(most: int | None, splits: dict[str, Rows], seed: int, notes: list[str]) -> None:
     """Shuffles train and cuts it to at most `most` rows, each class by its share and with at least one row."""
     rows = splits["train"]
-    rank, share, order = _strata(rows.labels, seed, "train sample")
-    index = order
+    rank, share, order = _strata(rows.strata, seed, "train sample")
+    index, classes = order, len(np.unique(rows.strata))
     if most is not None and most < classes:
         raise InputError(f"train_rows must be at least the number of classes, {classes}, and is {most}: take more rows")
     if most is not None and most < len(rows):
@@ -347,17 +237,17 @@ def _sample_train(most: int | None, classes: int, splits: dict[str, Rows], seed:
 
 
 def _strata(
-    labels: Labels, seed: int, purpose: str
+    strata: Strata, seed: int, purpose: str
 ) -> tuple[Int64[np.ndarray, " rows"], Float64[np.ndarray, " rows"], Int64[np.ndarray, " rows"]]:
     """Returns each row's rank in its class, the rank as a share of the class, and the shuffled order that ranks follow.
 
-    The rows of the least shares are a sample stratified by label.
+    The rows of the least shares are a stratified sample.
     """
-    order = np.random.default_rng([seed, *purpose.encode()]).permutation(len(labels))
-    rank = np.empty(len(labels), dtype=np.int64)
-    share = np.empty(len(labels), dtype=np.float64)
-    for label in np.unique(labels):
-        rows = order[labels[order] == label]
+    order = np.random.default_rng([seed, *purpose.encode()]).permutation(len(strata))
+    rank = np.empty(len(strata), dtype=np.int64)
+    share = np.empty(len(strata), dtype=np.float64)
+    for kind in np.unique(strata):
+        rows = order[strata[order] == kind]
         rank[rows] = np.arange(len(rows))
         share[rows] = (rank[rows] + 0.5) / len(rows)
     return rank, share, order

@@ -1,4 +1,4 @@
-"""The price of a reduced forward pass in FLOPs, everything that runs counted (DESIGN.md section 7)."""
+"""The price of a reduced forward pass in FLOPs, everything that runs counted (docs/cost.md)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trbert.encoder import Encoder
 from trbert.runners.int8 import Int8Linear
 from trbert.selection.policy import Policy
-from trbert.selection.selectors import LEARNED
+from trbert.selection.reduction import Reducer
+from trbert.selection.selectors import PolicySelector, Selector
 from trbert.shapes import DocFloat, DocIndex, Kept
 
 
@@ -24,6 +24,7 @@ class CostModel:
         layer_per_pair: the two attention products of each layer, per query and key.
         head_per_document: pooler and classifier.
         head_per_token: a classifier that reads every remaining token and averages its logits (EuroBERT's "late").
+        head_per_original_token: a head that reads every original token's last state.
         policy_per_token: one policy head, on every token that enters its point.
         policy_per_document: the same head on what it sees of the document.
         fusion_per_document: what tells the first token of those that a point drops.
@@ -36,12 +37,14 @@ class CostModel:
     policy_per_token: float = 0.0
     policy_per_document: float = 0.0
     head_per_token: float = 0.0
+    head_per_original_token: float = 0.0
     fusion_per_document: float = 0.0
 
     @classmethod
-    def of(cls, encoder: Encoder, policy: Policy | None = None) -> "CostModel":
-        """Returns the cost model of a classifier and its policy, where it has one, read off their linear layers."""
-        model, base = encoder.model, encoder.base
+    def of(cls, reducer: Reducer, policy: Policy | None = None) -> "CostModel":
+        """Returns the cost model of a model and its policy, where it has one, read off their linear layers."""
+        encoder = reducer.encoder
+        model, base = encoder.plain, encoder.base
         config: Any = base.config
         within_layers = {id(module) for layer in encoder.layers for module in layer.modules()}
         within_base = {id(module) for module in base.modules()}
@@ -53,16 +56,18 @@ class CostModel:
         head_width = getattr(config, "head_dim", None) or width // config.num_attention_heads
         attentions = getattr(config, "inner_group_num", 1)  # an ALBERT layer may hold several
         first: Any = next(iter(policy.heads), None) if policy is not None else None  # the heads are alike
-        head_reads_all = getattr(config, "classifier_pooling", None) == "late"
+        reads_tokens = reducer.task.reads == "tokens"
+        reads_remaining = not reads_tokens and getattr(config, "classifier_pooling", None) == "late"
         return cls(
             embedding_per_token=_linear_flops(embedding),
             layer_per_token=tuple(_linear_flops(layer.modules()) for layer in encoder.layers),
             layer_per_pair=(4.0 * config.num_attention_heads * head_width * attentions,) * len(encoder.layers),
-            head_per_document=0.0 if head_reads_all else _linear_flops(head),
+            head_per_document=0.0 if reads_tokens or reads_remaining else _linear_flops(head),
             policy_per_token=_linear_flops(first.per_token) if first else 0.0,
             policy_per_document=_linear_flops(first.per_document) if first else 0.0,
-            head_per_token=_linear_flops(head) if head_reads_all else 0.0,
-            fusion_per_document=_linear_flops(encoder.fusion.maps[:1]),  # the maps are alike
+            head_per_token=_linear_flops(head) if reads_remaining else 0.0,
+            head_per_original_token=_linear_flops(head) if reads_tokens else 0.0,
+            fusion_per_document=_linear_flops(reducer.fusion.maps[:1]),  # the maps are alike
         )
 
     def layers(self, first: int, last: int, lengths: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -72,18 +77,24 @@ class CostModel:
     def unreduced(self, lengths: DocIndex) -> DocFloat:
         """Returns the FLOPs of the plain model on each document, without padding and without a policy."""
         n = lengths.double()
-        per_token = self.embedding_per_token + self.head_per_token
+        per_token = self.embedding_per_token + self.head_per_token + self.head_per_original_token
         return per_token * n + self.layers(0, len(self.layer_per_token), n) + self.head_per_document
 
-    def reduced(self, lengths: DocIndex, kept: Kept, points: tuple[int, ...], selector: str = "policy") -> DocFloat:
+    def reduced(
+        self,
+        lengths: DocIndex,
+        kept: Kept,
+        points: tuple[int, ...],
+        selector: Selector | type[Selector] = PolicySelector,
+    ) -> DocFloat:
         """Returns the FLOPs of the reduced pass on each document.
 
         Args:
             lengths: original tokens of each document.
             kept: tokens of each document left after each point.
             points: the reduction points.
-            selector: "policy" and "gumbel" pay for their heads, "attention" for the probabilities it reads; the rest
-                are free.
+            selector: one that learns pays for its heads, one that needs attention for the probabilities it reads; the
+                rest are free.
 
         Example:
             >>> cost = CostModel(embedding_per_token=0, layer_per_token=(10, 10), layer_per_pair=(1, 1),
@@ -93,13 +104,14 @@ class CostModel:
         """
         entering = torch.cat([lengths[None], kept]).double()
         bounds = (0, *points, len(self.layer_per_token))
-        flops = self.embedding_per_token * entering[0] + self.head_per_token * entering[-1]
+        flops = (self.embedding_per_token + self.head_per_original_token) * entering[0]
+        flops = flops + self.head_per_token * entering[-1]
         flops = flops + self.head_per_document + len(points) * self.fusion_per_document
         for index, tokens in enumerate(entering):
             flops = flops + self.layers(bounds[index], bounds[index + 1], tokens)
-            if index < len(points) and selector in LEARNED:
+            if index < len(points) and selector.learns:
                 flops = flops + self.policy_per_token * tokens + self.policy_per_document
-            if index < len(points) and selector == "attention":
+            if index < len(points) and selector.needs == "attention":
                 flops = flops + self.layer_per_pair[points[index] - 1] / 2 * tokens.square()
         return flops
 

@@ -3,18 +3,20 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Int
 from torch import Tensor
 
-from trbert.encoder import Encoder
 from trbert.measure.cost import CostModel, speed_up
-from trbert.packed.tokens import Tokens
-from trbert.selection.reduction import Reduced, reduced_forward
+from trbert.selection.reduction import ReducedPass, Reducer
 from trbert.selection.selectors import Selector
-from trbert.shapes import DocIndex, Kept, Logits
-from trbert.tasks.classification import accuracy
+from trbert.shapes import Kept
+from trbert.tasks.examples import Examples, Outputs
+
+TOKENS_PER_BATCH = 16384
+"""Most tokens at once, unless told otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +24,7 @@ class Evaluation:
     """How one model does on one split at one dial.
 
     Attributes:
-        quality: accuracy, a fraction.
+        quality: a fraction, of the task's metric.
         speed_up: Σ unreduced FLOPs / Σ reduced FLOPs, without padding.
         kept: fraction of all original tokens left after each point.
         docs_per_second: measured on this machine, tokenisation excluded.
@@ -34,120 +36,137 @@ class Evaluation:
     docs_per_second: float
 
 
-def within_budget(documents: Tensor, lengths: DocIndex, tokens_per_batch: int) -> Iterator[Tensor]:
-    """Yields the documents in their order, at most `tokens_per_batch` tokens (or one document) at a time.
+def within_budget(
+    chosen: Int[Tensor, " chosen"], lengths: Int[Tensor, " examples"], tokens_per_batch: int
+) -> Iterator[Tensor]:
+    """Yields the examples in their order, at most `tokens_per_batch` tokens (or one example) at a time.
 
     Args:
-        documents: indices into `lengths`.
-        lengths: tokens of every document.
+        chosen: indices into `lengths`.
+        lengths: tokens of every example.
         tokens_per_batch: most tokens at once.
     """
     start, used = 0, 0
-    for end, length in enumerate(lengths[documents].tolist()):
+    for end, length in enumerate(lengths[chosen].tolist()):
         if used + length > tokens_per_batch and end > start:
-            yield documents[start:end]
+            yield chosen[start:end]
             start, used = end, 0
         used += length
-    if start < len(documents):
-        yield documents[start:]
+    if start < len(chosen):
+        yield chosen[start:]
 
 
-def batches_by_length(lengths: DocIndex, tokens_per_batch: int) -> Iterator[Tensor]:
-    """Yields document indices, longest documents first, at most `tokens_per_batch` tokens (or one document) a batch.
+def batches_by_length(lengths: Int[Tensor, " examples"], tokens_per_batch: int) -> Iterator[Tensor]:
+    """Yields example indices, longest examples first, at most `tokens_per_batch` tokens (or one example) a batch.
 
     A packed row needs no equal lengths; the order only brings an out-of-memory error early.
     """
     return within_budget(torch.argsort(lengths, descending=True, stable=True), lengths, tokens_per_batch)
 
 
+Forward = Callable[[Tensor, Examples], ReducedPass]
+"""Runs some examples of a split, given their indices and themselves, through the reduced model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What a model says of a split.
+
+    Attributes:
+        outputs: of the head, in the split's order.
+        decoded: what a user reads of each example.
+        kept: tokens of each document left after each point.
+        seconds: that the forward passes took.
+    """
+
+    outputs: Outputs
+    decoded: list[Any]
+    kept: Kept
+    seconds: float
+
+
 @torch.inference_mode()
-def unreduced_logits(encoder: Encoder, tokens: Tokens, tokens_per_batch: int = 16384) -> Logits:
-    """Returns the plain model's logits of every document, packed."""
+def unreduced_outputs(reducer: Reducer, examples: Examples, tokens_per_batch: int = TOKENS_PER_BATCH) -> Outputs:
+    """Returns the plain model's outputs on a split, packed."""
     parts, order = [], []
-    for documents in batches_by_length(tokens.lengths, tokens_per_batch):
-        parts.append(encoder.unreduced_logits(tokens.take(documents).to(encoder.device)).float().cpu())
-        order.append(documents)
-    return _restore(parts, order)
-
-
-Forward = Callable[[Tensor], Reduced]
-"""Runs the documents of these indices through the reduced model."""
+    for chosen in batches_by_length(examples.lengths, tokens_per_batch):
+        part = examples.take(chosen).to(reducer.encoder.device)
+        parts.append(reducer.unreduced_outputs(part.tokens).float().cpu())
+        order.append(examples.output_rows(chosen))
+    return _restored(parts, order)
 
 
 @torch.no_grad()
-def reduced_logits(
-    encoder: Encoder, forward: Forward, lengths: DocIndex, tokens_per_batch: int = 16384
-) -> tuple[Logits, Kept]:
-    """Returns the reduced model's logits of every document, and its kept counts [points, docs]."""
-    parts, counts, order = [], [], []
-    for documents in batches_by_length(lengths, tokens_per_batch):
-        reduced = forward(documents)
-        parts.append(encoder.logits(reduced.batch).float().cpu())
-        counts.append(reduced.kept.cpu().T)
-        order.append(documents)
-    return _restore(parts, order), _restore(counts, order).T
+def predict(
+    reducer: Reducer, forward: Forward, examples: Examples, tokens_per_batch: int = TOKENS_PER_BATCH
+) -> Predictions:
+    """Returns what the reduced model says of a split."""
+    started = time.perf_counter()
+    outputs, rows, counts, documents = [], [], [], []
+    for chosen in batches_by_length(examples.lengths, tokens_per_batch):
+        finished = forward(chosen, examples.take(chosen).to(reducer.encoder.device))
+        outputs.append(reducer.outputs(finished).float().cpu())
+        rows.append(examples.output_rows(chosen))
+        counts.append(finished.kept.cpu().T)
+        documents.append(examples.documents(chosen))
+    seconds = time.perf_counter() - started
+    restored = _restored(outputs, rows)
+    decoded = reducer.task.decode(restored, examples)
+    return Predictions(restored, decoded, _restored(counts, documents).T, seconds)
 
 
-def forward_at(
-    encoder: Encoder, selector: Selector, tokens: Tokens, labels: DocIndex, points: tuple[int, ...], dial: float
-) -> Forward:
-    """Returns what runs documents of a split as the selector decides at one dial."""
+def forward_at(reducer: Reducer, selector: Selector, dial: float) -> Forward:
+    """Returns what runs examples as the selector decides at one dial."""
 
-    def forward(documents: Tensor) -> Reduced:
-        part, gold = tokens.take(documents).to(encoder.device), labels[documents].to(encoder.device)
-        return reduced_forward(encoder, selector, part, points, dial, gold)
+    def forward(_: Tensor, part: Examples) -> ReducedPass:
+        return reducer.run(selector, part.tokens, dial, part)
 
     return forward
 
 
 def evaluate(
-    encoder: Encoder,
+    reducer: Reducer,
     cost: CostModel,
     selector: Selector,
-    tokens: Tokens,
-    labels: DocIndex,
-    points: tuple[int, ...],
+    examples: Examples,
     dial: float,
-    tokens_per_batch: int = 16384,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
 ) -> Evaluation:
     """Returns quality, cost and throughput of the reduced model at one dial."""
-    forward = forward_at(encoder, selector, tokens, labels, points, dial)
-    return evaluate_forward(encoder, cost, forward, tokens, labels, points, selector.name, tokens_per_batch)
+    return evaluate_forward(reducer, cost, selector, examples, forward_at(reducer, selector, dial), tokens_per_batch)
 
 
 def evaluate_forward(
-    encoder: Encoder,
+    reducer: Reducer,
     cost: CostModel,
+    selector: Selector,
+    examples: Examples,
     forward: Forward,
-    tokens: Tokens,
-    labels: DocIndex,
-    points: tuple[int, ...],
-    selector_name: str,
-    tokens_per_batch: int = 16384,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
 ) -> Evaluation:
-    """Returns the same for masks that come from elsewhere than a selector's dial; its name says what they cost."""
-    started = time.perf_counter()
-    logits, kept = reduced_logits(encoder, forward, tokens.lengths, tokens_per_batch)
-    seconds = time.perf_counter() - started
-    lengths = tokens.lengths.cpu()
-    flops = cost.reduced(lengths, kept, points, selector_name)
+    """Returns the same for masks that come from elsewhere than a selector's dial; the selector says what they cost."""
+    found = predict(reducer, forward, examples, tokens_per_batch)
+    lengths = examples.tokens.lengths.cpu()
+    flops = cost.reduced(lengths, found.kept, reducer.points, selector)
     return Evaluation(
-        quality=accuracy(logits, labels),
+        quality=reducer.task.quality(found.decoded, examples),
         speed_up=speed_up(cost.unreduced(lengths), flops),
-        kept=tuple((kept.sum(1) / lengths.sum()).tolist()),
-        docs_per_second=len(tokens) / seconds,
+        kept=tuple((found.kept.sum(1) / lengths.sum()).tolist()),
+        docs_per_second=len(examples.tokens) / found.seconds,
     )
 
 
-def evaluate_unreduced(encoder: Encoder, tokens: Tokens, labels: DocIndex, tokens_per_batch: int = 16384) -> Evaluation:
+def evaluate_unreduced(reducer: Reducer, examples: Examples, tokens_per_batch: int = TOKENS_PER_BATCH) -> Evaluation:
     """Returns quality and throughput of the plain model, packed."""
     started = time.perf_counter()
-    logits = unreduced_logits(encoder, tokens, tokens_per_batch)
+    outputs = unreduced_outputs(reducer, examples, tokens_per_batch)
     seconds = time.perf_counter() - started
-    return Evaluation(quality=accuracy(logits, labels), speed_up=1.0, kept=(), docs_per_second=len(tokens) / seconds)
+    quality = reducer.task.quality(reducer.task.decode(outputs, examples), examples)
+    return Evaluation(quality=quality, speed_up=1.0, kept=(), docs_per_second=len(examples.tokens) / seconds)
 
 
-def _restore(parts: list[Tensor], order: list[Tensor]) -> Shaped[Tensor, "docs columns"]:
+def _restored(parts: list[Tensor], order: list[Tensor]) -> Tensor:
+    """Returns rows in a split's order, each part's being those that `order` names."""
     values = torch.cat(parts)
     restored = torch.empty_like(values)
     restored[torch.cat(order)] = values

@@ -10,16 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trbert.encoder import CompiledStages, Encoder
+from trbert.encoder import Encoder
 from trbert.errors import InputError
 from trbert.measure.cost import CostModel
 from trbert.measure.timing import Spread, machine, paired_ratio, peak_memory, take_turns
-from trbert.modeling import TrbertForSequenceClassification
+from trbert.modeling import TrbertModel
 from trbert.packed.tokens import Tokens
 from trbert.pretrained import Pretrained
-from trbert.runners.int8 import quantise
-from trbert.selection.reduction import reduced_forward
+from trbert.runners import Compiled, Int8
+from trbert.selection.reduction import ReducedPass, Reducer
 from trbert.selection.selectors import Selector
+from trbert.tasks import Task
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 INT8 = "int8"
@@ -33,21 +34,19 @@ class Documents:
 
     Args:
         tokenizer: a Hugging Face tokenizer.
-        texts: documents, in the order in which they arrive.
-        longest: most tokens of one.
+        inputs: the texts, in the order in which they arrive; of pairs the first and the second texts.
+        longest: most tokens of a document.
         device: where the model is.
-        second_texts: where documents are pairs, the second text of each.
     """
 
     def __init__(
         self,
         tokenizer: Any,
-        texts: Sequence[str],
+        inputs: Sequence[Sequence[str]],
         longest: int,
         device: torch.device,
-        second_texts: Sequence[str] | None = None,
     ) -> None:
-        columns = [list(texts)] if second_texts is None else [list(texts), list(second_texts)]
+        columns = [list(column) for column in inputs]
 
         def tokenise() -> Any:
             return tokenizer(*columns, padding=True, truncation=True, max_length=longest, return_tensors="pt")
@@ -55,7 +54,7 @@ class Documents:
         encoded = {name: tensor.to(device) for name, tensor in tokenise().items()}
         self.input_ids, self.mask = encoded["input_ids"], encoded["attention_mask"]
         # Of a single text they are all 0, as for a model that is passed none.
-        self.types = None if second_texts is None else encoded.get("token_type_ids")
+        self.types = encoded.get("token_type_ids") if len(columns) > 1 else None
         self.lengths = self.mask.sum(1)
         work = {"tokenise": [tokenise], "pack": [lambda: Tokens.from_padded(self.input_ids, self.mask, self.types)]}
         seconds = take_turns(work, 3, device)
@@ -165,9 +164,9 @@ class Report:
 
 @torch.inference_mode()
 def bench(
-    model: TrbertForSequenceClassification,
+    model: TrbertModel,
     tokenizer: Any,
-    texts: Sequence[str],
+    inputs: Sequence[Sequence[str]],
     *,
     dials: Sequence[float],
     batches: Sequence[int],
@@ -176,45 +175,43 @@ def bench(
     say: Callable[[str], None],
     rivals: Mapping[str, Pretrained] | None = None,
     compiles: bool = False,
-    second_texts: Sequence[str] | None = None,
 ) -> Report:
     """Returns how fast a reduced model is beside itself padded, sorted by length, and unpadded.
 
     All arithmetics and rivals take their turns in the same rounds.
 
     Args:
-        model: reduced; its classifier with all tokens kept is the baseline.
+        model: reduced; its plain model is the baseline.
         tokenizer: its tokenizer.
-        texts: documents, in the order in which they arrive.
+        inputs: the texts, in the order in which they arrive; of pairs the first and the second texts.
         dials: at which the reduced model is timed.
         batches: documents a forward pass.
         dtypes: names out of `DTYPES`, and "int8" on a CPU; the first is the plain user's.
         rounds: turns of each variant.
         say: is told what is being done, one line each.
-        rivals: other plain classifiers by name, such as smaller ones, to run sorted by length.
+        rivals: other plain models by name, such as smaller ones, to run sorted by length.
         compiles: the unpadded and the reduced model are timed compiled, too, in every arithmetic but int8.
-        second_texts: where documents are pairs, the second text of each.
 
     Raises:
         InputError: No text, an arithmetic that is none, or int8 elsewhere than on a CPU.
     """
-    if not texts:
+    if not inputs[0]:
         raise InputError("texts must not be empty: pass at least one document")
     unknown = sorted(set(dtypes) - {*DTYPES, INT8})
     if unknown:
         raise InputError(f"dtypes must be out of {', '.join([*DTYPES, INT8])}, and have {unknown[0]!r}")
     device = model.device
-    documents = Documents(tokenizer, texts, model.config.max_tokens, device, second_texts)
+    documents = Documents(tokenizer, inputs, model.config.max_tokens, device)
     variants: list[Variant] = []
     for dtype in dtypes:
         variants += _variants(in_arithmetic(model, dtype), documents, dtype, dials, compiles and dtype != INT8)
     for name, rival in (rivals or {}).items():
         longest = min(model.config.max_tokens, Encoder(rival.model).max_tokens)
-        own = Documents(rival.tokenizer, texts, longest, device, second_texts)
-        variants += _rival_variants(name, rival, own, dtypes, device)
+        own = Documents(rival.tokenizer, inputs, longest, device)
+        variants += _rival_variants(name, rival, model.task, own, dtypes)
     rows: list[Row] = []
     for batch in batches:
-        say(f"batch {batch}: {len(texts)} documents, {len(variants)} variants, {rounds} rounds")
+        say(f"batch {batch}: {len(documents)} documents, {len(variants)} variants, {rounds} rounds")
         rows += time_variants(variants, batch, rounds, device)
     lengths = documents.lengths.sort().values
     return Report(
@@ -222,65 +219,61 @@ def bench(
         machine=machine(device),
         threads=torch.get_num_threads(),
         torch_version=torch.__version__,
-        documents=len(texts),
+        documents=len(documents),
         lengths=(int(lengths[0]), int(lengths[len(lengths) // 2]), int(lengths[-1])),
         rounds=rounds,
-        tokenise_ms=1000 * documents.tokenise_seconds / len(texts),
-        pack_ms=1000 * documents.pack_seconds / len(texts),
+        tokenise_ms=1000 * documents.tokenise_seconds / len(documents),
+        pack_ms=1000 * documents.pack_seconds / len(documents),
     )
 
 
-def in_arithmetic(model: Any, name: str) -> Any:
-    """Returns a copy of a classifier, plain or reduced, in the named arithmetic; the model stays as it was."""
-    own = copy.deepcopy(model).to(DTYPES.get(name, torch.float32))
+def in_arithmetic(model: TrbertModel, name: str) -> TrbertModel:
+    """Returns a copy of a reduced model in the named arithmetic; the model stays as it was."""
+    own: Any = copy.deepcopy(model).to(DTYPES.get(name, torch.float32))  # type: ignore[arg-type]
     if name == INT8:
-        quantise(own.staged if isinstance(own, TrbertForSequenceClassification) else Encoder(own))
+        own.run_with(Int8())
     return own
 
 
 def _variants(
-    model: TrbertForSequenceClassification,
-    documents: Documents,
-    dtype: str,
-    dials: Sequence[float],
-    compiles: bool = False,
+    model: TrbertModel, documents: Documents, dtype: str, dials: Sequence[float], compiles: bool
 ) -> list[Variant]:
-    own = _own_variants(model.staged, model, documents, dtype, dials)
+    own = _own_variants(model, documents, dtype, dials)
     if compiles:
-        compiled = _own_variants(
-            Encoder(model.classifier, CompiledStages(), model.fusion), model, documents, dtype, dials
-        )
-        own += [replace(variant, name=f"{variant.name}, compiled") for variant in compiled]
-    return [*padded_variants(model.staged, documents, dtype), *own]
+        compiled = copy.copy(model)
+        compiled.runner = Compiled()
+        own += [
+            replace(each, name=f"{each.name}, compiled") for each in _own_variants(compiled, documents, dtype, dials)
+        ]
+    return [*padded_variants(model.reducer, documents, dtype), *own]
 
 
-def _own_variants(
-    encoder: Encoder, model: TrbertForSequenceClassification, documents: Documents, dtype: str, dials: Sequence[float]
-) -> list[Variant]:
-    cost, points, selector = model.cost_model(), tuple(model.config.points), model.selector
+def _own_variants(model: TrbertModel, documents: Documents, dtype: str, dials: Sequence[float]) -> list[Variant]:
+    reducer, cost, selector = model.reducer, model.cost_model(), model.selector
     return [
-        unpadded_variant(encoder, documents, dtype),
-        *(
-            reduced_variant(encoder, cost, selector, points, dial, f"reduced {dial:+g}", documents, dtype)
-            for dial in dials
-        ),
+        unpadded_variant(reducer, documents, dtype),
+        *(reduced_variant(reducer, cost, selector, dial, f"reduced {dial:+g}", documents, dtype) for dial in dials),
     ]
 
 
 def _rival_variants(
-    name: str, rival: Pretrained, documents: Documents, dtypes: Sequence[str], device: torch.device
+    name: str, rival: Pretrained, task: Task, documents: Documents, dtypes: Sequence[str]
 ) -> Iterator[Variant]:
     for dtype in dtypes:
-        _, by_length = padded_variants(Encoder(in_arithmetic(rival.model, dtype).to(device)), documents, dtype)
+        plain = copy.deepcopy(rival.model).to(documents.lengths.device, DTYPES.get(dtype, torch.float32))
+        encoder = Encoder(plain)
+        if dtype == INT8:
+            Int8().adopt(plain, encoder.layers)
+        _, by_length = padded_variants(Reducer(encoder=encoder, task=task), documents, dtype)
         yield replace(by_length, name=f"against {name}")
 
 
-def padded_variants(encoder: Encoder, documents: Documents, dtype: str) -> tuple[Variant, Variant]:
+def padded_variants(reducer: Reducer, documents: Documents, dtype: str) -> tuple[Variant, Variant]:
     """Returns the plain model as users run it: padded, and padded and sorted by length."""
     # A model of its own: the encoder's attends through our function, which a user of the plain model does not have.
-    plain: Any = copy.deepcopy(encoder.model)
+    plain: Any = copy.deepcopy(reducer.encoder.plain)
     plain.set_attn_implementation("sdpa")
-    cost = CostModel.of(encoder)
+    cost = CostModel.of(reducer)
 
     def forward(batch: dict[str, Tensor]) -> Tensor:
         logits: Tensor = plain(**batch).logits
@@ -293,12 +286,12 @@ def padded_variants(encoder: Encoder, documents: Documents, dtype: str) -> tuple
     return variant(name=PADDED, sorts=False), variant(name=SORTED, sorts=True)
 
 
-def unpadded_variant(encoder: Encoder, documents: Documents, dtype: str) -> Variant:
+def unpadded_variant(reducer: Reducer, documents: Documents, dtype: str) -> Variant:
     """Returns our own unreduced model, packed."""
-    cost = CostModel.of(encoder)
+    cost = CostModel.of(reducer)
 
     def forward(batch: dict[str, Tensor]) -> Tensor:
-        return encoder.unreduced_logits(Tokens.from_padded(**batch))
+        return reducer.unreduced_outputs(Tokens.from_padded(**batch))
 
     def flops(lengths: Tensor, batch: dict[str, Tensor]) -> float:
         return float(cost.unreduced(lengths).sum())
@@ -307,10 +300,9 @@ def unpadded_variant(encoder: Encoder, documents: Documents, dtype: str) -> Vari
 
 
 def reduced_variant(
-    encoder: Encoder,
+    reducer: Reducer,
     cost: CostModel,
     selector: Selector,
-    points: tuple[int, ...],
     dial: float,
     name: str,
     documents: Documents,
@@ -319,11 +311,13 @@ def reduced_variant(
     """Returns a model reduced by any selector."""
 
     def forward(batch: dict[str, Tensor]) -> Tensor:
-        return encoder.logits(reduced_forward(encoder, selector, Tokens.from_padded(**batch), points, dial).batch)
+        return reducer.outputs(run(batch))
 
     def flops(lengths: Tensor, batch: dict[str, Tensor]) -> float:
-        kept = reduced_forward(encoder, selector, Tokens.from_padded(**batch), points, dial).kept
-        return float(cost.reduced(lengths, kept, points, selector.name).sum())
+        return float(cost.reduced(lengths, run(batch).kept, reducer.points, selector).sum())
+
+    def run(batch: dict[str, Tensor]) -> ReducedPass:
+        return reducer.run(selector, reducer.task.protect(Tokens.from_padded(**batch)), dial)
 
     return Variant(name=name, dtype=dtype, documents=documents, forward=forward, sorts=False, flops=flops)
 

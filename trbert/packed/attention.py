@@ -32,6 +32,17 @@ Varlen = Callable[[Tensor, Tensor, Tensor, Tensor, int, float], Tensor]
 """(query, key, value, each [width, heads, head_dim]; offsets; longest document; scale) -> [width, heads, head_dim]."""
 
 
+class AttentionProbe:
+    """Takes one layer's received attention out of Hugging Face's modules, which hand on nothing but states.
+
+    Attributes:
+        received: the attention that each token of the row received; None until a layer has run with this probe.
+    """
+
+    def __init__(self) -> None:
+        self.received: TokenFloat | None = None
+
+
 def packed_attention(
     module: nn.Module,
     query: Float[Tensor, "batch heads width head_dim"],
@@ -42,7 +53,7 @@ def packed_attention(
     segments: Sequence[int] | None = None,
     offsets: Int32[Tensor, " docs_and_one"] | None = None,
     token_positions: TokenIndex | None = None,
-    received: TokenFloat | None = None,
+    probe: AttentionProbe | None = None,
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
@@ -66,8 +77,8 @@ def packed_attention(
         offsets: where each document starts, and the row's end, as the varlen kernel and compiled layers take it; None
             with `segments` None for the plain, padded call.
         token_positions: each token's original position; needed by layers that attend within a window.
-        received: filled in place, where given, with the attention each token received (mean over heads and
-            queries of its own document): the state feature of DESIGN.md section 5. Costs a second softmax.
+        probe: where given, is left the attention that each token received: the mean over heads and over the queries
+            of its own document. It costs a second softmax.
         dropout: probability of dropping an attention weight, in the plain call only.
         scaling: factor on the scores; head_dim ** -0.5 by default.
         sliding_window: tokens attend where |original distance| < this; everywhere when None.
@@ -91,8 +102,8 @@ def packed_attention(
         )
     lengths = list(segments)
     windows = _windows(token_positions, lengths, sliding_window)
-    if received is not None:
-        received.copy_(_attention_received(query, key, lengths, windows, scaling))
+    if probe is not None:
+        probe.received = _attention_received(query, key, lengths, windows, scaling)
     return _attend(query, key, value, lengths, offsets, windows, scaling), None
 
 

@@ -1,4 +1,4 @@
-"""Many documents as one row of tokens: pack, keep, scatter back."""
+"""Hidden states of many documents as one row: start, keep some tokens, split."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from trbert.packed.tokens import Tokens
-from trbert.shapes import DocIndex, Hidden, SampleMasks
+from trbert.shapes import DocIndex, Hidden, SampleMasks, TokenFloat, TokenIndex
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class PackedBatch:
         protected: True where a token is never dropped.
         original_lengths: tokens of each document before anything was dropped.
         offsets: document i is `hidden[offsets[i]:offsets[i + 1]]`.
+        received: the attention that each token received in the layer before (mean over heads and over the queries of
+            its own document), where somebody asked for it.
     """
 
     hidden: Float[Tensor, "total dim"]
@@ -30,6 +32,7 @@ class PackedBatch:
     protected: Bool[Tensor, " total"]
     original_lengths: Int[Tensor, " docs"]
     offsets: Int[Tensor, " docs+1"]
+    received: Float[Tensor, " total"] | None = None
 
     def __len__(self) -> int:
         return self.original_lengths.numel()
@@ -39,14 +42,20 @@ class PackedBatch:
         """Remaining tokens of each document."""
         return self.offsets.diff()
 
+    @property
+    def original_index(self) -> TokenIndex:
+        """Where each remaining token stands in the unreduced row."""
+        starts = self.original_lengths.cumsum(0) - self.original_lengths
+        return starts[self.documents] + self.positions
+
     @cached_property
     def segments(self) -> list[int]:
         """Remaining tokens of each document that has any, as attention splits the row; read off the device once."""
         return segments_of(self.offsets)
 
-    def with_hidden(self, hidden: Hidden) -> "PackedBatch":
-        """Returns the same tokens with new states."""
-        batch = replace(self, hidden=hidden)
+    def with_hidden(self, hidden: Hidden, received: TokenFloat | None = None) -> "PackedBatch":
+        """Returns the same tokens with new states, and with the attention that they received on the way there."""
+        batch = replace(self, hidden=hidden, received=received)
         batch.__dict__["segments"] = self.segments  # saves reading the lengths off the device again
         return batch
 
@@ -131,13 +140,3 @@ def split_documents(batch: PackedBatch, most_tokens: int) -> list[PackedBatch]:
 def document_sums(batch: PackedBatch, states: Hidden) -> Float[Tensor, "docs dim"]:
     """Returns the sum of each document's rows of `states`, which stand as the batch's tokens do."""
     return states.new_zeros(len(batch), states.shape[1]).index_add(0, batch.documents, states)
-
-
-def scatter_back(original: Hidden, kept: PackedBatch) -> Hidden:
-    """Returns `original`, the unreduced row, with the kept tokens' newer states in their places.
-
-    A dropped token's output is thus its state at the point where it was dropped.
-    """
-    starts = kept.original_lengths.cumsum(0) - kept.original_lengths
-    index = starts[kept.documents] + kept.positions
-    return original.index_copy(0, index, kept.hidden)

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from trbert.errors import InputError
-from trbert.shapes import DocIndex, TokenMask
+from trbert.shapes import DocIndex, TokenIndex, TokenMask
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Tokens:
     Attributes:
         input_ids: vocabulary ids, all documents one after the other.
         token_type_ids: segment ids, or None where the family has none.
-        protected: True where a token is never dropped (the first token; by task more).
+        protected: True where a token is never dropped: the first of each document, and what the task adds.
         offsets: document i is `input_ids[offsets[i]:offsets[i + 1]]`; starts at 0, ends at `total`.
     """
 
@@ -95,7 +95,15 @@ class Tokens:
 
     def take(self, documents: Int[Tensor, " taken"]) -> "Tokens":
         """Returns the named documents as a new row, in the given order."""
-        return self._gather(*_spans(self.offsets[documents], self.lengths[documents]))
+        return self._gather(*spans(self.offsets[documents], self.lengths[documents]))
+
+    def index_of(self, documents: Int[Tensor, " taken"]) -> TokenIndex:
+        """Returns where the named documents' tokens stand in the row, one document after the other."""
+        return spans(self.offsets[documents], self.lengths[documents])[0]
+
+    def repeat(self, times: int) -> "Tokens":
+        """Returns all documents, then all of them again, and so on: document i of copy c is number `c · docs + i`."""
+        return self.take(torch.arange(len(self), device=self.offsets.device).repeat(times))
 
     def _gather(self, index: Int[Tensor, " taken"], offsets: Int[Tensor, " docs_and_one"]) -> "Tokens":
         types = None if self.token_type_ids is None else self.token_type_ids[index]
@@ -107,8 +115,13 @@ class Tokens:
         return Tokens(self.input_ids.to(device), types, self.protected.to(device), self.offsets.to(device))
 
 
-def _spans(starts: DocIndex, lengths: DocIndex) -> tuple[Int[Tensor, " total"], Int[Tensor, " docs_and_one"]]:
-    """Returns the index of so many tokens from each start on, one span after the other, and the offsets of spans."""
+def spans(starts: DocIndex, lengths: DocIndex) -> tuple[Int[Tensor, " total"], Int[Tensor, " docs_and_one"]]:
+    """Returns the indices of so many places from each start on, one span after the other, and the spans' offsets.
+
+    Example:
+        >>> spans(torch.tensor([5, 0]), torch.tensor([2, 3]))
+        (tensor([5, 6, 0, 1, 2]), tensor([0, 2, 5]))
+    """
     offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
     shift = (starts - offsets[:-1]).repeat_interleave(lengths)
     return torch.arange(int(offsets[-1]), device=offsets.device) + shift, offsets

@@ -1,5 +1,6 @@
 """Linear layers in int8 on a CPU: weights scaled by output channel, activations by token."""
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -7,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trbert.encoder import Encoder
 from trbert.errors import InputError
+from trbert.runners.eager import Eager
 
 _BLOCK_BYTES = 2 * 2**20
 """About how large a piece's states are, in and out, so that they stay in a core's cache between the steps. Measured on
@@ -94,23 +95,29 @@ def _scale(rows: Float[Tensor, "rows width"]) -> Float[Tensor, "rows 1"]:
     return torch.where(largest > 0, largest / 127, 1.0)
 
 
-def quantise(encoder: Encoder) -> None:
-    """Replaces the linear layers of the encoder's own layers, in place; embeddings, pooler and head stay as they are.
+class Int8(Eager):
+    """Runs layers whose linear maps are in int8: on a CPU, for use alone, neither to learn nor to save."""
 
-    Raises:
-        InputError: The encoder is not on a CPU, or this PyTorch has no oneDNN.
-    """
-    if encoder.device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        raise InputError(
-            f"int8 runs on a CPU with PyTorch's oneDNN operators, and the model is on {encoder.device.type!r}: "
-            "load it without int8 and use bfloat16 or float16 there"
-        )
-    for layer in encoder.layers:
-        for parent in list(layer.modules()):
-            for name, child in list(parent.named_children()):
-                if isinstance(child, nn.Linear):
-                    setattr(parent, name, Int8Linear(child))
-    encoder.model.requires_grad_(False)
+    name = "int8"
+
+    def adopt(self, plain: nn.Module, layers: Sequence[nn.Module]) -> None:
+        """Replaces the layers' linear maps, in place; embeddings, pooler and head stay as they are.
+
+        Raises:
+            InputError: The model is not on a CPU, or this PyTorch has no oneDNN.
+        """
+        device = next(plain.parameters()).device
+        if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+            raise InputError(
+                f"int8 runs on a CPU with PyTorch's oneDNN operators, and the model is on {device.type!r}: "
+                "load it with another runner, and use bfloat16 or float16 there"
+            )
+        for layer in layers:
+            for parent in list(layer.modules()):
+                for name, child in list(parent.named_children()):
+                    if isinstance(child, nn.Linear):
+                        setattr(parent, name, Int8Linear(child))
+        plain.requires_grad_(False)
 
 
 def is_quantised(model: nn.Module) -> bool:

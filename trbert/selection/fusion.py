@@ -24,6 +24,11 @@ class Fusion(nn.Module):
             nn.init.zeros_(linear.weight)
         self.maps = nn.ModuleList(maps)
 
+    @classmethod
+    def none(cls) -> "Fusion":
+        """Returns one that adds nothing anywhere."""
+        return cls(0, 0)
+
     def forward(self, batch: PackedBatch, kept: PackedBatch, point: int) -> PackedBatch:
         """Returns the kept tokens, the first of each document knowing what was dropped beside it.
 

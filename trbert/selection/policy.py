@@ -1,7 +1,6 @@
 """Hidden states -> keep logits: one small head per reduction point."""
 
 from collections.abc import Collection
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -10,11 +9,8 @@ from torch import Tensor, nn
 from trbert.errors import InputError
 from trbert.packed.batch import PackedBatch, document_sums
 
-Feature = Literal["document", "neighbours", "dial"]
-"""What a head may see beside the token's own state: its document's summary, the tokens next to it, the dial."""
-
-DIAL_BOUND = 4.0
-"""A head that sees the dial sees it within ± this: beyond what it learned from, only the offset goes on."""
+FEATURES = ("document", "neighbours")
+"""What a head may see beside the token's own state: its document's summary, the tokens next to it."""
 
 
 class PolicyHead(nn.Module):
@@ -25,21 +21,20 @@ class PolicyHead(nn.Module):
     own state alone, at point 0 a bare embedding, and cannot spend more on a document that needs more. Ours may see
 
     * "document": its remaining tokens' mean state and the log of its original length;
-    * "neighbours": the states of the remaining tokens before and after it;
-    * "dial": the dial itself, so that which tokens matter may depend on how many may stay.
+    * "neighbours": the states of the remaining tokens before and after it.
 
     Every C_f starts at zero, at the paper's head.
     """
 
-    def __init__(self, dim: int, width: int, features: Collection[Feature]) -> None:
+    def __init__(self, dim: int, width: int, features: Collection[str]) -> None:
         super().__init__()
         self.linear_1 = nn.Linear(dim, width)
         self.linear_2 = nn.Linear(width, 1)
         for linear in (self.linear_1, self.linear_2):
             nn.init.normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)
-        inputs = {"document": dim + 1, "neighbours": dim, "dial": 1}
-        outputs = {"document": width, "neighbours": 2 * width, "dial": width}
+        inputs = {"document": dim + 1, "neighbours": dim}
+        outputs = {"document": width, "neighbours": 2 * width}
         added = {name: nn.Linear(inputs[name], outputs[name], bias=False) for name in inputs if name in features}
         for linear in added.values():
             nn.init.zeros_(linear.weight)
@@ -53,11 +48,7 @@ class PolicyHead(nn.Module):
             inner = inner + self.features["document"](_summaries(batch, states))[batch.documents]
         if "neighbours" in self.features:
             inner = inner + _beside(self.features["neighbours"](states), batch.documents)
-        inner = inner[None]
-        if "dial" in self.features:
-            seen = self.features["dial"](dials.clamp(-DIAL_BOUND, DIAL_BOUND).to(states.dtype)[..., None])
-            inner = inner + seen[:, batch.documents]
-        return self.linear_2(nn.functional.gelu(inner))[..., 0] + dials[:, batch.documents]
+        return self.linear_2(nn.functional.gelu(inner))[:, 0] + dials[:, batch.documents]
 
     @property
     def per_token(self) -> list[nn.Linear]:
@@ -67,7 +58,7 @@ class PolicyHead(nn.Module):
     @property
     def per_document(self) -> list[nn.Linear]:
         """The maps that a document pays for once."""
-        return [*self._of("document"), *self._of("dial")]
+        return self._of("document")
 
     def _of(self, name: str) -> list[nn.Linear]:
         return [linear for each, linear in self.features.items() if each == name and isinstance(linear, nn.Linear)]
@@ -100,11 +91,11 @@ class Policy(nn.Module):
         InputError: There is no such feature.
     """
 
-    def __init__(self, dim: int, num_points: int, width: int = 32, features: Collection[Feature] = ()) -> None:
+    def __init__(self, dim: int, num_points: int, width: int = 32, features: Collection[str] = ()) -> None:
         super().__init__()
-        if unknown := sorted(set(features) - set(get_args(Feature))):
+        if unknown := sorted(set(features) - set(FEATURES)):
             raise InputError(
-                f"policy features must be among {', '.join(get_args(Feature))}, and hold {unknown[0]!r}: leave it out"
+                f"policy features must be among {', '.join(FEATURES)}, and hold {unknown[0]!r}: leave it out"
             )
         self.width, self.features = width, tuple(features)
         self.heads = nn.ModuleList(PolicyHead(dim, width, features) for _ in range(num_points))
@@ -117,7 +108,7 @@ class Policy(nn.Module):
         Args:
             batch: the remaining tokens.
             point: which reduction point.
-            dials: added to every logit of a document, and seen by heads that know the dial; one row of logits each.
+            dials: added to every logit of a document; one row of logits each.
         """
         with torch.autocast(batch.hidden.device.type, enabled=False):
             logits: Tensor = self.heads[point](batch, dials)
@@ -127,9 +118,3 @@ class Policy(nn.Module):
 def bernoulli_log_prob(logits: Tensor, masks: Tensor) -> Tensor:
     """Returns log π(mask): log σ(logit) where kept, log σ(−logit) where dropped; broadcasts, in nats."""
     return nn.functional.logsigmoid(torch.where(masks, logits, -logits))
-
-
-def bernoulli_entropy(logits: Tensor) -> Tensor:
-    """Returns the entropy of a keep decision, in nats."""
-    keep = torch.sigmoid(logits)
-    return -(keep * nn.functional.logsigmoid(logits) + (1 - keep) * nn.functional.logsigmoid(-logits))

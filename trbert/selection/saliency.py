@@ -8,13 +8,14 @@ from torch import Tensor
 
 from trbert.encoder import Encoder
 from trbert.packed.batch import PackedBatch
-from trbert.packed.tokens import Tokens
 from trbert.selection.selectors import rank_in_document
-from trbert.shapes import DocIndex, SampleMasks
+from trbert.shapes import SampleMasks
+from trbert.tasks import Task
+from trbert.tasks.examples import Examples
 
 
 def saliency(
-    encoder: Encoder, tokens: Tokens, labels: DocIndex, points: tuple[int, ...]
+    encoder: Encoder, task: Task, examples: Examples, points: tuple[int, ...]
 ) -> tuple[tuple[PackedBatch, ...], Float[Tensor, "points total"]]:
     """Returns the unreduced states h_w entering each reduction point w, and |⟨∂L/∂h_r, h_r − h_w⟩| of each token there.
 
@@ -24,14 +25,14 @@ def saliency(
     reference = max(points[-1] + 1, round(0.75 * len(encoder.layers)))
     states = []
     with torch.no_grad():
-        batch = encoder.embed(tokens)
+        batch = encoder.embed(examples.tokens)
         for first, last in pairwise((0, *points, reference)):
             batch = encoder.run_layers(batch, first, last)
             states.append(batch)
     with torch.enable_grad():
         hidden = batch.hidden.detach().requires_grad_()
         finished = encoder.run_layers(batch.with_hidden(hidden), reference, len(encoder.layers))
-        loss = torch.nn.functional.cross_entropy(encoder.logits(finished).float(), labels, reduction="sum")
+        loss = task.loss(encoder.read(finished, task.reads), examples).sum()
         (gradient,) = torch.autograd.grad(loss, hidden)
     entering = tuple(states[:-1])
     scores = [((gradient * (hidden - state.hidden)).sum(-1)).abs().detach().float() for state in entering]

@@ -1,8 +1,8 @@
-"""The family of rules that decide which tokens go on: first, random, attention, saliency, gumbel, policy.
+"""What decides which tokens go on: policy, gumbel, and the rules first, random, attention, saliency.
 
-A rule is deterministic: what it decides for a document depends on that document alone. It has one dial: for those that
-learned an offset on the keep logits, for the others (which count) the fraction of the original tokens that is left
-after the last reduction point. A new rule is one class and one line in `RULES` or `LEARNED`.
+A selector is deterministic: what it decides for a document depends on that document alone. It has one dial. For a
+selector that learns, the dial is an offset on the keep logits. For a rule, which counts, the dial is the fraction of
+the original tokens that is left after the last reduction point. A new selector is one class in this file.
 """
 
 import math
@@ -21,22 +21,42 @@ Evidence = Literal["attention", "saliency"]
 """What a rule reads beside the states: attention received in the layer before, or the saliency of each token."""
 
 
+SELECTORS: dict[str, type["Selector"]] = {}
+"""Every selector by its name, in the order in which they are defined."""
+
+
 class Selector(ABC):
-    """Decides, at a reduction point, which of the remaining tokens go on.
+    """Decides, at a reduction point, which of the remaining tokens go on. A class with a name joins `SELECTORS`.
 
     Attributes:
         name: as results and checkpoints call it.
-        needs: evidence that the rule reads; attention is charged for, and saliency needs the labels.
-        dials: settings, cheapest first, that cover the rule's own front.
+        learns: its decisions come from policy heads, which it pays for and which the select stage trains.
+        relaxed: its heads learn by gradients through relaxed masks, not from rewards.
+        needs: evidence that it reads: attention, which is charged for; or saliency, which needs the targets.
+        first_point: the first layer at which it can stand.
+        dials: settings, cheapest first, that cover its own front.
         keep_all: the dial at which it keeps every token.
         default_dial: where it stands unless told otherwise.
+
+    Args:
+        policy: the heads of a selector that learns; without heads for a rule.
     """
 
     name: ClassVar[str]
+    learns: ClassVar[bool] = False
+    relaxed: ClassVar[bool] = False
     needs: ClassVar[Evidence | None] = None
+    first_point: ClassVar[int] = 0
     dials: ClassVar[tuple[float, ...]]
     keep_all: ClassVar[float]
     default_dial: ClassVar[float]
+
+    def __init_subclass__(cls) -> None:
+        if "name" in cls.__dict__:
+            SELECTORS[cls.name] = cls
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
 
     def check_dial(self, dial: float) -> None:
         """Raises InputError unless the rule can stand at this dial."""
@@ -65,14 +85,13 @@ class PolicySelector(Selector):
     """Keeps a token whose learned logit, dial included, is at least 0 (probability one half)."""
 
     name = "policy"
-    # Half a nat apart: a policy trained for minutes only is unsure, and goes from 2x to 8x within two nats.
-    # The sure logits of a long joint stage need the last ones: after 32,000 documents +6 is still over twice as fast.
+    learns = True
+    # Steps of half a nat. A policy that was trained for minutes is unsure: it goes from 2x to 8x within two nats.
+    # A long joint stage makes the policy confident, so its logits are large. The last dials are there for such models:
+    # after 32,000 documents, a dial of +6 still ran more than twice as fast as the unreduced model.
     dials = (*(step / 2 for step in range(-10, 13)), 8.0, 11.0, 16.0, 24.0)
     keep_all = 1000.0  # no logit comes near
     default_dial = 0.0
-
-    def __init__(self, policy: Policy) -> None:
-        self.policy = policy
 
     def keep_mask(
         self, batch: PackedBatch, point: int, num_points: int, dials: DocFloat, evidence: TokenFloat | None
@@ -85,6 +104,7 @@ class GumbelSelector(PolicySelector):
     """The same heads, learned by gradients through relaxed masks as in Transkimmer (Guan et al., ACL 2022)."""
 
     name = "gumbel"
+    relaxed = True
 
 
 class CountSelector(Selector):
@@ -145,6 +165,7 @@ class AttentionSelector(CountSelector):
 
     name = "attention"
     needs = "attention"
+    first_point = 1  # attention exists from layer 1 on
 
     def scores(self, batch: PackedBatch, evidence: TokenFloat | None) -> TokenFloat:
         """Returns the attention received."""
@@ -166,30 +187,35 @@ class SaliencySelector(CountSelector):
         return evidence
 
 
-FREE_SELECTORS: tuple[Selector, ...] = (FirstSelector(), RandomSelector(), AttentionSelector())
-"""The rules that need nothing learned: a user could have them today."""
-
-RULES: dict[str, Selector] = {rule.name: rule for rule in (*FREE_SELECTORS, SaliencySelector())}
-LEARNED: dict[str, type[PolicySelector]] = {rule.name: rule for rule in (PolicySelector, GumbelSelector)}
-SELECTORS: tuple[str, ...] = (*LEARNED, *RULES)
-
-
 def selector_of(name: str, policy: Policy) -> Selector:
     """Returns the selector of this name; those that learn decide by the policy.
 
     Raises:
         InputError: There is no such selector.
     """
+    return selector_class(name)(policy)
+
+
+def selector_class(name: str) -> type[Selector]:
+    """Returns the class of the selector of this name.
+
+    Raises:
+        InputError: There is no such selector.
+    """
     if name not in SELECTORS:
-        raise InputError(f"selector must be one of {', '.join(SELECTORS)}, and is {name!r}")
-    return LEARNED[name](policy) if name in LEARNED else RULES[name]
+        raise InputError(f"selector must be one of {', '.join(SELECTORS)}, and is {name!r}: 'policy' is the default")
+    return SELECTORS[name]
 
 
-def points_for(selector: Selector, points: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the reduction points at which a rule can stand: attention exists from layer 1 on."""
-    if selector.needs != "attention":
-        return points
-    return tuple(sorted({max(1, point) for point in points}))
+def free_selectors() -> list[Selector]:
+    """Returns the rules that need neither training nor targets: a user could have them today."""
+    nothing = Policy(1, 0)
+    return [rule(nothing) for rule in SELECTORS.values() if not rule.learns and rule.needs != "saliency"]
+
+
+def points_for(selector: type[Selector] | Selector, points: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the reduction points at which a selector can stand."""
+    return tuple(sorted({max(selector.first_point, point) for point in points}))
 
 
 def rank_in_document(batch: PackedBatch, scores: TokenFloat) -> torch.Tensor:

@@ -1,1 +1,21 @@
-"""What differs between tasks: one file for each kind."""
+"""What differs between tasks: the interface, and one file for each kind. `TASKS` lists them."""
+
+from trbert.errors import InputError
+from trbert.tasks.classification import Classification
+from trbert.tasks.task import Task
+
+TASKS: dict[str, Task] = {task.name: task for task in (Classification(),)}
+
+
+def task_of(name: str) -> Task:
+    """Returns the task of this name.
+
+    Raises:
+        InputError: There is none.
+    """
+    if name not in TASKS:
+        raise InputError(f"task must be one of {', '.join(TASKS)}, and is {name!r}: leave it out for the default")
+    return TASKS[name]
+
+
+__all__ = ["TASKS", "Task", "task_of"]

@@ -1,52 +1,263 @@
-"""What differs between tasks; so far classification: encode, loss, fidelity, quality."""
+"""One label for a text, or for a pair of texts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from jaxtyping import Float
+import numpy as np
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from trbert.errors import InputError
 from trbert.packed.tokens import Tokens
-from trbert.shapes import DocFloat, DocIndex, Logits
+from trbert.tasks.examples import Examples, Outputs
+from trbert.tasks.rows import Columns, Reading, Rows, Table, outside_train
+from trbert.tasks.task import PerExample, Task
+from trbert.wording import did_you_mean, listed, shown
 
-FIDELITY_FLOOR = -5.0
-"""Lowest fidelity of a document, in nats: one hopeless document must not outweigh a batch."""
+KINDS = {bool: "booleans", int: "integers", str: "strings"}
+"""The types that a label can have, as errors name them."""
 
 
-def encode(
-    tokenizer: Any, texts: Sequence[str], max_length: int, second_texts: Sequence[str] | None = None
-) -> tuple[Tokens, int]:
-    """Returns the documents as one row of tokens, the first of each protected, and how many of them were truncated.
+class Classification(Task):
+    """One of several classes for each document; the document is a text, or a pair of texts."""
+
+    name = "classification"
+    head = "AutoModelForSequenceClassification"
+    metric = "accuracy"
+
+    def columns(self, text_column: str, label_column: str) -> Columns:
+        """Returns the columns of the texts and of the labels.
+
+        Raises:
+            InputError: text_column names no column, or more than two.
+        """
+        columns = super().columns(text_column, label_column)
+        if len(columns.inputs) > 2:
+            raise InputError(
+                f"text_column must name one column, or two with a comma between them, and is {text_column!r}: "
+                "write text, or question,sentence for pairs"
+            )
+        return columns
+
+    def read(self, tables: Mapping[str, Table], columns: Columns) -> Reading:
+        """Returns the labelled texts of every split, labels as class indices, and the classes' names.
+
+        Rows with a blank text are left out, and so is a split beside train whose labels are all -1: on the hub, such
+        labels are secret.
+
+        Raises:
+            InputError: A text is no string, a label is no class, or no row is left.
+        """
+        notes: list[str] = []
+        found: dict[str, Table] = {}
+        for split, table in tables.items():
+            labels = table.values[columns.target]
+            if split != "train" and len(labels) > 0 and all(label == -1 for label in labels):
+                notes.append(f"{split} is not used: its {len(labels)} labels are all -1, as where they are secret")
+                continue
+            found[split], left_out = _usable(split, table, columns)
+            notes += left_out
+        values, names = _classes(found, columns)
+        index = {value: position for position, value in enumerate(values)}
+        rows = {split: _rows(table, columns, index) for split, table in found.items()}
+        return Reading(rows=rows, labels=names, notes=tuple(notes))
+
+    def encode(self, rows: Rows, tokenizer: Any, max_length: int) -> tuple[Examples, int]:
+        """Returns one document for each row, its first token protected, and how many were truncated.
+
+        Of a pair the longer text is truncated first.
+        """
+        tokens, truncated = encode_texts(tokenizer, rows.inputs, max_length)
+        return Examples.of_documents(self.protect(tokens), torch.tensor(rows.targets)), truncated
+
+    def check_targets(self, examples: Examples, num_outputs: int) -> None:
+        """Raises InputError unless the labels are class indices of the head."""
+        labels = examples.targets
+        if not 0 <= int(labels.min()) <= int(labels.max()) < num_outputs:
+            raise InputError(
+                f"labels must be from 0 to {num_outputs - 1}, and go from {int(labels.min())} to "
+                f"{int(labels.max())}: pass class indices as the model numbers them"
+            )
+
+    def loss(self, outputs: Outputs, examples: Examples) -> PerExample:
+        """Returns −log p(label)."""
+        return F.cross_entropy(_exact(outputs), examples.targets, reduction="none")
+
+    def distil(self, outputs: Outputs, teacher_outputs: Outputs, examples: Examples, temperature: float) -> PerExample:
+        """Returns T² · cross-entropy against the teacher's softened distribution (Hinton et al. 2015, section 2)."""
+        target = (_exact(teacher_outputs) / temperature).softmax(-1)
+        return -(temperature**2) * (target * (_exact(outputs) / temperature).log_softmax(-1)).sum(-1)
+
+    def prior(self, examples: Examples) -> float:
+        """Returns the entropy of the labels' frequencies."""
+        shares = torch.bincount(examples.targets).double() / len(examples)
+        return float(torch.special.entr(shares).sum())
+
+    def decode(self, outputs: Outputs, examples: Examples) -> list[int]:
+        """Returns the class index of each document."""
+        decoded: list[int] = outputs.argmax(-1).tolist()
+        return decoded
+
+    def correct(self, decoded: Sequence[Any], examples: Examples) -> list[float]:
+        """Returns 1 where the class is the label's."""
+        return [float(one == label) for one, label in zip(decoded, examples.targets.tolist(), strict=True)]
+
+
+def encode_texts(tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int) -> tuple[Tokens, int]:
+    """Returns texts, or pairs of texts, as one row of tokens, and how many were truncated.
 
     Args:
         tokenizer: a Hugging Face tokenizer.
-        texts: documents, or the first text of each.
+        columns: the texts; of pairs the first and the second texts.
         max_length: most tokens of a document, special tokens included; of a pair the longer text is truncated first.
-        second_texts: where documents are pairs, the second text of each.
 
     Raises:
         InputError: max_length leaves no room for a token beside the special ones, or there is no text.
     """
-    special = tokenizer.num_special_tokens_to_add(pair=second_texts is not None)
+    texts = [list(column) for column in columns]
+    special = tokenizer.num_special_tokens_to_add(pair=len(texts) == 2)
     if max_length <= special:
         raise InputError(f"max_length must be more than the {special} special tokens, and is {max_length}")
-    if not texts:
+    if not texts[0]:
         raise InputError("texts must not be empty: pass at least one document")
-    columns = [list(texts)] if second_texts is None else [list(texts), list(second_texts)]
-    encoded = tokenizer(*columns, truncation=False, verbose=False)
+    encoded = tokenizer(*texts, truncation=False, verbose=False)
     truncated = sum(len(ids) > max_length for ids in encoded["input_ids"])
     if truncated:
-        encoded = tokenizer(*columns, truncation="longest_first", max_length=max_length)
+        encoded = tokenizer(*texts, truncation="longest_first", max_length=max_length)
     return Tokens.from_lists(encoded["input_ids"], encoded.get("token_type_ids")), truncated
 
 
-def gold_log_likelihood(logits: Logits, labels: DocIndex) -> DocFloat:
-    """Returns log p(y) of each document's label, in nats, not below `FIDELITY_FLOOR`."""
-    chosen = logits.float().log_softmax(-1).gather(1, labels[:, None])[:, 0]
-    return chosen.clamp(min=FIDELITY_FLOOR)
+def _exact(outputs: Tensor) -> Tensor:
+    """Returns the outputs in float32 at least."""
+    return outputs if outputs.dtype == torch.float64 else outputs.float()
 
 
-def accuracy(logits: Float[Tensor, "docs classes"], labels: DocIndex) -> float:
-    """Returns the fraction of documents whose highest logit is the label's."""
-    return float((logits.argmax(-1) == labels).double().mean())
+def _usable(split: str, table: Table, columns: Columns) -> tuple[Table, list[str]]:
+    """Returns a table without the rows that have a blank text or stand in train too, and what was left out."""
+    written, notes = list(range(len(table))), []
+    for name in columns.inputs:
+        written = _written(table, name, written)
+    if len(written) < len(table):
+        notes.append(f"{split}: {len(table) - len(written)} empty texts left out")
+    kept = written if split == "train" else outside_train(table, written)
+    if len(kept) < len(written):
+        notes.append(f"{split}: {len(written) - len(kept)} rows left out that also stand in train (in_train)")
+    labels = _checked_labels(table, kept, columns.target)
+    values = {name: [table.values[name][row] for row in kept] for name in columns.inputs} | {columns.target: labels}
+    return Table(table.origin, values, table.target_names, table.names_origin), notes
+
+
+def _written(table: Table, name: str, rows: Sequence[int]) -> list[int]:
+    """Returns those of the rows whose text in this column is not blank."""
+    texts = table.values[name]
+    for row, text in enumerate(texts):
+        if text is not None and not isinstance(text, str):
+            raise InputError(
+                f"row {row} of {table.origin} must have a string in column {name!r}, and has {shown(text)}: "
+                "set text_column to the column of the texts"
+            )
+    written = [row for row in rows if texts[row] is not None and texts[row].strip()]
+    if not written:
+        raise InputError(
+            f"{table.origin} must have a text in column {name!r}, and its {len(rows)} texts are all empty: "
+            "set text_column to the column of the texts"
+        )
+    return written
+
+
+def _checked_labels(table: Table, rows: Sequence[int], column: str) -> list[Any]:
+    """Returns the labels of the named rows: all booleans, all integers or all strings."""
+    labels: list[Any] = []
+    first: dict[type, int] = {}
+    for row in rows:
+        label = table.values[column][row]
+        if label is None or label != label or (isinstance(label, str) and not label.strip()):
+            raise InputError(
+                f"row {row} of {table.origin} must have a label in column {column!r}, and has none: "
+                "fill it in or remove the row"
+            )
+        if isinstance(label, float) and label.is_integer():
+            label = int(label)
+        if type(label) not in KINDS:
+            raise InputError(
+                f"row {row} of {table.origin} must have a string, an integer or a boolean in column {column!r}, and "
+                f"has {shown(label)}: set label_column to the column of the classes"
+            )
+        first.setdefault(type(label), row)
+        labels.append(label)
+    if len(first) > 1:
+        found = " and ".join(f"{KINDS[kind]} (row {row}: {table.values[column][row]!r})" for kind, row in first.items())
+        raise InputError(
+            f"labels in column {column!r} of {table.origin} must be of one type, and are {found}: write all "
+            "of them one way"
+        )
+    return labels
+
+
+def _classes(tables: Mapping[str, Table], columns: Columns) -> tuple[list[Any], tuple[str, ...]]:
+    """Returns the label values in the order of their classes, and each class's name."""
+    train = tables["train"]
+    labels = train.values[columns.target]
+    for table in tables.values():
+        kind, train_kind = type(table.values[columns.target][0]), type(labels[0])
+        if kind is not train_kind:
+            raise InputError(
+                f"labels in column {columns.target!r} must be of one type in all splits, and are {KINDS[train_kind]} "
+                f"in {train.origin} and {KINDS[kind]} in {table.origin}: write all of them one way"
+            )
+    names = train.target_names
+    if names is None:
+        values = sorted(set(labels), key=_sort_key(labels))
+        names = tuple(map(str, values))
+    else:
+        values = list(names) if isinstance(labels[0], str) else list(range(len(names)))
+        for table in tables.values():
+            _check_named(table, columns.target, train, values)
+    present = set(labels)
+    for table in tables.values():
+        own = table.values[columns.target]
+        without = [value for value in dict.fromkeys(own) if value not in present]
+        if without:
+            count = sum(label == without[0] for label in own)
+            raise InputError(
+                f"label {without[0]!r} of {table.origin} must have training rows, and has none in {train.origin}: add "
+                f"some, or remove its {count} rows"
+            )
+    for name, value in zip(names, values, strict=True):
+        if value not in present:
+            raise InputError(
+                f"label name {name!r} of {train.names_origin} must have training rows, and no row has it: add some, "
+                "or remove the name"
+            )
+    if len(values) < 2:
+        raise InputError(
+            f"{train.origin} must have rows of at least two classes, and all have {values[0]!r} in column "
+            f"{columns.target!r}: set label_column to the column of the classes"
+        )
+    return values, names
+
+
+def _rows(table: Table, columns: Columns, index: Mapping[Any, int]) -> Rows:
+    labels = np.array([index[label] for label in table.values[columns.target]], dtype=np.int64)
+    return Rows(tuple(tuple(table.values[name]) for name in columns.inputs), labels, labels)
+
+
+def _check_named(table: Table, column: str, train: Table, values: Sequence[Any]) -> None:
+    for label in table.values[column]:
+        if label in values:
+            continue
+        if isinstance(label, str):
+            rule = f"be one of the names in {train.names_origin}, {listed(values)}{did_you_mean(label, values)}"
+        else:
+            rule = f"be the index of one of the {len(values)} names in {train.names_origin}"
+        raise InputError(f"label {label!r} of {table.origin} must {rule}: mend the row or the names")
+
+
+def _sort_key(labels: Iterable[Any]) -> Callable[[Any], Any] | None:
+    """Returns what orders labels: numbers by value, also where they are written as strings."""
+    try:
+        numbers = {label: int(label) for label in labels}
+    except ValueError:
+        return None
+    return lambda label: (numbers[label], str(label))

@@ -4,8 +4,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from trbert.shapes import Logits
-
 
 def leave_one_out_advantages(returns: Float[Tensor, "*points samples docs"]) -> Float[Tensor, "*points samples docs"]:
     """Returns A_k = R_k − mean of the other samples' returns of the same document (RLOO, Kool et al. 2019).
@@ -51,38 +49,6 @@ def policy_gradient_loss(
         3.0
     """
     return -(advantages.detach() * log_prob / lengths.sqrt()).sum(0).mean()
-
-
-def distillation_loss(logits: Logits, teacher_logits: Logits, temperature: float = 1.0) -> Float[Tensor, ""]:
-    """Returns T² · mean cross-entropy against the teacher's softened distribution (Hinton et al. 2015, section 2).
-
-    Example:
-        >>> round(distillation_loss(torch.zeros(1, 2), torch.zeros(1, 2)).item(), 4)  # log 2
-        0.6931
-    """
-    target = (teacher_logits.float() / temperature).softmax(-1)
-    return -(temperature**2) * (target * (logits.float() / temperature).log_softmax(-1)).sum(-1).mean()
-
-
-def predictive_information(logits: Logits, labels: Int[Tensor, " docs"]) -> float:
-    """Returns H(Y) − mean −log p(y), in nats: what a model knows of these labels beyond their frequencies.
-
-    The predictive V-information of Xu et al. (ICLR 2020, definition 2), whose model without input says frequencies.
-
-    Args:
-        logits: the model's, of each document.
-        labels: the documents' classes.
-
-    Example:
-        >>> sure = torch.tensor([[50.0, 0.0], [0.0, 50.0]])
-        >>> round(predictive_information(sure, torch.tensor([0, 1])), 4)  # all of log 2
-        0.6931
-        >>> predictive_information(torch.zeros(2, 2), torch.tensor([0, 1]))  # nothing
-        0.0
-    """
-    shares = torch.bincount(labels).double() / len(labels)
-    surprise = torch.nn.functional.cross_entropy(logits.double(), labels)
-    return float(torch.special.entr(shares).sum() - surprise)
 
 
 def imitation_loss(logits: Float[Tensor, " total"], targets: Tensor, weights: Tensor) -> Float[Tensor, ""]:

@@ -11,6 +11,8 @@ from trbert.errors import InputError
 
 FREE = "free"
 TEACHER = "teacher"
+UNNUMBERED = "trial"
+"""What a trial calls itself: its number in the run is given to it when all have finished."""
 UNREDUCED = "none"
 
 # Drops are differences of floats: .9 − .895 is a hair more than half a point.

@@ -38,6 +38,15 @@ def read_front(path: Path) -> tuple[Point, ...]:
         InputError: The file is no front: other columns, or a cell that is none, with its line.
     """
     _check_run(path)
+    return read_points(path)
+
+
+def read_points(path: Path) -> tuple[Point, ...]:
+    """Returns the points that `write_front` wrote to a file.
+
+    Raises:
+        InputError: The file is no front: other columns, or a cell that is none, with its line.
+    """
     try:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.reader(file, strict=True)

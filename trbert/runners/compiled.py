@@ -1,0 +1,46 @@
+"""The runner that compiles each span of layers."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trbert.packed.attention import AttentionProbe
+from trbert.packed.batch import PackedBatch
+from trbert.runners.eager import Eager, through_layers
+from trbert.runners.runner import RotaryTables
+from trbert.shapes import Hidden
+
+
+class Compiled(Eager):
+    """Runs each span of layers through `torch.compile`, made at first use, whatever the lengths are after it.
+
+    Where a gradient or the attention received is wanted the layers run eagerly. A copy of a model gets a runner of
+    its own: the compiled spans would run the layers of the model that was copied.
+    """
+
+    name = "compiled"
+
+    def __init__(self) -> None:
+        self._spans: dict[tuple[int, int], Callable[..., Tensor]] = {}
+
+    def __reduce__(self) -> tuple[type["Compiled"], tuple[()]]:
+        return Compiled, ()
+
+    def run(
+        self,
+        layers: Sequence[Any],
+        span: tuple[int, int],
+        batch: PackedBatch,
+        rotary: RotaryTables,
+        probe: AttentionProbe | None,
+    ) -> Hidden:
+        """Returns the states after the layers."""
+        if probe is not None or torch.is_grad_enabled():
+            return super().run(layers, span, batch, rotary, probe)
+        if span not in self._spans:
+            first, last = span
+            self._spans[span] = torch.compile(partial(through_layers, layers[first:last]), dynamic=True)
+        return self._spans[span](batch.hidden[None], batch.offsets.int(), batch.positions, rotary)[0]

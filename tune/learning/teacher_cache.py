@@ -1,0 +1,149 @@
+"""The teacher and its outputs: made once for the same data and settings, then taken from the cache."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from trbert.encoder import Encoder
+from trbert.errors import Diverged
+from trbert.files import cache_folder, write_whole
+from trbert.measure.evaluate import unreduced_outputs
+from trbert.selection.reduction import Reducer
+from trbert.tasks.examples import Examples, Outputs
+from tune.budget import Plan, fit_teacher
+from tune.learning.steps import autocast, uses_bfloat16
+from tune.learning.teacher_stage import training_seconds
+from tune.settings import ComputeSettings, Settings
+
+SAY_EVERY_S = 10.0
+"""Seconds between two lines about the teacher."""
+
+
+class _Told:
+    """Says now and then how far the teacher is; pickles, to say it from another process."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.started = self.last = time.monotonic()
+
+    def __call__(self, step: dict[str, float]) -> None:
+        now = time.monotonic()
+        if now - self.last >= SAY_EVERY_S or step["step"] == step["steps"]:
+            self.last = now
+            left = (now - self.started) / step["step"] * (step["steps"] - step["step"])
+            self.say(
+                f"teacher: step {step['step']:.0f} of {step['steps']:.0f}, loss {step['loss']:.3f}, {left:.0f} s left"
+            )
+
+
+def teach(
+    reducer: Reducer,
+    examples: Examples,
+    settings: Settings,
+    plan: Plan | None,
+    say: Callable[[str], None],
+    train: Callable[..., None],
+) -> None:
+    """Makes a plain model the teacher, in place: from the cache where the same one was trained before.
+
+    Args:
+        reducer: the model; its head is new.
+        examples: to learn from, at the teacher's length.
+        settings: of the run.
+        plan: cuts the epochs to the teacher's time; None cuts nothing.
+        say: is told what is being done, one line each.
+        train: fine-tunes the model: here, or in several processes.
+
+    Raises:
+        Diverged: The learning left the finite numbers.
+    """
+    encoder = reducer.encoder
+    limit = None if plan is None else round(plan.teacher_seconds)
+    recipe = {name: value for name, value in asdict(settings.teacher).items() if name != "max_length"}
+    key = [settings.task, settings.model, settings.seed, encoder.plain.config.num_labels, recipe, limit]
+    digest = hashlib.sha256(json.dumps(key).encode())
+    _hash_examples(digest, examples)
+    if Path(settings.model).is_dir():
+        _hash_weights(digest, encoder)  # a folder's content may change under its name
+    path = cache_folder() / "teachers" / f"{digest.hexdigest()[:24]}.safetensors"
+    if path.is_file() and _load_teacher(encoder, path):
+        say("teacher: kept from an earlier run")
+        return
+    if plan is not None:
+        seconds = training_seconds(reducer, examples, settings.compute.dtype, torch.get_num_threads())
+        settings = fit_teacher(settings, plan, seconds, len(examples.tokens))
+    say(f"teacher: training, {settings.teacher.epochs:g} epochs of {len(examples.tokens):,} documents")
+    train(reducer, examples, settings.teacher, settings.compute, settings.seed, _Told(say))
+    _keep(path, encoder.plain.state_dict())
+
+
+def _load_teacher(encoder: Encoder, path: Path) -> bool:
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError):
+        state = {}
+    if _shapes(state) != _shapes(encoder.plain.state_dict()):
+        path.unlink()  # damaged, or of another version: made again, from weights that it never touched
+        return False
+    encoder.plain.load_state_dict(state)
+    return True
+
+
+def _shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def teacher_outputs(reducer: Reducer, examples: Examples, split: str, compute: ComputeSettings) -> Outputs:
+    """Returns the teacher's outputs on a split, computed once for the same weights and examples.
+
+    Those of train are learned from, and computed as training is; the others are reported, as evaluation is.
+
+    Raises:
+        Diverged: One of them is not finite.
+    """
+    device, dtype = reducer.encoder.device, compute.dtype if split == "train" else compute.evaluation
+    key = hashlib.sha256(f"{reducer.task.name} bfloat16 {uses_bfloat16(device, dtype)}".encode())
+    _hash_examples(key, examples)
+    _hash_weights(key, reducer.encoder)
+    path = cache_folder() / "outputs" / f"{key.hexdigest()[:24]}.safetensors"
+    try:
+        return load_file(path)["outputs"]
+    except (SafetensorError, OSError):
+        with autocast(device, dtype):
+            outputs = unreduced_outputs(reducer, examples, compute.tokens_per_batch)
+        if not outputs.isfinite().all():
+            raise Diverged(
+                f"the teacher's outputs on {split} must be finite, and some are not: see whether its weights are "
+                "whole, and compute in float32 (--set compute.dtype=float32 --set compute.evaluation=float32)"
+            ) from None
+        _keep(path, {"outputs": outputs})
+        return outputs
+
+
+def _hash_weights(digest: Any, encoder: Encoder) -> None:
+    _hash(digest, *encoder.plain.state_dict().values())
+
+
+def _hash_examples(digest: Any, examples: Examples) -> None:
+    tokens = examples.tokens
+    types = () if tokens.token_type_ids is None else (tokens.token_type_ids,)
+    _hash(digest, tokens.input_ids, tokens.protected, tokens.offsets, *types, examples.targets, examples.owner)
+
+
+def _hash(digest: Any, *tensors: Tensor) -> None:
+    for tensor in tensors:
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
+
+
+def _keep(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Writes tensors to the cache whole or not at all."""
+    write_whole(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
