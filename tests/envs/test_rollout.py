@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from envs import rollout as rollouts
 from envs.rollout import Draw, sample_trajectories
 from trbert.keyed import keyed_uniform
 from trbert.packed.tokens import Tokens
@@ -25,6 +26,15 @@ def sample(dynamics, policy, tokens, documents, samples=3, seed=7, version=2, **
                 key = (number // len(documents), documents[number % len(documents)].item())
                 kept.setdefault(key, []).append(places.tolist())
     return rollout, kept
+
+
+def even_policy():
+    """Returns a policy whose logits are all 0."""
+    policy = Policy(dim=16, num_points=2, width=8)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.zero_()
+    return policy
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +96,7 @@ def test_tokens_are_kept_as_often_as_the_policy_says(dynamics, tokens):
     assert rollout.masks[0][:, 1:].float().mean().item() == pytest.approx(0.7311, abs=0.024)
 
 
-def test_log_prob_sums_the_free_tokens_decisions_over_both_points(dynamics, policy, tokens):
+def test_log_prob_sums_the_free_tokens_decisions_of_each_point(dynamics, policy, tokens):
     rollout, _ = sample(dynamics, policy, tokens, [0, 2, 3])
     lengths = [7, 3, 1]
     starts = [0, 7, 10]
@@ -100,16 +110,16 @@ def test_log_prob_sums_the_free_tokens_decisions_over_both_points(dynamics, poli
     offsets = after.batch.offsets.tolist()
     for s in range(3):
         for d, (start, length) in enumerate(zip(starts, lengths, strict=True)):
-            terms, averaged = [], []
+            summed, averaged = [], []
             for probs, mask, first, end in (
                 (keep[0], rollout.masks[0][s], start, start + length),
                 (keep[1], rollout.masks[1][0], offsets[3 * s + d], offsets[3 * s + d + 1]),
             ):
                 # The first token of each document is protected: no decision, no log-probability.
                 here = [torch.log(probs[i] if mask[i] else 1 - probs[i]) for i in range(first + 1, end)]
-                terms += here
+                summed.append(sum(here))
                 averaged.append(sum(here) / (end - first))
-            assert rollout.log_prob[:, s, d].sum().item() == pytest.approx(float(sum(terms)), abs=1e-4)
+            assert rollout.log_prob[:, s, d].tolist() == pytest.approx([float(x) for x in summed], abs=1e-4)
             assert rollout.mean_log_prob[:, s, d].tolist() == pytest.approx([float(x) for x in averaged], abs=1e-4)
     assert (rollout.log_prob[:, :, 2] == 0).all()  # one protected token decides nothing
     assert (rollout.entropy[:, 2] == 0).all()
@@ -132,6 +142,7 @@ def test_the_gradient_enters_the_policy_alone(dynamics, policy, tokens, encoder)
     assert all(gradient.abs().max() > 0 for gradient in heads)
     below = torch.autograd.grad(rollout.log_prob.sum(), list(encoder.model.parameters()), allow_unused=True)
     assert all(gradient is None for gradient in below)
+    assert not rollout.entropy.requires_grad
 
 
 def test_an_infinite_dial_keeps_everything_and_dials_are_each_trajectorys_own(dynamics, policy, tokens):
@@ -153,6 +164,21 @@ def test_a_deployed_sample_thresholds_and_the_others_still_draw(dynamics, policy
         keep = (policy.logits(batch, 0, torch.zeros(1, 2))[0] >= 0) | batch.protected
     assert kept[1, 0][0] == batch.positions[:7][keep[:7]].tolist()
     assert kept[1, 1][0] == batch.positions[7:][keep[7:]].tolist()
+
+
+def test_a_deployed_logit_of_exactly_zero_is_kept(dynamics, tokens):
+    rollout, _ = sample(dynamics, even_policy(), tokens, [1, 4], samples=2, deployed=torch.tensor([True, False]))
+    assert rollout.masks[0][0].all()  # probability one half, at both points
+    assert rollout.state.kept[:, :2].tolist() == [[12, 9]] * 2
+    assert not rollout.masks[0][1].all()  # the other sample still draws
+
+
+@pytest.mark.parametrize(("number", "dial"), [(0.5, 0.0), (0.0, -torch.inf)])
+def test_a_number_equal_to_the_probability_drops(number, dial, dynamics, tokens, monkeypatch):
+    # σ(0) is 0.5 and σ(−∞) is 0: numbers are from [0, 1), so that those below p are drawn with probability p.
+    monkeypatch.setattr(rollouts, "keyed_uniform", lambda *keys: torch.full((1, len(keys[-1])), number))
+    _, kept = sample(dynamics, even_policy(), tokens, [1], dials=torch.tensor([[dial]]))
+    assert kept == {(0, 1): [[0], [0]]}
 
 
 def test_the_forced_mask_replaces_the_last_samples_draw_at_both_points(dynamics, policy, tokens):
@@ -297,6 +323,30 @@ def test_one_tokens_gradient_is_its_gates_by_finite_difference(make_dynamics, to
     assert abs(slope) > 1e-3
     assert found[0] == 0
     torch.testing.assert_close(found[1], slope * soft * (1 - soft) / 0.7, rtol=2e-2, atol=1e-5)
+
+
+def test_a_gate_of_one_point_does_not_scale_again_at_the_next_by_finite_difference(dynamics, encoder):
+    # As above, of a token that is kept at both points: each decision's gradient is that of its own gate alone.
+    part, policy = Tokens.from_lists([[2, 5]], None), Table(2, 1, 2)
+    with torch.no_grad():
+        policy.table.fill_(1.5)
+    draw = Draw(seed=7, version=2, documents=torch.tensor([2]))
+    rollout = sample_trajectories(dynamics, policy, part, draw, torch.zeros(1, 1), temperature=0.7)
+    assert rollout.state.kept.tolist() == [[2], [2]]
+    found = gradient_of(encoder.logits(rollout.state.batch)[0, 1], policy)[:, 0, 1]
+
+    @torch.no_grad()
+    def outcome(*gates):
+        state = dynamics.reset(part)
+        for gate in gates:
+            state = dynamics.transition(state, torch.ones(1, 2, dtype=torch.bool), torch.tensor([1.0, gate]))
+        return encoder.logits(state.batch)[0, 1]
+
+    slopes = [(outcome(1.01, 1.0) - outcome(0.99, 1.0)) / 0.02, (outcome(1.0, 1.01) - outcome(1.0, 0.99)) / 0.02]
+    for point, slope in enumerate(slopes):
+        assert abs(slope) > 1e-3
+        soft = ((1.5 - torch.logit(keyed_uniform(7, 2, 2, 0, point, 1))) / 0.7).sigmoid()
+        torch.testing.assert_close(found[point], slope * soft * (1 - soft) / 0.7, rtol=2e-2, atol=1e-5)
 
 
 def test_what_is_deployed_has_no_gradient_and_leaves_the_drawn_ones_theirs(dynamics, each, tokens):

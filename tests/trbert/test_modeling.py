@@ -271,6 +271,32 @@ def test_the_dial_is_saved_and_may_be_replaced(model, tmp_path, tokens):
     assert_close(logits_of(other, tokens), unreduced_logits(model.staged, tokens))
 
 
+def test_a_dial_of_zero_replaces_the_saved_one(bert, tmp_path, tokens):
+    reduced(bert, dial=-2.5).save_pretrained(tmp_path)
+    own = load(tmp_path, dial=0.0)
+    assert own.config.dial == 0.0
+    assert torch.equal(logits_of(own, tokens), logits_of(reduced(bert, dial=0.0), tokens))
+
+
+@torch.no_grad()
+def test_what_is_loaded_compiled_runs_every_stage_compiled(model, saved, tokens, monkeypatch):
+    made, runs = [], []
+
+    def stand_in(function, **_):
+        made.append(function)
+        return lambda *given: runs.append(function) or function(*given)
+
+    monkeypatch.setattr(torch, "compile", stand_in)
+    own = load(saved, compiled=True)
+    for _ in range(2):
+        assert torch.equal(logits_of(own, tokens), logits_of(model, tokens))
+    # Points (0, 2): layers 0 and 1 are one stage, layers 2 and 3 another. Each is compiled once; each pass runs both.
+    assert len(made) == 2
+    assert runs == made * 2
+    assert logits_of(load(saved), tokens).shape == (len(LENGTHS), 3)
+    assert len(runs) == 4  # a model loaded without runs none
+
+
 def test_a_model_saved_twice_is_the_same(saved, tmp_path):
     load(saved).save_pretrained(tmp_path / "again")
     for name in ("config.json", "model.safetensors"):
@@ -281,7 +307,11 @@ def test_its_cost_is_the_encoders_with_its_policy(model):
     cost = model.cost_model()
     lengths = torch.tensor([20])
     kept = torch.tensor([[10], [5]])
-    assert 0 < cost.reduced(lengths, kept, POINTS, "policy") < cost.unreduced(lengths)
+    whole = cost.reduced(lengths, kept, POINTS, "policy")
+    assert 0 < whole < cost.unreduced(lengths)
+    # Its heads are 8 wide: 2·32·8 + 2·8 for a token's own state, 2·32·16 for its neighbours, 2·33·8 for its document.
+    heads = (20 + 10) * (512 + 16 + 1024) + 2 * 528
+    assert whole - cost.reduced(lengths, kept, POINTS, "first") == heads
 
 
 @torch.no_grad()

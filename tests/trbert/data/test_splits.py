@@ -158,6 +158,32 @@ def test_validation_and_test_are_cut_in_their_order(tmp_path: Path) -> None:
     assert splits.notes == ("validation sampled: 6 of 40 rows (seed 0)", "test sampled: 4 of 40 rows (seed 0)")
 
 
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_sample_holds_each_class_by_its_share_and_follows_the_seed(split: str, tmp_path: Path) -> None:
+    for name in ("train", "validation", "test"):
+        write_rows(tmp_path / f"{name}.jsonl", ["a"] * 30 + ["b"] * 10)
+
+    def sampled(seed: int) -> Rows:
+        rows = getattr(load_splits(str(tmp_path), seed=seed, **{f"{split}_rows": 8}), split)
+        # A fifth of 30 and of 10.
+        assert Counter(rows.labels.tolist()) == {0: 6, 1: 2}
+        assert all((int(text.split()[1]) >= 30) == label for text, label in zip(rows.texts, rows.labels, strict=True))
+        return rows
+
+    drawn = [set(sampled(seed).texts) for seed in range(5)]
+    assert len({frozenset(texts) for texts in drawn}) == 5
+    assert sampled(3).texts == sampled(3).texts
+    assert set(sampled(3).texts) == drawn[3]
+
+
+def test_the_order_of_train_follows_the_seed(tmp_path: Path) -> None:
+    write_three(tmp_path)
+    write_rows(tmp_path / "train.jsonl", ["a", "b"] * 20)
+    orders = [load_splits(str(tmp_path), seed=seed).train.texts for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[0]) == sorted(orders[2])
+
+
 def test_train_is_shuffled(tmp_path: Path) -> None:
     for split in ("train", "validation", "test"):
         write_rows(tmp_path / f"{split}.jsonl", ["a"] * 50 + ["b"] * 50)

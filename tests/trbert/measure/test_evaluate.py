@@ -9,6 +9,12 @@ from trbert.measure.evaluate import batches_by_length, evaluate, evaluate_unredu
 from trbert.selection.policy import Policy
 from trbert.selection.reduction import reduced_forward
 from trbert.selection.selectors import LEARNED, SELECTORS, PolicySelector, selector_of
+from trbert import evaluate as timed
+from trbert.cost import CostModel
+from trbert.evaluate import batches_by_length, evaluate, evaluate_unreduced, reduced_logits, unreduced_logits
+from trbert.policy import Policy
+from trbert.reduction import reduced_forward
+from trbert.selectors import LEARNED, SELECTORS, PolicySelector, selector_of
 
 LENGTHS = (5, 16, 2, 9, 16, 3, 11, 7)
 POINTS = (1, 2)
@@ -98,8 +104,25 @@ def test_an_evaluation_is_the_same_for_any_batches(encoder, selector, tokens):
         assert evaluation.quality == 6 / 8
         assert evaluation.speed_up == pytest.approx(float(ratio))
         assert evaluation.kept == pytest.approx([float(row.sum()) / sum(LENGTHS) for row in kept])
-        assert evaluation.docs_per_second > 0
     assert found[0].speed_up > 1
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_throughput_is_documents_over_the_seconds_that_the_model_took(budget, encoder, selector, tokens, monkeypatch):
+    # Eight documents of a quarter of a second each, by a clock that runs in the model alone.
+    clock, answer = [100.0], type(encoder).logits
+
+    def slow(self, batch):
+        clock[0] += 0.25 * len(batch)
+        return answer(self, batch)
+
+    monkeypatch.setattr(type(encoder), "logits", slow)
+    monkeypatch.setattr(timed.time, "perf_counter", lambda: clock[0])
+    labels = torch.zeros(len(LENGTHS), dtype=torch.long)
+    cost = CostModel.of(encoder, selector.policy)
+    reduced = evaluate(encoder, cost, selector, tokens, labels, POINTS, 0.0, budget)
+    assert reduced.docs_per_second == 4.0
+    assert evaluate_unreduced(encoder, tokens, labels, budget).docs_per_second == 4.0
 
 
 @pytest.mark.parametrize("name", [name for name in SELECTORS if name != "policy"])

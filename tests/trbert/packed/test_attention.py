@@ -81,6 +81,35 @@ def test_a_row_is_attended_within_its_documents(width, key_heads, scaling):
     assert_close(received, expected[1])
 
 
+@pytest.mark.parametrize(("last", "seen"), [(2, True), (3, False)])
+@pytest.mark.parametrize("between", [[], [1], [1, 2]])
+def test_a_window_of_3_ends_between_distance_2_and_distance_3(last, seen, between):
+    # Scores are equal, so that a token's output is the mean of the values it sees. The last token's value is 1, the
+    # others' are 0.
+    positions = [0, *(place for place in between if place < last), last]
+    total = len(positions)
+    value = torch.zeros(1, 1, total, 1)
+    value[0, 0, -1] = 1.0
+    flat, received = torch.zeros(1, 1, total, 1), torch.zeros(total)
+    output, _ = packed_attention(
+        MODULE,
+        flat,
+        flat,
+        value,
+        None,
+        segments=[total],
+        token_positions=torch.tensor(positions),
+        received=received,
+        sliding_window=3,
+    )
+    sees_last = [last - place < 3 for place in positions]
+    of = [sum(abs(place - other) < 3 for other in positions) for place in positions]
+    assert sees_last[0] == seen
+    shares = [sees / count for sees, count in zip(sees_last, of, strict=True)]
+    assert_close(output.flatten(), torch.tensor(shares))
+    assert_close(received[-1], torch.tensor(sum(shares) / total))
+
+
 def test_attention_received_by_hand():
     # One head of width 1, scale 1, two documents of two tokens. Scores are q · k, so softmax(q · log a, q · log b).
     query = torch.tensor([1.0, 1.0, 0.0, 2.0]).view(1, 1, 4, 1)

@@ -42,6 +42,31 @@ def test_two_documents_by_hand():
     assert torch.equal(fusion(batch, kept, 0).hidden, kept.hidden)  # each point has a map of its own
 
 
+def test_the_mean_is_over_what_this_point_drops_not_over_what_an_earlier_one_dropped():
+    hidden = torch.tensor([[1.0, 0.0], [7.0, 7.0], [2.0, 4.0], [4.0, 8.0], [9.0, 9.0], [5.0, 5.0]])
+    batch = start_batch(Tokens.from_lists([[7, 8, 9, 9], [7, 8]], None), hidden)
+    earlier = gather_kept(batch, torch.tensor([[True, False, True, True, True, False]]))
+    fusion = Fusion(2, 2)
+    with torch.no_grad():
+        fusion.maps[1].weight.copy_(torch.eye(2))
+    now = gather_kept(earlier, torch.tensor([[True, False, False, True]]))
+    # (7, 7) and (5, 5) are gone already. The mean of (2, 4) and (4, 8) is (3, 6); the second document drops nothing.
+    assert torch.equal(fusion(earlier, now, 1).hidden, torch.tensor([[4.0, 6.0], [9.0, 9.0]]))
+
+
+def test_in_half_precision_the_mean_is_of_sums_in_float32():
+    # bfloat16 has steps of 2 from 256 on: in it, 256 + 1 is 256, and neither sum would see the ones.
+    batch = start_batch(
+        Tokens.from_lists([[7, 8, 9, 9]], None), torch.tensor([[256.0], [1.0], [1.0], [1.0]]).bfloat16()
+    )
+    fusion = Fusion(1, 1).bfloat16()
+    with torch.no_grad():
+        fusion.maps[0].weight.fill_(100.0)
+    # Two ones are dropped, their mean is 1: 256 + 100 · 1.
+    kept = gather_kept(batch, torch.tensor([[True, True, False, False]]))
+    assert fusion(batch, kept, 0).hidden.flatten().tolist() == [356.0, 1.0]
+
+
 def test_several_samples_are_each_alone(make_batch):
     batch, fusion = make_batch(5, 9), far_from_zero(8)
     masks = torch.rand(3, 14, generator=torch.Generator().manual_seed(0)) < 0.5

@@ -6,9 +6,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from trbert.encoder import Encoder
 from trbert.errors import InputError
 from trbert.selection.reduction import advance, check_points, enter, reduced_forward
 from trbert.selection.selectors import FirstSelector
+from trbert.fusion import Fusion
+from trbert.packed import start_batch
+from trbert.reduction import advance, check_points, enter, reduced_forward
+from trbert.selectors import FirstSelector
 
 
 @pytest.mark.parametrize("points", [(0,), (3,), (0, 2), (0, 1, 2, 3)])
@@ -61,3 +66,24 @@ def test_gates_scale_the_states_that_are_kept(encoder, make_tokens):
     assert gradient.abs().min() > 0
     alike = encoder.logits(advance(encoder, batch, mask[None], 0, (1, 3), gates=torch.ones(len(gates))))
     assert torch.equal(alike, encoder.logits(advance(encoder, batch, mask[None], 0, (1, 3))))
+
+
+@torch.no_grad()
+def test_gates_scale_what_fusion_has_left_of_each_kept_token_by_hand(bert, make_tokens):
+    fusion = Fusion(32, 1)
+    fusion.maps[0].weight.copy_(torch.eye(32))
+    states = torch.tensor([1.0, 2.0, 4.0, 8.0])[:, None].expand(4, 32)
+    batch = start_batch(make_tokens(4), states)
+    mask, gates = torch.tensor([[True, False, True, False]]), torch.tensor([2.0, 3.0])
+    # A point after the last layer runs none. 2 and 8 are dropped, and their mean is 5: (1 + 5) · 2 and 4 · 3.
+    gated = advance(Encoder(bert, fusion=fusion), batch, mask, 0, (4,), gates=gates)
+    assert gated.hidden[:, 0].tolist() == [12.0, 12.0]
+    assert gated.hidden.std(1).max() == 0
+
+
+@torch.no_grad()
+def test_gates_of_float32_leave_half_precision_states_in_theirs(bert, make_tokens):
+    encoder = Encoder(bert.to(torch.bfloat16))
+    batch = enter(encoder, make_tokens(5), (1, 3))
+    gated = advance(encoder, batch, torch.ones(1, 5, dtype=torch.bool), 0, (1, 3), gates=torch.full((5,), 0.5))
+    assert gated.hidden.dtype == torch.bfloat16
