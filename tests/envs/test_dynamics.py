@@ -84,6 +84,17 @@ def test_the_latency_price_is_the_share_of_the_measured_time(encoder):
         assert got.item() == pytest.approx(charge)
 
 
+@pytest.mark.parametrize("price", ["flops", "tokens"])
+def test_a_latency_table_at_hand_prices_nothing_unless_time_is_the_price(encoder, price):
+    times = LatencyTable(
+        tokens=(1, 2), seconds=(1.0, 3.0), documents=1, layers=4, device="cpu", dtype="float32", threads=1
+    )
+    terms = RewardTerms(penalty=2.0, keep_ratios=(0.0, 0.0), price=price, latency=times)
+    got = Dynamics(encoder, (0, 2), terms, SIMPLE).charge(torch.tensor([2]), torch.tensor([[2], [1]]))
+    # Two tokens, then one: 48 and 22 FLOPs of 96, or 2/2 and 1/2 over two points. By time it would be 8/12.
+    assert got.item() == pytest.approx({"flops": 70 / 96, "tokens": 0.75}[price])
+
+
 def test_a_latency_table_of_a_deeper_model_is_refused(encoder):
     times = LatencyTable(
         tokens=(1, 2), seconds=(1.0, 3.0), documents=1, layers=12, device="cpu", dtype="float32", threads=1

@@ -139,6 +139,27 @@ def test_keeping_all_gives_the_plain_models_logits_and_the_whole_cost(env, encod
     assert info["cost"] == pytest.approx(1 + policy)
 
 
+def test_the_charge_is_what_the_reward_subtracts_at_the_penalty(env, labels):
+    env.reset(options={"document": 1})
+    env.step(np.arange(12) < 10)
+    _, reward, *_, info = env.step(np.arange(12) < 5)
+    assert info["kept"].tolist() == [10, 5]
+    log_likelihood = torch.tensor(info["logits"]).log_softmax(0)[labels[1]].clamp(min=-5)
+    assert info["charge"] > 0.1
+    assert reward == pytest.approx(float(log_likelihood) - 2.0 * info["charge"], abs=1e-5)  # the penalty is 2
+
+
+def test_half_precision_states_are_observed_as_float32(dynamics, encoder, tokens, labels):
+    half = copy.copy(dynamics)
+    object.__setattr__(half, "encoder", Encoder(copy.deepcopy(encoder.model).to(torch.bfloat16)))
+    env = TokenSelectionEnv(half, tokens, labels)
+    observation, _ = env.reset(options={"document": 1})
+    assert observation in env.observation_space
+    states = half.reset(tokens.take(torch.tensor([1]))).batch.hidden
+    assert states.dtype == torch.bfloat16
+    np.testing.assert_array_equal(observation["hidden"], states.detach().float())
+
+
 def test_observations_are_contiguous_float32(env):
     observation, _ = env.reset(seed=0)
     assert observation["hidden"].dtype == np.float32
