@@ -177,6 +177,14 @@ def test_the_seed_draws_the_documents(env, vector_env):
     assert {d for pair in drawn(vector_env, 3) for d in pair} <= set(range(5))
 
 
+def test_every_document_is_drawn_in_the_long_run(env, vector_env):
+    # Of 60 draws, a given one of five documents is missing with probability .8^60, 2 in a million.
+    env.reset(seed=0)
+    assert {int(env.reset()[1]["document"]) for _ in range(60)} == set(range(5))
+    vector_env.reset(seed=0)
+    assert {int(d) for _ in range(30) for d in vector_env.reset()[1]["document"]} == set(range(5))
+
+
 def test_dropout_is_off_even_where_training_left_it_on(env, encoder):
     def reward():
         env.reset(options={"document": 1})
@@ -315,6 +323,45 @@ def test_bounds_follow_from_the_last_norm_before_each_point(make_dynamics, token
     np.testing.assert_array_equal(space.low, -space.high)
 
 
+def norms_of(encoder):
+    return [module for module in encoder.base.modules() if isinstance(module, torch.nn.LayerNorm)]
+
+
+def space_of(dynamics, tokens, encoder=None):
+    """Returns the space of `hidden`, with another encoder where one is given."""
+    dynamics = copy.copy(dynamics)
+    if encoder is not None:
+        object.__setattr__(dynamics, "encoder", encoder)
+    return TokenSelectionEnv(dynamics, tokens, torch.zeros(len(tokens), dtype=torch.long)).observation_space["hidden"]
+
+
+def test_a_norm_without_scale_and_shift_bounds_by_the_width_alone(dynamics, tokens):
+    encoder = small(POST_NORM["bert"])
+    for norm in norms_of(encoder):
+        norm.weight = norm.bias = None
+    np.testing.assert_allclose(space_of(dynamics, tokens, encoder).high, 1.01 * 15**0.5, rtol=1e-5)
+
+
+def test_a_dimension_that_is_always_zero_still_has_an_interval(dynamics, tokens):
+    encoder = small(POST_NORM["bert"])
+    with torch.no_grad():
+        for norm in norms_of(encoder):
+            norm.weight[3] = norm.bias[3] = 0.0
+    space = space_of(dynamics, tokens, encoder)
+    assert (space.high[:, 3] > 0).all()
+    assert (space.low < space.high).all()
+
+
+def test_bounds_are_found_even_where_training_left_dropout_on(dynamics, tokens, encoder):
+    expected = space_of(dynamics, tokens)
+    assert expected.high.max() < WIDEST
+    encoder.model.train()
+    try:
+        assert space_of(dynamics, tokens) == expected
+    finally:
+        encoder.model.eval()
+
+
 def test_a_one_hot_state_reaches_the_bound():
     # 16 numbers, one 1: mean 1/16, variance 15/256, so the largest becomes (15/16) / (√15/16) = √15.
     normed = torch.nn.LayerNorm(16, eps=0.0)(torch.eye(16)[:1])
@@ -391,6 +438,7 @@ def test_wrong_use_of_the_vector_environment_is_answered_with_the_remedy(vector_
     [
         ({"labels": torch.zeros(4, dtype=torch.long)}, r"labels must be one for each of the 5 documents, .* \(4,\)"),
         ({"labels": torch.full((5,), 3)}, "labels must be from 0 to 2, and go from 3 to 3"),
+        ({"labels": torch.tensor([0, 1, -1, 0, 1])}, "labels must be from 0 to 2, and go from -1 to 1"),
         ({"max_length": 11}, "max_length must be at least the longest document's 12 tokens, and is 11"),
         ({"tokens": Tokens.from_lists([], None)}, "tokens must hold at least one document"),
     ],

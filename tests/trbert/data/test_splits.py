@@ -176,6 +176,61 @@ def test_a_sample_holds_each_class_by_its_share_and_follows_the_seed(split: str,
     assert set(sampled(3).texts) == drawn[3]
 
 
+def test_a_class_of_less_than_half_a_row_is_not_in_a_sample(tmp_path: Path) -> None:
+    for split in ("train", "validation", "test"):
+        write_rows(tmp_path / f"{split}.jsonl", ["a"] * 36 + ["b"] * 4)
+    # A tenth of 4 rows are .4, of 5 rows .5: the fifth row may be of either class.
+    splits = load_splits(str(tmp_path), validation_rows=4, test_rows=6)
+    assert Counter(splits.validation.labels.tolist()) == {0: 4}
+    assert Counter(splits.test.labels.tolist()) == {0: 5, 1: 1}
+
+
+def test_as_many_rows_as_there_are_is_no_sample(tmp_path: Path) -> None:
+    write_three(tmp_path)
+    splits = load_splits(str(tmp_path), train_rows=3, validation_rows=3, test_rows=3)
+    assert splits.notes == ()
+    assert rows_of(splits) == rows_of(load_splits(str(tmp_path)))
+
+
+def test_as_few_training_rows_as_there_are_classes_are_one_of_each(tmp_path: Path) -> None:
+    write_three(tmp_path)
+    assert sorted(load_splits(str(tmp_path), train_rows=2).train.labels.tolist()) == [0, 1]
+
+
+def test_splits_of_one_length_are_sampled_at_places_of_their_own(tmp_path: Path) -> None:
+    for split in ("train", "validation", "test"):
+        write_rows(tmp_path / f"{split}.jsonl", ["a", "b"] * 20)
+    splits = load_splits(str(tmp_path), train_rows=10, validation_rows=10, test_rows=10)
+    parts = (splits.train, splits.validation, splits.test)
+    assert len({frozenset(text.split()[1] for text in rows.texts) for rows in parts}) == 3
+
+
+def test_a_sample_of_train_stands_in_the_shuffled_order(tmp_path: Path) -> None:
+    write_three(tmp_path)
+    write_rows(tmp_path / "train.jsonl", ["a", "b"] * 20)
+    whole, cut = load_splits(str(tmp_path)).train, load_splits(str(tmp_path), train_rows=12).train
+    assert len(cut) == 12
+    assert cut.texts == tuple(text for text in whole.texts if text in cut.texts)
+    assert cut.texts != tuple(sorted(cut.texts, key=lambda text: int(text.split()[1])))
+
+
+def test_no_more_rows_are_held_out_than_validation_may_have(tmp_path: Path) -> None:
+    source = str(write_rows(tmp_path / "all.jsonl", ["a", "b"] * 100))
+    splits = load_splits(source, validation_rows=5)
+    assert [len(rows) for rows in (splits.train, splits.validation, splits.test)] == [175, 5, 20]
+    test = write_rows(tmp_path / "test.jsonl", ["a", "b"])
+    splits = load_splits(f"train={source},test={test}", validation_rows=5)
+    assert [len(rows) for rows in (splits.train, splits.validation, splits.test)] == [195, 5, 2]
+
+
+def test_train_labels_of_minus_one_are_a_class(tmp_path: Path) -> None:
+    assert load_splits(str(write_rows(tmp_path / "a.jsonl", [-1, 1] * 10))).label_names == ("-1", "1")
+    assert refusal(write_rows(tmp_path / "b.jsonl", [-1] * 10)) == (
+        "b.jsonl must have rows of at least two classes, and all have -1 in column 'label': "
+        "set label_column to the column of the classes"
+    )
+
+
 def test_the_order_of_train_follows_the_seed(tmp_path: Path) -> None:
     write_three(tmp_path)
     write_rows(tmp_path / "train.jsonl", ["a", "b"] * 20)

@@ -37,7 +37,9 @@ def test_the_price_is_the_stages_share_of_the_documents_time_by_hand():
     ("changes", "rule"),
     [
         ({"tokens": (2, 1, 10)}, "rising lengths"),
+        ({"tokens": (1, 1, 10)}, "rising lengths"),
         ({"tokens": (1, 2)}, "one for each time"),
+        ({"tokens": (1, 2, 10, 20)}, "one for each time"),
         ({"tokens": (0, 1, 2)}, "rising lengths"),
         ({"tokens": (1,), "seconds": (1.0,)}, "two or more"),
         ({"seconds": (1.0, 3.0, 2.0)}, "never fall"),
