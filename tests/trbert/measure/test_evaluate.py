@@ -108,11 +108,14 @@ def test_an_evaluation_is_the_same_for_any_batches(encoder, selector, tokens):
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
-def test_throughput_is_documents_over_the_seconds_that_the_model_took(budget, encoder, selector, tokens, monkeypatch):
+def test_throughput_is_documents_over_the_seconds_that_their_batches_took(
+    budget, encoder, selector, tokens, monkeypatch
+):
     # Eight documents of a quarter of a second each, by a clock that runs in the model alone.
-    clock, answer = [100.0], type(encoder).logits
+    clock, batches, answer = [100.0], [], type(encoder).logits
 
     def slow(self, batch):
+        batches.append(len(batch))
         clock[0] += 0.25 * len(batch)
         return answer(self, batch)
 
@@ -123,6 +126,8 @@ def test_throughput_is_documents_over_the_seconds_that_the_model_took(budget, en
     reduced = evaluate(encoder, cost, selector, tokens, labels, POINTS, 0.0, budget)
     assert reduced.docs_per_second == 4.0
     assert evaluate_unreduced(encoder, tokens, labels, budget).docs_per_second == 4.0
+    # 16, 16, 11 + 9, 7 + 5 + 3 + 2 tokens, where a batch may have 20; both times.
+    assert batches == {1: [1] * 8, 20: [1, 1, 2, 4], 10_000: [8]}[budget] * 2
 
 
 @pytest.mark.parametrize("name", [name for name in SELECTORS if name != "policy"])

@@ -1,6 +1,7 @@
 """The latency table: its arithmetic by hand, its file, and that measuring fills it."""
 
 import doctest
+import itertools
 import json
 from dataclasses import replace
 
@@ -107,3 +108,44 @@ def test_time_that_grows_faster_than_flops_costs_more(monkeypatch, encoder):
     monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
     measured = measure_latency(encoder, documents=3, longest=8)
     assert measured.seconds == tuple(float(length) for length in measured.tokens)
+
+
+@pytest.fixture
+def watched(monkeypatch, encoder):
+    """A function: factors -> runs of layers that take `factor` seconds a token and layer, in turn; and their rows."""
+
+    def watch(factors):
+        clock, rows, turns, run_layers = [0.0], [], itertools.cycle(factors), type(encoder).run_layers
+
+        def slow(self, batch, first, last, received=None):
+            rows.append(batch.lengths.tolist())
+            clock[0] += next(turns) * len(batch.hidden) * (last - first)
+            return run_layers(self, batch, first, last, received)
+
+        monkeypatch.setattr(type(encoder), "run_layers", slow)
+        monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+        return rows
+
+    return watch
+
+
+def test_a_time_is_the_median_of_five_rounds_after_a_first_that_does_not_count(watched, encoder):
+    # Of 9, 1, 2, 7, 3 the median is 3; the mean would be 4.4.
+    watched((100.0, 9.0, 1.0, 2.0, 7.0, 3.0))
+    assert measure_latency(encoder, documents=2, longest=2).seconds == (3.0, 6.0)
+
+
+def test_documents_share_a_row_as_far_as_it_has_room(watched, encoder, monkeypatch):
+    monkeypatch.setattr(latency, "_ROW_TOKENS", 16)
+    rows = watched((1.0,))
+    measured = measure_latency(encoder, documents=3, longest=20)
+    # Two of 8 tokens fill 16; one of 20 is longer than that, and runs alone.
+    assert [row for row, _ in itertools.groupby(rows)] == [[1] * 3, [2] * 3, [4] * 3, [8] * 2, [16], [20]]
+    assert measured.seconds == (1.0, 2.0, 4.0, 8.0, 16.0, 20.0)  # of one document, whatever shared its row
+    assert measured.documents == 3
+
+
+def test_a_document_of_one_token_makes_no_table(encoder):
+    told = "^documents must have 2 tokens or more for a latency table, and have at most 1$"
+    with pytest.raises(InputError, match=told):
+        measure_latency(encoder, longest=1)
