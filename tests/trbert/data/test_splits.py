@@ -312,6 +312,34 @@ def test_a_class_label_in_a_parquet_file_names_the_classes(tmp_path: Path) -> No
     assert load_splits(str(tmp_path / "a.parquet")).label_names == ("neg", "pos")
 
 
+def test_labels_json_overrules_the_names_in_a_parquet_file(tmp_path: Path) -> None:
+    feature = {"label": {"names": ["neg", "pos"], "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": feature}})}
+    for split in ("train", "validation", "test"):
+        table = pyarrow.table({"text": ["x", "y"], "label": [0, 1]}).replace_schema_metadata(metadata)
+        pyarrow.parquet.write_table(table, tmp_path / f"{split}.parquet")
+    (tmp_path / "labels.json").write_text('["bad", "good"]')
+    assert load_splits(str(tmp_path)).label_names == ("bad", "good")
+    (tmp_path / "labels.json").write_text('["good", "good"]')
+    assert "must be a JSON list of different strings, one a class" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_a_json_file_may_begin_with_a_byte_order_mark(tmp_path: Path, suffix: str) -> None:
+    records = [{"text": f"row {row}", "label": "ab"[row % 2]} for row in range(20)]
+    content = json.dumps(records) if suffix == "json" else "\n".join(map(json.dumps, records))
+    (tmp_path / f"a.{suffix}").write_text("\ufeff" + content, encoding="utf-8")
+    assert all_texts(load_splits(str(tmp_path / f"a.{suffix}"))) == sorted(record["text"] for record in records)
+
+
+def test_a_column_in_train_of_anything_but_booleans_leaves_no_row_out(tmp_path: Path) -> None:
+    for split in ("train", "validation", "test"):
+        write_rows(tmp_path / f"{split}.jsonl", ["a", "b", "a"], in_train=["no", "yes", ""])
+    splits = load_splits(str(tmp_path))
+    assert len(splits.test) == len(splits.validation) == 3
+    assert splits.notes == ()
+
+
 def test_rows_are_taken_in_the_given_order() -> None:
     taken = Rows(("x", "y", "z"), np.array([0, 1, 2])).take(np.array([2, 0]))
     assert taken.texts == ("z", "x")

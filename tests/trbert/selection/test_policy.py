@@ -58,6 +58,11 @@ def test_an_untrained_policy_keeps_a_token_with_probability_one_half(make_batch)
             assert keep.std() < 0.012
 
 
+def test_a_head_is_as_wide_as_the_papers_unless_told_otherwise():
+    assert [head.linear_1.weight.shape for head in Policy(8, 2).heads] == [(32, 8)] * 2
+    assert Policy(8, 2, width=5).heads[1].linear_2.weight.shape == (1, 5)
+
+
 def test_a_head_is_two_linear_maps_with_an_erf_gelu(make_batch):
     policy = Policy(1, 1, width=2)
     head = policy.heads[0]

@@ -294,6 +294,17 @@ def test_a_policy_keeps_logits_from_minus_the_dial_on(make, make_batch):
     assert selector.keep_mask(batch, 0, 1, torch.tensor([1.0, -3.0]), None).tolist() == [T, T, F, T, T, F]
 
 
+@pytest.mark.parametrize("make", [PolicySelector, GumbelSelector])
+def test_keeping_all_outweighs_a_logit_of_minus_500(make, make_batch):
+    class Sure(Policy):
+        def logits(self, batch, point, dials):
+            return dials[:, batch.documents] - 500.0
+
+    batch, selector = make_batch(4, 2), make(Sure(8, 1))
+    assert selector.keep_mask(batch, 0, 1, one_dial(batch, selector.keep_all), None).all()
+    assert selector.keep_mask(batch, 0, 1, one_dial(batch, 0.0), None).tolist() == batch.protected.tolist()
+
+
 def test_attention_cannot_stand_before_the_first_layer(encoder, make_tokens):
     message = "the attention rule needs a layer before its first reduction point: use points >= 1"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
