@@ -1,5 +1,6 @@
 """The third stage on the tiny teacher: encoder and selector together, for every selector."""
 
+import copy
 import itertools
 import math
 
@@ -222,6 +223,93 @@ def test_dropout_is_off_while_the_joint_stage_learns(make_model, train):
     modes = []
     model.join(train, lambda step: modes.append(model.encoder.model.training))
     assert set(modes) == {False}
+
+
+def test_the_encoders_weights_decay_and_the_policys_do_not_by_hand(make_model, train):
+    rate = 0.1
+    model = make_model({"joint.documents": 16, "joint.learning_rate": rate, "joint.policy_learning_rate": rate})
+    with torch.no_grad():
+        for head in model.policy.heads:
+            head.linear_2.weight.zero_()  # so that no gradient reaches what is below
+    unread = model.encoder.model.get_input_embeddings().weight[1]  # [UNK], which stands in no document
+    below = [head.linear_1.weight for head in model.policy.heads]
+    before, kept = unread.detach().clone(), [weight.detach().clone() for weight in below]
+    model.join(train, lambda step: None)
+    # One step, at the highest learning rate: without a gradient AdamW takes rate · .01 of a weight, and nothing else.
+    torch.testing.assert_close(unread.detach(), before * (1 - rate * 0.01), rtol=1e-6, atol=0)
+    assert before.abs().max() > 0.1
+    assert all(torch.equal(one, other) for one, other in zip(below, kept, strict=True))
+
+
+class Drawer:
+    """Keeps the last state, as a file does."""
+
+    def __init__(self):
+        self.state = None
+
+    def load(self):
+        return self.state
+
+    def keep(self, state):
+        self.state = copy.deepcopy(state())
+
+
+@pytest.fixture
+def scouting(monkeypatch):
+    """Scouted costs are numbered 1, 2, 3 and so on; a list of those that each step's loss was given."""
+    used, scouted, loss = [], itertools.count(1), Joint.loss
+
+    def costs(self, some):
+        assert len(some.tokens) == 16  # of 240
+        return torch.linspace(-next(scouted), 0.0, len(self.dials), dtype=torch.float64)
+
+    def watched(self, part, draw, costs):
+        used.append(-float(costs[0]))
+        return loss(self, part, draw, costs)
+
+    monkeypatch.setattr(Joint, "costs", costs)
+    monkeypatch.setattr(Joint, "loss", watched)
+    return used
+
+
+TWENTY_STEPS = {"selector": "first", "joint.documents": 20, "joint.batch_size": 1}
+
+
+def test_the_costs_of_the_dials_are_scouted_ten_times_in_the_stage_by_hand(make_model, train, scouting):
+    make_model(TWENTY_STEPS).join(train, lambda step: None)
+    # Twenty steps: before every second one.
+    assert scouting == [number for number in range(1, 11) for _ in range(2)]
+
+
+def test_the_costs_of_the_dials_outlive_the_process_that_scouted_them(make_model, train, scouting):
+    class Death(Exception):
+        pass
+
+    def die(step):
+        if step["step"] == 2:
+            raise Death
+
+    drawer = Drawer()
+    with pytest.raises(Death):
+        make_model(TWENTY_STEPS).join(train, die, drawer)
+    assert scouting == [1, 1]
+    # It goes on at the second step, before which nothing is scouted.
+    make_model(TWENTY_STEPS).join(train, lambda step: None, drawer)
+    assert scouting[2:4] == [1, 2]
+    assert len(scouting) == 2 + 19
+
+
+def test_a_joint_stage_without_a_fastest_scouts_no_costs(make_model, train, monkeypatch):
+    monkeypatch.setattr(Joint, "costs", lambda self, some: pytest.fail("costs were scouted"))
+    told = Told()
+    make_model({"joint.fastest": 0.0, "joint.documents": 16}).join(train, told)
+    assert len(told) == 1
+
+
+def test_a_last_step_that_is_not_full_is_taken_too(make_model, train):
+    told = Told()
+    make_model({"selector": "first", "joint.documents": 17, "joint.batch_size": 8}).join(train, told)
+    assert [(step["step"], step["steps"]) for step in told] == [(1, 3), (2, 3), (3, 3)]  # 17 / 8, rounded up
 
 
 def test_a_joint_stage_of_no_documents_is_left_out(make_model, train):

@@ -12,6 +12,9 @@ from trbert.modeling import load
 from trbert.selection.reduction import reduced_forward
 from trbert.selection.selectors import LEARNED, SELECTORS
 from tune.learning.model import SPEED_UPS, Model, dial_curve, spread_dials
+from trbert.reduction import reduced_forward
+from trbert.selectors import LEARNED, SELECTORS
+from tune import joint, stages, training
 from tune.settings import PRESETS, override
 
 QUICK = {"select.points": (0, 2)}
@@ -69,6 +72,14 @@ def test_a_penalty_that_is_not_set_is_the_tasks_own(prepared, tiny_settings):
     unset = make(own, tiny_settings, {"select.penalty": None})
     assert unset.dynamics.terms.penalty == unset.settings.select.penalty == 0.3
     assert make(own, tiny_settings, {"select.penalty": 0.0}).dynamics.terms.penalty == 0.0
+
+
+def test_keep_ratios_that_are_set_are_free_of_charge_by_hand(prepared, tiny_settings):
+    # Of 8 tokens 6 and 2 are left: ¾ and ¼, of which ½ and ¼ are free; each of the two points counts half.
+    kept = torch.tensor([[6], [2]])
+    for ratios, charge in ((None, (0.75 + 0.25) / 2), ((0.5, 0.25), (0.75 - 0.5) / 2)):
+        model = make(prepared, tiny_settings, {"select.price": "tokens", "select.keep_ratios": ratios})
+        assert model.dynamics.charge(torch.tensor([8]), kept).item() == pytest.approx(charge)
 
 
 def test_where_time_is_the_price_the_prepared_table_is_paid(prepared, tiny_settings):
@@ -138,6 +149,25 @@ def test_a_model_of_every_selector_is_trained_measured_and_saved(changes, prepar
         run = reduced_forward(model.encoder, model.selector, split.tokens, model.points, model.selector.default_dial)
         assert_close(answers, model.encoder.logits(run.batch), rtol=1e-4, atol=1e-5)
     assert float((answers.argmax(-1) == split.labels).double().mean()) == deployed.quality
+
+
+def test_no_draw_is_used_by_two_stages_nor_by_a_stage_and_a_measurement(prepared, tiny_settings, monkeypatch):
+    seen = {}
+    for module in (stages, joint, training):
+
+        def watched(*arguments, module=module, sample=module.sample_trajectories, **named):
+            seen.setdefault(module, set()).add(arguments[3].version)
+            return sample(*arguments, **named)
+
+        monkeypatch.setattr(module, "sample_trajectories", watched)
+    model = make(prepared, tiny_settings, SHORT | {"joint.documents": 32})
+    train = prepared.train.examples()
+    model.select(train, model.sampler(train), lambda step: None)
+    model.join(train, lambda step: None)
+    model.evaluate_sampled(prepared.validation.examples())
+    # Two steps of select, two of joint, and one version for the whole measurement.
+    assert [len(seen[module]) for module in (stages, joint, training)] == [2, 2, 1]
+    assert len(seen[stages] | seen[joint] | seen[training]) == 5
 
 
 def test_a_rule_that_needs_attention_stands_at_fewer_points_with_ratios_of_its_own(prepared, tiny_settings):

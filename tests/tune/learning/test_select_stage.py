@@ -3,10 +3,12 @@
 import dataclasses
 import itertools
 import math
+import types
 
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.testing import assert_close
 
 from envs.dynamics import Dynamics, RewardTerms
@@ -15,6 +17,13 @@ from trbert.errors import Diverged, InputError
 from trbert.selection.saliency import most_salient, saliency
 from tune.learning import select_stage as stages
 from tune.learning.select_stage import (
+from trbert.packed import Tokens
+from trbert.saliency import most_salient, saliency
+from tune import stages
+from tune.learner import shuffled_batches
+from tune.settings import PRESETS, override
+from tune.stages import (
+    Examples,
     RolloutItem,
     drawn_dials,
     flatten,
@@ -93,11 +102,42 @@ def test_the_same_seed_trains_the_same_teacher(make_model, train, tiny_settings)
 
 
 def test_measuring_a_training_pass_changes_nothing(model, train):
-    before, threads = weights_of(model.encoder.model), torch.get_num_threads()
-    assert 0 < training_seconds(model.encoder, train, "float32", threads + 1) < 60
-    assert torch.get_num_threads() == threads
+    before = weights_of(model.encoder.model)
+    training_seconds(model.encoder, train, "float32", 1)
     assert same(weights_of(model.encoder.model), before)
     assert all(parameter.grad is None for parameter in model.encoder.model.parameters())
+
+
+def test_the_seconds_of_a_training_pass_are_the_best_of_three_by_hand(model, monkeypatch):
+    # Three documents of 4, 8 and 12 tokens, of which the first two are timed: 9, 4 and 6 seconds, 2 a document at
+    # best. They have 6 tokens on average, and all three have 8: 2 · 8/6.
+    tokens = Tokens.from_lists([[2, *[5] * (length - 1)] for length in (4, 8, 12)], None)
+    split = Examples(tokens, torch.tensor([0, 1, 0]))
+    clock = iter([0.0, 9.0, 100.0, 104.0, 200.0, 206.0])
+    threads, passes, unreduced_logits = [], [], model.encoder.unreduced_logits
+
+    def watched(tokens):
+        passes.append(tokens.lengths.tolist())
+        return unreduced_logits(tokens)
+
+    monkeypatch.setattr(stages, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(model.encoder, "unreduced_logits", watched)
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    assert training_seconds(model.encoder, split, "float32", 7, documents=2) == pytest.approx(8 / 3)
+    assert passes == [[4, 8]] * 3
+    assert threads == [7, 1]  # as many as asked for, then as many as before
+
+
+def test_a_teachers_weights_decay_by_hand(model, train, tiny_settings):
+    unread = model.encoder.model.get_input_embeddings().weight[1]  # [UNK], which stands in no document
+    before = unread.detach().clone()
+    settings = dataclasses.replace(tiny_settings.teacher, epochs=1e-3, learning_rate=0.1)
+    told = Told()
+    train_teacher(model.encoder, train, settings, tiny_settings.compute, 0, told)
+    # One step, at the highest learning rate: without a gradient AdamW takes .1 · .01 of a weight, and nothing else.
+    assert len(told) == 1
+    assert_close(unread.detach(), before * (1 - 0.1 * 0.01), rtol=1e-6, atol=0)
+    assert before.abs().max() > 0.1
 
 
 # Select.
@@ -154,6 +194,51 @@ def test_one_step_of_select_by_hand(make_model, train):
     torch.optim.Adam(by_hand.policy.parameters(), lr=2e-2).step()
     train_policy(model.policy, model.sampler(train), len(train.tokens), model.settings.select, 0, lambda step: None)
     np.testing.assert_allclose(flatten(model.policy), flatten(by_hand.policy), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(("length", "cut"), [(0.5, 0.5), (1.0, 1.0), (30.0, 1.0)])
+def test_a_long_gradient_of_the_policy_is_cut_to_length_1_by_hand(make_model, train, monkeypatch, length, cut):
+    # Plain gradient descent in Adam's place shows how long the gradient is. Each of the two items brings half of it,
+    # summed over its 8 documents of 16.
+    monkeypatch.setattr(torch.optim, "Adam", torch.optim.SGD)
+    model = make_model({"select.documents": 16, "select.learning_rate": 1.0})
+    before = flatten(model.policy)
+    along = np.full_like(before, len(before) ** -0.5)  # of length 1
+
+    class Even:
+        def gradients(self, weights, items):
+            found = model.sampler(train).gradients(weights, items)
+            return [dataclasses.replace(each, gradient=8 * length * along) for each in found]
+
+    train_policy(model.policy, Even(), len(train.tokens), model.settings.select, 0, lambda step: None)
+    np.testing.assert_allclose(before - flatten(model.policy), cut * along, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("selector", ["policy", "gumbel"])
+def test_a_sampled_trajectory_has_no_gradient_for_the_encoder_which_gets_its_own_back(make_model, train, selector):
+    model = make_model({"selector": selector})
+    own = [*model.encoder.model.parameters(), *model.encoder.fusion.parameters()]
+    own[0].requires_grad_(False)  # as its user may have it
+    documents = torch.arange(4)
+    part = train.take(documents, torch.device("cpu"))
+    item = RolloutItem(index=0, version=0, documents=(0, 1, 2, 3))
+    _, logits, *_ = model.sampler(train)._sample(part, documents, item)
+    assert logits.requires_grad == (selector == "gumbel")  # gates lead to the policy
+    assert [parameter.requires_grad for parameter in own] == [False, *[True] * (len(own) - 1)]
+    if selector == "gumbel":
+        found = torch.autograd.grad(logits.sum(), [*own[1:], *model.policy.parameters()], allow_unused=True)
+        assert all(gradient is None for gradient in found[: len(own) - 1])
+        assert all(gradient is not None for gradient in found[len(own) - 1 :])
+
+
+def test_an_encoder_gets_its_gradients_back_where_sampling_fails(model, train, monkeypatch):
+    def broken(*arguments, **named):
+        raise RuntimeError("sampling failed")
+
+    monkeypatch.setattr(stages, "sample_trajectories", broken)
+    with pytest.raises(RuntimeError, match="sampling failed"):
+        model.sampler(train).gradient(flatten(model.policy), RolloutItem(index=0, version=0, documents=(0,)))
+    assert all(parameter.requires_grad for parameter in model.encoder.model.parameters())
 
 
 def test_items_together_give_what_each_gives_alone(model, train):
@@ -532,6 +617,42 @@ def test_a_warm_start_imitates_saliency(make_model, train):
     warm_start(model.policy, model.dynamics, train, settings.select, settings.compute, 0)
     assert agreement(model, train) > max(before, 0.5) + 0.06
     assert same(weights_of(model.encoder.model), encoder)
+
+
+def most_salient_half(scores, offsets):
+    """Returns the half of each document's tokens, rounded up, that scores highest, its first token among them."""
+    target = torch.zeros(offsets[-1])
+    for start, end in itertools.pairwise(offsets):
+        ranked = sorted(range(start + 1, end), key=lambda place: -float(scores[place]))
+        target[[start, *ranked[: math.ceil((end - start) / 2) - 1]]] = 1
+    return target
+
+
+def test_two_steps_of_a_warm_start_by_hand(make_model, train, monkeypatch):
+    # Plain gradient descent in Adam's place shows how long each gradient is: that of the mean over the step's free
+    # tokens of the cross-entropies at both points.
+    monkeypatch.setattr(torch.optim, "Adam", torch.optim.SGD)
+    model, by_hand = (make_model({"select.warm_start_documents": 32}) for _ in range(2))
+    with torch.no_grad():
+        for one, other in zip(model.policy.parameters(), by_hand.policy.parameters(), strict=True):
+            other.copy_(one.mul_(20))  # wide enough for the second step's gradient to differ from the first's
+    before, parameters = flatten(model.policy), list(by_hand.policy.parameters())
+    warm_start(model.policy, model.dynamics, train, model.settings.select, model.settings.compute, 3)
+    for chosen in shuffled_batches(len(train.tokens), 16, 2, seed=3):
+        part = train.take(chosen, torch.device("cpu"))
+        states, scores = saliency(by_hand.encoder, part.tokens, part.labels, by_hand.points)
+        free, offsets = ~part.tokens.protected, part.tokens.offsets.tolist()
+        loss = torch.zeros(())
+        for point, state in enumerate(states):
+            target, logits = most_salient_half(scores[point], offsets), logits_at(by_hand, state, point)
+            loss = loss + binary_cross_entropy_with_logits(logits[free], target[free], reduction="sum") / free.sum()
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+                parameter.sub_(1e-2 * gradient)
+    moved = flatten(model.policy) - before
+    expected = flatten(by_hand.policy) - before
+    assert np.abs(expected).max() > 1e-3
+    np.testing.assert_allclose(moved, expected, rtol=1e-3, atol=2e-6)
 
 
 def test_a_warm_start_cut_by_its_token_budget_learns_the_same(make_model, train, monkeypatch):

@@ -2,7 +2,9 @@
 
 import copy
 import io
+import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -12,7 +14,11 @@ from torch.testing import assert_close
 from trbert.errors import Diverged, InputError
 from tune.learning import steps as learner
 from tune.learning.steps import (
+from tune import learner
+from tune.learner import (
+    ALONE,
     Learner,
+    Team,
     accumulate_gradient,
     autocast,
     bfloat16_speed_up,
@@ -88,6 +94,11 @@ def test_the_same_seed_gives_the_same_order_and_another_seed_another():
     assert order(1) != order(2)
 
 
+def test_no_two_seeds_share_the_order_of_an_epoch():
+    orders = {tuple(batch.tolist()) for seed in range(3) for batch in shuffled_batches(8, 8, steps=3, seed=seed)}
+    assert len(orders) == 9
+
+
 def test_the_order_does_not_depend_on_how_it_is_cut_nor_on_torchs_own_generator():
     torch.manual_seed(0)
     whole = torch.cat(list(shuffled_batches(20, 8, 5, seed=4)))
@@ -129,6 +140,20 @@ def test_one_document_that_does_not_fit_is_an_error_and_adds_nothing(model):
     with pytest.raises(torch.OutOfMemoryError):
         accumulate_gradient(list(model.parameters()), torch.tensor([3]), Task(model, room=0))
     assert gradients(model) == [None] * 4
+
+
+def test_documents_are_halved_until_they_fit_by_hand():
+    asked = []
+
+    def act(documents):
+        asked.append(documents.tolist())
+        if len(documents) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return documents.tolist()
+
+    # Seven documents are cut into three and four, three into one and two, four into two and two.
+    assert list(halved(act, torch.arange(7))) == [[0], [1, 2], [3, 4], [5, 6]]
+    assert [len(each) for each in asked] == [7, 3, 1, 2, 4, 2, 2]
 
 
 def test_halves_are_computed_once_the_memory_of_the_whole_is_let_go():
@@ -245,6 +270,85 @@ def test_the_gradient_of_the_step_before_is_forgotten(model):
     assert_close(gradients(twice), gradients(model))
 
 
+# One step of several processes.
+
+
+def test_a_steps_documents_are_dealt_out_to_the_processes_by_hand():
+    shares = [Team(rank, 3).share(torch.tensor([9, 8, 7, 6, 5, 4, 3])).tolist() for rank in range(3)]
+    assert shares == [[9, 6, 3], [8, 5], [7, 4]]
+    assert Team(2, 3).share(torch.tensor([9, 8])).tolist() == []
+    assert ALONE.share(torch.tensor([9, 8])).tolist() == [9, 8]
+
+
+def test_gradients_and_losses_of_the_processes_are_added_up_by_hand(monkeypatch):
+    brought = []
+
+    def all_reduce(flat):
+        brought.append(flat.tolist())
+        flat.add_(torch.tensor([10.0, 20.0, 30.0, 7.0]))  # what the other process brings
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    reached, unreached = nn.Parameter(torch.zeros(1, 2)), nn.Parameter(torch.zeros(1))
+    reached.grad = torch.tensor([[1.0, 2.0]])
+    assert Team(0, 2).add_up([reached, unreached], 5.0) == 12.0
+    assert brought == [[1.0, 2.0, 0.0, 5.0]]  # a gradient that is missing here is 0
+    assert reached.grad.tolist() == [[11.0, 22.0]]
+    assert unreached.grad.tolist() == [30.0]
+
+
+def test_a_process_alone_talks_to_nobody(monkeypatch):
+    for name in ("all_reduce", "broadcast"):
+        monkeypatch.setattr(torch.distributed, name, lambda *a, **k: pytest.fail("it talked"))
+    weight = nn.Parameter(torch.zeros(1))
+    assert ALONE.add_up([weight], 5.0) == 5.0
+    assert weight.grad is None
+    assert ALONE.agreed(True, torch.device("cpu")) is True
+    assert ALONE.agreed(False, torch.device("cpu")) is False
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_team_does_what_its_first_process_wants(monkeypatch, first):
+    def broadcast(word, src):
+        assert src == 0
+        word.fill_(float(first))
+
+    monkeypatch.setattr(torch.distributed, "broadcast", broadcast)
+    assert Team(1, 2).agreed(not first, torch.device("cpu")) is first
+
+
+class Meeting:
+    """Stands in for torch.distributed: processes, here threads, that bring a tensor each leave with the sum."""
+
+    def __init__(self, size):
+        self.barrier, self.brought = threading.Barrier(size, timeout=20), []
+
+    def all_reduce(self, flat):
+        self.brought.append(flat.clone())
+        self.barrier.wait()
+        flat.copy_(torch.stack(self.brought).sum(0))
+
+
+@pytest.mark.parametrize(("size", "scale", "after"), [(2, 0.1, 0.8), (4, 0.1, 0.8), (2, 1.0, 0.0)])
+def test_a_team_steps_along_the_mean_of_all_its_documents_by_hand(monkeypatch, size, scale, after):
+    # The losses of documents 0, 1, 2 are scale · (1, 2, 3) · w, at w = 1: their mean is 2 · scale, and so is its
+    # gradient, which is cut to length 1. Two processes hold 0, 2 and 1; of four processes one holds no document.
+    monkeypatch.setattr(torch.distributed, "all_reduce", Meeting(size).all_reduce)
+
+    def process(rank):
+        weight = nn.Parameter(torch.ones(()))
+
+        def loss(part):
+            return (scale * (part + 1) * weight).sum()
+
+        optimizer = torch.optim.SGD([weight], lr=1.0)
+        return step_in_budget(optimizer, torch.arange(3), LENGTHS, 1000, loss, Team(rank, size)), float(weight.detach())
+
+    with ThreadPoolExecutor(size) as processes:
+        for mean, weight in processes.map(process, range(size)):
+            assert mean == pytest.approx(2 * scale)
+            assert weight == pytest.approx(after, abs=1e-5)
+
+
 # Schedule.
 
 
@@ -262,6 +366,12 @@ def rates(steps, warm_up):
 def test_the_learning_rate_rises_then_falls_to_0_by_hand():
     # Two of ten steps rise: 1/2, 2/2; then (10 − step)/8.
     assert rates(10, 0.2) == pytest.approx([4, 8, 8, 7, 6, 5, 4, 3, 2, 1, 0])
+
+
+def test_the_steps_that_rise_are_the_nearest_whole_number_by_hand():
+    # .3 · 6 = 1.8 is two steps, .2 · 7 = 1.4 is one: 1/2, 2/2, (6 − step)/4; and (7 − step)/6, cut at 1.
+    assert rates(6, 0.3) == pytest.approx([4, 8, 8, 6, 4, 2, 0])
+    assert rates(7, 0.2) == pytest.approx([8, 8, 20 / 3, 16 / 3, 4, 8 / 3, 4 / 3, 0])
 
 
 def test_without_warm_up_the_first_step_is_the_highest():
@@ -320,6 +430,23 @@ def test_what_a_dead_process_left_goes_on_as_if_it_had_lived(model, dies_after):
     assert before + after == every
     for one, other in zip(second.parameters(), whole.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_what_steps_depend_on_beside_the_weights_is_taken_up_too():
+    def make(drawer):
+        carried = torch.zeros(2)
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+        return Learner(optimizer, 3, 0.0, drawer, carried=[carried]), carried
+
+    drawer = Drawer()
+    dying, costs = make(drawer)
+    for step, _ in dying.batches(4, 2, seed=0):
+        costs.copy_(torch.tensor([3.0, 4.0]) if step == 0 else torch.tensor([9.0, 9.0]))
+        if step == 1:
+            break  # it dies within its second step, and what that step wrote is lost
+        dying.optimizer.step()
+    _, taken = make(drawer)
+    assert taken.tolist() == [3.0, 4.0]
 
 
 def test_a_finished_stage_takes_no_step_and_gives_its_weights(model):
