@@ -96,12 +96,25 @@ def test_a_latency_table_at_hand_prices_nothing_unless_time_is_the_price(encoder
 
 
 def test_a_latency_table_of_a_deeper_model_is_refused(encoder):
+@pytest.mark.parametrize("layers", [2, 12])
+def test_a_latency_table_of_a_model_of_another_depth_is_refused(encoder, layers):
     times = LatencyTable(
-        tokens=(1, 2), seconds=(1.0, 3.0), documents=1, layers=12, device="cpu", dtype="float32", threads=1
+        tokens=(1, 2), seconds=(1.0, 3.0), documents=1, layers=layers, device="cpu", dtype="float32", threads=1
     )
     terms = RewardTerms(penalty=2.0, keep_ratios=(0.0, 0.0), price="latency", latency=times)
-    with pytest.raises(InputError, match="must be of a model of 4 layers, and is of one of 12"):
+    with pytest.raises(InputError, match=f"must be of a model of 4 layers, and is of one of {layers}"):
         Dynamics(encoder, (0, 2), terms, SIMPLE)
+
+
+def test_a_latency_table_changes_no_other_price(encoder):
+    times = LatencyTable(
+        tokens=(1, 2), seconds=(1.0, 3.0), documents=1, layers=4, device="cpu", dtype="float32", threads=1
+    )
+    # As FLOPs: two layers on two tokens are 48, two on one 22, of 96. As tokens: (2 + 1) / 2 of 2.
+    for price, charge in {"flops": (48 + 22) / 96, "tokens": 0.75}.items():
+        terms = RewardTerms(penalty=2.0, keep_ratios=(0.0, 0.0), price=price, latency=times)
+        got = Dynamics(encoder, (0, 2), terms, SIMPLE).charge(torch.tensor([2]), torch.tensor([[2], [1]]))
+        assert got.item() == pytest.approx(charge)
 
 
 def test_the_latency_price_needs_a_table():

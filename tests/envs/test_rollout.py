@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from envs import rollout as rollouts
+import envs.rollout
 from envs.rollout import Draw, sample_trajectories
 from trbert.keyed import keyed_uniform
 from trbert.packed.tokens import Tokens
@@ -179,6 +180,33 @@ def test_a_number_equal_to_the_probability_drops(number, dial, dynamics, tokens,
     monkeypatch.setattr(rollouts, "keyed_uniform", lambda *keys: torch.full((1, len(keys[-1])), number))
     _, kept = sample(dynamics, even_policy(), tokens, [1], dials=torch.tensor([[dial]]))
     assert kept == {(0, 1): [[0], [0]]}
+def test_even_odds_are_kept_where_they_are_thresholded(dynamics, tokens):
+    policy = Policy(dim=16, num_points=2, width=8)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.zero_()
+    _, kept = sample(dynamics, policy, tokens, [0, 1], samples=1, deployed=torch.tensor([True]))
+    assert kept == {(0, 0): [list(range(7))] * 2, (0, 1): [list(range(12))] * 2}
+
+
+def test_what_is_dropped_for_certain_is_dropped_whatever_the_draw(dynamics, policy, tokens, monkeypatch):
+    # The lowest number that can be drawn is 0, which is not below a probability of 0.
+    monkeypatch.setattr(
+        envs.rollout,
+        "keyed_uniform",
+        lambda *keys: torch.zeros(()).expand(
+            torch.broadcast_shapes(*(key.shape for key in keys if isinstance(key, torch.Tensor)))
+        ),
+    )
+    _, kept = sample(dynamics, policy, tokens, [0, 1], samples=1, dials=torch.full((1, 2), -torch.inf))
+    assert kept == {(0, 0): [[0]] * 2, (0, 1): [[0]] * 2}
+
+
+def test_the_masks_of_a_rollout_hold_the_protected_tokens(dynamics, policy, tokens):
+    rollout, _ = sample(dynamics, policy, tokens, [0, 1], dials=torch.full((2, 2), -torch.inf), samples=2)
+    first = [place in (0, 7) for place in range(19)]  # each document's first token
+    assert rollout.masks[0].tolist() == [first] * 2
+    assert rollout.masks[1].tolist() == [[True] * 4]
 
 
 def test_the_forced_mask_replaces_the_last_samples_draw_at_both_points(dynamics, policy, tokens):

@@ -1,5 +1,6 @@
 """A tiny encoder with its tokenizer, rows of which one marker word decides the class, and a front of a few points."""
 
+import copy
 import csv
 import json
 import os
@@ -126,6 +127,23 @@ def make_model(prepared, tiny_settings):
 def model(make_model):
     """Such a copy."""
     return make_model()
+
+
+class _Drawer:
+    def __init__(self):
+        self.state = None
+
+    def load(self):
+        return self.state
+
+    def keep(self, state):
+        self.state = copy.deepcopy(state())
+
+
+@pytest.fixture
+def drawer():
+    """A keeper that holds the last state, as a file does."""
+    return _Drawer()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -55,6 +55,7 @@ RULES = [
     ("joint.distillation", 1.5, "joint.distillation must be a fraction from 0 to 1, and is 1.5"),
     ("joint.keep_all", -0.1, "joint.keep_all must be a fraction from 0 to 1, and is -0.1"),
     ("joint.fastest", 0.5, "joint.fastest must be more than 1, or 0, and is 0.5"),
+    ("joint.fastest", 1, "joint.fastest must be more than 1, or 0, and is 1.0"),
     ("compute.threads", 0, "compute.threads must be positive or unset, and is 0"),
     ("compute.tokens_per_batch", 0, "compute.tokens_per_batch must be positive, and is 0"),
     ("policy_width", 0, "policy_width must be positive, and is 0"),
@@ -71,6 +72,58 @@ RULES = [
 def test_a_value_that_breaks_its_rule_is_refused_in_these_words(name, value, told):
     with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
         override(Settings(), {name: value})
+
+
+JUST_ALLOWED = [
+    ("data.max_length", 3),
+    ("data.train_rows", 1),
+    ("data.validation_rows", 1),
+    ("data.test_rows", 1),
+    ("teacher.epochs", 0.01),
+    ("teacher.batch_size", 1),
+    ("teacher.max_length", 3),
+    ("select.points", (0,)),
+    ("select.penalty", 0.0),
+    ("select.keep_ratios", (0.0, 1.0)),
+    ("select.samples", 2),
+    ("select.documents", 1),
+    ("select.step_documents", 1),
+    ("select.item_documents", 1),
+    ("select.guided_share", 0.0),
+    ("select.guided_share", 1.0),
+    ("select.warm_start_documents", 0),
+    ("joint.documents", 0),
+    ("joint.samples", 2),
+    ("joint.batch_size", 1),
+    ("joint.distillation", 0.0),
+    ("joint.distillation", 1.0),
+    ("joint.keep_all", 0.0),
+    ("joint.keep_all", 1.0),
+    ("joint.fastest", 0.0),
+    ("joint.fastest", 1.01),
+    ("compute.threads", 1),
+    ("compute.tokens_per_batch", 1),
+    ("policy_width", 1),
+    ("policy_features", ()),
+    ("positions", 1),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), JUST_ALLOWED, ids=[f"{name}={value}" for name, value in JUST_ALLOWED])
+def test_a_value_at_the_edge_of_its_rule_is_taken(name, value):
+    assert _value(override(Settings(), {name: value}), name) == value
+
+
+@pytest.mark.parametrize("selector", ["first", "random", "attention", "saliency"])
+def test_a_rule_must_have_thresholded_trajectories(selector):
+    told = "joint.fastest must be more than 1 for a selector that draws nothing, and is 0.0"
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        override(Settings(), {"selector": selector, "joint.fastest": 0.0})
+
+
+@pytest.mark.parametrize("selector", ["policy", "gumbel"])
+def test_a_selector_that_draws_needs_no_thresholded_trajectories(selector):
+    assert override(Settings(), {"selector": selector, "joint.fastest": 0.0}).selector == selector
 
 
 def test_every_number_has_a_rule():
@@ -222,6 +275,18 @@ def test_the_papers_preset_is_the_papers_recipe():
     assert settings.policy_features == ()  # a head sees its token alone
     assert not settings.select.reward_to_go
     assert (settings.selector, settings.select.dial_range) == ("policy", 0.0)
+
+
+def test_the_papers_preset_has_the_papers_numbers_whatever_was_set_before():
+    other = override(Settings(), {"select.points": (0, 2), "select.keep_ratios": (0.1, 0.1), "select.samples": 3})
+    settings = override(other, PRESETS["tr-bert"])
+    select, joint = settings.select, settings.joint
+    assert (select.points, select.keep_ratios) == (None, None)
+    assert (select.samples, joint.samples) == (8, 8)
+    assert (select.step_documents, joint.batch_size) == (32, 32)
+    assert (select.learning_rate, joint.learning_rate, joint.policy_learning_rate) == (3e-5, 3e-5, 3e-5)
+    assert select.warm_start_documents == 0
+    assert not settings.fusion
 
 
 def test_every_setting_has_a_help_text_of_its_own():

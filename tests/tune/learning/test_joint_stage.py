@@ -1,6 +1,5 @@
 """The third stage on the tiny teacher: encoder and selector together, for every selector."""
 
-import copy
 import itertools
 import math
 
@@ -16,6 +15,12 @@ from trbert.tasks.examples import Examples
 from tune.learning.joint_stage import Joint, task_loss
 from tune.learning.select_stage import drawn_dials, flatten, load_flat, select_loss
 from tune.settings import JointSettings
+from trbert.reduction import reduced_forward
+from trbert.selectors import LEARNED, RULES, SELECTORS
+from tune.joint import Joint, task_loss
+from tune.learner import Team, shuffled_batches
+from tune.settings import JointSettings
+from tune.stages import Examples, StageTimeout, drawn_dials, flatten, load_flat, select_loss
 
 
 class Told(list):
@@ -241,19 +246,6 @@ def test_the_encoders_weights_decay_and_the_policys_do_not_by_hand(make_model, t
     assert all(torch.equal(one, other) for one, other in zip(below, kept, strict=True))
 
 
-class Drawer:
-    """Keeps the last state, as a file does."""
-
-    def __init__(self):
-        self.state = None
-
-    def load(self):
-        return self.state
-
-    def keep(self, state):
-        self.state = copy.deepcopy(state())
-
-
 @pytest.fixture
 def scouting(monkeypatch):
     """Scouted costs are numbered 1, 2, 3 and so on; a list of those that each step's loss was given."""
@@ -281,22 +273,34 @@ def test_the_costs_of_the_dials_are_scouted_ten_times_in_the_stage_by_hand(make_
     assert scouting == [number for number in range(1, 11) for _ in range(2)]
 
 
-def test_the_costs_of_the_dials_outlive_the_process_that_scouted_them(make_model, train, scouting):
-    class Death(Exception):
-        pass
-
+def test_the_costs_of_the_dials_outlive_the_process_that_scouted_them(make_model, train, scouting, drawer):
     def die(step):
         if step["step"] == 2:
-            raise Death
+            raise StageTimeout
 
-    drawer = Drawer()
-    with pytest.raises(Death):
+    with pytest.raises(StageTimeout):
         make_model(TWENTY_STEPS).join(train, die, drawer)
     assert scouting == [1, 1]
     # It goes on at the second step, before which nothing is scouted.
     make_model(TWENTY_STEPS).join(train, lambda step: None, drawer)
     assert scouting[2:4] == [1, 2]
     assert len(scouting) == 2 + 19
+
+
+def test_a_process_of_a_team_runs_its_share_of_the_joint_stages_documents(make_model, train, monkeypatch):
+    summed, seen, loss = [], [], Joint.loss
+
+    def watched(self, part, draw, costs):
+        seen.append(draw.documents.tolist())
+        return loss(self, part, draw, costs)
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat: summed.append(len(flat)))
+    monkeypatch.setattr(Joint, "loss", watched)
+    model = make_model({"joint.documents": 32, "seed": 4})
+    model.join(train, lambda step: None, team=Team(1, 2))
+    # Every second document of each step, in the order of the stage's own seed.
+    assert seen == [chosen[1::2].tolist() for chosen in shuffled_batches(len(train.tokens), 16, 2, seed=5)]
+    assert summed == [sum(parameter.numel() for parameter in model.parameters) + 1] * 2  # the loss beside the gradients
 
 
 def test_a_joint_stage_without_a_fastest_scouts_no_costs(make_model, train, monkeypatch):

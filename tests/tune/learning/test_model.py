@@ -16,6 +16,8 @@ from trbert.reduction import reduced_forward
 from trbert.selectors import LEARNED, SELECTORS
 from tune import joint, stages, training
 from tune.settings import PRESETS, override
+from tune.stages import StageTimeout
+from tune.training import SPEED_UPS, Model, dial_curve, spread_dials
 
 QUICK = {"select.points": (0, 2)}
 KEEP_ALL = 1000.0
@@ -168,6 +170,123 @@ def test_no_draw_is_used_by_two_stages_nor_by_a_stage_and_a_measurement(prepared
     # Two steps of select, two of joint, and one version for the whole measurement.
     assert [len(seen[module]) for module in (stages, joint, training)] == [2, 2, 1]
     assert len(seen[stages] | seen[joint] | seen[training]) == 5
+
+
+def test_masks_that_are_drawn_follow_the_seed(prepared, tiny_settings, split):
+    found = []
+    for seed in (0, 0, 1):
+        model = make(prepared, tiny_settings, {"seed": seed})
+        set_scale(model, 0.0, 0.0)  # even odds, whatever the seed of the weights
+        found.append(model.evaluate_sampled(split).kept)
+    assert found[0] == found[1] != found[2]
+
+
+def test_a_model_is_measured_in_the_arithmetic_of_evaluation(prepared, tiny_settings, split, monkeypatch):
+    measures = {"evaluate": training.evaluate, "evaluate_forward": training.evaluate_forward}
+    for name, measure in measures.items():
+
+        def watched(*arguments, measure=measure):
+            used.append(torch.is_autocast_enabled("cpu"))
+            return measure(*arguments)
+
+        monkeypatch.setattr(training, name, watched)
+    for trained, measured in (("float32", "bfloat16"), ("bfloat16", "float32")):
+        used = []
+        model = make(prepared, tiny_settings, {"compute.dtype": trained, "compute.evaluation": measured})
+        model.evaluate(split, 0.0)
+        model.evaluate_sampled(split)
+        assert used == [measured == "bfloat16"] * 2
+
+
+def test_a_model_is_trained_in_the_arithmetic_of_training(prepared, tiny_settings, monkeypatch):
+    used = []
+    for module in (stages, joint):
+
+        def watched(*arguments, sample=module.sample_trajectories, **named):
+            used.append(torch.is_autocast_enabled("cpu"))
+            return sample(*arguments, **named)
+
+        monkeypatch.setattr(module, "sample_trajectories", watched)
+    train = prepared.train.examples()
+    for dtype in ("float32", "bfloat16"):
+        used.clear()
+        model = make(prepared, tiny_settings, SHORT | {"compute.dtype": dtype, "compute.evaluation": "float32"})
+        model.select(train, model.sampler(train), lambda step: None)
+        selected = len(used)
+        model.join(train, lambda step: None)
+        assert 0 < selected < len(used)
+        assert set(used) == {dtype == "bfloat16"}
+
+
+def test_a_deployable_model_has_the_dial_and_the_length_that_it_is_given(prepared, tiny_settings):
+    for asked, longest in ((20, 20), (500, 32)):  # the encoder has 32 positions
+        model = make(prepared, tiny_settings, {"data.max_length": asked})
+        assert model.deployable(0.75).config.dial == 0.75
+        assert model.deployable().config.dial == 0.0
+        assert model.deployable().config.max_tokens == longest
+
+
+def test_heads_are_as_wide_as_set(prepared, tiny_settings):
+    assert make(prepared, tiny_settings, {"policy_width": 5}).policy.heads[0].linear_1.out_features == 5
+
+
+def test_only_a_model_with_a_joint_stage_has_fusion(prepared, tiny_settings):
+    for changes, maps in (({}, 2), ({"joint.documents": 0}, 0), ({"fusion": False}, 0)):
+        assert len(make(prepared, tiny_settings, changes).encoder.fusion.maps) == maps
+
+
+def test_what_a_model_learns_lies_in_the_order_of_its_states(prepared, tiny_settings, drawer):
+    model = make(prepared, tiny_settings, SHORT)
+    model.join(prepared.train.examples(), lambda step: None, drawer)
+    saved = drawer.state["weights"][: len(model.parameters)]  # what is carried comes after them
+    assert all(torch.equal(one, other) for one, other in zip(model.parameters, saved, strict=True))
+
+
+def test_a_select_stage_that_died_goes_on_as_if_it_had_lived(prepared, tiny_settings, drawer):
+    def die(step):
+        if step["step"] == 2:
+            raise StageTimeout
+
+    train, found = prepared.train.examples(), []
+    changes = SHORT | {"select.documents": 64}
+
+    def learn(told, keeper=None):
+        model = make(prepared, tiny_settings, changes)
+        model.select(train, model.sampler(train), told, keeper)
+        found.append(stages.flatten(model.policy))
+
+    steps = []
+    learn(lambda step: None)
+    with pytest.raises(StageTimeout):
+        learn(die, drawer)
+    learn(lambda step: steps.append(step["step"]), drawer)
+    assert steps == [2, 3, 4]  # what the step that died had done is done again
+    assert (found[0] == found[1]).all()
+
+
+def test_the_orders_of_documents_in_both_parts_of_select_follow_the_seed(prepared, tiny_settings, monkeypatch):
+    train = prepared.train.examples()
+    orders = []
+
+    class Asked:
+        def __init__(self, sampler):
+            self.sampler = sampler
+
+        def gradients(self, weights, items):
+            orders.append([document for item in items for document in item.documents])
+            return self.sampler.gradients(weights, items)
+
+    def watched(encoder, tokens, labels, points, saliency=stages.saliency):
+        orders.append(tokens.input_ids.tolist())
+        return saliency(encoder, tokens, labels, points)
+
+    monkeypatch.setattr(stages, "saliency", watched)
+    for seed in (0, 1):
+        model = make(prepared, tiny_settings, SHORT | {"seed": seed, "select.documents": 16})
+        model.select(train, Asked(model.sampler(train)), lambda step: None)
+    first, second, other_first, other_second = orders
+    assert first != other_first
+    assert second != other_second
 
 
 def test_a_rule_that_needs_attention_stands_at_fewer_points_with_ratios_of_its_own(prepared, tiny_settings):

@@ -20,11 +20,12 @@ from tune.learning.select_stage import (
 from trbert.packed import Tokens
 from trbert.saliency import most_salient, saliency
 from tune import stages
-from tune.learner import shuffled_batches
+from tune.learner import Team, shuffled_batches
 from tune.settings import PRESETS, override
 from tune.stages import (
     Examples,
     RolloutItem,
+    StageTimeout,
     drawn_dials,
     flatten,
     load_flat,
@@ -140,6 +141,49 @@ def test_a_teachers_weights_decay_by_hand(model, train, tiny_settings):
     assert before.abs().max() > 0.1
 
 
+def test_a_process_of_a_team_runs_its_share_of_the_teachers_documents_with_dropout_of_its_own(
+    model, train, tiny_settings, monkeypatch
+):
+    summed, seen, seeds, unreduced_logits = [], [], [], model.encoder.unreduced_logits
+
+    def watched(tokens):
+        seen.append(tokens.input_ids.tolist())
+        return unreduced_logits(tokens)
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat: summed.append(len(flat)))
+    monkeypatch.setattr(model.encoder, "unreduced_logits", watched)
+    settings = dataclasses.replace(tiny_settings.teacher, epochs=2 * 16 / 240)
+    team = Team(1, 2)
+    compute = tiny_settings.compute
+    train_teacher(
+        model.encoder, train, settings, compute, 5, lambda step: seeds.append(torch.initial_seed()), team=team
+    )
+    shares = [chosen[1::2] for chosen in shuffled_batches(len(train.tokens), 16, 2, seed=5)]
+    assert seen == [train.tokens.take(share).input_ids.tolist() for share in shares]
+    assert len(summed) == 2
+    assert seeds == [5 + 1] * 2  # the seed and the rank
+
+
+def test_a_teacher_that_died_goes_on_as_if_it_had_lived(make_model, train, tiny_settings, drawer):
+    def die(step):
+        if step["step"] == 2:
+            raise StageTimeout
+
+    settings = dataclasses.replace(tiny_settings.teacher, epochs=4 * 16 / 240)
+
+    def teach(progress, keeper=None):
+        encoder = make_model().encoder
+        train_teacher(encoder, train, settings, tiny_settings.compute, 0, progress, keeper)
+        return weights_of(encoder.model)
+
+    told = Told()
+    expected = teach(lambda step: None)
+    with pytest.raises(StageTimeout):
+        teach(die, drawer)
+    assert same(teach(told, drawer), expected)
+    assert [step["step"] for step in told] == [2, 3, 4]
+
+
 # Select.
 
 
@@ -239,6 +283,58 @@ def test_an_encoder_gets_its_gradients_back_where_sampling_fails(model, train, m
     with pytest.raises(RuntimeError, match="sampling failed"):
         model.sampler(train).gradient(flatten(model.policy), RolloutItem(index=0, version=0, documents=(0,)))
     assert all(parameter.requires_grad for parameter in model.encoder.model.parameters())
+
+
+@pytest.fixture
+def numbered_source(model, train):
+    """A source without gradients, whose items' rewards are 1, 2, 3 and so on; a list of the items of each step."""
+    (item,) = model.sampler(train).gradients(flatten(model.policy), [RolloutItem(index=0, version=0, documents=(0, 1))])
+
+    class Numbered(list):
+        def gradients(self, weights, items):
+            self.append(items)
+            none = np.zeros_like(item.gradient)
+            return [dataclasses.replace(item, gradient=none, reward=each.index + 1.0) for each in items]
+
+    return Numbered()
+
+
+def test_a_steps_items_and_what_is_told_of_them_by_hand(model, numbered_source, tiny_settings):
+    # 33 documents are three steps of 16, each cut into items of 6, 6 and 4; the mean of 1, 2, 3 is 2.
+    settings = dataclasses.replace(
+        tiny_settings.select, documents=33, step_documents=16, item_documents=6, guided_share=0.0
+    )
+    told = Told()
+    train_policy(model.policy, numbered_source, 240, settings, 9, told)
+    assert [[len(item.documents) for item in items] for items in numbered_source] == [[6, 6, 4]] * 3
+    assert [[item.index for item in items] for items in numbered_source] == [[0, 1, 2]] * 3
+    assert [{item.version for item in items} for items in numbered_source] == [{0}, {1}, {2}]
+    assert [(step["step"], step["steps"], step["reward"]) for step in told] == [(1, 3, 2.0), (2, 3, 2.0), (3, 3, 2.0)]
+    chosen = [[document for item in items for document in item.documents] for items in numbered_source]
+    assert chosen == [each.tolist() for each in shuffled_batches(240, 16, 3, seed=9)]
+
+
+@pytest.mark.parametrize(("share", "guided"), [(0.0, 0), (0.5, 2), (0.6, 3), (1.0, 4)])
+def test_the_first_steps_are_guided_as_many_as_their_share_by_hand(
+    model, numbered_source, tiny_settings, share, guided
+):
+    # Of four steps: 0, 2, 2.4 rounded up, 4.
+    settings = dataclasses.replace(tiny_settings.select, documents=64, step_documents=16, guided_share=share)
+    train_policy(model.policy, numbered_source, 240, settings, 0, lambda step: None)
+    found = [{item.guided for item in items} for items in numbered_source]
+    assert found == [{True}] * guided + [{False}] * (4 - guided)
+
+
+def test_what_an_item_tells_of_its_trajectories_by_hand(model, train):
+    item, documents = RolloutItem(index=0, version=3, documents=(3, 1, 4)), torch.tensor([3, 1, 4])
+    part = train.take(documents, torch.device("cpu"))
+    rollout, *_ = model.sampler(train)._sample(part, documents, item)
+    lengths, kept = part.tokens.lengths.repeat(model.settings.select.samples), rollout.state.kept
+    assert (kept[1] < kept[0]).any()
+    found = model.sampler(train).gradient(flatten(model.policy), item)
+    # Tokens left after the last point, of all; the mean of the trajectories' charges.
+    assert found.kept == pytest.approx(float(kept[1].sum() / lengths.sum()))
+    assert found.charge == pytest.approx(float(model.dynamics.charge(lengths, kept).sum()) / len(lengths), rel=1e-5)
 
 
 def test_items_together_give_what_each_gives_alone(model, train):
@@ -673,6 +769,19 @@ def test_a_warm_start_cut_by_its_token_budget_learns_the_same(make_model, train,
     assert max(cut[1:]) <= 25
     # Adam's steps are of 1e-2; rounding must not turn one.
     assert np.isclose(*found, rtol=0, atol=5e-4).mean() > 0.98
+
+
+def test_a_warm_start_takes_no_document_twice_where_it_asks_for_more_than_there_are(make_model, train, monkeypatch):
+    seen = []
+
+    def watched(encoder, tokens, labels, points):
+        seen.append(len(tokens))
+        return saliency(encoder, tokens, labels, points)
+
+    monkeypatch.setattr(stages, "saliency", watched)
+    model = make_model({"select.warm_start_documents": 1000, "select.step_documents": 80})
+    warm_start(model.policy, model.dynamics, train, model.settings.select, model.settings.compute, 0)
+    assert seen == [80, 80, 80]  # of 240
 
 
 def test_without_documents_there_is_no_warm_start(make_model, train):
