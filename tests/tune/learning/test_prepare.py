@@ -149,6 +149,26 @@ def test_a_teacher_that_reads_as_much_is_the_same_teacher(settings, cache, no_tr
     assert (first.teacher_validation, first.teacher_test) == (second.teacher_validation, second.teacher_test)
 
 
+def test_the_same_texts_under_other_labels_get_a_teacher_of_their_own(settings, cache, tmp_path):
+    texts = [f"{'alpha' if row % 2 else 'beta'} w{row}" for row in range(12)]
+    for labels in ("AB", "BA"):
+        for name in ("train", "validation", "test"):
+            rows = [f"{text},{labels[row % 2]}" for row, text in enumerate(texts)]
+            (tmp_path / f"{name}.csv").write_text("\n".join(["text,label", *rows]))
+        prepare(override(settings, {"data.source": str(tmp_path)}), None, lambda line: None)
+    assert len(teachers(cache)) == 2
+
+
+def test_a_teacher_whose_time_is_cut_is_another_and_seconds_count_whole(settings, cache):
+    plan = make_plan(1000.0, concurrent=2, num_trials=2)
+    part = plan.teacher_seconds / plan.seconds
+    for seconds in (100.1, 100.4, 101.0):
+        prepare(settings, dataclasses.replace(plan, seconds=seconds / part), lambda line: None)
+    assert len(teachers(cache)) == 2  # of 100 seconds and of 101
+    prepare(settings, None, lambda line: None)
+    assert len(teachers(cache)) == 3
+
+
 def test_the_rows_reported_on_are_no_matter_to_the_teacher(settings, cache, no_training):
     first = prepare(settings, None, lambda line: None)
     no_training()
@@ -219,6 +239,99 @@ def test_an_unreduced_document_costs_at_most_one_nat(settings, cache, monkeypatc
     assert prepare(settings, None, lambda line: None).penalty == 1.0
 
 
+def untaught(encoder, *others):
+    """Leaves the teacher as it is drawn."""
+
+
+def test_the_head_of_a_teacher_is_drawn_by_the_seed(settings, cache, monkeypatch):
+    heads = []
+    for seed in (0, 0, 1):
+        monkeypatch.setenv("TRBERT_CACHE", str(cache / str(len(heads))))
+        torch.manual_seed(len(heads))  # no matter
+        own = prepare(override(settings, {"seed": seed}), None, lambda line: None, train=untaught)
+        heads.append(own.weights["classifier.weight"].tolist())
+    assert heads[0] == heads[1] != heads[2]
+
+
+def test_the_teachers_quality_is_that_of_each_split(settings, cache):
+    own = prepare(settings, None, lambda line: None, train=untaught)
+    encoder = Encoder(own.classifier(torch.device("cpu")))
+    right = []
+    for part in (own.validation.examples(), own.test.examples()):
+        with torch.no_grad():
+            right.append(float((encoder.unreduced_logits(part.tokens).argmax(-1) == part.labels).double().mean()))
+    assert right[0] != right[1]
+    assert [own.teacher_validation, own.teacher_test] == right
+
+
+def test_the_penalty_is_of_what_the_teacher_knows_of_its_training_documents(settings, cache, monkeypatch):
+    seen = []
+
+    def watched(logits, labels):
+        seen.append((logits.tolist(), labels.tolist()))
+        return 0.5
+
+    monkeypatch.setattr(module, "predictive_information", watched)
+    own = prepare(settings, None, lambda line: None, train=untaught)
+    assert seen == [(own.train.teacher_logits.tolist(), own.train.labels.tolist())]
+    assert own.penalty == 0.5
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_logits_to_learn_from_are_computed_as_training_is_and_others_as_evaluation(settings, cache, monkeypatch, dtype):
+    used, compute = [], module.unreduced_logits
+
+    def watched(encoder, tokens, budget):
+        used.append((len(tokens), torch.is_autocast_enabled("cpu")))
+        return compute(encoder, tokens, budget)
+
+    monkeypatch.setattr(module, "unreduced_logits", watched)
+    changes = {"compute.dtype": dtype, "compute.evaluation": {"float32": "bfloat16", "bfloat16": "float32"}[dtype]}
+    trained = dtype == "bfloat16"
+    prepare(override(settings, changes), None, lambda line: None, train=untaught)
+    assert used == [(240, trained), (30, not trained), (30, not trained)]
+    # In another arithmetic they are others: nothing is taken from the cache.
+    prepare(override(settings, changes | {"compute.dtype": changes["compute.evaluation"]}), None, print, train=untaught)
+    assert used[3:] == [(240, not trained)]
+
+
+@pytest.mark.parametrize(("threads", "on"), [(3, 3), (None, 1)])
+def test_a_training_pass_is_timed_on_a_trials_threads_and_documents(
+    settings, cache, long_rows, monkeypatch, threads, on
+):
+    asked, timed = [], []
+
+    def watched(encoder, train, dtype, threads):
+        timed.append((set(train.tokens.lengths.tolist()), dtype, threads))
+        return 2.5
+
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    monkeypatch.setattr(module, "training_seconds", watched)
+    changes = {"data.source": str(long_rows), "data.max_length": 10, "teacher.max_length": 30}
+    own = prepare(override(settings, changes | {"compute.threads": threads}), None, print, train=untaught)
+    assert timed == [({10}, "float32", on)]
+    assert own.training_seconds == 2.5
+    assert asked == ([] if threads is None else [3])  # unset, the teacher has all cores
+
+
+def test_how_far_the_teacher_is_is_said_every_ten_seconds_and_at_the_end_by_hand(settings, cache, monkeypatch):
+    clock, told = [0.0], []
+
+    def taught(encoder, examples, teacher, compute, seed, progress):
+        for step, seconds in ((1, 4.0), (2, 10.0), (3, 12.0), (4, 19.9), (5, 20.0), (6, 21.0)):
+            clock[0] = seconds
+            progress({"step": float(step), "steps": 6.0, "loss": step / 4})
+
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    prepare(settings, None, told.append, train=taught)
+    # Two steps took 10 seconds, so that four take 20; five took 20, so that one takes 4.
+    assert [line for line in told if " step " in line] == [
+        "teacher: step 2 of 6, loss 0.500, 20 s left",
+        "teacher: step 5 of 6, loss 1.250, 4 s left",
+        "teacher: step 6 of 6, loss 1.500, 0 s left",
+    ]
+
+
 def test_a_copy_of_the_teacher_learns_on_its_own(prepared):
     first, second = (prepared.classifier(torch.device("cpu")) for _ in range(2))
     before = {name: array.copy() for name, array in prepared.weights.items()}
@@ -247,6 +360,24 @@ def test_the_rows_are_split_and_said(prepared, tiny_settings):
     assert [len(part.labels) for part in (prepared.train, prepared.validation, prepared.test)] == [240, 30, 30]
     assert prepared.label_names == ("A", "B")
     assert any(re.fullmatch(r"train: 240 documents, 1\d tokens on average, 0 truncated at 20", line) for line in told)
+
+
+def test_the_seed_and_the_numbers_of_rows_choose_the_splits(settings, cache):
+    changes = {"data.train_rows": 100, "data.validation_rows": 12, "data.test_rows": 14}
+    found = []
+    for seed in (0, 0, 1):
+        own = prepare(override(settings, changes | {"seed": seed}), None, lambda line: None, train=untaught)
+        assert [len(part.labels) for part in (own.train, own.validation, own.test)] == [100, 12, 14]
+        found.append(own.test.input_ids.tolist())
+    assert found[0] == found[1] != found[2]
+
+
+def test_what_is_noted_of_the_rows_is_said(settings, cache, monkeypatch):
+    read = module.load_splits
+    monkeypatch.setattr(module, "load_splits", lambda *a, **k: dataclasses.replace(read(*a, **k), notes=("A note.",)))
+    told = []
+    prepare(settings, None, told.append, train=untaught)
+    assert told[0] == "A note."
 
 
 @pytest.mark.parametrize(("asked", "limit"), [(8, 8), (20, 20), (500, 32)])
@@ -428,6 +559,36 @@ def test_where_time_is_the_price_it_is_measured_or_the_users(settings, cache, pr
     assert any(line.startswith("latency: timing") for line in told)
     assert prepare(timed, None, told.append, latency=measured).latency is measured
     assert sum(line.startswith("latency: timing") for line in told) == 1
+
+
+@pytest.mark.parametrize(("asked", "longest"), [(20, 20), (500, 32)])
+def test_layers_are_timed_up_to_the_longest_document_in_the_arithmetic_of_evaluation(
+    settings, cache, prepared, monkeypatch, asked, longest
+):
+    seen = []
+
+    def watched(encoder, longest):
+        seen.append((longest, torch.is_autocast_enabled("cpu")))
+
+    monkeypatch.setattr(module, "measure_latency", watched)
+    changes = {"select.price": "latency", "data.max_length": asked, "compute.evaluation": "bfloat16"}
+    prepare(override(settings, changes), None, lambda line: None, train=untaught)
+    assert seen == [(longest, True)]
+
+
+def test_what_the_free_rules_achieve_is_the_models_own_measure_of_each_split(prepared, tiny_settings, make_model):
+    splits = (prepared.validation.examples(), prepared.test.examples())
+    points = {(point.selector, point.dial): point for point in free_points(prepared, tiny_settings, (0, 2))}
+    for name in ("first", "attention"):
+        model = make_model({"selector": name})
+        for dial in FREE_DIALS:
+            on = [model.evaluate(split, dial) for split in splits]
+            point = points[name, dial]
+            assert point.points == model.points
+            # The cost of a policy that is not there is not counted.
+            assert [each.kept for each in (point.validation, point.test)] == [each.kept for each in on]
+            assert [each.quality for each in (point.validation, point.test)] == [each.quality for each in on]
+    assert points["first", 0.35].validation.kept != points["first", 0.35].test.kept
 
 
 def test_the_free_rules_are_measured_along_their_dials(prepared, tiny_settings):
