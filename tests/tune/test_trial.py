@@ -1,13 +1,17 @@
 """A trial of every selector in this process, and the run that is collected from them; Ray is not started."""
 
+import dataclasses
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 from ray import tune
 from safetensors.torch import load_file
 
+from trbert.evaluate import Evaluation
 from trbert.modeling import load
 from trbert.selection.selectors import LEARNED, SELECTORS
 from tune.checkpoints import StateKeeper, newest_state
@@ -19,6 +23,17 @@ from tune.results.table import read_front
 from tune.runs import RunFolder
 from tune.settings import override, to_json
 from tune.trial import _Teller, run_trial
+from trbert.selectors import LEARNED, RULES, SELECTORS
+from tune.checkpoints import StageState, StateKeeper, newest_state, write_state
+from tune.learners import TeamPlan
+from tune.report import collect
+from tune.rollouts import PoolStatistics, RolloutPool
+from tune.runs import RunFolder
+from tune.settings import override, to_json
+from tune.stages import Sampler, StageTimeout
+from tune.table import read_front
+from tune.training import CurvePoint, Model
+from tune.trial import RESULT, _Teller, _timed, run_trial
 
 SHORT = {
     "select.documents": 32,
@@ -159,3 +174,213 @@ def test_every_report_of_a_stage_over_a_pool_says_what_the_pool_did(monkeypatch)
         "items_waiting_s": 0.0,
     }
     assert reports[1] == {"stage": "joint", "share": 0.5, "loss": 0.5}
+
+
+# What a trial measures and reports.
+
+UNTRAINED = {"select.documents": 16, "select.warm_start_documents": 0, "joint.documents": 0}
+"""Its model is the teacher."""
+
+
+def start(prepared, settings, changes=None, **options):
+    """Runs a trial in this process, without workers unless `options` say so."""
+    own = to_json(override(settings, UNTRAINED | {"select.points": (0, 2)} | (changes or {})))
+    options = {"num_rollout_workers": 0, "gpus_per_worker": 0.0, "deadline_s": None} | options
+    run_trial({}, prepared=prepared, settings=own, **options)
+
+
+@pytest.fixture
+def session(tmp_path, monkeypatch):
+    """What Ray Tune keeps of a trial that starts afresh."""
+    own = Session(tmp_path / "trial")
+    monkeypatch.setattr(tune, "report", own.report)
+    monkeypatch.setattr(tune, "get_checkpoint", lambda: None)
+    return own
+
+
+def result_of(session):
+    return json.loads((session.folder / RESULT).read_text())
+
+
+def test_a_trials_curve_is_measured_on_validation_and_never_on_test(prepared, tiny_settings, session):
+    # Test rows are the validation rows with their labels swapped. A model that is right on one is wrong on the other.
+    assert prepared.teacher_validation > 0.6
+    swapped = dataclasses.replace(prepared.validation, labels=1 - prepared.validation.labels)
+    start(dataclasses.replace(prepared, test=swapped), tiny_settings, {"selector": "first"})
+    curve = result_of(session)["curve"]
+    # The model is the teacher, so that with all tokens kept it is as good as the teacher.
+    assert curve[-1]["dial"] == 1.0
+    assert curve[-1]["validation"]["quality"] == pytest.approx(prepared.teacher_validation)
+    assert session.told["curve"][-1] == [pytest.approx(prepared.teacher_validation), 1.0]
+
+
+def measured(dial, quality, speed_up):
+    evaluation = Evaluation(quality=quality, speed_up=speed_up, kept=(0.5, 0.5), docs_per_second=1.0)
+    return CurvePoint(dial=dial, validation=evaluation)
+
+
+def test_the_sampler_is_told_quality_and_cost_at_the_default_dial_and_along_the_curve(
+    prepared, tiny_settings, session, monkeypatch
+):
+    # The default dial is the second of three, and neither the best nor the cheapest.
+    default = RULES["first"].default_dial
+    curve = [measured(0.02, 0.5, 8.0), measured(default, 0.75, 4.0), measured(1.0, 0.875, 1.0)]
+    monkeypatch.setattr("tune.trial.dial_curve", lambda *arguments: curve)
+    start(prepared, tiny_settings, {"selector": "first"})
+    told = session.told
+    assert (told["quality"], told["cost"]) == (0.75, 0.25)  # cost is 1 / speed-up, which Optuna makes small
+    assert told["curve"] == [[0.5, 0.125], [0.75, 0.25], [0.875, 1.0]]
+    assert (told["stage"], told["share"], told["finished"]) == ("done", 1.0, True)
+    result = result_of(session)
+    assert (result["dial"], result["points"]) == (default, [0, 2])
+    assert [point["dial"] for point in result["curve"]] == [0.02, default, 1.0]
+
+
+# Its time.
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still unless the test moves it."""
+    now = [1000.0]
+    monkeypatch.setattr("tune.trial.time.monotonic", lambda: now[0])
+    return now
+
+
+def test_a_stage_reports_its_progress_at_most_every_five_seconds(session, clock):
+    teller, shares = _Teller("joint"), []
+    for seconds, step in ((0.0, 1.0), (4.0, 2.0), (5.5, 3.0), (10.0, 4.0), (11.0, 5.0)):
+        clock[0] = 1000.0 + seconds
+        teller({"step": step, "steps": 8.0, "loss": 0.5, "other": 1.0})
+        shares.append(session.told["share"])
+    assert shares == [1 / 8, 1 / 8, 3 / 8, 3 / 8, 5 / 8]
+    assert session.told == {"stage": "joint", "share": 5 / 8, "loss": 0.5}
+
+
+def test_a_stage_whose_time_is_over_is_stopped_and_says_that_it_was_cut_short(session, clock):
+    teller, told = _Teller("joint", until=1010.0), []
+
+    def stage(progress):
+        for clock[0] in (1009.0, 1010.0, 1011.0, 1012.0):
+            told.append(clock[0])
+            progress({"step": 1.0, "steps": 8.0})
+
+    with pytest.raises(StageTimeout):
+        stage(teller)
+    told.clear()
+    _timed(stage, teller)
+    assert told == [1009.0, 1010.0, 1011.0]
+    assert session.told == {"stage": "joint", "share": 1.0, "cut_short": True}
+
+
+def test_select_gets_55_hundredths_of_a_trials_time_and_joint_the_rest(
+    prepared, tiny_settings, session, clock, monkeypatch
+):
+    ends = {}
+    monkeypatch.setattr(Model, "select", lambda self, train, source, told, keeper: ends.update(select=told.until))
+    monkeypatch.setattr(Model, "join", lambda self, train, told, keeper: ends.update(joint=told.until))
+    start(prepared, tiny_settings, deadline_s=200.0)
+    assert ends == {"select": pytest.approx(1000 + 0.55 * 200), "joint": 1200.0}
+    start(prepared, tiny_settings)
+    assert ends == {"select": None, "joint": None}
+
+
+# Its processes.
+
+
+class Pool(RolloutPool):
+    """Stands for the rollout actors."""
+
+    made: ClassVar[list["Pool"]] = []
+
+    def __init__(self, prepared, settings, num_workers, gpus):
+        self.asked, self.closed = (num_workers, gpus), False
+        self.made.append(self)
+
+    def statistics(self):
+        return PoolStatistics(asked=7, done=7, workers=2)
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def pools(monkeypatch):
+    """The pools that were made; each only stands there."""
+    monkeypatch.setattr(Pool, "made", [])
+    monkeypatch.setattr("tune.trial.RolloutPool", Pool)
+    monkeypatch.setattr("tune.trial.ray.put", lambda value: value)
+    return Pool.made
+
+
+def test_with_workers_select_runs_over_a_pool_that_is_closed_after_it(
+    prepared, tiny_settings, session, pools, monkeypatch
+):
+    sources = []
+    monkeypatch.setattr(Model, "select", lambda self, train, source, told, keeper: sources.append(source))
+    cpu = {"compute.device": "cpu"}
+    start(prepared, tiny_settings, cpu, num_rollout_workers=2, gpus_per_worker=0.25)
+    (pool,) = pools
+    assert pool.asked == (2, 0.25)
+    assert pool.closed
+    assert sources == [pool]
+    assert (session.told["items_asked"], session.told["items_workers"]) == (7.0, 2.0)
+
+
+def test_a_pool_is_closed_where_select_fails(prepared, tiny_settings, session, pools, monkeypatch):
+    def die(*arguments):
+        raise Died
+
+    monkeypatch.setattr(Model, "select", die)
+    with pytest.raises(Died):
+        start(prepared, tiny_settings, num_rollout_workers=2)
+    assert pools[0].closed
+
+
+@pytest.mark.parametrize(("step", "made"), [(1, 1), (4, 0)])
+def test_a_select_stage_that_is_over_needs_no_pool(
+    step, made, prepared, tiny_settings, session, pools, tmp_path, monkeypatch
+):
+    write_state(tmp_path, StageState("select", {"step": step, "steps": 4}))
+    checkpoint = tune.Checkpoint.from_directory(str(tmp_path))
+    monkeypatch.setattr(tune, "get_checkpoint", lambda: checkpoint)
+    monkeypatch.setattr(Model, "select", lambda *arguments: None)
+    start(prepared, tiny_settings, num_rollout_workers=2)
+    assert len(pools) == made
+
+
+def test_a_team_joins_in_what_is_left_of_the_time_under_the_trials_own_name(
+    prepared, tiny_settings, session, clock, pools, monkeypatch
+):
+    def select(self, train, source, told, keeper):
+        clock[0] += 30.0
+
+    teams = []
+    monkeypatch.setattr(Model, "select", select)
+    monkeypatch.setattr(Model, "join", lambda *arguments: pytest.fail("it joined alone"))
+    monkeypatch.setattr("tune.trial.TuneReportCallback", lambda: "callback")
+    monkeypatch.setattr("tune.trial.join_together", lambda model, shared, *rest: teams.append(rest))
+    monkeypatch.setattr(tune, "get_context", lambda: SimpleNamespace(get_trial_id=lambda: "t7"))
+    team = TeamPlan(size=2, gpus=False, storage="/tmp/states", run="mine-joint")
+    for deadline in (200.0, None):
+        start(prepared, tiny_settings, deadline_s=deadline, team=team)
+    own = dataclasses.replace(team, run="mine-joint-t7")
+    assert teams == [(own, 170.0, ["callback"]), (own, None, ["callback"])]
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "device"), [("auto", 0.0, "cpu"), ("auto", 0.5, "cuda"), ("cpu", 0.5, "cpu")]
+)
+def test_a_trial_computes_on_a_gpu_where_it_was_given_one(
+    asked, gpus, device, prepared, tiny_settings, session, monkeypatch
+):
+    found = []
+
+    def note(prepared, settings):
+        found.append(settings.compute.device)
+        raise Died
+
+    monkeypatch.setattr("tune.trial.Model", note)
+    with pytest.raises(Died):
+        start(prepared, tiny_settings, {"compute.device": asked}, gpus_per_worker=gpus)
+    assert found == [device]
