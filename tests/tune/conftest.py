@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import dataclasses
 import json
 import os
 import random
@@ -105,6 +106,34 @@ def tiny_settings(tiny_model, tiny_data):
 def prepared(tiny_settings, few_threads):
     """The tiny rows and a teacher that learned them; what trials share."""
     return prepare(tiny_settings, None, lambda line: None)
+
+
+def _rows(split, share):
+    """The split's first 20 documents, of which this share has label 0."""
+    examples = split.examples()
+    tokens = examples.tokens.take(torch.arange(20))
+    labels = torch.arange(20) >= round(20 * share)
+    return type(split).of(dataclasses.replace(examples, tokens=tokens, labels=labels.long(), teacher_logits=None))
+
+
+@pytest.fixture
+def certain(prepared):
+    """A teacher that says class 0 of every document: it is right on 3 of 4 validation rows, and on 2 of 5 test rows.
+
+    So is every model that is made from it, however many tokens are dropped.
+    """
+    weights = dict(prepared.weights)
+    weights["classifier.weight"] = 0 * weights["classifier.weight"]
+    weights["classifier.bias"] = weights["classifier.bias"] * 0
+    weights["classifier.bias"][0] = 1.0
+    return dataclasses.replace(
+        prepared,
+        weights=weights,
+        validation=_rows(prepared.validation, 0.75),
+        test=_rows(prepared.test, 0.4),
+        teacher_validation=0.75,
+        teacher_test=0.4,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """A time budget, shared out."""
 
+import dataclasses
 import doctest
 import re
 
@@ -174,3 +175,51 @@ def test_a_trial_without_time_still_takes_one_step_of_select():
     fitted = fit_trial(Settings(), PLAN, seconds_a_document=10.0, evaluated=10_000)
     assert fitted.select.documents == max(Settings().select.step_documents, 0.02 * Settings().select.documents)
     assert fitted.joint.documents == 0.02 * JOINT_PER_SELECT * Settings().select.documents
+
+
+# Several learners, and trials side by side.
+
+
+def test_learners_share_the_teachers_training_so_that_more_epochs_fit():
+    # 150 s of three learners, at 1.25 · 0.06 s a document, 2,000 documents an epoch: 450 / 150 = 3 epochs.
+    three = make_plan(600.0, concurrent=2, num_trials=None, learners=3)
+    assert three == dataclasses.replace(PLAN, learners=3)
+    assert fit_teacher(Settings(), three, seconds_a_document=0.06, documents=2000).teacher.epochs == 3.0
+    assert fit_teacher(Settings(), PLAN, seconds_a_document=0.06, documents=2000).teacher.epochs == 1.0
+
+
+SHORT_SELECT = override(
+    Settings(),
+    {
+        "select.documents": 16,
+        "select.step_documents": 16,
+        "select.samples": 8,
+        "select.warm_start_documents": 0,
+        "joint.documents": 10**6,
+        "joint.samples": 2,
+    },
+)
+ALONE = Plan(seconds=600.0, concurrent=1, trials=1, trial_seconds=135.0)
+
+
+# At 0.01 s a document: 135 / 1.35 = 100 s, less 16 · 0.005 s of select, are 99.92 s. A document of joint takes 0.009 s
+# alone, and half of it for two learners. Beside others it takes 1.6 times as long, and so does select: 99.872 / 0.0144.
+@pytest.mark.parametrize(
+    ("changes", "documents"),
+    [({}, 11_102), ({"learners": 2}, 22_204), ({"concurrent": 2}, 6_935), ({"concurrent": 2, "learners": 2}, 13_871)],
+)
+def test_joint_gets_what_its_learners_can_do_alone_or_beside_other_trials(changes, documents):
+    plan = dataclasses.replace(ALONE, **changes)
+    assert fit_trial(SHORT_SELECT, plan, 0.01, evaluated=0).joint.documents == documents
+
+
+def test_evaluation_comes_off_a_trials_time_first():
+    # 1.2 · 1,000 · 0.01 s are 12 s: (135 - 12) / 1.35 less 0.08 s is 91.031 s, at 0.009 s.
+    assert fit_trial(SHORT_SELECT, ALONE, 0.01, evaluated=1000).joint.documents == 10_114
+
+
+@pytest.mark.parametrize(("elapsed", "seconds"), [(400.0, 55.0), (435.0, 37.5), (436.0, 37.5)])
+def test_a_trial_gets_a_quarter_of_its_promise_where_less_is_left_and_what_is_left_else(elapsed, seconds):
+    # Two waves of 150 s were promised; 510 s less the elapsed ones are shared by two.
+    plan = make_plan(600.0, concurrent=2, num_trials=4)
+    assert after_preparing(plan, elapsed).trial_seconds == seconds

@@ -14,6 +14,9 @@ from tune import pareto
 from tune.pareto import export, main
 from tune.results.front import pick
 from tune.results.table import table
+from tune.front import pick
+from tune.pareto import describe, export, main
+from tune.table import table
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -92,6 +95,44 @@ def test_the_command_picks_and_says_how_to_load(run, capsys):
     assert main([str(run), "--min-speedup", "1"]) == 0
     last = f'load    transformers.AutoModelForSequenceClassification.from_pretrained("{run}/models/teacher")'
     assert capsys.readouterr().out.splitlines()[-1] == last
+
+
+def test_both_bounds_hold_at_once(run, capsys):
+    # At most 1 point lost: 3x (drop .4) and 5x (drop 1) are left. Of those at least 2x faster the better is picked.
+    assert main([str(run), "--max-drop", "1", "--min-speedup", "2"]) == 0
+    assert f"picked  {run}/models/1 at dial -0.5: " in capsys.readouterr().out
+    assert main([str(run), "--max-drop", "1", "--min-speedup", "4"]) == 0
+    assert f"picked  {run}/models/2 at dial -1.5: " in capsys.readouterr().out
+    assert main([str(run), "--max-drop", "0.5", "--min-speedup", "4"]) == 2
+    told = capsys.readouterr().err
+    assert (
+        "drops at most 0.5 points on validation and is at least 4x faster; the nearest: models/1 at dial -0.5" in told
+    )
+
+
+def test_a_pick_tells_its_speed_where_it_was_measured_and_on_which_rows(at):
+    point = at(0.9, 4.0, dial=-0.5, speed_up_test=3.5, drop=0.25, docs_per_second=321.4)
+    assert describe(Path("run"), point).splitlines()[0] == (
+        "picked  run/models/1 at dial -0.5: 89.0% (drop 0.2 points) and 3.50x in FLOPs on test, "
+        "90.0% and 4.00x in FLOPs on validation, 321 docs/s"
+    )
+    without = at(0.9, 4.0, dial=-0.5, drop=None)
+    assert describe(Path("run"), without).splitlines()[0] == (
+        "picked  run/models/1 at dial -0.5: 89.0% and 4.00x in FLOPs on test, 90.0% and 4.00x in FLOPs on validation"
+    )
+    assert "(drop 0.0 points)" in describe(Path("run"), at(0.9, 4.0, drop=0.0))
+
+
+def test_an_exported_dial_of_0_replaces_another_that_was_saved(run, tmp_path, at):
+    (run / "models" / "1" / "config.json").write_text(json.dumps({"dial": -2.0}))
+    export(run, at(0.9, 2.0, dial=0.0), tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == {"dial": 0.0}
+
+
+def test_out_without_a_pick_copies_and_shows_nothing(run, tmp_path, capsys):
+    assert main([str(run), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().out == ""
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_exports(run, tmp_path, capsys):

@@ -132,3 +132,47 @@ def test_learners_of_a_team_count_among_those_that_share_the_gpus() -> None:
     machine = cluster({"CPU": 6.0, "GPU": 1.0})
     assert planner.gpus_each(machine, 3) == gpu_share(machine, 6)
     assert planner.gpus_each(machine, 3, learners=2) == gpu_share(machine, 5)
+
+
+def test_learners_take_processors_and_whole_gpus_of_their_own() -> None:
+    # A process without a GPU, and two learners with one each.
+    machine = cluster({"CPU": 7.0, "GPU": 5.0})
+    assert trials_at_once(machine, 1, 0.0) == Fit(trials=7, limit="CPU")
+    assert trials_at_once(machine, 1, 0.0, learners=2) == Fit(trials=2, limit="CPU")  # three processors each
+    assert trials_at_once(cluster({"CPU": 9.0, "GPU": 3.0}), 1, 0.0, learners=2) == Fit(trials=1, limit="GPU")
+    assert trials_at_once(cluster({"CPU": 9.0, "GPU": 0.0}), 1, 0.0, learners=2) == Fit(trials=3, limit="CPU")
+    assert trials_at_once(cluster({"CPU": 9.0, "GPU": 0.0}), 2, None, learners=2) == Fit(trials=2, limit="CPU")
+
+
+def test_an_even_share_counts_the_learners_too() -> None:
+    # Five processors hold one trial of a process and two learners: three processes on two GPUs have a half each.
+    with pytest.raises(InputError, match=r"a trial needs 3 CPUs and 2\.5 GPUs for its 3 processes"):
+        trials_at_once(cluster({"CPU": 5.0, "GPU": 2.0}), 1, None, learners=2)
+
+
+def alive(monkeypatch, *nodes):
+    """Ray at hand has these nodes: whether each is alive, and its resources."""
+    told = [{"Alive": alive, "Resources": resources} for alive, resources in nodes]
+    monkeypatch.setattr(planner.ray, "nodes", lambda: told)
+
+
+def test_machines_that_are_lost_or_have_no_processors_do_not_count(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(planner, "AUTOSCALER_FILE", tmp_path / "none.yaml")
+    alive(monkeypatch, (True, {"CPU": 4.0, "memory": 9.0}), (False, {"CPU": 8.0}), (True, {"memory": 1.0}))
+    assert planner.cluster_at_hand() == Cluster(machines=({"CPU": 4.0, "GPU": 0.0},), started=1)
+
+
+def test_of_the_machines_that_an_autoscaler_may_start_no_more_count_than_its_most(tmp_path, monkeypatch) -> None:
+    described(tmp_path, monkeypatch)
+    alive(monkeypatch, (True, {"CPU": 0.0}), (True, {"CPU": 8.0, "GPU": 1.0}))
+    worker = {"CPU": 8.0, "GPU": 1.0}
+    assert planner.cluster_at_hand() == Cluster(machines=(worker,) * 5, started=1)  # two kinds of four, five in all
+    described(tmp_path, monkeypatch, max_workers=20)
+    assert planner.cluster_at_hand() == Cluster(machines=(worker,) * 8, started=1)
+
+
+def test_a_remedy_names_a_smaller_share_only_where_there_are_gpus() -> None:
+    with pytest.raises(InputError, match=r"use --gpus-per-worker of at most 2$"):
+        trials_at_once(cluster(LARGE), 1, 2.5)
+    with pytest.raises(InputError, match=r"use fewer workers, or larger machines$"):
+        trials_at_once(cluster(SMALL), 1, 0.5)

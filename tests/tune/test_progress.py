@@ -1,5 +1,7 @@
 """What a running search says of its trials: one line each, and what a lost one costs."""
 
+import os
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -94,3 +96,54 @@ def test_a_trial_without_an_error_of_its_own_only_failed(progress):
     found.pickled_error_file, found.error_file = None, "somewhere/error.txt"
     progress.on_trial_error(1, [], found)
     assert progress.console.told == ["trial 1 of 3 failed: its error lies in somewhere/error.txt"]
+
+
+def test_a_trial_that_failed_is_no_longer_shown_as_running(progress, tmp_path):
+    progress.on_trial_result(1, [], trial(1), {"stage": "select", "share": 0.5})
+    progress.on_trial_error(1, [], ended(1, tmp_path, ActorDiedError()))
+    progress.on_trial_result(1, [], trial(2), {"stage": "joint", "share": 0.25})
+    assert progress.console.live[-1] == "1 of 3 trials done   joint 25 %"
+
+
+# The console.
+
+CLEAR = "\r\033[K"
+
+
+@pytest.fixture
+def terminal(capsys, monkeypatch):
+    """The output is a terminal ten columns wide."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr("tune.progress.shutil.get_terminal_size", lambda: os.terminal_size((10, 24)))
+
+
+def test_a_line_that_stays_pushes_the_live_line_down(terminal, capsys):
+    console = Console()
+    console.progress("live")
+    console.line("stays")
+    console.progress("next")
+    assert capsys.readouterr().out == f"live{CLEAR}stays\nlive{CLEAR}next"
+
+
+def test_the_live_line_leaves_the_last_column_free(terminal, capsys):
+    Console().progress("0123456789abc")
+    assert capsys.readouterr().out == "012345678"
+
+
+def test_at_the_end_the_live_line_is_gone_for_good(terminal, capsys):
+    console = Console()
+    console.progress("live")
+    console.end()
+    console.line("the front")
+    assert capsys.readouterr().out == f"live{CLEAR}the front\n"
+
+
+def test_where_the_output_is_no_terminal_progress_is_printed_now_and_then(capsys, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("tune.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("tune.progress.QUIET_S", 20.0)
+    console = Console()
+    for now[0] in (1000.0, 1019.0, 1021.0, 1040.0, 1042.0):
+        console.progress(f"at {now[0]:.0f}")
+    console.line("stays")
+    assert capsys.readouterr().out == "at 1000\nat 1021\nat 1042\nstays\n"

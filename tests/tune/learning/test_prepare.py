@@ -601,3 +601,26 @@ def test_the_free_rules_are_measured_along_their_dials(prepared, tiny_settings):
         assert point.validation.speed_up > 1
         assert 0 <= point.test.quality <= 1
     assert points[0].test.speed_up > points[2].test.speed_up
+
+
+def test_the_free_rules_figures_come_from_the_split_that_they_are_named_after(certain, tiny_settings):
+    points = free_points(certain, tiny_settings, (0, 2))
+    assert len(points) == 3 * len(FREE_DIALS)
+    for point in points:
+        assert (point.validation.quality, point.test.quality) == (pytest.approx(0.75), pytest.approx(0.4))
+
+
+def test_a_teachers_figures_come_from_the_split_that_they_are_named_after(settings, cache, tmp_path, monkeypatch):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    for split, labels in (("train", "AB" * 5), ("validation", "AAAB"), ("test", "ABBBB")):
+        lines = [f"alpha w{row},{label}" for row, label in enumerate(labels)]
+        (folder / f"{split}.csv").write_text("\n".join(["text,label", *lines]))
+    # A teacher that says A of every document is right on 3 of 4, and on 1 of 5.
+    says_a = lambda encoder, tokens, budget: torch.tensor([[1.0, 0.0]]).repeat(len(tokens), 1)  # noqa: E731
+    monkeypatch.setattr(module, "unreduced_logits", says_a)
+    told = []
+    untaught = {"train": lambda *arguments: None}
+    own = prepare(override(settings, {"data.source": str(folder)}), None, told.append, **untaught)
+    assert (own.teacher_validation, own.teacher_test) == (0.75, 0.2)
+    assert "teacher: 75.0 % on validation, 20.0 % on test" in told

@@ -193,3 +193,21 @@ def test_the_examples_run():
     failed, tried = doctest.testmod(front_module)
     assert failed == 0
     assert tried >= 10
+
+
+def test_a_point_keeps_all_only_where_none_of_its_points_drops(at):
+    kept = [(1.0, 1.0), (1.0, 0.9), ()]
+    assert [front_module.keeps_all(at(0.9, 1.0, kept=each)) for each in kept] == [True, False, False]
+
+
+def test_of_two_qualities_at_one_cost_a_rule_has_the_better(rule):
+    points = [rule("first", 0.6, 2.0), rule("first", 0.8, 2.0), rule("first", 0.7, 2.0), rule("first", 0.5, 6.0)]
+    assert free_at_cost(points, 2.0, "first") == 0.8
+    assert free_at_cost(points, 4.0, "first") == pytest.approx(0.65)
+
+
+def test_a_rule_stands_at_its_cost_on_test(rule):
+    slow, fast = rule("first", 0.8, 2.0), rule("first", 0.6, 4.0)
+    slow, fast = (dataclasses.replace(each, speed_up_test=cost) for each, cost in ((slow, 3.0), (fast, 5.0)))
+    assert free_at_cost([slow, fast], 4.0, "first") == pytest.approx(0.7)
+    assert free_at_cost([slow, fast], 2.0, "first") is None

@@ -138,3 +138,37 @@ def test_the_examples_run():
     failed, tried = doctest.testmod(table_module)
     assert failed == 0
     assert tried >= 6
+
+
+def test_points_are_shown_in_the_order_of_their_cost_on_test_beside_the_rules_there(at, unreduced, rule):
+    # On test the first two change places; the rule goes from 3x (80 %) to 7x (70 %) there.
+    first, second = at(0.89, 2.0, trial="7", speed_up_test=6.0), at(0.88, 4.0, trial="8", speed_up_test=3.0)
+    rules = [dataclasses.replace(rule("first", q, x), speed_up_test=x + 1) for q, x in ((0.8, 2.0), (0.7, 6.0))]
+    shown, against = table(mark_front([unreduced(0.9), first, second, *rules])).split("\n\n")
+    rows = [line.split() for line in shown.splitlines()[1:]]
+    assert [row[-3] for row in rows] == ["1.00x", "3.00x", "6.00x", "7.00x"]
+    assert [line.split() for line in against.splitlines()[2:]] == [
+        ["3.00x", "87.0%", "80.0%", "7.0"],
+        ["6.00x", "88.0%", "72.5%", "15.5"],  # three quarters of the way: .8 - .1 · 3/4
+    ]
+
+
+def test_only_measured_points_of_the_front_are_set_beside_the_rules(at, unreduced, rule):
+    behind, unmeasured = at(0.7, 2.0), at(0.6, 9.0, quality_test=None)
+    points = mark_front([unreduced(0.9), behind, at(0.8, 4.0), unmeasured, rule("first", 0.5, 2.0)])
+    assert [point.on_front for point in points] == [True, False, True, True, False]
+    against = table(points).split("\n\n")[1]
+    assert [line.split()[0] for line in against.splitlines()[2:]] == ["4.00x"]
+
+
+@pytest.mark.parametrize(("rate", "shown"), [(99.94, "99.9"), (100.0, "100"), (7.25, "7.2"), (1234.5, "1234")])
+def test_documents_a_second_have_a_decimal_below_a_hundred(at, rate, shown):
+    line = table([dataclasses.replace(at(0.9, 2.0, docs_per_second=rate), on_front=True)]).splitlines()[1]
+    assert line.split()[-2] == shown
+
+
+def test_all_points_are_shown_with_what_validation_says_of_them(at, unreduced):
+    lines = table(mark_front([unreduced(0.9), at(0.8, 2.0, speed_up_test=3.0)]), every=True).splitlines()
+    assert lines[2].split()[-3:] == ["80.0%", "2.00x", "*"]
+    assert "79.0%" in lines[2]
+    assert "3.00x" in lines[2]

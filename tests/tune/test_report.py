@@ -1,0 +1,198 @@
+"""What a finished search reports: which points, on which rows, from which yardstick."""
+
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import pytest
+from ray import tune
+
+from trbert.evaluate import Evaluation
+from tune import report
+from tune.front import mark_front
+from tune.prepare import FreePoint
+from tune.report import collect, finished
+from tune.runs import RunFolder
+from tune.settings import override, to_json
+from tune.training import Model
+from tune.trial import RESULT
+
+
+def evaluation(quality, speed_up, *kept):
+    return Evaluation(quality=quality, speed_up=speed_up, kept=kept, docs_per_second=1.0)
+
+
+@pytest.fixture
+def result_of(certain, tiny_settings, tmp_path):
+    """A function: what a trial of rule "first" at points 0 and 2 says of its dials -> its result, as Tune gives it."""
+
+    def make(number, *curve, selector="first"):
+        settings = override(tiny_settings, {"selector": selector, "select.points": (0, 2)})
+        model, folder = Model(certain, settings), tmp_path / "trials" / str(number)
+        model.deployable().save_pretrained(folder / "model")
+        told = {
+            "settings": to_json(model.settings),
+            "points": [0, 2],
+            "dial": model.selector.default_dial,
+            "curve": [{"dial": dial, "validation": dataclasses.asdict(each)} for dial, each in curve],
+            "sampled": dataclasses.asdict(evaluation(0.625, 2.5, 0.5, 0.5)),
+        }
+        (folder / RESULT).write_text(json.dumps(told))
+        checkpoint = tune.Checkpoint.from_directory(str(folder))
+        return SimpleNamespace(error=None, checkpoint=checkpoint, metrics={"finished": True})
+
+    return make
+
+
+@pytest.fixture
+def collected(certain, tiny_settings, tmp_path):
+    """A function: free points and trials' results -> the run's folder and its points."""
+
+    def run(free, *results):
+        folder = RunFolder(tmp_path / "run")
+        folder.path.mkdir()
+        return folder, collect(folder, certain, tiny_settings, free, results)
+
+    return run
+
+
+CURVE = (
+    (0.25, evaluation(0.7, 3.0, 0.5, 0.25)),
+    (0.5, evaluation(0.6, 2.0, 0.7, 0.5)),  # worse than the dial before it, and slower
+    (1.0, evaluation(0.74, 1.0, 1.0, 1.0)),
+)
+
+
+def test_the_front_is_chosen_on_validation_and_reported_on_test(collected, result_of):
+    _, (teacher, cheap, worse, whole) = collected([], result_of(1, *CURVE))
+    # What the trial said of validation stays; test is measured, and 2 of 5 of its rows have label 0.
+    assert [point.quality_validation for point in (cheap, worse, whole)] == [0.7, 0.6, 0.74]
+    assert [point.speed_up_validation for point in (cheap, worse, whole)] == [3.0, 2.0, 1.0]
+    assert [point.on_front for point in (teacher, cheap, worse, whole)] == [True, True, False, False]
+    assert (cheap.quality_test, whole.quality_test) == (pytest.approx(0.4), pytest.approx(0.4))
+    # A point off the front is not measured, unless it keeps all tokens and may be the yardstick.
+    assert (worse.quality_test, worse.speed_up_test, worse.docs_per_second) == (None, None, None)
+    assert worse.kept == (0.7, 0.5)
+
+
+def test_a_point_is_measured_on_test_at_its_own_dial(collected, result_of, certain):
+    _, (_, cheap, _, whole) = collected([], result_of(1, *CURVE))
+    lengths = certain.test.examples().tokens.lengths.tolist()
+    # Rule "first" keeps ⌈√dial · n⌉ tokens of n at the first of two points and ⌈dial · n⌉ at the second.
+    half, quarter = sum(-(-n // 2) for n in lengths), sum(-(-n // 4) for n in lengths)
+    assert cheap.kept == (pytest.approx(half / sum(lengths)), pytest.approx(quarter / sum(lengths)))
+    assert whole.kept == (1.0, 1.0)
+    assert cheap.speed_up_test > 1.5
+
+
+def test_the_teacher_is_reported_with_its_own_figures(collected, result_of):
+    _, (teacher, *_) = collected([], result_of(1, *CURVE))
+    assert (teacher.trial, teacher.selector, teacher.model) == ("teacher", "none", "models/teacher")
+    assert (teacher.quality_validation, teacher.quality_test, teacher.drop) == (0.75, 0.4, 0.0)
+    assert (teacher.speed_up_validation, teacher.speed_up_test) == (1.0, 1.0)
+    assert teacher.docs_per_second > 0
+
+
+def test_free_rules_are_reported_with_both_splits(collected, result_of):
+    validation, test = evaluation(0.5, 4.0, 0.3, 0.2), evaluation(0.25, 5.0, 0.4, 0.1)
+    free = FreePoint(selector="random", dial=0.12, points=(0, 1), validation=validation, test=test)
+    _, points = collected([free], result_of(1, *CURVE))
+    (found,) = (point for point in points if point.trial == "free")
+    assert (found.selector, found.dial, found.points, found.model) == ("random", 0.12, (0, 1), "")
+    assert (found.quality_validation, found.speed_up_validation) == (0.5, 4.0)
+    assert (found.quality_test, found.speed_up_test, found.kept) == (0.25, 5.0, (0.4, 0.1))
+    assert found.drop == pytest.approx(15.0)  # 40 % less 25 %
+
+
+def test_a_models_card_tells_its_dials_on_test_and_how_it_was_made(collected, result_of):
+    folder, points = collected([], result_of(1, *CURVE), result_of(2, *CURVE[1:]))
+    card = (folder.models / "1" / "README.md").read_text().splitlines()
+    assert "selector first, reduction points [0, 2], nothing learned but the encoder" in card
+    cheap = points[1]
+    assert [line for line in card if line.startswith("  ")] == [
+        f"  +0.25  0.4000  {cheap.speed_up:.2f}x",
+        "  +1.00  0.4000  1.00x",
+    ]
+    other = (folder.models / "2" / "README.md").read_text()
+    assert "+0.25" not in other
+    teacher = (folder.models / "teacher" / "README.md").read_text()
+    assert "accuracy on test: 0.4000" in teacher
+
+
+def test_a_learned_models_card_tells_its_price_and_what_drawn_masks_give(collected, result_of):
+    curve = [(0.0, evaluation(0.7, 3.0, 0.5, 0.25)), (1000.0, evaluation(0.74, 1.0, 1.0, 1.0))]
+    folder, _ = collected([], result_of(1, *curve, selector="policy"))
+    card = (folder.models / "1" / "README.md").read_text()
+    assert "selector policy, reduction points [0, 2], penalty 0." in card
+    assert (
+        "masks drawn, as in training, instead of thresholded at dial 0: validation accuracy 0.6250 at 2.50x, "
+        "against 0.7000 at 3.00x" in card
+    )
+
+
+# The pieces.
+
+
+def test_the_fronts_trained_points_are_reported_and_the_best_model_that_keeps_all_tokens(at, unreduced, rule):
+    whole = {"kept": (1.0, 1.0)}
+    points = mark_front(
+        [
+            unreduced(0.9),
+            rule("first", 0.85, 20.0),  # on the front, and no trained model
+            at(0.88, 4.0, kept=(0.5, 0.2)),
+            at(0.8, 3.0, kept=(0.5, 0.2)),
+            at(0.86, 1.0, **whole),
+            at(0.89, 1.0, **whole),  # the best on validation of those that keep all tokens
+            at(0.87, 1.0, **whole),
+        ]
+    )
+    assert report._reported(points) == [2, 5]
+    assert report._reported(points[:4]) == [2]
+
+
+def test_drops_are_from_the_best_model_on_test_that_keeps_all_tokens(at, unreduced):
+    points = [
+        unreduced(0.9),  # .89 on test
+        at(0.9, 1.0, kept=(1.0, 1.0), quality_test=0.92),
+        at(0.9, 2.0, kept=(1.0, 0.5), quality_test=0.95),  # drops tokens: no yardstick, and better than it
+        at(0.8, 4.0, kept=(0.5, 0.2), quality_test=0.87),
+        at(0.8, 5.0, kept=(0.5, 0.1), quality_test=None),
+    ]
+    drops = [point.drop for point in report._with_drops(points)]
+    assert drops == [pytest.approx(3.0), pytest.approx(0.0), pytest.approx(-3.0), pytest.approx(5.0), None]
+
+
+def test_documents_a_second_are_the_median_of_three_rounds_for_the_front_and_the_teacher(
+    certain, at, unreduced, rule, monkeypatch
+):
+    points = [
+        dataclasses.replace(point, on_front=on_front)
+        for point, on_front in [
+            (unreduced(0.7), False),
+            (at(0.8, 2.0), True),
+            (at(0.7, 1.5), False),
+            (rule("first", 0.6, 9.0), True),
+        ]
+    ]
+    rates = {"teacher": iter([100.0, 900.0, 300.0]), "model": iter([50.0, 20.0, 30.0])}
+    asked = []
+
+    def timed(name):
+        def measure(*arguments):
+            asked.append(name)
+            return dataclasses.replace(evaluation(0.5, 1.0), docs_per_second=next(rates[name]))
+
+        return measure
+
+    monkeypatch.setattr(report, "_measure", timed("model"))
+    monkeypatch.setattr(report, "evaluate_unreduced", timed("teacher"))
+    found = report._timed(points, {"models/1": None}, certain)
+    assert [point.docs_per_second for point in found] == [300.0, 30.0, None, None]
+    assert asked == ["teacher", "model"] * 3  # in turns
+
+
+def test_trials_without_an_end_of_their_own_are_left_out():
+    whole = {"error": None, "checkpoint": "there", "metrics": {"finished": True, "number": 1}}
+    others = [{"error": "died"}, {"checkpoint": None}, {"metrics": {"stage": "joint"}}, {"metrics": None}]
+    results = [SimpleNamespace(**whole | change) for change in [{}, *others, {}]]
+    assert finished(results) == [results[0], results[-1]]
