@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ray import tune
+from ray import train, tune
 
 from trbert.console import disk_full
 from tune.checkpoints import (
@@ -16,6 +16,7 @@ from tune.checkpoints import (
     StateKeeper,
     forget_elders,
     newest_state,
+    report_to_train,
     report_to_tune,
     write_state,
 )
@@ -175,3 +176,25 @@ def test_a_folder_of_states_keeps_the_last_two_and_gives_the_newest_that_is_whol
     again.delete()
     assert not (tmp_path / "states").exists()
     again.delete()
+
+
+def test_a_team_writes_when_its_first_process_wants_to(tmp_path, monkeypatch):
+    told = []
+    keeper = StateKeeper("joint", None, lambda metrics, folder: told.append(metrics["share"]), Team(1, 2))
+    for agreed in (False, True):
+        monkeypatch.setattr(Team, "agreed", lambda self, wanted, device, agreed=agreed: agreed)
+        monkeypatch.setattr("tune.checkpoints.EVERY_S", -1.0 if not agreed else 1e9)  # its own clock says otherwise
+        keeper.keep(lambda: STATES[2])
+    assert told == [0.5]
+
+
+@pytest.mark.parametrize(("module", "report"), [(tune, report_to_tune), (train, report_to_train)])
+def test_metrics_are_reported_with_the_folder_as_checkpoint_where_there_is_one(module, report, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(module, "report", lambda metrics, checkpoint: told.append((metrics, checkpoint)))
+    report({"share": 0.5}, tmp_path)
+    report({"share": 0.75}, None)
+    (first, checkpoint), second = told
+    assert first == {"share": 0.5}
+    assert checkpoint.path == str(tmp_path)
+    assert second == ({"share": 0.75}, None)

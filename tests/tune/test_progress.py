@@ -1,7 +1,6 @@
 """What a running search says of its trials: one line each, and what a lost one costs."""
 
 import os
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -111,9 +110,9 @@ CLEAR = "\r\033[K"
 
 
 @pytest.fixture
-def terminal(capsys, monkeypatch):
+def terminal(monkeypatch):
     """The output is a terminal ten columns wide."""
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr("tune.progress.sys", SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True)))
     monkeypatch.setattr("tune.progress.shutil.get_terminal_size", lambda: os.terminal_size((10, 24)))
 
 

@@ -1,12 +1,13 @@
 """A run's folder: nothing half-written, nothing overwritten unasked."""
 
+import importlib.metadata
 import json
 import re
 
 import pytest
 
 from trbert.errors import RunFolderError
-from tune.runs import RunFolder, copy_folder, existing_run, free_name, make_run, versions, write_json
+from tune.runs import RunFolder, copy_folder, existing_run, forget_run, free_name, make_run, versions, write_json
 
 SAVED = {"settings": {"seed": 3}, "search": {"budget": "10m"}}
 
@@ -124,3 +125,30 @@ def test_every_path_of_a_run_lies_in_its_folder(tmp_path):
     names = {folder.settings.name, folder.front_table.name, folder.front_picture.name}
     assert names == {"settings.json", "front.csv", "front.png"}
     assert {folder.models.parent, folder.trials.parent, folder.settings.parent} == {tmp_path}
+    paths = [folder.settings, folder.front_table, folder.front_picture, folder.models, folder.trials]
+    assert len(set(paths)) == 5
+
+
+def test_a_run_is_forgotten_only_while_its_settings_are_all_that_it_has(tmp_path):
+    fresh, begun = RunFolder(tmp_path / "fresh"), RunFolder(tmp_path / "begun")
+    for folder in (fresh, begun):
+        write_json(folder.settings, SAVED)
+    begun.models.mkdir()
+    forget_run(fresh)
+    forget_run(begun)
+    assert not fresh.path.exists()
+    assert existing_run(str(begun.path)) == (begun, SAVED)
+
+
+def test_a_package_that_is_not_installed_has_no_version(monkeypatch):
+    known = importlib.metadata.version
+
+    def version(name):
+        if name == "datasets":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    found = versions()
+    assert "datasets" not in found
+    assert "torch" in found

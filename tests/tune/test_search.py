@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import transformers
 
+from trbert.errors import InputError
 from tune import planner, search
 from tune.search import main
 from tune.settings import Settings
@@ -400,3 +402,90 @@ def test_verbose_shows_the_traceback_too(capsys, tiny_model, no_ray):
     err = capsys.readouterr().err
     assert "Traceback" in err
     assert re.search(r"^error: data 'gone.csv' must be a file", err, re.MULTILINE)
+
+
+# Several learners, and what else is handed on.
+
+
+def on_cluster(monkeypatch, *machines):
+    cluster = planner.Cluster(machines=machines, started=len(machines))
+    monkeypatch.setattr(planner, "cluster_of", lambda address: cluster)
+
+
+def test_learners_take_processors_of_their_own_and_are_planned_with(capsys, searched, monkeypatch):
+    # A trial and its two learners are three processes: seven cores hold two such trials.
+    monkeypatch.setattr(search, "_cores", lambda: 7)
+    assert main(["--num-learners", "2", "--data", "own.csv"]) == 0
+    assert "2 at once, no rollout workers, 2 learners each" in capsys.readouterr().out
+    ((_, saved, plan, _),) = searched
+    assert (plan.concurrent, plan.learners) == (2, 2)
+    assert saved["search"]["num_learners"] == 2
+
+
+def test_on_a_cluster_learners_have_whole_gpus_and_the_others_what_was_asked_for(searched, monkeypatch):
+    on_cluster(monkeypatch, {"CPU": 8.0, "GPU": 4.0})
+    words = ["--address", "10.0.0.1:6379", "--num-learners", "2"]
+    # Two GPUs a trial; with half a GPU for its own process beside them two and a half.
+    for gpus, at_once in (("0", 2), ("0.5", 1)):
+        assert main([*words, "--gpus-per-worker", gpus]) == 0
+        _, saved, plan, _ = searched[-1]
+        assert (plan.concurrent, plan.learners) == (at_once, 2)
+        assert saved["search"]["gpus_per_worker"] == float(gpus)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--num-learners", "0"], "--num-learners must be 1 or more, and is 0"),
+        (
+            ["--num-learners", "2"],
+            "--num-learners needs 3 processors a trial, and this machine has 2: use at most 1, or a cluster with",
+        ),
+    ],
+)
+def test_learners_that_cannot_be_are_refused(capsys, folder, searched, words, told):
+    assert main(words) == 2
+    assert one_line(capsys).startswith(f"error: {told}")
+    assert (list(folder.iterdir()), searched) == ([], [])
+
+
+def test_columns_storage_and_switches_are_handed_on(searched, monkeypatch):
+    words = ["--data", "a.csv", "--label-column", "stars", "--storage", "/shared", "--verbose"]
+    assert main([*words, "--set", "select.token_average=true"]) == 0
+    ((_, saved, _, arguments),) = searched
+    assert saved["settings"]["data"]["label_column"] == "stars"
+    assert saved["settings"]["select"]["token_average"] is True
+    assert saved["search"]["storage"] == "/shared"
+    assert arguments["verbose"] is True
+
+
+def test_the_address_is_the_shells_where_none_is_given(searched, monkeypatch):
+    on_cluster(monkeypatch, {"CPU": 8.0, "GPU": 0.0})
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.9:6379")
+    assert main([]) == 0
+    assert main(["--address", "auto"]) == 0
+    assert [saved["search"]["address"] for _, saved, *_ in searched] == ["10.0.0.9:6379", "auto"]
+
+
+def test_a_mistake_leaves_the_run_where_others_may_have_written_to_its_storage(capsys, folder, monkeypatch):
+    def mistaken(*_, **__):
+        raise InputError("the data is none: pass another")
+
+    monkeypatch.setattr("tune.driver.run_search", mistaken)
+    assert main(["--name", "shared", "--storage", "/shared"]) == 2
+    assert main(["--name", "own"]) == 2
+    assert [path.name for path in (folder / "runs").iterdir()] == ["shared"]
+
+
+def test_what_ray_reads_from_the_environment_is_set_and_the_users_own_choices_stay(monkeypatch):
+    monkeypatch.setenv("TUNE_DISABLE_SIGINT_HANDLER", "0")
+    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "7")
+    for name in ("TQDM_DISABLE", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(["--dry-run", "--verbose"]) == 0
+    assert os.environ["TUNE_DISABLE_SIGINT_HANDLER"] == "1"  # Ctrl-C must reach the search
+    assert os.environ["TUNE_GLOBAL_CHECKPOINT_S"] == "7"
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert "TQDM_DISABLE" not in os.environ
+    assert main(["--dry-run"]) == 0
+    assert os.environ["TQDM_DISABLE"] == "1"

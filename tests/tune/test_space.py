@@ -167,3 +167,12 @@ def test_a_configuration_without_a_free_ratio_leaves_it_unset():
 def test_an_unknown_name_in_a_configuration_is_refused():
     with pytest.raises(InputError, match=r"there is no setting 'select\.penlaty'"):
         override(Settings(), to_settings({"select.points": "0,2", "select.penlaty": 1.0}))
+
+
+def test_the_space_has_the_ranges_that_were_measured():
+    known = search_space(6, 0.5)
+    penalty, rate = known["select.penalty"], known["select.learning_rate"]
+    assert (penalty.low, penalty.high, penalty.log) == (0.15, 4.0, True)  # 0.3 and 8 times the task's own
+    assert (rate.low, rate.high, rate.log) == (1e-3, 4e-2, True)
+    assert (known["select.free"].low, known["select.free"].high) == (0.0, 0.2)
+    assert [guess["select.penalty"] for guess in first_guesses(6, 0.5, 2000)] == [0.5, 0.2, 0.5, 1.25]

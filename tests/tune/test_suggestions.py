@@ -114,3 +114,46 @@ def test_distance_is_a_share_of_the_range_in_log_where_the_range_is():
     assert distance(0.1, 1.0, FloatDistribution(0.1, 10.0, log=True)) == pytest.approx(0.5)
     assert distance(2.0, 3.0, FloatDistribution(0.0, 10.0)) == pytest.approx(0.1)
     assert distance("0,2", "1,3", SPACE["points"]) == 1.0
+
+
+def test_what_is_tried_first_is_tried_as_it_is_even_next_to_a_loser(monkeypatch):
+    near = {"penalty": 1.1, "points": "0,2"}
+    search = FreshSearch(SPACE, [LOSER, WINNER, near], seed=0)
+    finish(search, loser=[(0.7, 0.5)])
+    failed = scripted(search, monkeypatch, near, dict(near), dict(WINNER))
+    assert search.suggest("c") == near
+    assert failed == []
+    assert search.suggest("d") == WINNER  # the fourth is the sampler's own
+    assert failed == ["d/0"]
+
+
+def test_a_seed_decides_what_is_tried():
+    def drawn(seed):
+        return FreshSearch(SPACE, [], seed=seed).suggest("a")
+
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)
+
+
+def test_the_sampler_is_asked_for_more_quality_and_less_cost(monkeypatch):
+    asked = {}
+    monkeypatch.setattr("tune.searcher.OptunaSearch", lambda **options: asked.update(options))
+    FreshSearch(SPACE, [LOSER], seed=5)
+    assert dict(zip(asked["metric"], asked["mode"], strict=True)) == {"quality": "max", "cost": "min"}
+    assert (asked["points_to_evaluate"], asked["seed"]) == ([LOSER], 5)
+
+
+def test_the_sampler_is_told_which_trial_failed_and_what_the_others_came_to(search, monkeypatch):
+    for trial in ("a", "b"):
+        search.suggest(trial)
+    told = []
+    monkeypatch.setattr(search._optuna, "on_trial_complete", lambda *words: told.append(words))
+    came_to = result((0.7, 0.5))
+    search.on_trial_complete("a", None, error=True)
+    search.on_trial_complete("b", came_to)
+    assert told == [("a/0", None, True), ("b/0", came_to, False)]
+
+
+def test_where_the_sampler_has_nothing_to_suggest_there_is_nothing(search, monkeypatch):
+    scripted(search, monkeypatch, None)
+    assert search.suggest("a") is None
