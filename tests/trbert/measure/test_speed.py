@@ -6,12 +6,27 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from trbert.bench import (
+    PADDED,
+    SORTED,
+    UNPADDED,
+    Documents,
+    Variant,
+    _variants,
+    bench,
+    in_arithmetic,
+    time_variants,
+)
 from trbert.errors import InputError
 from trbert.measure.speed import PADDED, SORTED, UNPADDED, Documents, _variants, bench, in_arithmetic, time_variants
 from trbert.measure.speed_report import table, write
 from trbert.modeling import assemble
 from trbert.runners.int8 import is_quantised
 from trbert.selection.policy import Policy
+from trbert.packed import Tokens
+from trbert.policy import Policy
+from trbert.pretrained import Pretrained
+from trbert.speed_report import table, write
 
 POINTS = (1, 3)
 TEXTS = ["5 6 7", "5 6 7 8 9 10 11 12", "20 21", "30 31 32 33 34", "40"]
@@ -204,3 +219,100 @@ def test_mistakes_are_told(model, texts, changes, told):
     options = {"dials": [0.0], "batches": [2], "dtypes": ["float32"], "rounds": 1, "say": lambda line: None}
     with pytest.raises(InputError, match=told):
         bench(model, Numbers("right"), texts, **{**options, **changes})
+
+
+# The clock's figures, by hand.
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Tokenising takes 3, 1 and 2 s, packing .3, .1 and .5 s, and each step of a variant what the test says."""
+    steps = {}
+
+    def turns(work, rounds, device):
+        if "pack" in work:
+            assert isinstance(work["pack"][0](), Tokens)
+            return {"tokenise": [[3.0], [1.0], [2.0]], "pack": [[0.3], [0.1], [0.5]]}
+        return {key: steps.get(key, [[1.0] * len(own)] * rounds) for key, own in work.items()}
+
+    monkeypatch.setattr("trbert.bench.take_turns", turns)
+    return steps
+
+
+def variant(name, documents, ran=None):
+    def forward(batch):
+        if ran is not None:
+            ran.append(tuple(batch["input_ids"].shape))
+        return torch.zeros(1)
+
+    flops = {PADDED: 60.0, UNPADDED: 30.0}[name]
+    return Variant(
+        name=name,
+        dtype="float32",
+        documents=documents,
+        forward=forward,
+        sorts=False,
+        flops=lambda lengths, batch: flops,
+    )
+
+
+def test_a_rows_figures_by_hand(clock):
+    documents = Documents(Numbers("right"), TEXTS, 40, torch.device("cpu"))
+    # Rounds of 6, 6 and 3 s for five documents in three steps.
+    clock["float32 padded"] = [[1.0, 2.0, 3.0], [2.0, 2.0, 2.0], [1.0, 1.0, 1.0]]
+    clock["float32 unpadded"] = [[1.0, 1.0, 1.0]] * 3
+    padded, unpadded = time_variants(
+        [variant(PADDED, documents), variant(UNPADDED, documents)], 2, 3, torch.device("cpu")
+    )
+    assert padded.docs_per_second == pytest.approx(5 / 6)  # the median round
+    assert padded.docs_per_second_from_text == pytest.approx(5 / 8)  # two seconds more, the median of tokenising
+    # Of 1 1 1 1 2 2 2 2 3 the middle is 2; 95 % of the way is .6 of the way from the eighth to the ninth.
+    assert (padded.p50_ms, padded.p95_ms) == (pytest.approx(2000), pytest.approx(2600))
+    assert unpadded.over_padded.median == 2.0  # 6/3, 6/3, 3/3
+    assert (unpadded.flops_over_padded, unpadded.flops_over_unpadded) == (2.0, 1.0)
+    assert (padded.flops_over_unpadded, padded.realised) == (0.5, pytest.approx(0.5 / 0.5))
+
+
+def test_memory_is_that_of_the_largest_batch(clock, monkeypatch):
+    monkeypatch.setattr("trbert.bench.peak_memory", lambda step, device: float(step()))
+    ran = []
+    # Batches of two are 5, then 8, then 3 wide, the last of one document.
+    documents = Documents(Numbers("right"), [TEXTS[i] for i in (4, 3, 2, 1, 0)], 40, torch.device("cpu"))
+    time_variants([variant(PADDED, documents, ran), variant(UNPADDED, documents)], 2, 1, torch.device("cpu"))
+    assert ran == [(2, 8)]
+
+
+def test_a_reports_own_figures_by_hand(clock, model):
+    asked = []
+    report = report_of(model, rounds=3, say=asked.append)
+    # Two seconds of tokenising and .3 s of packing for five documents.
+    assert (report.tokenise_ms, report.pack_ms) == (pytest.approx(400), pytest.approx(60))
+    assert (report.rounds, report.documents, report.lengths) == (3, 5, (1, 3, 8))
+    assert asked == ["batch 2: 5 documents, 5 variants, 3 rounds"]
+
+
+def test_variants_are_timed_in_as_many_rounds_as_asked_for(clock, model, monkeypatch):
+    rounds = []
+    monkeypatch.setattr("trbert.bench.time_variants", lambda variants, batch, turns, device: rounds.append(turns) or [])
+    report_of(model, rounds=4, batches=[1, 2])
+    assert rounds == [4, 4]
+
+
+@pytest.mark.parametrize(("positions", "longest"), [(6, 6), (80, 40)])
+def test_a_rival_reads_no_more_than_it_can_and_no_more_than_the_model(
+    positions, longest, clock, model, build_model, config_of, monkeypatch
+):
+    config = config_of("bert")
+    config.max_position_embeddings = positions
+    rival = Pretrained(model=build_model(config), tokenizer=Numbers("right"), fine_tuned=True)
+    read = []
+
+    class Noted(Documents):
+        def __init__(self, tokenizer, texts, most, *others):
+            read.append(most)
+            super().__init__(tokenizer, texts, most, *others)
+
+    monkeypatch.setattr("trbert.bench.Documents", Noted)
+    monkeypatch.setattr("trbert.bench.time_variants", lambda *arguments: [])
+    report_of(model, rivals={"small": rival})
+    assert read == [40, longest]
