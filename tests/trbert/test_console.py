@@ -1,6 +1,7 @@
 """How a command talks: one line on stderr, and the exit code."""
 
 import errno
+import itertools
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trbert.console import Parser, exit_code
+from trbert.console import Parser, _causes, disk_full, exit_code
 from trbert.errors import InputError, RunFolderError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,3 +114,25 @@ def test_a_closed_pipe_is_silent(lines):
     process.stdout = None
     _, told = process.communicate(b"go on\n", timeout=60)
     assert (told, process.returncode) == (b"", 1)
+
+
+def test_an_error_raised_while_a_full_disk_was_handled_tells_of_the_disk_unless_it_says_otherwise():
+    def failed(hides):
+        try:
+            try:
+                raise FULL
+            except OSError:
+                if hides:
+                    raise ValueError("another matter") from None
+                raise ValueError("cannot save")  # noqa: B904
+        except ValueError as error:
+            return error
+
+    assert disk_full(failed(hides=False)) is FULL
+    assert disk_full(failed(hides=True)) is None
+
+
+def test_errors_that_cause_each_other_come_to_an_end():
+    first, second = ValueError("first"), ValueError("second")
+    first.__cause__, second.__cause__ = second, first
+    assert list(itertools.islice(_causes(first), 5)) == [first, second]

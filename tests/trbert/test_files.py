@@ -36,3 +36,13 @@ def test_the_cache_lies_where_the_user_says(tmp_path, monkeypatch):
     monkeypatch.delenv("TRBERT_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert cache_folder() == tmp_path / "home" / ".cache" / "trbert"
+
+
+def test_two_processes_that_write_one_file_write_beside_each_other(tmp_path, monkeypatch):
+    sources, move = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda source, target: sources.append(source.name) or move(source, target))
+    for process in (11, 12):
+        monkeypatch.setattr(os, "getpid", lambda process=process: process)
+        write_whole(tmp_path / "file", b"content")
+    assert len(set(sources)) == 2
+    assert os.listdir(tmp_path) == ["file"]

@@ -77,3 +77,8 @@ def test_the_callers_own_generator_is_left_alone():
     before = torch.get_rng_state()
     keyed_uniform(1, torch.arange(3))
     assert_close(torch.get_rng_state(), before)
+
+
+def test_plain_keys_give_a_number_where_it_is_wanted():
+    assert keyed_uniform(1, 2, device="meta").device.type == "meta"
+    assert keyed_uniform(1, torch.arange(3, device="meta")).device.type == "meta"

@@ -1,5 +1,6 @@
 """Preparing on a cluster: the driver is told what a worker does while it does it. What a search starts from."""
 
+import json
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -7,13 +8,16 @@ from types import SimpleNamespace
 import pytest
 
 from trbert.errors import InputError
+from tune import driver, planner
 from tune.budget import make_plan
-from tune.driver import Shared, _on_cluster, _tune_config, make_shared
+from tune.driver import Shared, _on_cluster, _tune_config, make_shared, run_search
+from tune.learners import TeamPlan
 from tune.progress import Console
+from tune.runs import RunFolder, existing_run, write_json
 from tune.settings import Settings, override, to_json
 from tune.space import to_settings
 
-pytestmark = pytest.mark.ray
+needs_ray = pytest.mark.ray
 PLAN = make_plan(3600.0, 1, 1)
 
 
@@ -28,6 +32,7 @@ class Lines(Console):
         self.told.append((time.monotonic(), text))
 
 
+@needs_ray
 def test_a_worker_prepares_and_says_so_as_it_goes(ray_local, tiny_settings, tmp_path):
     console = Lines()
     longer = override(tiny_settings, {"seed": 11, "teacher.epochs": 8.0})  # no teacher of another test's
@@ -42,6 +47,7 @@ def test_a_worker_prepares_and_says_so_as_it_goes(ray_local, tiny_settings, tmp_
     assert not states.exists()
 
 
+@pytest.mark.slow
 def test_a_teacher_that_was_interrupted_goes_on_where_it_was(tiny_settings, tmp_path, monkeypatch):
     monkeypatch.setattr("tune.checkpoints.EVERY_S", 0.0)
     steps = []
@@ -64,6 +70,7 @@ def test_a_teacher_that_was_interrupted_goes_on_where_it_was(tiny_settings, tmp_
         assert (weights == interrupted.prepared.weights[name]).all(), name
 
 
+@needs_ray
 def test_the_users_mistake_comes_back_as_itself(ray_local, tiny_settings):
     with pytest.raises(InputError, match=r"gone\.csv"):
         _on_cluster(override(tiny_settings, {"data.source": "gone.csv"}), PLAN, Lines(), 0.0, None, "/tmp", None)
@@ -105,3 +112,195 @@ def test_fixed_ratios_of_which_no_points_are_tried_are_refused(searcher_of):
         searcher_of({"select.keep_ratios": ratios})
     both = searcher_of({"select.keep_ratios": ratios, "select.points": (0, 1, 2, 3)})
     assert "select.points" not in both.suggest("first")
+
+
+def test_a_search_tries_no_more_first_guesses_than_it_has_trials(searcher_of):
+    for trials, tried in ((1, 1), (4, 4), (9, 4)):
+        assert len(searcher_of({}, make_plan(3600.0, 1, trials))._optuna._points_to_evaluate) == tried
+
+
+def test_the_runs_seed_is_the_samplers(searcher_of):
+    def drawn(seed):
+        search = searcher_of({"seed": seed}, make_plan(3600.0, 1, 1))
+        return [search.suggest(name) for name in "ab"][1]  # the first is a guess
+
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)
+
+
+# A whole search, of which the parts are stand-ins.
+
+ASKED = {
+    "num_trials": None,
+    "num_rollout_workers": 0,
+    "num_learners": 1,
+    "gpus_per_worker": None,
+    "budget": "10m",
+    "address": None,
+    "storage": None,
+    "fixed": [],
+}
+
+
+def asked(**changes):
+    return ASKED | changes
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder(tmp_path / "mine")
+
+
+def result(finished=True, error=None):
+    return SimpleNamespace(error=error, checkpoint="there", metrics={"finished": finished})
+
+
+@pytest.fixture
+def searched(folder, prepared, tiny_settings, small_front, monkeypatch):
+    """A function: trials' results -> what the parts of a search were given, and its closing text.
+
+    Preparing takes 100 s.
+    """
+    now, given, rules = [0.0], {}, []
+
+    def prepare_slowly(*words):
+        now[0] += 100.0
+        return Shared(prepared=prepared, free=rules)
+
+    def run_trials(folder, saved, plan, *others, **options):
+        given.update(saved=saved, plan=plan, **options)
+        return given["results"]
+
+    def collect(folder, prepared, settings, free, results):
+        given.update(settings=settings, measured=free is rules, collected=results)
+        return small_front()
+
+    monkeypatch.setattr(driver.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(driver, "make_shared", prepare_slowly)
+    monkeypatch.setattr(driver, "_start_ray", lambda *words: given.update(ray=words))
+    monkeypatch.setattr(driver, "_run_trials", run_trials)
+    monkeypatch.setattr(driver, "collect", collect)
+    monkeypatch.setattr(driver.ray, "shutdown", lambda: given.update(ended=True))
+
+    def run(*results, resumed=False, **more):
+        given.update(results=list(results), ended=False)
+        saved = {"settings": to_json(tiny_settings), "search": asked()} | more
+        write_json(folder.settings, saved)
+        plan = make_plan(600.0, concurrent=2, num_trials=3)
+        given["text"] = run_search(folder, saved, plan, cores=4, resumed=resumed, verbose=False)
+        return given
+
+    run.given = given
+    return run
+
+
+def test_trials_get_what_preparing_left_of_the_time_and_their_settings_are_saved(searched, folder, tiny_settings):
+    given = searched(result(), result(), result())
+    # 600 s less 90 for the end and 100 of preparing, in two waves.
+    assert given["plan"].trial_seconds == pytest.approx(205.0)
+    assert given["ray"] == ("local", 4, False)
+    _, saved = existing_run(str(folder.path))
+    assert saved == json.loads(json.dumps(given["saved"]))
+    assert given["saved"]["fitted"] == to_json(given["settings"])
+    assert given["measured"]  # the free rules, with the teacher
+    assert given["ended"]
+    assert "did not finish" not in given["text"]
+    assert f"front     {folder.front_table}" in given["text"]
+
+
+def test_a_resumed_search_keeps_the_settings_that_its_trials_began_with(searched, tiny_settings):
+    fitted = to_json(override(tiny_settings, {"select.documents": 77}))
+    given = searched(result(), resumed=True, fitted=fitted)
+    assert given["saved"]["fitted"] == fitted
+    assert given["plan"] == make_plan(600.0, concurrent=2, num_trials=3)
+    assert given["resumed"] is True
+    # One that died before they were known begins anew; so does one that is not resumed.
+    assert searched(result(), resumed=True)["plan"].trial_seconds == pytest.approx(205.0)
+
+
+def test_trials_that_did_not_finish_are_told_of(searched):
+    assert "2 of 3 trials did not finish\n" in searched(result(), result(finished=False), result(error="died"))["text"]
+
+
+def test_a_search_without_a_finished_trial_fails_with_the_first_ones_last_line(searched, folder):
+    told = f"none of 3 trials finished, the first with ValueError: no: their logs lie in {folder.trials}"
+    with pytest.raises(RuntimeError) as raised:
+        searched(result(finished=False), result(error="Traceback:\nValueError: no\n"), result(error="other"))
+    assert str(raised.value) == told
+    assert searched.given["ended"]
+    with pytest.raises(RuntimeError, match=r"^none of 3 trials finished: their logs"):
+        searched()
+
+
+# Where things lie, and what each process has.
+
+
+def test_a_run_of_its_own_keeps_its_trials_in_its_folder_and_one_of_a_shared_storage_under_its_name(folder):
+    assert driver._storage(folder, asked()) == str(folder.path)
+    assert driver._trials_name(folder, asked()) == "trials"
+    shared = asked(storage="s3://bucket/runs")
+    assert driver._storage(folder, shared) == "s3://bucket/runs"
+    assert driver._trials_name(folder, shared) == "mine-trials"
+    assert driver._states(folder, shared) == "s3://bucket/runs/mine-teacher-states"
+
+
+def machines(monkeypatch, *each):
+    monkeypatch.setattr(driver, "cluster_at_hand", lambda: planner.Cluster(machines=each, started=len(each)))
+
+
+def test_several_learners_are_a_team_with_gpus_where_there_are_any(folder, monkeypatch):
+    machines(monkeypatch, {"CPU": 8.0, "GPU": 2.0})
+    assert driver._team(folder, asked(), "joint") is None
+    team = TeamPlan(size=3, gpus=True, storage=str(folder.path), run="mine-joint")
+    assert driver._team(folder, asked(num_learners=3), "joint") == team
+    machines(monkeypatch, {"CPU": 8.0, "GPU": 0.0})
+    assert not driver._team(folder, asked(num_learners=3), "joint").gpus
+
+
+def test_each_process_has_the_gpus_that_were_asked_for_or_an_even_share(monkeypatch):
+    machines(monkeypatch, {"CPU": 8.0, "GPU": 2.0})
+    assert driver._gpus_each(asked(gpus_per_worker=0.0)) == 0.0
+    assert driver._gpus_each(asked(gpus_per_worker=0.3)) == 0.3
+    # Eight processors hold two trials of a process and three workers: four processes on each GPU.
+    assert driver._gpus_each(asked(num_rollout_workers=3)) == 0.25
+    # One trial of a process, three workers and two learners: six processes on two GPUs.
+    assert driver._gpus_each(asked(num_rollout_workers=3, num_learners=2)) == 0.333
+
+
+@pytest.mark.parametrize(("address", "options"), [("local", {"num_cpus": 4, "include_dashboard": False}), ("auto", {})])
+def test_ray_is_started_with_this_machines_cores_and_joined_with_its_own(address, options, monkeypatch):
+    found = {}
+    monkeypatch.setattr(driver.ray, "init", lambda **words: found.update(words))
+    driver._start_ray(address, 4, verbose=False)
+    assert found.pop("address") == address
+    assert (found.pop("log_to_driver"), found.pop("logging_level")) == (False, 40)  # errors alone
+    assert found == options
+
+
+@pytest.mark.parametrize(("address", "failures"), [(None, 1), ("10.0.0.1:6379", 10)])
+def test_trials_are_run_with_their_time_and_their_processes(address, failures, folder, prepared, monkeypatch):
+    found = {}
+
+    def tuner(trainable, tune_config, run_config):
+        found.update(config=tune_config, run=run_config)
+        return SimpleNamespace(fit=lambda: ["a result"])
+
+    def with_parameters(function, **words):
+        found.update(words)
+        return function
+
+    monkeypatch.setattr(driver.tune, "Tuner", tuner)
+    monkeypatch.setattr(driver.tune, "with_parameters", with_parameters)
+    monkeypatch.setattr(driver.tune, "with_resources", lambda function, group: found.update(group=group) or function)
+    settings = to_json(Settings())
+    search = asked(address=address, num_rollout_workers=2, gpus_per_worker=0.5)
+    saved = {"settings": settings, "fitted": settings, "search": search}
+    plan = make_plan(600.0, concurrent=2, num_trials=4)
+    six_layers = replace(prepared, config=SimpleNamespace(num_hidden_layers=6))
+    assert driver._run_trials(folder, saved, plan, six_layers, Lines(), resumed=False, verbose=False) == ["a result"]
+    assert found["deadline_s"] == pytest.approx(1.3 * 150)
+    assert (found["num_rollout_workers"], found["gpus_per_worker"], found["team"]) == (2, 0.5, None)
+    assert found["group"].bundles == [{"CPU": 1.0, "GPU": 0.5}] * 3  # its own and its workers'
+    assert (found["config"].num_samples, found["config"].max_concurrent_trials) == (4, 2)
+    assert found["run"].failure_config.max_failures == failures
+    assert (found["run"].name, found["run"].storage_path) == ("trials", str(folder.path))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 import torch
 import transformers
 
@@ -18,6 +19,11 @@ from tune.settings import override
 from tune.teams import JointStage, TeamPlan, join_together, learn_together, teach_together
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
+from tune import checkpoints, learners
+from tune.learner import Team
+from tune.learners import JointStage, TeamPlan, _TeamProgress, join_together, learn_together, teach_together
+from tune.settings import override
+from tune.stages import StageTimeout, flatten, train_teacher
 
 TWELVE_STEPS = {"joint.documents": 192, "joint.learning_rate": 1e-3}
 
@@ -66,6 +72,8 @@ def close(found, expected):
     return bool((apart < 1e-5).double().mean() > 0.99 and apart.max() < 2e-3)
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_two_learners_learn_what_one_does(ray_local, prepared, make_model, plan, alone, tmp_path) -> None:
     model = make_model(TWELVE_STEPS)
     join_together(model, ray_local.put(prepared), plan, None, [])
@@ -73,6 +81,8 @@ def test_two_learners_learn_what_one_does(ray_local, prepared, make_model, plan,
     assert not (tmp_path / "stage").exists()  # its states are gone
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_a_team_goes_on_from_its_last_state_when_one_dies(
     ray_local, prepared, make_model, plan, alone, tmp_path
 ) -> None:
@@ -88,6 +98,8 @@ def test_a_team_goes_on_from_its_last_state_when_one_dies(
     assert close(vector(model.parameters), alone)
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_a_team_stops_together_when_its_time_is_over(ray_local, prepared, make_model, plan, alone) -> None:
     model = make_model(TWELVE_STEPS)
     before = vector(model.parameters)
@@ -97,6 +109,8 @@ def test_a_team_stops_together_when_its_time_is_over(ray_local, prepared, make_m
     assert (learned - before).abs().max() < 0.5 * (alone - before).abs().max()
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_two_learners_teach_what_one_does(ray_local, tiny_settings, prepared, train, plan) -> None:
     settings = override(tiny_settings, {"teacher.epochs": 0.5}).teacher
     config = transformers.BertConfig.from_dict(
@@ -121,6 +135,8 @@ def test_a_team_shares_documents_out_and_leaves_none() -> None:
     assert sorted(torch.cat(shares).tolist()) == list(range(7))
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_what_travels_to_a_team_is_small(ray_local, prepared, make_model) -> None:
     import cloudpickle
 
@@ -129,3 +145,74 @@ def test_what_travels_to_a_team_is_small(ray_local, prepared, make_model) -> Non
     assert len(cloudpickle.dumps(stage)) < 10_000 + flatten(model.policy).nbytes
     assert isinstance(stage.policy, np.ndarray)
     assert teams.FAILURES > 0
+    assert learners.FAILURES > 0
+
+
+# A team's progress and end, without Ray.
+
+
+@pytest.fixture
+def reports(monkeypatch):
+    """What a team tells Ray Train, and a clock that the test moves."""
+    found = []
+    monkeypatch.setattr(learners.train, "report", found.append)
+    return found
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("tune.learners.time.monotonic", lambda: now[0])
+    return now
+
+
+def step(number):
+    return {"step": float(number), "steps": 8.0, "loss": 0.5}
+
+
+def test_a_team_reports_every_ten_seconds(reports, clock) -> None:
+    progress = _TeamProgress("joint", Team(), torch.device("cpu"), None, None)
+    for clock[0], number in ((1010.0, 1), (1011.0, 2), (1020.0, 3), (1022.0, 4)):
+        progress(step(number))
+    assert reports == [{"stage": "joint", "share": share, "loss": 0.5} for share in (2 / 8, 4 / 8)]
+
+
+def test_a_team_stops_once_its_time_is_over(reports, clock) -> None:
+    progress = _TeamProgress("joint", Team(), torch.device("cpu"), 5.0, None)
+    clock[0] = 1005.0
+    progress(step(1))
+    clock[0] = 1005.1
+    with pytest.raises(StageTimeout):
+        progress(step(2))
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_process_of_a_team_stops_when_the_first_does_whatever_its_own_clock_says(
+    late, reports, clock, monkeypatch
+) -> None:
+    monkeypatch.setattr(Team, "agreed", lambda self, wanted, device: late)
+    progress = _TeamProgress("joint", Team(1, 2), torch.device("cpu"), 5.0, None)
+    clock[0] += 0.0 if late else 100.0
+    if late:
+        with pytest.raises(StageTimeout):
+            progress(step(1))
+    else:
+        progress(step(1))
+    assert len(reports) == late
+
+
+@pytest.mark.parametrize(("rank", "told"), [(0, [1.0]), (1, [])])
+def test_the_first_process_of_a_team_alone_tells_of_each_step(rank, told, reports, clock, monkeypatch) -> None:
+    monkeypatch.setattr(Team, "agreed", lambda self, wanted, device: wanted)
+    found = []
+    progress = _TeamProgress(
+        "teacher", Team(rank, 2), torch.device("cpu"), None, lambda done: found.append(done["step"])
+    )
+    progress(step(1))
+    assert found == told
+
+
+def test_a_team_without_documents_to_join_on_is_not_made(make_model, plan, monkeypatch) -> None:
+    monkeypatch.setattr(learners, "learn_together", lambda *words, **others: pytest.fail("a team was made"))
+    prepared_ref = ray.ObjectRef(os.urandom(28), skip_adding_local_ref=True)
+    join_together(make_model({"joint.documents": 0}), prepared_ref, plan, None, [])

@@ -13,6 +13,9 @@ import transformers
 
 from trbert.commands.cli import main
 from trbert.measure.latency import load_latency
+from trbert.cli import main
+from trbert.errors import InputError
+from trbert.latency import load_latency
 from trbert.modeling import assemble
 from trbert.selection.policy import Policy
 
@@ -149,3 +152,49 @@ def test_help_and_mistakes_load_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "2 False\n"
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What a bench is asked for; it measures nothing."""
+    found = {}
+
+    def stop(model, tokenizer, texts, **options):
+        found.update(options, texts=texts, device=model.device.type)
+        raise InputError("nothing is measured")
+
+    monkeypatch.setattr("trbert.bench.bench", stop)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: found.update(threads=threads))
+    return found
+
+
+def test_a_bench_that_is_told_nothing_takes_the_models_own_dial_and_what_fits_a_cpu(saved, asked):
+    assert main(["bench", str(saved / "model"), "--data", str(saved / "data.csv")]) == 2
+    assert (asked["dials"], asked["batches"], asked["rounds"]) == ([-0.5], [1, 8, 32, 128], 5)
+    assert (asked["dtypes"], asked["device"]) == (["float32", "bfloat16", "int8"], "cpu")
+    assert (asked["compiles"], asked["rivals"]) == (False, {})
+    assert "threads" not in asked
+
+
+def test_a_bench_is_asked_for_what_the_command_says(saved, asked):
+    assert main(words(saved, "--dial", "1.5", "-2", "--batch", "2", "--dtype", "int8", "--threads", "3")) == 2
+    assert (asked["dials"], asked["batches"], asked["dtypes"]) == ([1.5, -2.0], [2], ["int8"])
+    assert (len(asked["texts"]), asked["rounds"], asked["threads"]) == (4, 1, 3)
+    assert main([*words(saved), "--rounds", "7"]) == 2
+    assert asked["rounds"] == 7
+
+
+def test_the_labels_are_read_from_the_column_that_is_named(saved, capsys):
+    assert main(words(saved, "--label-column", "other")) == 2
+    assert "must have rows of at least two classes, and all have 'w1 w2'" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_told_and_verbose_shows_where(saved, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(words(saved, "--device", "cuda:1")) == 2
+    told = "error: --device must be one that is there, and is 'cuda:1': use cpu\n"
+    assert capsys.readouterr().err == told
+    assert main(words(saved, "--device", "cuda:1", "--verbose")) == 2
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert shown.endswith(told)

@@ -1,12 +1,15 @@
 """Clocks: whose turn it is, ratios by hand, and memory that is really taken."""
 
 import doctest
+import platform
 
 import pytest
 import torch
 
 from trbert.measure import timing
 from trbert.measure.timing import Spread, paired_ratio, peak_memory, take_turns
+from trbert import timing
+from trbert.timing import Spread, machine, paired_ratio, peak_memory, take_turns
 
 CPU = torch.device("cpu")
 
@@ -53,3 +56,18 @@ def test_peak_memory_is_what_a_run_takes_and_gives_back():
     peak_memory(lambda: torch.ones(8 * 2**20), CPU)
     assert 60 < peak_memory(lambda: torch.ones(16 * 2**20), CPU) < 80
     assert peak_memory(lambda: None, CPU) < 8
+
+
+def test_the_device_is_waited_for_before_and_after_each_step(monkeypatch):
+    order = []
+    monkeypatch.setattr(timing, "synchronize", lambda device: order.append("waited"))
+    take_turns({"run": [lambda: order.append("step"), lambda: order.append("step")]}, 1, CPU)
+    assert order == ["step", "step", *["waited", "step", "waited"] * 2]  # warmed up first
+
+
+def test_the_machine_is_named_as_the_system_tells_it(tmp_path, monkeypatch):
+    told = tmp_path / "cpuinfo"
+    monkeypatch.setattr(timing, "Path", lambda path: told)
+    assert machine(CPU) == platform.machine()
+    told.write_text("processor\t: 0\nmodel name\t: A Processor: 2 GHz\nmodel name\t: another\n")
+    assert machine(CPU) == "A Processor: 2 GHz"

@@ -157,3 +157,33 @@ def test_int8_elsewhere_than_on_a_cpu_is_refused(bert):
     encoder = Encoder(bert.to("meta"))
     with pytest.raises(InputError, match=r"int8 runs on a CPU .* on 'meta': load it without int8"):
         quantise(encoder)
+
+
+# Processors on which oneDNN's product of codes is not exact.
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_codes_that_cannot_be_summed_exactly_are_multiplied_in_float32(bias, monkeypatch):
+    layer, states = linear(48, 20, bias), random_row(7, 48)
+    monkeypatch.setattr(int8, "_sums_exactly", lambda: False)
+    monkeypatch.setattr(Int8Linear, "_weight", lambda self: pytest.fail("oneDNN's product was asked for"))
+    scale_w, scale_x = layer.weight.abs().amax(1, keepdim=True) / 127, states.abs().amax(1, keepdim=True) / 127
+    expected = ((states / scale_x).round() * scale_x) @ ((layer.weight / scale_w).round() * scale_w).T
+    if bias:
+        expected = expected + layer.bias
+    assert_close(Int8Linear(layer)(states), expected.detach())
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "exact"),
+    [
+        ({"architecture": "x86_64", "avx2": True}, False),
+        ({"architecture": "x86_64", "avx2": True, "avx512_vnni": False, "avx_vnni": True}, True),
+        ({"architecture": "x86_64", "avx512_vnni": True}, True),
+        ({"architecture": "x86_64", "amx_int8": True}, True),
+        ({"architecture": "aarch64"}, True),
+    ],
+)
+def test_sums_are_exact_where_the_processor_adds_in_32_bits(capabilities, exact, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert int8._sums_exactly.__wrapped__() is exact
