@@ -315,8 +315,15 @@ def used(fake):
 
 def test_an_item_is_late_after_three_times_the_usual_seconds(used, fake):
     # Item 1 comes in after 2 s: three items took 1, 1 and 2 s, 4/3 s on average. Item 0 is late after 4 s.
-    script = [fake.after(2.0, of(1)), fake.after(1.9), fake.after(0.2), last_of(0)]
+    having = []
+
+    def look(calls):
+        having.append(len(of(0)(calls)))
+        return []
+
+    script = [fake.after(2.0, of(1)), fake.after(1.9), look, fake.after(0.2), look, last_of(0)]
     assert take_step(used, fake, 2, *script) == [0, 1]
+    assert having == [1, 2]  # after 3.9 s, and after 4.1 s
     asked = [call for call in fake.calls.values() if call.index is not None]
     assert [call.index for call in asked] == [0, 1, 0, 1, 0]
     assert asked[2].actor != asked[4].actor
@@ -330,6 +337,18 @@ def test_an_item_is_not_late_within_a_second_however_short_items_are(fake):
     assert books(pool)["repeated"] == 0
     take_step(pool, fake, 2, of(1), fake.after(1.1), last_of(0))
     assert books(pool)["repeated"] == 1
+
+
+def test_a_late_item_is_repeated_once_and_in_its_own_step_alone(fake):
+    pool = make_pool(fake, 3)
+    take_step(pool, fake, 3, all_of_them, fake.after(1.0, all_of_them))
+    # Of three actors one has the item, a second repeats it, and the third stays idle.
+    take_step(pool, fake, 1, fake.after(3.5), fake.after(3.5), last_of(0))
+    assert books(pool)["repeated"] == 1
+    # The first has it still. In the next step nobody is given it, however many are idle.
+    take_step(pool, fake, 1, lambda calls: of(0)(calls)[1:2])
+    assert len(fake.calls) == 3 + 3 + 2 + 1
+    assert books(pool) == {"asked": 5, "done": 5, "repeated": 1, "ignored": 0}
 
 
 def test_a_late_result_of_an_earlier_step_is_not_counted(used, fake):
@@ -355,6 +374,7 @@ def test_an_actor_that_dies_rests_for_a_second_and_its_item_goes_to_another(fake
     fake.now += 0.9
     take_step(pool, fake, 1, of(0))
     assert pool.statistics().workers == 1
+    assert sum(call.index is None for call in fake.calls.values()) == 2
     fake.now += 0.2
     take_step(pool, fake, 1, of(None), of(0))
     assert pool.statistics().workers == 2
@@ -368,7 +388,15 @@ def test_an_item_whose_actor_dies_is_not_repeated_while_another_has_it(used, fak
 
 def test_an_actor_that_answers_no_more_is_replaced_and_its_item_repeated(fake):
     pool = make_pool(fake, 1, deadline=20.0)
-    assert take_step(pool, fake, 1, all_of_them, fake.after(20.0), fake.after(0.5), of(None), of(0)) == [0]
+    killed = []
+
+    def look(calls):
+        killed.extend(fake.killed)
+        return []
+
+    script = [all_of_them, fake.after(20.0), look, fake.after(0.5), of(None), of(0)]
+    assert take_step(pool, fake, 1, *script) == [0]
+    assert killed == []  # after 20 s, and not later than after 20.5 s
     assert books(pool) == {"asked": 1, "done": 1, "repeated": 1, "ignored": 0}
     assert fake.killed == [1]
     assert pool.statistics().waiting_s == 20.5
