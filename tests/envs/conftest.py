@@ -9,6 +9,9 @@ from trbert.encoder import Encoder
 from trbert.measure.cost import CostModel
 from trbert.packed.tokens import Tokens
 from trbert.selection.policy import Policy
+from trbert.selection.reduction import Reducer
+from trbert.tasks import TASKS
+from trbert.tasks.examples import Examples
 
 LENGTHS = (7, 12, 3, 1, 9)
 
@@ -42,7 +45,8 @@ def encoder():
 def make_dynamics(encoder):
     def make(points=(0, 2), keep_ratios=(0.5, 0.25), penalty=2.0, price="flops"):
         terms = RewardTerms(penalty=penalty, keep_ratios=keep_ratios, price=price)
-        return Dynamics(encoder, points, terms, CostModel.of(encoder, Policy(16, len(points), width=8)))
+        reducer = Reducer(encoder=encoder, task=TASKS["classification"], points=points)
+        return Dynamics(reducer, terms, CostModel.of(reducer, Policy(16, len(points), width=8)))
 
     return make
 
@@ -61,6 +65,11 @@ def tokens():
 @pytest.fixture(scope="session")
 def labels():
     return torch.tensor([0, 1, 2, 0, 1])
+
+
+@pytest.fixture(scope="session")
+def examples(tokens, labels):
+    return Examples.of_documents(tokens, labels)
 
 
 @pytest.fixture(scope="session")

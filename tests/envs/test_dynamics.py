@@ -95,7 +95,6 @@ def test_a_latency_table_at_hand_prices_nothing_unless_time_is_the_price(encoder
     assert got.item() == pytest.approx({"flops": 70 / 96, "tokens": 0.75}[price])
 
 
-def test_a_latency_table_of_a_deeper_model_is_refused(encoder):
 @pytest.mark.parametrize("layers", [2, 12])
 def test_a_latency_table_of_a_model_of_another_depth_is_refused(encoder, layers):
     times = LatencyTable(

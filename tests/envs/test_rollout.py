@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from envs import rollout as rollouts
 import envs.rollout
+from envs import rollout as rollouts
 from envs.rollout import Draw, sample_trajectories
 from trbert.keyed import keyed_uniform
 from trbert.packed.tokens import Tokens
@@ -180,6 +180,8 @@ def test_a_number_equal_to_the_probability_drops(number, dial, dynamics, tokens,
     monkeypatch.setattr(rollouts, "keyed_uniform", lambda *keys: torch.full((1, len(keys[-1])), number))
     _, kept = sample(dynamics, even_policy(), tokens, [1], dials=torch.tensor([[dial]]))
     assert kept == {(0, 1): [[0], [0]]}
+
+
 def test_even_odds_are_kept_where_they_are_thresholded(dynamics, tokens):
     policy = Policy(dim=16, num_points=2, width=8)
     with torch.no_grad():

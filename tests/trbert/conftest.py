@@ -7,6 +7,9 @@ import transformers
 from trbert.encoder import Encoder
 from trbert.packed.batch import start_batch
 from trbert.packed.tokens import Tokens
+from trbert.selection.fusion import Fusion
+from trbert.selection.reduction import Reducer
+from trbert.tasks import TASKS
 
 SHAPE = {
     "vocab_size": 60,
@@ -96,6 +99,16 @@ def bert():
 def encoder(bert):
     """The tiny BERT classifier in stages."""
     return Encoder(bert)
+
+
+@pytest.fixture
+def make_reducer(encoder):
+    """A function: points, fusion, another encoder, another task -> what drops tokens at these points."""
+
+    def make(points=(), fusion=None, encoder=encoder, task=TASKS["classification"]):
+        return Reducer(encoder=encoder, task=task, points=points, fusion=fusion or Fusion.none())
+
+    return make
 
 
 @pytest.fixture

@@ -139,7 +139,7 @@ def certain(prepared):
 @pytest.fixture(scope="module")
 def train(prepared):
     """The tiny rows to train on."""
-    return prepared.train.examples()
+    return prepared.train
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from trbert.errors import InputError
 from tune import driver, planner
 from tune.budget import make_plan
 from tune.driver import Shared, _on_cluster, _tune_config, make_shared, run_search
-from tune.learners import TeamPlan
 from tune.progress import Console
 from tune.runs import RunFolder, existing_run, write_json
 from tune.settings import Settings, override, to_json
 from tune.space import to_settings
+from tune.teams import TeamPlan
 
 needs_ray = pytest.mark.ray
 PLAN = make_plan(3600.0, 1, 1)

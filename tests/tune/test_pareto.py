@@ -11,12 +11,9 @@ import pytest
 
 from trbert.errors import DamagedCheckpoint, InputError, RunFolderError
 from tune import pareto
-from tune.pareto import export, main
+from tune.pareto import describe, export, main
 from tune.results.front import pick
 from tune.results.table import table
-from tune.front import pick
-from tune.pareto import describe, export, main
-from tune.table import table
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,16 +12,12 @@ import ray
 import torch
 from ray.exceptions import RayActorError
 
+from tune import rollouts
 from tune.learning.model import Model
 from tune.learning.prepare import Prepared, prepare
-from tune.learning.select_stage import RolloutItem, flatten, train_policy
+from tune.learning.select_stage import ItemGradient, RolloutItem, flatten, train_policy
+from tune.pool import PoolStatistics, RolloutPool
 from tune.settings import Settings, override
-from tune import rollouts
-from tune.prepare import Prepared, prepare
-from tune.rollouts import PoolStatistics, RolloutPool
-from tune.settings import Settings, override
-from tune.stages import ItemGradient, RolloutItem, flatten, train_policy
-from tune.training import Model
 
 needs_ray = pytest.mark.ray
 

@@ -19,11 +19,9 @@ from tune.settings import override
 from tune.teams import JointStage, TeamPlan, join_together, learn_together, teach_together
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-from tune import checkpoints, learners
-from tune.learner import Team
-from tune.learners import JointStage, TeamPlan, _TeamProgress, join_together, learn_together, teach_together
-from tune.settings import override
-from tune.stages import StageTimeout, flatten, train_teacher
+from tune import learners
+from tune.learning.steps import StageTimeout
+from tune.teams import _TeamProgress
 
 TWELVE_STEPS = {"joint.documents": 192, "joint.learning_rate": 1e-3}
 

@@ -11,28 +11,19 @@ import pytest
 from ray import tune
 from safetensors.torch import load_file
 
-from trbert.evaluate import Evaluation
+from trbert.measure.evaluate import Evaluation
 from trbert.modeling import load
-from trbert.selection.selectors import LEARNED, SELECTORS
-from tune.checkpoints import StateKeeper, newest_state
-from tune.learning.model import Model
+from trbert.selection.selectors import LEARNED, RULES, SELECTORS
+from tune.checkpoints import StageState, StateKeeper, newest_state, write_state
+from tune.learning.model import CurvePoint, Model
 from tune.learning.select_stage import Sampler
+from tune.learning.steps import StageTimeout
 from tune.pool import PoolStatistics, RolloutPool
 from tune.results.report import collect
 from tune.results.table import read_front
 from tune.runs import RunFolder
 from tune.settings import override, to_json
-from tune.trial import _Teller, run_trial
-from trbert.selectors import LEARNED, RULES, SELECTORS
-from tune.checkpoints import StageState, StateKeeper, newest_state, write_state
-from tune.learners import TeamPlan
-from tune.report import collect
-from tune.rollouts import PoolStatistics, RolloutPool
-from tune.runs import RunFolder
-from tune.settings import override, to_json
-from tune.stages import Sampler, StageTimeout
-from tune.table import read_front
-from tune.training import CurvePoint, Model
+from tune.teams import TeamPlan
 from tune.trial import RESULT, _Teller, _timed, run_trial
 
 SHORT = {

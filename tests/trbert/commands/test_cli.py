@@ -12,10 +12,8 @@ import torch
 import transformers
 
 from trbert.commands.cli import main
-from trbert.measure.latency import load_latency
-from trbert.cli import main
 from trbert.errors import InputError
-from trbert.latency import load_latency
+from trbert.measure.latency import load_latency
 from trbert.modeling import assemble
 from trbert.selection.policy import Policy
 

@@ -13,9 +13,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from trbert.data import splits as data
 from trbert.data.pages import Page
 from trbert.data.splits import Rows, Splits, load_splits
+from trbert.data.splits import splits as data
 from trbert.errors import InputError
 
 

@@ -4,17 +4,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from trbert.measure import evaluate as timed
 from trbert.measure.cost import CostModel
 from trbert.measure.evaluate import batches_by_length, evaluate, evaluate_unreduced, reduced_logits, unreduced_logits
 from trbert.selection.policy import Policy
 from trbert.selection.reduction import reduced_forward
 from trbert.selection.selectors import LEARNED, SELECTORS, PolicySelector, selector_of
-from trbert import evaluate as timed
-from trbert.cost import CostModel
-from trbert.evaluate import batches_by_length, evaluate, evaluate_unreduced, reduced_logits, unreduced_logits
-from trbert.policy import Policy
-from trbert.reduction import reduced_forward
-from trbert.selectors import LEARNED, SELECTORS, PolicySelector, selector_of
 
 LENGTHS = (5, 16, 2, 9, 16, 3, 11, 7)
 POINTS = (1, 2)

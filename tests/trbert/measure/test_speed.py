@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from trbert.bench import (
+from trbert.errors import InputError
+from trbert.measure.speed import (
     PADDED,
     SORTED,
     UNPADDED,
@@ -17,16 +18,12 @@ from trbert.bench import (
     in_arithmetic,
     time_variants,
 )
-from trbert.errors import InputError
-from trbert.measure.speed import PADDED, SORTED, UNPADDED, Documents, _variants, bench, in_arithmetic, time_variants
 from trbert.measure.speed_report import table, write
 from trbert.modeling import assemble
+from trbert.packed.tokens import Tokens
+from trbert.pretrained import Pretrained
 from trbert.runners.int8 import is_quantised
 from trbert.selection.policy import Policy
-from trbert.packed import Tokens
-from trbert.policy import Policy
-from trbert.pretrained import Pretrained
-from trbert.speed_report import table, write
 
 POINTS = (1, 3)
 TEXTS = ["5 6 7", "5 6 7 8 9 10 11 12", "20 21", "30 31 32 33 34", "40"]

@@ -7,9 +7,7 @@ import pytest
 import torch
 
 from trbert.measure import timing
-from trbert.measure.timing import Spread, paired_ratio, peak_memory, take_turns
-from trbert import timing
-from trbert.timing import Spread, machine, paired_ratio, peak_memory, take_turns
+from trbert.measure.timing import Spread, machine, paired_ratio, peak_memory, take_turns
 
 CPU = torch.device("cpu")
 

@@ -9,8 +9,8 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trbert.packed import attention
 from trbert.packed.attention import packed_attention
+from trbert.packed.batch import attention
 
 MODULE = nn.Identity()
 

@@ -8,12 +8,10 @@ from torch.testing import assert_close
 
 from trbert.encoder import Encoder
 from trbert.errors import InputError
+from trbert.packed.batch import start_batch
+from trbert.selection.fusion import Fusion
 from trbert.selection.reduction import advance, check_points, enter, reduced_forward
 from trbert.selection.selectors import FirstSelector
-from trbert.fusion import Fusion
-from trbert.packed import start_batch
-from trbert.reduction import advance, check_points, enter, reduced_forward
-from trbert.selectors import FirstSelector
 
 
 @pytest.mark.parametrize("points", [(0,), (3,), (0, 2), (0, 1, 2, 3)])

@@ -14,13 +14,8 @@ from trbert.selection.selectors import LEARNED, RULES, SELECTORS
 from trbert.tasks.examples import Examples
 from tune.learning.joint_stage import Joint, task_loss
 from tune.learning.select_stage import drawn_dials, flatten, load_flat, select_loss
+from tune.learning.steps import StageTimeout, Team, shuffled_batches
 from tune.settings import JointSettings
-from trbert.reduction import reduced_forward
-from trbert.selectors import LEARNED, RULES, SELECTORS
-from tune.joint import Joint, task_loss
-from tune.learner import Team, shuffled_batches
-from tune.settings import JointSettings
-from tune.stages import Examples, StageTimeout, drawn_dials, flatten, load_flat, select_loss
 
 
 class Told(list):

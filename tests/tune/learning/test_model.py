@@ -11,13 +11,12 @@ from trbert.measure.latency import LatencyTable
 from trbert.modeling import load
 from trbert.selection.reduction import reduced_forward
 from trbert.selection.selectors import LEARNED, SELECTORS
+from tune.learning import joint_stage as joint
+from tune.learning import model as training
+from tune.learning import select_stage as stages
 from tune.learning.model import SPEED_UPS, Model, dial_curve, spread_dials
-from trbert.reduction import reduced_forward
-from trbert.selectors import LEARNED, SELECTORS
-from tune import joint, stages, training
+from tune.learning.steps import StageTimeout
 from tune.settings import PRESETS, override
-from tune.stages import StageTimeout
-from tune.training import SPEED_UPS, Model, dial_curve, spread_dials
 
 QUICK = {"select.points": (0, 2)}
 KEEP_ALL = 1000.0

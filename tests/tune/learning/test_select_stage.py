@@ -14,18 +14,12 @@ from torch.testing import assert_close
 from envs.dynamics import Dynamics, RewardTerms
 from envs.rollout import Draw, sample_trajectories
 from trbert.errors import Diverged, InputError
+from trbert.packed.tokens import Tokens
 from trbert.selection.saliency import most_salient, saliency
+from trbert.tasks.examples import Examples
 from tune.learning import select_stage as stages
 from tune.learning.select_stage import (
-from trbert.packed import Tokens
-from trbert.saliency import most_salient, saliency
-from tune import stages
-from tune.learner import Team, shuffled_batches
-from tune.settings import PRESETS, override
-from tune.stages import (
-    Examples,
     RolloutItem,
-    StageTimeout,
     drawn_dials,
     flatten,
     load_flat,
@@ -33,7 +27,7 @@ from tune.stages import (
     train_policy,
     warm_start,
 )
-from tune.learning.steps import shuffled_batches
+from tune.learning.steps import StageTimeout, Team, shuffled_batches
 from tune.learning.teacher_stage import train_teacher, training_seconds
 from tune.settings import PRESETS, override
 

@@ -14,8 +14,6 @@ from torch.testing import assert_close
 from trbert.errors import Diverged, InputError
 from tune.learning import steps as learner
 from tune.learning.steps import (
-from tune import learner
-from tune.learner import (
     ALONE,
     Learner,
     Team,

@@ -4,8 +4,8 @@ import math
 
 import torch
 
-from tune.dials import log_costs, some_of
-from tune.stages import Examples
+from trbert.dial import log_costs, some_of
+from trbert.tasks.examples import Examples
 
 
 def test_a_few_documents_come_from_all_over_the_split_by_hand(train):

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from trbert.bench import Report, Row
-from trbert.speed_report import draw, table, write
-from trbert.timing import Spread
+from trbert.measure.speed import Report, Row
+from trbert.measure.speed_report import draw, table, write
+from trbert.measure.timing import Spread
 
 
 def row(variant, dtype, batch, rate, peak=None):

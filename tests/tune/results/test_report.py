@@ -7,14 +7,14 @@ from types import SimpleNamespace
 import pytest
 from ray import tune
 
-from trbert.evaluate import Evaluation
-from tune import report
-from tune.front import mark_front
-from tune.prepare import FreePoint
-from tune.report import collect, finished
+from trbert.measure.evaluate import Evaluation
+from tune.learning.model import Model
+from tune.learning.prepare import FreePoint
+from tune.results import report
+from tune.results.front import mark_front
+from tune.results.report import collect, finished
 from tune.runs import RunFolder
 from tune.settings import override, to_json
-from tune.training import Model
 from tune.trial import RESULT
 
 
