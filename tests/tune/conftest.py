@@ -13,6 +13,7 @@ import torch
 import transformers
 from tokenizers import models, pre_tokenizers, processors
 
+from trbert.tasks.examples import Examples
 from tune.learning.model import Model
 from tune.learning.prepare import prepare
 from tune.results.front import Point, mark_front
@@ -110,10 +111,8 @@ def prepared(tiny_settings, few_threads):
 
 def _rows(split, share):
     """The split's first 20 documents, of which this share has label 0."""
-    examples = split.examples()
-    tokens = examples.tokens.take(torch.arange(20))
     labels = torch.arange(20) >= round(20 * share)
-    return type(split).of(dataclasses.replace(examples, tokens=tokens, labels=labels.long(), teacher_logits=None))
+    return Examples.of_documents(split.tokens.take(torch.arange(20)), labels.long())
 
 
 @pytest.fixture
