@@ -37,15 +37,16 @@ class ReducedPass:
 
     @property
     def last_states(self) -> Hidden:
-        """Each original token's last state: the finished one, or the one in which it was dropped.
+        """Each original token's last state: the finished one, or the one in which it entered the point where it went.
 
         Rows stand as in the unreduced row, one trajectory after the other.
         """
         if not self.entered:
             return self.batch.hidden
-        row = self.entered[0].hidden
-        row = row.repeat(self._samples, 1)
-        for batch in (*self._entered_after_parting, self.batch):
+        first, *later = self.entered
+        # Samples part at the first point, so that what entered it is shared by all of them.
+        row = first.hidden.repeat(len(self.batch) // len(first), 1)
+        for batch in (*later, self.batch):
             row = row.index_copy(0, batch.original_index, batch.hidden.to(row.dtype))
         return row
 
@@ -55,22 +56,12 @@ class ReducedPass:
 
         Rows stand as in the unreduced row, one trajectory after the other.
         """
-        points = torch.zeros(
-            int(self.batch.original_lengths.sum()), dtype=torch.long, device=self.batch.positions.device
-        )
+        total = int(self.batch.original_lengths.sum())
+        points = torch.zeros(total, dtype=torch.long, device=self.batch.positions.device)
         if self.entered:
-            for number, batch in enumerate((*self._entered_after_parting, self.batch), start=1):
+            for number, batch in enumerate((*self.entered[1:], self.batch), start=1):
                 points[batch.original_index] = number
         return points
-
-    @property
-    def _samples(self) -> int:
-        """Samples part at the first point, and are parted from then on."""
-        return len(self.batch) // len(self.entered[0])
-
-    @property
-    def _entered_after_parting(self) -> tuple[PackedBatch, ...]:
-        return self.entered[1:]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
