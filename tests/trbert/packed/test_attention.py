@@ -9,8 +9,8 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trbert.packed.attention import packed_attention
-from trbert.packed.batch import attention
+from trbert.packed import attention
+from trbert.packed.attention import AttentionProbe, packed_attention
 
 MODULE = nn.Identity()
 
@@ -61,7 +61,7 @@ def test_a_row_is_attended_within_its_documents(width, key_heads, scaling):
     # Tokens were dropped before: the window counts original positions, not places in the row.
     positions = [0, 1, 2, 5, 0, 0, 0, 2, 3, 4, 9, 10, 0, 1, 2, 0, 2, 7]
     query, key, value = random_states(4, key_heads, 18, 8)
-    received = torch.full((18,), torch.nan)
+    probe = AttentionProbe()
     output, weights = packed_attention(
         MODULE,
         query,
@@ -70,7 +70,7 @@ def test_a_row_is_attended_within_its_documents(width, key_heads, scaling):
         None,
         segments=lengths,
         token_positions=torch.tensor(positions),
-        received=received,
+        probe=probe,
         scaling=scaling,
         sliding_window=width,
     )
@@ -78,7 +78,7 @@ def test_a_row_is_attended_within_its_documents(width, key_heads, scaling):
     assert weights is None
     assert output.shape == (1, 18, 4, 8)
     assert_close(output[0], expected[0])
-    assert_close(received, expected[1])
+    assert_close(probe.received, expected[1])
 
 
 @pytest.mark.parametrize(("last", "seen"), [(2, True), (3, False)])
@@ -90,7 +90,7 @@ def test_a_window_of_3_ends_between_distance_2_and_distance_3(last, seen, betwee
     total = len(positions)
     value = torch.zeros(1, 1, total, 1)
     value[0, 0, -1] = 1.0
-    flat, received = torch.zeros(1, 1, total, 1), torch.zeros(total)
+    flat, probe = torch.zeros(1, 1, total, 1), AttentionProbe()
     output, _ = packed_attention(
         MODULE,
         flat,
@@ -99,7 +99,7 @@ def test_a_window_of_3_ends_between_distance_2_and_distance_3(last, seen, betwee
         None,
         segments=[total],
         token_positions=torch.tensor(positions),
-        received=received,
+        probe=probe,
         sliding_window=3,
     )
     sees_last = [last - place < 3 for place in positions]
@@ -107,31 +107,31 @@ def test_a_window_of_3_ends_between_distance_2_and_distance_3(last, seen, betwee
     assert sees_last[0] == seen
     shares = [sees / count for sees, count in zip(sees_last, of, strict=True)]
     assert_close(output.flatten(), torch.tensor(shares))
-    assert_close(received[-1], torch.tensor(sum(shares) / total))
+    assert_close(probe.received[-1], torch.tensor(sum(shares) / total))
 
 
 def test_attention_received_by_hand():
     # One head of width 1, scale 1, two documents of two tokens. Scores are q · k, so softmax(q · log a, q · log b).
     query = torch.tensor([1.0, 1.0, 0.0, 2.0]).view(1, 1, 4, 1)
     key = torch.tensor([math.log(1), math.log(3), 5.0, 5.0]).view(1, 1, 4, 1)
-    received = torch.zeros(4)
-    packed_attention(MODULE, query, key, key, None, segments=[2, 2], received=received, scaling=1.0)
+    probe = AttentionProbe()
+    packed_attention(MODULE, query, key, key, None, segments=[2, 2], probe=probe, scaling=1.0)
     # Document 0: both queries give weights 1/4 and 3/4. Document 1: its keys are equal, 1/2 and 1/2.
-    assert_close(received, torch.tensor([0.25, 0.75, 0.5, 0.5]))
+    assert_close(probe.received, torch.tensor([0.25, 0.75, 0.5, 0.5]))
 
 
 def test_the_attention_a_document_received_sums_to_one():
     query, key, value = random_states(4, 2, 12, 8)
-    received = torch.zeros(12)
-    packed_attention(MODULE, query, key, value, None, segments=[5, 1, 6], received=received)
-    assert_close(torch.stack([part.sum() for part in received.split([5, 1, 6])]), torch.ones(3))
-    assert received.std() > 0.05
+    probe = AttentionProbe()
+    packed_attention(MODULE, query, key, value, None, segments=[5, 1, 6], probe=probe)
+    assert_close(torch.stack([part.sum() for part in probe.received.split([5, 1, 6])]), torch.ones(3))
+    assert probe.received.std() > 0.05
 
 
 def test_an_output_is_the_same_whether_attention_received_is_asked_for_or_not():
     query, key, value = random_states(2, 2, 5, 4)
     plain, _ = packed_attention(MODULE, query, key, value, None, segments=[2, 3])
-    asked, _ = packed_attention(MODULE, query, key, value, None, segments=[2, 3], received=torch.zeros(5))
+    asked, _ = packed_attention(MODULE, query, key, value, None, segments=[2, 3], probe=AttentionProbe())
     assert torch.equal(plain, asked)
 
 
@@ -212,13 +212,13 @@ def test_a_varlen_kernel_is_given_the_row_as_it_lies(monkeypatch, key_heads, sca
     lengths = [4, 1, 6]
     query, key, value = random_states(4, key_heads, 11, 8)
     offsets = torch.tensor([0, 4, 5, 5, 11], dtype=torch.int32)  # the third document has lost all its tokens
-    received = torch.zeros(11)
+    probe = AttentionProbe()
     output, _ = packed_attention(
-        MODULE, query, key, value, None, segments=lengths, offsets=offsets, scaling=scaling, received=received
+        MODULE, query, key, value, None, segments=lengths, offsets=offsets, scaling=scaling, probe=probe
     )
     expected = attention_by_loop(query, key, value, lengths, list(range(11)), scaling or 8**-0.5, None)
     assert_close(output[0], expected[0])
-    assert_close(received, expected[1])
+    assert_close(probe.received, expected[1])
 
 
 def test_a_window_that_cuts_a_document_is_not_for_the_varlen_kernel(monkeypatch):

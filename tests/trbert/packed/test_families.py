@@ -12,7 +12,8 @@ from trbert.errors import InputError, UnsupportedModel
 from trbert.packed.batch import gather_kept
 from trbert.packed.families import FAMILIES, family_of
 from trbert.packed.tokens import Tokens
-from trbert.selection.reduction import advance, enter
+from trbert.selection.reduction import Reducer
+from trbert.tasks import TASKS
 
 LENGTHS = (7, 12, 3, 23)  # beyond the local window of the tiny ModernBERT, and short of it
 MEMBERS = "albert, bert, camembert, distilbert, electra, ernie, eurobert, modernbert, nomic_bert, roberta, xlm-roberta"
@@ -35,6 +36,11 @@ def assert_near(actual, expected):
         assert (actual - expected).float().norm() < 0.06 * expected.float().norm()
 
 
+def reducer_of(model, points=()):
+    """Returns a model that can drop tokens at these points."""
+    return Reducer(encoder=Encoder(model), task=TASKS["classification"], points=points)
+
+
 def padded(tokens, config):
     """Returns the documents as Hugging Face takes them."""
     width = int(tokens.lengths.max())
@@ -54,9 +60,9 @@ def test_keeping_all_equals_the_plain_encoder(device, dtype, family_config, buil
     model, tokens = build_model(family_config).to(device, dtype), make_tokens(*LENGTHS, config=family_config).to(device)
     inputs = {name: tensor.to(device) for name, tensor in padded(tokens.to("cpu"), family_config).items()}
     plain = model(**inputs).logits
-    encoder = Encoder(model)
+    reducer = reducer_of(model)
     assert plain.std() > 0.1  # weights large enough to tell right from wrong
-    assert_near(encoder.unreduced_logits(tokens), plain)
+    assert_near(reducer.unreduced_outputs(tokens), plain)
     assert torch.equal(model(**inputs).logits, plain)  # the same model still serves padded calls
 
 
@@ -67,7 +73,7 @@ def test_a_family_without_segment_ids_in_its_input_reads_zeros(family_config, bu
     inputs.pop("token_type_ids", None)
     plain = model(**inputs).logits
     bare = Tokens(tokens.input_ids, None, tokens.protected, tokens.offsets)
-    assert_close(Encoder(model).unreduced_logits(bare), plain)
+    assert_close(reducer_of(model).unreduced_outputs(bare), plain)
 
 
 @torch.no_grad()
@@ -77,15 +83,16 @@ def test_a_row_run_in_pieces_gives_the_same_states_and_attention(
 ):
     encoder, tokens = Encoder(build_model(family_config)), make_tokens(*LENGTHS, config=family_config)
     batch, rows = encoder.embed(tokens), []
-    whole, shares = torch.zeros(2, sum(LENGTHS))
-    expected = encoder.run_layers(batch, 0, 3, whole).hidden
+    whole = encoder.run_layers(batch, 0, 3, listens=True)
     run = encoder._run_layers
     monkeypatch.setattr(encoder, "_tokens_at_once", lambda: most)
     monkeypatch.setattr(
         encoder, "_run_layers", lambda piece, *rest: rows.append(len(piece.hidden)) or run(piece, *rest)
     )
-    assert_close(encoder.run_layers(batch, 0, 3, shares).hidden, expected)
-    assert_close(shares, whole)
+    pieces = encoder.run_layers(batch, 0, 3, listens=True)
+    assert_close(pieces.hidden, whole.hidden)
+    assert_close(pieces.received, whole.received)
+    assert whole.received.std() > 0.01
     assert rows == {1: [7, 12, 3, 23], 15: [7, 15, 23], 20: [19, 3, 23]}[most]
 
 
@@ -113,7 +120,7 @@ def test_a_row_in_half_precision_may_be_twice_as_long(bert):
 def test_a_documents_result_depends_neither_on_batch_mates_nor_on_order(
     device, dtype, family_config, build_model, make_tokens
 ):
-    encoder = Encoder(build_model(family_config).to(device, dtype))
+    reducer = reducer_of(build_model(family_config).to(device, dtype), (1, 2))
     tokens = make_tokens(*LENGTHS, config=family_config).to(device)
     masks = torch.rand(2, tokens.input_ids.numel(), generator=torch.Generator().manual_seed(1)).to(device) < 0.6
     masks |= tokens.protected
@@ -124,8 +131,8 @@ def test_a_documents_result_depends_neither_on_batch_mates_nor_on_order(
         part = tokens.take(documents)
         places = Tokens(numbers, None, tokens.protected, tokens.offsets).take(documents)
         first, second = masks[:, places.input_ids]
-        batch = advance(encoder, enter(encoder, part, (1, 2)), first[None], 0, (1, 2))
-        return encoder.logits(advance(encoder, batch, second[first][None], 1, (1, 2)))
+        state = reducer.advance(reducer.enter(part), first[None])
+        return reducer.outputs(reducer.advance(state, second[first][None]))
 
     together = reduced(torch.tensor([0, 1, 2, 3]))
     order = torch.tensor([3, 1, 0, 2])
@@ -181,13 +188,13 @@ def test_dropping_equals_dropping_inside_hugging_faces_own_forward(points, famil
     drop_inside(reference, {points[0]: first, points[1]: second})
     # An outright mask of ones would be cut to the document; none at all lets heads average over what is left.
     plain = reference(**{**inputs, "attention_mask": None}).logits
-    encoder = Encoder(build_model(family_config))
+    reducer = reducer_of(build_model(family_config), points)
     masks = [torch.zeros(size, dtype=torch.bool).index_fill(0, kept, True) for size, kept in ((15, first), (9, second))]
-    batch = enter(encoder, tokens, points)
-    for point, mask in enumerate(masks):
-        batch = advance(encoder, batch, mask[None], point, points)
-    assert batch.positions.tolist() == first[second].tolist()
-    assert_close(encoder.logits(batch), plain)
+    state = reducer.enter(tokens)
+    for mask in masks:
+        state = reducer.advance(state, mask[None])
+    assert state.batch.positions.tolist() == first[second].tolist()
+    assert_close(reducer.outputs(state), plain)
 
 
 @torch.no_grad()
@@ -207,7 +214,7 @@ def test_dropping_after_the_embeddings_equals_the_plain_encoder_on_the_kept_toke
     encoder = Encoder(model)
     mask = torch.zeros(1, 15, dtype=torch.bool).index_fill(1, kept, True)
     batch = gather_kept(encoder.embed(tokens), mask)
-    assert_close(encoder.logits(encoder.run_layers(batch, 0, 4)), plain)
+    assert_close(encoder.read_documents(encoder.run_layers(batch, 0, 4)), plain)
 
 
 @torch.no_grad()
@@ -220,7 +227,7 @@ def test_padding_ids_inside_a_text_neither_count_nor_move(name, config_of, build
     ids = torch.tensor([documents[0], [*documents[1], pad, pad, pad]])
     mask = torch.tensor([[1] * 6, [1] * 3 + [0] * 3])
     plain = model(input_ids=ids, attention_mask=mask).logits
-    assert_close(Encoder(model).unreduced_logits(Tokens.from_lists(documents, None)), plain)
+    assert_close(reducer_of(model).unreduced_outputs(Tokens.from_lists(documents, None)), plain)
 
 
 @torch.no_grad()
