@@ -5,12 +5,14 @@ import math
 import pytest
 import torch
 
-from envs.dynamics import Dynamics, RewardTerms, State
+from envs.dynamics import Dynamics, RewardTerms
 from trbert.errors import InputError
 from trbert.measure.cost import CostModel
 from trbert.measure.latency import LatencyTable
-from trbert.packed.batch import start_batch
 from trbert.packed.tokens import Tokens
+from trbert.selection.reduction import Reducer
+from trbert.tasks import TASKS
+from trbert.tasks.examples import Examples
 
 # Layers of 10 FLOPs a token and 1 a pair of tokens; nothing else costs. A layer on one token costs 11, on two 24; the
 # plain model of four layers on two tokens 96.
@@ -24,23 +26,27 @@ TWO_TOKENS = Tokens.from_lists([[5, 6]], None)
 
 
 @pytest.fixture
-def priced(encoder):
+def reducer(encoder):
+    return Reducer(encoder=encoder, task=TASKS["classification"], points=(0, 2))
+
+
+@pytest.fixture
+def priced(reducer):
     def make(keep_ratios, price="flops", penalty=2.0):
-        return Dynamics(encoder, (0, 2), RewardTerms(penalty=penalty, keep_ratios=keep_ratios, price=price), SIMPLE)
+        return Dynamics(reducer, RewardTerms(penalty=penalty, keep_ratios=keep_ratios, price=price), SIMPLE)
 
     return make
 
 
-def finished(kept):
-    batch = start_batch(TWO_TOKENS, torch.zeros(2, 16))
-    return State(batch, 2, torch.tensor(kept)[:, None])
+def two_tokens(label):
+    return Examples.of_documents(TWO_TOKENS, torch.tensor([label]))
 
 
 def test_a_two_token_documents_reward_by_hand(priced):
     # Two tokens after point 0 (two layers, 2·24), one after point 1 (two layers, 2·11), of 96; all of it is charged.
     # Logits (0, 0, log 2) give the third class probability 1/2.
     logits = torch.tensor([[0.0, 0.0, math.log(2)]])
-    reward = priced((0.0, 0.0)).reward(finished([2, 1]), logits, torch.tensor([2]))
+    reward = priced((0.0, 0.0)).reward(two_tokens(2), torch.tensor([[2], [1]]), logits)
     assert reward.item() == pytest.approx(math.log(0.5) - 2.0 * (48 + 22) / 96)
 
 
@@ -73,46 +79,46 @@ def test_the_token_price_is_free_up_to_the_keep_ratio(priced):
     torch.testing.assert_close(charge, torch.tensor([1 / 4 / 2, 2.5 / 10 / 2]))
 
 
-def test_the_latency_price_is_the_share_of_the_measured_time(encoder):
+def test_the_latency_price_is_the_share_of_the_measured_time(reducer):
     # Two layers on two tokens, two on one, of four on two; at ρ = 0.5 the time of one token is free at each point.
     times = LatencyTable(
         tokens=(1, 2), seconds=(1.0, 3.0), documents=1, layers=4, device="cpu", dtype="float32", threads=1
     )
     for keep_ratios, charge in {(0.0, 0.0): (6 + 2) / 12, (0.5, 0.5): (6 - 2) / 12}.items():
         terms = RewardTerms(penalty=2.0, keep_ratios=keep_ratios, price="latency", latency=times)
-        got = Dynamics(encoder, (0, 2), terms, SIMPLE).charge(torch.tensor([2]), torch.tensor([[2], [1]]))
+        got = Dynamics(reducer, terms, SIMPLE).charge(torch.tensor([2]), torch.tensor([[2], [1]]))
         assert got.item() == pytest.approx(charge)
 
 
 @pytest.mark.parametrize("price", ["flops", "tokens"])
-def test_a_latency_table_at_hand_prices_nothing_unless_time_is_the_price(encoder, price):
+def test_a_latency_table_at_hand_prices_nothing_unless_time_is_the_price(reducer, price):
     times = LatencyTable(
         tokens=(1, 2), seconds=(1.0, 3.0), documents=1, layers=4, device="cpu", dtype="float32", threads=1
     )
     terms = RewardTerms(penalty=2.0, keep_ratios=(0.0, 0.0), price=price, latency=times)
-    got = Dynamics(encoder, (0, 2), terms, SIMPLE).charge(torch.tensor([2]), torch.tensor([[2], [1]]))
+    got = Dynamics(reducer, terms, SIMPLE).charge(torch.tensor([2]), torch.tensor([[2], [1]]))
     # Two tokens, then one: 48 and 22 FLOPs of 96, or 2/2 and 1/2 over two points. By time it would be 8/12.
     assert got.item() == pytest.approx({"flops": 70 / 96, "tokens": 0.75}[price])
 
 
 @pytest.mark.parametrize("layers", [2, 12])
-def test_a_latency_table_of_a_model_of_another_depth_is_refused(encoder, layers):
+def test_a_latency_table_of_a_model_of_another_depth_is_refused(reducer, layers):
     times = LatencyTable(
         tokens=(1, 2), seconds=(1.0, 3.0), documents=1, layers=layers, device="cpu", dtype="float32", threads=1
     )
     terms = RewardTerms(penalty=2.0, keep_ratios=(0.0, 0.0), price="latency", latency=times)
     with pytest.raises(InputError, match=f"must be of a model of 4 layers, and is of one of {layers}"):
-        Dynamics(encoder, (0, 2), terms, SIMPLE)
+        Dynamics(reducer, terms, SIMPLE)
 
 
-def test_a_latency_table_changes_no_other_price(encoder):
+def test_a_latency_table_changes_no_other_price(reducer):
     times = LatencyTable(
         tokens=(1, 2), seconds=(1.0, 3.0), documents=1, layers=4, device="cpu", dtype="float32", threads=1
     )
     # As FLOPs: two layers on two tokens are 48, two on one 22, of 96. As tokens: (2 + 1) / 2 of 2.
     for price, charge in {"flops": (48 + 22) / 96, "tokens": 0.75}.items():
         terms = RewardTerms(penalty=2.0, keep_ratios=(0.0, 0.0), price=price, latency=times)
-        got = Dynamics(encoder, (0, 2), terms, SIMPLE).charge(torch.tensor([2]), torch.tensor([[2], [1]]))
+        got = Dynamics(reducer, terms, SIMPLE).charge(torch.tensor([2]), torch.tensor([[2], [1]]))
         assert got.item() == pytest.approx(charge)
 
 
@@ -152,36 +158,20 @@ def test_the_charges_of_the_points_add_up_to_the_whole(dynamics):
 def test_the_return_of_a_point_leaves_out_what_was_charged_before_by_hand(priced):
     # As above: 48/96 are charged at point 0 and 22/96 at point 1, at a penalty of 2; log ½ is the rest.
     logits = torch.tensor([[0.0, 0.0, math.log(2)]])
-    dynamics, lengths, kept = priced((0.0, 0.0)), torch.tensor([2]), torch.tensor([[2], [1]])
-    returns = dynamics.returns(lengths, kept, logits, torch.tensor([2]))
+    dynamics, kept = priced((0.0, 0.0)), torch.tensor([[2], [1]])
+    returns = dynamics.returns(two_tokens(2), kept, logits)
     assert returns[:, 0].tolist() == pytest.approx([math.log(0.5) - 2 * 70 / 96, math.log(0.5) - 2 * 22 / 96])
-    assert returns[0].tolist() == dynamics.reward(finished([2, 1]), logits, torch.tensor([2])).tolist()
-
-
-def test_a_dial_scales_the_penalty_by_e_to_its_minus_by_hand(priced):
-    # The same document at dials 0, log 2, −log 3: its penalty of 2 is 2, 1, 6; its likelihood stays.
-    dials = torch.tensor([0.0, math.log(2), -math.log(3)])
-    logits = torch.tensor([[0.0, 0.0, math.log(2)]]).repeat(3, 1)
-    dynamics, lengths, kept = priced((0.0, 0.0)), torch.tensor([2] * 3), torch.tensor([[2] * 3, [1] * 3])
-    torch.testing.assert_close(dynamics.penalties(dials), torch.tensor([2.0, 1.0, 6.0]))
-    returns = dynamics.returns(lengths, kept, logits, torch.full((3,), 2), dials)
-    expected = math.log(0.5) - torch.tensor([2.0, 1.0, 6.0]) * torch.tensor([[70 / 96], [22 / 96]])
-    torch.testing.assert_close(returns, expected)
-    assert torch.equal(returns[:, :1], dynamics.returns(lengths[:1], kept[:, :1], logits[:1], torch.tensor([2])))
-
-
-def test_a_trajectory_that_keeps_all_for_ever_pays_nothing_for_it(priced):
-    assert priced((0.0, 0.0)).penalties(torch.tensor([torch.inf])).tolist() == [0.0]
+    assert returns[0].tolist() == dynamics.reward(two_tokens(2), torch.tensor([[2], [1]]), logits).tolist()
 
 
 @pytest.mark.parametrize("price", ["flops", "tokens", "latency"])
-def test_a_charge_carries_the_gradient_of_the_tokens_kept(encoder, price):
+def test_a_charge_carries_the_gradient_of_the_tokens_kept(reducer, price):
     # By finite differences, at counts that are not whole; below the keep ratio nothing changes.
     times = LatencyTable(
         tokens=(1, 8, 16), seconds=(1.0, 2.0, 6.0), documents=1, layers=4, device="cpu", dtype="float32", threads=1
     )
     terms = RewardTerms(penalty=2.0, keep_ratios=(0.5, 0.25), price=price, latency=times)
-    dynamics, lengths = Dynamics(encoder, (0, 2), terms, SIMPLE), torch.tensor([12, 12])
+    dynamics, lengths = Dynamics(reducer, terms, SIMPLE), torch.tensor([12, 12])
     kept = torch.tensor([[9.3, 4.0], [5.0, 3.5]], requires_grad=True)
     charge = dynamics.charge(lengths, kept)
     (gradient,) = torch.autograd.grad(charge.sum(), kept)
@@ -197,7 +187,7 @@ def test_a_charge_carries_the_gradient_of_the_tokens_kept(encoder, price):
 
 def test_without_penalty_the_reward_is_the_clipped_log_likelihood(priced):
     logits = torch.tensor([[0.0, 0.0, 100.0]])
-    assert priced((0.0, 0.0), penalty=0.0).reward(finished([2, 2]), logits, torch.tensor([0])).item() == -5.0
+    assert priced((0.0, 0.0), penalty=0.0).reward(two_tokens(0), torch.tensor([[2], [2]]), logits).item() == -5.0
 
 
 def test_the_charge_is_never_negative_and_grows_with_the_tokens_kept(dynamics):
@@ -213,9 +203,9 @@ def test_keeping_all_gives_the_plain_models_logits(dynamics, encoder, tokens):
         state = dynamics.reset(tokens)
         while state.point < dynamics.num_points:
             state = dynamics.transition(state, torch.ones(1, len(state.batch.hidden), dtype=torch.bool))
-        packed = encoder.logits(state.batch)
+        packed = dynamics.reducer.outputs(state)
         for i, ids in enumerate(tokens.input_ids.split(tokens.lengths.tolist())):
-            torch.testing.assert_close(packed[i], encoder.model(input_ids=ids[None]).logits[0], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(packed[i], encoder.plain(input_ids=ids[None]).logits[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(state.kept, tokens.lengths.repeat(2, 1))
 
 
@@ -227,7 +217,7 @@ def test_protected_tokens_are_kept_whatever_the_masks_say(dynamics, tokens):
 
 
 @pytest.mark.parametrize("points", [(0, 2), (1, 3)])
-def test_samples_that_share_a_prefix_equal_samples_run_alone(make_dynamics, tokens, labels, points):
+def test_samples_that_share_a_prefix_equal_samples_run_alone(make_dynamics, tokens, examples, points):
     dynamics = make_dynamics(points)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -244,8 +234,8 @@ def test_samples_that_share_a_prefix_equal_samples_run_alone(make_dynamics, toke
         hidden = torch.cat([state.batch.hidden for state in alone])
         torch.testing.assert_close(together.batch.hidden, hidden, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(together.kept, torch.cat([state.kept for state in alone], 1))
-        rewards = dynamics.reward(together, dynamics.encoder.logits(together.batch), labels.repeat(4))
-        expected = [dynamics.reward(s, dynamics.encoder.logits(s.batch), labels) for s in alone]
+        rewards = dynamics.reward(examples.repeat(4), together.kept, dynamics.reducer.outputs(together))
+        expected = [dynamics.reward(examples, s.kept, dynamics.reducer.outputs(s)) for s in alone]
     torch.testing.assert_close(rewards, torch.cat(expected), rtol=1e-4, atol=1e-5)
 
 

@@ -40,9 +40,9 @@ def even_policy():
 
 @pytest.fixture(scope="module")
 def seeing():
-    """A policy that sees the token's document, its neighbours and the dial, each as much as the token."""
+    """A policy that sees the token's document and its neighbours, each as much as the token."""
     torch.manual_seed(5)
-    policy = Policy(dim=16, num_points=2, width=8, features=("document", "neighbours", "dial"))
+    policy = Policy(dim=16, num_points=2, width=8, features=("document", "neighbours"))
     with torch.no_grad():
         for name, parameter in policy.named_parameters():
             parameter.normal_(std=0.15 if "document" in name else 0.5)
@@ -123,17 +123,6 @@ def test_log_prob_sums_the_free_tokens_decisions_of_each_point(dynamics, policy,
             assert rollout.log_prob[:, s, d].tolist() == pytest.approx([float(x) for x in summed], abs=1e-4)
             assert rollout.mean_log_prob[:, s, d].tolist() == pytest.approx([float(x) for x in averaged], abs=1e-4)
     assert (rollout.log_prob[:, :, 2] == 0).all()  # one protected token decides nothing
-    assert (rollout.entropy[:, 2] == 0).all()
-
-
-def test_entropy_at_even_odds_is_log_two_for_each_free_token(dynamics, tokens):
-    policy = Policy(dim=16, num_points=2, width=8)
-    with torch.no_grad():
-        for parameter in policy.parameters():
-            parameter.zero_()
-    rollout, _ = sample(dynamics, policy, tokens, [1], samples=4)
-    free = 11 + (rollout.state.kept[0] - 1)
-    torch.testing.assert_close(rollout.entropy[:, 0], free * torch.log(torch.tensor(2.0)))
 
 
 def test_the_gradient_enters_the_policy_alone(dynamics, policy, tokens, encoder):
@@ -141,9 +130,8 @@ def test_the_gradient_enters_the_policy_alone(dynamics, policy, tokens, encoder)
     rollout = sample_trajectories(dynamics, policy, tokens, draw, torch.zeros(2, 5))
     heads = torch.autograd.grad(rollout.log_prob.sum(), list(policy.parameters()), retain_graph=True)
     assert all(gradient.abs().max() > 0 for gradient in heads)
-    below = torch.autograd.grad(rollout.log_prob.sum(), list(encoder.model.parameters()), allow_unused=True)
+    below = torch.autograd.grad(rollout.log_prob.sum(), list(encoder.plain.parameters()), allow_unused=True)
     assert all(gradient is None for gradient in below)
-    assert not rollout.entropy.requires_grad
 
 
 def test_an_infinite_dial_keeps_everything_and_dials_are_each_trajectorys_own(dynamics, policy, tokens):
@@ -221,11 +209,10 @@ def test_the_forced_mask_replaces_the_last_samples_draw_at_both_points(dynamics,
     assert all(kept[s, d] == drawn[s, d] for s in (0, 1) for d in (0, 1))
 
 
-def test_a_trajectory_that_keeps_all_for_certain_has_no_entropy_and_spoils_no_gradient(dynamics, policy, tokens):
+def test_a_trajectory_that_keeps_all_for_certain_spoils_no_gradient(dynamics, policy, tokens):
     draw = Draw(seed=0, version=0, documents=torch.tensor([0, 1]))
     dials = torch.tensor([[0.0, 0.0], [torch.inf, -torch.inf]])
     rollout = sample_trajectories(dynamics, policy, tokens.take(torch.tensor([0, 1])), draw, dials)
-    assert (rollout.entropy[1] == 0).all()
     assert (rollout.log_prob[:, 1] == 0).all()
     # The drawn sample alone enters the loss, as in the joint stage.
     gradients = torch.autograd.grad(rollout.log_prob[:, 0].sum(), list(policy.parameters()))
@@ -279,7 +266,6 @@ def test_relaxed_trajectories_are_those_drawn_without(temperature, dynamics, pol
         assert all(torch.equal(one, other) for one, other in zip(hard.masks, soft.masks, strict=True))
         assert torch.equal(soft.state.batch.hidden, hard.state.batch.hidden)
         assert torch.equal(soft.log_prob, hard.log_prob)
-        assert torch.equal(soft.entropy, hard.entropy)
         assert hard.counts is None
         assert torch.equal(soft.counts.flatten(1), soft.state.kept.float())
         assert not torch.equal(soft.counts[0], soft.counts[1])
@@ -309,7 +295,7 @@ def test_the_gradient_of_the_tokens_left_is_the_relaxed_decisions_by_hand(dynami
 
 def test_the_gradient_of_the_outcome_reaches_what_was_kept_and_nothing_else(dynamics, each, tokens):
     rollout = relaxed(dynamics, each, tokens, samples=1)
-    gradient = gradient_of(dynamics.encoder.logits(rollout.state.batch)[:, 0].sum(), each)
+    gradient = gradient_of(dynamics.reducer.outputs(rollout.state)[:, 0].sum(), each)
     for d, length in enumerate((12, 9)):
         start = 12 * d
         kept = torch.zeros(2, 12, dtype=torch.bool)
@@ -325,7 +311,7 @@ def test_the_gradient_of_the_outcome_reaches_what_was_kept_and_nothing_else(dyna
             assert (gradient[point, d][~kept[point]] == 0).all()
 
 
-def test_one_tokens_gradient_is_its_gates_by_finite_difference(make_dynamics, tokens, encoder):
+def test_one_tokens_gradient_is_its_gates_by_finite_difference(make_dynamics):
     # One document of a protected token and a free one, kept: dR/dl = dR/dg · σ'((l + noise)/τ)/τ at g = 1.
     dynamics, part = make_dynamics((2,), (0.0,)), Tokens.from_lists([[2, 5]], None)
     policy = Table(1, 1, 2)
@@ -340,14 +326,14 @@ def test_one_tokens_gradient_is_its_gates_by_finite_difference(make_dynamics, to
         temperature=0.7,
     )
     assert rollout.state.kept.tolist() == [[2]]
-    found = gradient_of(encoder.logits(rollout.state.batch)[0, 1], policy)[0, 0]
+    found = gradient_of(dynamics.reducer.outputs(rollout.state)[0, 1], policy)[0, 0]
     uniform = keyed_uniform(7, 2, 2, 0, 0, 1)
     soft = ((1.5 - torch.logit(uniform)) / 0.7).sigmoid()
 
     @torch.no_grad()
     def outcome(gate):
         state = dynamics.transition(dynamics.reset(part), torch.ones(1, 2, dtype=torch.bool), torch.tensor([1.0, gate]))
-        return encoder.logits(state.batch)[0, 1]
+        return dynamics.reducer.outputs(state)[0, 1]
 
     slope = (outcome(1.01) - outcome(0.99)) / 0.02
     assert abs(slope) > 1e-3
@@ -355,7 +341,7 @@ def test_one_tokens_gradient_is_its_gates_by_finite_difference(make_dynamics, to
     torch.testing.assert_close(found[1], slope * soft * (1 - soft) / 0.7, rtol=2e-2, atol=1e-5)
 
 
-def test_a_gate_of_one_point_does_not_scale_again_at_the_next_by_finite_difference(dynamics, encoder):
+def test_a_gate_of_one_point_does_not_scale_again_at_the_next_by_finite_difference(dynamics):
     # As above, of a token that is kept at both points: each decision's gradient is that of its own gate alone.
     part, policy = Tokens.from_lists([[2, 5]], None), Table(2, 1, 2)
     with torch.no_grad():
@@ -363,14 +349,14 @@ def test_a_gate_of_one_point_does_not_scale_again_at_the_next_by_finite_differen
     draw = Draw(seed=7, version=2, documents=torch.tensor([2]))
     rollout = sample_trajectories(dynamics, policy, part, draw, torch.zeros(1, 1), temperature=0.7)
     assert rollout.state.kept.tolist() == [[2], [2]]
-    found = gradient_of(encoder.logits(rollout.state.batch)[0, 1], policy)[:, 0, 1]
+    found = gradient_of(dynamics.reducer.outputs(rollout.state)[0, 1], policy)[:, 0, 1]
 
     @torch.no_grad()
     def outcome(*gates):
         state = dynamics.reset(part)
         for gate in gates:
             state = dynamics.transition(state, torch.ones(1, 2, dtype=torch.bool), torch.tensor([1.0, gate]))
-        return encoder.logits(state.batch)[0, 1]
+        return dynamics.reducer.outputs(state)[0, 1]
 
     slopes = [(outcome(1.01, 1.0) - outcome(0.99, 1.0)) / 0.02, (outcome(1.0, 1.01) - outcome(1.0, 0.99)) / 0.02]
     for point, slope in enumerate(slopes):
@@ -383,19 +369,19 @@ def test_what_is_deployed_has_no_gradient_and_leaves_the_drawn_ones_theirs(dynam
     deployed = torch.tensor([False, True])
     dials = torch.tensor([[0.0, 0.0], [torch.inf, 0.3]])
     rollout = relaxed(dynamics, each, tokens, samples=2, dials=dials, deployed=deployed)
-    logits = dynamics.encoder.logits(rollout.state.batch)
+    logits = dynamics.reducer.outputs(rollout.state)
     assert (gradient_of(rollout.counts[:, 1].sum(), each) == 0).all()
     assert (gradient_of(logits[2:].sum(), each) == 0).all()
     alone = relaxed(dynamics, each, tokens, samples=1)
-    own = dynamics.encoder.logits(alone.state.batch)
+    own = dynamics.reducer.outputs(alone.state)
     for both, one in ((rollout.counts[:, :1], alone.counts), (logits[:2, 0], own[:, 0])):
         torch.testing.assert_close(gradient_of(both.sum(), each), gradient_of(one.sum(), each), rtol=1e-3, atol=1e-5)
 
 
 def test_relaxed_decisions_reach_every_weight_of_the_policy_and_none_below(dynamics, seeing, tokens, encoder):
     rollout = relaxed(dynamics, seeing, tokens, dials=torch.tensor([[0.5, -0.5]] * 3))
-    value = rollout.counts.sum() + encoder.logits(rollout.state.batch)[:, 0].sum()
+    value = rollout.counts.sum() + dynamics.reducer.outputs(rollout.state)[:, 0].sum()
     heads = torch.autograd.grad(value, list(seeing.parameters()), retain_graph=True)
     assert all(gradient.isfinite().all() and gradient.abs().max() > 0 for gradient in heads)
-    below = torch.autograd.grad(rollout.counts.sum(), list(encoder.model.parameters()), allow_unused=True)
+    below = torch.autograd.grad(rollout.counts.sum(), list(encoder.plain.parameters()), allow_unused=True)
     assert all(gradient is None for gradient in below)  # the states that a decision is made on do not learn from it

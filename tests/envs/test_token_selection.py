@@ -1,6 +1,7 @@
 """The Gymnasium environments: their contract, their bounds, and that they are the rollout's own dynamics."""
 
 import copy
+import dataclasses
 import importlib
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from envs.token_selection import TokenSelectionEnv, TokenSelectionVectorEnv
 from trbert.encoder import Encoder
 from trbert.errors import InputError
 from trbert.packed.tokens import Tokens
+from trbert.tasks.examples import Examples
 
 ROOT = Path(__file__).resolve().parents[2]
 ID = "trbert/TokenSelection-v0"
@@ -30,13 +32,18 @@ SAMPLES = 3
 
 
 @pytest.fixture
-def env(dynamics, tokens, labels):
-    return TokenSelectionEnv(dynamics, tokens, labels)
+def env(dynamics, examples):
+    return TokenSelectionEnv(dynamics, examples)
 
 
 @pytest.fixture
-def vector_env(dynamics, tokens, labels):
-    return TokenSelectionVectorEnv(dynamics, tokens, labels, num_envs=2)
+def vector_env(dynamics, examples):
+    return TokenSelectionVectorEnv(dynamics, examples, num_envs=2)
+
+
+def with_encoder(dynamics, encoder):
+    """Returns the dynamics of another encoder; the prices stay."""
+    return dataclasses.replace(dynamics, reducer=dataclasses.replace(dynamics.reducer, encoder=encoder))
 
 
 def recorded_actions(dynamics, tokens, rollout, samples, width):
@@ -58,12 +65,12 @@ def recorded_actions(dynamics, tokens, rollout, samples, width):
 
 
 @pytest.mark.parametrize("points", [(0, 2), (1, 3)])
-def test_gymnasiums_checker_has_nothing_to_warn_of(make_dynamics, tokens, labels, points):
+def test_gymnasiums_checker_has_nothing_to_warn_of(make_dynamics, examples, points):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_env(gymnasium.make(ID, dynamics=make_dynamics(points), tokens=tokens, labels=labels).unwrapped)
+        check_env(gymnasium.make(ID, dynamics=make_dynamics(points), examples=examples).unwrapped)
         # The checker can only ask about render modes what `make` has built.
-        check_env(TokenSelectionEnv(make_dynamics(points), tokens, labels, max_length=15), skip_render_check=True)
+        check_env(TokenSelectionEnv(make_dynamics(points), examples, max_length=15), skip_render_check=True)
 
 
 def test_the_checker_warns_of_infinite_bounds(env):
@@ -74,11 +81,11 @@ def test_the_checker_warns_of_infinite_bounds(env):
 
 
 @pytest.mark.parametrize("mode", [None, "sync"])
-def test_make_vec_makes_environments_whose_observations_lie_in_their_space(dynamics, tokens, labels, mode):
+def test_make_vec_makes_environments_whose_observations_lie_in_their_space(dynamics, examples, mode):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         vector = {"autoreset_mode": AutoresetMode.DISABLED} if mode else None
-        made = gymnasium.make_vec(ID, 3, mode, vector, dynamics=dynamics, tokens=tokens, labels=labels)
+        made = gymnasium.make_vec(ID, 3, mode, vector, dynamics=dynamics, examples=examples)
         assert isinstance(made, TokenSelectionVectorEnv) == (mode is None)
         assert made.metadata["autoreset_mode"] is AutoresetMode.DISABLED
         observations, _ = made.reset(seed=4)
@@ -133,7 +140,7 @@ def test_keeping_all_gives_the_plain_models_logits_and_the_whole_cost(env, encod
     *_, info = env.step(np.ones(12))
     ids = tokens.take(torch.tensor([1])).input_ids[None]
     with torch.no_grad():
-        plain = encoder.model(input_ids=ids).logits[0]
+        plain = encoder.plain(input_ids=ids).logits[0]
     np.testing.assert_allclose(info["logits"], plain, rtol=1e-4, atol=1e-5)
     policy = 2 * 12 * dynamics.cost.policy_per_token / dynamics.cost.unreduced(torch.tensor([12])).item()
     assert info["cost"] == pytest.approx(1 + policy)
@@ -149,10 +156,9 @@ def test_the_charge_is_what_the_reward_subtracts_at_the_penalty(env, labels):
     assert reward == pytest.approx(float(log_likelihood) - 2.0 * info["charge"], abs=1e-5)  # the penalty is 2
 
 
-def test_half_precision_states_are_observed_as_float32(dynamics, encoder, tokens, labels):
-    half = copy.copy(dynamics)
-    object.__setattr__(half, "encoder", Encoder(copy.deepcopy(encoder.model).to(torch.bfloat16)))
-    env = TokenSelectionEnv(half, tokens, labels)
+def test_half_precision_states_are_observed_as_float32(dynamics, encoder, tokens, examples):
+    half = with_encoder(dynamics, Encoder(copy.deepcopy(encoder.plain).to(torch.bfloat16)))
+    env = TokenSelectionEnv(half, examples)
     observation, _ = env.reset(options={"document": 1})
     assert observation in env.observation_space
     states = half.reset(tokens.take(torch.tensor([1]))).batch.hidden
@@ -192,11 +198,11 @@ def test_dropout_is_off_even_where_training_left_it_on(env, encoder):
         return env.step(np.ones(12))[1]
 
     expected = reward()
-    encoder.model.train()
+    encoder.plain.train()
     try:
         assert reward() == expected
     finally:
-        encoder.model.eval()
+        encoder.plain.eval()
 
 
 def test_no_gradient_is_recorded(env):
@@ -218,7 +224,7 @@ def test_importing_envs_registers_without_loading_torch():
 @pytest.mark.parametrize("points", [(0, 2), (1, 3)])
 @pytest.mark.parametrize("price", ["flops", "tokens"])
 def test_recorded_masks_replayed_give_the_rollouts_reward_kept_counts_and_cost(
-    make_dynamics, policy, tokens, labels, points, price
+    make_dynamics, policy, tokens, examples, points, price
 ):
     dynamics = make_dynamics(points, price=price)
     docs = len(tokens)
@@ -226,8 +232,8 @@ def test_recorded_masks_replayed_give_the_rollouts_reward_kept_counts_and_cost(
         draw = Draw(seed=5, version=0, documents=torch.arange(docs))
         rollout = sample_trajectories(dynamics, policy, tokens, draw, torch.zeros(SAMPLES, docs))
         state = rollout.state
-        logits = dynamics.encoder.logits(state.batch)
-        rewards = dynamics.reward(state, logits, labels.repeat(SAMPLES)).numpy()
+        outputs = dynamics.reducer.outputs(state)
+        rewards = dynamics.reward(examples.repeat(SAMPLES), state.kept, outputs).numpy()
         actions = recorded_actions(dynamics, tokens, rollout, SAMPLES, 12)
     lengths = state.batch.original_lengths
     cost = (dynamics.cost.reduced(lengths, state.kept, points) / dynamics.cost.unreduced(lengths)).numpy()
@@ -235,7 +241,7 @@ def test_recorded_masks_replayed_give_the_rollouts_reward_kept_counts_and_cost(
     assert state.kept[-1].sum() < 0.9 * lengths.sum()
     assert len(set(rewards.round(5).tolist())) > 2 * docs
 
-    vector = TokenSelectionVectorEnv(dynamics, tokens, labels, num_envs=SAMPLES * docs)
+    vector = TokenSelectionVectorEnv(dynamics, examples, num_envs=SAMPLES * docs)
     vector.reset(options={"documents": list(range(docs)) * SAMPLES})
     for action in actions:
         _, replayed, terminated, _, infos = vector.step(action)
@@ -244,7 +250,7 @@ def test_recorded_masks_replayed_give_the_rollouts_reward_kept_counts_and_cost(
     np.testing.assert_array_equal(infos["kept"].T, state.kept)
     np.testing.assert_allclose(infos["cost"], cost, rtol=1e-6)
 
-    single = TokenSelectionEnv(dynamics, tokens, labels)
+    single = TokenSelectionEnv(dynamics, examples)
     for trajectory in range(SAMPLES * docs):
         single.reset(options={"document": trajectory % docs})
         for action in actions:
@@ -255,8 +261,8 @@ def test_recorded_masks_replayed_give_the_rollouts_reward_kept_counts_and_cost(
         assert info["cost"] == pytest.approx(cost[trajectory], rel=1e-6)
 
 
-def test_the_vector_environment_is_the_single_one_stacked(dynamics, tokens, labels):
-    made = {"dynamics": dynamics, "tokens": tokens, "labels": labels}
+def test_the_vector_environment_is_the_single_one_stacked(dynamics, examples):
+    made = {"dynamics": dynamics, "examples": examples}
     packed = gymnasium.make_vec(ID, 4, **made)
     looped = gymnasium.make_vec(ID, 4, "sync", {"autoreset_mode": AutoresetMode.DISABLED}, **made)
     assert packed.single_observation_space == looped.single_observation_space
@@ -301,8 +307,14 @@ OTHERS = {
 }
 
 
+def space_of(dynamics, examples):
+    """Returns the space of `hidden`."""
+    first = dataclasses.replace(examples, targets=torch.zeros_like(examples.targets))  # a class that every model has
+    return TokenSelectionEnv(dynamics, first).observation_space["hidden"]
+
+
 @pytest.mark.parametrize("family", POST_NORM)
-def test_bounds_follow_from_the_last_norm_before_each_point(make_dynamics, tokens, family):
+def test_bounds_follow_from_the_last_norm_before_each_point(dynamics, examples, family):
     encoder = small(POST_NORM[family])
     norms = [module for module in encoder.base.modules() if isinstance(module, torch.nn.LayerNorm)]
     with torch.no_grad():
@@ -314,9 +326,7 @@ def test_bounds_follow_from_the_last_norm_before_each_point(make_dynamics, token
         for index, layer in enumerate(encoder.layers):
             last = [module for module in layer.modules() if isinstance(module, torch.nn.LayerNorm)][-1]
             last.weight[4 + index] = 10.0
-    dynamics = copy.copy(make_dynamics())
-    object.__setattr__(dynamics, "encoder", encoder)
-    space = TokenSelectionEnv(dynamics, tokens, torch.zeros(5, dtype=torch.long)).observation_space["hidden"]
+    space = space_of(with_encoder(dynamics, encoder), examples)
     # √15 · 2 + ½, and √15 · 7 + ½ and √15 · 10 + ½ where a weight stands out; 1 % for rounding.
     expected = 15**0.5 * np.array([2, 2, 2, 7, 2, 10, 2, 10] + [2] * 8) + 0.5
     np.testing.assert_allclose(space.high, np.tile(1.01 * expected, (12, 1)), rtol=1e-5)
@@ -327,39 +337,31 @@ def norms_of(encoder):
     return [module for module in encoder.base.modules() if isinstance(module, torch.nn.LayerNorm)]
 
 
-def space_of(dynamics, tokens, encoder=None):
-    """Returns the space of `hidden`, with another encoder where one is given."""
-    dynamics = copy.copy(dynamics)
-    if encoder is not None:
-        object.__setattr__(dynamics, "encoder", encoder)
-    return TokenSelectionEnv(dynamics, tokens, torch.zeros(len(tokens), dtype=torch.long)).observation_space["hidden"]
-
-
-def test_a_norm_without_scale_and_shift_bounds_by_the_width_alone(dynamics, tokens):
+def test_a_norm_without_scale_and_shift_bounds_by_the_width_alone(dynamics, examples):
     encoder = small(POST_NORM["bert"])
     for norm in norms_of(encoder):
         norm.weight = norm.bias = None
-    np.testing.assert_allclose(space_of(dynamics, tokens, encoder).high, 1.01 * 15**0.5, rtol=1e-5)
+    np.testing.assert_allclose(space_of(with_encoder(dynamics, encoder), examples).high, 1.01 * 15**0.5, rtol=1e-5)
 
 
-def test_a_dimension_that_is_always_zero_still_has_an_interval(dynamics, tokens):
+def test_a_dimension_that_is_always_zero_still_has_an_interval(dynamics, examples):
     encoder = small(POST_NORM["bert"])
     with torch.no_grad():
         for norm in norms_of(encoder):
             norm.weight[3] = norm.bias[3] = 0.0
-    space = space_of(dynamics, tokens, encoder)
+    space = space_of(with_encoder(dynamics, encoder), examples)
     assert (space.high[:, 3] > 0).all()
     assert (space.low < space.high).all()
 
 
-def test_bounds_are_found_even_where_training_left_dropout_on(dynamics, tokens, encoder):
-    expected = space_of(dynamics, tokens)
+def test_bounds_are_found_even_where_training_left_dropout_on(dynamics, examples, encoder):
+    expected = space_of(dynamics, examples)
     assert expected.high.max() < WIDEST
-    encoder.model.train()
+    encoder.plain.train()
     try:
-        assert space_of(dynamics, tokens) == expected
+        assert space_of(dynamics, examples) == expected
     finally:
-        encoder.model.eval()
+        encoder.plain.eval()
 
 
 def test_a_one_hot_state_reaches_the_bound():
@@ -369,10 +371,9 @@ def test_a_one_hot_state_reaches_the_bound():
 
 
 @pytest.mark.parametrize("family", OTHERS)
-def test_states_that_no_norm_ends_have_the_widest_finite_bound(make_dynamics, tokens, family):
-    dynamics = copy.copy(make_dynamics())
-    object.__setattr__(dynamics, "encoder", small(OTHERS[family]))
-    env = TokenSelectionEnv(dynamics, tokens, torch.zeros(5, dtype=torch.long))
+def test_states_that_no_norm_ends_have_the_widest_finite_bound(dynamics, examples, family):
+    first = dataclasses.replace(examples, targets=torch.zeros_like(examples.targets))
+    env = TokenSelectionEnv(with_encoder(dynamics, small(OTHERS[family])), first)
     assert (env.observation_space["hidden"].high == WIDEST).all()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -380,7 +381,7 @@ def test_states_that_no_norm_ends_have_the_widest_finite_bound(make_dynamics, to
 
 
 def test_finding_the_bounds_leaves_no_hook_behind(env, encoder):
-    assert not any(module._forward_hooks for module in encoder.model.modules())
+    assert not any(module._forward_hooks for module in encoder.plain.modules())
 
 
 # Wrong inputs.
@@ -436,22 +437,43 @@ def test_wrong_use_of_the_vector_environment_is_answered_with_the_remedy(vector_
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"labels": torch.zeros(4, dtype=torch.long)}, r"labels must be one for each of the 5 documents, .* \(4,\)"),
-        ({"labels": torch.full((5,), 3)}, "labels must be from 0 to 2, and go from 3 to 3"),
-        ({"labels": torch.tensor([0, 1, -1, 0, 1])}, "labels must be from 0 to 2, and go from -1 to 1"),
-        ({"max_length": 11}, "max_length must be at least the longest document's 12 tokens, and is 11"),
-        ({"tokens": Tokens.from_lists([], None)}, "tokens must hold at least one document"),
+        ({"targets": torch.full((5,), 3)}, "labels must be from 0 to 2, and go from 3 to 3"),
+        ({"targets": torch.tensor([0, 1, -1, 0, 1])}, "labels must be from 0 to 2, and go from -1 to 1"),
+        ({"targets": torch.tensor([0, 1, 2, 0, 3])}, "labels must be from 0 to 2, and go from 0 to 3"),
+        (
+            {"targets": torch.tensor([0, 1, 2]), "owner": torch.tensor([0, 0, 1, 2, 2])},
+            "examples must be one document each in this environment, and 3 have 5: sample them by envs.rollout instead",
+        ),
     ],
 )
 @pytest.mark.parametrize("made", [TokenSelectionEnv, TokenSelectionVectorEnv])
-def test_wrong_documents_are_answered_with_the_remedy(dynamics, tokens, labels, made, wrong, message):
+def test_wrong_examples_are_answered_with_the_remedy(dynamics, examples, made, wrong, message):
+    with pytest.raises(InputError, match=f"^{message}"):
+        made(dynamics, dataclasses.replace(examples, **wrong))
+
+
+@pytest.mark.parametrize("made", [TokenSelectionEnv, TokenSelectionVectorEnv])
+def test_too_few_rows_for_a_document_are_answered_with_the_remedy(dynamics, examples, made):
+    assert made(dynamics, examples, max_length=12) is not None
+    with pytest.raises(InputError, match="max_length must be at least the longest document's 12 tokens, and is 11"):
+        made(dynamics, examples, max_length=11)
+
+
+@pytest.mark.parametrize(
+    ("documents", "labels", "message"),
+    [
+        ([[5, 6]] * 5, [0] * 4, "targets must be one for each of the 5 documents, and are 4"),
+        ([], [], "tokens must hold at least one document"),
+    ],
+)
+def test_examples_of_documents_without_targets_or_of_none_are_not_made(documents, labels, message):
     with pytest.raises(InputError, match=message):
-        made(**({"dynamics": dynamics, "tokens": tokens, "labels": labels} | wrong))
+        Examples.of_documents(Tokens.from_lists(documents, None), torch.tensor(labels, dtype=torch.long))
 
 
-def test_a_vector_environment_has_at_least_one_document(dynamics, tokens, labels):
+def test_a_vector_environment_has_at_least_one_document(dynamics, examples):
     with pytest.raises(InputError, match="num_envs must be at least 1, and is 0"):
-        TokenSelectionVectorEnv(dynamics, tokens, labels, num_envs=0)
+        TokenSelectionVectorEnv(dynamics, examples, num_envs=0)
 
 
 def test_a_refused_action_leaves_the_episode_where_it_was(env):
