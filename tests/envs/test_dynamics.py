@@ -1,5 +1,6 @@
 """Reset, transition, reward: by hand on known prices, and against the plain model."""
 
+import dataclasses
 import math
 
 import pytest
@@ -261,3 +262,68 @@ def test_a_branch_can_branch_again(dynamics, tokens):
 def test_impossible_dynamics_are_refused(make_dynamics, points, keep_ratios, message):
     with pytest.raises(InputError, match=message):
         make_dynamics(points, keep_ratios)
+
+
+# Examples of several documents.
+
+PAIR = Tokens.from_lists([[5], [6, 7]], None)
+"""Unreduced, the first document costs 44 in the simple prices (4 layers of 11), the second 96: together 140."""
+
+
+def pair(label):
+    return Examples(PAIR, torch.tensor([label]), owner=torch.tensor([0, 0]))
+
+
+def test_an_example_of_two_documents_is_charged_as_they_cost_together_by_hand(priced):
+    # The one token stays: 22 at each point. Of the two tokens both go on at point 0 and one at point 1: 48 and 22.
+    dynamics, kept = priced((0.0, 0.0)), torch.tensor([[1, 2], [1, 1]])
+    charges = dynamics.charges(PAIR.lengths, kept)
+    torch.testing.assert_close(charges, torch.tensor([[22 / 44, 48 / 96], [22 / 44, 22 / 96]]))
+    together = dynamics.of_examples(pair(0), charges)
+    torch.testing.assert_close(together, torch.tensor([[(22 + 48) / 140], [(22 + 22) / 140]]))
+
+
+def test_documents_weigh_by_their_unreduced_price_whatever_the_charge_is_in_by_hand(priced):
+    # As tokens over two points: ½ of the whole at both points of the first; 2/2/2 and 1/2/2 of the second.
+    dynamics = priced((0.0, 0.0), "tokens")
+    charges = dynamics.charges(PAIR.lengths, torch.tensor([[1, 2], [1, 1]]))
+    torch.testing.assert_close(charges, torch.tensor([[0.5, 0.5], [0.5, 0.25]]))
+    expected = torch.tensor([[0.5], [(0.5 * 44 + 0.25 * 96) / 140]])
+    torch.testing.assert_close(dynamics.of_examples(pair(0), charges), expected)
+
+
+def test_the_returns_of_an_example_of_two_documents_by_hand(priced, pick_one):
+    # Scores of 0 and log 3: the second document is picked with ¾. Two samples; in the other one nothing is kept that
+    # need not be: 22 of each document at each point.
+    dynamics = priced((0.0, 0.0))
+    dynamics = dataclasses.replace(dynamics, reducer=dataclasses.replace(dynamics.reducer, task=pick_one))
+    examples = pair(1).repeat(2)
+    assert examples.owner.tolist() == [0, 0, 1, 1]
+    outputs = torch.tensor([[0.0, 9.0, 9.0], [math.log(3), 0.0, 0.0]] * 2)
+    kept = torch.tensor([[1, 2, 1, 1], [1, 1, 1, 1]])
+    returns = dynamics.returns(examples, kept, outputs)
+    fidelity, whole = math.log(0.75), torch.tensor([[22 + 48 + 22 + 22, 4 * 22], [22 + 22, 2 * 22]]) / 140
+    torch.testing.assert_close(returns, fidelity - 2.0 * whole)
+    assert torch.equal(dynamics.reward(examples, kept, outputs), returns[0])
+
+
+def test_documents_of_unequal_numbers_go_to_their_own_examples_by_hand(priced):
+    # Examples of one, three and one documents, all of one token or two; in simple prices 44 or 96.
+    tokens = Tokens.from_lists([[5, 6], [5], [5, 6], [5], [5]], None)
+    examples = Examples(tokens, torch.tensor([0, 0, 0]), owner=torch.tensor([0, 1, 1, 1, 2]))
+    charges = torch.tensor([[0.3, 1.0, 0.5, 0.0, 0.9], [0.0, 0.0, 0.0, 1.0, 0.1]])
+    expected = torch.tensor([[0.3, (44 + 48) / 184, 0.9], [0.0, 44 / 184, 0.1]])
+    torch.testing.assert_close(priced((0.0, 0.0)).of_examples(examples, charges), expected)
+
+
+def test_an_example_of_one_document_is_charged_exactly_what_the_document_is(dynamics, examples):
+    kept = torch.stack([examples.tokens.lengths, (examples.tokens.lengths + 1) // 2])
+    charges = dynamics.charges(examples.tokens.lengths, kept)
+    assert (charges > 0).any()
+    assert torch.equal(dynamics.of_examples(examples, charges), charges)
+
+
+def test_the_charge_of_an_example_carries_its_documents_gradients_by_their_shares(priced):
+    charges = torch.zeros(1, 2, requires_grad=True)
+    (gradient,) = torch.autograd.grad(priced((0.0, 0.0)).of_examples(pair(0), charges).sum(), charges)
+    torch.testing.assert_close(gradient, torch.tensor([[44 / 140, 96 / 140]]))
