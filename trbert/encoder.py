@@ -19,10 +19,15 @@ from trbert.runners.runner import RotaryTables, Runner
 from trbert.shapes import Float, Hidden, Logits
 
 _BLOCK_BYTES = 12 * 2**20
-"""Most bytes of one state on a CPU. Measured on two cores, float32, documents of 512 tokens, against the padded model:
-MiniLM, batch 8, run whole .99x with 24,500 page faults, in rows of 4,096 tokens 1.01x with as many, of 2,048 (this
-size) 1.07x with none, of 1,024 1.02x; batch 32 1.00x, 1.11x, 1.14x, 1.10x; BERT-base, batch 8, whole .97x with 310,000
-faults, in rows of 1,024 tokens (this size) 1.01x with none."""
+"""Most bytes of one state on a CPU.
+
+Measured on two cores, float32, documents of 512 tokens; times the padded model's speed, and page faults:
+
+* MiniLM, batch 8: the whole row at once .99 with 24,500 faults; rows of 4,096 tokens 1.01 with as many; rows of 2,048
+  tokens (this size) 1.07 with none; rows of 1,024 tokens 1.02.
+* MiniLM, batch 32: 1.00, 1.11, 1.14 (this size), 1.10.
+* BERT-base, batch 8: the whole row at once .97 with 310,000 faults; rows of 1,024 tokens (this size) 1.01 with none.
+"""
 
 
 Reads = Literal["documents", "tokens"]
@@ -104,11 +109,11 @@ class Encoder:
         return batch.with_hidden(hidden, torch.cat(received) if received else None)
 
     def _tokens_at_once(self) -> int:
-        """Returns how long a row may be: on a CPU so long that a layer's widest state fits `_BLOCK_BYTES`.
+        """Returns how many tokens a row may have: on a CPU, as many as let a layer's widest state fit `_BLOCK_BYTES`.
 
-        The allocator takes a block of more than 32 MiB from the system anew each time, and gives smaller ones back when
-        enough are free; their pages fault again in every layer. Where the encoder learns its states are kept, so that
-        there is no memory to use again.
+        The allocator asks the system for each block of more than 32 MiB again, and the pages of such a block fault in
+        every layer. Smaller blocks are used again. Where the encoder learns, its states are kept for the backward
+        pass, so that there is no memory to use again, and rows are not split.
         """
         learns = torch.is_grad_enabled() and next(self.base.parameters()).requires_grad
         if self.device.type != "cpu" or learns:

@@ -1,8 +1,8 @@
 """Attention over a packed row, within documents: the function that Hugging Face's own layers call.
 
-transformers hands every keyword argument of a layer on to its attention function. Ours, registered as
-`trbert_packed`, takes from there how the row falls into documents; called without, by a model used in the plain way,
-it is Hugging Face's SDPA.
+transformers passes every keyword argument of a layer on to the attention function. Our function is registered as
+`trbert_packed`. It reads from these arguments how the row falls into documents. A model that is used in the plain way
+passes none of them; then our function calls Hugging Face's own SDPA.
 """
 
 import inspect
@@ -26,7 +26,10 @@ from trbert.shapes import TokenFloat, TokenIndex
 PACKED_ATTENTION = "trbert_packed"
 
 Windows = list[Tensor | None] | None
-"""Which tokens of a document see which, [n, n], None where all see all; None where that is so of every document."""
+"""For each document, which of its tokens see which, [n, n]; None for a document whose tokens all see one another.
+
+None for the whole row where that holds for every document.
+"""
 
 Varlen = Callable[[Tensor, Tensor, Tensor, Tensor, int, float], Tensor]
 """(query, key, value, each [width, heads, head_dim]; offsets; longest document; scale) -> [width, heads, head_dim]."""
@@ -61,11 +64,12 @@ def packed_attention(
 ) -> tuple[Float[Tensor, "batch width heads head_dim"], None]:
     """Returns softmax(QKᵀ · scaling) V within each document of the row, and no weights.
 
-    On a GPU in half precision one varlen kernel takes the whole row. Else SDPA by runs of documents of one length,
-    over `split` views: measured against length-grouped padding on two CPU cores, document by document was as fast or
-    faster at 20 to 512 tokens a document, and its backward pass is one concatenation. A packed row takes no dropout on
-    attention weights, in training either: the CPU's fused kernel has none, and without it a step takes several times
-    as long. Dropout on hidden states is the layers' own and stays.
+    On a GPU in half precision one varlen kernel takes the whole row. Elsewhere PyTorch's SDPA is called once for each
+    run of neighbouring documents of one length. Padding groups of similar lengths was measured on two CPU cores as the
+    alternative: for documents of 20 to 512 tokens it was not faster.
+
+    A packed row gets no dropout on attention weights, not even in training. The CPU's fused kernel has no dropout, and
+    a step without that kernel takes several times as long. Dropout on hidden states belongs to the layers, and stays.
 
     Args:
         module: the calling attention layer.
@@ -130,7 +134,7 @@ def _compiled_attend(
     window: int | None,
     scaling: float | None,
 ) -> Tensor:
-    """What a compiled layer calls: one operator to the compiler, since each row falls into documents in its own way."""
+    """What a compiled layer calls. It is one operator to the compiler, because every row has other documents."""
     lengths = segments_of(offsets)
     return _attend(query, key, value, lengths, offsets, _windows(positions, lengths, window), scaling).contiguous()
 
@@ -142,13 +146,13 @@ def _by_document(
     shared_heads = query.shape[1] != key.shape[1]
     precision: AbstractContextManager[None] = nullcontext()
     if query.requires_grad and query.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-        # The CPU's fused kernel has a bfloat16 backward pass several times slower than its float32 one (measured: it
-        # makes new kernels for every length of a document), and autocast would undo the cast.
+        # In bfloat16 the backward pass of the CPU's fused kernel is several times slower than in float32: it makes new
+        # kernels for every length of a document. Autocast would undo the cast, so it is switched off here.
         query, key, value = query.float(), key.float(), value.float()
         precision = torch.autocast("cpu", enabled=False)
     runs: list[tuple[int, int, Tensor | None]]
     if windows is None:
-        # Neighbours of one length are a batch to the kernel: one document, or a batch of full ones, is copied nowhere.
+        # The kernel takes neighbours of one length as one batch, so that documents of equal length are never copied.
         runs = [(length, len(list(same)), None) for length, same in groupby(lengths)]
     else:
         runs = [(length, 1, window) for length, window in zip(lengths, windows, strict=True)]
@@ -205,7 +209,7 @@ def _own_varlen_kernel() -> Varlen | None:
     known = inspect.signature(varlen_attn).parameters
     if "scale" not in known:
         return None
-    # One split: else how a document is summed would depend on the longest of its batch mates.
+    # One split. With more, the order of a document's sums would depend on the longest of its batch mates.
     splits: dict[str, Any] = {"num_splits": 1} if "num_splits" in known else {}
 
     def own(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, longest: int, scale: float) -> Tensor:
