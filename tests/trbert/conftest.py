@@ -10,6 +10,7 @@ from trbert.packed.tokens import Tokens
 from trbert.selection.fusion import Fusion
 from trbert.selection.reduction import Reducer
 from trbert.tasks import TASKS
+from trbert.tasks.classification import Classification
 
 SHAPE = {
     "vocab_size": 60,
@@ -109,6 +110,39 @@ def make_reducer(encoder):
         return Reducer(encoder=encoder, task=task, points=points, fusion=fusion or Fusion.none())
 
     return make
+
+
+class TokenAverage(Classification):
+    """A task whose head reads tokens: what it says of a document is the mean of what it says of its tokens."""
+
+    name = "token average"
+    head = "AutoModelForTokenClassification"
+    reads = "tokens"
+
+    def loss(self, outputs, examples):
+        """Returns −log p(label) of the mean logits of each document."""
+        tokens = examples.tokens
+        documents = torch.arange(len(tokens)).repeat_interleave(tokens.lengths)
+        sums = outputs.new_zeros(len(tokens), outputs.shape[1]).index_add(0, documents, outputs)
+        return super().loss(sums / tokens.lengths[:, None], examples)
+
+
+@pytest.fixture
+def token_task(monkeypatch):
+    """A task that reads tokens, known by its name while the test runs."""
+    monkeypatch.setitem(TASKS, TokenAverage.name, TokenAverage())
+    return TASKS[TokenAverage.name]
+
+
+@pytest.fixture
+def token_encoder():
+    """A tiny BERT that says three numbers of each token, in stages."""
+    model = transformers.AutoModelForTokenClassification.from_config(CONFIGS["bert"]()).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return Encoder(model)
 
 
 @pytest.fixture

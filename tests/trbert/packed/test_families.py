@@ -285,3 +285,36 @@ def test_a_document_longer_than_the_positions_is_refused(name, limit, config_of,
     )
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         encoder.embed(make_tokens(3, limit + 1))
+
+
+# What a task reads that is no one state of each document.
+
+
+@torch.no_grad()
+def test_a_head_that_reads_tokens_says_of_each_what_hugging_faces_own_says(family_config, make_tokens):
+    torch.manual_seed(0)
+    model = transformers.AutoModelForTokenClassification.from_config(family_config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    tokens = make_tokens(*LENGTHS, config=family_config)
+    inputs = padded(tokens, family_config)
+    plain = model(**inputs).logits[inputs["attention_mask"].bool()]
+    encoder = Encoder(model)
+    finished = encoder.run_layers(encoder.embed(tokens), 0, 4)
+    assert plain.std() > 0.1
+    assert_close(encoder.read(finished, "tokens"), plain)
+    some = torch.tensor([2, 9, 20])  # each token is read by itself
+    assert_close(encoder.read_tokens(finished.hidden[some]), plain[some])
+
+
+@torch.no_grad()
+def test_attention_is_heard_in_the_last_layer_alone_and_only_where_it_was_asked_for(bert, make_tokens):
+    encoder = Encoder(bert)
+    batch = encoder.embed(make_tokens(5, 9))
+    assert encoder.run_layers(batch, 0, 3).received is None
+    third = encoder.run_layers(encoder.run_layers(batch, 0, 2), 2, 3, listens=True)
+    assert_close(encoder.run_layers(batch, 0, 3, listens=True).received, third.received)
+    second = encoder.run_layers(batch, 0, 2, listens=True)
+    assert not torch.allclose(second.received, third.received, atol=1e-2)
+    assert encoder.run_layers(second, 2, 3).received is None  # what was heard before is not what was heard here
+    assert encoder.run_layers(batch, 0, 0, listens=True).received is None  # no layer, nothing to hear

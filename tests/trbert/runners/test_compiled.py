@@ -8,10 +8,10 @@ import sys
 
 import pytest
 import torch
+from torch.testing import assert_close
 
-from trbert.encoder import CompiledStages, Encoder
-from trbert.errors import InputError
-from trbert.modeling import load
+from trbert.encoder import Encoder
+from trbert.runners import Compiled
 
 # In a process of its own: the compiler would have to see through the type checks of a test run. The backend is
 # PyTorch's own interpreter of what was captured, which takes no C++ compiler; one family is compiled for real.
@@ -20,8 +20,10 @@ import functools, json, sys
 import torch, torch._dynamo
 from torch._dynamo.utils import counters
 from transformers import AutoConfig, AutoModelForSequenceClassification
-from trbert.encoder import CompiledStages, Encoder
-from trbert.packed import Tokens, gather_kept
+from trbert.encoder import Encoder
+from trbert.packed.batch import gather_kept
+from trbert.packed.tokens import Tokens
+from trbert.runners import Compiled
 
 config, backend = json.loads(sys.argv[1]), sys.argv[2]
 torch.compile = functools.partial(torch.compile, backend=backend)
@@ -29,14 +31,14 @@ torch.manual_seed(0)
 model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(**config)).eval()
 for parameter in model.parameters():
     torch.nn.init.normal_(parameter, std=0.2)
-eager, compiled = Encoder(model), Encoder(model, CompiledStages())
+eager, compiled = Encoder(model), Encoder(model, Compiled())
 worst, graphs = 0.0, []
 
 def logits(encoder, tokens):
     batch = encoder.run_layers(encoder.embed(tokens), 0, 1)
     keep = torch.arange(len(batch.hidden)) % 3 != 1
     batch = gather_kept(batch, (keep | batch.protected)[None])
-    return encoder.logits(encoder.run_layers(batch, 1, 4))
+    return encoder.read_documents(encoder.run_layers(batch, 1, 4))
 
 with torch.inference_mode():
     for lengths in ([9, 14, 3], [20], [5, 6, 7, 8, 21], [4, 4], [2] * 9):
@@ -45,7 +47,7 @@ with torch.inference_mode():
         expected = logits(eager, tokens)
         worst = max(worst, float((logits(compiled, tokens) - expected).abs().max() / expected.abs().max()))
         graphs.append(counters["stats"]["unique_graphs"])
-print(json.dumps({"worst": worst, "graphs": graphs, "stages": sorted(compiled.compiled)}))
+print(json.dumps({"worst": worst, "graphs": graphs, "spans": sorted(compiled.runner._spans)}))
 """
 
 
@@ -59,8 +61,8 @@ def run(config, backend):
 
 def check(found):
     assert found["worst"] < 1e-4
-    assert found["stages"] == [[0, 1], [1, 4]]
-    # One graph a stage, and no other for other lengths and numbers of documents.
+    assert found["spans"] == [[0, 1], [1, 4]]
+    # One graph a span, and no other for other lengths and numbers of documents.
     assert found["graphs"][0] >= 2
     assert found["graphs"][-1] == found["graphs"][0]
 
@@ -89,24 +91,35 @@ def no_compiler(monkeypatch):
     monkeypatch.setattr(torch, "compile", refuse)
 
 
-def test_only_a_pass_without_gradient_is_compiled(no_compiler, bert, make_tokens):
-    encoder, tokens = Encoder(bert, CompiledStages()), make_tokens(5, 7)
-    encoder.unreduced_logits(tokens)
-    batch, received = encoder.embed(tokens), torch.zeros(12)
+def test_only_a_pass_without_gradient_is_compiled(no_compiler, bert, make_tokens, make_reducer):
+    encoder, tokens = Encoder(bert, Compiled()), make_tokens(5, 7)
+    make_reducer(encoder=encoder).unreduced_outputs(tokens)
+    batch = encoder.embed(tokens)
     with torch.no_grad():
-        encoder.run_layers(batch, 0, 2, received)  # a buffer that is written to
+        assert encoder.run_layers(batch, 0, 2, listens=True).received is not None
         with pytest.raises(Forbidden):
             encoder.run_layers(batch, 0, 2)
 
 
-@pytest.mark.parametrize("twin", [copy.deepcopy, lambda stages: pickle.loads(pickle.dumps(stages))])
-def test_a_copy_runs_nothing_of_the_model_it_was_copied_from(twin):
-    stages = CompiledStages({(0, 1): torch.neg})
-    assert twin(stages) == {}
-    assert isinstance(twin(stages), CompiledStages)
-    assert len(stages) == 1
+@torch.no_grad()
+def test_each_span_is_compiled_once_whatever_the_lengths(monkeypatch, bert, make_tokens):
+    made = []
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: made.append(dynamic) or function)
+    encoder, plain = Encoder(bert, Compiled()), Encoder(bert)
+    for lengths in ((5, 7), (9,), (3, 3, 3)):
+        batch = encoder.embed(make_tokens(*lengths))
+        for span in ((0, 2), (2, 4), (1, 2)):
+            assert_close(encoder.run_layers(batch, *span).hidden, plain.run_layers(batch, *span).hidden)
+    assert made == [True] * 3
 
 
-def test_int8_is_not_compiled(tmp_path):
-    with pytest.raises(InputError, match="int8 and compiled exclude each other"):
-        load(tmp_path, int8=True, compiled=True)
+@pytest.mark.parametrize("twin", [copy.deepcopy, lambda runner: pickle.loads(pickle.dumps(runner))])
+def test_a_copy_runs_nothing_of_the_model_it_was_copied_from(twin, no_compiler, bert, make_tokens):
+    runner = Compiled()
+    runner._spans[0, 1] = lambda states, *_: -states
+    batch = Encoder(bert).embed(make_tokens(5))
+    with torch.no_grad():
+        assert torch.equal(Encoder(bert, runner).run_layers(batch, 0, 1).hidden, -batch.hidden)
+        assert isinstance(twin(runner), Compiled)
+        with pytest.raises(Forbidden):  # it would compile anew
+            Encoder(bert, twin(runner)).run_layers(batch, 0, 1)

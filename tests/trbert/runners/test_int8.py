@@ -11,11 +11,11 @@ from torch.testing import assert_close
 from trbert.encoder import Encoder
 from trbert.errors import InputError
 from trbert.measure.cost import CostModel
-from trbert.measure.evaluate import unreduced_logits
 from trbert.modeling import assemble, load
 from trbert.runners import int8
-from trbert.runners.int8 import Int8Linear, is_quantised, quantise
+from trbert.runners.int8 import Int8, Int8Linear, is_quantised
 from trbert.selection.policy import Policy
+from trbert.selection.selectors import PolicySelector
 
 
 def linear(inner, outer, bias=True, seed=0):
@@ -97,57 +97,63 @@ def test_half_precision_goes_in_and_comes_out():
 # A whole encoder.
 
 
-def test_every_family_runs_in_int8_near_its_float32_self(build_model, family_config, make_tokens):
-    encoder = Encoder(build_model(family_config))
+def quantise(encoder):
+    encoder.runner = Int8()
+    encoder.runner.adopt(encoder.plain, encoder.layers)
+
+
+def test_every_family_runs_in_int8_near_its_float32_self(build_model, family_config, make_tokens, make_reducer):
+    reducer = make_reducer(encoder=Encoder(build_model(family_config)))
     tokens = make_tokens(9, 14, 3, config=family_config)
     with torch.no_grad():
-        exact = unreduced_logits(encoder, tokens)
-        quantise(encoder)
-        near = unreduced_logits(encoder, tokens)
-    layers = [module for layer in encoder.layers for module in layer.modules()]
+        exact = reducer.unreduced_outputs(tokens)
+        quantise(reducer.encoder)
+        near = reducer.unreduced_outputs(tokens)
+    layers = [module for layer in reducer.encoder.layers for module in layer.modules()]
     assert any(isinstance(module, Int8Linear) for module in layers)
     assert not any(isinstance(module, nn.Linear) for module in layers)
     assert 0 < (near - exact).norm() < 0.2 * exact.norm()
 
 
-def test_its_flops_are_its_float32_selfs(encoder):
-    exact = CostModel.of(encoder)
-    quantise(encoder)
-    assert CostModel.of(encoder) == exact
+def test_its_flops_are_its_float32_selfs(make_reducer):
+    reducer = make_reducer()
+    exact = CostModel.of(reducer)
+    quantise(reducer.encoder)
+    assert CostModel.of(reducer) == exact
 
 
-def test_batch_mates_do_not_enter(encoder, make_tokens):
-    tokens = make_tokens(9, 14, 3, 1)
-    quantise(encoder)
-    together = unreduced_logits(encoder, tokens)
+def test_batch_mates_do_not_enter(make_reducer, make_tokens):
+    reducer, tokens = make_reducer(), make_tokens(9, 14, 3, 1)
+    quantise(reducer.encoder)
+    together = reducer.unreduced_outputs(tokens)
     for document in range(len(tokens)):
-        alone = unreduced_logits(encoder, tokens.take(torch.tensor([document])))
+        alone = reducer.unreduced_outputs(tokens.take(torch.tensor([document])))
         assert_close(alone, together[document : document + 1])
 
 
 @pytest.fixture
-def saved(bert, tmp_path):
-    policy = Policy(bert.config.hidden_size, 2, width=8)
+def saved(make_reducer, tmp_path):
+    policy = Policy(32, 2, width=8)
     for head in policy.heads:
         nn.init.normal_(head.linear_1.weight, generator=torch.Generator().manual_seed(0))
         nn.init.normal_(head.linear_2.weight, generator=torch.Generator().manual_seed(1))
-    assemble(bert, policy, (0, 2), 0.0, max_tokens=40).save_pretrained(tmp_path / "model")
+    assemble(make_reducer((0, 2)), PolicySelector(policy), 0.0, max_tokens=40).save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
 
 def test_a_saved_model_is_loaded_in_int8(saved):
-    exact, fast = load(saved), load(saved, int8=True)
+    exact, fast = load(saved), load(saved, runner="int8")
     ids = torch.randint(5, 60, (4, 12), generator=torch.Generator().manual_seed(0))
     assert is_quantised(fast)
     assert not is_quantised(exact)
-    assert not any(isinstance(module, Int8Linear) for module in [*fast.policy.modules(), fast.classifier.classifier])
+    assert not any(isinstance(module, Int8Linear) for module in [*fast.policy.modules(), fast.plain.classifier])
     logits = fast(ids).logits  # gradients on: an int8 layer passes none
     assert not logits.requires_grad
     assert (logits - exact(ids).logits).abs().max() < 0.15 * exact(ids).logits.std()
 
 
 def test_an_int8_model_cannot_be_saved(saved, tmp_path):
-    model = load(saved, int8=True)
+    model = load(saved, runner="int8")
     with pytest.raises(InputError, match="a model in int8 cannot be saved"):
         model.save_pretrained(tmp_path / "again")
     assert not (tmp_path / "again").exists()
@@ -155,7 +161,7 @@ def test_an_int8_model_cannot_be_saved(saved, tmp_path):
 
 def test_int8_elsewhere_than_on_a_cpu_is_refused(bert):
     encoder = Encoder(bert.to("meta"))
-    with pytest.raises(InputError, match=r"int8 runs on a CPU .* on 'meta': load it without int8"):
+    with pytest.raises(InputError, match=r"int8 runs on a CPU .* on 'meta': load it with another runner"):
         quantise(encoder)
 
 

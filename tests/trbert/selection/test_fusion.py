@@ -8,10 +8,11 @@ from trbert.encoder import Encoder
 from trbert.packed.batch import gather_kept, start_batch
 from trbert.packed.tokens import Tokens
 from trbert.selection.fusion import Fusion
-from trbert.selection.reduction import advance, enter, reduced_forward
+from trbert.selection.policy import Policy
 from trbert.selection.selectors import FirstSelector
 
 POINTS = (0, 2)
+FIRST = FirstSelector(Policy(32, 0))
 
 
 def far_from_zero(dim):
@@ -86,42 +87,49 @@ def test_its_maps_get_the_gradient_of_what_they_add(make_batch):
 
 
 @torch.no_grad()
-def test_with_all_tokens_kept_it_changes_nothing(fusion, bert, make_tokens):
-    tokens, rule = make_tokens(5, 9), FirstSelector()
+def test_with_all_tokens_kept_it_changes_nothing(fusion, make_reducer, make_tokens):
+    tokens = make_tokens(5, 9)
     plain, fused = (
-        [reduced_forward(encoder, rule, tokens, POINTS, dial).batch.hidden for dial in (rule.keep_all, 0.3)]
-        for encoder in (Encoder(bert), Encoder(bert, fusion=fusion))
+        [reducer.run(FIRST, tokens, dial).batch.hidden for dial in (FIRST.keep_all, 0.3)]
+        for reducer in (make_reducer(POINTS), make_reducer(POINTS, fusion))
     )
     assert torch.equal(plain[0], fused[0])
     assert not torch.allclose(plain[1], fused[1], atol=1e-2)
 
 
 @torch.no_grad()
-def test_each_point_of_a_pass_has_its_map(fusion, bert, make_tokens):
+def test_each_point_of_a_pass_has_its_map(fusion, make_reducer, make_tokens):
     fusion.maps[0].weight.zero_()
-    plain, fused = Encoder(bert), Encoder(bert, fusion=fusion)
-    batch = enter(plain, make_tokens(5, 9), POINTS)
-    some = (batch.protected | (torch.arange(14) % 2 == 0))[None]
-    first = advance(plain, batch, some, 0, POINTS)
-    assert torch.equal(advance(fused, batch, some, 0, POINTS).hidden, first.hidden)
-    none = first.protected[None]
-    last = [advance(encoder, first, none, 1, POINTS).hidden for encoder in (plain, fused)]
+    plain, fused = make_reducer(POINTS), make_reducer(POINTS, fusion)
+    state = plain.enter(make_tokens(5, 9))
+    some = (state.batch.protected | (torch.arange(14) % 2 == 0))[None]
+    first = plain.advance(state, some)
+    assert torch.equal(fused.advance(state, some).batch.hidden, first.batch.hidden)
+    none = first.batch.protected[None]
+    last = [reducer.advance(first, none).batch.hidden for reducer in (plain, fused)]
     assert not torch.allclose(*last, atol=1e-2)
 
 
 @torch.no_grad()
-def test_batch_mates_do_not_enter(fusion, bert, make_tokens):
-    encoder, tokens = Encoder(bert, fusion=fusion), make_tokens(7, 12, 3)
-    logits = encoder.logits(reduced_forward(encoder, FirstSelector(), tokens, POINTS, 0.3).batch)
+def test_batch_mates_do_not_enter(fusion, make_reducer, make_tokens):
+    reducer, tokens = make_reducer(POINTS, fusion), make_tokens(7, 12, 3)
+    logits = reducer.outputs(reducer.run(FIRST, tokens, 0.3))
     for document in range(3):
-        alone = reduced_forward(encoder, FirstSelector(), tokens.take(torch.tensor([document])), POINTS, 0.3)
-        assert_close(encoder.logits(alone.batch), logits[document : document + 1])
+        alone = reducer.run(FIRST, tokens.take(torch.tensor([document])), 0.3)
+        assert_close(reducer.outputs(alone), logits[document : document + 1])
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_it_runs_in_the_arithmetic_of_its_encoder(dtype, fusion, bert, make_tokens):
-    encoder = Encoder(bert.to(dtype), fusion=fusion.to(dtype))
-    hidden = reduced_forward(encoder, FirstSelector(), make_tokens(5, 9), POINTS, 0.3).batch.hidden
+def test_it_runs_in_the_arithmetic_of_its_encoder(dtype, fusion, bert, make_reducer, make_tokens):
+    reducer = make_reducer(POINTS, fusion.to(dtype), Encoder(bert.to(dtype)))
+    hidden = reducer.run(FIRST, make_tokens(5, 9), 0.3).batch.hidden
     assert hidden.dtype == dtype
     assert hidden.isfinite().all()
+
+
+def test_none_has_no_maps_and_gives_back_what_was_kept(make_batch):
+    batch = make_batch(5)
+    kept = gather_kept(batch, batch.protected[None])
+    assert not list(Fusion.none().parameters())
+    assert Fusion.none()(batch, kept, 3) is kept

@@ -6,9 +6,12 @@ from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
 from trbert.selection.saliency import most_salient, saliency
+from trbert.tasks import TASKS
+from trbert.tasks.examples import Examples
 
 LENGTHS = (6, 9)
 LABELS = torch.tensor([2, 0])
+TASK = TASKS["classification"]
 
 
 @torch.no_grad()
@@ -19,10 +22,10 @@ def states_at(encoder, tokens, layer):
 @pytest.mark.parametrize(("points", "reference"), [((0, 2), 3), ((1, 3), 4), ((1,), 3)])
 @torch.no_grad()
 def test_it_is_the_change_of_the_loss_when_a_token_moves_towards_its_old_state(points, reference, encoder, make_tokens):
-    encoder.model.double()
+    encoder.plain.double()
     tokens = make_tokens(*LENGTHS)
     with torch.enable_grad():
-        states, scores = saliency(encoder, tokens, LABELS, points)
+        states, scores = saliency(encoder, TASK, Examples.of_documents(tokens, LABELS), points)
     later = states_at(encoder, tokens, reference)
     for state, point in zip(states, points, strict=True):
         assert_close(state.hidden, states_at(encoder, tokens, point).hidden)
@@ -30,7 +33,7 @@ def test_it_is_the_change_of_the_loss_when_a_token_moves_towards_its_old_state(p
 
     def loss(hidden):
         finished = encoder.run_layers(later.with_hidden(hidden), reference, 4)
-        return cross_entropy(encoder.logits(finished), LABELS, reduction="sum")
+        return cross_entropy(encoder.read_documents(finished), LABELS, reduction="sum")
 
     step = 1e-4  # of the way back to the state at the point: small enough that the change is first order
     for row, point in zip(scores, points, strict=True):
@@ -44,17 +47,16 @@ def test_it_is_the_change_of_the_loss_when_a_token_moves_towards_its_old_state(p
 
 
 def test_the_models_own_gradients_stay_empty(encoder, make_tokens):
-    _, scores = saliency(encoder, make_tokens(*LENGTHS), LABELS, (1,))
+    _, scores = saliency(encoder, TASK, Examples.of_documents(make_tokens(*LENGTHS), LABELS), (1,))
     assert not scores.requires_grad
-    assert all(parameter.grad is None for parameter in encoder.model.parameters())
+    assert all(parameter.grad is None for parameter in encoder.plain.parameters())
 
 
 def test_a_documents_saliency_does_not_depend_on_its_batch_mates(encoder, make_tokens):
-    tokens = make_tokens(*LENGTHS)
-    _, together = saliency(encoder, tokens, LABELS, (0, 2))
+    examples = Examples.of_documents(make_tokens(*LENGTHS), LABELS)
+    _, together = saliency(encoder, TASK, examples, (0, 2))
     for document, part in enumerate(together.split(list(LENGTHS), 1)):
-        chosen = torch.tensor([document])
-        assert_close(saliency(encoder, tokens.take(chosen), LABELS[chosen], (0, 2))[1], part)
+        assert_close(saliency(encoder, TASK, examples.take(torch.tensor([document])), (0, 2))[1], part)
 
 
 def test_the_most_salient_by_hand(make_batch):
