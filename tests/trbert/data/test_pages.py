@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from trbert.data import pages
 from trbert.data.pages import build_pages, documentation_pages, mask_names
-from trbert.data.splits import pages
 
 
 def words(number: int, seed: int) -> str:

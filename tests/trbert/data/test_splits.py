@@ -13,10 +13,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from trbert.data import splits as data
 from trbert.data.pages import Page
-from trbert.data.splits import Rows, Splits, load_splits
-from trbert.data.splits import splits as data
+from trbert.data.splits import Splits, load_splits
 from trbert.errors import InputError
+from trbert.tasks.rows import Rows
 
 
 def write_rows(path: Path, labels: Sequence[Any], texts: Sequence[Any] | None = None, **columns: Sequence[Any]) -> Path:
@@ -45,24 +46,24 @@ def refusal(source: object, **arguments: Any) -> str:
 
 
 def all_texts(splits: Splits) -> list[str]:
-    return sorted(splits.train.texts + splits.validation.texts + splits.test.texts)
+    return sorted(splits.train.inputs[0] + splits.validation.inputs[0] + splits.test.inputs[0])
 
 
 def rows_of(splits: Splits) -> list[object]:
     """Returns all that splits hold, to be compared."""
     parts = (splits.train, splits.validation, splits.test)
-    return [splits.label_names, *((part.texts, part.labels.tolist(), part.second_texts) for part in parts)]
+    return [splits.labels, *((part.inputs, part.targets.tolist()) for part in parts)]
 
 
 def test_a_folder_of_three_files_is_read_as_it_is(tmp_path: Path) -> None:
     splits = load_splits(str(write_three(tmp_path)))
-    assert splits.label_names == ("a", "b")
+    assert splits.labels == ("a", "b")
     assert splits.notes == ()
-    assert splits.test.texts == ("test 0", "test 1", "test 2")
-    assert splits.test.labels.tolist() == [1, 0, 1]
-    assert splits.test.labels.dtype == np.int64
+    assert splits.test.inputs[0] == ("test 0", "test 1", "test 2")
+    assert splits.test.targets.tolist() == [1, 0, 1]
+    assert splits.test.targets.dtype == np.int64
     labels = {"train 0": 1, "train 1": 0, "train 2": 1}
-    assert dict(zip(splits.train.texts, splits.train.labels.tolist(), strict=True)) == labels
+    assert dict(zip(splits.train.inputs[0], splits.train.targets.tolist(), strict=True)) == labels
 
 
 def test_parquet_csv_json_and_jsonl_give_the_same_rows(tmp_path: Path) -> None:
@@ -94,21 +95,21 @@ def test_a_text_of_many_megabytes_is_read_from_a_csv(tmp_path: Path) -> None:
 def test_labels_of_a_csv_are_of_one_type_however_long_the_file(tmp_path: Path) -> None:
     rows = [f"{row} {'word ' * 40_000},{row % 2}\n" for row in range(20)] + ["x,b\n", "y,b\n"]
     (tmp_path / "a.csv").write_text("text,label\n" + "".join(rows))
-    assert load_splits(str(tmp_path / "a.csv")).label_names == ("0", "1", "b")
+    assert load_splits(str(tmp_path / "a.csv")).labels == ("0", "1", "b")
 
 
 def test_files_can_be_named_one_by_one(tmp_path: Path) -> None:
     train = write_rows(tmp_path / "x.parquet", [True, False] * 10)
     test = write_rows(tmp_path / "y.jsonl", [True, False])
     splits = load_splits(f"train={train},test={test}")
-    assert splits.label_names == ("False", "True")
-    assert splits.test.texts == ("y 0", "y 1")
+    assert splits.labels == ("False", "True")
+    assert splits.test.inputs[0] == ("y 0", "y 1")
     assert splits.notes == ("validation held out: 2 of 20 train rows (seed 0)",)
 
 
 def test_one_file_is_split_80_10_10_by_label(tmp_path: Path) -> None:
     splits = load_splits(str(write_rows(tmp_path / "all.jsonl", ["a"] * 150 + ["b"] * 50)))
-    counts = [Counter(rows.labels.tolist()) for rows in (splits.train, splits.validation, splits.test)]
+    counts = [Counter(rows.targets.tolist()) for rows in (splits.train, splits.validation, splits.test)]
     assert counts == [{0: 120, 1: 40}, {0: 15, 1: 5}, {0: 15, 1: 5}]
     assert len(set(all_texts(splits))) == 200
     assert splits.notes == (
@@ -121,8 +122,8 @@ def test_without_a_test_split_validation_is_the_test_split(tmp_path: Path) -> No
     write_rows(tmp_path / "train.jsonl", ["a", "b"] * 20)
     write_rows(tmp_path / "validation.jsonl", ["a", "b"])
     splits = load_splits(str(tmp_path))
-    assert splits.test.texts == ("validation 0", "validation 1")
-    assert all(text.startswith("train") for text in splits.validation.texts)
+    assert splits.test.inputs[0] == ("validation 0", "validation 1")
+    assert all(text.startswith("train") for text in splits.validation.inputs[0])
     assert splits.notes == (
         "no test split: the 2 validation rows are the test rows",
         "validation held out: 4 of 40 train rows (seed 0)",
@@ -133,18 +134,18 @@ def test_the_hold_out_follows_the_seed_and_leaves_every_class_a_training_row(tmp
     source = str(write_rows(tmp_path / "all.jsonl", ["a"] * 60 + ["b"] * 38 + ["c"]))
     first, again, other = load_splits(source), load_splits(source), load_splits(source, seed=1)
     assert rows_of(first) == rows_of(again) != rows_of(other)
-    assert set(first.validation.texts) != set(other.validation.texts)
-    assert all(set(splits.train.labels.tolist()) == {0, 1, 2} for splits in (first, other))
+    assert set(first.validation.inputs[0]) != set(other.validation.inputs[0])
+    assert all(set(splits.train.targets.tolist()) == {0, 1, 2} for splits in (first, other))
 
 
 def test_train_rows_counts_what_is_left_after_the_hold_out(tmp_path: Path) -> None:
     source = str(write_rows(tmp_path / "all.jsonl", ["a"] * 100 + ["b"] * 100 + ["c"] * 2))
     whole, cut = load_splits(source), load_splits(source, train_rows=20)
     assert len(cut.train) == 20
-    assert set(cut.train.labels.tolist()) == {0, 1, 2}
-    assert cut.validation.texts == whole.validation.texts
-    assert cut.test.texts == whole.test.texts
-    assert not set(cut.train.texts) & set(cut.validation.texts + cut.test.texts)
+    assert set(cut.train.targets.tolist()) == {0, 1, 2}
+    assert cut.validation.inputs[0] == whole.validation.inputs[0]
+    assert cut.test.inputs[0] == whole.test.inputs[0]
+    assert not set(cut.train.inputs[0]) & set(cut.validation.inputs[0] + cut.test.inputs[0])
     assert cut.notes[-1] == f"train sampled: 20 of {len(whole.train)} rows (seed 0)"
 
 
@@ -153,7 +154,7 @@ def test_validation_and_test_are_cut_in_their_order(tmp_path: Path) -> None:
         write_rows(tmp_path / f"{split}.jsonl", ["a", "b"] * 20)
     splits = load_splits(str(tmp_path), validation_rows=6, test_rows=4)
     assert [len(rows) for rows in (splits.train, splits.validation, splits.test)] == [40, 6, 4]
-    places = [int(text.split()[1]) for text in splits.test.texts]
+    places = [int(text.split()[1]) for text in splits.test.inputs[0]]
     assert places == sorted(places)
     assert splits.notes == ("validation sampled: 6 of 40 rows (seed 0)", "test sampled: 4 of 40 rows (seed 0)")
 
@@ -166,14 +167,16 @@ def test_a_sample_holds_each_class_by_its_share_and_follows_the_seed(split: str,
     def sampled(seed: int) -> Rows:
         rows = getattr(load_splits(str(tmp_path), seed=seed, **{f"{split}_rows": 8}), split)
         # A fifth of 30 and of 10.
-        assert Counter(rows.labels.tolist()) == {0: 6, 1: 2}
-        assert all((int(text.split()[1]) >= 30) == label for text, label in zip(rows.texts, rows.labels, strict=True))
+        assert Counter(rows.targets.tolist()) == {0: 6, 1: 2}
+        assert all(
+            (int(text.split()[1]) >= 30) == label for text, label in zip(rows.inputs[0], rows.targets, strict=True)
+        )
         return rows
 
-    drawn = [set(sampled(seed).texts) for seed in range(5)]
+    drawn = [set(sampled(seed).inputs[0]) for seed in range(5)]
     assert len({frozenset(texts) for texts in drawn}) == 5
-    assert sampled(3).texts == sampled(3).texts
-    assert set(sampled(3).texts) == drawn[3]
+    assert sampled(3).inputs[0] == sampled(3).inputs[0]
+    assert set(sampled(3).inputs[0]) == drawn[3]
 
 
 def test_a_class_of_less_than_half_a_row_is_not_in_a_sample(tmp_path: Path) -> None:
@@ -181,8 +184,8 @@ def test_a_class_of_less_than_half_a_row_is_not_in_a_sample(tmp_path: Path) -> N
         write_rows(tmp_path / f"{split}.jsonl", ["a"] * 36 + ["b"] * 4)
     # A tenth of 4 rows are .4, of 5 rows .5: the fifth row may be of either class.
     splits = load_splits(str(tmp_path), validation_rows=4, test_rows=6)
-    assert Counter(splits.validation.labels.tolist()) == {0: 4}
-    assert Counter(splits.test.labels.tolist()) == {0: 5, 1: 1}
+    assert Counter(splits.validation.targets.tolist()) == {0: 4}
+    assert Counter(splits.test.targets.tolist()) == {0: 5, 1: 1}
 
 
 def test_as_many_rows_as_there_are_is_no_sample(tmp_path: Path) -> None:
@@ -194,7 +197,7 @@ def test_as_many_rows_as_there_are_is_no_sample(tmp_path: Path) -> None:
 
 def test_as_few_training_rows_as_there_are_classes_are_one_of_each(tmp_path: Path) -> None:
     write_three(tmp_path)
-    assert sorted(load_splits(str(tmp_path), train_rows=2).train.labels.tolist()) == [0, 1]
+    assert sorted(load_splits(str(tmp_path), train_rows=2).train.targets.tolist()) == [0, 1]
 
 
 def test_splits_of_one_length_are_sampled_at_places_of_their_own(tmp_path: Path) -> None:
@@ -202,7 +205,7 @@ def test_splits_of_one_length_are_sampled_at_places_of_their_own(tmp_path: Path)
         write_rows(tmp_path / f"{split}.jsonl", ["a", "b"] * 20)
     splits = load_splits(str(tmp_path), train_rows=10, validation_rows=10, test_rows=10)
     parts = (splits.train, splits.validation, splits.test)
-    assert len({frozenset(text.split()[1] for text in rows.texts) for rows in parts}) == 3
+    assert len({frozenset(text.split()[1] for text in rows.inputs[0]) for rows in parts}) == 3
 
 
 def test_a_sample_of_train_stands_in_the_shuffled_order(tmp_path: Path) -> None:
@@ -210,8 +213,8 @@ def test_a_sample_of_train_stands_in_the_shuffled_order(tmp_path: Path) -> None:
     write_rows(tmp_path / "train.jsonl", ["a", "b"] * 20)
     whole, cut = load_splits(str(tmp_path)).train, load_splits(str(tmp_path), train_rows=12).train
     assert len(cut) == 12
-    assert cut.texts == tuple(text for text in whole.texts if text in cut.texts)
-    assert cut.texts != tuple(sorted(cut.texts, key=lambda text: int(text.split()[1])))
+    assert cut.inputs[0] == tuple(text for text in whole.inputs[0] if text in cut.inputs[0])
+    assert cut.inputs[0] != tuple(sorted(cut.inputs[0], key=lambda text: int(text.split()[1])))
 
 
 def test_no_more_rows_are_held_out_than_validation_may_have(tmp_path: Path) -> None:
@@ -224,7 +227,7 @@ def test_no_more_rows_are_held_out_than_validation_may_have(tmp_path: Path) -> N
 
 
 def test_train_labels_of_minus_one_are_a_class(tmp_path: Path) -> None:
-    assert load_splits(str(write_rows(tmp_path / "a.jsonl", [-1, 1] * 10))).label_names == ("-1", "1")
+    assert load_splits(str(write_rows(tmp_path / "a.jsonl", [-1, 1] * 10))).labels == ("-1", "1")
     assert refusal(write_rows(tmp_path / "b.jsonl", [-1] * 10)) == (
         "b.jsonl must have rows of at least two classes, and all have -1 in column 'label': "
         "set label_column to the column of the classes"
@@ -234,7 +237,7 @@ def test_train_labels_of_minus_one_are_a_class(tmp_path: Path) -> None:
 def test_the_order_of_train_follows_the_seed(tmp_path: Path) -> None:
     write_three(tmp_path)
     write_rows(tmp_path / "train.jsonl", ["a", "b"] * 20)
-    orders = [load_splits(str(tmp_path), seed=seed).train.texts for seed in (0, 0, 1)]
+    orders = [load_splits(str(tmp_path), seed=seed).train.inputs[0] for seed in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2]
     assert sorted(orders[0]) == sorted(orders[2])
 
@@ -242,7 +245,7 @@ def test_the_order_of_train_follows_the_seed(tmp_path: Path) -> None:
 def test_train_is_shuffled(tmp_path: Path) -> None:
     for split in ("train", "validation", "test"):
         write_rows(tmp_path / f"{split}.jsonl", ["a"] * 50 + ["b"] * 50)
-    labels = load_splits(str(tmp_path)).train.labels
+    labels = load_splits(str(tmp_path)).train.targets
     assert 10 < labels[:50].sum() < 40
 
 
@@ -251,7 +254,7 @@ def test_rows_that_also_stand_in_train_are_left_out(tmp_path: Path) -> None:
     for split in ("validation", "test"):
         write_rows(tmp_path / f"{split}.parquet", ["a", "b", "a"], in_train=[False, True, False])
     splits = load_splits(str(tmp_path))
-    assert splits.test.texts == ("test 0", "test 2")
+    assert splits.test.inputs[0] == ("test 0", "test 2")
     assert len(splits.train) == 2
     assert splits.notes == (
         "validation: 1 rows left out that also stand in train (in_train)",
@@ -263,7 +266,7 @@ def test_empty_texts_are_left_out_and_counted(tmp_path: Path) -> None:
     write_three(tmp_path)
     write_rows(tmp_path / "train.jsonl", ["a", "b", None, "a"], ["x", "y", " \n", None])
     splits = load_splits(str(tmp_path))
-    assert sorted(splits.train.texts) == ["x", "y"]
+    assert sorted(splits.train.inputs[0]) == ["x", "y"]
     assert splits.notes == ("train: 2 empty texts left out",)
 
 
@@ -272,7 +275,7 @@ def test_a_split_whose_labels_are_secret_is_not_used(tmp_path: Path) -> None:
     write_rows(tmp_path / "validation.jsonl", [0, 1])
     write_rows(tmp_path / "test.jsonl", [-1, -1, -1])
     splits = load_splits(str(tmp_path))
-    assert splits.test.texts == ("validation 0", "validation 1")
+    assert splits.test.inputs[0] == ("validation 0", "validation 1")
     assert splits.notes[0] == "test is not used: its 3 labels are all -1, as where they are secret"
 
 
@@ -287,7 +290,7 @@ def test_a_split_whose_labels_are_secret_is_not_used(tmp_path: Path) -> None:
 )
 def test_classes_come_in_sorted_order_numbers_by_value(tmp_path: Path, values: list[Any], names: tuple[str]) -> None:
     splits = load_splits(str(write_rows(tmp_path / "a.jsonl", values * 10)))
-    assert splits.label_names == names
+    assert splits.labels == names
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 1], ["neg", "pos", "pos"]])
@@ -296,12 +299,12 @@ def test_labels_json_names_the_classes_in_its_order(tmp_path: Path, labels: list
         write_rows(tmp_path / f"{split}.jsonl", labels)
     (tmp_path / "labels.json").write_text('["neg", "pos"]')
     splits = load_splits(str(tmp_path))
-    assert splits.label_names == ("neg", "pos")
-    assert splits.test.labels.tolist() == [0, 1, 1]
+    assert splits.labels == ("neg", "pos")
+    assert splits.test.targets.tolist() == [0, 1, 1]
     (tmp_path / "labels.json").write_text('["pos", "neg"]')
     swapped = load_splits(str(tmp_path))
-    assert swapped.label_names == ("pos", "neg")
-    assert swapped.test.labels.tolist() == ([0, 1, 1] if labels[0] == 0 else [1, 0, 0])
+    assert swapped.labels == ("pos", "neg")
+    assert swapped.test.targets.tolist() == ([0, 1, 1] if labels[0] == 0 else [1, 0, 0])
 
 
 def test_a_class_label_in_a_parquet_file_names_the_classes(tmp_path: Path) -> None:
@@ -309,7 +312,7 @@ def test_a_class_label_in_a_parquet_file_names_the_classes(tmp_path: Path) -> No
     metadata = {"huggingface": json.dumps({"info": {"features": feature}})}
     table = pyarrow.table({"text": list("abcdefghij"), "label": [0, 1] * 5}).replace_schema_metadata(metadata)
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
-    assert load_splits(str(tmp_path / "a.parquet")).label_names == ("neg", "pos")
+    assert load_splits(str(tmp_path / "a.parquet")).labels == ("neg", "pos")
 
 
 def test_labels_json_overrules_the_names_in_a_parquet_file(tmp_path: Path) -> None:
@@ -319,7 +322,7 @@ def test_labels_json_overrules_the_names_in_a_parquet_file(tmp_path: Path) -> No
         table = pyarrow.table({"text": ["x", "y"], "label": [0, 1]}).replace_schema_metadata(metadata)
         pyarrow.parquet.write_table(table, tmp_path / f"{split}.parquet")
     (tmp_path / "labels.json").write_text('["bad", "good"]')
-    assert load_splits(str(tmp_path)).label_names == ("bad", "good")
+    assert load_splits(str(tmp_path)).labels == ("bad", "good")
     (tmp_path / "labels.json").write_text('["good", "good"]')
     assert "must be a JSON list of different strings, one a class" in refusal(tmp_path)
 
@@ -341,20 +344,20 @@ def test_a_column_in_train_of_anything_but_booleans_leaves_no_row_out(tmp_path: 
 
 
 def test_rows_are_taken_in_the_given_order() -> None:
-    taken = Rows(("x", "y", "z"), np.array([0, 1, 2])).take(np.array([2, 0]))
-    assert taken.texts == ("z", "x")
-    assert taken.labels.tolist() == [2, 0]
-    assert taken.second_texts is None
-    pairs = Rows(("x", "y", "z"), np.array([0, 1, 2]), ("1", "2", "3")).take(np.array([2, 0]))
-    assert pairs.second_texts == ("3", "1")
+    strata = np.array([5, 6, 7])
+    taken = Rows((("x", "y", "z"),), np.array([0, 1, 2]), strata).take(np.array([2, 0]))
+    assert taken.inputs == (("z", "x"),)
+    assert taken.targets.tolist() == [2, 0]
+    assert taken.strata.tolist() == [7, 5]
+    pairs = Rows((("x", "y", "z"), ("1", "2", "3")), np.array([0, 1, 2]), strata).take(np.array([2, 0]))
+    assert pairs.inputs == (("z", "x"), ("3", "1"))
 
 
 # Pairs.
 
 
 def second_of(rows: Rows) -> dict[str, str]:
-    assert rows.second_texts is not None
-    return dict(zip(rows.texts, rows.second_texts, strict=True))
+    return dict(zip(*rows.inputs, strict=True))
 
 
 def test_two_columns_make_pairs_that_stay_together(tmp_path: Path) -> None:
@@ -406,21 +409,43 @@ def test_what_is_wrong_with_a_second_column_is_said_of_it(tmp_path: Path) -> Non
     )
 
 
-@pytest.mark.parametrize("columns", ["a,b,c", "a,", ",a", ""])
-def test_one_text_column_is_named_or_two(tmp_path: Path, columns: str) -> None:
+@pytest.mark.parametrize(
+    ("columns", "most"), [("a,b,c", "two"), ("a,", "several"), (",a", "several"), ("a, ", "several"), ("", "several")]
+)
+def test_one_text_column_is_named_or_two(tmp_path: Path, columns: str, most: str) -> None:
     assert refusal(write_rows(tmp_path / "a.jsonl", ["a", "b"]), text_column=columns) == (
-        f"text_column must name one column, or two with a comma between them, and is {columns!r}: "
+        f"text_column must name one column, or {most} with a comma between them, and is {columns!r}: "
         "write text, or question,sentence for pairs"
     )
 
 
-def test_pages_are_the_embedded_default(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def few_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page of two libraries in each split, instead of those of the installed libraries."""
     pages = [Page(f"{split} {name}", name, split) for split in ("train", "validation", "test") for name in ("t", "n")]
     monkeypatch.setattr(data, "documentation_pages", lambda: pages)
+
+
+@pytest.mark.usefixtures("few_pages")
+def test_pages_are_the_embedded_default() -> None:
     splits = load_splits("pages")
-    assert splits.label_names == ("n", "t")
-    assert splits.test.texts == ("test t", "test n")
-    assert splits.test.labels.tolist() == [1, 0]
+    assert splits.labels == ("n", "t")
+    assert splits.test.inputs[0] == ("test t", "test n")
+    assert splits.test.targets.tolist() == [1, 0]
+
+
+@pytest.mark.usefixtures("few_pages")
+def test_pages_refuse_columns_that_they_lack() -> None:
+    assert refusal("pages", text_column="text,sentence") == (
+        "pages (train) must have the column 'sentence', and has 'text', 'label': set text_column to one of them"
+    )
+    assert refusal("pages", text_column="texts") == (
+        "pages (train) must have the column 'texts', and has 'text', 'label' (did you mean 'text'?): "
+        "set text_column to one of them"
+    )
+    assert refusal("pages", label_column="library") == (
+        "pages (train) must have the column 'library', and has 'text', 'label': set label_column to one of them"
+    )
 
 
 REMEDY = "pass a folder, a file, train=a.csv,test=b.csv, or --data pages"
@@ -639,15 +664,15 @@ def test_a_name_is_loaded_from_the_hub(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "someone___set").mkdir()
     splits = load_splits("someone/set:small")
     pairs = load_splits("someone/set:small", text_column="text,text").test
-    assert pairs.second_texts == pairs.texts == splits.test.texts
+    assert pairs.inputs == (tuple("abcdefghij"),) * 2
     assert asked == ["someone/set", "small"] * 2
-    assert splits.label_names == ("neg", "pos")
-    assert splits.test.texts == tuple("abcdefghij")
+    assert splits.labels == ("neg", "pos")
+    assert splits.test.inputs[0] == tuple("abcdefghij")
 
 
 def test_importing_data_is_light() -> None:
-    heavy = "{'torch', 'transformers', 'datasets', 'pyarrow', 'pandas', 'ray'}"
-    code = f"import sys, trbert.data; print(sorted({heavy} & set(sys.modules)))"
-    root = Path(data.__file__).parents[1]
+    heavy = "{'datasets', 'pyarrow', 'pandas', 'ray'}"
+    code = f"import sys, trbert.data.splits; print(sorted({heavy} & set(sys.modules)))"
+    root = Path(data.__file__).parents[2]
     result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
