@@ -266,7 +266,7 @@ def load(path: str | Path, dial: float | None = None, runner: str = "eager") -> 
 
 
 def _check_folder(folder: Path) -> Task:
-    """Returns the task of the model in a folder, once the folder is known to hold one."""
+    """Returns the task of the model in a folder, once the folder is known to hold one that this version knows."""
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise DamagedCheckpoint(f"{folder} must hold {name}, and does not: copy or save the model again")
@@ -285,6 +285,7 @@ def _check_folder(folder: Path) -> Task:
             f"{folder}/config.json must name its task, and does not, for an older version of trbert saved it: "
             "search again with this version, or load it with that one"
         )
+    selector_class(config.get("selector", TrbertConfig().selector))
     return task_of(config["task"])
 
 

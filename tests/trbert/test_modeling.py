@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,12 +14,12 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 import trbert
 from trbert.encoder import Encoder
 from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound
-from trbert.measure.evaluate import unreduced_logits
-from trbert.modeling import TrbertConfig, TrbertForSequenceClassification, assemble, load
+from trbert.modeling import TrbertConfig, TrbertForSequenceClassification, TrbertModel, assemble, load, model_class
 from trbert.selection.fusion import Fusion
 from trbert.selection.policy import Policy
-from trbert.selection.reduction import reduced_forward
-from trbert.selection.selectors import FirstSelector, PolicySelector
+from trbert.selection.reduction import Reducer
+from trbert.selection.selectors import FirstSelector, PolicySelector, selector_of
+from trbert.tasks import TASKS
 
 LENGTHS = (9, 14, 3, 20, 1)
 POINTS = (0, 2)
@@ -38,8 +39,12 @@ def wide_policy(dim):
     return policy
 
 
-def reduced(classifier, dial=0.0):
-    return assemble(classifier, wide_policy(classifier.config.hidden_size), POINTS, dial, max_tokens=40)
+def reducer_of(plain, points=POINTS, fusion=None):
+    return Reducer(encoder=Encoder(plain), task=TASKS["classification"], points=points, fusion=fusion or Fusion.none())
+
+
+def reduced(plain, dial=0.0):
+    return assemble(reducer_of(plain), PolicySelector(wide_policy(plain.config.hidden_size)), dial, max_tokens=40)
 
 
 @pytest.fixture
@@ -84,12 +89,12 @@ def logits_of(model, tokens, **arguments):
 
 @torch.no_grad()
 def test_it_is_the_reduced_forward_pass(model, tokens):
-    encoder = Encoder(model.classifier)
-    run = reduced_forward(encoder, PolicySelector(model.policy), tokens, POINTS, 0.0)
+    reducer = reducer_of(model.plain)
+    run = reducer.run(PolicySelector(model.policy), tokens, 0.0)
     assert (run.kept[1] < run.kept[0]).any()
     assert (run.kept[0] < tokens.lengths).any()  # something is dropped at both points
-    assert_close(logits_of(model, tokens), encoder.logits(run.batch))
-    assert not torch.allclose(logits_of(model, tokens), unreduced_logits(encoder, tokens), atol=1e-2)
+    assert_close(logits_of(model, tokens), reducer.outputs(run))
+    assert not torch.allclose(logits_of(model, tokens), reducer.unreduced_outputs(tokens), atol=1e-2)
 
 
 def test_padding_may_be_on_either_side(model, tokens):
@@ -119,10 +124,7 @@ def test_keeping_all_equals_the_plain_classifier(bert, tokens):
 
 
 def test_a_lower_dial_keeps_fewer_tokens(model, tokens):
-    kept = [
-        int(reduced_forward(model.staged, PolicySelector(model.policy), tokens, POINTS, dial).kept[-1].sum())
-        for dial in (-5.0, 0.0, 5.0, KEEP_ALL)
-    ]
+    kept = [int(model.reducer.run(model.selector, tokens, dial).kept[-1].sum()) for dial in (-5.0, 0.0, 5.0, KEEP_ALL)]
     assert kept == sorted(set(kept))
     assert kept[-1] == sum(LENGTHS)
     found = []
@@ -154,7 +156,7 @@ def test_labels_give_the_loss(model, tokens):
     output = model(**padded(tokens), labels=labels)
     assert_close(output.loss, torch.nn.functional.cross_entropy(output.logits, labels))
     output.loss.backward()
-    assert model.classifier.classifier.weight.grad.abs().sum() > 0
+    assert model.plain.classifier.weight.grad.abs().sum() > 0
 
 
 @torch.no_grad()
@@ -204,21 +206,22 @@ def test_a_document_longer_than_the_model_is_refused(model, make_tokens):
 
 
 def test_assembling_shares_the_weights(bert):
-    policy = wide_policy(32)
-    model = assemble(bert, policy, POINTS, -0.5, max_tokens=24)
-    assert model.classifier is bert
+    policy, fusion = wide_policy(32), Fusion(32, 2)
+    model = assemble(reducer_of(bert, fusion=fusion), PolicySelector(policy), -0.5, max_tokens=24)
+    assert model.plain is bert
     assert model.policy is policy
+    assert model.fusion is model.reducer.fusion is fusion
     assert not model.training
     config = model.config
     assert (config.points, config.dial, config.max_tokens) == (POINTS, -0.5, 24)
     assert (config.policy_width, config.policy_features) == (8, ("document", "neighbours"))
-    assert config.selector == "policy"
+    assert (config.selector, config.task, config.fusion) == ("policy", "classification", True)
 
 
 def test_every_weight_is_held_once(model, saved):
     state = model.state_dict()
     assert len({value.data_ptr() for value in state.values()}) == len(state)
-    expected = {f"classifier.{name}" for name in model.classifier.state_dict()}
+    expected = {f"plain.{name}" for name in model.plain.state_dict()}
     assert state.keys() == expected | {f"policy.{name}" for name in model.policy.state_dict()}
     assert load_file(saved / "model.safetensors").keys() == state.keys()
 
@@ -237,14 +240,14 @@ def test_a_saved_model_gives_the_same_logits_however_it_is_loaded(model, saved, 
 
 def test_every_family_is_saved_and_loaded(family_config, build_model, make_tokens, tmp_path):
     family_config.id2label = dict(NAMES)
-    classifier = build_model(family_config)
-    model, tokens = reduced(classifier), make_tokens(*LENGTHS, config=family_config)
+    plain = build_model(family_config)
+    model, tokens = reduced(plain), make_tokens(*LENGTHS, config=family_config)
     expected = logits_of(model, tokens, segments=False)
     model.save_pretrained(tmp_path)
     own = load(tmp_path)
     assert torch.equal(logits_of(own, tokens, segments=False), expected)
     assert own.config.id2label == NAMES
-    assert type(own.classifier) is type(classifier)
+    assert type(own.plain) is type(plain)
 
 
 def test_the_config_is_kept(model, saved):
@@ -252,11 +255,13 @@ def test_the_config_is_kept(model, saved):
     assert isinstance(own, TrbertConfig)
     assert (own.points, own.policy_width, own.max_tokens, own.dial) == (POINTS, 8, 40, 0.0)
     assert (own.selector, own.policy_features) == ("policy", ("document", "neighbours"))
+    assert (own.task, own.fusion) == ("classification", False)
     assert own.id2label == NAMES
     assert own.label2id == {"no": 0, "maybe": 1, "yes": 2}
     assert own.num_labels == 3
-    assert own.encoder_config().to_dict() == load(saved).classifier.config.to_dict()
-    assert json.loads((saved / "config.json").read_text())["model_type"] == "trbert"
+    assert own.encoder_config().to_dict() == load(saved).plain.config.to_dict()
+    written = json.loads((saved / "config.json").read_text())
+    assert (written["model_type"], written["task"]) == ("trbert", "classification")
 
 
 def test_the_dial_is_saved_and_may_be_replaced(model, tmp_path, tokens):
@@ -268,7 +273,7 @@ def test_the_dial_is_saved_and_may_be_replaced(model, tmp_path, tokens):
     assert torch.equal(logits_of(own, tokens), expected)
     other = load(tmp_path, dial=KEEP_ALL)
     assert other.config.dial == KEEP_ALL
-    assert_close(logits_of(other, tokens), unreduced_logits(model.staged, tokens))
+    assert_close(logits_of(other, tokens), model.reducer.unreduced_outputs(tokens))
 
 
 def test_a_dial_of_zero_replaces_the_saved_one(bert, tmp_path, tokens):
@@ -279,7 +284,7 @@ def test_a_dial_of_zero_replaces_the_saved_one(bert, tmp_path, tokens):
 
 
 @torch.no_grad()
-def test_what_is_loaded_compiled_runs_every_stage_compiled(model, saved, tokens, monkeypatch):
+def test_what_is_loaded_compiled_runs_every_span_compiled(model, saved, tokens, monkeypatch):
     made, runs = [], []
 
     def stand_in(function, **_):
@@ -287,10 +292,10 @@ def test_what_is_loaded_compiled_runs_every_stage_compiled(model, saved, tokens,
         return lambda *given: runs.append(function) or function(*given)
 
     monkeypatch.setattr(torch, "compile", stand_in)
-    own = load(saved, compiled=True)
+    own = load(saved, runner="compiled")
     for _ in range(2):
         assert torch.equal(logits_of(own, tokens), logits_of(model, tokens))
-    # Points (0, 2): layers 0 and 1 are one stage, layers 2 and 3 another. Each is compiled once; each pass runs both.
+    # Points (0, 2): layers 0 and 1 are one span, layers 2 and 3 another. Each is compiled once; each pass runs both.
     assert len(made) == 2
     assert runs == made * 2
     assert logits_of(load(saved), tokens).shape == (len(LENGTHS), 3)
@@ -307,22 +312,22 @@ def test_its_cost_is_the_encoders_with_its_policy(model):
     cost = model.cost_model()
     lengths = torch.tensor([20])
     kept = torch.tensor([[10], [5]])
-    whole = cost.reduced(lengths, kept, POINTS, "policy")
+    whole = cost.reduced(lengths, kept, POINTS, model.selector)
     assert 0 < whole < cost.unreduced(lengths)
     # Its heads are 8 wide: 2·32·8 + 2·8 for a token's own state, 2·32·16 for its neighbours, 2·33·8 for its document.
     heads = (20 + 10) * (512 + 16 + 1024) + 2 * 528
-    assert whole - cost.reduced(lengths, kept, POINTS, "first") == heads
+    assert whole - cost.reduced(lengths, kept, POINTS, FirstSelector) == heads
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("features", [(), ("neighbours",), ("document", "neighbours", "dial")])
+@pytest.mark.parametrize("features", [(), ("neighbours",), ("document", "neighbours")])
 @pytest.mark.parametrize("selector", ["policy", "gumbel"])
 def test_what_its_heads_see_and_how_they_learned_is_saved_with_it(features, selector, bert, tokens, tmp_path):
     torch.manual_seed(0)
     policy = Policy(32, 2, width=8, features=features)
     for parameter in policy.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    model = assemble(bert, policy, POINTS, 0.5, 40, selector)
+    model = assemble(reducer_of(bert), selector_of(selector, policy), 0.5, 40)
     model.save_pretrained(tmp_path)
     own = load(tmp_path)
     assert (own.config.selector, own.config.policy_features) == (selector, features)
@@ -335,7 +340,7 @@ def test_what_its_heads_see_and_how_they_learned_is_saved_with_it(features, sele
 @torch.no_grad()
 def test_fusion_is_saved_and_enters_the_logits(bert, tokens, tmp_path):
     plain, policy, fusion = logits_of(reduced(bert), tokens), wide_policy(32), Fusion(32, 2)
-    model = assemble(bert, policy, POINTS, 0.0, 40, fusion=fusion)
+    model = assemble(reducer_of(bert, fusion=fusion), PolicySelector(policy), 0.0, 40)
     assert torch.equal(logits_of(model, tokens), plain)  # its maps are zero
     for parameter in fusion.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -344,36 +349,78 @@ def test_fusion_is_saved_and_enters_the_logits(bert, tokens, tmp_path):
     own = load(tmp_path)
     assert own.config.fusion
     assert torch.equal(logits_of(own, tokens), logits_of(model, tokens))
-    run = reduced_forward(Encoder(bert, fusion=fusion), PolicySelector(policy), tokens, POINTS, 0.0)
-    assert_close(logits_of(own, tokens), Encoder(bert).logits(run.batch))
+    reducer = reducer_of(bert, fusion=fusion)
+    assert_close(logits_of(own, tokens), reducer.outputs(reducer.run(PolicySelector(policy), tokens, 0.0)))
     assert own.cost_model().fusion_per_document == 2 * 32 * 32
 
 
 @torch.no_grad()
 def test_a_rules_model_holds_no_policy(bert, tokens, tmp_path):
-    model = assemble(bert, Policy(32, 0), POINTS, 0.3, 40, "first")
+    rule, reducer = FirstSelector(Policy(32, 0)), reducer_of(bert)
+    model = assemble(reducer, rule, 0.3, 40)
     model.save_pretrained(tmp_path)
     assert not [name for name in load_file(tmp_path / "model.safetensors") if name.startswith("policy")]
     own = load(tmp_path)
     assert not list(own.policy.parameters())
-    run = reduced_forward(Encoder(bert), FirstSelector(), tokens, POINTS, 0.3)
-    assert_close(logits_of(own, tokens), Encoder(bert).logits(run.batch))
+    assert_close(logits_of(own, tokens), reducer.outputs(reducer.run(rule, tokens, 0.3)))
     own.config.dial = own.selector.keep_all
-    assert_close(logits_of(own, tokens), unreduced_logits(own.staged, tokens))
+    assert_close(logits_of(own, tokens), own.reducer.unreduced_outputs(tokens))
 
 
-def test_a_selector_that_does_not_exist_is_said(bert, tokens, tmp_path):
-    assemble(bert, Policy(32, 0), POINTS, 0.3, 40, "first").save_pretrained(tmp_path)
+def test_a_selector_that_does_not_exist_is_said(bert, tmp_path):
+    assemble(reducer_of(bert), FirstSelector(Policy(32, 0)), 0.3, 40).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"selector": "frist"}))
-    told = "selector must be one of policy, gumbel, first, random, attention, saliency, and is 'frist'"
-    with pytest.raises(InputError, match=f"^{told}$"):
-        logits_of(load(tmp_path), tokens)
+    told = (
+        "selector must be one of policy, gumbel, first, random, attention, saliency, and is 'frist': "
+        "'policy' is the default"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        load(tmp_path)
 
 
 def test_points_that_do_not_fit_the_encoder_are_refused(bert):
     with pytest.raises(InputError, match="points must be rising layer indices from 0 to 3"):
-        assemble(bert, wide_policy(32), (0, 4), 0.0, 40)
+        assemble(reducer_of(bert, (0, 4)), PolicySelector(wide_policy(32)), 0.0, 40)
+
+
+# A model of another task.
+
+
+@torch.no_grad()
+def test_a_model_whose_head_reads_tokens_is_saved_and_loaded(token_task, token_encoder, tokens, tmp_path):
+    rule = FirstSelector(Policy(32, 0))
+    reducer = Reducer(encoder=token_encoder, task=token_task, points=POINTS)
+    model = assemble(reducer, rule, 0.3, 40)
+    assert type(model) is model_class(token_task) is TrbertModel  # no Auto class of Hugging Face finds it yet
+    assert model_class(TASKS["classification"]) is TrbertForSequenceClassification
+    model.save_pretrained(tmp_path)
+    own = load(tmp_path)
+    assert type(own) is TrbertModel
+    assert own.task is token_task
+    assert own.config.task == "token average"
+    outputs = logits_of(own, tokens)
+    assert outputs.shape == (sum(LENGTHS), 3)  # a row for each original token, dropped ones included
+    assert torch.equal(outputs, reducer.outputs(reducer.run(rule, tokens, 0.3)))
+    labels = torch.tensor([0, 1, 2, 1, 0])
+    means = torch.stack([part.mean(0) for part in outputs.split(list(LENGTHS))])
+    loss = own(**padded(tokens), labels=labels).loss
+    assert_close(loss, torch.nn.functional.cross_entropy(means, labels))
+
+
+@torch.no_grad()
+def test_what_its_task_protects_is_kept_when_it_is_served(model, tokens, monkeypatch):
+    def with_the_last(tokens):
+        return replace(tokens, protected=tokens.protected.index_fill(0, tokens.offsets[1:] - 1, True))
+
+    nothing = -1000.0  # no token goes on but the protected ones
+    model.config.dial = nothing
+    first_alone = logits_of(model, tokens)
+    monkeypatch.setattr(type(model.task), "protect", lambda self, tokens: with_the_last(tokens))
+    run = model.reducer.run(model.selector, with_the_last(tokens), nothing)
+    assert run.kept.tolist() == [[2, 2, 2, 2, 1]] * 2  # the last document is one token long
+    assert_close(logits_of(model, tokens), model.reducer.outputs(run))
+    assert not torch.allclose(logits_of(model, tokens), first_alone, atol=1e-2)
 
 
 # Damaged folders.
@@ -433,8 +480,8 @@ def test_truncated_weights_are_said(saved, share):
     "name",
     [
         "policy.heads.1.linear_2.weight",
-        "classifier.classifier.bias",
-        "classifier.bert.encoder.layer.3.output.dense.weight",
+        "plain.classifier.bias",
+        "plain.bert.encoder.layer.3.output.dense.weight",
     ],
 )
 def test_a_missing_weight_is_said(saved, name):
@@ -469,3 +516,36 @@ def test_a_plain_model_is_told_from_a_reduced_one(bert, tmp_path):
     )
     with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
         load(tmp_path)
+
+
+def without_task(folder):
+    config = json.loads((folder / "config.json").read_text())
+    del config["task"]
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_a_model_of_an_older_version_is_refused_with_a_remedy(saved):
+    without_task(saved)
+    told = (
+        f"{saved}/config.json must name its task, and does not, for an older version of trbert saved it: "
+        "search again with this version, or load it with that one"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        load(saved)
+
+
+def test_a_task_that_does_not_exist_is_said(saved):
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(config | {"task": "clasification"}))
+    with pytest.raises(InputError, match=r"^task must be one of classification, and is 'clasification': "):
+        load(saved)
+
+
+def test_a_policy_feature_that_does_not_exist_is_said(saved):
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(config | {"policy_features": ["document", "dial"]}))
+    told = (
+        r"\(policy features must be among document, neighbours, and hold 'dial': leave it out\): copy or save it again"
+    )
+    with pytest.raises(DamagedCheckpoint, match=f"{told}$"):
+        load(saved)

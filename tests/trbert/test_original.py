@@ -29,8 +29,8 @@ def state(bert):
 def test_every_weight_arrives(state, config):
     model = import_original(state, config)
     assert model.points == (1, 2)
-    assert not model.classifier.training
-    for name, value in model.classifier.state_dict().items():
+    assert not model.plain.training
+    for name, value in model.plain.state_dict().items():
         assert torch.equal(value, state[name])
     for point, head in enumerate(model.policy.heads):
         for linear in ("linear_1", "linear_2"):
@@ -47,9 +47,7 @@ def test_names_of_tensorflow_and_later_buffers_are_understood(state, config):
     old["bert.embeddings.position_ids"] = torch.arange(40)[None]
     ids = torch.tensor([[5, 6, 7]])
     with torch.no_grad():
-        assert_close(
-            import_original(old, config).classifier(ids).logits, import_original(state, config).classifier(ids).logits
-        )
+        assert_close(import_original(old, config).plain(ids).logits, import_original(state, config).plain(ids).logits)
 
 
 @pytest.mark.parametrize(("layers", "points"), [(12, (1, 6)), (6, (1, 3)), (3, (1,)), (2, (1,)), (1, (0,))])

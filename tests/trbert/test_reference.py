@@ -14,8 +14,9 @@ from torch.testing import assert_close
 from trbert.encoder import Encoder
 from trbert.original import import_original
 from trbert.packed.tokens import Tokens
-from trbert.selection.reduction import advance, enter, reduced_forward
+from trbert.selection.reduction import Reducer
 from trbert.selection.selectors import PolicySelector
+from trbert.tasks import TASKS
 
 DIM, HEADS, LAYERS, EPS = 32, 4, 6, 1e-12
 LENGTHS = (9, 17, 4)
@@ -127,6 +128,13 @@ def originals(checkpoint):
     return documents
 
 
+def imported(checkpoint):
+    """Returns the checkpoint's model, and what decides by its heads."""
+    model = import_original(checkpoint, CONFIG)
+    reducer = Reducer(encoder=Encoder(model.plain), task=TASKS["classification"], points=model.points)
+    return reducer, PolicySelector(model.policy)
+
+
 def tokens_of(documents):
     return Tokens.from_lists([ids for ids, *_ in documents], [types for _, types, *_ in documents])
 
@@ -135,23 +143,22 @@ def tokens_of(documents):
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_reduced_logits_equal_the_originals(batch_size, checkpoint, originals):
     # At batch 3 the original's own answers would change: every document kept as many tokens as the longest.
-    model = import_original(checkpoint, CONFIG)
-    encoder, selector = Encoder(model.classifier), PolicySelector(model.policy)
+    reducer, selector = imported(checkpoint)
     for start in range(0, len(originals), batch_size):
         documents = originals[start : start + batch_size]
-        reduced = reduced_forward(encoder, selector, tokens_of(documents), model.points, 0.0)
-        assert_close(encoder.logits(reduced.batch), torch.stack([logits for *_, logits, _ in documents]))
+        reduced = reducer.run(selector, tokens_of(documents), 0.0)
+        assert_close(reducer.outputs(reduced), torch.stack([logits for *_, logits, _ in documents]))
         counts = [[len(positions) for positions in kept] for *_, kept in documents]
         assert reduced.kept.T.tolist() == counts
 
 
 @torch.no_grad()
 def test_masks_equal_the_originals(checkpoint, originals):
-    model = import_original(checkpoint, CONFIG)
-    encoder, selector = Encoder(model.classifier), PolicySelector(model.policy)
-    batch = enter(encoder, tokens_of(originals), model.points)
+    reducer, selector = imported(checkpoint)
+    state = reducer.enter(tokens_of(originals))
     for point in (0, 1):
+        batch = state.batch
         mask = selector.keep_mask(batch, point, 2, torch.zeros(len(batch)), None)
         kept = [batch.positions[mask & (batch.documents == document)].tolist() for document in range(len(originals))]
         assert kept == [kept[point] for *_, kept in originals]
-        batch = advance(encoder, batch, mask[None], point, model.points)
+        state = reducer.advance(state, mask[None])

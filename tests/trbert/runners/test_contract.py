@@ -176,7 +176,7 @@ def test_a_saved_model_is_loaded_with_its_runner(runner, make_reducer, make_toke
 
 
 def test_every_runner_is_made_by_its_name():
-    assert RUNNERS == {"eager": Eager, "compiled": Compiled, "int8": Int8}
+    assert {"eager": Eager, "compiled": Compiled, "int8": Int8} == RUNNERS
     for name, made in RUNNERS.items():
         assert type(runner_of(name)) is made
         assert made.name == name

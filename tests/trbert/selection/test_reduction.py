@@ -217,8 +217,8 @@ def test_a_dropped_token_leaves_the_state_that_entered_the_point_where_it_went(
     reducer, tokens = make_reducer(points, task=token_task), make_tokens(5, 3)
     first = reducer.enter(tokens)
     second = reducer.advance(first, FIRST_MASKS[rows])
-    finished = reducer.advance(second, torch.tensor([sum((SECOND_MASKS[row] for row in rows), [])]))
-    left_at = torch.tensor(sum((LEFT_AT[row] for row in rows), []))
+    finished = reducer.advance(second, torch.tensor([[keep for row in rows for keep in SECOND_MASKS[row]]]))
+    left_at = torch.tensor([point for row in rows for point in LEFT_AT[row]])
     assert torch.equal(finished.left_at, left_at)
     assert torch.equal(second.left_at, left_at.clamp(max=1))
     states = finished.last_states

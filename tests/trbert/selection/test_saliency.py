@@ -59,6 +59,27 @@ def test_a_documents_saliency_does_not_depend_on_its_batch_mates(encoder, make_t
         assert_close(saliency(encoder, TASK, examples.take(torch.tensor([document])), (0, 2))[1], part)
 
 
+@torch.no_grad()
+def test_a_head_that_reads_tokens_is_read_at_every_token(token_encoder, token_task, make_tokens):
+    token_encoder.plain.double()
+    tokens = make_tokens(*LENGTHS)
+    examples = Examples.of_documents(tokens, LABELS, "tokens")
+    _, scores = saliency(token_encoder, token_task, examples, (1,))
+    before, later = (states_at(token_encoder, tokens, layer) for layer in (1, 3))
+
+    def loss(hidden):
+        finished = token_encoder.run_layers(later.with_hidden(hidden), 3, 4)
+        return token_task.loss(token_encoder.read_tokens(finished.hidden), examples).sum()
+
+    step = 1e-4
+    for token in (0, 4, 5, 6, 14):
+        moved = torch.zeros_like(later.hidden)
+        moved[token] = step * (before.hidden - later.hidden)[token]
+        slope = (loss(later.hidden + moved) - loss(later.hidden - moved)) / (2 * step)
+        assert_close(scores[0, token], slope.abs().float(), rtol=1e-3, atol=1e-6)
+    assert scores.std() > 1e-3
+
+
 def test_the_most_salient_by_hand(make_batch):
     batch = make_batch(4, 3)
     scores = torch.tensor([[0.0, 3.0, 1.0, 2.0, 9.0, 0.5, 0.6], [9.0, 1.0, 3.0, 2.0, 0.0, 0.6, 0.5]])
