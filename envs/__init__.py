@@ -1,6 +1,6 @@
-"""Token selection as a decision process; importing registers `trbert/TokenSelection-v0` with Gymnasium.
+"""Token selection as a decision process. Importing this package registers `trbert/TokenSelection-v0` with Gymnasium.
 
-Nothing heavy loads here: Gymnasium imports the entry points when an environment is made.
+The import is cheap: Gymnasium imports the modules below only when an environment is made.
 """
 
 import gymnasium

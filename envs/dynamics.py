@@ -1,4 +1,4 @@
-"""The decision process: reset, transition, reward. Pure functions over packed batches (docs/architecture.md)."""
+"""The decision process: reset, transition and reward, as functions of packed batches (docs/architecture.md)."""
 
 import math
 from dataclasses import dataclass
@@ -22,17 +22,18 @@ Price = Literal["flops", "latency", "tokens"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardTerms:
-    """What a trajectory is paid for.
+    """The constants of the reward.
 
     Attributes:
-        penalty: λ, the price of cost, in nats per unreduced document.
-        keep_ratios: ρ_t, fractions of the original tokens that each point may keep free of charge.
-        price: "flops" charges each stage's share of the document's FLOPs; "latency" its share of the document's time,
-            as measured; "tokens" the kept fraction, every point alike, as the paper does.
-        latency: the measured times, where they are the price.
+        penalty: λ, the price of an unreduced document, in nats; 0 or more.
+        keep_ratios: ρ_t, the fraction of the original tokens that each reduction point may keep free of charge.
+        price: what is charged for the layers between two points. "flops" charges their share of the document's FLOPs.
+            "latency" charges their share of the document's measured time. "tokens" charges the kept fraction, with the
+            same weight at every point, as the paper does.
+        latency: the measured times; needed for the price "latency" only.
 
     Raises:
-        InputError: A penalty below 0, a ratio that is no fraction, or a price of time without a table.
+        InputError: The penalty is below 0, a ratio is no fraction, or the price is "latency" and there is no table.
     """
 
     penalty: float
@@ -51,9 +52,14 @@ class RewardTerms:
 
 @dataclass(frozen=True, slots=True)
 class Dynamics:
-    """The environment's laws: a frozen model, where tokens may be dropped, and what is paid.
+    """The decision process of one model: its transitions, and the reward of its trajectories.
 
-    The model's mode is the caller's: in evaluation mode a document's rewards differ by its actions alone.
+    The caller puts the model into evaluation mode. Without dropout, a document's rewards differ by its actions alone.
+
+    Attributes:
+        reducer: the model, and the points at which it may drop tokens.
+        terms: the constants of the reward.
+        cost: the FLOPs of the model.
     """
 
     reducer: Reducer
@@ -77,40 +83,47 @@ class Dynamics:
 
     @property
     def points(self) -> tuple[int, ...]:
-        """The reduction points."""
+        """The reduction points, as layer indices."""
         return self.reducer.points
 
     @property
     def num_points(self) -> int:
-        """Decisions of an episode."""
+        """The number of reduction points, and so of decisions in an episode."""
         return len(self.points)
 
     @property
     def task(self) -> Task:
-        """What the model predicts, and is paid for."""
+        """The task of the model; the reward pays for how well it is done."""
         return self.reducer.task
 
     def reset(self, tokens: Tokens) -> ReducedPass:
-        """Returns the pass at the first reduction point."""
+        """Returns a pass over these documents, at the first reduction point."""
         return self.reducer.enter(tokens)
 
     def transition(
         self, state: ReducedPass, masks: SampleMasks, gates: Float[Tensor, " kept"] | None = None
     ) -> ReducedPass:
-        """Returns what the masks (True = keep) lead to: gather, then run to the next point or to the end.
+        """Returns the pass after the tokens that the masks drop, at the next reduction point or at the end.
 
-        With K rows of masks each trajectory branches into K, which share all that came before; trajectory d of row
-        s becomes number `s · docs + d`. Protected tokens are kept whatever the masks say. Gates, if any, multiply the
-        kept tokens' states.
+        The kept tokens are gathered, and then the layers up to the next point run on them. Protected tokens are kept
+        whatever the masks say.
+
+        Args:
+            state: the pass at a reduction point.
+            masks: which tokens to keep (True = keep). With K rows of masks each trajectory branches into K, which share
+                everything before this point; trajectory d under row s becomes number `s · docs + d`.
+            gates: factors for the states of the kept tokens; None changes no state.
         """
         return self.reducer.advance(state, masks | state.batch.protected, gates)
 
     def charges(self, lengths: DocIndex, kept: Shaped[Tensor, "points docs"]) -> Float[Tensor, "points docs"]:
-        """Returns max(0, c_t(n_t) − c_t(ρ_t·n)) of each point t, a fraction of the unreduced document's price.
+        """Returns max(0, c_t(n_t) − c_t(ρ_t·n)) of each point t, as a fraction of the unreduced document's price.
+
+        Here c_t(m) is the price of the layers between point t and the next one, on m tokens.
 
         Args:
-            lengths: n, original tokens of each document.
-            kept: n_t, tokens left after each point; need not be whole, and may carry a gradient.
+            lengths: n, the number of original tokens of each document.
+            kept: n_t, the number of tokens left after each point; may be fractional, and may carry a gradient.
         """
         ratios = torch.tensor(self.terms.keep_ratios, device=lengths.device)[:, None]
         if self.terms.price == "tokens":
@@ -121,20 +134,20 @@ class Dynamics:
         return paid.clamp(min=0)
 
     def charge(self, lengths: DocIndex, kept: Shaped[Tensor, "points docs"]) -> DocFloat:
-        """Returns what a document is charged in all: Σ_t max(0, c_t(n_t) − c_t(ρ_t·n))."""
+        """Returns the charge of each document over all points: Σ_t max(0, c_t(n_t) − c_t(ρ_t·n))."""
         return self.charges(lengths, kept).sum(0)
 
     def returns(self, examples: Examples, kept: Kept, outputs: Outputs) -> Float[Tensor, "points examples"]:
-        """Returns fidelity − λ · Σ_{s≥t} charge_s: what is still to come at each point t, in nats, of each example.
+        """Returns the return of each example at each point t: fidelity − λ · Σ_{s≥t} charge_s, in nats.
 
-        What a trajectory was charged before t does not depend on what it decides at t: left out, it adds no noise. An
-        example of several documents is charged as they cost together: the mean of their charges, each weighed by its
-        share of the example's unreduced price.
+        The charges before t are left out. They do not depend on the decision at t, and would only add noise. The charge
+        of an example with several documents is the mean of their charges, in which each document counts by its share
+        of the example's unreduced price.
 
         Args:
-            examples: the trajectories, with their targets.
-            kept: tokens of each document left after each point.
-            outputs: what the head says of them.
+            examples: the examples whose documents went through the process, with their targets.
+            kept: the number of tokens of each document that are left after each point.
+            outputs: what the head says about the examples.
         """
         fidelity = self.task.fidelity(outputs, examples)
         charges = self.of_examples(examples, self.charges(examples.tokens.lengths, kept))
@@ -144,11 +157,11 @@ class Dynamics:
     def of_examples(
         self, examples: Examples, charges: Float[Tensor, "points docs"]
     ) -> Float[Tensor, "points examples"]:
-        """Returns the charges of examples, from those of their documents."""
+        """Returns the charges of examples, computed from the charges of their documents."""
         price = self.cost.unreduced(examples.tokens.lengths)
         share = price / examples.per_example(price)[examples.owner]
         return examples.per_example(charges * share.to(charges.dtype))
 
     def reward(self, examples: Examples, kept: Kept, outputs: Outputs) -> Float[Tensor, " examples"]:
-        """Returns R = fidelity − λ · charge of finished trajectories, in nats: the return at the first point."""
+        """Returns the reward R = fidelity − λ · charge of finished trajectories, in nats: the return at point 0."""
         return self.returns(examples, kept, outputs)[0]

@@ -1,4 +1,4 @@
-"""Sample trajectories of many documents through the dynamics, sharing prefixes."""
+"""Rollouts: several sampled trajectories of each of many documents, in one packed batch."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,13 @@ from trbert.selection.reduction import ReducedPass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draw:
-    """What keys the randomness of a rollout: the same key gives the same trajectories in any batch, on any worker."""
+    """The key of a rollout's random numbers: the same key gives the same trajectories in any batch, on any worker.
+
+    Attributes:
+        seed: the seed of the training.
+        version: the version of the policy; each step of training has its own.
+        documents: the index of each document in its split.
+    """
 
     seed: int
     version: int
@@ -25,16 +31,16 @@ class Draw:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
-    """Finished trajectories; number `s · docs + d` is sample s of document d.
+    """Finished trajectories; trajectory `s · docs + d` is sample s of document d.
 
     Attributes:
-        state: the finished state.
-        masks: the decision at each point over the tokens that entered it: [samples, total] at the first, where the
-            samples branch, [1, total] after it.
-        log_prob: log π of each trajectory's decisions at each point, summed over unprotected tokens; carries the
-            policy's gradient.
-        mean_log_prob: the same divided by the tokens entering the point, as the paper's code has it.
-        counts: tokens left after each point, with a gradient, of relaxed decisions; else None.
+        state: the finished pass of all trajectories.
+        masks: the decisions at each point, over the tokens that entered it (True = keep). They have the shape
+            [samples, total] at the first point, where the samples branch, and [1, total] at later points.
+        log_prob: log π of each trajectory's decisions at each point, in nats, summed over unprotected tokens; carries
+            the policy's gradient.
+        mean_log_prob: `log_prob` divided by the number of tokens that entered the point, as in the paper's code.
+        counts: the number of tokens left after each point, with a gradient; None unless decisions are relaxed.
     """
 
     state: ReducedPass
@@ -54,28 +60,29 @@ def sample_trajectories(
     forced: Bool[Tensor, " total"] | None = None,
     temperature: float | None = None,
 ) -> Rollout:
-    """Returns `samples` trajectories of every document; what precedes the first point is run once.
+    """Returns `samples` trajectories of every document. The layers before the first point run once for all of them.
 
-    With a temperature τ the decisions are relaxed (straight-through Gumbel-softmax of two classes, Jang et al. 2017):
-    the same masks are drawn, tokens are dropped as ever, and each kept token's state is multiplied by a gate that is 1
-    and has the gradient of σ((logit + logistic noise) / τ). A gradient of the outcome so reaches the policy through
-    the tokens that were kept, and one of the cost through all.
+    With a temperature τ the decisions are relaxed (straight-through Gumbel-softmax of two classes, Jang et al. 2017).
+    The same masks are drawn, and the same tokens are dropped. In addition, each kept token's state is multiplied by a
+    gate whose value is 1 and whose gradient is that of σ((logit + logistic noise) / τ). So a loss of the outputs
+    reaches the policy through the kept tokens, and a loss of the counts reaches it through all tokens.
 
     Args:
         dynamics: the decision process.
-        policy: gives the keep logits; its gradient enters `log_prob`.
+        policy: gives the keep logits; `log_prob` carries its gradient.
         tokens: the documents.
-        draw: keys the randomness.
-        dials: of each trajectory; +inf keeps all.
-        deployed: samples that threshold, as deployment does, instead of drawing; their gates have no gradient.
-        forced: first-point decision of the last sample over all tokens, kept to at later points (imitation).
-        temperature: τ of relaxed decisions; None does not relax.
+        draw: the key of the random numbers.
+        dials: the dial of each trajectory, an offset on its keep logits; +inf keeps all tokens.
+        deployed: which samples threshold their logits, as in use, instead of drawing; their gates have no gradient.
+        forced: a mask over all tokens (True = keep) for the last sample to follow at every point; None forces nothing.
+        temperature: τ of relaxed decisions, above 0; None does not relax them.
     """
     samples, docs = dials.shape
     state = dynamics.reset(tokens)
     masks: list[Tensor] = []
     log_prob, mean, counts = [], [], []
-    still = torch.ones(len(state.batch.hidden), device=dials.device)  # 1, with the gradient of having come so far
+    # The product of each remaining token's gates: its value is 1, and its gradient counts the token.
+    still = torch.ones(len(state.batch.hidden), device=dials.device)
     for point in range(dynamics.num_points):
         batch = state.batch
         logits = policy.logits(batch, point, dials.view(samples if point == 0 else 1, -1))
@@ -88,7 +95,7 @@ def sample_trajectories(
         masks.append(decided)
         gates = None
         if temperature is not None:
-            finite = logits.clamp(-1000, 1000)  # an infinite dial would make 0 · ∞ of a relaxed gradient
+            finite = logits.clamp(-1000, 1000)  # with an infinite dial the relaxed gradient would be 0 · ∞
             through = _straight_through(batch, finite, decided, uniform, temperature, docs, deployed)
             counts.append(_per_trajectory(still * through, batch, docs))
             gates, still = through[decided], (still * through)[decided]
@@ -111,7 +118,7 @@ def _decide(
     deployed: Tensor | None,
     forced: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Returns masks, and the uniform numbers that drew them, both [rows, total]."""
+    """Returns the masks, and the uniform random numbers that they were drawn with, both [rows, total]."""
     docs = len(draw.documents)
     document = batch.documents % docs
     sample = _sample_of(batch, docs, len(logits))
@@ -135,7 +142,7 @@ def _straight_through(
     docs: int,
     deployed: Tensor | None,
 ) -> Float[Tensor, "rows total"]:
-    """Returns the decisions as numbers, with the gradient of σ((logit + noise) / τ) where they were drawn freely."""
+    """Returns the decisions as 0 and 1; those that were drawn freely have the gradient of σ((logit + noise) / τ)."""
     # u < σ(l) exactly where l − logit(u) > 0, and −logit(u) is logistic noise.
     relaxed = ((logits - uniform.logit(1e-6)) / temperature).sigmoid()
     free = (~batch.protected)[None].expand_as(decided)
@@ -146,7 +153,7 @@ def _straight_through(
 
 
 def _sample_of(batch: PackedBatch, docs: int, rows: int) -> Int[Tensor, "rows total"]:
-    """Returns the sample that each decision belongs to: rows are samples until they have parted."""
+    """Returns the sample of each decision: its row at the first point, its document's number at later points."""
     branch = torch.arange(rows, device=batch.documents.device)[:, None]
     return branch * (len(batch) // docs) + (batch.documents // docs)[None]
 
@@ -157,6 +164,6 @@ def _starts(batch: PackedBatch, docs: int) -> Tensor:
 
 
 def _per_trajectory(values: Tensor, batch: PackedBatch, docs: int) -> Float[Tensor, "samples docs"]:
-    """Returns sums over each trajectory's tokens of [rows, total] values."""
+    """Returns the sums of [rows, total] values over the tokens of each trajectory."""
     rows = values.shape[0]
     return values.new_zeros(rows, len(batch)).index_add(1, batch.documents, values).view(-1, docs)

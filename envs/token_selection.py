@@ -1,4 +1,4 @@
-"""The Gymnasium `Env` and `VectorEnv` over the decision process, so that any RL library can train on it."""
+"""Token selection as a Gymnasium `Env` and `VectorEnv`, so that any library for reinforcement learning can train it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -20,41 +20,45 @@ from trbert.shapes import SampleMasks
 from trbert.tasks.examples import Examples
 
 Arrays = dict[str, Any]
-"""Arrays by name: an observation or an info, of one document or (stacked) of several."""
+"""Arrays by name: an observation or an info of one document, or of several documents, stacked."""
 
 ROUNDING = 1.01
-"""Room for rounding between a norm's bound and the values it gives, in half precision too."""
+"""Factor on the bound of a norm's output, because rounding may exceed the exact bound; enough for half precision."""
 
 
 class TokenSelectionEnv(gymnasium.Env[Arrays, NDArray[np.int8]]):
-    """Token selection on one document an episode: one step for each reduction point, then the reward.
+    """Token selection on one document: an episode has one step for each reduction point, and the last step is rewarded.
 
-    Observation (a dict; row i of every array is token i of the *original* document, whatever was dropped meanwhile):
+    Observation (a dict; row i of every array is token i of the *original* document, whatever has been dropped since):
 
-    * `hidden` [max_length, dim]: the remaining tokens' states; zeros where a token was dropped, and beyond the end.
+    * `hidden` [max_length, dim]: the states of the remaining tokens; zeros for dropped tokens and beyond the end.
     * `present` [max_length]: 1 where a token remains.
     * `protected` [max_length]: 1 where a remaining token is kept whatever the action says.
-    * `point`: which decision comes next, 0 the first; the number of reduction points when the episode is over.
+    * `point`: the number of the next decision, from 0; the number of reduction points when the episode is over.
 
-    Action: MultiBinary [max_length], 1 = keep. Entries of absent tokens are ignored.
+    Action: MultiBinary [max_length], 1 = keep. Entries of tokens that are not present are ignored.
 
-    Reward: 0 until the last step, then fidelity − λ · charge, in nats (`Dynamics.reward`); of classification fidelity
-    is log p(label). An episode terminates after the last reduction point and is never truncated.
+    Reward: 0 until the last step, then fidelity − λ · charge, in nats (`Dynamics.reward`). For classification the
+    fidelity is log p(label), but not below -5. An episode terminates after the last reduction point and is never
+    truncated.
 
-    Info: `document`, its index; after the last step also `cost` (FLOPs of the reduced pass over those of the plain
-    one, the policy's included), `charge`, `kept` (tokens left after each point) and, where the head reads documents,
-    `logits`.
+    Info: `document` is the index of the document. After the last step there are also:
 
-    Bounds of `hidden` are read off the weights when the environment is made; see `hidden_bound`. `reset` puts the
-    encoder into evaluation mode.
+    * `cost`: the FLOPs of the reduced pass, the policy included, over those of the unreduced pass.
+    * `charge`: what the document is charged, as a fraction of its unreduced price.
+    * `kept`: the number of tokens left after each point.
+    * `logits`: the outputs of the head, if the head reads documents.
+
+    The bounds of `hidden` are computed from the weights when the environment is made (`hidden_bound`). `reset` puts
+    the encoder into evaluation mode.
 
     Args:
         dynamics: the decision process.
-        examples: the documents with their targets, one document each.
-        max_length: rows of the padded views, in tokens; the longest document's by default.
+        examples: the documents with their targets, one document for each example.
+        max_length: the number of rows of the observations, in tokens; the length of the longest document by default.
 
     Raises:
-        InputError: An example has several documents, a target is none of the model's, or a document is longer than
+        InputError: An example has several documents, the model has no such target, or a document is longer than
             `max_length`.
     """
 
@@ -68,11 +72,11 @@ class TokenSelectionEnv(gymnasium.Env[Arrays, NDArray[np.int8]]):
         """Returns the observation at the first reduction point of a new episode.
 
         Args:
-            seed: of the generator that draws documents.
-            options: {"document": index} picks the document; otherwise one is drawn.
+            seed: the seed of the generator that draws documents.
+            options: {"document": index} chooses the document; without it a document is drawn.
 
         Raises:
-            InputError: The document's index is out of range, or an option has another name.
+            InputError: The document's index is out of range, or there is an option of another name.
         """
         super().reset(seed=seed)
         document = _option(options, "document", lambda: self.np_random.integers(len(self._episodes.examples)))
@@ -80,10 +84,10 @@ class TokenSelectionEnv(gymnasium.Env[Arrays, NDArray[np.int8]]):
         return _first(observations), _first(infos)
 
     def step(self, action: NDArray[Any]) -> tuple[Arrays, float, bool, bool, Arrays]:
-        """Drops what the action does not keep, and runs on to the next reduction point, or to the end.
+        """Drops the tokens that the action does not keep, and runs to the next reduction point, or to the end.
 
         Raises:
-            InputError: The action has another shape or other values than 0 and 1, or there is no running episode.
+            InputError: The action has a wrong shape, has values other than 0 and 1, or no episode is running.
         """
         observations, rewards, over, infos = self._episodes.step(action, (self._episodes.max_length,))
         return _first(observations), float(rewards[0]), over, False, _first(infos)
@@ -92,17 +96,17 @@ class TokenSelectionEnv(gymnasium.Env[Arrays, NDArray[np.int8]]):
 class TokenSelectionVectorEnv(VectorEnv[Arrays, NDArray[np.int8], NDArray[Any]]):
     """Token selection on `num_envs` documents at once, packed into one row of tokens at every step.
 
-    Spaces, rewards and infos are those of `TokenSelectionEnv`, stacked. All episodes have as many steps as there are
-    reduction points, so that they run in lockstep: all start with `reset` and end together. There is no autoreset.
+    Spaces, rewards and infos are those of `TokenSelectionEnv`, stacked. Every episode has one step for each reduction
+    point. So all episodes start together with `reset`, and end together. There is no autoreset.
 
     Args:
         dynamics: the decision process.
-        examples: the documents to draw from, with their targets, one document each.
-        num_envs: documents in an episode.
-        max_length: rows of the padded views, in tokens; the longest document's by default.
+        examples: the documents to draw from, with their targets, one document for each example.
+        num_envs: the number of documents at once.
+        max_length: the number of rows of the observations, in tokens; the length of the longest document by default.
 
     Raises:
-        InputError: As `TokenSelectionEnv`, or `num_envs` is less than 1.
+        InputError: `TokenSelectionEnv` would raise one, or `num_envs` is less than 1.
     """
 
     metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
@@ -129,12 +133,13 @@ class TokenSelectionVectorEnv(VectorEnv[Arrays, NDArray[np.int8], NDArray[Any]])
         """Returns the observations at the first reduction point of new episodes.
 
         Args:
-            seed: of the generator that draws documents.
-            options: {"documents": [index, …]} picks each environment's document; otherwise they are drawn.
-                A `reset_mask` is taken where it names every environment.
+            seed: the seed of the generator that draws documents.
+            options: {"documents": [index, …]} chooses the document of each environment; without it they are drawn.
+                A `reset_mask` is accepted if it is True for every environment.
 
         Raises:
-            InputError: A wrong number of documents, an index out of range, a partial `reset_mask`, an unknown option.
+            InputError: The number of documents is wrong, an index is out of range, the `reset_mask` leaves out an
+                environment, or there is an option of another name.
         """
         super().reset(seed=seed)
         options = dict(options or {})
@@ -158,10 +163,10 @@ class TokenSelectionVectorEnv(VectorEnv[Arrays, NDArray[np.int8], NDArray[Any]])
     def step(
         self, actions: NDArray[Any]
     ) -> tuple[Arrays, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Arrays]:
-        """Drops what the actions do not keep, and runs on to the next reduction point, or to the end.
+        """Drops the tokens that the actions do not keep, and runs to the next reduction point, or to the end.
 
         Raises:
-            InputError: The actions have another shape or other values than 0 and 1, or there is no running episode.
+            InputError: The actions have a wrong shape, have values other than 0 and 1, or no episode is running.
         """
         observations, rewards, over, infos = self._episodes.step(actions, (self.num_envs, self._episodes.max_length))
         terminated = np.full(self.num_envs, over)
@@ -169,7 +174,7 @@ class TokenSelectionVectorEnv(VectorEnv[Arrays, NDArray[np.int8], NDArray[Any]])
 
 
 class _Episodes:
-    """Episodes of several documents in lockstep, in and out as arrays: what both environments share."""
+    """Episodes of several documents that start and end together, as arrays; both environments are made of it."""
 
     def __init__(self, dynamics: Dynamics, examples: Examples, max_length: int | None) -> None:
         self.dynamics, self.examples = dynamics, examples
@@ -191,7 +196,7 @@ class _Episodes:
         self.state: ReducedPass | None = None
 
     def spaces(self) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
-        """Returns one document's observation and action space."""
+        """Returns the observation space and the action space of one document."""
         first = self.examples.take(torch.zeros(1, dtype=torch.long, device=self.examples.owner.device))
         bound = hidden_bound(self.dynamics, first.tokens.to(self.dynamics.reducer.encoder.device))
         rows = np.tile(bound, (self.max_length, 1))
@@ -207,7 +212,7 @@ class _Episodes:
 
     @torch.inference_mode()
     def reset(self, documents: Sequence[Any] | NDArray[Any]) -> tuple[Arrays, Arrays]:
-        """Returns the first observations, and which documents they are of."""
+        """Returns the observations at the first reduction point, and infos with the documents' indices."""
         for document in documents:
             if not isinstance(document, (int, np.integer)) or not 0 <= document < len(self.examples):
                 raise InputError(
@@ -215,7 +220,7 @@ class _Episodes:
                     "pass one in this range, or none to draw"
                 )
         encoder = self.dynamics.reducer.encoder
-        encoder.plain.eval()  # whoever trains it meanwhile may have left it in training mode
+        encoder.plain.eval()  # training between two episodes may have left it in training mode
         self.documents = torch.as_tensor(np.asarray(documents), dtype=torch.long)
         self.running = self.examples.take(self.documents.to(self.examples.owner.device)).to(encoder.device)
         self.state = self.dynamics.reset(self.running.tokens)
@@ -239,7 +244,7 @@ class _Episodes:
 
 
 def observe(state: ReducedPass, max_length: int) -> Arrays:
-    """Returns the padded views of a state, rows by original position; stacked, one entry for each document."""
+    """Returns the padded observations of a state: one entry for each document, one row for each original position."""
     batch = state.batch
     index = (batch.documents.cpu().numpy(), batch.positions.cpu().numpy())
     shape = (len(batch), max_length)
@@ -253,12 +258,12 @@ def observe(state: ReducedPass, max_length: int) -> Arrays:
 
 
 def read_action(action: Any, shape: tuple[int, ...], state: ReducedPass) -> SampleMasks:
-    """Returns the keep mask (True = keep) of the remaining tokens that an action over original positions means.
+    """Returns an action over original positions as a keep mask (True = keep) over the remaining tokens.
 
     Args:
-        action: 0 or 1 for each row of the padded views.
-        shape: which it must have: [max_length], or [num_envs, max_length].
-        state: where the action is taken.
+        action: 0 or 1 for each row of the observation.
+        shape: the shape that the action must have: [max_length], or [num_envs, max_length].
+        state: the pass at the reduction point where the action is taken.
 
     Raises:
         InputError: The action has another shape, or values other than 0 and 1.
@@ -278,7 +283,7 @@ def read_action(action: Any, shape: tuple[int, ...], state: ReducedPass) -> Samp
 
 
 def finish(dynamics: Dynamics, state: ReducedPass, examples: Examples) -> tuple[NDArray[np.float64], Arrays]:
-    """Returns rewards and infos of finished episodes, one entry for each document."""
+    """Returns the rewards and the infos of finished episodes, one entry for each document."""
     lengths, kept = state.batch.original_lengths, state.kept
     outputs = dynamics.reducer.outputs(state).float()
     rewards = dynamics.reward(examples, kept, outputs)
@@ -295,19 +300,19 @@ def finish(dynamics: Dynamics, state: ReducedPass, examples: Examples) -> tuple[
 
 @torch.inference_mode()
 def hidden_bound(dynamics: Dynamics, document: Tokens) -> NDArray[np.float32]:
-    """Returns a bound on |hidden| at every reduction point and at the end, for each dimension.
+    """Returns a bound on |hidden| for each dimension, valid at every reduction point and at the end.
 
-    Where the states are the output of a LayerNorm, |x| ≤ √(d−1)·|γ| + |β|: of d numbers with mean 0 and mean square 1
-    none exceeds √(d−1). Which norm that is, is seen by running a document. Where there is none, the residual stream
-    has no useful bound and the answer is the largest float32: in families that normalise before their layers
-    (ModernBERT, EuroBERT), and at point 0 where a projection follows the embeddings (ELECTRA, ALBERT).
+    If the states are the output of a LayerNorm, then |x| ≤ √(d−1)·|γ| + |β|, because none of d numbers with mean 0 and
+    mean square 1 exceeds √(d−1). A document is run to see which norm that is. If the states are not the output of a
+    norm, they have no useful bound, and the largest float32 is returned. This happens in families that normalise
+    before their layers (ModernBERT, EuroBERT), and at point 0 if a projection follows the embeddings (ELECTRA, ALBERT).
 
     Args:
         dynamics: the decision process.
         document: any one document, on the encoder's device.
     """
     encoder = dynamics.reducer.encoder
-    encoder.plain.eval()  # dropout would come between the norm and the states
+    encoder.plain.eval()  # dropout would change the norm's output before it becomes the states
     last_output: dict[nn.LayerNorm, Tensor] = {}
     hooks = [
         module.register_forward_hook(lambda norm, _, output: last_output.update({norm: output}))
@@ -334,7 +339,7 @@ def _bound_of_norm(hidden: Tensor, last_output: Mapping[nn.LayerNorm, Tensor]) -
             scale = hidden.new_ones(width) if norm.weight is None else norm.weight
             shift = hidden.new_zeros(width) if norm.bias is None else norm.bias
             bound: Tensor = ROUNDING * ((width - 1) ** 0.5 * scale.abs() + shift.abs())
-            return bound.float().clamp(min=torch.finfo(torch.float32).tiny)  # an empty interval is no Box
+            return bound.float().clamp(min=torch.finfo(torch.float32).tiny)  # a Box needs bounds that differ
     return torch.full((hidden.shape[1],), torch.finfo(torch.float32).max, device=hidden.device)
 
 
@@ -351,5 +356,5 @@ def _first(arrays: Arrays) -> Arrays:
 
 
 def _with_presence(infos: Arrays) -> Arrays:
-    """Adds the masks by which Gymnasium marks, for each key, the environments that have it: here all."""
+    """Returns the infos with Gymnasium's masks: for each key, the environments that have it, here all of them."""
     return infos | {f"_{name}": np.ones(len(values), dtype=np.bool_) for name, values in infos.items()}
