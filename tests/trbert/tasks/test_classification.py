@@ -6,10 +6,7 @@ import re
 
 import numpy as np
 import pytest
-import tokenizers
 import torch
-import transformers
-from tokenizers.processors import TemplateProcessing
 from torch.testing import assert_close
 
 from trbert.errors import InputError
@@ -21,25 +18,6 @@ from trbert.tasks.rows import Columns, Rows, Table
 from trbert.tasks.task import FIDELITY_FLOOR
 
 TASK = TASKS["classification"]
-
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d"]
-
-
-@pytest.fixture
-def tokenizer():
-    """Words a to d, [CLS] before and [SEP] after; the second text of a pair is segment 1."""
-    vocabulary = {word: index for index, word in enumerate(WORDS)}
-    model = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
-    model.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    model.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=model,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )
 
 
 def test_texts_become_one_row_of_tokens(tokenizer):

@@ -1,0 +1,321 @@
+"""The contract of a task, over every task: a new one is one line in CASES."""
+
+import pickle
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch.testing import assert_close
+
+from tests.trbert.tasks.toys import MarkWords, PickOne
+from trbert.encoder import Encoder
+from trbert.errors import InputError
+from trbert.measure.cost import CostModel
+from trbert.selection.policy import Policy
+from trbert.selection.reduction import Reducer
+from trbert.selection.saliency import saliency
+from trbert.selection.selectors import FirstSelector
+from trbert.tasks import TASKS
+from trbert.tasks.rows import Table
+from trbert.tasks.task import FIDELITY_FLOOR, Task
+
+
+@dataclass(frozen=True)
+class Case:
+    """A task, and a table for it.
+
+    Attributes:
+        task: which.
+        columns: of the texts and of the targets, as a user names them.
+        values: the table's, five rows of texts of words a to d.
+        outputs: columns that its head says.
+        bad: a target that this head lacks.
+    """
+
+    task: Task
+    columns: tuple[str, str]
+    values: dict[str, list[Any]]
+    outputs: int
+    bad: int
+
+
+TEXTS = ["a b c", "d", "c c b a d", "b a", "d c"]
+CASES = [
+    Case(
+        TASKS["classification"],
+        ("text", "label"),
+        {"text": TEXTS, "label": ["x", "y", "z", "x", "y"]},
+        outputs=3,
+        bad=3,
+    ),
+    Case(
+        PickOne(),
+        ("one,other", "right"),
+        {"one": TEXTS, "other": TEXTS[::-1], "right": [0, 1, 1, 0, 1]},
+        outputs=1,
+        bad=2,
+    ),
+    Case(
+        MarkWords(),
+        ("text", "marks"),
+        {"text": TEXTS, "marks": [[0, 1, 2], [1], [2, 2, 1, 0, 1], [0, 0], [1, 2]]},
+        outputs=3,
+        bad=3,
+    ),
+]
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.task.name)
+def case(request):
+    return request.param
+
+
+@pytest.fixture
+def task(case):
+    return case.task
+
+
+@pytest.fixture
+def rows(case):
+    """The rows that the task reads of its table."""
+    return case.task.read({"train": Table("a.csv", case.values)}, case.task.columns(*case.columns)).rows["train"]
+
+
+@pytest.fixture
+def examples(case, rows, tokenizer):
+    """The table's five examples."""
+    return case.task.encode(rows, tokenizer, 16)[0]
+
+
+@pytest.fixture
+def draw(case, examples):
+    """A function: seed -> random outputs of all examples."""
+
+    def draw(seed):
+        return torch.randn(examples.num_outputs, case.outputs, generator=torch.Generator().manual_seed(seed))
+
+    return draw
+
+
+def right_outputs(case, examples):
+    """Returns outputs that are sure of the targets: far down the loss's own gradient, from outputs that know nothing.
+
+    The softmax's gradient is below zero for what is right alone.
+    """
+    nothing = torch.zeros(examples.num_outputs, case.outputs, requires_grad=True)
+    (gradient,) = torch.autograd.grad(case.task.loss(nothing, examples).sum(), nothing)
+    return -100 * gradient
+
+
+def test_every_task_is_under_contract():
+    assert {case.task.name for case in CASES} >= set(TASKS)
+    assert all(name == task.name for name, task in TASKS.items())
+
+
+# Tables and texts.
+
+
+def test_reading_gives_a_target_and_a_stratum_for_each_row(rows, case):
+    assert len(rows) == 5
+    assert all(len(column) == 5 for column in rows.inputs)
+    assert rows.strata.shape == (5,)
+    assert {len(column) for column in rows.inputs} == {5}
+    assert len(rows.inputs) == len(case.task.columns(*case.columns).inputs)
+
+
+def test_encoding_gives_each_row_its_documents_with_their_first_token_protected(task, rows, examples):
+    assert len(examples) == 5
+    assert examples.owner.unique_consecutive().tolist() == list(range(5))
+    assert examples.owner.shape == (len(examples.tokens),)
+    assert examples.tokens.protected[examples.tokens.offsets[:-1]].all()
+    assert examples.reads == task.reads
+    assert examples.teacher is None
+
+
+def test_encoding_counts_the_documents_that_it_truncates(task, rows, tokenizer):
+    longest = max(len(text.split()) for column in rows.inputs for text in column) + 2
+    of_five_words = sum(len(text.split()) == 5 for column in rows.inputs for text in column)
+    assert of_five_words > 0
+    assert task.encode(rows, tokenizer, longest)[1] == 0
+    examples, truncated = task.encode(rows, tokenizer, longest - 1)
+    assert truncated == of_five_words
+    assert int(examples.tokens.lengths.max()) == longest - 1
+    assert task.loss(torch.zeros(examples.num_outputs, 3), examples).shape == (5,)
+
+
+def test_serving_protects_the_same_tokens_as_encoding(task, examples):
+    assert torch.equal(task.protect(examples.tokens).protected, examples.tokens.protected)
+
+
+def test_targets_that_the_head_lacks_are_refused(case, task, examples):
+    task.check_targets(examples, case.outputs)
+    bad = examples.targets.clone()
+    place = (bad != -100).nonzero()[-1]
+    bad[tuple(place)] = case.bad
+    with pytest.raises(InputError):
+        task.check_targets(replace(examples, targets=bad), case.outputs)
+    bad[tuple(place)] = -1
+    with pytest.raises(InputError):
+        task.check_targets(replace(examples, targets=bad), case.outputs)
+
+
+# What outputs lack of the targets, and of a teacher.
+
+
+def test_an_examples_losses_depend_on_no_other_example_nor_on_the_order(task, examples, draw):
+    outputs, teacher = draw(0), draw(1)
+    whole = {
+        "loss": task.loss(outputs, examples),
+        "distil": task.distil(outputs, teacher, examples, 2.0),
+        "fidelity": task.fidelity(outputs, examples),
+    }
+    decoded, correct = task.decode(outputs, examples), task.correct(task.decode(outputs, examples), examples)
+    for chosen in (torch.tensor([3, 0, 4]), torch.tensor([2]), torch.tensor([4, 3, 2, 1, 0])):
+        part, index = examples.take(chosen), examples.output_rows(chosen)
+        own = outputs[index]
+        assert_close(task.loss(own, part), whole["loss"][chosen])
+        assert_close(task.distil(own, teacher[index], part, 2.0), whole["distil"][chosen])
+        assert_close(task.fidelity(own, part), whole["fidelity"][chosen])
+        assert task.decode(own, part) == [decoded[number] for number in chosen]
+        assert task.correct(task.decode(own, part), part) == [correct[number] for number in chosen]
+    assert all(values.shape == (5,) for values in whole.values())
+    assert len({*whole["loss"].tolist()}) == 5
+
+
+def test_trajectories_of_several_samples_have_their_own_losses(task, examples, draw):
+    # As the select stage asks: sample 0 of all examples, then sample 1 of all.
+    first, second = draw(0), draw(1)
+    both = task.loss(torch.cat([first, second]), examples.repeat(2))
+    assert_close(both, torch.cat([task.loss(first, examples), task.loss(second, examples)]))
+
+
+def test_the_loss_is_never_below_zero_and_near_it_for_right_outputs(case, task, examples, draw):
+    assert (task.loss(draw(0), examples) > 0).all()
+    assert (task.loss(right_outputs(case, examples), examples) < 1e-3).all()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_distillation_is_least_at_the_teachers_own_outputs(temperature, task, examples, draw):
+    teacher = draw(0)
+    own = teacher.clone().requires_grad_()
+    least = task.distil(own, teacher, examples, temperature)
+    (gradient,) = torch.autograd.grad(least.sum(), own)
+    assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-5)
+    for seed in range(1, 6):
+        assert (task.distil(draw(seed), teacher, examples, temperature) > least).all()
+
+
+def test_distillation_asks_for_no_target(task, examples, draw):
+    # Other targets, of the same examples where they are marked at all.
+    other = examples.targets.clone()
+    other[other != -100] = 0
+    expected = task.distil(draw(0), draw(1), examples, 1.0)
+    assert torch.equal(task.distil(draw(0), draw(1), replace(examples, targets=other), 1.0), expected)
+
+
+def test_fidelity_is_minus_the_loss_down_to_the_floor(case, task, examples, draw):
+    outputs = draw(0)
+    assert_close(task.fidelity(outputs, examples), -task.loss(outputs, examples))
+    wrong = -right_outputs(case, examples)
+    assert (task.loss(wrong, examples) > -FIDELITY_FLOOR).all()
+    assert task.fidelity(wrong, examples).tolist() == [FIDELITY_FLOOR] * 5
+
+
+def test_no_outputs_know_more_than_the_prior_and_outputs_of_nothing_know_nothing(case, task, examples, draw):
+    prior = task.prior(examples)
+    assert prior > 0
+    for seed in range(3):
+        assert task.known(draw(seed), examples) < prior
+    assert task.known(right_outputs(case, examples), examples) == pytest.approx(prior, abs=1e-3)
+    assert task.known(torch.zeros(examples.num_outputs, case.outputs), examples) <= 0
+    assert task.prior(examples.repeat(3)) == pytest.approx(prior, rel=1e-6)
+
+
+# What a user reads.
+
+
+def test_quality_is_one_for_right_outputs_and_below_it_for_others(case, task, examples, draw):
+    right = right_outputs(case, examples)
+    assert task.correct(task.decode(right, examples), examples) == [1.0] * 5
+    assert task.quality(task.decode(right, examples), examples) == 1.0
+    assert task.quality(task.decode(-right, examples), examples) < 0.5
+    for seed in range(3):
+        decoded = task.decode(draw(seed), examples)
+        assert len(decoded) == 5
+        assert all(0 <= score <= 1 for score in task.correct(decoded, examples))
+        assert 0 <= task.quality(decoded, examples) <= 1
+    assert task.metric
+
+
+def test_a_task_pickles(task, examples, draw):
+    again, its_examples = pickle.loads(pickle.dumps((task, examples)))
+    assert type(again) is type(task)
+    assert torch.equal(again.loss(draw(0), its_examples), task.loss(draw(0), examples))
+
+
+# Its head on a model that drops tokens.
+
+
+@pytest.fixture
+def reducer(case, config_of):
+    """A tiny BERT with the task's head that may drop tokens before layers 1 and 3, in eval mode."""
+    config = config_of("bert")
+    config.num_labels = case.outputs
+    torch.manual_seed(0)
+    plain = case.task.auto_class.from_config(config).eval()
+    for parameter in plain.parameters():
+        if parameter.dim() == 2:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return Reducer(encoder=Encoder(plain), task=case.task, points=(1, 3))
+
+
+@pytest.fixture
+def first():
+    return FirstSelector(Policy(1, 0))
+
+
+@torch.no_grad()
+def test_a_pass_that_keeps_all_says_what_the_plain_model_says(task, examples, reducer, first):
+    tokens, plain = examples.tokens, reducer.encoder.plain
+    assert type(plain) in getattr(transformers, task.head)._model_mapping.values()
+    found = []
+    for start, end in zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True):
+        alone = plain(input_ids=tokens.input_ids[None, start:end]).logits
+        found.append(alone if task.reads == "documents" else alone[0])
+    finished = reducer.run(first, tokens, first.keep_all)
+    assert_close(reducer.outputs(finished), torch.cat(found))
+    assert_close(reducer.unreduced_outputs(tokens), torch.cat(found))
+
+
+def test_a_reduced_pass_has_an_output_for_each_that_the_loss_wants_and_learns(case, task, examples, reducer, first):
+    finished = reducer.run(first, examples.tokens, 0.3)
+    assert int(finished.kept[-1].sum()) < examples.tokens.input_ids.numel()
+    outputs = reducer.outputs(finished)
+    assert outputs.shape == (examples.num_outputs, case.outputs)
+    task.loss(outputs, examples).mean().backward()
+    learned = [weight for weight in reducer.encoder.layers[0].parameters() if weight.grad is not None]
+    assert any(bool((weight.grad != 0).any()) for weight in learned)
+
+
+@torch.no_grad()
+def test_an_examples_outputs_depend_on_no_other_example(examples, reducer, first):
+    whole = reducer.outputs(reducer.run(first, examples.tokens, 0.3))
+    for number in range(5):
+        chosen = torch.tensor([number])
+        alone = reducer.outputs(reducer.run(first, examples.take(chosen).tokens, 0.3))
+        assert_close(alone, whole[examples.output_rows(chosen)])
+
+
+def test_every_token_has_a_saliency_to_the_tasks_loss(task, examples, reducer):
+    _, salient = saliency(reducer.encoder, task, examples, reducer.points)
+    assert salient.shape == (2, examples.tokens.input_ids.numel())
+    assert bool((salient != 0).any())
+
+
+def test_a_head_is_paid_for_once(task, reducer):
+    cost = CostModel.of(reducer)
+    paid = (cost.head_per_document, cost.head_per_token, cost.head_per_original_token)
+    assert sum(price > 0 for price in paid) == 1
+    assert (cost.head_per_original_token > 0) == (task.reads == "tokens")

@@ -1,0 +1,132 @@
+"""Two small tasks that are unlike classification: examples of several documents, and a head that reads tokens."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from trbert.errors import InputError
+from trbert.tasks.classification import encode_texts
+from trbert.tasks.examples import Examples
+from trbert.tasks.rows import Reading, Rows
+from trbert.tasks.task import Task
+
+
+class PickOne(Task):
+    """Which of an example's documents is the right one: multiple choice, the head says one number of each document."""
+
+    name = "pick_one"
+    head = "AutoModelForSequenceClassification"
+    metric = "accuracy"
+
+    def read(self, tables, columns):
+        rows = {}
+        for split, table in tables.items():
+            targets = np.array(table.values[columns.target], dtype=np.int64)
+            rows[split] = Rows(tuple(tuple(table.values[name]) for name in columns.inputs), targets, targets)
+        return Reading(rows=rows, labels=(), notes=())
+
+    def encode(self, rows, tokenizer, max_length):
+        texts = [text for options in zip(*rows.inputs, strict=True) for text in options]
+        tokens, truncated = encode_texts(tokenizer, (texts,), max_length)
+        owner = torch.arange(len(rows)).repeat_interleave(len(rows.inputs))
+        return Examples(self.protect(tokens), torch.tensor(rows.targets), owner, self.reads), truncated
+
+    def check_targets(self, examples, num_outputs):
+        options = torch.bincount(examples.owner, minlength=len(examples))
+        if num_outputs != 1 or bool(((examples.targets < 0) | (examples.targets >= options)).any()):
+            raise InputError("targets must be documents of their examples, and the head must have one output")
+
+    def loss(self, outputs, examples):
+        options = torch.bincount(examples.owner, minlength=len(examples))
+        return -_log_shares(outputs, examples)[options.cumsum(0) - options + examples.targets]
+
+    def distil(self, outputs, teacher_outputs, examples, temperature):
+        shares = _log_shares(teacher_outputs / temperature, examples).exp()
+        return -(temperature**2) * examples.per_example(shares * _log_shares(outputs / temperature, examples))
+
+    def prior(self, examples):
+        return float(torch.special.entr(torch.bincount(examples.targets) / len(examples)).sum())
+
+    def decode(self, outputs, examples):
+        return [int(outputs[examples.owner == number, 0].argmax()) for number in range(len(examples))]
+
+    def correct(self, decoded, examples):
+        return [float(one == right) for one, right in zip(decoded, examples.targets.tolist(), strict=True)]
+
+
+class MarkWords(Task):
+    """A mark for each word of a text: the head reads every token; targets are padded with -100, as special tokens."""
+
+    name = "mark_words"
+    head = "AutoModelForTokenClassification"
+    reads = "tokens"
+    metric = "share of marks"
+
+    def read(self, tables, columns):
+        rows = {}
+        for split, table in tables.items():
+            marks = table.values[columns.target]
+            targets = np.full((len(marks), max(map(len, marks))), -100, dtype=np.int64)
+            for row, own in enumerate(marks):
+                targets[row, : len(own)] = own
+            texts = (tuple(table.values[columns.inputs[0]]),)
+            rows[split] = Rows(texts, targets, np.zeros(len(marks), dtype=np.int64))
+        return Reading(rows=rows, labels=(), notes=())
+
+    def encode(self, rows, tokenizer, max_length):
+        tokens, truncated = encode_texts(tokenizer, rows.inputs, max_length)
+        targets = torch.full((len(rows), int(tokens.lengths.max())), -100)
+        for row, (marks, length) in enumerate(zip(rows.targets, tokens.lengths.tolist(), strict=True)):
+            targets[row, 1 : length - 1] = torch.tensor(marks[: length - 2])
+        return Examples.of_documents(self.protect(tokens), targets, self.reads), truncated
+
+    def check_targets(self, examples, num_outputs):
+        marks = examples.targets[examples.targets != -100]
+        if not 0 <= int(marks.min()) <= int(marks.max()) < num_outputs:
+            raise InputError(f"marks must be from 0 to {num_outputs - 1}")
+
+    def loss(self, outputs, examples):
+        marks, weights = _marks(examples)
+        losses = F.cross_entropy(outputs, marks, ignore_index=-100, reduction="none")
+        return _by_example(weights * losses, examples)
+
+    def distil(self, outputs, teacher_outputs, examples, temperature):
+        _, weights = _marks(examples)
+        shares = (teacher_outputs / temperature).softmax(-1)
+        losses = -(temperature**2) * (shares * (outputs / temperature).log_softmax(-1)).sum(-1)
+        return _by_example(weights * losses, examples)
+
+    def prior(self, examples):
+        marks, weights = _marks(examples)
+        counted = marks != -100
+        shares = torch.bincount(marks[counted], weights[counted].double()) / len(examples)
+        return float(torch.special.entr(shares).sum())
+
+    def decode(self, outputs, examples):
+        return [own.tolist() for own in outputs.argmax(-1).split(examples.tokens.lengths.tolist())]
+
+    def correct(self, decoded, examples):
+        shares = []
+        for own, marks in zip(decoded, examples.targets.tolist(), strict=True):
+            right = [float(one == mark) for one, mark in zip(own, marks, strict=False) if mark != -100]
+            shares.append(sum(right) / len(right))
+        return shares
+
+
+def _log_shares(outputs, examples):
+    """Returns the log of each document's share of its example."""
+    return outputs[:, 0] - examples.per_example(outputs[:, 0].exp()).log()[examples.owner]
+
+
+def _marks(examples):
+    """Returns each token's mark, and its share of what its example's mean is taken of."""
+    lengths = examples.tokens.lengths
+    places = torch.arange(examples.targets.shape[1])
+    marks = examples.targets[places < lengths[:, None]]
+    counts = (examples.targets != -100).sum(1).repeat_interleave(lengths)
+    return marks, (marks != -100) / counts
+
+
+def _by_example(values, examples):
+    owner = examples.owner.repeat_interleave(examples.tokens.lengths)
+    return values.new_zeros(len(examples)).index_add(0, owner, values)
