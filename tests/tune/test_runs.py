@@ -7,23 +7,36 @@ import re
 import pytest
 
 from trbert.errors import RunFolderError
-from tune.runs import RunFolder, copy_folder, existing_run, forget_run, free_name, make_run, versions, write_json
+from tune.runs import (
+    RunFolder,
+    SavedRun,
+    copy_folder,
+    existing_run,
+    forget_run,
+    free_name,
+    make_run,
+    versions,
+    write_json,
+    write_run,
+)
+from tune.settings import Search, Settings, override
 
-SAVED = {"settings": {"seed": 3}, "search": {"budget": "10m"}}
+VALUES = {"settings": {"seed": 3}, "search": {"budget": "20m"}}
+SAVED = SavedRun(settings=override(Settings(), {"seed": 3}), search=Search(budget="20m"))
 
 
 def test_what_is_written_is_read_again(tmp_path):
-    write_json(tmp_path / "deep" / "settings.json", SAVED)
-    assert json.loads((tmp_path / "deep" / "settings.json").read_text()) == SAVED
+    write_json(tmp_path / "deep" / "settings.json", VALUES)
+    assert json.loads((tmp_path / "deep" / "settings.json").read_text()) == VALUES
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["settings.json"]
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "settings.json"
-    write_json(path, SAVED)
+    write_json(path, VALUES)
     with pytest.raises(TypeError, match="not JSON serializable"):
         write_json(path, {"settings": [1] * 10_000, "bad": object()})
-    assert json.loads(path.read_text()) == SAVED
+    assert json.loads(path.read_text()) == VALUES
     assert [each.name for each in tmp_path.iterdir()] == ["settings.json"]
 
 
@@ -63,7 +76,7 @@ def test_a_new_run_makes_its_folder(tmp_path):
 
 def test_a_run_that_exists_is_not_touched(tmp_path):
     folder = RunFolder(tmp_path / "mine")
-    write_json(folder.settings, SAVED)
+    write_run(folder, SAVED)
     told = (
         f"run folder {folder.path} must not exist yet, and does: choose another --name, "
         f"or continue it with --resume {folder.path}"
@@ -102,6 +115,63 @@ def test_nothing_to_resume_is_said(tmp_path):
         existing_run(str(tmp_path))
 
 
+EVERYTHING = Search(
+    num_trials=3,
+    num_rollout_workers=2,
+    num_learners=2,
+    gpus_per_worker=0.25,
+    budget="1h30m",
+    address="10.0.0.1:6379",
+    storage="s3://bucket/runs",
+    fixed=("select.points", "policy_width"),
+)
+
+
+@pytest.mark.parametrize("fitted", [None, override(Settings(), {"select.documents": 77})])
+@pytest.mark.parametrize("search", [EVERYTHING, Search()])
+def test_a_run_that_was_saved_is_the_same_run(search, fitted, tmp_path):
+    settings = override(Settings(), {"select.points": (0, 2), "select.keep_ratios": (0.1, 0.0), "model": "ünï"})
+    saved, folder = SavedRun(settings=settings, search=search, fitted=fitted), RunFolder(tmp_path / "mine")
+    write_run(folder, saved)
+    assert existing_run(str(folder.path)) == (folder, saved)
+    values = json.loads(folder.settings.read_text())
+    assert values["versions"] == versions()
+    assert ("fitted" in values) == (fitted is not None)
+
+
+def write_values(folder, **values):
+    write_json(folder / "settings.json", {"settings": {}, "search": {}} | values)
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"settings": {"select": {"dial_range": 2.0}}}, "there is no setting 'select.dial_range'"),
+        ({"fitted": {"select": {"dial_range": 2.0}}}, "there is no setting 'select.dial_range'"),
+        ({"settings": {"select": {"samples": 1}}}, "select.samples must be at least 2, and is 1"),
+        ({"search": {"of_old": 1}}, "unexpected keyword argument 'of_old'"),
+        ({"search": {"fixed": 3}}, "'int' object is not iterable"),
+        ({"search": {"num_learners": 0}}, "--num-learners must be 1 or more, and is 0"),
+        ({"search": {"budget": "soon"}}, "a budget must be a duration"),
+    ],
+)
+def test_a_run_of_another_version_is_refused_with_the_remedy(values, why, tmp_path):
+    write_values(tmp_path, **values)
+    with pytest.raises(RunFolderError) as raised:
+        existing_run(str(tmp_path))
+    told = str(raised.value)
+    assert told.startswith(f"{tmp_path}/settings.json was written by another version (")
+    assert why in told
+    assert told.endswith("): start the search again under another --name")
+
+
+def test_what_an_older_version_did_not_ask_for_is_as_it_is_by_default(tmp_path):
+    write_values(tmp_path, search={"num_trials": 2, "budget": "20m"})
+    assert existing_run(str(tmp_path))[1] == SavedRun(
+        settings=Settings(), search=Search(num_trials=2, budget="20m"), fitted=None
+    )
+
+
 @pytest.mark.parametrize(
     "content",
     [b'{"settings": {', b"\xff\xfe", b"", b"[]", b"{}", b"null", b'{"settings": {}, "search": 3}'],
@@ -132,7 +202,7 @@ def test_every_path_of_a_run_lies_in_its_folder(tmp_path):
 def test_a_run_is_forgotten_only_while_its_settings_are_all_that_it_has(tmp_path):
     fresh, begun = RunFolder(tmp_path / "fresh"), RunFolder(tmp_path / "begun")
     for folder in (fresh, begun):
-        write_json(folder.settings, SAVED)
+        write_run(folder, SAVED)
     begun.models.mkdir()
     forget_run(fresh)
     forget_run(begun)

@@ -14,8 +14,10 @@ import transformers
 
 from trbert.errors import InputError
 from tune import planner, search
+from tune.runs import existing_run
 from tune.search import main
 from tune.settings import Settings
+from tune.space import search_space
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -92,6 +94,37 @@ def test_the_plan_follows_what_was_asked_for(capsys):
     assert "about 60 minutes (--budget 1h)" in out
 
 
+def space_line(capsys):
+    """Returns what the plan says of the space."""
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("space")]
+    return line.removeprefix("space").strip()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--set", "select.penalty=1"],
+        ["--set", "select.points=0,2", "--set", "policy_width=16"],  # without points no free ratio either
+        ["--set", "select.keep_ratios=0.1,0.1"],
+        ["--set", "seed=3"],
+        ["--preset", "tr-bert"],
+        [],
+    ],
+    ids=" ".join,
+)
+def test_the_plan_says_what_varies(words, capsys):
+    assert main(["--dry-run", *words]) == 0
+    told, chosen = space_line(capsys), search._parser().parse_args(words)
+    assert told == ", ".join(search_space(12, 0.5, search._fixed(chosen))) + "; quality against cost"
+
+
+def test_where_all_is_fixed_the_plan_says_that_nothing_varies(capsys):
+    values = {"select.points": "0,2", "select.free": None}
+    fixed = [f"{name}={values.get(name, 1)}" for name in search_space(12, 0.5) if values.get(name, "") is not None]
+    assert main(["--dry-run", *(word for pair in fixed for word in ("--set", pair))]) == 0
+    assert space_line(capsys) == "nothing, all is fixed; quality against cost"
+
+
 def test_on_a_cluster_the_plan_is_for_its_machines(capsys, folder, monkeypatch):
     machine = {"CPU": 8.0, "GPU": 1.0}
     monkeypatch.setattr(planner, "cluster_of", lambda address: planner.Cluster(machines=(machine,) * 3, started=1))
@@ -113,9 +146,12 @@ def test_what_the_cluster_can_never_run_is_refused_before_anything_starts(capsys
     assert (list(folder.iterdir()), searched) == ([], [])
 
 
-def test_the_plan_comes_before_torch_and_ray_are_loaded(folder):
+@pytest.mark.parametrize("words", [[], ["--preset", "tr-bert"], ["--data", "own.csv", "--set", "seed=3"]], ids=" ".join)
+def test_the_plan_comes_before_torch_and_ray_are_loaded(words, folder):
     script = (
-        "import sys; from tune.search import main; code = main(['--dry-run']); "
+        f"import runpy, sys; sys.argv = ['search.py', '--dry-run', *{words}]\n"
+        f"try: runpy.run_path({str(ROOT / 'tune' / 'search.py')!r}, run_name='__main__')\n"
+        "except SystemExit as end: code = end.code\n"
         "print(code, *{'torch', 'ray', 'transformers', 'datasets'} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=True)
@@ -207,7 +243,8 @@ def test_everything_that_was_asked_for_is_saved_and_searched(capsys, folder, sea
     assert {"select.points", "select.price", "joint.learning_rate"} <= set(saved["search"]["fixed"])
     ((where, told, plan, arguments),) = searched
     assert where.path == Path("runs/mine")
-    assert json.loads(json.dumps(told)) == saved
+    assert existing_run("runs/mine") == (where, told)
+    assert told.fitted is None
     assert (plan.trials, arguments["resumed"], arguments["cores"]) == (4, False, 2)
     assert "the front" in capsys.readouterr().out
 
@@ -215,9 +252,9 @@ def test_everything_that_was_asked_for_is_saved_and_searched(capsys, folder, sea
 def test_the_embedded_pages_are_cut_to_what_ten_minutes_can_use(folder, searched):
     assert main([]) == 0
     assert main(["--data", "own.csv"]) == 0
-    pages, own = (saved["settings"]["data"] for _, saved, _, _ in searched)
-    assert (pages["source"], pages["max_length"], pages["train_rows"]) == ("pages", 128, 4000)
-    assert (own["source"], own["max_length"], own["train_rows"]) == ("own.csv", 256, None)
+    pages, own = (saved.settings.data for _, saved, _, _ in searched)
+    assert (pages.source, pages.max_length, pages.train_rows) == ("pages", 128, 4000)
+    assert (own.source, own.max_length, own.train_rows) == ("own.csv", 256, None)
     assert sorted(path.name for path in (folder / "runs").iterdir()) == ["search", "search-2"]
 
 
@@ -239,7 +276,8 @@ def test_a_resumed_search_is_the_one_that_was_asked_for_then(capsys, folder, sea
     assert main(["--resume", "runs/mine"]) == 0
     first, second = searched
     assert second[0] == first[0]
-    assert second[1] == json.loads(json.dumps(first[1]))
+    assert second[1] == first[1]
+    assert (second[1].settings.seed, second[1].search.num_trials, second[1].search.budget) == (7, 3, "20m")
     assert second[2] == first[2]
     assert (first[3]["resumed"], second[3]["resumed"]) == (False, True)
 
@@ -253,12 +291,21 @@ def test_a_run_whose_settings_are_damaged_is_not_resumed(capsys, folder, searche
     assert searched == []
 
 
-@pytest.mark.parametrize("asked", [{"budget": "10m"}, {"budget": "10m", "of_old": 1}])
-def test_a_run_that_another_version_wrote_is_not_resumed(capsys, folder, searched, asked):
+@pytest.mark.parametrize(
+    ("saved", "why"),
+    [
+        ({"settings": {}, "search": {"budget": "10m", "of_old": 1}}, "'of_old'"),
+        ({"settings": {"select": {"dial_range": 2.0}}, "search": {}}, "there is no setting 'select.dial_range'"),
+    ],
+)
+def test_a_run_that_another_version_wrote_is_not_resumed(capsys, folder, searched, saved, why):
     (folder / "run").mkdir()
-    (folder / "run" / "settings.json").write_text(json.dumps({"settings": {}, "search": asked}))
+    (folder / "run" / "settings.json").write_text(json.dumps(saved))
     assert main(["--resume", "run"]) == 2
-    assert "run/settings.json was written by another version" in one_line(capsys)
+    told = one_line(capsys)
+    assert told.startswith("error: run/settings.json was written by another version (")
+    assert why in told
+    assert told.endswith("): start the search again under another --name")
     assert searched == []
 
 
@@ -273,10 +320,10 @@ def test_ctrl_c_says_how_to_go_on_and_keeps_the_run(capsys, folder, monkeypatch)
 
 
 def test_a_full_disk_is_said(capsys, monkeypatch):
-    def full(path, values):
+    def full(path, content):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(search, "write_json", full)
+    monkeypatch.setattr("tune.runs.write_whole", full)
     assert main(["--name", "mine"]) == 1
     assert (
         one_line(capsys)
@@ -419,7 +466,7 @@ def test_learners_take_processors_of_their_own_and_are_planned_with(capsys, sear
     assert "2 at once, no rollout workers, 2 learners each" in capsys.readouterr().out
     ((_, saved, plan, _),) = searched
     assert (plan.concurrent, plan.learners) == (2, 2)
-    assert saved["search"]["num_learners"] == 2
+    assert saved.search.num_learners == 2
 
 
 def test_on_a_cluster_learners_have_whole_gpus_and_the_others_what_was_asked_for(searched, monkeypatch):
@@ -430,7 +477,7 @@ def test_on_a_cluster_learners_have_whole_gpus_and_the_others_what_was_asked_for
         assert main([*words, "--gpus-per-worker", gpus]) == 0
         _, saved, plan, _ = searched[-1]
         assert (plan.concurrent, plan.learners) == (at_once, 2)
-        assert saved["search"]["gpus_per_worker"] == float(gpus)
+        assert saved.search.gpus_per_worker == float(gpus)
 
 
 @pytest.mark.parametrize(
@@ -453,9 +500,9 @@ def test_columns_storage_and_switches_are_handed_on(searched, monkeypatch):
     words = ["--data", "a.csv", "--label-column", "stars", "--storage", "/shared", "--verbose"]
     assert main([*words, "--set", "select.token_average=true"]) == 0
     ((_, saved, _, arguments),) = searched
-    assert saved["settings"]["data"]["label_column"] == "stars"
-    assert saved["settings"]["select"]["token_average"] is True
-    assert saved["search"]["storage"] == "/shared"
+    assert saved.settings.data.label_column == "stars"
+    assert saved.settings.select.token_average is True
+    assert saved.search.storage == "/shared"
     assert arguments["verbose"] is True
 
 
@@ -464,7 +511,7 @@ def test_the_address_is_the_shells_where_none_is_given(searched, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.9:6379")
     assert main([]) == 0
     assert main(["--address", "auto"]) == 0
-    assert [saved["search"]["address"] for _, saved, *_ in searched] == ["10.0.0.9:6379", "auto"]
+    assert [saved.search.address for _, saved, *_ in searched] == ["10.0.0.9:6379", "auto"]
 
 
 def test_a_mistake_leaves_the_run_where_others_may_have_written_to_its_storage(capsys, folder, monkeypatch):

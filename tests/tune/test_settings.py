@@ -1,6 +1,7 @@
 """Settings: checked when made, changed by name, stored as JSON, and light to import."""
 
 import dataclasses
+import doctest
 import json
 import math
 import re
@@ -12,7 +13,17 @@ from pathlib import Path
 import pytest
 
 from trbert.errors import InputError
-from tune.settings import PRESETS, Settings, from_json, override, setting_names, to_json
+from tune import settings as settings_module
+from tune.settings import (
+    PRESETS,
+    Search,
+    Settings,
+    from_json,
+    override,
+    parse_duration,
+    setting_names,
+    to_json,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,7 +53,6 @@ RULES = [
     ("select.step_documents", 0, "select.step_documents must be positive, and is 0"),
     ("select.item_documents", -3, "select.item_documents must be positive, and is -3"),
     ("select.learning_rate", 0, "select.learning_rate must be positive, and is 0.0"),
-    ("select.dial_range", -2, "select.dial_range must be 0 or more, and is -2.0"),
     ("select.temperature", 0, "select.temperature must be positive, and is 0.0"),
     ("select.guided_share", 1.1, "select.guided_share must be a fraction from 0 to 1, and is 1.1"),
     ("select.warm_start_documents", -1, "select.warm_start_documents must be 0 or more, and is -1"),
@@ -152,7 +162,6 @@ def test_every_number_has_a_rule():
         ("select.baseline", "median", "'leave-one-out' or 'mean'"),
         ("select.token_average", 1, "true or false"),
         ("select.reward_to_go", "yes", "true or false"),
-        ("selector", "entropy", "'policy' or 'gumbel' or 'first' or 'random' or 'attention' or 'saliency'"),
         ("compute.dtype", "float16", "'auto' or 'float32' or 'bfloat16'"),
         ("joint.documents", None, "a whole number"),
         ("data.train_rows", "many", "a whole number or none"),
@@ -236,10 +245,51 @@ def test_settings_that_hang_together_may_change_in_any_order():
 def test_the_selectors_are_those_that_the_model_knows():
     from trbert.selection.selectors import SELECTORS
 
-    kinds = typing.get_type_hints(Settings)["selector"]
-    assert typing.get_args(kinds) == SELECTORS
+    assert set(SELECTORS) >= {"policy", "gumbel", "first", "random", "attention", "saliency"}
     for name in SELECTORS:
         assert override(Settings(), {"selector": name}).selector == name
+
+
+def test_a_selector_of_ones_own_is_taken_and_held_to_the_rules_of_its_kind(monkeypatch):
+    from trbert.selection.selectors import SELECTORS, FirstSelector
+
+    monkeypatch.setattr("trbert.selection.selectors.SELECTORS", known := dict(SELECTORS))
+
+    class Last(FirstSelector):
+        name = "last"
+
+    assert known["last"] is Last
+    assert override(Settings(), {"selector": "last"}).selector == "last"
+    # It is a rule, which draws nothing.
+    with pytest.raises(InputError, match=r"^joint\.fastest must be more than 1 for a selector that draws nothing"):
+        override(Settings(), {"selector": "last", "joint.fastest": 0.0})
+
+
+def test_an_unknown_selector_is_refused_with_those_there_are():
+    from trbert.selection.selectors import SELECTORS
+
+    told = f"selector must be one of {', '.join(SELECTORS)}, and is 'entropy': 'policy' is the default"
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        override(Settings(), {"selector": "entropy"})
+
+
+def test_a_task_of_ones_own_is_taken_and_an_unknown_one_is_refused_with_those_there_are(monkeypatch):
+    from trbert.tasks import TASKS
+
+    told = f"task must be one of {', '.join(TASKS)}, and is 'ranking': leave it out for the default"
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        override(Settings(), {"task": "ranking"})
+    monkeypatch.setitem(TASKS, "ranking", TASKS["classification"])
+    assert override(Settings(), {"task": "ranking"}).task == "ranking"
+
+
+def test_the_default_task_and_selector_are_known():
+    # They are taken unasked, so that a plan needs no torch.
+    from trbert.selection.selectors import selector_class
+    from trbert.tasks import task_of
+
+    assert selector_class(Settings().selector).name == Settings().selector
+    assert task_of(Settings().task).name == Settings().task
 
 
 def test_json_with_a_name_of_another_version_is_refused():
@@ -274,7 +324,7 @@ def test_the_papers_preset_is_the_papers_recipe():
     assert settings.joint.fastest == 0.0  # no thresholded trajectory
     assert settings.policy_features == ()  # a head sees its token alone
     assert not settings.select.reward_to_go
-    assert (settings.selector, settings.select.dial_range) == ("policy", 0.0)
+    assert settings.selector == "policy"
 
 
 def test_the_papers_preset_has_the_papers_numbers_whatever_was_set_before():
@@ -296,7 +346,10 @@ def test_every_setting_has_a_help_text_of_its_own():
 
 
 def test_settings_load_neither_torch_nor_ray():
-    script = "import sys, tune.settings, tune.budget, tune.runs; print(*{name.split('.')[0] for name in sys.modules})"
+    script = (
+        "import sys, tune.settings, tune.budget, tune.runs; tune.settings.Settings(); "
+        "print(*{name.split('.')[0] for name in sys.modules})"
+    )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert set(done.stdout.split()).isdisjoint({"torch", "ray", "transformers", "numpy", "optuna"})
 
@@ -324,3 +377,72 @@ def test_ratios_are_one_for_each_point_where_both_are_set(ratios):
 def test_relaxed_decisions_are_not_guided():
     with pytest.raises(InputError, match=re.escape("select.guided_share must be 0 with selector 'gumbel', and is 0.5")):
         override(Settings(), {"selector": "gumbel", "select.guided_share": 0.5})
+
+
+def test_the_examples_in_the_docstrings_hold():
+    results = doctest.testmod(settings_module)
+    assert results.attempted >= 2
+    assert results.failed == 0
+
+
+# What is asked for beside the settings.
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("10m", 600), ("2h", 7200), ("1h30m", 5400), ("1h2m3s", 3723), ("0.5h", 1800), (" 5m ", 300)],
+)
+def test_a_duration_is_read(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "10", "ten minutes", "10 m", "5m1h", "-5m", "1e3s", "inf", "h"])
+def test_what_is_no_duration_is_refused(text):
+    told = f"a budget must be a duration such as 90s, 10m or 1h30m, and is {text!r}"
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize("text", ["0s", "0h0m", "0.0m"])
+def test_a_budget_of_nothing_is_refused(text):
+    with pytest.raises(InputError, match=f"^a budget must be more than nothing, and is {text!r}$"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("num_trials", 0, "--num-trials must be 1 or more, and is 0"),
+        ("num_learners", 0, "--num-learners must be 1 or more, and is 0"),
+        ("num_rollout_workers", -1, "--num-rollout-workers must be 0 or more, and is -1"),
+        ("gpus_per_worker", -0.25, "--gpus-per-worker must be 0 or more, and is -0.25"),
+        ("budget", "soon", "a budget must be a duration such as 90s, 10m or 1h30m, and is 'soon'"),
+        ("budget", "0m", "a budget must be more than nothing, and is '0m'"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused_where_it_is_defined(name, value, told):
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        Search(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_trials", 1),
+        ("num_trials", None),
+        ("num_learners", 1),
+        ("num_rollout_workers", 0),
+        ("gpus_per_worker", 0.0),
+        ("gpus_per_worker", None),
+        ("budget", "1s"),
+    ],
+)
+def test_a_search_at_the_edge_of_its_rules_is_taken(name, value):
+    assert getattr(Search(**{name: value}), name) == value
+
+
+def test_a_search_knows_its_seconds_and_the_processes_of_a_trial():
+    search = Search(budget="1h30m", num_rollout_workers=3)
+    assert search.seconds == 5400.0
+    assert search.processes == 4  # its own, and three that sample
+    assert (Search().seconds, Search().processes) == (600.0, 1)
