@@ -1,1 +1,1 @@
-"""The three stages of learning. No Ray in here."""
+"""The three stages of learning: teacher, select and joint. Nothing in this folder imports Ray."""

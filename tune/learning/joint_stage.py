@@ -1,4 +1,4 @@
-"""The third stage of learning: encoder and selector together. No Ray."""
+"""The third stage of learning, joint: encoder and selector learn together."""
 
 import math
 from dataclasses import dataclass
@@ -22,21 +22,30 @@ from tune.learning.steps import ALONE, Keeper, Learner, Progress, Team, autocast
 from tune.settings import ComputeSettings, JointSettings, SelectSettings
 
 SCOUTED = 16
-"""Documents that the cost of a dial is measured on."""
+"""The number of documents on which the costs of the dials are measured."""
 SCOUTINGS = 10
-"""How often in the stage: its dials move while the model learns."""
+"""How many times in the stage these costs are measured; they change while the model learns."""
 FIRST_VERSION = 1_000_000
-"""Keys the draws of the stage's first step; the select stage's steps are keyed by their own numbers, below it."""
+"""The policy version of the stage's first step, which keys its draws. The select stage's versions lie below it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Joint:
-    """The joint stage's loss, on trajectories of any selector.
+    """The loss of the joint stage, for any selector.
 
-    Each document runs `samples` trajectories and one more. Of a selector that learns, the first are drawn and carry
-    the gradient of its decisions, the further one is thresholded as in deployment, at a speed-up of its own (or with
-    all tokens), so that the model stays good along its whole dial. A rule only thresholds: every trajectory has a
-    speed-up of its own. All of them carry the task loss: gold labels and the teacher's distribution.
+    Each document has `samples` trajectories and, unless `fastest` is 0, one more. If the selector learns, the first
+    `samples` are drawn, and carry the gradient of its decisions. The last one is thresholded as in use, at a speed-up
+    that is drawn for it, or with all tokens. So the model stays good along its whole dial. A rule draws no masks:
+    all of its trajectories are thresholded, each at a speed-up that is drawn for it. Every trajectory has the task
+    loss, against the targets and the teacher's outputs.
+
+    Attributes:
+        dynamics: the decision process of the model that learns.
+        selector: decides which tokens to keep.
+        select: settings of the policy gradient.
+        settings: of the joint stage.
+        dtype: arithmetic, as `compute.dtype`.
+        temperature: τ of relaxed decisions; None does not relax them.
     """
 
     dynamics: Dynamics
@@ -48,16 +57,16 @@ class Joint:
 
     @property
     def trajectories(self) -> int:
-        """Of each document."""
+        """The number of trajectories of each document."""
         return self.settings.samples + (1 if self.settings.fastest else 0)
 
     @property
     def dials(self) -> tuple[float, ...]:
-        """The dials whose costs are measured: every third of the selector's, its last among them."""
+        """The dials whose costs are measured: every third dial of the selector, counted back from its last."""
         return self.selector.dials[::-3][::-1]
 
     def curve(self, some: Examples) -> DialCurve:
-        """Returns what those dials cost on some examples, as the model now is."""
+        """Returns what those dials cost on some examples with the model's present weights."""
         reducer, cost = self.dynamics.reducer, self.dynamics.cost
 
         def speed_up_at(dial: float) -> float:
@@ -67,7 +76,7 @@ class Joint:
             return DialCurve.measured(speed_up_at, self.dials)
 
     def loss(self, part: Examples, draw: Draw, curve: DialCurve) -> tuple[Float[Tensor, ""], dict[str, float]]:
-        """Returns the mean loss of some examples, and what to tell of it."""
+        """Returns the mean loss of some examples, and the figures to report about it."""
         if self.selector.learns:
             return self._learned(part, draw, curve)
         reducer, samples = self.dynamics.reducer, self.trajectories
@@ -95,7 +104,10 @@ class Joint:
         return task + learned, {"reward": reward, "task": float(task.detach())}
 
     def thresholded(self, draw: Draw, curve: DialCurve, samples: int) -> Float[Tensor, "samples docs"]:
-        """Returns dials whose speed-ups are alike in log from 1x to the fastest; some of the last keep all tokens."""
+        """Returns dials whose speed-ups are uniform in log from 1x to `fastest`.
+
+        In the last row, a fraction `keep_all` of the documents keeps all tokens instead.
+        """
         docs = draw.documents
         sample = torch.arange(samples, device=docs.device)[:, None]
         share = keyed_uniform(draw.seed, draw.version, docs[None], 1, sample).cpu().numpy()
@@ -117,28 +129,28 @@ def train_jointly(
     keeper: Keeper | None = None,
     team: Team = ALONE,
 ) -> None:
-    """Stage 3: encoder and selector learn together, on every trajectory of `Joint`.
+    """Stage 3: trains encoder, selector and fusion together, in place, on the loss of `Joint`.
 
     Args:
-        joint: what is learned.
-        train: the documents.
+        joint: the loss, with the model that learns.
+        train: the training examples.
         compute: how the machine is used.
-        seed: keys the order of documents and all that is drawn.
-        progress: told each step's losses.
-        keeper: takes the stage's state now and then.
-        team: the processes that learn together; what is drawn for a document does not depend on who draws it.
+        seed: the key of the order of examples and of everything that is drawn.
+        progress: is called with the losses of each step.
+        keeper: saves the stage's state from time to time; None saves nothing.
+        team: the processes that learn together; what is drawn for a document is the same in any process.
     """
     settings, reducer = joint.settings, joint.dynamics.reducer
     if settings.documents == 0:
         return
     model, device = reducer.encoder.plain, reducer.encoder.device
-    model.eval()  # dropout would come between a reward and its actions
+    model.eval()  # with dropout a reward would depend on more than the actions
     steps = math.ceil(settings.documents / settings.batch_size)
     groups: list[dict[str, Any]] = [{"params": list(model.parameters()), "lr": settings.learning_rate}]
     if weights := [*joint.selector.policy.parameters(), *reducer.fusion.parameters()]:
         groups.append({"params": weights, "lr": settings.policy_learning_rate, "weight_decay": 0.0})
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
-    costs = torch.zeros(len(joint.dials), dtype=torch.float64)  # a tensor, so that a resumed stage finds it again
+    costs = torch.zeros(len(joint.dials), dtype=torch.float64)  # a tensor, so that the stage's state holds it
     learner = Learner(optimizer, steps, warm_up=0.1, keeper=keeper, carried=[costs])
     few, every = train.spread(SCOUTED), max(1, steps // SCOUTINGS)
     seen: dict[str, float] = {}
@@ -154,14 +166,14 @@ def train_jointly(
     for step, chosen in learner.batches(len(train), settings.batch_size, seed + 1):
         if settings.fastest and step % every == 0:
             costs.copy_(torch.from_numpy(joint.curve(few).log_costs))
-        # Versions continue after the select stage's, so that no draw is used twice.
+        # These versions differ from the select stage's, so that no draw is used twice.
         of_step = partial(loss, version=FIRST_VERSION + step)
         value = step_in_budget(optimizer, chosen, lengths, compute.tokens_per_batch, of_step, team)
         progress({"step": float(step + 1), "steps": float(steps), "loss": value, **seen})
 
 
 def task_loss(task: Task, outputs: Outputs, examples: Examples, settings: JointSettings) -> Float[Tensor, ""]:
-    """Returns the mean loss against the targets and, for its share, against the teacher's outputs."""
+    """Returns the mean task loss: against the targets and, with the share `distillation`, the teacher's outputs."""
     gold = task.loss(outputs, examples).mean()
     if examples.teacher is None or settings.distillation == 0:
         return gold

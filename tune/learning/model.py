@@ -1,4 +1,4 @@
-"""One model in training: select, joint, and its curve along the dial. No Ray."""
+"""One model in training: its select stage, its joint stage, and its measurement along the dial."""
 
 from collections.abc import Callable
 
@@ -26,17 +26,18 @@ from tune.learning.steps import ALONE, Keeper, Progress, Team, autocast, pick_de
 from tune.settings import Settings, override
 
 SPEED_UPS = (12.0, 8.0, 5.0, 3.0, 2.0)
-"""Near which a trained model is measured, beside its default dial and all tokens kept."""
+"""Speed-ups near which a trained model is measured; it is also measured at its default dial and with all tokens."""
 
 _SCOUTED = 32
+"""The number of documents on which the dials for these speed-ups are looked for."""
 
 
 class Model:
-    """A teacher's copy with a policy, in training.
+    """A copy of the teacher with a policy, in training.
 
     Args:
         prepared: what all trials share.
-        settings: of this model; where no penalty is set the model's own settings say the task's.
+        settings: of this model. If they set no penalty, `prepared.penalty` is used, and `Model.settings` says so.
 
     Raises:
         InputError: The reduction points do not fit the encoder.
@@ -56,12 +57,12 @@ class Model:
         self.policy = policy.to(device)
         self.selector = selector_of(settings.selector, self.policy)
         points = points_for(self.selector, points)
-        # Without a joint stage its maps would stay at zero.
+        # Fusion learns in the joint stage only. Without that stage its maps would stay at zero.
         fused = len(points) if settings.fusion and settings.joint.documents else 0
         fusion = Fusion(width, fused).to(device)
         self.reducer = Reducer(encoder=Encoder(plain), task=prepared.task, points=points, fusion=fusion)
         self.cost = CostModel.of(self.reducer, self.policy)
-        # A rule is paid nothing, and may stand at fewer points than there are ratios.
+        # A rule learns from no reward. It may also have fewer points than there are ratios.
         ratios = settings.select.keep_ratios if kind.learns else None
         terms = RewardTerms(
             penalty=penalty,
@@ -78,12 +79,12 @@ class Model:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What the joint stage learns, in its optimiser's order."""
+        """The parameters that the joint stage trains, in the order of its optimiser."""
         modules = (self.reducer.encoder.plain, self.policy, self.reducer.fusion)
         return [parameter for module in modules for parameter in module.parameters()]
 
     def sampler(self, train: Examples) -> Sampler:
-        """Returns what samples this model's trajectories in this process."""
+        """Returns a sampler of this model's trajectories that works in this process."""
         settings = self.settings
         return Sampler(
             self.dynamics,
@@ -100,7 +101,14 @@ class Model:
         return self.settings.select.temperature if self.selector.relaxed else None
 
     def select(self, train: Examples, source: GradientSource, progress: Progress, keeper: Keeper | None = None) -> None:
-        """Runs the select stage: a warm start where asked for, then policy gradient; a rule has nothing to learn."""
+        """Runs the select stage: the warm start, then the policy gradient. A rule learns nothing, and returns at once.
+
+        Args:
+            train: the training examples, for the warm start.
+            source: computes the policy gradients.
+            progress: is called with the means of each step.
+            keeper: saves the stage's state from time to time; None saves nothing.
+        """
         settings = self.settings
         if not self.selector.learns:
             return
@@ -109,7 +117,7 @@ class Model:
         train_policy(self.policy, source, len(train), settings.select, settings.seed, progress, keeper)
 
     def join(self, train: Examples, progress: Progress, keeper: Keeper | None = None, team: Team = ALONE) -> None:
-        """Runs the joint stage."""
+        """Runs the joint stage; the arguments are those of `train_jointly`."""
         settings = self.settings
         joint = Joint(
             self.dynamics, self.selector, settings.select, settings.joint, settings.compute.dtype, self._temperature
@@ -117,23 +125,24 @@ class Model:
         train_jointly(joint, train, settings.compute, settings.seed, progress, keeper, team)
 
     def evaluate(self, split: Examples, dial: float) -> Evaluation:
-        """Returns how the reduced model does on a split at one dial."""
+        """Returns the quality and the cost of the reduced model on a split at one dial."""
         compute = self.settings.compute
         with autocast(self.reducer.encoder.device, compute.evaluation):
             return evaluate(self.reducer, self.cost, self.selector, split, dial, compute.tokens_per_batch)
 
     def evaluate_sampled(self, split: Examples) -> Evaluation:
-        """Returns how the model does on a split where masks are drawn, as in training: the gap to `evaluate` at dial 0.
+        """Returns the quality and the cost of the model on a split with masks that are drawn, as in training.
 
-        One trajectory a document, keyed by the model's seed and the document's place in the split. A rule draws none,
-        and has no gap.
+        Compared with `evaluate` at dial 0, this shows what thresholding changes. Each document has one trajectory,
+        keyed by the model's seed and the document's place in the split. A rule draws no masks: it is evaluated at its
+        default dial.
         """
         if not self.selector.learns:
             return self.evaluate(split, self.selector.default_dial)
         compute, device = self.settings.compute, self.reducer.encoder.device
 
         def forward(chosen: Tensor, part: Examples) -> ReducedPass:
-            # Version -1 is no training step's, so that no draw is used twice.
+            # No training step has version -1, so that no draw is used twice.
             draw = Draw(seed=self.settings.seed, version=-1, documents=split.documents(chosen).to(device))
             dials = torch.zeros(1, len(part.tokens), device=device)
             return sample_trajectories(self.dynamics, self.policy, part.tokens, draw, dials).state
@@ -142,7 +151,7 @@ class Model:
             return evaluate_forward(self.reducer, self.cost, self.selector, split, forward, compute.tokens_per_batch)
 
     def deployable(self, dial: float | None = None) -> TrbertModel:
-        """Returns the Hugging Face model that is saved and served."""
+        """Returns the Hugging Face model to save and to serve, at this dial; None is the selector's default dial."""
         longest = min(self.settings.data.max_length, self.reducer.encoder.max_tokens)
         return assemble(self.reducer, self.selector, self.selector.default_dial if dial is None else dial, longest)
 
@@ -150,14 +159,14 @@ class Model:
 def measure_along_dial(
     model: Model, validation: Examples, told: Callable[[float], None]
 ) -> list[tuple[float, Evaluation]]:
-    """Returns the model's dials, cheapest first, and how it does at each of them.
+    """Returns the dials of a model, cheapest first, each with its evaluation on validation.
 
-    On validation: test is measured once, at the end, and only for the front.
+    Test is not used here. It is measured once, at the end of a search, and only for the front.
 
     Args:
-        model: trained.
-        validation: what points are chosen on.
-        told: called with the fraction done.
+        model: the trained model.
+        validation: the validation split, on which points are chosen.
+        told: is called after each dial with the fraction of dials that are done.
     """
     dials = spread_dials(model, validation)
     found = []
@@ -170,8 +179,8 @@ def measure_along_dial(
 def spread_dials(model: Model, validation: Examples) -> list[float]:
     """Returns the dials to measure a model at, cheapest first: near `SPEED_UPS`, its default, and all tokens kept.
 
-    How far a dial goes depends on how sure the policy has become, so that the dials are looked for, on a few
-    documents. A speed-up out of reach is left out.
+    The speed-up of a dial depends on how confident the policy has become. So the dials are looked for on a few
+    documents. A speed-up that no dial reaches is left out.
     """
     curve = scout(model, validation)
     reached = np.array([-np.log(speed_up) for speed_up in SPEED_UPS if curve.reaches(speed_up)])
@@ -180,6 +189,6 @@ def spread_dials(model: Model, validation: Examples) -> list[float]:
 
 
 def scout(model: Model, validation: Examples) -> DialCurve:
-    """Returns what each of the selector's dials costs, on a few examples from all over a split."""
+    """Returns what each of the selector's dials costs, on a few examples spread over the split."""
     few = validation.spread(_SCOUTED)
     return DialCurve.measured(lambda dial: model.evaluate(few, dial).speed_up, model.selector.dials)

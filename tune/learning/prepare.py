@@ -1,4 +1,4 @@
-"""What all trials share, made once: the examples, the teacher, what it says of them."""
+"""Makes what all trials share, once: the examples, the teacher, and the teacher's outputs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,29 +25,33 @@ from tune.settings import Settings
 Say = Callable[[str], None]
 
 PENALTY = 1.0
-"""Price of an unreduced document, in nats, where none is set; never more than the teacher knows, for then a policy does
-best to drop everything, and did: at 1 nat on pairs of which its teacher knew .4."""
+"""The price of an unreduced document if none is set, in nats. What the teacher knows of a label is used if it is less.
+
+With a higher price than that, a policy does best to drop everything. This happened on text pairs: the price was 1 nat,
+and the teacher knew 0.4 nats.
+"""
 LEAST_PENALTY = 1e-3
+"""The lowest price that is taken from what the teacher knows, in nats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """Everything a trial starts from; pickles, its weights shared.
+    """Everything that a trial starts from. It can be pickled; Ray shares its arrays between processes.
 
     Attributes:
         task: what is predicted.
-        training_seconds: measured, of one unreduced training pass of one document on a trial's threads.
-        train: with the teacher's outputs, which it gave to the documents cut to its own length.
-        validation: points are chosen on it.
-        test: points are reported on it.
-        weights: the teacher's state dict, its positions extended where asked for.
-        config: the Hugging Face configuration of these weights.
-        tokenizer: its tokenizer.
-        teacher_validation: the teacher's quality on validation, at the teacher's own length.
-        teacher_test: the teacher's quality on test, likewise.
-        labels: names of what the head's outputs stand for, in their order; () where they have none.
-        penalty: price of an unreduced document, in nats, where none is set; what the search starts from.
-        latency: how long layers take, where that is the price.
+        training_seconds: the measured seconds of an unreduced training pass of one document, on a trial's threads.
+        train: the training examples with the teacher's outputs. The teacher read them at its own `max_length`.
+        validation: the examples on which points are chosen.
+        test: the examples on which points are reported.
+        weights: the teacher's state dict; its positions are extended if `positions` is set.
+        config: the Hugging Face configuration for these weights.
+        tokenizer: the teacher's tokenizer.
+        teacher_validation: the teacher's quality on validation, a fraction; measured at the teacher's `max_length`.
+        teacher_test: the teacher's quality on test, a fraction; measured at the teacher's `max_length`.
+        labels: the names of the head's outputs, in their order; () if they have no names.
+        penalty: the price of an unreduced document if none is set, in nats; the search varies it around this value.
+        latency: how long the layers take, if the price is "latency".
     """
 
     task: Task
@@ -65,12 +69,12 @@ class Prepared:
     latency: LatencyTable | None = None
 
     def plain(self, device: torch.device) -> Any:
-        """Returns a copy of the teacher, to be trained on."""
+        """Returns a copy of the teacher, for a trial to train further."""
         return rebuilt(self.task, self.config, self.weights, device)
 
 
 def rebuilt(task: Task, config: Any, weights: dict[str, NDArray[np.float32]], device: torch.device) -> Any:
-    """Returns a plain model of its own with these weights."""
+    """Returns a new plain model with a copy of these weights, in evaluation mode."""
     model = task.auto_class.from_config(config)
     model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
     return model.to(device).eval()
@@ -83,38 +87,38 @@ def prepare(
     latency: LatencyTable | None = None,
     train: Callable[..., None] = train_teacher,
 ) -> Prepared:
-    """Returns tokens and teacher, from the cache where the same were made before.
+    """Returns what all trials share. The teacher and its outputs come from the cache if they were made before.
 
     Args:
         settings: of the run; `data`, `model`, `positions`, `teacher` and `seed` decide the result.
-        plan: cuts the teacher's epochs to its time; None cuts nothing.
-        say: is told what is being done, one line each.
-        latency: the user's table, where time is the price; measured here, in the arithmetic and on the threads of
-            evaluation, when None.
-        train: fine-tunes the teacher: here, or in several processes.
+        plan: limits the teacher's epochs to its share of the budget; None limits nothing.
+        say: is called with a line for each thing that is done.
+        latency: the user's table of times. If it is None and the price is "latency", the layers are timed here, in the
+            arithmetic and with the threads of evaluation.
+        train: fine-tunes the teacher, in this process or in several.
 
     Raises:
-        InputError: The data, the device, the positions or the reduction points are not what the model takes.
-        Diverged: The teacher's learning, or what it says, left the finite numbers.
+        InputError: The data, the device, the positions or the reduction points do not fit the model.
+        Diverged: The teacher's loss, gradient or outputs are not finite.
     """
     data, compute, splits, task = settings.data, settings.compute, splits_of(settings), task_of(settings.task)
     if compute.threads is not None:
         torch.set_num_threads(compute.threads)
     for note in splits.notes:
         say(note)
-    torch.manual_seed(settings.seed)  # draws the new head
+    torch.manual_seed(settings.seed)  # a new head is drawn at random
     pretrained = load_pretrained(settings.model, task, splits.labels)
     device = pick_device(compute.device)
     encoder = Encoder(pretrained.model.to(device))
     reducer = Reducer(encoder=encoder, task=task)
-    if settings.positions is not None:  # checked now, not once the teacher has been trained
+    if settings.positions is not None:  # checked before the teacher is trained, which takes long
         check_positions(encoder.base.config, settings.positions)
     if settings.select.points is not None:
         check_points(settings.select.points, len(encoder.layers))
     longest = min(data.max_length, settings.positions or encoder.max_tokens)
     teacher_longest = min(settings.teacher.max_length or data.max_length, encoder.max_tokens)
     parts = taught = _tokenised(task, pretrained.tokenizer, splits, longest, say)
-    if teacher_longest != longest:  # tokenised anew: of a pair the tokenizer cuts the longer text, not the end
+    if teacher_longest != longest:  # tokenised again: of a pair the tokenizer cuts the longer text, not the end
         taught = _tokenised(task, pretrained.tokenizer, splits, teacher_longest, say, " for the teacher")
     if not pretrained.fine_tuned:
         teach(reducer, taught["train"], settings, plan, say, train)
@@ -123,7 +127,7 @@ def prepare(
     say(f"teacher: {100 * quality['validation']:.1f} % on validation, {100 * quality['test']:.1f} % on test")
     if settings.positions is not None:
         extend_positions(pretrained.model, settings.positions)
-        # It is saved beside the model, and cuts there where its user names no length.
+        # The tokenizer is saved beside the model. It cuts texts at this length if its user gives no other.
         pretrained.tokenizer.model_max_length = settings.positions
     if latency is None and settings.select.price == "latency":
         say("latency: timing the layers on documents of every length")
@@ -147,7 +151,12 @@ def prepare(
 
 
 def _penalty(knows: float, say: Say) -> float:
-    """Returns the task's own price of an unreduced document, from what the teacher knows of its training examples."""
+    """Returns the price of an unreduced document: `PENALTY`, or what the teacher knows of its labels if that is less.
+
+    Args:
+        knows: how much better the teacher predicts the training labels than their frequencies do, in nats.
+        say: is called with a warning if the teacher knows next to nothing.
+    """
     if knows < LEAST_PENALTY:
         say(
             "teacher: it knows no more of its training labels than how frequent they are, so that no selection can be "
@@ -157,12 +166,12 @@ def _penalty(knows: float, say: Say) -> float:
 
 
 def arrays_of(model: nn.Module) -> dict[str, NDArray[np.float32]]:
-    """Returns a model's state dict as arrays, which Ray hands between processes without copying."""
+    """Returns a model's state dict as arrays; Ray passes arrays between processes without copying them."""
     return {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
 
 
 def splits_of(settings: Settings) -> Splits:
-    """Returns the rows that a run's `data` settings and seed name."""
+    """Returns the rows of each split, as the run's `data` settings and its seed define them."""
     data = settings.data
     return load_splits(
         data.source,
@@ -179,7 +188,7 @@ def splits_of(settings: Settings) -> Splits:
 def _tokenised(
     task: Task, tokenizer: Any, splits: Splits, max_length: int, say: Say, whose: str = ""
 ) -> dict[str, Examples]:
-    """Returns the rows of each split as examples, and says how many were truncated."""
+    """Returns the rows of each split as examples, and reports how many were truncated."""
     found = {}
     for name, rows in {"train": splits.train, "validation": splits.validation, "test": splits.test}.items():
         examples, truncated = task.encode(rows, tokenizer, max_length)

@@ -1,4 +1,4 @@
-"""The second stage of learning: select. The encoder is frozen, and the policy learns. No Ray."""
+"""The second stage of learning, select: the encoder is frozen, and the policy learns which tokens to keep."""
 
 import math
 import time
@@ -35,18 +35,18 @@ from tune.learning.steps import (
 from tune.settings import ComputeSettings, SelectSettings
 
 _IMITATION_RATE = 1e-2
-"""Of the warm start, whose gradients are exact: higher than what suits a long run of sampled ones."""
+"""The learning rate of the warm start. It is higher than that of the policy gradient, because nothing is sampled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutItem:
-    """One piece of a select step: which trajectories to sample. The same item gives the same gradient anywhere.
+    """One item of work of a select step: some examples to sample. An item gives the same gradient in any process.
 
     Attributes:
-        index: place in the step; gradients are summed in this order.
-        version: policy version, which keys the draw.
+        index: the place of the item in its step; gradients are summed in this order.
+        version: the policy version, which keys the draw.
         examples: indices into the training split.
-        guided: the last sample of each document imitates saliency.
+        guided: whether the last sample of each document keeps the most salient tokens.
     """
 
     index: int
@@ -57,7 +57,16 @@ class RolloutItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemGradient:
-    """What sampling an item gives back: a gradient, summed over its examples, and means over its trajectories."""
+    """The result of an item.
+
+    Attributes:
+        index: the index of the item.
+        gradient: of the policy's loss, summed over the item's examples; all parameters in one vector.
+        reward: the mean reward, in nats.
+        charge: the mean charge of a document, as a fraction of its unreduced price.
+        kept: the fraction of the tokens that is left after the last point.
+        seconds: the time that the item took.
+    """
 
     index: int
     gradient: NDArray[np.float32]
@@ -76,9 +85,18 @@ class GradientSource(Protocol):
 
 
 class Sampler:
-    """Samples trajectories of an item with the frozen encoder, and differentiates the policy on them.
+    """Samples the trajectories of an item with the frozen encoder, and computes the policy's gradient on them.
 
-    The whole of a rollout worker but Ray: trials without workers call it in their own process.
+    A rollout actor does the same with Ray around it. Trials without actors call a sampler in their own process.
+
+    Args:
+        dynamics: the decision process.
+        policy: a policy that takes the weights of each call.
+        train: the training examples.
+        settings: of the select stage.
+        compute: how the machine is used.
+        seed: the key of the draws.
+        temperature: τ of relaxed decisions; None does not relax them.
     """
 
     def __init__(
@@ -95,7 +113,7 @@ class Sampler:
         self.settings, self.compute, self.seed, self.temperature = settings, compute, seed, temperature
 
     def gradients(self, weights: NDArray[np.float32], items: Sequence[RolloutItem]) -> list[ItemGradient]:
-        """Returns the items' gradients, computed here one after the other."""
+        """Returns the items' gradients, computed in this process one after the other."""
         return [self.gradient(weights, item) for item in items]
 
     def gradient(self, weights: NDArray[np.float32], item: RolloutItem) -> ItemGradient:
@@ -112,7 +130,7 @@ class Sampler:
         return ItemGradient(index=item.index, gradient=gradient, seconds=time.perf_counter() - started, **means)
 
     def _differentiate(self, chosen: Tensor, item: RolloutItem) -> tuple[int, NDArray[np.float32], dict[str, float]]:
-        """Returns how many of an item's examples these are, their summed gradient, and means over them."""
+        """Returns the number of these examples of an item, their summed gradient, and their mean figures."""
         part = self.train.take(chosen).to(self.dynamics.reducer.encoder.device)
         samples = self.settings.samples
         rollout, outputs = self._sample(part, self.train.documents(chosen), item)
@@ -129,7 +147,7 @@ class Sampler:
         return len(chosen), torch.cat([g.flatten() for g in gradient]).float().cpu().numpy(), told
 
     def _sample(self, part: Examples, documents: Tensor, item: RolloutItem) -> tuple[Rollout, Outputs]:
-        """Returns finished trajectories, and what the head says of them."""
+        """Returns finished trajectories, and the outputs of the head."""
         reducer = self.dynamics.reducer
         device = reducer.encoder.device
         draw = Draw(seed=self.seed, version=item.version, documents=documents.to(device))
@@ -143,7 +161,10 @@ class Sampler:
         return rollout, outputs
 
     def _salient_mask(self, part: Examples) -> Tensor:
-        """The paper's guided sample: the k most salient tokens, k = round Σ p at the first point."""
+        """Returns the mask of the paper's guided sample: the k most salient tokens, k = round Σ p at the first point.
+
+        Σ p is the number of tokens that the policy expects to keep there.
+        """
         reducer = self.dynamics.reducer
         states, scores = saliency(reducer.encoder, reducer.task, part, reducer.points)
         with torch.no_grad():
@@ -159,15 +180,15 @@ def select_loss(
 ) -> tuple[Float[Tensor, ""], float]:
     """Returns the policy's loss on finished trajectories, a mean over samples and examples, and their mean reward.
 
-    Of drawn decisions it is the policy gradient's. Of relaxed ones it is the price of what they keep: the task's own
-    loss is the caller's, and reaches the policy through the gates.
+    For drawn decisions it is the loss of the policy gradient. For relaxed decisions it is the price of the tokens that
+    they keep. The caller then adds the task's loss, which reaches the policy through the gates.
 
     Args:
         dynamics: the decision process.
-        rollout: finished trajectories, the first `samples` of which count.
-        outputs: what the head says of them.
-        part: the examples that they are of.
-        samples: trajectories of each document that count.
+        rollout: finished trajectories; only the first `samples` of each document count.
+        outputs: what the head says about the trajectories.
+        part: the examples whose trajectories these are.
+        samples: how many trajectories of each document count.
         settings: of the select stage.
     """
     drawn, docs = part.repeat(samples), len(part.tokens)
@@ -196,19 +217,19 @@ def train_policy(
     progress: Progress,
     keeper: Keeper | None = None,
 ) -> None:
-    """Stage 2: policy gradient with the encoder frozen, synchronous.
+    """Stage 2: trains the policy by policy gradient, with the encoder frozen. Each step waits for all of its items.
 
     Args:
         policy: learns in place.
-        source: computes gradients; one call a step.
-        examples: size of the training split.
+        source: computes the gradients; it is called once for each step.
+        examples: the number of examples of the training split.
         settings: of the stage.
-        seed: keys the order of examples.
-        progress: told each step's means.
-        keeper: takes the stage's state now and then.
+        seed: the key of the order of examples.
+        progress: is called with the means of each step.
+        keeper: saves the stage's state from time to time; None saves nothing.
 
     Raises:
-        Diverged: A gradient is not finite; the policy is as it was.
+        Diverged: A gradient is not finite. The policy is left as it was before that step.
     """
     steps = max(1, math.ceil(settings.documents / settings.step_documents))
     optimizer = torch.optim.Adam(policy.parameters(), lr=settings.learning_rate)
@@ -233,7 +254,7 @@ def train_policy(
 def warm_start(
     policy: Policy, dynamics: Dynamics, train: Examples, settings: SelectSettings, compute: ComputeSettings, seed: int
 ) -> None:
-    """Lets the policy imitate saliency: at every point, keep the half of the tokens that matters most."""
+    """Trains the policy to imitate saliency: at every point, to keep the most salient half of the original tokens."""
     count = min(settings.warm_start_documents, len(train))
     if count == 0:
         return
@@ -243,7 +264,7 @@ def warm_start(
     steps = math.ceil(count / settings.step_documents)
 
     def loss(chosen: Tensor) -> Tensor:
-        """Summed over tokens and points, as parts of a step add up."""
+        """Returns the loss summed over tokens and points, so that the losses of a step's parts can be added."""
         part = train.take(chosen).to(device)
         with autocast(device, compute.dtype):
             states, scores = saliency(reducer.encoder, reducer.task, part, reducer.points)
@@ -274,7 +295,7 @@ def flatten(policy: Policy) -> NDArray[np.float32]:
 
 def load_flat(policy: Policy, weights: NDArray[np.float32]) -> None:
     """Sets the policy's weights from one vector."""
-    # Ray hands out read-only arrays, which torch does not take.
+    # Arrays from Ray are read-only, and torch needs arrays that can be written.
     nn.utils.vector_to_parameters(torch.from_numpy(weights.copy()).to(_device(policy)), policy.parameters())
 
 
@@ -291,7 +312,7 @@ def _device(policy: Policy) -> torch.device:
 
 @contextmanager
 def _frozen(reducer: Reducer) -> Iterator[None]:
-    """Within it the model's weights take no gradient, while the policy's logits still do."""
+    """Makes a context in which the weights of encoder and fusion take no gradient; those of the policy still do."""
     own = (*reducer.encoder.plain.parameters(), *reducer.fusion.parameters())
     parameters = [parameter for parameter in own if parameter.requires_grad]
     for parameter in parameters:

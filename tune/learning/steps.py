@@ -1,4 +1,8 @@
-"""Learning on packed documents, step by step: precision, token budget, memory, schedule, what goes on after a death."""
+"""What the three stages of learning have in common.
+
+Precision, batches within a token budget and within memory, the optimiser step, its schedule, teams of processes, and
+continuing from a saved state.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -16,46 +20,57 @@ from trbert.measure.timing import paired_ratio, take_turns
 
 Result = TypeVar("Result")
 Progress = Callable[[dict[str, float]], None]
-"""Called after each step with what it measured; raises `StageTimeout` to stop."""
+"""A function that is called after each step with its figures. It raises `StageTimeout` to stop the stage."""
 
 
 class StageTimeout(Exception):
-    """The stage has had its time; what it learned so far stands."""
+    """Raised when a stage has used up its time. What it has learned so far is kept."""
 
 
 Loss = Callable[[Tensor], Tensor]
-"""A function of document indices that returns their *summed* loss."""
+"""A function of document indices that returns the *sum* of the documents' losses."""
 _WORTH_ROUNDING = 1.2
-"""How many times as fast bfloat16 must be, to be taken unasked."""
+"""How many times as fast as float32 bfloat16 must be for "auto" to take it."""
 
 
 def autocast(device: torch.device, dtype: str) -> AbstractContextManager[None]:
-    """Returns the context in which training runs: bfloat16 where asked for, or where "auto" finds it the faster."""
+    """Returns the context in which training runs: in bfloat16 if dtype says so, or if it is "auto" and that is faster.
+
+    Args:
+        device: where the model is.
+        dtype: "float32", "bfloat16" or "auto".
+    """
     return torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(device, dtype))
 
 
 def uses_bfloat16(device: torch.device, dtype: str) -> bool:
-    """Returns whether `autocast` takes bfloat16."""
+    """Returns whether `autocast` uses bfloat16."""
     return dtype == "bfloat16" or (dtype == "auto" and has_fast_bfloat16(device))
 
 
 @cache
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Returns whether the device multiplies bfloat16 matrices faster than float32 ones; a processor is timed, once.
+    """Returns whether the device multiplies bfloat16 matrices faster than float32 ones. A processor is timed, once.
 
-    That a processor has instructions for it does not tell: with AVX-512's dot products a product took a third of the
-    time of a float32 one on a Zen 5, and 1.7 times as long on an Emerald Rapids whose AMX a virtual machine hid.
+    It is timed because its instructions do not tell. With the same AVX-512 instructions for bfloat16, a product took
+    these multiples of the time in float32:
+
+    * 0.33 on a Zen 5;
+    * 1.7 on an Emerald Rapids, in a virtual machine that hid its AMX instructions.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     found = torch.cpu.get_capabilities()
     if not (found.get("amx_bf16", False) or found.get("avx512_bf16", False)):
-        return False  # without them torch converts to float32 and back
+        return False  # without these instructions torch converts to float32 and back
     return bfloat16_speed_up() > _WORTH_ROUNDING
 
 
 def bfloat16_speed_up() -> float:
-    """Returns how many times as fast a product of matrices of training's size is in bfloat16, in paired turns."""
+    """Returns how many times as fast as in float32 a matrix product of training's size is in bfloat16.
+
+    The two are timed in turns, and each pair of neighbouring turns is compared.
+    """
 
     def product(dtype: torch.dtype) -> Callable[[], object]:
         return partial(nn.functional.linear, torch.ones(512, 384, dtype=dtype), torch.ones(1536, 384, dtype=dtype))
@@ -67,10 +82,10 @@ def bfloat16_speed_up() -> float:
 
 
 def pick_device(name: str) -> torch.device:
-    """Returns the named device; "auto" is the first GPU where there is one.
+    """Returns the named device. "auto" is the first GPU, or the processor if there is no GPU.
 
     Raises:
-        InputError: It is a GPU, and torch finds none.
+        InputError: The name is a GPU's, and torch finds no GPU.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -83,7 +98,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def shuffled_batches(documents: int, batch_size: int, steps: int, seed: int) -> Iterator[Tensor]:
-    """Yields `steps` batches of document indices, every document once an epoch, in an order of its own each epoch."""
+    """Yields `steps` batches of document indices. An epoch has every document once, and each epoch has a new order."""
     queue = torch.empty(0, dtype=torch.long)
     epoch = 0
     for _ in range(steps):
@@ -96,10 +111,10 @@ def shuffled_batches(documents: int, batch_size: int, steps: int, seed: int) -> 
 
 
 def accumulate_gradient(parameters: Sequence[nn.Parameter], documents: Tensor, loss: Loss) -> float:
-    """Adds the gradient of the summed loss to the parameters' `grad`, and returns the loss.
+    """Adds the gradient of the documents' summed loss to the parameters' `grad`, and returns the loss.
 
-    When memory runs out the documents are halved; nothing is added twice, since a gradient is added whole or not
-    at all.
+    When memory runs out, each half of the documents is tried by itself. Nothing is added twice, because a gradient is
+    added only when it is complete.
     """
 
     def differentiated(part: Tensor) -> tuple[float, tuple[Tensor | None, ...]]:
@@ -116,7 +131,7 @@ def accumulate_gradient(parameters: Sequence[nn.Parameter], documents: Tensor, l
 
 
 def halved(act: Callable[[Tensor], Result], documents: Tensor) -> Iterator[Result]:
-    """Yields what an act makes of some documents: of all at once, or of halves of them where memory runs out."""
+    """Yields the result of `act` on all documents at once or, when memory runs out, its results on halves of them."""
     found = _attempt(act, documents)
     if found is not None:
         yield found[0]
@@ -128,9 +143,10 @@ def halved(act: Callable[[Tensor], Result], documents: Tensor) -> Iterator[Resul
 
 
 def _attempt(act: Callable[[Tensor], Result], documents: Tensor) -> tuple[Result] | None:
-    """Returns the result, or None where memory ran out and the documents can be halved.
+    """Returns the result in a tuple, or None if memory ran out and the documents can be halved.
 
-    They are halved by the caller: where the error is caught it still holds all that the attempt had computed.
+    The caller halves them, after this function has returned. Until then the caught error holds on to everything that
+    the attempt computed.
     """
     try:
         return (act(documents),)
@@ -141,7 +157,12 @@ def _attempt(act: Callable[[Tensor], Result], documents: Tensor) -> tuple[Result
 
 
 def check_finite(number: float, what: str) -> None:
-    """Raises Diverged unless a number of a training step is finite: a step along it would ruin every weight."""
+    """Raises Diverged unless a number of a training step is finite; otherwise the step would ruin every weight.
+
+    Args:
+        number: the loss or the gradient's norm.
+        what: the name of the number in the error message.
+    """
     if not math.isfinite(number):
         raise Diverged(
             f"{what} must be finite, and is {number}: lower the learning rate, or train in float32 "
@@ -151,22 +172,22 @@ def check_finite(number: float, what: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Team:
-    """Processes that learn as one: each takes its share of a step's documents, and all step along the whole gradient.
+    """Processes that learn together: each takes a share of a step's documents, and all apply the summed gradient.
 
     Attributes:
-        rank: of this process.
-        size: processes; of more than one, torch.distributed's default group is the team.
+        rank: the number of this process, from 0.
+        size: the number of processes. Several processes form the default group of torch.distributed.
     """
 
     rank: int = 0
     size: int = 1
 
     def share(self, documents: Tensor) -> Tensor:
-        """Returns this process's part of some documents, which may be none."""
+        """Returns this process's share of some documents; it may be empty."""
         return documents[self.rank :: self.size]
 
     def add_up(self, parameters: Sequence[nn.Parameter], loss: float) -> float:
-        """Puts the team's summed gradient into each parameter's `grad`, and returns its summed loss."""
+        """Replaces each parameter's `grad` by its sum over the team, and returns the loss summed over the team."""
         if self.size == 1:
             return loss
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
@@ -178,7 +199,12 @@ class Team:
         return float(total)
 
     def agreed(self, wanted: bool, device: torch.device) -> bool:
-        """Returns what the first process wants: clocks differ, and all must do the same."""
+        """Returns the first process's answer in every process: their clocks differ, and all must do the same.
+
+        Args:
+            wanted: this process's answer.
+            device: where the team's tensors are.
+        """
         if self.size == 1:
             return wanted
         word = torch.tensor(float(wanted), device=device)
@@ -187,28 +213,31 @@ class Team:
 
 
 ALONE = Team()
+"""The team of a process that learns alone."""
 
 
 @runtime_checkable
 class Keeper(Protocol):
-    """Where a stage leaves its state now and then, so that a process started after its death goes on from there."""
+    """Saves the state of a stage from time to time. A process that replaces a dead one continues from that state."""
 
     def load(self) -> dict[str, Any] | None:
-        """Returns the state that this stage left, if it left one."""
+        """Returns the saved state of this stage, or None if there is none."""
 
     def keep(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Takes the state after a step, if it is time to."""
+        """Saves the state after a step, if the last saved one is old enough; `state` is called only then."""
 
 
 class Learner:
-    """An optimiser, its schedule, and the steps taken: what it left with a keeper goes on as if nothing had happened.
+    """The optimiser of a stage, its schedule, and the number of steps that are done.
+
+    If the keeper holds a state, the learner continues from it, as if the process had never stopped.
 
     Args:
         optimizer: of the weights that learn, at their highest learning rates.
-        steps: of the stage.
-        warm_up: share of them in which the learning rate rises; then it falls to 0.
-        keeper: may hold the state of a process that died, which is taken up here; None keeps nothing.
-        carried: tensors beside the weights that the steps to come depend on.
+        steps: the number of steps of the stage.
+        warm_up: the fraction of the steps in which the learning rate rises; after that it falls to 0.
+        keeper: saves states, and may hold the state of a process that died; None saves nothing.
+        carried: tensors other than the weights that later steps depend on; they are saved too.
     """
 
     def __init__(
@@ -225,9 +254,9 @@ class Learner:
             self._take_up(state)
 
     def batches(self, documents: int, batch_size: int, seed: int) -> Iterator[tuple[int, Tensor]]:
-        """Yields the number and the documents of each step still to come; the step is whatever is done with them."""
+        """Yields the number and the documents of each step that is not done yet. The caller then does the step."""
         if self.step < self.steps:
-            self._keep()  # it may be stopped after its first step, and not come back here
+            self._keep()  # the caller may stop after the first step, and never return here
         for step, chosen in enumerate(shuffled_batches(documents, batch_size, self.steps, seed)):
             if step < self.step:
                 continue
@@ -241,7 +270,7 @@ class Learner:
             self._keeper.keep(self.state)
 
     def state(self) -> dict[str, Any]:
-        """Returns all that the steps still to come depend on, in what `torch.load(weights_only=True)` reads."""
+        """Returns everything that later steps depend on, in types that `torch.load(weights_only=True)` can read."""
         return {
             "step": self.step,
             "steps": self.steps,
@@ -259,7 +288,7 @@ class Learner:
         self._schedule.load_state_dict(state["schedule"])
         cpu, *gpus = state["random"]
         torch.set_rng_state(cpu.cpu())
-        if len(gpus) == torch.cuda.device_count():  # else it goes on elsewhere, with other numbers
+        if len(gpus) == torch.cuda.device_count():  # on a different machine other random numbers are drawn
             torch.cuda.set_rng_state_all([gpu.cpu() for gpu in gpus])
         self.step = state["step"]
 
@@ -276,18 +305,18 @@ def step_in_budget(
     loss: Loss,
     team: Team = ALONE,
 ) -> float:
-    """Takes one optimiser step on the documents' mean loss, and returns it.
+    """Takes one optimiser step on the documents' mean loss, and returns that loss.
 
     Args:
         optimizer: of the weights that learn.
-        documents: of the step, for the whole team.
-        lengths: of all documents, in tokens.
-        tokens_per_batch: most tokens at once.
-        loss: summed over documents.
-        team: shares the documents out.
+        documents: the indices of the step's documents, for the whole team.
+        lengths: the lengths of all documents of the split, in tokens.
+        tokens_per_batch: the largest number of tokens in one pass.
+        loss: returns the summed loss of some documents.
+        team: the processes that share the step.
 
     Raises:
-        Diverged: The loss or its gradient is not finite; the weights are as they were.
+        Diverged: The loss or its gradient is not finite. The weights are left as they were.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     optimizer.zero_grad()
@@ -305,7 +334,7 @@ def step_in_budget(
 
 
 def linear_schedule(optimizer: torch.optim.Optimizer, steps: int, warm_up: float) -> torch.optim.lr_scheduler.LambdaLR:
-    """Returns a schedule: linear warm-up over the given share of the steps, then linear decay to 0."""
+    """Returns a schedule: linear warm-up over the given fraction of the steps, then linear decay to 0."""
     rising = max(1, round(warm_up * steps))
 
     def factor(step: int) -> float:

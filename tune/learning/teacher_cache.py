@@ -1,4 +1,4 @@
-"""The teacher and its outputs: made once for the same data and settings, then taken from the cache."""
+"""The teacher and its outputs. They are made once for the same data and settings, and then read from a cache."""
 
 import hashlib
 import json
@@ -25,11 +25,11 @@ from tune.learning.teacher_stage import training_seconds
 from tune.settings import ComputeSettings, Settings
 
 SAY_EVERY_S = 10.0
-"""Seconds between two lines about the teacher."""
+"""Seconds between two progress lines while the teacher is trained."""
 
 
 class _Told:
-    """Says now and then how far the teacher is; pickles, to say it from another process."""
+    """Reports the teacher's progress every few seconds. It can be pickled, so that other processes can report too."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.say = say
@@ -53,18 +53,18 @@ def teach(
     say: Callable[[str], None],
     train: Callable[..., None],
 ) -> None:
-    """Makes a plain model the teacher, in place: from the cache where the same one was trained before.
+    """Turns a plain model into the teacher, in place. If the same teacher is in the cache, its weights are loaded.
 
     Args:
-        reducer: the model; its head is new.
-        examples: to learn from, at the teacher's length.
+        reducer: the model, with a new head.
+        examples: the training examples, cut at the teacher's `max_length`.
         settings: of the run.
-        plan: cuts the epochs to the teacher's time; None cuts nothing.
-        say: is told what is being done, one line each.
-        train: fine-tunes the model: here, or in several processes.
+        plan: limits the epochs to the teacher's share of the budget; None limits nothing.
+        say: is called with a line for each thing that is done.
+        train: fine-tunes the model, in this process or in several.
 
     Raises:
-        Diverged: The learning left the finite numbers.
+        Diverged: A loss or a gradient of the training is not finite.
     """
     encoder = reducer.encoder
     limit = None if plan is None else round(plan.teacher_seconds)
@@ -73,7 +73,7 @@ def teach(
     digest = hashlib.sha256(json.dumps(key).encode())
     _hash_examples(digest, examples)
     if Path(settings.model).is_dir():
-        _hash_weights(digest, encoder)  # a folder's content may change under its name
+        _hash_weights(digest, encoder)  # a folder may hold other weights than before under the same name
     path = cache_folder() / "teachers" / f"{digest.hexdigest()[:24]}.safetensors"
     if path.is_file() and _load_teacher(encoder, path):
         say("teacher: kept from an earlier run")
@@ -92,7 +92,7 @@ def _load_teacher(encoder: Encoder, path: Path) -> bool:
     except (SafetensorError, OSError):
         state = {}
     if _shapes(state) != _shapes(encoder.plain.state_dict()):
-        path.unlink()  # damaged, or of another version: made again, from weights that it never touched
+        path.unlink()  # damaged, or from another version; the model's own weights are not changed yet
         return False
     encoder.plain.load_state_dict(state)
     return True
@@ -103,12 +103,19 @@ def _shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def teacher_outputs(reducer: Reducer, examples: Examples, split: str, compute: ComputeSettings) -> Outputs:
-    """Returns the teacher's outputs on a split, computed once for the same weights and examples.
+    """Returns the teacher's outputs on a split. They are computed once for the same weights and examples.
 
-    Those of train are learned from, and computed as training is; the others are reported, as evaluation is.
+    The outputs on train are computed in the arithmetic of training, because models learn from them. The others are
+    computed in the arithmetic of evaluation, because they are reported.
+
+    Args:
+        reducer: the teacher.
+        examples: the examples of the split.
+        split: the name of the split.
+        compute: how the machine is used.
 
     Raises:
-        Diverged: One of them is not finite.
+        Diverged: An output is not finite.
     """
     device, dtype = reducer.encoder.device, compute.dtype if split == "train" else compute.evaluation
     key = hashlib.sha256(f"{reducer.task.name} bfloat16 {uses_bfloat16(device, dtype)}".encode())
@@ -145,5 +152,5 @@ def _hash(digest: Any, *tensors: Tensor) -> None:
 
 
 def _keep(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Writes tensors to the cache whole or not at all."""
+    """Writes tensors to the cache, completely or not at all."""
     write_whole(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}))

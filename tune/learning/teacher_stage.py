@@ -1,4 +1,4 @@
-"""The first stage of learning: the teacher. No Ray."""
+"""The first stage of learning: the unreduced model is fine-tuned, and becomes the teacher."""
 
 import math
 import time
@@ -22,16 +22,16 @@ def train_teacher(
     keeper: Keeper | None = None,
     team: Team = ALONE,
 ) -> None:
-    """Fine-tunes the unreduced model on gold targets, packed, with dropout.
+    """Stage 1: fine-tunes the unreduced model on the targets, on packed documents, with dropout.
 
     Args:
         reducer: its plain model learns in place.
-        train: the examples.
+        train: the training examples.
         settings: of the stage.
         compute: how the machine is used.
-        seed: keys the order of examples and, with the process's rank, dropout.
-        progress: told each step's loss.
-        keeper: takes the stage's state now and then.
+        seed: the key of the order of examples and, with the process's rank, of dropout.
+        progress: is called with the loss of each step.
+        keeper: saves the stage's state from time to time; None saves nothing.
         team: the processes that learn together.
     """
     torch.manual_seed(seed + team.rank)
@@ -55,15 +55,23 @@ def train_teacher(
 
 
 def training_seconds(reducer: Reducer, train: Examples, dtype: str, threads: int, count: int = 16) -> float:
-    """Returns the measured seconds of one unreduced training pass of one document, on so many threads.
+    """Returns the measured seconds of an unreduced training pass of one document of mean length.
 
-    The best of three passes over the first `count` examples, scaled from their tokens to the split's mean.
+    This is the fastest of three passes over the first `count` examples, scaled from their mean length to that of the
+    whole split.
+
+    Args:
+        reducer: the model.
+        train: the training examples.
+        dtype: arithmetic, as `compute.dtype`.
+        threads: the number of threads to time it with.
+        count: the number of examples to time.
     """
     part = train.take(torch.arange(min(count, len(train)))).to(reducer.encoder.device)
     parameters = list(reducer.encoder.plain.parameters())
     best, before = math.inf, torch.get_num_threads()
     torch.set_num_threads(threads)
-    for _ in range(3):  # the first warms up
+    for _ in range(3):  # the first pass is slower, because it warms up
         started = time.perf_counter()
         with autocast(reducer.encoder.device, dtype):
             loss = reducer.task.loss(reducer.unreduced_outputs(part.tokens), part).mean()
