@@ -1,24 +1,63 @@
-"""A few documents from all over a split, and what a dial costs on them."""
+"""The dial's curve by hand: costs that never fall, and the dial of a cost."""
 
+import doctest
 import math
 
-import torch
+import numpy as np
+import pytest
 
-from trbert.dial import log_costs, some_of
-from trbert.tasks.examples import Examples
+from trbert import dial
+from trbert.dial import DialCurve
 
 
-def test_a_few_documents_come_from_all_over_the_split_by_hand(train):
-    numbered = Examples(train.tokens, torch.arange(240))  # labels that tell which documents were taken
-    few = some_of(numbered, 8)
-    assert few.labels.tolist() == [0, 30, 60, 90, 120, 150, 180, 210]
-    assert few.tokens.lengths.tolist() == train.tokens.lengths[::30].tolist()
-    assert some_of(numbered, 100).labels.tolist() == list(range(0, 240, 2))  # about so many
-    assert len(some_of(numbered, 1000).labels) == 240
+@pytest.fixture
+def curve():
+    """8x at −2, 4x at −1, 1x at 2."""
+    return DialCurve((-2.0, -1.0, 2.0), np.log([1 / 8, 1 / 4, 1.0]))
+
+
+def test_the_examples_in_the_docstrings_hold():
+    assert doctest.testmod(dial).attempted
+    assert doctest.testmod(dial).failed == 0
 
 
 def test_costs_never_fall_along_the_dials_by_hand():
     # At the second dial a few documents happen to be faster than at the first: its cost stays that of the first.
     speed_ups = {-1.0: 4.0, 0.0: 5.0, 1.0: 2.0, 2.0: 1.0}
-    costs = log_costs(speed_ups.__getitem__, tuple(speed_ups))
-    assert costs.tolist() == [-math.log(4), -math.log(4), -math.log(2), 0.0]
+    curve = DialCurve.measured(speed_ups.__getitem__, tuple(speed_ups))
+    assert curve.dials == (-1.0, 0.0, 1.0, 2.0)
+    assert curve.log_costs.tolist() == [-math.log(4), -math.log(4), -math.log(2), 0.0]
+
+
+def test_each_dial_is_measured_once_in_its_turn():
+    asked = []
+    DialCurve.measured(lambda dial: asked.append(dial) or 2.0, [-1.0, 0.5, 3.0])
+    assert asked == [-1.0, 0.5, 3.0]
+
+
+def test_the_log_of_the_cost_is_on_a_straight_line_between_dials_by_hand(curve):
+    # √2 times 4 is halfway from 4 to 8 in its logarithm; 2 is halfway from 1 to 4.
+    assert float(curve.dial_at(-math.log(4 * math.sqrt(2)))) == pytest.approx(-1.5)
+    assert float(curve.dial_at(-math.log(2))) == pytest.approx(0.5)
+    # A third of the way from 4x to 1x: 4^(2/3).
+    assert float(curve.dial_at(-math.log(4) * 2 / 3)) == pytest.approx(0.0)
+
+
+def test_the_dials_of_the_measured_costs_are_the_measured_ones(curve):
+    assert curve.dial_at(curve.log_costs).tolist() == pytest.approx([-2.0, -1.0, 2.0])
+    assert curve.dial_at(np.log([[1 / 8], [1.0]])).tolist() == [[-2.0], [2.0]]
+
+
+def test_beyond_the_ends_is_the_first_or_the_last_dial(curve):
+    assert curve.dial_at(np.log([1 / 100, 2.0])).tolist() == [-2.0, 2.0]
+
+
+def test_a_curve_reaches_the_speed_ups_between_its_ends(curve):
+    assert [curve.reaches(speed_up) for speed_up in (0.9, 1.0, 3.0, 8.0, 8.1)] == [False, True, True, True, False]
+
+
+def test_a_speed_up_that_no_dial_has_because_of_its_ends_is_not_reached():
+    # The dearest dial still runs twice as fast: the plain model is out of its reach.
+    curve = DialCurve.measured({-1.0: 4.0, 1.0: 2.0}.__getitem__, (-1.0, 1.0))
+    assert not curve.reaches(1.0)
+    assert curve.reaches(2.0)

@@ -1,19 +1,31 @@
 """FLOPs by hand, and against what torch counts on real forward passes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.trbert.tasks.toys import MarkWords
 from trbert.encoder import Encoder
 from trbert.measure.cost import CostModel, speed_up
 from trbert.selection.fusion import Fusion
-from trbert.selection.policy import Policy
-from trbert.selection.reduction import reduced_forward
-from trbert.selection.selectors import AttentionSelector, FirstSelector, GumbelSelector, PolicySelector
+from trbert.selection.policy import FEATURES, Policy
+from trbert.selection.reduction import Reducer
+from trbert.selection.selectors import (
+    SELECTORS,
+    AttentionSelector,
+    FirstSelector,
+    GumbelSelector,
+    PolicySelector,
+    selector_class,
+)
+from trbert.tasks import TASKS
 
 LENGTHS = (7, 12, 3)
+NO_HEADS = Policy(1, 0)
 
 
 @torch.no_grad()
@@ -24,95 +36,114 @@ def counted(call):
     return float(counter.get_total_flops())
 
 
-def apart(encoder, tokens):
+def reducer_of(plain, points=(), fusion=None, task=TASKS["classification"]):
+    return Reducer(encoder=Encoder(plain), task=task, points=points, fusion=fusion or Fusion.none())
+
+
+def apart(reducer, tokens):
     """Returns the documents in one batch; one by one where the head runs on padding, which no cost is charged for."""
-    if getattr(encoder.model.config, "classifier_pooling", None) == "late":
+    if getattr(reducer.encoder.plain.config, "classifier_pooling", None) == "late":
         return [tokens.take(torch.tensor([document])) for document in range(len(tokens))]
     return [tokens]
 
 
-def wide_policy(encoder, points, features):
+def wide_policy(reducer, features):
     torch.manual_seed(0)
-    policy = Policy(encoder.base.config.hidden_size, len(points), width=32, features=features)
+    policy = Policy(reducer.encoder.base.config.hidden_size, len(reducer.points), width=32, features=features)
     for head in policy.heads:
         for linear in (*head.features.values(), head.linear_1, head.linear_2):
             torch.nn.init.normal_(linear.weight, std=0.3)
     return policy
 
 
-def reduced_flops(encoder, selector, tokens, points, dial):
+def reduced_flops(reducer, selector, tokens, dial):
     """Returns (what torch counts, what the cost model says) of a reduced pass, and the tokens kept at the end."""
-    cost, real, said, left = CostModel.of(encoder, getattr(selector, "policy", None)), 0.0, 0.0, 0
-    for part in apart(encoder, tokens):
+    cost, real, said, left = CostModel.of(reducer, selector.policy), 0.0, 0.0, 0
+    for part in apart(reducer, tokens):
         found = []
         real += counted(
-            lambda part=part, found=found: encoder.logits(
-                found.append(reduced_forward(encoder, selector, part, points, dial)) or found[0].batch
-            )
+            lambda part=part, found=found: reducer.outputs(found.append(reducer.run(selector, part, dial)) or found[0])
         )
-        said += float(cost.reduced(part.lengths, found[0].kept, points, selector.name).sum())
+        said += float(cost.reduced(part.lengths, found[0].kept, reducer.points, selector).sum())
         left += int(found[0].kept[-1].sum())
     return real, said, left
 
 
 def test_the_unreduced_model_costs_what_torch_counts(family_config, build_model, make_tokens):
-    encoder, tokens = Encoder(build_model(family_config)), make_tokens(*LENGTHS, config=family_config)
-    real = sum(
-        counted(lambda part=part: encoder.logits(encoder.run_layers(encoder.embed(part), 0, 4)))
-        for part in apart(encoder, tokens)
-    )
-    assert float(CostModel.of(encoder).unreduced(tokens.lengths).sum()) == real > 0
+    reducer, tokens = reducer_of(build_model(family_config)), make_tokens(*LENGTHS, config=family_config)
+    real = sum(counted(lambda part=part: reducer.unreduced_outputs(part)) for part in apart(reducer, tokens))
+    assert float(CostModel.of(reducer).unreduced(tokens.lengths).sum()) == real > 0
 
 
-@pytest.mark.parametrize(("points", "features"), [((0, 2), ("document", "neighbours", "dial")), ((1, 3), ())])
+@pytest.mark.parametrize(("points", "features"), [((0, 2), FEATURES), ((1, 3), ())])
 def test_the_reduced_model_costs_what_torch_counts_policy_included(
     points, features, family_config, build_model, make_tokens
 ):
-    encoder = Encoder(build_model(family_config))
+    reducer = reducer_of(build_model(family_config), points)
     tokens = make_tokens(*LENGTHS, config=family_config)
-    selector = PolicySelector(wide_policy(encoder, points, features))
-    real, said, left = reduced_flops(encoder, selector, tokens, points, 0.0)
+    selector = PolicySelector(wide_policy(reducer, features))
+    real, said, left = reduced_flops(reducer, selector, tokens, 0.0)
     assert said == real > 0
     assert len(tokens) <= left < sum(LENGTHS)
 
 
 @pytest.mark.parametrize("make", [PolicySelector, GumbelSelector])
-@pytest.mark.parametrize(
-    "features", [(), ("document",), ("neighbours",), ("dial",), ("document", "neighbours", "dial")]
-)
-def test_each_feature_costs_what_torch_counts(make, features, encoder, make_tokens):
-    selector = make(wide_policy(encoder, (1, 3), features))
-    real, said, left = reduced_flops(encoder, selector, make_tokens(*LENGTHS), (1, 3), 0.0)
+@pytest.mark.parametrize("features", [(), ("document",), ("neighbours",), FEATURES])
+def test_each_feature_costs_what_torch_counts(make, features, make_reducer, make_tokens):
+    reducer = make_reducer((1, 3))
+    selector = make(wide_policy(reducer, features))
+    real, said, left = reduced_flops(reducer, selector, make_tokens(*LENGTHS), 0.0)
     assert said == real > 0
     assert len(LENGTHS) <= left < sum(LENGTHS)
 
 
-def test_fusion_costs_what_torch_counts(bert, make_tokens):
-    encoder = Encoder(bert, fusion=Fusion(32, 2))
-    real, said, left = reduced_flops(encoder, FirstSelector(), make_tokens(*LENGTHS), (1, 3), 0.3)
+def test_fusion_costs_what_torch_counts(make_reducer, make_tokens):
+    first = FirstSelector(NO_HEADS)
+    real, said, left = reduced_flops(make_reducer((1, 3), Fusion(32, 2)), first, make_tokens(*LENGTHS), 0.3)
     assert said == real
     assert left < sum(LENGTHS)
-    plain = reduced_flops(Encoder(bert), FirstSelector(), make_tokens(*LENGTHS), (1, 3), 0.3)[1]
+    plain = reduced_flops(make_reducer((1, 3)), first, make_tokens(*LENGTHS), 0.3)[1]
     assert said - plain == len(LENGTHS) * 2 * (2 * 32 * 32)
 
 
-def test_a_rule_without_policy_costs_what_torch_counts(encoder, make_tokens):
-    real, said, _ = reduced_flops(encoder, FirstSelector(), make_tokens(*LENGTHS), (1, 3), 0.3)
+def test_a_rule_without_policy_costs_what_torch_counts(make_reducer, make_tokens):
+    real, said, _ = reduced_flops(make_reducer((1, 3)), FirstSelector(NO_HEADS), make_tokens(*LENGTHS), 0.3)
     assert said == real
 
 
 @pytest.mark.parametrize("name", ["bert", "eurobert bos"])
 def test_reading_attention_costs_what_torch_counts(name, config_of, build_model, make_tokens):
-    encoder = Encoder(build_model(config_of(name)))
-    real, said, _ = reduced_flops(encoder, AttentionSelector(), make_tokens(*LENGTHS), (1, 3), 0.3)
+    reducer = reducer_of(build_model(config_of(name)), (1, 3))
+    real, said, _ = reduced_flops(reducer, AttentionSelector(NO_HEADS), make_tokens(*LENGTHS), 0.3)
     assert said == real
+
+
+@pytest.fixture
+def marking(config_of):
+    """A tiny BERT whose head says 3 numbers of each token, and that drops tokens before layers 1 and 3."""
+    return reducer_of(MarkWords().auto_class.from_config(config_of("bert")).eval(), (1, 3), task=MarkWords())
+
+
+def test_a_head_that_reads_tokens_costs_what_torch_counts(marking, make_tokens):
+    tokens = make_tokens(*LENGTHS)
+    real = counted(lambda: marking.unreduced_outputs(tokens))
+    assert float(CostModel.of(marking).unreduced(tokens.lengths).sum()) == real > 0
+    # Every original token's last state is read, dropped or not.
+    real, said, left = reduced_flops(marking, FirstSelector(NO_HEADS), tokens, 0.3)
+    assert said == real > 0
+    assert left < sum(LENGTHS)
+
+
+def test_a_head_that_reads_tokens_by_hand(marking):
+    cost = CostModel.of(marking)
+    assert (cost.head_per_document, cost.head_per_token) == (0, 0)
+    assert cost.head_per_original_token == 2 * 32 * 3  # no pooler
 
 
 def test_a_bert_layer_costs_24_n_d2_and_4_n2_d(config_of, build_model):
     config = config_of("bert")
     config.intermediate_size = 4 * 32
-    encoder = Encoder(build_model(config))
-    cost = CostModel.of(encoder)
+    cost = CostModel.of(reducer_of(build_model(config)))
     n, d = torch.tensor([1.0, 10.0, 37.0]), 32
     assert torch.equal(cost.layers(0, 1, n), 24 * n * d**2 + 4 * n**2 * d)
     assert torch.equal(cost.layers(1, 4, n), 3 * cost.layers(0, 1, n))
@@ -127,18 +158,17 @@ def test_a_bert_layer_costs_24_n_d2_and_4_n2_d(config_of, build_model):
         ((), 0, 0),
         (("document",), 0, 2 * 33 * 8),  # mean state and length
         (("neighbours",), 2 * 32 * 16, 0),  # one map for those before, one for those after
-        (("dial",), 0, 2 * 1 * 8),
-        (("document", "neighbours", "dial"), 2 * 32 * 16, 2 * 33 * 8 + 2 * 8),
+        (("document", "neighbours"), 2 * 32 * 16, 2 * 33 * 8),
     ],
 )
-def test_a_head_of_width_8_by_hand(features, per_token, per_document, encoder):
-    cost = CostModel.of(encoder, Policy(32, 2, width=8, features=features))
+def test_a_head_of_width_8_by_hand(features, per_token, per_document, make_reducer):
+    cost = CostModel.of(make_reducer(), Policy(32, 2, width=8, features=features))
     assert cost.policy_per_token == 2 * 32 * 8 + 2 * 8 + per_token
     assert cost.policy_per_document == per_document
 
 
-def test_a_rules_policy_of_no_heads_costs_nothing(encoder):
-    assert CostModel.of(encoder, Policy(32, 0)) == CostModel.of(encoder)
+def test_a_rules_policy_of_no_heads_costs_nothing(make_reducer):
+    assert CostModel.of(make_reducer(), Policy(32, 0)) == CostModel.of(make_reducer())
 
 
 @pytest.fixture
@@ -173,13 +203,37 @@ def test_an_unreduced_document_by_hand(small):
 )
 def test_a_reduced_document_by_hand(small, selector, extra):
     # 4 tokens through layer 0, 2 through layer 1, 1 through layer 2: (10·4 + 16) + (10·2 + 2·4) + (10 + 3).
-    flops = small.reduced(torch.tensor([4]), torch.tensor([[2], [1]]), (1, 2), selector)
-    assert flops.tolist() == [2 * 4 + 100 + 7 * 1 + 56 + 28 + 13 + extra]
+    expected = 2 * 4 + 100 + 7 * 1 + 56 + 28 + 13 + extra
+    own = selector_class(selector)
+    for given in (own, own(Policy(32, 2) if own.learns else NO_HEADS)):  # the class says as much as its instance
+        assert small.reduced(torch.tensor([4]), torch.tensor([[2], [1]]), (1, 2), given).tolist() == [expected]
+    if selector == "policy":
+        assert small.reduced(torch.tensor([4]), torch.tensor([[2], [1]]), (1, 2)).tolist() == [expected]
+
+
+def test_a_head_that_reads_original_tokens_and_fusion_by_hand(small):
+    tokens_read = replace(small, head_per_document=0.0, head_per_token=0.0, head_per_original_token=9.0)
+    # 4 tokens: (2 + 9) · 4 + 30 · 4 + 6 · 16.
+    assert tokens_read.unreduced(torch.tensor([4])).tolist() == [260]
+    # 2 and then 1 of them left: the head still reads 4. The layers as above.
+    kept = torch.tensor([[2], [1]])
+    assert tokens_read.reduced(torch.tensor([4]), kept, (1, 2), FirstSelector).tolist() == [11 * 4 + 56 + 28 + 13]
+    fused = replace(tokens_read, fusion_per_document=50.0)
+    assert fused.reduced(torch.tensor([4]), kept, (1, 2), FirstSelector).tolist() == [11 * 4 + 97 + 2 * 50]
+
+
+def test_every_selectors_extra_cost_is_known(small):
+    costs = {
+        name: float(small.reduced(torch.tensor([4]), torch.tensor([[2], [1]]), (1, 2), one))
+        for name, one in SELECTORS.items()
+    }
+    free = {name for name, each in costs.items() if each == min(costs.values())}
+    assert free == {name for name, one in SELECTORS.items() if not one.learns and one.needs != "attention"}
 
 
 def test_keeping_all_without_policy_costs_the_plain_model(small):
     lengths = torch.tensor([4, 9])
-    assert torch.equal(small.reduced(lengths, lengths.expand(2, 2), (0, 2), "first"), small.unreduced(lengths))
+    assert torch.equal(small.reduced(lengths, lengths.expand(2, 2), (0, 2), FirstSelector), small.unreduced(lengths))
 
 
 def test_the_price_of_a_stage_by_hand(small):

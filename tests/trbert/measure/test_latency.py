@@ -100,9 +100,9 @@ def test_time_that_grows_faster_than_flops_costs_more(monkeypatch, encoder):
     clock = [0.0]
     run_layers = type(encoder).run_layers
 
-    def slow(self, batch, first, last, received=None):
+    def slow(self, batch, first, last, listens=False):
         clock[0] += float(len(batch.hidden)) * (last - first)
-        return run_layers(self, batch, first, last, received)
+        return run_layers(self, batch, first, last, listens)
 
     monkeypatch.setattr(type(encoder), "run_layers", slow)
     monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
@@ -117,10 +117,10 @@ def watched(monkeypatch, encoder):
     def watch(factors):
         clock, rows, turns, run_layers = [0.0], [], itertools.cycle(factors), type(encoder).run_layers
 
-        def slow(self, batch, first, last, received=None):
+        def slow(self, batch, first, last, listens=False):
             rows.append(batch.lengths.tolist())
             clock[0] += next(turns) * len(batch.hidden) * (last - first)
-            return run_layers(self, batch, first, last, received)
+            return run_layers(self, batch, first, last, listens)
 
         monkeypatch.setattr(type(encoder), "run_layers", slow)
         monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])

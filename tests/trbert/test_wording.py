@@ -1,0 +1,20 @@
+"""How a message names what it found."""
+
+from trbert.wording import did_you_mean, listed, shown
+
+
+def test_names_are_listed_in_quotes():
+    assert listed(["text", 3]) == "'text', 3"
+    assert listed([]) == ""
+
+
+def test_the_nearest_name_is_hinted_at():
+    assert did_you_mean("texts", ["label", "text"]) == " (did you mean 'text'?)"
+    assert did_you_mean("sentence", ["label", "text"]) == ""
+
+
+def test_a_value_is_shown_with_its_type_and_cut_to_60_characters():
+    assert shown(3) == "the int 3"
+    assert shown("x" * 58) == f"the str '{'x' * 58}'"  # 60 with its quotes
+    # 61 with its quotes: 57 of them, and three dots.
+    assert shown("x" * 59) == f"the str '{'x' * 56}..."
