@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tune.checkpoints import MANIFEST, newest_state
-from tune.trial import RESULT
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from hosts import Hosts, LocalCluster, missing
@@ -90,4 +89,4 @@ def test_a_full_storage_is_said_what_was_kept_stays_whole_and_the_search_goes_on
         cluster.resume(log)
     cluster.wait(lambda: "in all" in log.read_text(), 1200, f"the search to end: {log}")
     assert "2 of 2" in log.read_text()
-    assert len(list(STORAGE.rglob(RESULT))) == 2
+    assert len(list(STORAGE.rglob("trial.json"))) == 2

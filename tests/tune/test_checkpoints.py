@@ -198,3 +198,11 @@ def test_metrics_are_reported_with_the_folder_as_checkpoint_where_there_is_one(m
     assert first == {"share": 0.5}
     assert checkpoint.path == str(tmp_path)
     assert second == ({"share": 0.75}, None)
+
+
+def test_a_team_agrees_on_its_own_device(monkeypatch):
+    devices = []
+    monkeypatch.setattr(Team, "agreed", lambda self, wanted, device: devices.append(device.type) or False)
+    for device in (torch.device("meta"), None):
+        StateKeeper("joint", None, report_to_tune, Team(0, 2), device).keep(lambda: STATES[0])
+    assert devices == ["meta", "cpu"]

@@ -12,7 +12,7 @@ import ray
 import torch
 from ray.exceptions import RayActorError
 
-from tune import rollouts
+from tune import pool as pool_module
 from tune.learning.model import Model
 from tune.learning.prepare import Prepared, prepare
 from tune.learning.select_stage import ItemGradient, RolloutItem, flatten, train_policy
@@ -46,8 +46,6 @@ def prepared(settings) -> Prepared:
 
 @pytest.fixture
 def pool_of(ray_local, settings, prepared):
-    from tune.pool import RolloutPool
-
     pools = []
 
     def make(workers, **arguments):
@@ -60,19 +58,19 @@ def pool_of(ray_local, settings, prepared):
 
 
 def items_of(prepared, count=4):
-    documents = torch.arange(8 * count) % len(prepared.train.labels)
-    return [RolloutItem(index=i, version=3, documents=tuple(d.tolist())) for i, d in enumerate(documents.split(8))]
+    documents = torch.arange(8 * count) % len(prepared.train)
+    return [RolloutItem(index=i, version=3, examples=tuple(d.tolist())) for i, d in enumerate(documents.split(8))]
 
 
 @needs_ray
 def test_none_one_and_two_workers_train_the_same_policy(settings, prepared, pool_of) -> None:
     torch.set_num_threads(1)
-    train = prepared.train.examples()
+    train = prepared.train
     learned = []
     for workers in (0, 1, 2):
         model = Model(prepared, settings)
         source = pool_of(workers) if workers else model.sampler(train)
-        train_policy(model.policy, source, len(train.tokens), settings.select, settings.seed, lambda step: None)
+        train_policy(model.policy, source, len(train), settings.select, settings.seed, lambda step: None)
         learned.append(flatten(model.policy))
     untrained = flatten(Model(prepared, settings).policy)
     assert not np.array_equal(untrained, learned[0])
@@ -84,7 +82,7 @@ def test_none_one_and_two_workers_train_the_same_policy(settings, prepared, pool
 def test_an_actor_that_dies_costs_a_repetition_and_nothing_else(settings, prepared, pool_of, ray_local) -> None:
     model, items = Model(prepared, settings), items_of(prepared)
     weights = flatten(model.policy)
-    expected = model.sampler(prepared.train.examples()).gradients(weights, items)
+    expected = model.sampler(prepared.train).gradients(weights, items)
     pool = pool_of(2)
     pool.gradients(weights, items[:1])
     ray_local.kill(pool._actors[0], no_restart=False)
@@ -161,10 +159,6 @@ def test_actors_that_stand_work_while_others_are_still_to_come(settings, prepare
 
 @needs_ray
 def test_an_error_in_an_actors_making_is_raised_at_once(settings, prepared, pool_of) -> None:
-    import ray
-
-    from tune.pool import RolloutPool
-
     pool = RolloutPool(ray.put(prepared), override(settings, {"select.points": (0, 9)}), 1, cpus=0.5)
     with pytest.raises(ray.exceptions.RayActorError, match="rising layer indices"):
         pool.gradients(flatten(Model(prepared, settings).policy), items_of(prepared))
@@ -214,7 +208,7 @@ class FakeRay:
         if index is None:
             return None
         nothing = np.zeros(2, dtype=np.float32)
-        return ItemGradient(index=index, gradient=nothing, reward=0.0, charge=0.0, kept=1.0, entropy=0.0, seconds=1.0)
+        return ItemGradient(index=index, gradient=nothing, reward=0.0, charge=0.0, kept=1.0, seconds=1.0)
 
     def kill(self, actor):
         self.killed.append(actor.number)
@@ -269,8 +263,8 @@ def fake(monkeypatch):
     """A Ray that does nothing by itself, in place of the pool's."""
     own = FakeRay()
     for name in ("remote", "put", "wait", "get", "kill"):
-        monkeypatch.setattr(rollouts.ray, name, getattr(own, name))
-    monkeypatch.setattr("tune.rollouts.time.monotonic", lambda: own.now)
+        monkeypatch.setattr(pool_module.ray, name, getattr(own, name))
+    monkeypatch.setattr("tune.pool.time.monotonic", lambda: own.now)
     return own
 
 
@@ -282,7 +276,7 @@ def take_step(pool, fake, count, *script):
     """Asks for so many items; returns the places of the results once the whole script was played."""
     fake.script = list(script)
     version = pool.statistics().asked
-    items = [RolloutItem(index=index, version=version, documents=(index,)) for index in range(count)]
+    items = [RolloutItem(index=index, version=version, examples=(index,)) for index in range(count)]
     found = pool.gradients(np.zeros(2, dtype=np.float32), items)
     assert fake.script == []
     return [each.index for each in found]

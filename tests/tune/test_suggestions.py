@@ -137,7 +137,7 @@ def test_a_seed_decides_what_is_tried():
 
 def test_the_sampler_is_asked_for_more_quality_and_less_cost(monkeypatch):
     asked = {}
-    monkeypatch.setattr("tune.searcher.OptunaSearch", lambda **options: asked.update(options))
+    monkeypatch.setattr("tune.suggestions.OptunaSearch", lambda **options: asked.update(options))
     FreshSearch(SPACE, [LOSER], seed=5)
     assert dict(zip(asked["metric"], asked["mode"], strict=True)) == {"quality": "max", "cost": "min"}
     assert (asked["points_to_evaluate"], asked["seed"]) == ([LOSER], 5)

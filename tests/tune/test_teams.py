@@ -11,17 +11,13 @@ import torch
 import transformers
 
 from trbert.encoder import Encoder
+from trbert.selection.reduction import Reducer
 from tune import checkpoints, teams
 from tune.learning.select_stage import flatten
-from tune.learning.steps import Team
+from tune.learning.steps import StageTimeout, Team
 from tune.learning.teacher_stage import train_teacher
 from tune.settings import override
-from tune.teams import JointStage, TeamPlan, join_together, learn_together, teach_together
-
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
-from tune import learners
-from tune.learning.steps import StageTimeout
-from tune.teams import _TeamProgress
+from tune.teams import JointStage, TeamPlan, _TeamProgress, join_together, learn_together, teach_together
 
 TWELVE_STEPS = {"joint.documents": 192, "joint.learning_rate": 1e-3}
 
@@ -117,12 +113,13 @@ def test_two_learners_teach_what_one_does(ray_local, tiny_settings, prepared, tr
     learned = []
     for teach in (train_teacher, lambda *words: teach_together(plan, *words)):
         torch.manual_seed(3)
-        encoder = Encoder(transformers.AutoModelForSequenceClassification.from_config(config))
-        before = vector(encoder.model.parameters())
-        teach(encoder, train, settings, tiny_settings.compute, 0, lambda step: None)
-        learned.append(vector(encoder.model.parameters()))
+        plain = transformers.AutoModelForSequenceClassification.from_config(config)
+        before = vector(plain.parameters())
+        reducer = Reducer(encoder=Encoder(plain), task=prepared.task)
+        teach(reducer, train, settings, tiny_settings.compute, 0, lambda step: None)
+        learned.append(vector(plain.parameters()))
         assert not torch.equal(before, learned[-1])
-        assert not encoder.model.training
+        assert not plain.training
     assert close(learned[1], learned[0])
 
 
@@ -143,7 +140,6 @@ def test_what_travels_to_a_team_is_small(ray_local, prepared, make_model) -> Non
     assert len(cloudpickle.dumps(stage)) < 10_000 + flatten(model.policy).nbytes
     assert isinstance(stage.policy, np.ndarray)
     assert teams.FAILURES > 0
-    assert learners.FAILURES > 0
 
 
 # A team's progress and end, without Ray.
@@ -153,14 +149,14 @@ def test_what_travels_to_a_team_is_small(ray_local, prepared, make_model) -> Non
 def reports(monkeypatch):
     """What a team tells Ray Train, and a clock that the test moves."""
     found = []
-    monkeypatch.setattr(learners.train, "report", found.append)
+    monkeypatch.setattr(teams.train, "report", found.append)
     return found
 
 
 @pytest.fixture
 def clock(monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr("tune.learners.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("tune.teams.time.monotonic", lambda: now[0])
     return now
 
 
@@ -211,6 +207,6 @@ def test_the_first_process_of_a_team_alone_tells_of_each_step(rank, told, report
 
 
 def test_a_team_without_documents_to_join_on_is_not_made(make_model, plan, monkeypatch) -> None:
-    monkeypatch.setattr(learners, "learn_together", lambda *words, **others: pytest.fail("a team was made"))
+    monkeypatch.setattr(teams, "learn_together", lambda *words, **others: pytest.fail("a team was made"))
     prepared_ref = ray.ObjectRef(os.urandom(28), skip_adding_local_ref=True)
     join_together(make_model({"joint.documents": 0}), prepared_ref, plan, None, [])
