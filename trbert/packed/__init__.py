@@ -1,1 +1,1 @@
-"""A packed row of tokens: many documents, no padding."""
+"""The packed row: the tokens of many documents one after the other, without padding."""

@@ -1,8 +1,8 @@
-"""Attention over a packed row, within documents: the function that Hugging Face's own layers call.
+"""The attention function that Hugging Face's own layers call: attention within each document of a packed row.
 
 transformers passes every keyword argument of a layer on to the attention function. Our function is registered as
-`trbert_packed`. It reads from these arguments how the row falls into documents. A model that is used in the plain way
-passes none of them; then our function calls Hugging Face's own SDPA.
+`trbert_packed`. It reads from these arguments where each document of the row starts. A plain call of a model, with a
+padded batch, passes none of these arguments. Then our function calls Hugging Face's own SDPA.
 """
 
 import inspect
@@ -26,17 +26,23 @@ from trbert.shapes import TokenFloat, TokenIndex
 PACKED_ATTENTION = "trbert_packed"
 
 Windows = list[Tensor | None] | None
-"""For each document, which of its tokens see which, [n, n]; None for a document whose tokens all see one another.
+"""For each document a mask [n, n] of which token attends to which; None where all of its tokens attend to all.
 
-None for the whole row where that holds for every document.
+None instead of the list where that holds for every document of the row.
 """
 
 Varlen = Callable[[Tensor, Tensor, Tensor, Tensor, int, float], Tensor]
-"""(query, key, value, each [width, heads, head_dim]; offsets; longest document; scale) -> [width, heads, head_dim]."""
+"""A kernel for documents of various lengths.
+
+It takes query, key and value, each [width, heads, head_dim], the offsets, the length of the longest document and the
+scale. It returns [width, heads, head_dim].
+"""
 
 
 class AttentionProbe:
-    """Takes one layer's received attention out of Hugging Face's modules, which hand on nothing but states.
+    """A place where one layer leaves the attention that each token received.
+
+    It is needed because Hugging Face's layers return states only.
 
     Attributes:
         received: the attention that each token of the row received; None until a layer has run with this probe.
@@ -64,29 +70,37 @@ def packed_attention(
 ) -> tuple[Float[Tensor, "batch width heads head_dim"], None]:
     """Returns softmax(QKᵀ · scaling) V within each document of the row, and no weights.
 
-    On a GPU in half precision one varlen kernel takes the whole row. Elsewhere PyTorch's SDPA is called once for each
-    run of neighbouring documents of one length. Padding groups of similar lengths was measured on two CPU cores as the
-    alternative: for documents of 20 to 512 tokens it was not faster.
+    On a GPU in half precision, one call of a varlen kernel does the whole row. Elsewhere PyTorch's SDPA is called once
+    for each run of neighbouring documents of equal length. The alternative is to pad groups of similar lengths. It was
+    measured on two CPU cores: for documents of 20 to 512 tokens it was not faster.
 
     A packed row gets no dropout on attention weights, not even in training. The CPU's fused kernel has no dropout, and
-    a step without that kernel takes several times as long. Dropout on hidden states belongs to the layers, and stays.
+    a step without that kernel takes several times as long. The layers' own dropout on hidden states is not touched.
+
+    A plain, padded call is one with neither `segments` nor `offsets`.
 
     Args:
-        module: the calling attention layer.
-        query: states of the whole row; `batch` is 1 when `segments` is given.
-        key: likewise; fewer heads where the family shares them among queries.
-        value: likewise.
-        attention_mask: used by the plain, padded call only.
-        segments: tokens of each document, summing to `width`; read off `offsets` when None.
-        offsets: where each document starts, and the row's end, as the varlen kernel and compiled layers take it; None
-            with `segments` None for the plain, padded call.
-        token_positions: each token's original position; needed by layers that attend within a window.
-        probe: where given, is left the attention that each token received: the mean over heads and over the queries
-            of its own document. It costs a second softmax.
-        dropout: probability of dropping an attention weight, in the plain call only.
-        scaling: factor on the scores; head_dim ** -0.5 by default.
-        sliding_window: tokens attend where |original distance| < this; everywhere when None.
-        **kwargs: what else a family passes; handed on in the plain call.
+        module: the attention layer that calls.
+        query: the queries of the whole row. `batch` is 1 unless the call is plain.
+        key: the keys of the whole row. It has fewer heads than `query` where several query heads share one.
+        value: the values of the whole row, with as many heads as `key`.
+        attention_mask: the mask of the padded batch. Only a plain call uses it.
+        segments: the number of tokens of each document; their sum is `width`. None computes them from `offsets`.
+        offsets: where each document starts, and the end of the row. The varlen kernel and compiled layers need it.
+        token_positions: each token's original position. Layers that attend within a window need it.
+        probe: gets the attention that each token received: the mean over the heads and over the queries of its own
+            document. This computes a second softmax. None asks for nothing.
+        dropout: the probability of dropping an attention weight. Only a plain call uses it.
+        scaling: the factor on the scores; None means head_dim ** -0.5.
+        sliding_window: two tokens attend to each other where their original positions differ by less than this. None
+            means that all tokens of a document do.
+        **kwargs: other arguments of the family's layers. Only a plain call uses them.
+
+    Example:
+        >>> query = key = torch.zeros(1, 1, 3, 2)  # equal scores: each token reads the mean of its own document
+        >>> value = torch.tensor([1.0, 3.0, 7.0]).expand(1, 1, 2, 3).mT
+        >>> packed_attention(nn.Module(), query, key, value, None, segments=[2, 1])[0][0, :, 0, 0]
+        tensor([2., 2., 7.])
     """
     if offsets is not None and torch.compiler.is_compiling():
         return torch.ops.trbert.attend(query, key, value, offsets, token_positions, sliding_window, scaling), None
@@ -134,7 +148,10 @@ def _compiled_attend(
     window: int | None,
     scaling: float | None,
 ) -> Tensor:
-    """What a compiled layer calls. It is one operator to the compiler, because every row has other documents."""
+    """Returns what `packed_attention` returns, for compiled layers.
+
+    The compiler sees one operator and does not look into it, because each row has documents of other lengths.
+    """
     lengths = segments_of(offsets)
     return _attend(query, key, value, lengths, offsets, _windows(positions, lengths, window), scaling).contiguous()
 
@@ -142,17 +159,18 @@ def _compiled_attend(
 def _by_document(
     query: Tensor, key: Tensor, value: Tensor, lengths: list[int], windows: Windows, scaling: float | None
 ) -> Float[Tensor, "1 width heads head_dim"]:
-    """Always right, on any device and in any arithmetic."""
+    """Returns the attention of each document, computed by SDPA. It works on every device and in every arithmetic."""
     shared_heads = query.shape[1] != key.shape[1]
     precision: AbstractContextManager[None] = nullcontext()
     if query.requires_grad and query.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-        # In bfloat16 the backward pass of the CPU's fused kernel is several times slower than in float32: it makes new
-        # kernels for every length of a document. Autocast would undo the cast, so it is switched off here.
+        # On a CPU the backward pass of the fused kernel is several times slower in bfloat16 than in float32, because in
+        # bfloat16 it makes new kernels for every length of a document. So the states are cast to float32. Autocast
+        # would cast them back, so it is switched off here.
         query, key, value = query.float(), key.float(), value.float()
         precision = torch.autocast("cpu", enabled=False)
     runs: list[tuple[int, int, Tensor | None]]
     if windows is None:
-        # The kernel takes neighbours of one length as one batch, so that documents of equal length are never copied.
+        # The kernel takes neighbouring documents of equal length as one batch, so a row of them alone is never copied.
         runs = [(length, len(list(same)), None) for length, same in groupby(lengths)]
     else:
         runs = [(length, 1, window) for length, window in zip(lengths, windows, strict=True)]
@@ -181,7 +199,7 @@ def _varlen(
     scaling: float | None,
 ) -> Float[Tensor, "1 width heads head_dim"]:
     groups = query.shape[1] // key.shape[1]
-    # The layers made these views of [width, heads, head_dim]: transposing back copies nothing.
+    # The states are transposed views of [width, heads, head_dim]. Transposing them back copies nothing.
     q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
     if groups > 1:
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
@@ -191,7 +209,11 @@ def _varlen(
 
 @cache
 def varlen_kernel() -> Varlen | None:
-    """Returns flash-attn's kernel where it is installed, else PyTorch's own where it is new enough; else None."""
+    """Returns the kernel for half precision on a GPU, or None.
+
+    It is the one of flash-attn where that package is installed. Else it is PyTorch's own, where this PyTorch has it and
+    lets a caller choose the scale.
+    """
     try:
         from flash_attn import flash_attn_varlen_func
     except ImportError:
@@ -209,12 +231,13 @@ def _own_varlen_kernel() -> Varlen | None:
     known = inspect.signature(varlen_attn).parameters
     if "scale" not in known:
         return None
-    # One split. With more, the order of a document's sums would depend on the longest of its batch mates.
+    # A split is a part of a document's keys that is summed by itself. By default the kernel chooses the number of
+    # splits by the longest document of the row. With one split, a result does not depend on the other documents.
     splits: dict[str, Any] = {"num_splits": 1} if "num_splits" in known else {}
 
     def own(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, longest: int, scale: float) -> Tensor:
         output = varlen_attn(q, k, v, offsets, offsets, longest, longest, scale=scale, **splits)
-        assert isinstance(output, Tensor)  # a pair only where asked for the scores' sums
+        assert isinstance(output, Tensor)  # it is a pair only where a caller asks for the log-sum-exp of the scores
         return output
 
     return own

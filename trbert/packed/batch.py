@@ -1,4 +1,4 @@
-"""Hidden states of many documents as one row: start, keep some tokens, split."""
+"""Hidden states of many documents as one row: how a row starts, loses tokens, and is split."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,17 +13,17 @@ from trbert.shapes import DocIndex, Hidden, SampleMasks, TokenFloat, TokenIndex
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Hidden states of many documents as one row, some tokens of each perhaps dropped.
+    """The hidden states of the remaining tokens of many documents, as one row.
 
     Attributes:
-        hidden: states of the remaining tokens, documents one after the other.
-        positions: each token's place in its original, unreduced document.
-        documents: each token's document, an index into this batch.
+        hidden: the states of the remaining tokens, one document after the other.
+        positions: each token's position in its original, unreduced document; 0 is the first.
+        documents: each token's document, as an index into this batch.
         protected: True where a token is never dropped.
-        original_lengths: tokens of each document before anything was dropped.
-        offsets: document i is `hidden[offsets[i]:offsets[i + 1]]`.
-        received: the attention that each token received in the layer before (mean over heads and over the queries of
-            its own document), where somebody asked for it.
+        original_lengths: the number of tokens of each document before any was dropped.
+        offsets: where each document starts, and the end of the row. Document i is `hidden[offsets[i]:offsets[i + 1]]`.
+        received: the attention that each token received in the layer before: the mean over the heads and over the
+            queries of its own document. None where no caller asked for it.
     """
 
     hidden: Float[Tensor, "total dim"]
@@ -39,29 +39,32 @@ class PackedBatch:
 
     @property
     def lengths(self) -> DocIndex:
-        """Remaining tokens of each document."""
+        """The number of remaining tokens of each document."""
         return self.offsets.diff()
 
     @property
     def original_index(self) -> TokenIndex:
-        """Where each remaining token stands in the unreduced row."""
+        """The index of each remaining token in the unreduced row."""
         starts = self.original_lengths.cumsum(0) - self.original_lengths
         return starts[self.documents] + self.positions
 
     @cached_property
     def segments(self) -> list[int]:
-        """Remaining tokens of each document that has any, as attention splits the row; read off the device once."""
+        """The number of remaining tokens of each document that has any: the pieces in which attention splits the row.
+
+        They are read from the device once and then kept.
+        """
         return segments_of(self.offsets)
 
     def with_hidden(self, hidden: Hidden, received: TokenFloat | None = None) -> "PackedBatch":
-        """Returns the same tokens with new states, and with the attention that they received on the way there."""
+        """Returns the same tokens with new states, and with the attention that they received in the last layer."""
         batch = replace(self, hidden=hidden, received=received)
-        batch.__dict__["segments"] = self.segments  # saves reading the lengths off the device again
+        batch.__dict__["segments"] = self.segments  # so that the lengths are not read from the device again
         return batch
 
 
 def segments_of(offsets: Int[Tensor, " docs_and_one"]) -> list[int]:
-    """Returns the tokens of each document that has any.
+    """Returns the number of tokens of each document that has any.
 
     Example:
         >>> segments_of(torch.tensor([0, 2, 2, 5]))
@@ -71,7 +74,13 @@ def segments_of(offsets: Int[Tensor, " docs_and_one"]) -> list[int]:
 
 
 def start_batch(tokens: Tokens, hidden: Hidden) -> PackedBatch:
-    """Returns the unreduced batch of `tokens` with the given states."""
+    """Returns the unreduced batch of `tokens` with the given states.
+
+    Example:
+        >>> batch = start_batch(Tokens.from_lists([[7, 8], [9]], None), torch.zeros(3, 4))
+        >>> batch.positions, batch.documents
+        (tensor([0, 1, 0]), tensor([0, 0, 1]))
+    """
     lengths = tokens.lengths
     documents = torch.arange(len(tokens), device=lengths.device).repeat_interleave(lengths)
     positions = torch.arange(hidden.shape[0], device=lengths.device) - tokens.offsets[:-1][documents]
@@ -79,10 +88,11 @@ def start_batch(tokens: Tokens, hidden: Hidden) -> PackedBatch:
 
 
 def gather_kept(batch: PackedBatch, masks: SampleMasks) -> PackedBatch:
-    """Returns the kept tokens of every sample: one gather, new offsets, nothing copied for what is dropped.
+    """Returns a batch of the tokens that each row of `masks` keeps.
 
-    Row s of `masks` (True = keep) is one decision for the whole batch; document i of sample s becomes document
-    `s · docs + i`. With one row this drops tokens; with K rows it starts K trajectories that shared their prefix.
+    Row s of `masks` (True = keep) is one decision for all tokens of the batch, called sample s. Document i of sample s
+    becomes document `s · docs + i` of the new batch. One row drops tokens. K rows make K trajectories of each document,
+    which share everything up to here.
 
     Example:
         >>> tokens = Tokens.from_lists([[7, 8], [9]], None)
@@ -105,9 +115,13 @@ def gather_kept(batch: PackedBatch, masks: SampleMasks) -> PackedBatch:
 
 
 def split_documents(batch: PackedBatch, most_tokens: int) -> list[PackedBatch]:
-    """Returns the batch in pieces of whole documents, in order, each of at most so many tokens (or one document).
+    """Returns the batch in pieces of whole documents, in their order.
 
-    The pieces' rows, put one after the other, are the batch's row.
+    The rows of the pieces, put one after the other, are the row of the batch.
+
+    Args:
+        batch: the batch to split.
+        most_tokens: the most tokens of a piece. A longer document is a piece of its own.
 
     Example:
         >>> tokens = Tokens.from_lists([[7, 8], [9], [7, 9]], None)
@@ -138,5 +152,15 @@ def split_documents(batch: PackedBatch, most_tokens: int) -> list[PackedBatch]:
 
 
 def document_sums(batch: PackedBatch, states: Hidden) -> Float[Tensor, "docs dim"]:
-    """Returns the sum of each document's rows of `states`, which stand as the batch's tokens do."""
+    """Returns the sum over each document's tokens of their rows in `states`.
+
+    Args:
+        batch: says which document each token belongs to.
+        states: one row for each token of the batch, in the same order.
+
+    Example:
+        >>> batch = start_batch(Tokens.from_lists([[7, 8], [9]], None), torch.zeros(3, 1))
+        >>> document_sums(batch, torch.tensor([[1.0], [2.0], [5.0]])).tolist()
+        [[3.0], [5.0]]
+    """
     return states.new_zeros(len(batch), states.shape[1]).index_add(0, batch.documents, states)

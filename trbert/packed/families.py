@@ -1,6 +1,6 @@
-"""The encoder families: where each keeps its embeddings and layers, how it counts positions, what its layers want.
+"""The encoder families: where the parts of each are, how it counts positions, and what its layers take.
 
-A new family is one entry in `FAMILIES` (and one line in the contract test of `tests/trbert/test_families.py`).
+A new family is one entry in `FAMILIES`, and one line in the contract test of `tests/trbert/packed/test_families.py`.
 """
 
 from collections.abc import Callable
@@ -15,19 +15,21 @@ from trbert.errors import UnsupportedModel
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """Where the parts of a Hugging Face encoder are; names are attribute paths from its base model.
+    """Where the parts of a Hugging Face encoder are. Each name of a part is an attribute path from the base model.
 
     Attributes:
-        layers: the stack of layers, or a function of the base model that lists them in order.
-        embeddings: the module that turns ids into states.
-        projection: linear map from embedding width to layer width, applied where the model has one.
-        final_norm: normalisation after the last layer.
-        pooler: maps the first token's state to what the head reads.
-        embeds_positions: the embeddings take `position_ids`.
-        embeds_segments: the embeddings take `token_type_ids`.
-        first_position_after_padding: positions start at `pad_token_id + 1`, and padding ids stay at it (RoBERTa).
-        rotary: module giving (cos, sin) for positions; its tables go to every layer.
-        rotary_by_layer_type: the tables differ by the layer's `attention_type` (ModernBERT).
+        layers: the stack of layers, or a function that takes the base model and lists its layers in their order.
+        embeddings: the module that turns token ids into states.
+        projection: the linear map from the width of the embeddings to the width of the layers. Some models of a family
+            have it and others do not; None where none has.
+        final_norm: the normalisation after the last layer, or None.
+        pooler: the module that maps the first token's state to what the head reads, or None.
+        embeds_positions: whether the embeddings take `position_ids`.
+        embeds_segments: whether the embeddings take `token_type_ids`.
+        first_position_after_padding: whether positions start at `pad_token_id + 1`, and padding ids have the position
+            `pad_token_id`, as in RoBERTa.
+        rotary: the module that gives (cos, sin) for positions, which every layer takes; None without rotary positions.
+        rotary_by_layer_type: whether (cos, sin) differ by a layer's `attention_type`, as in ModernBERT.
     """
 
     layers: str | Callable[[Any], list[nn.Module]]
@@ -42,19 +44,24 @@ class Family:
     rotary_by_layer_type: bool = False
 
     def layer_list(self, base: nn.Module) -> list[nn.Module]:
-        """Returns the layers in the order in which they run; ALBERT's repeat."""
+        """Returns the layers in the order in which they run. In ALBERT the same layer comes several times."""
         return self.layers(base) if callable(self.layers) else list(attrgetter(self.layers)(base))
 
     def reserved_positions(self, config: Any) -> int:
-        """Returns the first rows of the position table, which no token of a text takes."""
+        """Returns how many first rows of the position table are never the position of a token."""
         return config.pad_token_id + 1 if self.first_position_after_padding else 0
 
     def pool(self, base: Any, states: Tensor) -> Tensor | None:
-        """Returns the pooled first state, or None where the family has no pooler, or this model was built without."""
+        """Returns the pooled state of each document's first token, or None where the model has no pooler.
+
+        Args:
+            base: the base model.
+            states: the finished states, [docs, width, dim].
+        """
         pooler = getattr(base, self.pooler, None) if self.pooler else None
         if pooler is None:
             return None
-        if isinstance(pooler, nn.Linear):  # ALBERT's pooler is a bare linear layer beside its activation
+        if isinstance(pooler, nn.Linear):  # ALBERT: the activation is a module beside the pooler, not within it
             return base.pooler_activation(pooler(states[:, 0]))
         return pooler(states)
 
@@ -98,10 +105,15 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(config: Any) -> Family:
-    """Returns the family that describes a Hugging Face configuration.
+    """Returns the family of the model that a Hugging Face configuration describes.
 
     Raises:
         UnsupportedModel: No family has this `model_type`, or the model is a decoder.
+
+    Example:
+        >>> from transformers import BertConfig
+        >>> family_of(BertConfig()).layers
+        'encoder.layer'
     """
     known = ", ".join(sorted(FAMILIES))
     if config.model_type not in FAMILIES:

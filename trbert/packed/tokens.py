@@ -16,10 +16,12 @@ class Tokens:
     """Token ids of many documents as one row: a whole data split, or one batch of it.
 
     Attributes:
-        input_ids: vocabulary ids, all documents one after the other.
-        token_type_ids: segment ids, or None where the family has none.
-        protected: True where a token is never dropped: the first of each document, and what the task adds.
-        offsets: document i is `input_ids[offsets[i]:offsets[i + 1]]`; starts at 0, ends at `total`.
+        input_ids: the vocabulary ids, one document after the other.
+        token_type_ids: the segment ids, or None where the family of encoders has none.
+        protected: True where a token is never dropped. The first token of each document is protected; a task may
+            protect more.
+        offsets: where each document starts, from 0 on, and the end of the row. Document i is
+            `input_ids[offsets[i]:offsets[i + 1]]`.
     """
 
     input_ids: Int[Tensor, " total"]
@@ -32,12 +34,16 @@ class Tokens:
 
     @property
     def lengths(self) -> DocIndex:
-        """Tokens in each document."""
+        """The number of tokens of each document."""
         return self.offsets.diff()
 
     @classmethod
     def from_lists(cls, input_ids: Sequence[Sequence[int]], token_type_ids: Sequence[Sequence[int]] | None) -> "Tokens":
-        """Returns a tokenizer's ragged lists as one row, the first token of each document protected.
+        """Returns the lists of a tokenizer as one row, with the first token of each document protected.
+
+        Args:
+            input_ids: the vocabulary ids of each document; lists of any lengths.
+            token_type_ids: the segment ids of each document, or None.
 
         Raises:
             InputError: A document has no token.
@@ -62,11 +68,20 @@ class Tokens:
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
     ) -> "Tokens":
-        """Returns a padded batch without its padding.
+        """Returns the tokens of a padded batch as one row without the padding.
+
+        Args:
+            input_ids: the vocabulary ids, padded on either side.
+            attention_mask: 1 for a token, 0 for padding; None where nothing is padding.
+            token_type_ids: the segment ids, or None.
 
         Raises:
-            InputError: A document has no token, the mask or the types are not of the batch's shape, or the mask holds
-                anything beside 0 and 1.
+            InputError: A document has no token, the mask or the segment ids have another shape than the batch, or the
+                mask holds a value other than 0 and 1.
+
+        Example:
+            >>> Tokens.from_padded(torch.tensor([[7, 8], [9, 0]]), torch.tensor([[1, 1], [1, 0]])).input_ids
+            tensor([7, 8, 9])
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
@@ -81,7 +96,8 @@ class Tokens:
                 f"{tuple(token_type_ids.shape)}: pass the tokenizer's own, or none"
             )
         real = attention_mask.bool()
-        if bool((attention_mask != real).any()):  # such as what is added to logits, where 0 means keep
+        # For example a mask that is added to the attention scores: there 0 means a token.
+        if bool((attention_mask != real).any()):
             raise InputError(
                 "attention_mask must hold 0 and 1 alone, and holds more: pass the tokenizer's own 0/1 mask"
             )
@@ -94,15 +110,30 @@ class Tokens:
         return cls(input_ids[real], types, _first_of_each(offsets), offsets)
 
     def take(self, documents: Int[Tensor, " taken"]) -> "Tokens":
-        """Returns the named documents as a new row, in the given order."""
+        """Returns the documents with these indices as a new row, in the given order.
+
+        Example:
+            >>> Tokens.from_lists([[7, 8], [9]], None).take(torch.tensor([1, 0])).input_ids
+            tensor([9, 7, 8])
+        """
         return self._gather(*spans(self.offsets[documents], self.lengths[documents]))
 
     def index_of(self, documents: Int[Tensor, " taken"]) -> TokenIndex:
-        """Returns where the named documents' tokens stand in the row, one document after the other."""
+        """Returns the places in the row of the tokens of these documents, one document after the other.
+
+        Example:
+            >>> Tokens.from_lists([[7, 8], [9]], None).index_of(torch.tensor([1, 0]))
+            tensor([2, 0, 1])
+        """
         return spans(self.offsets[documents], self.lengths[documents])[0]
 
     def repeat(self, times: int) -> "Tokens":
-        """Returns all documents, then all of them again, and so on: document i of copy c is number `c · docs + i`."""
+        """Returns so many copies of all documents: document i of copy c becomes document `c · docs + i`.
+
+        Example:
+            >>> Tokens.from_lists([[7, 8], [9]], None).repeat(2).input_ids
+            tensor([7, 8, 9, 7, 8, 9])
+        """
         return self.take(torch.arange(len(self), device=self.offsets.device).repeat(times))
 
     def _gather(self, index: Int[Tensor, " taken"], offsets: Int[Tensor, " docs_and_one"]) -> "Tokens":
@@ -110,13 +141,17 @@ class Tokens:
         return Tokens(self.input_ids[index], types, self.protected[index], offsets)
 
     def to(self, device: torch.device | str) -> "Tokens":
-        """Returns the row on another device."""
+        """Returns the row moved to a device."""
         types = None if self.token_type_ids is None else self.token_type_ids.to(device)
         return Tokens(self.input_ids.to(device), types, self.protected.to(device), self.offsets.to(device))
 
 
 def spans(starts: DocIndex, lengths: DocIndex) -> tuple[Int[Tensor, " total"], Int[Tensor, " docs_and_one"]]:
-    """Returns the indices of so many places from each start on, one span after the other, and the spans' offsets.
+    """Returns the indices that lie in some spans of a row, one span after the other, and the offsets of the spans.
+
+    Args:
+        starts: the first index of each span.
+        lengths: the number of indices of each span.
 
     Example:
         >>> spans(torch.tensor([5, 0]), torch.tensor([2, 3]))
