@@ -1,4 +1,4 @@
-"""What is dropped leaves its mean: one linear map per reduction point, into the first token's state."""
+"""Fusion: the mean of the dropped tokens is added to the first token, by one linear map for each reduction point."""
 
 from torch import nn
 
@@ -6,15 +6,16 @@ from trbert.packed.batch import PackedBatch, document_sums
 
 
 class Fusion(nn.Module):
-    """h₀ ← h₀ + W_t · mean of the states that a document drops at point t; h₀ is its first token, which always stays.
+    """Adds what a document drops to its first token: h₀ ← h₀ + W_t · (mean of the states dropped at point t).
 
-    One token made of those that are not worth one each, as in EViT (Liang et al., ICLR 2022), but added to a token that
-    is there already, so that no layer has more to do. Every W_t starts at zero, at plain dropping, and learns in the
-    joint stage; where nothing is dropped nothing is added, so that the model with all tokens kept is the plain one.
+    h₀ is the state of the document's first token, which is never dropped. EViT (Liang et al., ICLR 2022) makes one new
+    token of the dropped ones. Here their mean is added to a token that is there already, so that no layer has more to
+    do. Every W_t starts at zero, which is plain dropping, and learns in the joint stage. Where a document drops
+    nothing, nothing is added. So the model with all tokens kept is the plain model.
 
     Args:
-        dim: width of a hidden state.
-        num_points: how many reduction points there are; 0 adds nothing anywhere.
+        dim: the width of a hidden state.
+        num_points: the number of reduction points; 0 adds nothing anywhere.
     """
 
     def __init__(self, dim: int, num_points: int) -> None:
@@ -26,16 +27,16 @@ class Fusion(nn.Module):
 
     @classmethod
     def none(cls) -> "Fusion":
-        """Returns one that adds nothing anywhere."""
+        """Returns a fusion that adds nothing anywhere."""
         return cls(0, 0)
 
     def forward(self, batch: PackedBatch, kept: PackedBatch, point: int) -> PackedBatch:
-        """Returns the kept tokens, the first of each document knowing what was dropped beside it.
+        """Returns the kept tokens, with the mean of the dropped ones added to the first token of each document.
 
         Args:
-            batch: what entered the point.
-            kept: what `gather_kept` left of it, one or several samples of each document.
-            point: which reduction point.
+            batch: the batch that entered the reduction point.
+            kept: the batch that `gather_kept` made of it, with one or several samples of each document.
+            point: the number of the reduction point; 0 is the first.
         """
         if not len(self.maps):
             return kept
@@ -44,6 +45,7 @@ class Fusion(nn.Module):
         stays = document_sums(kept, kept.hidden.float())
         dropped = (batch.lengths.repeat(samples) - kept.lengths)[:, None]
         mean = (whole - stays) / dropped.clamp(min=1)
-        # On a GPU two sums of the same states may differ by their order: nothing dropped must add nothing.
+        # On a GPU two sums of the same states may differ a little, because they are added in another order. Where
+        # nothing is dropped, that difference must not be added.
         told = self.maps[point](mean.to(kept.hidden.dtype)) * (dropped > 0)
         return kept.with_hidden(kept.hidden.index_add(0, kept.offsets[:-1], told.to(kept.hidden.dtype)))

@@ -1,4 +1,4 @@
-"""Hidden states -> keep logits: one small head per reduction point."""
+"""The policy: one small head for each reduction point, which gives each token a keep logit."""
 
 from collections.abc import Collection
 
@@ -10,20 +10,28 @@ from trbert.errors import InputError
 from trbert.packed.batch import PackedBatch, document_sums
 
 FEATURES = ("document", "neighbours")
-"""What a head may see beside the token's own state: its document's summary, the tokens next to it."""
+"""What a head may see beside the token's own state: a summary of its document, and the tokens next to it."""
 
 
 class PolicyHead(nn.Module):
-    """logit = w₂ᵀ gelu(W₁ h + b₁ + Σ_f C_f x_f) + b₂ + dial: the keep logit of one token from its hidden state h.
+    """Computes the keep logit of each token: logit = w₂ᵀ gelu(W₁ h + b₁ + Σ_f C_f x_f) + b₂ + dial.
 
-    As in TR-BERT (Ye et al. 2021, section 3.1): 32 wide, erf gelu, N(0, 0.02) weights and zero biases, so that an
-    untrained head keeps a token with probability about one half. The paper's head has no features: it sees a token's
-    own state alone, at point 0 a bare embedding, and cannot spend more on a document that needs more. Ours may see
+    Here h is the token's hidden state, and x_f is the value of feature f. Without features this is the head of TR-BERT
+    (Ye et al. 2021, section 3.1), 32 wide, with the exact (erf) gelu. The weights start as N(0, 0.02) and the biases at
+    zero, so that an untrained head keeps a token with a probability of about one half.
 
-    * "document": its remaining tokens' mean state and the log of its original length;
-    * "neighbours": the states of the remaining tokens before and after it.
+    The paper's head sees the token's own state alone, which at point 0 is a bare embedding. It cannot keep more of a
+    document that needs more. Two features change that:
 
-    Every C_f starts at zero, at the paper's head.
+    * "document": the mean state of the document's remaining tokens, and the logarithm of its original length;
+    * "neighbours": the states of the remaining tokens before and after the token.
+
+    Every C_f starts at zero, so that training starts at the paper's head.
+
+    Args:
+        dim: the width of a hidden state.
+        width: the width of the head's inner layer.
+        features: names from `FEATURES`.
     """
 
     def __init__(self, dim: int, width: int, features: Collection[str]) -> None:
@@ -41,7 +49,12 @@ class PolicyHead(nn.Module):
         self.features = nn.ModuleDict(added)
 
     def forward(self, batch: PackedBatch, dials: Float[Tensor, "rows docs"]) -> Float[Tensor, "rows total"]:
-        """Returns the keep logits of a row's tokens at each row of dials; no gradient enters their states."""
+        """Returns the keep logits of all tokens, one row for each row of dials. No gradient flows into the states.
+
+        Args:
+            batch: the remaining tokens.
+            dials: an offset for each document, added to the logits of its tokens.
+        """
         states = batch.hidden.detach().to(self.linear_1.weight.dtype)
         inner = self.linear_1(states)
         if "document" in self.features:
@@ -52,12 +65,12 @@ class PolicyHead(nn.Module):
 
     @property
     def per_token(self) -> list[nn.Linear]:
-        """The maps that every token pays for."""
+        """The linear maps that run once for each token."""
         return [self.linear_1, self.linear_2, *self._of("neighbours")]
 
     @property
     def per_document(self) -> list[nn.Linear]:
-        """The maps that a document pays for once."""
+        """The linear maps that run once for each document."""
         return self._of("document")
 
     def _of(self, name: str) -> list[nn.Linear]:
@@ -65,13 +78,16 @@ class PolicyHead(nn.Module):
 
 
 def _summaries(batch: PackedBatch, states: Float[Tensor, "total dim"]) -> Float[Tensor, "docs dim+1"]:
-    """Returns each document's mean state and log(n / 100), n its original tokens."""
+    """Returns each document's mean state and log(n / 100), where n is its original number of tokens."""
     means = document_sums(batch, states) / batch.lengths.clamp(min=1)[:, None]
     return torch.cat([means, (batch.original_lengths[:, None] / 100).log().to(states.dtype)], 1)
 
 
 def _beside(values: Float[Tensor, "total both"], documents: Tensor) -> Float[Tensor, "total half"]:
-    """Returns for each token the first half of what stands before it, plus the second half of what follows it."""
+    """Returns for each token the first half of the value before it, plus the second half of the value after it.
+
+    A token at the edge of its document has no value on that side, which counts as zero.
+    """
     before, after = values.chunk(2, -1)
     same = (documents[1:] == documents[:-1])[:, None]
     none = values.new_zeros(1, before.shape[1])
@@ -79,13 +95,13 @@ def _beside(values: Float[Tensor, "total both"], documents: Tensor) -> Float[Ten
 
 
 class Policy(nn.Module):
-    """The keep logits at every reduction point.
+    """The heads of all reduction points.
 
     Args:
-        dim: width of a hidden state.
-        num_points: how many reduction points there are.
-        width: hidden width of each head.
-        features: what the heads see beside a token's own state.
+        dim: the width of a hidden state.
+        num_points: the number of reduction points.
+        width: the width of each head's inner layer.
+        features: what the heads see beside a token's own state, as names from `FEATURES`.
 
     Raises:
         InputError: There is no such feature.
@@ -101,14 +117,15 @@ class Policy(nn.Module):
         self.heads = nn.ModuleList(PolicyHead(dim, width, features) for _ in range(num_points))
 
     def logits(self, batch: PackedBatch, point: int, dials: Float[Tensor, "rows docs"]) -> Float[Tensor, "rows total"]:
-        """Returns the keep logit of each token entering reduction point `point` (0 is the first), in float32.
+        """Returns the keep logits of the tokens that enter a reduction point, in float32.
 
-        The head learns, the encoder below does not learn from it.
+        A gradient of the logits reaches the head, but not the encoder below it.
 
         Args:
             batch: the remaining tokens.
-            point: which reduction point.
-            dials: added to every logit of a document; one row of logits each.
+            point: the number of the reduction point; 0 is the first.
+            dials: an offset for each document, added to the logits of its tokens. Each row of dials gives one row of
+                logits.
         """
         with torch.autocast(batch.hidden.device.type, enabled=False):
             logits: Tensor = self.heads[point](batch, dials)
@@ -116,5 +133,14 @@ class Policy(nn.Module):
 
 
 def bernoulli_log_prob(logits: Tensor, masks: Tensor) -> Tensor:
-    """Returns log π(mask): log σ(logit) where kept, log σ(−logit) where dropped; broadcasts, in nats."""
+    """Returns log π(mask) of each token, in nats: log σ(logit) where it is kept, log σ(−logit) where it is dropped.
+
+    Args:
+        logits: the keep logits.
+        masks: True = keep; a shape that broadcasts with that of the logits.
+
+    Example:
+        >>> bernoulli_log_prob(torch.zeros(2), torch.tensor([True, False])).exp()
+        tensor([0.5000, 0.5000])
+    """
     return nn.functional.logsigmoid(torch.where(masks, logits, -logits))

@@ -1,4 +1,7 @@
-"""The reduced forward pass: run to a reduction point, drop, run on. Deployment, environment and training all use it."""
+"""The reduced forward pass: run to a reduction point, drop tokens, run on.
+
+Training, the environments and a deployed model all use it.
+"""
 
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -21,13 +24,16 @@ from trbert.tasks.examples import Examples, Outputs
 
 @dataclass(frozen=True, slots=True)
 class ReducedPass:
-    """A reduced forward pass on its way, or at its end. One document of its batch is one trajectory.
+    """A reduced forward pass that has reached a reduction point, or its end.
+
+    Each document of its batch is a trajectory.
 
     Attributes:
-        batch: states entering the reduction point `point`, or finished ones.
-        point: which decision comes next, 0 the first; the number of points when the pass is over.
-        kept: tokens of each trajectory left after each past point.
-        entered: what entered each past point; its states only where the head reads tokens, for they take memory.
+        batch: the states that enter the reduction point `point`. At the end, the finished states.
+        point: the number of the next reduction point; 0 is the first. At the end, the number of points.
+        kept: the number of tokens of each trajectory that were left after each past point.
+        entered: the batch that entered each past point. It holds the states only where the head reads tokens, because
+            they take memory.
     """
 
     batch: PackedBatch
@@ -37,14 +43,15 @@ class ReducedPass:
 
     @property
     def last_states(self) -> Hidden:
-        """Each original token's last state: the finished one, or the one in which it entered the point where it went.
+        """The last state of each original token.
 
-        Rows stand as in the unreduced row, one trajectory after the other.
+        It is the finished state of a token that was kept. For a dropped token it is the state with which the token
+        entered the point that dropped it. The rows have the order of the unreduced row, one trajectory after the other.
         """
         if not self.entered:
             return self.batch.hidden
         first, *later = self.entered
-        # Samples part at the first point, so that what entered it is shared by all of them.
+        # The samples of a document differ from the first point on. All of them share the batch that entered that point.
         row = first.hidden.repeat(len(self.batch) // len(first), 1)
         for batch in (*later, self.batch):
             row = row.index_copy(0, batch.original_index, batch.hidden.to(row.dtype))
@@ -52,9 +59,9 @@ class ReducedPass:
 
     @property
     def left_at(self) -> TokenIndex:
-        """The point at which each original token was dropped; the number of past points where it was not.
+        """The number of the point that dropped each original token; the number of past points for a token still there.
 
-        Rows stand as in the unreduced row, one trajectory after the other.
+        The rows have the order of the unreduced row, one trajectory after the other.
         """
         total = int(self.batch.original_lengths.sum())
         points = torch.zeros(total, dtype=torch.long, device=self.batch.positions.device)
@@ -66,13 +73,13 @@ class ReducedPass:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reducer:
-    """A model that can drop tokens on its way.
+    """A model that can drop tokens between its layers.
 
     Attributes:
         encoder: the Hugging Face model in stages.
-        task: says what the head reads.
-        points: layers on whose input tokens may be dropped; () where none ever are.
-        fusion: what is dropped leaves its mean through it; without maps it leaves nothing.
+        task: the task, which says what the head reads.
+        points: the reduction points, as the layers on whose input tokens may be dropped. () drops nothing.
+        fusion: adds the mean of the dropped tokens to the first token. A fusion without maps adds nothing.
     """
 
     encoder: Encoder
@@ -81,11 +88,12 @@ class Reducer:
     fusion: Fusion = field(default_factory=Fusion.none)
 
     def enter(self, tokens: Tokens, listens: bool = False) -> ReducedPass:
-        """Returns the pass at its first reduction point; at its end where there is none.
+        """Returns the pass at its first reduction point, or at its end where there is no point.
 
         Args:
             tokens: the documents.
-            listens: the batch's `received` is to be the attention of the layer before; there is none at point 0.
+            listens: whether to record the attention of the layer before the point, as the batch's `received`. Before
+                layer 0 there is no attention to record.
         """
         first = self.points[0] if self.points else len(self.encoder.layers)
         batch = self.encoder.run_layers(self.encoder.embed(tokens), 0, first, listens)
@@ -98,16 +106,17 @@ class Reducer:
         gates: Float[Tensor, " kept"] | None = None,
         listens: bool = False,
     ) -> ReducedPass:
-        """Returns the pass at the next reduction point, or at its end after the last.
+        """Returns the pass at the next reduction point, or at its end after the last point.
 
-        With K rows of masks each trajectory branches into K, which share all that came before; trajectory d of row
-        s becomes number `s · docs + d`.
+        K rows of masks make K trajectories of each one, which share everything up to here. Trajectory d of row s
+        becomes trajectory `s · docs + d`.
 
         Args:
             state: the pass at a reduction point.
-            masks: True = keep, one row a sample.
-            gates: factors of the kept tokens' states, where a gradient is to reach the decision.
-            listens: the batch's `received` is to be the attention of the layer before the next point.
+            masks: the tokens to keep (True = keep), one row for each sample.
+            gates: factors on the states of the kept tokens, through which a gradient reaches the decision; None
+                leaves the states as they are.
+            listens: whether to record the attention of the layer before the next point, as the batch's `received`.
         """
         point, layers = state.point, len(self.encoder.layers)
         following = self.points[point + 1] if point + 1 < len(self.points) else layers
@@ -124,30 +133,30 @@ class Reducer:
         return replace(batch, hidden=batch.hidden.new_empty(len(batch.hidden), 0), received=None)
 
     def outputs(self, finished: ReducedPass) -> Outputs:
-        """Returns what the head says of a finished pass, as the task reads: of documents, or of original tokens."""
+        """Returns the head's outputs for a finished pass: a row for each document or each original token, by task."""
         if self.task.reads == "documents":
             return self.encoder.read_documents(finished.batch)
         return self.encoder.read_tokens(finished.last_states)
 
     def unreduced_outputs(self, tokens: Tokens) -> Outputs:
-        """Returns what the head says of documents of which nothing was dropped."""
+        """Returns the head's outputs for documents of which no token was dropped."""
         finished = self.encoder.run_layers(self.encoder.embed(tokens), 0, len(self.encoder.layers))
         return self.encoder.read(finished, self.task.reads)
 
     def run(
         self, selector: Selector, tokens: Tokens, dial: float | DocFloat, examples: Examples | None = None
     ) -> ReducedPass:
-        """Returns the finished pass after dropping, at each reduction point, what the selector does not keep.
+        """Returns the finished pass in which a selector decided at each reduction point.
 
         Args:
-            selector: decides.
+            selector: decides which tokens go on.
             tokens: the documents.
-            dial: the selector's dial, one for all documents or one each.
-            examples: the same documents with their targets, for a selector that reads saliency.
+            dial: the selector's dial: one for all documents, or one for each.
+            examples: the same documents with their targets. Only a selector that reads saliency needs them.
 
         Raises:
-            InputError: The selector cannot stand at this dial; it reads attention, and its first point has no layer
-                before it; or it reads saliency, and there are no targets.
+            InputError: The selector does not take this dial. Or it reads attention, and there is no layer before the
+                first point. Or it reads saliency, and there are no targets.
         """
         if not isinstance(dial, Tensor):
             selector.check_dial(dial)
@@ -167,7 +176,11 @@ class Reducer:
 
 
 def check_points(points: tuple[int, ...], num_layers: int) -> None:
-    """Raises InputError unless the reduction points rise and name layers of the model."""
+    """Checks that the reduction points are layers of the model, in rising order.
+
+    Raises:
+        InputError: There is no point, they do not rise, or one is no layer of the model.
+    """
     rising = all(a < b for a, b in pairwise(points))
     if not points or not rising or points[0] < 0 or points[-1] >= num_layers:
         raise InputError(

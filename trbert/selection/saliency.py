@@ -1,4 +1,4 @@
-"""How much a token matters to a trained model, by first order: the warm start's target."""
+"""Saliency: how much each token matters to a trained model. The warm start of the policy imitates it."""
 
 from itertools import pairwise
 
@@ -17,10 +17,20 @@ from trbert.tasks.examples import Examples
 def saliency(
     encoder: Encoder, task: Task, examples: Examples, points: tuple[int, ...]
 ) -> tuple[tuple[PackedBatch, ...], Float[Tensor, "points total"]]:
-    """Returns the unreduced states h_w entering each reduction point w, and |⟨∂L/∂h_r, h_r − h_w⟩| of each token there.
+    """Returns the unreduced states h_w that enter each reduction point w, and each token's saliency there.
 
-    The first-order change of the loss L if the token's state stayed at layer r what it was at point w (TR-BERT,
-    Ye et al. 2021, section 3.2; their r is layer 9 of 12, ours round(¾ L)).
+    The saliency of a token at point w is |⟨∂L/∂h_r, h_r − h_w⟩|. To first order, that is how much the loss L would
+    change if the token's state did not change between point w and layer r (TR-BERT, Ye et al. 2021, section 3.2).
+    Their r is layer 9 of 12. Here r is three quarters of the number of layers, rounded, but after the last point.
+
+    Args:
+        encoder: the trained model in stages.
+        task: gives the loss.
+        examples: the documents with their targets.
+        points: the reduction points.
+
+    Returns:
+        A batch for each point, and the saliencies, [points, total].
     """
     reference = max(points[-1] + 1, round(0.75 * len(encoder.layers)))
     states = []
@@ -42,7 +52,15 @@ def saliency(
 def most_salient(
     batch: PackedBatch, scores: Float[Tensor, "points total"], keep: Float[Tensor, " docs"]
 ) -> SampleMasks:
-    """Returns, for each point, the mask of each document's k most salient tokens, k = ⌈keep⌉, and all protected."""
+    """Returns for each point a mask that keeps the ⌈keep⌉ most salient tokens of each document.
+
+    Protected tokens count as the most salient ones. They are all kept, even where there are more of them.
+
+    Args:
+        batch: the unreduced documents.
+        scores: the saliencies.
+        keep: the number of tokens to keep of each document; it need not be whole.
+    """
     wanted = keep.ceil()[batch.documents]
     ranked = [rank_in_document(batch, row.masked_fill(batch.protected, torch.inf)) for row in scores]
     return torch.stack([(ranks < wanted) | batch.protected for ranks in ranked])

@@ -1,8 +1,8 @@
-"""What decides which tokens go on: policy, gumbel, and the rules first, random, attention, saliency.
+"""Selectors: they decide which tokens go on. `policy` and `gumbel` learn; the others are rules.
 
-A selector is deterministic: what it decides for a document depends on that document alone. It has one dial. For a
-selector that learns, the dial is an offset on the keep logits. For a rule, which counts, the dial is the fraction of
-the original tokens that is left after the last reduction point. A new selector is one class in this file.
+A selector is deterministic: its decision about a document depends on that document alone. It has one dial. For a
+selector that learns, the dial is an offset on the keep logits. For a rule, the dial is the fraction of a document's
+original tokens that is left after the last reduction point. A new selector is one class in this file.
 """
 
 import math
@@ -18,7 +18,7 @@ from trbert.selection.policy import Policy
 from trbert.shapes import DocFloat, TokenFloat, TokenMask
 
 Evidence = Literal["attention", "saliency"]
-"""What a rule reads beside the states: attention received in the layer before, or the saliency of each token."""
+"""What a rule may read of each token: the attention that it received in the layer before, or its saliency."""
 
 
 SELECTORS: dict[str, type["Selector"]] = {}
@@ -26,20 +26,22 @@ SELECTORS: dict[str, type["Selector"]] = {}
 
 
 class Selector(ABC):
-    """Decides, at a reduction point, which of the remaining tokens go on. A class with a name joins `SELECTORS`.
+    """Decides at a reduction point which of the remaining tokens go on.
+
+    A subclass that sets `name` is added to `SELECTORS`.
 
     Attributes:
-        name: as results and checkpoints call it.
-        learns: its decisions come from policy heads, which it pays for and which the select stage trains.
-        relaxed: its heads learn by gradients through relaxed masks, not from rewards.
-        needs: evidence that it reads: attention, which is charged for; or saliency, which needs the targets.
-        first_point: the first layer at which it can stand.
-        dials: settings, cheapest first, that cover its own front.
+        name: its name in settings, results and checkpoints.
+        learns: whether policy heads decide. The select stage trains them, and the cost model counts them.
+        relaxed: whether its heads learn by gradients through relaxed masks. Otherwise they learn from rewards.
+        needs: the evidence that it reads, or None. Attention is counted in the cost. Saliency needs the targets.
+        first_point: the first layer on whose input it can drop tokens.
+        dials: settings of the dial that cover its front, the cheapest first.
         keep_all: the dial at which it keeps every token.
-        default_dial: where it stands unless told otherwise.
+        default_dial: the dial where the user sets none.
 
     Args:
-        policy: the heads of a selector that learns; without heads for a rule.
+        policy: the heads of a selector that learns. For a rule, a policy without heads.
     """
 
     name: ClassVar[str]
@@ -59,7 +61,11 @@ class Selector(ABC):
         self.policy = policy
 
     def check_dial(self, dial: float) -> None:
-        """Raises InputError unless the rule can stand at this dial."""
+        """Checks that the selector takes this dial.
+
+        Raises:
+            InputError: The dial is not finite.
+        """
         if not math.isfinite(dial):
             raise InputError(
                 f"the dial of {self.name!r} must be a finite number, and is {dial!r}: its default is "
@@ -70,47 +76,52 @@ class Selector(ABC):
     def keep_mask(
         self, batch: PackedBatch, point: int, num_points: int, dials: DocFloat, evidence: TokenFloat | None
     ) -> TokenMask:
-        """Returns the keep mask (True = keep) of the tokens entering reduction point `point`.
+        """Returns the keep mask (True = keep) of the tokens that enter a reduction point.
 
         Args:
             batch: the remaining tokens.
-            point: which reduction point, 0 the first.
-            num_points: how many there are.
-            dials: the rule's dial, one a document.
-            evidence: what the rule needs of each token.
+            point: the number of the reduction point; 0 is the first.
+            num_points: the number of reduction points.
+            dials: the dial of each document.
+            evidence: for each token the value that `needs` names; None where it names none.
         """
 
 
 class PolicySelector(Selector):
-    """Keeps a token whose learned logit, dial included, is at least 0 (probability one half)."""
+    """Keeps a token whose keep logit, dial included, is at least 0: its probability is one half or more."""
 
     name = "policy"
     learns = True
-    # Steps of half a nat. A policy that was trained for minutes is unsure: it goes from 2x to 8x within two nats.
-    # A long joint stage makes the policy confident, so its logits are large. The last dials are there for such models:
-    # after 32,000 documents, a dial of +6 still ran more than twice as fast as the unreduced model.
+    # The first dials are half a nat apart. After minutes of training a policy is unsure, so its logits are small, and
+    # two nats of dial take it from a speed-up of 2 to one of 8. A long joint stage makes the policy confident, so its
+    # logits are large. The last dials are there for such models: after 32,000 documents, a dial of +6 still ran more
+    # than twice as fast as the unreduced model.
     dials = (*(step / 2 for step in range(-10, 13)), 8.0, 11.0, 16.0, 24.0)
-    keep_all = 1000.0  # no logit comes near
+    keep_all = 1000.0  # far above the size of any logit
     default_dial = 0.0
 
     def keep_mask(
         self, batch: PackedBatch, point: int, num_points: int, dials: DocFloat, evidence: TokenFloat | None
     ) -> TokenMask:
-        """Returns σ(logit) ≥ ½, protected tokens kept."""
+        """Returns the mask logit ≥ 0, with all protected tokens kept."""
         return (self.policy.logits(batch, point, dials[None])[0] >= 0) | batch.protected
 
 
 class GumbelSelector(PolicySelector):
-    """The same heads, learned by gradients through relaxed masks as in Transkimmer (Guan et al., ACL 2022)."""
+    """Decides as `PolicySelector`, but its heads learn by gradients through relaxed masks.
+
+    Transkimmer (Guan et al., ACL 2022) learns in this way.
+    """
 
     name = "gumbel"
     relaxed = True
 
 
 class CountSelector(Selector):
-    """Keeps the k highest scores of each document, k = ⌈dial^((t+1)/T) · n⌉ at point t of T, n its original length.
+    """Keeps the k tokens of each document that have the highest scores: k = ⌈dial^((t+1)/T) · n⌉ at point t of T.
 
-    So the kept fraction falls by the same factor at each point, to `dial` after the last.
+    n is the document's original length. The kept fraction falls by the same factor at each point, and is `dial` after
+    the last one.
     """
 
     dials = (0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.4, 0.55, 0.75)
@@ -118,7 +129,11 @@ class CountSelector(Selector):
     default_dial = 0.1
 
     def check_dial(self, dial: float) -> None:
-        """Raises InputError unless the dial is a fraction."""
+        """Checks that the dial is a fraction.
+
+        Raises:
+            InputError: The dial is not from 0 to 1.
+        """
         if not 0 <= dial <= 1:
             raise InputError(
                 f"the dial of {self.name!r} must be a fraction of a document's tokens from 0 to 1, and is {dial!r}: "
@@ -127,14 +142,14 @@ class CountSelector(Selector):
 
     @abstractmethod
     def scores(self, batch: PackedBatch, evidence: TokenFloat | None) -> TokenFloat:
-        """Returns how much each token is worth keeping, compared within its document only."""
+        """Returns a score for each token. Scores are compared within a document only; the highest are kept."""
 
     def keep_mask(
         self, batch: PackedBatch, point: int, num_points: int, dials: DocFloat, evidence: TokenFloat | None
     ) -> TokenMask:
-        """Returns the mask of each document's highest scores; protected tokens come first, however few are wanted."""
+        """Returns a mask that keeps the highest scores of each document. Protected tokens are kept in any case."""
         fractions = dials.double() ** ((point + 1) / num_points)
-        # Less a hair: 0.3 · 50 tokens are 15, and rounding must not make them 16.
+        # 0.3 · 50 tokens are 15. Rounding errors may make it a little more than 15, which must not become 16.
         wanted = (fractions * batch.original_lengths.double() - 1e-4).ceil().long()
         scores = self.scores(batch, evidence).masked_fill(batch.protected, torch.inf)
         return (rank_in_document(batch, scores) < wanted[batch.documents]) | batch.protected
@@ -146,49 +161,56 @@ class FirstSelector(CountSelector):
     name = "first"
 
     def scores(self, batch: PackedBatch, evidence: TokenFloat | None) -> TokenFloat:
-        """Returns minus the position."""
+        """Returns minus the position of each token."""
         return -batch.positions.float()
 
 
 class RandomSelector(CountSelector):
-    """Keeps tokens at random places, the same ones at every point."""
+    """Keeps tokens at random positions. The positions do not change from point to point."""
 
     name = "random"
 
     def scores(self, batch: PackedBatch, evidence: TokenFloat | None) -> TokenFloat:
-        """Returns numbers keyed by the document's length and the token's position."""
+        """Returns random numbers that depend on the document's length and the token's position alone."""
         return keyed_uniform(batch.original_lengths[batch.documents], batch.positions)
 
 
 class AttentionSelector(CountSelector):
-    """Keeps the tokens that received most attention in the layer before, as PoWER-BERT does (Goyal et al. 2020)."""
+    """Keeps the tokens that received the most attention in the layer before, as PoWER-BERT (Goyal et al. 2020) does."""
 
     name = "attention"
     needs = "attention"
-    first_point = 1  # attention exists from layer 1 on
+    first_point = 1  # before layer 0 there is no attention
 
     def scores(self, batch: PackedBatch, evidence: TokenFloat | None) -> TokenFloat:
-        """Returns the attention received."""
+        """Returns the attention that each token received."""
         if evidence is None:
             raise InputError("the attention rule needs a layer before its first reduction point: use points >= 1")
         return evidence
 
 
 class SaliencySelector(CountSelector):
-    """Keeps the tokens that matter most to the loss of the *label*: an upper reference, which nobody can deploy."""
+    """Keeps the tokens that matter most to the loss against the true target.
+
+    It is an upper reference only. It cannot be deployed, because in use there is no target.
+    """
 
     name = "saliency"
     needs = "saliency"
 
     def scores(self, batch: PackedBatch, evidence: TokenFloat | None) -> TokenFloat:
-        """Returns the first-order change of the loss if a token stopped here (`trbert.selection.saliency`)."""
+        """Returns the saliency of each token (`trbert.selection.saliency`)."""
         if evidence is None:
             raise InputError("the saliency rule needs the documents' labels, and there are none: it is for reference")
         return evidence
 
 
 def selector_of(name: str, policy: Policy) -> Selector:
-    """Returns the selector of this name; those that learn decide by the policy.
+    """Returns the selector of this name.
+
+    Args:
+        name: one of `SELECTORS`.
+        policy: the heads of a selector that learns. A rule does not read it.
 
     Raises:
         InputError: There is no such selector.
@@ -208,21 +230,30 @@ def selector_class(name: str) -> type[Selector]:
 
 
 def free_selectors() -> list[Selector]:
-    """Returns the rules that need neither training nor targets: a user could have them today."""
+    """Returns the rules that need neither training nor targets, so that they work on any model."""
     nothing = Policy(1, 0)
     return [rule(nothing) for rule in SELECTORS.values() if not rule.learns and rule.needs != "saliency"]
 
 
 def points_for(selector: type[Selector] | Selector, points: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the reduction points at which a selector can stand."""
+    """Returns the reduction points for a selector: each point before its `first_point` is moved there.
+
+    Example:
+        >>> points_for(AttentionSelector, (0, 3))
+        (1, 3)
+    """
     return tuple(sorted({max(selector.first_point, point) for point in points}))
 
 
 def rank_in_document(batch: PackedBatch, scores: TokenFloat) -> torch.Tensor:
-    """Returns each token's rank within its document by falling score, 0 the highest; ties keep their order.
+    """Returns the rank of each token within its document; 0 has the highest score. Equal scores keep their order.
 
     Example:
-        two documents with scores (1, 3) and (2,) have ranks (1, 0) and (0,).
+        >>> from trbert.packed.batch import start_batch
+        >>> from trbert.packed.tokens import Tokens
+        >>> batch = start_batch(Tokens.from_lists([[7, 8], [9]], None), torch.zeros(3, 4))
+        >>> rank_in_document(batch, torch.tensor([1.0, 3.0, 2.0]))
+        tensor([1, 0, 0])
     """
     by_score = torch.argsort(scores, descending=True, stable=True)
     order = by_score[torch.argsort(batch.documents[by_score], stable=True)]
