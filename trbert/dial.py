@@ -1,4 +1,4 @@
-"""One number between quality and cost: how cheap a model is along its dial, and which dial is how cheap."""
+"""The dial: one number between quality and cost. This file relates a model's dial to its cost, in both directions."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 class DialCurve:
     """The cost of a model at several settings of its dial.
 
-    Between two measured dials the log of the cost is on a straight line, and so is its inverse.
+    Between two measured dials, the logarithm of the cost is taken to be linear in the dial.
 
     Attributes:
-        dials: rising settings, the cheapest first.
-        log_costs: log(1 / speed-up) at each of them, never falling; 0 is the unreduced model's cost.
+        dials: the settings, rising; the cheapest is first.
+        log_costs: log(1 / speed-up) at each setting, never falling; 0 is the cost of the unreduced model.
     """
 
     dials: tuple[float, ...]
@@ -26,7 +26,11 @@ class DialCurve:
     def measured(cls, speed_up_at: Callable[[float], float], dials: Sequence[float]) -> "DialCurve":
         """Returns the curve through the speed-ups at these dials.
 
-        A dial that is measured as cheaper than a lower one counts as dear as that one: the curve never falls.
+        The curve never falls. A dial that was measured to be cheaper than a lower dial gets the cost of the lower one.
+
+        Args:
+            speed_up_at: measures the speed-up at a dial.
+            dials: the settings to measure, rising.
 
         Example:
             >>> curve = DialCurve.measured(lambda dial: 4.0 if dial < 0 else 1.0, (-1.0, 1.0))
@@ -37,11 +41,14 @@ class DialCurve:
         return cls(tuple(dials), costs)
 
     def reaches(self, speed_up: float) -> bool:
-        """Returns whether some dial between the first and the last has this speed-up."""
+        """Returns whether this speed-up lies between that of the first dial and that of the last."""
         return bool(self.log_costs[0] <= -np.log(speed_up) <= self.log_costs[-1])
 
     def dial_at(self, log_costs: float | NDArray[np.float64]) -> Float64[np.ndarray, "..."]:
-        """Returns the dials that cost so much, log(1 / speed-up); beyond the ends the first or the last dial.
+        """Returns the dials that have these costs. For a cost beyond an end of the curve it is the dial at that end.
+
+        Args:
+            log_costs: log(1 / speed-up), one or many.
 
         Example:
             >>> curve = DialCurve((-1.0, 1.0), np.log([0.25, 1.0]))

@@ -1,4 +1,7 @@
-"""The price of a reduced forward pass in FLOPs, everything that runs counted (docs/cost.md)."""
+"""The price of a reduced forward pass in FLOPs. Every linear map and attention product that runs is counted.
+
+docs/cost.md explains the numbers.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,18 +19,22 @@ from trbert.shapes import DocFloat, DocIndex, Kept
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostModel:
-    """FLOPs (two per multiply-add) of a model's parts; for the BERT shape a layer is 24·n·d² + 4·n²·d.
+    """The FLOPs of each part of a model; a multiplication with an addition counts two.
+
+    For n tokens, a layer of BERT's shape and width d has 24·n·d² + 4·n²·d FLOPs. Everywhere, 0 means that the model
+    does not have this part.
 
     Attributes:
-        embedding_per_token: maps between the embeddings and layer 0.
-        layer_per_token: the linear maps of each layer.
-        layer_per_pair: the two attention products of each layer, per query and key.
-        head_per_document: pooler and classifier.
-        head_per_token: a classifier that reads every remaining token and averages its logits (EuroBERT's "late").
-        head_per_original_token: a head that reads every original token's last state.
-        policy_per_token: one policy head, on every token that enters its point.
-        policy_per_document: the same head on what it sees of the document.
-        fusion_per_document: what tells the first token of those that a point drops.
+        embedding_per_token: the linear maps between the embeddings and layer 0, for one token.
+        layer_per_token: the linear maps of each layer, for one token.
+        layer_per_pair: the two attention products of each layer, for one pair of a query and a key.
+        head_per_document: the pooler and the head, for one document.
+        head_per_token: a head that reads every remaining token and averages the logits, for one token. EuroBERT has one
+            where its `classifier_pooling` is "late".
+        head_per_original_token: a head that reads the last state of every original token, for one token.
+        policy_per_token: the part of a policy head that runs for each token that enters its point.
+        policy_per_document: the part of a policy head that runs once for each document.
+        fusion_per_document: the linear map that adds the mean of the dropped tokens to the first one, for one point.
     """
 
     embedding_per_token: float
@@ -42,7 +49,12 @@ class CostModel:
 
     @classmethod
     def of(cls, reducer: Reducer, policy: Policy | None = None) -> "CostModel":
-        """Returns the cost model of a model and its policy, where it has one, read off their linear layers."""
+        """Returns the cost model of a model, from the shapes of its linear layers.
+
+        Args:
+            reducer: the model.
+            policy: its policy; None, or a policy without heads, where no head runs.
+        """
         encoder = reducer.encoder
         model, base = encoder.plain, encoder.base
         config: Any = base.config
@@ -71,11 +83,32 @@ class CostModel:
         )
 
     def layers(self, first: int, last: int, lengths: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Returns the FLOPs of layers first, …, last − 1 on documents of these lengths (tokens, any shape)."""
+        """Returns the FLOPs of the layers first, …, last − 1 on documents of these lengths.
+
+        Args:
+            first: the index of the first layer.
+            last: the index after the last layer.
+            lengths: the number of tokens of each document, in a tensor of any shape.
+
+        Example:
+            >>> cost = CostModel(embedding_per_token=0, layer_per_token=(10, 10), layer_per_pair=(1, 1),
+            ...                  head_per_document=0)
+            >>> cost.layers(0, 2, torch.tensor([2.0, 3.0]))  # 2 layers of 10·n + n²
+            tensor([48., 78.])
+        """
         return sum(self.layer_per_token[first:last]) * lengths + sum(self.layer_per_pair[first:last]) * lengths.square()
 
     def unreduced(self, lengths: DocIndex) -> DocFloat:
-        """Returns the FLOPs of the plain model on each document, without padding and without a policy."""
+        """Returns the FLOPs of the plain model on each document, without padding and without a policy.
+
+        Args:
+            lengths: the number of tokens of each document.
+
+        Example:
+            >>> cost = CostModel(embedding_per_token=0, layer_per_token=(10,), layer_per_pair=(1,), head_per_document=5)
+            >>> cost.unreduced(torch.tensor([2])).item()  # 2·10 + 2² + 5
+            29.0
+        """
         n = lengths.double()
         per_token = self.embedding_per_token + self.head_per_token + self.head_per_original_token
         return per_token * n + self.layers(0, len(self.layer_per_token), n) + self.head_per_document
@@ -90,11 +123,11 @@ class CostModel:
         """Returns the FLOPs of the reduced pass on each document.
 
         Args:
-            lengths: original tokens of each document.
-            kept: tokens of each document left after each point.
+            lengths: the original number of tokens of each document.
+            kept: the number of tokens of each document that were left after each point.
             points: the reduction points.
-            selector: one that learns pays for its heads, one that needs attention for the probabilities it reads; the
-                rest are free.
+            selector: the selector that decided. One that learns pays for its heads. One that needs attention pays for
+                computing the attention weights a second time. Others cost nothing.
 
         Example:
             >>> cost = CostModel(embedding_per_token=0, layer_per_token=(10, 10), layer_per_pair=(1, 1),
@@ -116,15 +149,23 @@ class CostModel:
         return flops
 
     def price(self, points: tuple[int, ...], tokens: Float[Tensor, "points docs"], lengths: DocIndex) -> Tensor:
-        """Returns c_t(m): the layers from point t to the next one on m tokens, over the document's whole price.
+        """Returns c_t(m): the FLOPs of the layers from point t to the next one on m tokens, as a share of all.
+
+        All is what the unreduced document costs.
 
         Args:
             points: the reduction points.
-            tokens: m for each point and document; need not be whole.
-            lengths: original tokens of each document.
+            tokens: m for each point and document; it need not be whole.
+            lengths: the original number of tokens of each document.
 
         Returns:
             Fractions, [points, docs].
+
+        Example:
+            >>> cost = CostModel(embedding_per_token=0, layer_per_token=(10, 10), layer_per_pair=(0, 0),
+            ...                  head_per_document=0)
+            >>> cost.price((1,), torch.tensor([[2.0]]), torch.tensor([4])).item()  # 2·10 of 4·10 + 4·10
+            0.25
         """
         bounds = (*points, len(self.layer_per_token))
         stages = [self.layers(bounds[t], bounds[t + 1], tokens[t].double()) for t in range(len(points))]
@@ -132,7 +173,16 @@ class CostModel:
 
 
 def speed_up(unreduced: DocFloat, reduced: DocFloat) -> float:
-    """Returns Σ unreduced FLOPs / Σ reduced FLOPs: a ratio of sums, so that long documents weigh as they cost."""
+    """Returns Σ unreduced FLOPs / Σ reduced FLOPs. In this ratio of sums, a document counts by what it costs.
+
+    Args:
+        unreduced: the FLOPs of the plain model on each document.
+        reduced: the FLOPs of the reduced pass on each document.
+
+    Example:
+        >>> speed_up(torch.tensor([10.0, 90.0]), torch.tensor([10.0, 30.0]))
+        2.5
+    """
     return float(unreduced.sum() / reduced.sum())
 
 

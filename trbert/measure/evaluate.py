@@ -1,4 +1,4 @@
-"""Quality, cost and throughput of a model over a split, reduced or not."""
+"""Quality, cost and throughput of a model on a split, reduced or not."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -16,18 +16,18 @@ from trbert.shapes import Kept
 from trbert.tasks.examples import Examples, Outputs
 
 TOKENS_PER_BATCH = 16384
-"""Most tokens at once, unless told otherwise."""
+"""The most tokens of a batch, unless the caller says otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """How one model does on one split at one dial.
+    """What was measured of one model on one split at one dial.
 
     Attributes:
-        quality: a fraction, of the task's metric.
+        quality: the value of the task's metric, from 0 to 1.
         speed_up: Σ unreduced FLOPs / Σ reduced FLOPs, without padding.
-        kept: fraction of all original tokens left after each point.
-        docs_per_second: measured on this machine, tokenisation excluded.
+        kept: the fraction of all original tokens that were left after each point.
+        docs_per_second: the throughput on this machine, without the time for tokenisation.
     """
 
     quality: float
@@ -39,12 +39,12 @@ class Evaluation:
 def within_budget(
     chosen: Int[Tensor, " chosen"], lengths: Int[Tensor, " examples"], tokens_per_batch: int
 ) -> Iterator[Tensor]:
-    """Yields the examples in their order, at most `tokens_per_batch` tokens (or one example) at a time.
+    """Yields the chosen examples in batches, in their order.
 
     Args:
-        chosen: indices into `lengths`.
-        lengths: tokens of every example.
-        tokens_per_batch: most tokens at once.
+        chosen: the examples, as indices into `lengths`.
+        lengths: the number of tokens of every example.
+        tokens_per_batch: the most tokens of a batch. A longer example is a batch of its own.
     """
     start, used = 0, 0
     for end, length in enumerate(lengths[chosen].tolist()):
@@ -57,26 +57,30 @@ def within_budget(
 
 
 def batches_by_length(lengths: Int[Tensor, " examples"], tokens_per_batch: int) -> Iterator[Tensor]:
-    """Yields example indices, longest examples first, at most `tokens_per_batch` tokens (or one example) a batch.
+    """Yields all examples in batches, as indices, the longest examples first.
 
-    A packed row needs no equal lengths; the order only brings an out-of-memory error early.
+    A packed row does not need documents of equal length. The order only makes an out-of-memory error come early.
+
+    Args:
+        lengths: the number of tokens of each example.
+        tokens_per_batch: the most tokens of a batch. A longer example is a batch of its own.
     """
     return within_budget(torch.argsort(lengths, descending=True, stable=True), lengths, tokens_per_batch)
 
 
 Forward = Callable[[Tensor, Examples], ReducedPass]
-"""Runs some examples of a split, given their indices and themselves, through the reduced model."""
+"""Runs some examples of a split through the reduced model. It takes their indices in the split, and the examples."""
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What a model says of a split.
+    """The predictions of a model for a split.
 
     Attributes:
-        outputs: of the head, in the split's order.
-        decoded: what a user reads of each example.
-        kept: tokens of each document left after each point.
-        seconds: that the forward passes took.
+        outputs: the outputs of the head, in the order of the split.
+        decoded: for each example what a user reads, such as its class index.
+        kept: the number of tokens of each document that were left after each point.
+        seconds: how long the forward passes took.
     """
 
     outputs: Outputs
@@ -87,7 +91,7 @@ class Predictions:
 
 @torch.inference_mode()
 def unreduced_outputs(reducer: Reducer, examples: Examples, tokens_per_batch: int = TOKENS_PER_BATCH) -> Outputs:
-    """Returns the plain model's outputs on a split, packed."""
+    """Returns the outputs of the plain model for a split, computed on packed rows."""
     parts, order = [], []
     for chosen in batches_by_length(examples.lengths, tokens_per_batch):
         part = examples.take(chosen).to(reducer.encoder.device)
@@ -100,7 +104,7 @@ def unreduced_outputs(reducer: Reducer, examples: Examples, tokens_per_batch: in
 def predict(
     reducer: Reducer, forward: Forward, examples: Examples, tokens_per_batch: int = TOKENS_PER_BATCH
 ) -> Predictions:
-    """Returns what the reduced model says of a split."""
+    """Returns the predictions of the reduced model for a split."""
     started = time.perf_counter()
     outputs, rows, counts, documents = [], [], [], []
     for chosen in batches_by_length(examples.lengths, tokens_per_batch):
@@ -116,7 +120,7 @@ def predict(
 
 
 def forward_at(reducer: Reducer, selector: Selector, dial: float) -> Forward:
-    """Returns what runs examples as the selector decides at one dial."""
+    """Returns a function that runs examples through the reduced model with a selector at one dial."""
 
     def forward(_: Tensor, part: Examples) -> ReducedPass:
         return reducer.run(selector, part.tokens, dial, part)
@@ -144,7 +148,16 @@ def evaluate_forward(
     forward: Forward,
     tokens_per_batch: int = TOKENS_PER_BATCH,
 ) -> Evaluation:
-    """Returns the same for masks that come from elsewhere than a selector's dial; the selector says what they cost."""
+    """Returns quality, cost and throughput of the reduced model for any way to run it.
+
+    Args:
+        reducer: the model.
+        cost: its cost model.
+        selector: says which parts of the decision cost something.
+        examples: the split.
+        forward: runs examples; its masks may come from elsewhere than from the selector at one dial.
+        tokens_per_batch: the most tokens of a batch.
+    """
     found = predict(reducer, forward, examples, tokens_per_batch)
     lengths = examples.tokens.lengths.cpu()
     flops = cost.reduced(lengths, found.kept, reducer.points, selector)
@@ -157,7 +170,7 @@ def evaluate_forward(
 
 
 def evaluate_unreduced(reducer: Reducer, examples: Examples, tokens_per_batch: int = TOKENS_PER_BATCH) -> Evaluation:
-    """Returns quality and throughput of the plain model, packed."""
+    """Returns quality and throughput of the plain model, computed on packed rows."""
     started = time.perf_counter()
     outputs = unreduced_outputs(reducer, examples, tokens_per_batch)
     seconds = time.perf_counter() - started
@@ -166,7 +179,7 @@ def evaluate_unreduced(reducer: Reducer, examples: Examples, tokens_per_batch: i
 
 
 def _restored(parts: list[Tensor], order: list[Tensor]) -> Tensor:
-    """Returns rows in a split's order, each part's being those that `order` names."""
+    """Returns all rows in the order of the split. `order` says for each part which rows of the split it holds."""
     values = torch.cat(parts)
     restored = torch.empty_like(values)
     restored[torch.cat(order)] = values

@@ -1,4 +1,7 @@
-"""How long a layer takes on documents of each length, measured: what the latency-shaped price is made from."""
+"""The latency table: how long a layer takes on documents of each length, measured on a machine.
+
+A search can use it as the price of a reduced pass, in place of FLOPs.
+"""
 
 import json
 from dataclasses import asdict, dataclass
@@ -17,7 +20,7 @@ from trbert.packed.tokens import Tokens
 from trbert.shapes import DocIndex
 
 LENGTHS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-"""Tokens a document at which a layer is timed, up to the model's longest; between them the price is linear."""
+"""The lengths of a document, in tokens, at which a layer is timed. Those too long for the model are left out."""
 
 _ROW_TOKENS = 4096
 _ROUNDS = 5
@@ -25,16 +28,17 @@ _ROUNDS = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyTable:
-    """Seconds of one layer for one document, against the document's tokens.
+    """The seconds that one layer takes for one document, by the number of tokens of the document.
 
     Attributes:
-        tokens: rising lengths.
-        seconds: of one layer and one document of each length, never falling.
-        documents: how many shared a row, fewer where they would make it longer than 4,096 tokens.
-        layers: of the model that was timed.
-        device: where, such as "cpu".
-        dtype: of the arithmetic, such as "float32".
-        threads: of the process.
+        tokens: the lengths of a document, rising.
+        seconds: how long one layer takes for one document of each length; never falling.
+        documents: the number of documents in the row that was timed. Where such a row would be longer than 4,096
+            tokens, the row had fewer documents.
+        layers: the number of layers of the model that was timed.
+        device: where it ran, such as "cpu".
+        dtype: its arithmetic, such as "float32".
+        threads: the number of threads of the process.
     """
 
     tokens: tuple[int, ...]
@@ -54,9 +58,10 @@ class LatencyTable:
             raise InputError(f"seconds must be positive and never fall, and are {self.seconds}")
 
     def layer_seconds(self, tokens: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Returns the seconds of one layer for documents of these lengths; none for no token.
+        """Returns the seconds that one layer takes for documents of these lengths.
 
-        Between two measured lengths the time is on a straight line, beyond the last it goes on as before it.
+        The time is linear between two measured lengths, and between 0 seconds for no token and the first of them.
+        Beyond the last length it continues the line before it.
 
         Example:
             >>> table = LatencyTable(tokens=(10, 20), seconds=(1.0, 3.0), documents=1, layers=2, device="cpu",
@@ -72,7 +77,16 @@ class LatencyTable:
         return times[above - 1] + slope * (wanted - grid[above - 1])
 
     def price(self, points: tuple[int, ...], tokens: Float[Tensor, "points docs"], lengths: DocIndex) -> Tensor:
-        """Returns c_t(m) in seconds instead of FLOPs: as `CostModel.price`, fractions [points, docs]."""
+        """Returns c_t(m) as `CostModel.price` does, computed from seconds instead of FLOPs.
+
+        Args:
+            points: the reduction points.
+            tokens: m for each point and document; it need not be whole.
+            lengths: the original number of tokens of each document.
+
+        Returns:
+            Fractions of the time of all layers on the unreduced document, [points, docs].
+        """
         bounds = (*points, self.layers)
         stages = [(bounds[t + 1] - bounds[t]) * self.layer_seconds(tokens[t]) for t in range(len(points))]
         return (torch.stack(stages) / (self.layers * self.layer_seconds(lengths.double()))).float()
@@ -83,10 +97,10 @@ class LatencyTable:
 
 
 def load_latency(path: str | Path) -> LatencyTable:
-    """Returns the table that `save` wrote.
+    """Returns the table that `LatencyTable.save` wrote.
 
     Raises:
-        InputError: There is no such file, or it is no table.
+        InputError: There is no such file, or it holds no table.
     """
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -102,12 +116,18 @@ def load_latency(path: str | Path) -> LatencyTable:
 
 @torch.inference_mode()
 def measure_latency(encoder: Encoder, documents: int = 32, longest: int | None = None) -> LatencyTable:
-    """Returns how long this model's layers take here, in the caller's arithmetic and on its threads.
+    """Returns how long the layers of this model take on this machine.
+
+    The arithmetic and the number of threads are those that the caller has set. The time of a layer is the mean over all
+    layers.
 
     Args:
-        encoder: whose layers; their mean time is taken.
-        documents: documents a forward pass, as the model will be served.
-        longest: most tokens of a document; the model's own when None.
+        encoder: the model in stages.
+        documents: the number of documents of a forward pass. Choose it as the model will be used.
+        longest: the most tokens of a document; None takes the model's own limit.
+
+    Raises:
+        InputError: The longest document has one token.
     """
     limit = min(longest or encoder.max_tokens, encoder.max_tokens)
     lengths = [length for length in LENGTHS if length < limit] + [limit]
@@ -127,7 +147,7 @@ def measure_latency(encoder: Encoder, documents: int = 32, longest: int | None =
 
 
 def _layer_time(encoder: Encoder, length: int, documents: int) -> float:
-    """Returns the median seconds of one layer for one of so many documents."""
+    """Returns the median seconds that one layer takes for one document of a row of so many documents."""
     entering = encoder.embed(_row(encoder, length, documents))
     layers = len(encoder.layers)
     times = take_turns({"layers": [lambda: encoder.run_layers(entering, 0, layers)]}, _ROUNDS, encoder.device)

@@ -1,4 +1,4 @@
-"""The honest speed report: one model padded, sorted, unpadded and reduced, in several arithmetics, timed in turns."""
+"""The speed report: a model padded, sorted by length, unpadded and reduced, in several arithmetics, timed in turns."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,19 +24,19 @@ from trbert.tasks import Task
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 INT8 = "int8"
-"""Linear layers in int8, states in float32."""
+"""The arithmetic with the linear layers in int8 and the states in float32."""
 
 PADDED, SORTED, UNPADDED = "padded", "sorted", "unpadded"
 
 
 class Documents:
-    """The documents' tokens, and what it took to make them.
+    """The tokens of the documents, and how long it took to make them.
 
     Args:
         tokenizer: a Hugging Face tokenizer.
-        inputs: the texts, in the order in which they arrive; of pairs the first and the second texts.
-        longest: most tokens of a document.
-        device: where the model is.
+        inputs: one list of texts; or two lists, where a document is a pair of texts. The order is that of arrival.
+        longest: the most tokens of a document.
+        device: the device of the model.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Documents:
 
         encoded = {name: tensor.to(device) for name, tensor in tokenise().items()}
         self.input_ids, self.mask = encoded["input_ids"], encoded["attention_mask"]
-        # Of a single text they are all 0, as for a model that is passed none.
+        # For single texts all segment ids are 0. A model that gets none uses zeros too.
         self.types = encoded.get("token_type_ids") if len(columns) > 1 else None
         self.lengths = self.mask.sum(1)
         work = {"tokenise": [tokenise], "pack": [lambda: Tokens.from_padded(self.input_ids, self.mask, self.types)]}
@@ -66,7 +66,14 @@ class Documents:
         return len(self.input_ids)
 
     def batches(self, size: int, sorts: bool) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """Yields (lengths, padded batch), each cut to its own longest document."""
+        """Yields the documents in padded batches, each with the lengths of its documents.
+
+        A batch is as wide as its own longest document.
+
+        Args:
+            size: the number of documents of a batch.
+            sorts: whether to sort the documents by length first.
+        """
         device = self.lengths.device
         order = torch.argsort(self.lengths, stable=True) if sorts else torch.arange(len(self), device=device)
         for part in order.split(size):
@@ -82,12 +89,12 @@ class Variant:
     """One way to run the documents.
 
     Attributes:
-        name: as the report calls it.
-        dtype: its arithmetic, as the report calls it.
-        documents: what it runs: the same texts for all, each model's own tokens.
-        forward: takes a padded batch as `Documents` gives it, and returns its logits.
-        sorts: batches are of documents of like length.
-        flops: of the documents of a batch, given their lengths and that batch.
+        name: its name in the report.
+        dtype: the name of its arithmetic in the report.
+        documents: the documents that it runs. All variants run the same texts, but each model has its own tokens.
+        forward: takes a padded batch of `Documents`, and returns the logits.
+        sorts: whether documents are sorted by length, so that those of a batch have similar lengths.
+        flops: returns the FLOPs of a batch, from the lengths of its documents and the padded batch.
     """
 
     name: str
@@ -100,23 +107,27 @@ class Variant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One variant at one batch size and in one arithmetic.
+    """What was measured of one variant, at one batch size and in one arithmetic.
+
+    The padded model is the plain one on padded batches. The unpadded model is trbert's own pass without dropping. A
+    time ratio compares times of the same rounds. It is above 1 where this variant is faster than the other one.
 
     Attributes:
-        variant: how the documents were run.
-        dtype: its arithmetic.
-        batch: documents a forward pass.
-        docs_per_second: of the forward passes, packing and unpacking included.
-        docs_per_second_from_text: the same with tokenisation.
-        p50_ms: median latency of a forward pass.
-        p95_ms: 95th percentile of it.
-        over_plain: time of the padded model in the first arithmetic over this one's, in the same rounds.
-        over_padded: time of the padded model in its own arithmetic over this one's.
-        over_unpadded: time of our own unreduced, unpadded model in its own arithmetic over this one's.
-        flops_over_padded: the padded model's FLOPs over this one's.
-        flops_over_unpadded: the unpadded model's FLOPs over this one's.
-        realised: share of the unpadded FLOPs gain that the clock shows.
-        peak_mib: memory of a pass above what the process holds; None where the system does not tell.
+        variant: the name of the variant.
+        dtype: the name of its arithmetic.
+        batch: the number of documents of a forward pass.
+        docs_per_second: the throughput of the forward passes, with the time for packing and unpacking.
+        docs_per_second_from_text: the throughput with the time for tokenisation, too.
+        p50_ms: the median latency of a forward pass, in milliseconds.
+        p95_ms: the 95th percentile of that latency.
+        over_plain: the time of the padded model in the first arithmetic, over this variant's.
+        over_padded: the time of the padded model in the same arithmetic, over this variant's.
+        over_unpadded: the time of the unpadded model in the same arithmetic, over this variant's.
+        flops_over_padded: the FLOPs of the padded model over this variant's.
+        flops_over_unpadded: the FLOPs of the unpadded model over this variant's.
+        realised: the median of `over_unpadded` over `flops_over_unpadded`: how much of the gain in FLOPs is a gain in
+            time.
+        peak_mib: the memory in MiB that a pass needs beyond what the process holds; None where nothing counts it.
     """
 
     variant: str
@@ -137,18 +148,18 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """All rows, and what they were measured on.
+    """All rows of a report, and what they were measured on.
 
     Attributes:
-        rows: by batch size, arithmetic, variant.
-        machine: processor or GPU.
-        threads: of the process.
-        torch_version: of the library that ran it.
-        documents: how many.
-        lengths: fewest, median and most tokens of a document.
-        rounds: turns of each variant.
-        tokenise_ms: of one document.
-        pack_ms: unpadding one document, which `docs_per_second` includes.
+        rows: the rows, in the order of batch size, arithmetic and variant.
+        machine: the name of the processor or the GPU.
+        threads: the number of threads of the process.
+        torch_version: the version of PyTorch.
+        documents: the number of documents.
+        lengths: the fewest, the median and the most tokens of a document.
+        rounds: the number of turns of each variant.
+        tokenise_ms: the time to tokenise one document, in milliseconds.
+        pack_ms: the time to remove the padding of one document, in milliseconds. `docs_per_second` includes it.
     """
 
     rows: tuple[Row, ...]
@@ -176,24 +187,24 @@ def bench(
     rivals: Mapping[str, Pretrained] | None = None,
     compiles: bool = False,
 ) -> Report:
-    """Returns how fast a reduced model is beside itself padded, sorted by length, and unpadded.
+    """Returns how fast a reduced model is, compared with the same model padded, sorted by length, and unpadded.
 
-    All arithmetics and rivals take their turns in the same rounds.
+    All arithmetics and all rivals take their turns in the same rounds.
 
     Args:
-        model: reduced; its plain model is the baseline.
+        model: the reduced model. Its plain model is the baseline.
         tokenizer: its tokenizer.
-        inputs: the texts, in the order in which they arrive; of pairs the first and the second texts.
-        dials: at which the reduced model is timed.
-        batches: documents a forward pass.
-        dtypes: names out of `DTYPES`, and "int8" on a CPU; the first is the plain user's.
-        rounds: turns of each variant.
-        say: is told what is being done, one line each.
-        rivals: other plain models by name, such as smaller ones, to run sorted by length.
-        compiles: the unpadded and the reduced model are timed compiled, too, in every arithmetic but int8.
+        inputs: one list of texts; or two lists, where a document is a pair of texts. The order is that of arrival.
+        dials: the dials at which the reduced model is timed.
+        batches: the numbers of documents of a forward pass.
+        dtypes: the arithmetics, as names from `DTYPES`, and "int8" on a CPU. The first one is that of the baseline.
+        rounds: the number of turns of each variant.
+        say: is called with a line of text for each step of the work.
+        rivals: other plain models by name, such as smaller ones. They run sorted by length.
+        compiles: whether to time the unpadded and the reduced model compiled as well, in every arithmetic but int8.
 
     Raises:
-        InputError: No text, an arithmetic that is none, or int8 elsewhere than on a CPU.
+        InputError: There is no text, an arithmetic is unknown, or it is int8 and the model is not on a CPU.
     """
     if not inputs[0]:
         raise InputError("texts must not be empty: pass at least one document")
@@ -228,7 +239,7 @@ def bench(
 
 
 def in_arithmetic(model: TrbertModel, name: str) -> TrbertModel:
-    """Returns a copy of a reduced model in the named arithmetic; the model stays as it was."""
+    """Returns a copy of a reduced model in the named arithmetic; the model itself is not changed."""
     own: Any = copy.deepcopy(model).to(DTYPES.get(name, torch.float32))  # type: ignore[arg-type]
     if name == INT8:
         own.run_with(Int8())
@@ -269,8 +280,8 @@ def _rival_variants(
 
 
 def padded_variants(reducer: Reducer, documents: Documents, dtype: str) -> tuple[Variant, Variant]:
-    """Returns the plain model as users run it: padded, and padded and sorted by length."""
-    # A model of its own: the encoder's attends through our function, which a user of the plain model does not have.
+    """Returns two variants of the plain model as users run it: padded, and padded after sorting by length."""
+    # It is a copy, because the encoder's model calls our attention function. A user of the plain model has SDPA.
     plain: Any = copy.deepcopy(reducer.encoder.plain)
     plain.set_attn_implementation("sdpa")
     cost = CostModel.of(reducer)
@@ -287,7 +298,7 @@ def padded_variants(reducer: Reducer, documents: Documents, dtype: str) -> tuple
 
 
 def unpadded_variant(reducer: Reducer, documents: Documents, dtype: str) -> Variant:
-    """Returns our own unreduced model, packed."""
+    """Returns the variant that runs the unreduced model on packed rows."""
     cost = CostModel.of(reducer)
 
     def forward(batch: dict[str, Tensor]) -> Tensor:
@@ -308,7 +319,7 @@ def reduced_variant(
     documents: Documents,
     dtype: str,
 ) -> Variant:
-    """Returns a model reduced by any selector."""
+    """Returns the variant that runs the model reduced by a selector, which may be any."""
 
     def forward(batch: dict[str, Tensor]) -> Tensor:
         return reducer.outputs(run(batch))
@@ -326,12 +337,12 @@ def time_variants(variants: Sequence[Variant], batch: int, rounds: int, device: 
     """Returns a row for each variant, all of them timed in turns.
 
     Args:
-        variants: ways to run the same texts; the first is `padded`, and each arithmetic has `padded` and `unpadded`.
-        batch: documents a forward pass.
-        rounds: turns of each variant.
-        device: where the variants run.
+        variants: ways to run the same texts. The first is `padded`. Each arithmetic has `padded` and `unpadded`.
+        batch: the number of documents of a forward pass.
+        rounds: the number of turns of each variant.
+        device: the device on which the variants run.
     """
-    # One document is no longer than itself: nothing to sort, but a rival still runs.
+    # With one document a batch, sorting changes nothing, so the sorted variant is left out. Rivals still run.
     variants = [variant for variant in variants if batch > 1 or variant.name != SORTED]
     work: dict[str, Sequence[Callable[[], object]]] = {}
     flops, peaks = {}, {}

@@ -1,4 +1,4 @@
-"""How a speed report is shown: as a table, as JSON, as a picture."""
+"""Shows a speed report: as a table, as JSON, and as a picture."""
 
 import io
 import json
@@ -53,12 +53,12 @@ def write(report: Report, folder: Path) -> None:
 
 
 def draw(report: Report, path: Path) -> None:
-    """Writes the picture: throughput over batch size, one panel an arithmetic, one line a variant.
+    """Writes the picture: throughput by batch size, with a panel for each arithmetic and a line for each variant.
 
     Raises:
-        ImportError: matplotlib is not installed; using a model does not need it.
+        ImportError: matplotlib is not installed. It is needed for the picture only.
     """
-    # No pyplot: it keeps global state.
+    # pyplot is not used, because it keeps global state.
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 

@@ -1,4 +1,4 @@
-"""Clocks: runs timed in turns, so that what else the machine does falls on all of them alike."""
+"""Clocks: several runs are timed in turns, so that other work on the machine slows all of them alike."""
 
 import platform
 import statistics
@@ -14,12 +14,12 @@ _MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A quantity measured in several rounds.
+    """The median and the quartiles of a quantity that was measured in several rounds.
 
     Attributes:
-        median: over the rounds.
-        low: first quartile.
-        high: third quartile.
+        median: the median over the rounds.
+        low: the first quartile.
+        high: the third quartile.
     """
 
     median: float
@@ -28,7 +28,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """Returns the spread of one value or more.
+        """Returns the spread of these values; there is at least one.
 
         Example:
             >>> Spread.of([1.0, 2.0, 4.0, 3.0, 5.0])
@@ -40,7 +40,7 @@ class Spread:
         return cls(median, low, high)
 
     def as_ratio(self) -> str:
-        """Returns the spread as tables show a ratio.
+        """Returns the spread of a ratio as a table shows it.
 
         Example:
             >>> Spread(2.0, 1.5, 2.25).as_ratio()
@@ -50,7 +50,7 @@ class Spread:
 
 
 def machine(device: torch.device) -> str:
-    """Returns the name of the GPU, or of this machine's processor where the system tells it."""
+    """Returns the name of the GPU or processor; the processor's architecture where the system does not say its name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     told = Path("/proc/cpuinfo")
@@ -59,7 +59,7 @@ def machine(device: torch.device) -> str:
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits until the device has done what it was told, so that a clock may be read."""
+    """Waits until the device has finished its work. Only then does a clock show how long it took."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -69,13 +69,13 @@ def take_turns(
 ) -> dict[str, list[list[float]]]:
     """Returns the seconds of every step of every run in every round, as [run][round][step].
 
-    Within a round each run has one turn, and the one that begins changes from round to round: a machine that grows
-    slower meanwhile favours none. A first turn of each warms up and is not told.
+    Each run has one turn in a round. The run that begins changes from round to round. So a machine that becomes slower
+    over time favours no run. Before the rounds, each run has one turn to warm up, which is not returned.
 
     Args:
-        runs: steps by name, called one after the other.
-        rounds: turns of each run.
-        device: waited for before and after each step.
+        runs: the steps of each run, by its name. They are called one after the other.
+        rounds: the number of turns of each run.
+        device: the device on which the steps work. Before and after each step its work is waited for.
     """
     names = list(runs)
     for name in names:
@@ -90,17 +90,21 @@ def take_turns(
 
 
 def paired_ratio(slow: Sequence[Sequence[float]], fast: Sequence[Sequence[float]]) -> Spread:
-    """Returns how many times longer `slow` took than `fast`, round by round.
+    """Returns how many times as long `slow` took as `fast`. The ratio is computed in each round.
 
     Args:
-        slow: seconds, [round][step].
-        fast: likewise, of the same rounds.
+        slow: the seconds of one run, [round][step].
+        fast: the seconds of another run in the same rounds, [round][step].
+
+    Example:
+        >>> paired_ratio([[2.0, 2.0], [6.0, 0.0], [9.0, 3.0]], [[1.0, 1.0], [2.0, 1.0], [2.0, 1.0]]).median
+        2.0
     """
     return Spread.of([sum(a) / sum(b) for a, b in zip(slow, fast, strict=True)])
 
 
 def peak_memory(run: Callable[[], object], device: torch.device) -> float | None:
-    """Returns the MiB that a run needs on top of what is there before it; None where the system does not tell."""
+    """Returns the memory in MiB that a run needs beyond what is in use before it; None where nothing counts it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -108,7 +112,7 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> float | None
         return float(torch.cuda.max_memory_allocated(device) - before) / _MIB
     reset, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
     try:
-        reset.write_text("5")  # sets the peak back to what is there now
+        reset.write_text("5")  # resets the peak to the memory in use now
         before = _peak_resident(status)
         run()
         return (_peak_resident(status) - before) / _MIB
