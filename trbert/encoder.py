@@ -1,4 +1,4 @@
-"""A Hugging Face model in stages: embed a packed row, run its own layers i..j on it, run its own head."""
+"""A Hugging Face model in stages: embed a packed row, run some of the model's own layers on it, read its own head."""
 
 import copy
 import sys
@@ -19,14 +19,19 @@ from trbert.runners.runner import RotaryTables, Runner
 from trbert.shapes import Float, Hidden, Logits
 
 _BLOCK_BYTES = 12 * 2**20
-"""Most bytes of one state on a CPU.
+"""The most bytes of a layer's widest state on a CPU. It sets how many tokens a row may have there.
 
-Measured on two cores, float32, documents of 512 tokens; times the padded model's speed, and page faults:
+The speed of the unreduced packed model over that of the padded model was measured for several sizes of a row, on two
+cores, in float32, with documents of 512 tokens. The rows that this constant gives are marked with *.
 
-* MiniLM, batch 8: the whole row at once .99 with 24,500 faults; rows of 4,096 tokens 1.01 with as many; rows of 2,048
-  tokens (this size) 1.07 with none; rows of 1,024 tokens 1.02.
-* MiniLM, batch 32: 1.00, 1.11, 1.14 (this size), 1.10.
-* BERT-base, batch 8: the whole row at once .97 with 310,000 faults; rows of 1,024 tokens (this size) 1.01 with none.
+| model, batch  | whole row | 4,096 tokens | 2,048 tokens | 1,024 tokens |
+|---------------|-----------|--------------|--------------|--------------|
+| MiniLM, 8     | 0.99      | 1.01         | 1.07 *       | 1.02         |
+| MiniLM, 32    | 1.00      | 1.11         | 1.14 *       | 1.10         |
+| BERT-base, 8  | 0.97      |              |              | 1.01 *       |
+
+Large rows cost page faults. MiniLM at batch 8 had 24,500 faults in a whole row, as many in rows of 4,096 tokens, and
+none in rows of 2,048. BERT-base had 310,000 in a whole row, and none in rows of 1,024.
 """
 
 
@@ -35,14 +40,15 @@ Reads = Literal["documents", "tokens"]
 
 
 class Encoder:
-    """The stages of a Hugging Face model with a head, none of its modules copied or rewritten.
+    """A Hugging Face model with a head, in stages. Its modules are neither copied nor rewritten.
 
     Args:
-        plain: the Hugging Face model; its attention is switched to `trbert_packed`, which serves padded calls as well.
-        runner: how its layers are run; eagerly when None.
+        plain: the Hugging Face model. Its attention is switched to `trbert_packed`, in place. The model can still be
+            called with padded batches.
+        runner: the way to run its layers; None runs them eagerly.
 
     Raises:
-        UnsupportedModel: The model is of a family without adapter.
+        UnsupportedModel: `trbert.packed.families` does not describe the model's family.
     """
 
     def __init__(self, plain: Any, runner: Runner | None = None) -> None:
@@ -51,31 +57,32 @@ class Encoder:
         self.base = plain.base_model
         self.layers = self.family.layer_list(self.base)
         self.runner = Eager() if runner is None else runner
-        if plain.config._attn_implementation != PACKED_ATTENTION:  # a walk over all modules, longer than a short layer
+        # Setting it visits all modules, which takes longer than a small layer. So it is set only where it differs.
+        if plain.config._attn_implementation != PACKED_ATTENTION:
             plain.set_attn_implementation(PACKED_ATTENTION)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.base.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Arithmetic of the layers' products: autocast's within autocast, else the weights' own."""
+        """The arithmetic of the layers' matrix products: that of autocast where it is on, else that of the weights."""
         kind = self.device.type
         return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else next(self.base.parameters()).dtype
 
     @property
     def max_tokens(self) -> int:
-        """Most tokens of a document, special ones included."""
+        """The most tokens of a document, with its special tokens."""
         config = self.base.config
         return int(config.max_position_embeddings) - self.family.reserved_positions(config)
 
     def embed(self, tokens: Tokens) -> PackedBatch:
-        """Returns the states that enter layer 0.
+        """Returns the states of the documents that enter layer 0.
 
         Raises:
-            InputError: A document is longer than the model has positions.
+            InputError: A document has more tokens than the model has positions.
         """
         batch = start_batch(tokens, torch.empty(tokens.input_ids.numel(), 0, device=tokens.offsets.device))
         arguments: dict[str, Tensor] = {}
@@ -90,13 +97,14 @@ class Encoder:
         return batch.with_hidden(states[0])
 
     def run_layers(self, batch: PackedBatch, first: int, last: int, listens: bool = False) -> PackedBatch:
-        """Returns the batch after layers first, …, last − 1.
+        """Returns the batch after the layers first, …, last − 1.
 
         Args:
-            batch: states that enter layer `first`.
-            first: index of the first layer to run.
-            last: index after the last layer to run.
-            listens: the batch's `received` is to be the attention that each token received in the last of them.
+            batch: the states that enter layer `first`.
+            first: the index of the first layer to run.
+            last: the index after the last layer to run.
+            listens: whether to record the attention that each token received in the last of these layers, as the
+                batch's `received`.
         """
         if first == last:
             return batch
@@ -109,11 +117,12 @@ class Encoder:
         return batch.with_hidden(hidden, torch.cat(received) if received else None)
 
     def _tokens_at_once(self) -> int:
-        """Returns how many tokens a row may have: on a CPU, as many as let a layer's widest state fit `_BLOCK_BYTES`.
+        """Returns how many tokens a row may have.
 
-        The allocator asks the system for each block of more than 32 MiB again, and the pages of such a block fault in
-        every layer. Smaller blocks are used again. Where the encoder learns, its states are kept for the backward
-        pass, so that there is no memory to use again, and rows are not split.
+        On a CPU, a layer's widest state must fit in `_BLOCK_BYTES`. The memory allocator keeps small blocks and uses
+        them again. A block of more than 32 MiB is asked from the system each time, and every page of it faults, in
+        every layer. Elsewhere there is no limit. There is none where the encoder learns, either: its states are kept
+        for the backward pass, so that no block could be used again.
         """
         learns = torch.is_grad_enabled() and next(self.base.parameters()).requires_grad
         if self.device.type != "cpu" or learns:
@@ -128,24 +137,25 @@ class Encoder:
         return batch.with_hidden(hidden, probe.received if probe else None)
 
     def read(self, finished: PackedBatch, reads: Reads) -> Logits:
-        """Returns what the head says of finished states none of which were dropped.
+        """Returns the head's outputs for the finished states of documents of which no token was dropped.
 
         Args:
-            finished: states after the last layer.
+            finished: the states after the last layer.
             reads: whether the head reads documents or tokens.
         """
         return self.read_documents(finished) if reads == "documents" else self.read_tokens(finished.hidden)
 
     def read_documents(self, batch: PackedBatch) -> Logits:
-        """Returns what the model's own head says of each document's finished states.
+        """Returns the outputs of the model's own head for each document, from its finished states.
 
-        The head runs as Hugging Face wrote it: the model's own `forward`, with the encoder below it replaced by the
-        states at hand. Heads that average over tokens average over those that were kept.
+        The head runs as Hugging Face wrote it. The model's own `forward` is called, and the encoder within it is
+        replaced by a module that returns the finished states. A head that averages over tokens averages over those that
+        were kept.
         """
         return self._head(*_padded(batch))
 
     def read_tokens(self, states: Hidden) -> Float[Tensor, "total classes"]:
-        """Returns what the model's own head says of each token's last state; the head sees one token at a time."""
+        """Returns the outputs of the model's own head for each token, from its last state alone."""
         return self._head(states[None], torch.ones(1, len(states), dtype=torch.long, device=states.device))[0]
 
     def _head(self, states: Tensor, mask: Tensor) -> Tensor:
@@ -159,7 +169,7 @@ class Encoder:
         config = self.base.config
         positions = batch.positions
         if self.family.first_position_after_padding:
-            # As Hugging Face counts: padding ids inside a text neither count nor move.
+            # As in Hugging Face: a padding id within a text has the position `pad_token_id`, and is not counted.
             real = tokens.input_ids.ne(config.pad_token_id).long()
             count = real.cumsum(0)
             before = torch.cat([count.new_zeros(1), count])[tokens.offsets[:-1]]
@@ -183,13 +193,13 @@ class Encoder:
 
 
 class _FinishedEncoder(nn.Module):
-    """Stands where the base model stood, and returns states that are already there."""
+    """Takes the place of the base model, and returns the finished states that it is called with."""
 
     _parts: tuple[Family, Any]
 
     def __init__(self, family: Family, base: nn.Module) -> None:
         super().__init__()
-        # Not registered as a child: the weights belong to the base model alone.
+        # They are not registered as children, because the weights belong to the base model alone.
         object.__setattr__(self, "_parts", (family, base))
 
     def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> BaseModelOutputWithPooling:
@@ -201,7 +211,7 @@ class _FinishedEncoder(nn.Module):
 
 
 def _padded(batch: PackedBatch) -> tuple[Tensor, Tensor]:
-    """Returns the states as [docs, longest, dim] with their 0/1 mask, as heads expect them."""
+    """Returns the states as a padded tensor [docs, longest, dim] with its 0/1 mask, as heads take them."""
     lengths = batch.lengths
     if len(batch.segments) == len(batch) and len(set(batch.segments)) == 1:  # nothing to pad
         states = batch.hidden.reshape(len(batch), -1, batch.hidden.shape[1])

@@ -1,4 +1,4 @@
-"""Ways to run a span of layers on a packed row; all obey the same laws. `RUNNERS` lists them."""
+"""Runners: ways to run a span of layers on a packed row. All obey the same laws. `RUNNERS` lists them by name."""
 
 from trbert.errors import InputError
 from trbert.runners.compiled import Compiled
@@ -13,7 +13,7 @@ def runner_of(name: str) -> Runner:
     """Returns a new runner of this name.
 
     Raises:
-        InputError: There is none.
+        InputError: There is no such runner.
     """
     if name not in RUNNERS:
         raise InputError(f"runner must be one of {', '.join(RUNNERS)}, and is {name!r}: 'eager' is the default")

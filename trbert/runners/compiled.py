@@ -15,10 +15,13 @@ from trbert.shapes import Hidden
 
 
 class Compiled(Eager):
-    """Runs each span of layers through `torch.compile`, made at first use, whatever the lengths are after it.
+    """Runs each span of layers through `torch.compile`.
 
-    Where a gradient or the attention received is wanted the layers run eagerly. A copy of a model gets a runner of
-    its own: the compiled spans would run the layers of the model that was copied.
+    A span is compiled at its first use. Later rows of other lengths use the same compiled span. The layers run eagerly
+    where a gradient or the received attention is wanted.
+
+    A copy of a model gets a new runner without compiled spans, because a compiled span runs the layers of the model
+    for which it was compiled.
     """
 
     name = "compiled"

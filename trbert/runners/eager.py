@@ -1,4 +1,4 @@
-"""The default runner: Hugging Face's layers, called one after the other."""
+"""The default runner: it calls Hugging Face's layers one after the other."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,12 +12,12 @@ from trbert.shapes import Hidden
 
 
 class Eager(Runner):
-    """Calls the layers as they are. Gradients pass."""
+    """Calls the layers as they are. Gradients flow through them."""
 
     name = "eager"
 
     def adopt(self, plain: nn.Module, layers: Sequence[nn.Module]) -> None:
-        """Leaves the model as it is."""
+        """Does nothing: the layers can be called as they are."""
 
     def run(
         self,
@@ -27,7 +27,7 @@ class Eager(Runner):
         rotary: RotaryTables,
         probe: AttentionProbe | None,
     ) -> Hidden:
-        """Returns the states after the layers; the attention received is computed in the last of them alone."""
+        """Returns the states after a span of the layers. The received attention is computed in the last one only."""
         first, last = span
         return through_layers(
             layers[first:last], batch.hidden[None], batch.offsets.int(), batch.positions, rotary, batch.segments, probe
@@ -43,7 +43,17 @@ def through_layers(
     segments: list[int] | None = None,
     probe: AttentionProbe | None = None,
 ) -> Tensor:
-    """Returns the states [1, total, dim] after the layers."""
+    """Returns the states [1, total, dim] after these layers.
+
+    Args:
+        layers: the layers to run, in their order.
+        states: the states that enter the first of them, [1, total, dim].
+        offsets: where each document of the row starts, and the end of the row.
+        positions: each token's original position.
+        rotary: the position tables that the layers take.
+        segments: the number of tokens of each document; None computes them from `offsets`.
+        probe: gets the attention that each token received in the last layer; None asks for nothing.
+    """
     for index, layer in enumerate(layers):
         kind = getattr(layer, "attention_type", None)
         states = layer(

@@ -11,28 +11,31 @@ from trbert.packed.batch import PackedBatch
 from trbert.shapes import Hidden
 
 RotaryTables = dict[str | None, tuple[Tensor, Tensor]]
-"""(cos, sin) of each token's position by the layers' attention type, None for layers of one type; empty without."""
+"""(cos, sin) of each token's position, by the attention type of a layer.
+
+The key is None where all layers are of one type. The dictionary is empty where positions are not rotary.
+"""
 
 
 class Runner(ABC):
     """A way to run layers on a packed row. Every runner obeys the same laws (docs/architecture.md).
 
     Attributes:
-        name: what `trbert.load` calls it.
+        name: its name in `trbert.load`.
     """
 
     name: ClassVar[str]
 
     @abstractmethod
     def adopt(self, plain: nn.Module, layers: Sequence[nn.Module]) -> None:
-        """Makes a model ready for this runner, in place, before its first run.
+        """Prepares a model for this runner, in place. It is called before the first run.
 
         Args:
             plain: the Hugging Face model, with its head.
             layers: its layers.
 
         Raises:
-            InputError: This runner cannot run the model where it is.
+            InputError: This runner cannot run the model on its device.
         """
 
     @abstractmethod
@@ -47,9 +50,9 @@ class Runner(ABC):
         """Returns the states after a span of the layers.
 
         Args:
-            layers: all layers of the encoder, in order.
-            span: the first layer to run, and the one after the last.
-            batch: what enters the first of them.
-            rotary: the position tables that the family's layers want.
-            probe: takes the attention that each token receives in the last of them; None asks for none.
+            layers: all layers of the encoder, in their order.
+            span: the index of the first layer to run, and the index after the last one.
+            batch: the states that enter the first layer of the span.
+            rotary: the position tables that the layers take.
+            probe: gets the attention that each token received in the last layer of the span; None asks for nothing.
         """
