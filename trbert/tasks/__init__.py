@@ -1,4 +1,4 @@
-"""What differs between tasks: the interface, and one file for each kind. `TASKS` lists them."""
+"""Tasks: what differs between kinds of tasks. There is an interface, and a file for each kind. `TASKS` lists them."""
 
 from trbert.errors import InputError
 from trbert.tasks.classification import Classification
@@ -11,7 +11,7 @@ def task_of(name: str) -> Task:
     """Returns the task of this name.
 
     Raises:
-        InputError: There is none.
+        InputError: There is no such task.
     """
     if name not in TASKS:
         raise InputError(f"task must be one of {', '.join(TASKS)}, and is {name!r}: leave it out for the default")

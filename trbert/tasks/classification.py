@@ -1,4 +1,4 @@
-"""One label for a text, or for a pair of texts."""
+"""Classification: one label for a text, or for a pair of texts."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -16,11 +16,11 @@ from trbert.tasks.task import PerExample, Task
 from trbert.wording import did_you_mean, listed, shown
 
 KINDS = {bool: "booleans", int: "integers", str: "strings"}
-"""The types that a label can have, as errors name them."""
+"""The types that a label can have, with their names in error messages."""
 
 
 class Classification(Task):
-    """One of several classes for each document; the document is a text, or a pair of texts."""
+    """Predicts one of several classes for each document. A document is a text, or a pair of texts."""
 
     name = "classification"
     head = "AutoModelForSequenceClassification"
@@ -30,7 +30,7 @@ class Classification(Task):
         """Returns the columns of the texts and of the labels.
 
         Raises:
-            InputError: text_column names no column, or more than two.
+            InputError: text_column does not name one column or two.
         """
         columns = super().columns(text_column, label_column)
         if len(columns.inputs) > 2:
@@ -41,13 +41,13 @@ class Classification(Task):
         return columns
 
     def read(self, tables: Mapping[str, Table], columns: Columns) -> Reading:
-        """Returns the labelled texts of every split, labels as class indices, and the classes' names.
+        """Returns the texts of every split with their labels as class indices, and the names of the classes.
 
-        Rows with a blank text are left out, and so is a split beside train whose labels are all -1: on the hub, such
-        labels are secret.
+        Rows with a blank text are left out. A split other than train whose labels are all -1 is left out, too: on the
+        hub, -1 stands for labels that are kept secret.
 
         Raises:
-            InputError: A text is no string, a label is no class, or no row is left.
+            InputError: A text is not a string, a label is not a class, or no row is left.
         """
         notes: list[str] = []
         found: dict[str, Table] = {}
@@ -64,15 +64,19 @@ class Classification(Task):
         return Reading(rows=rows, labels=names, notes=tuple(notes))
 
     def encode(self, rows: Rows, tokenizer: Any, max_length: int) -> tuple[Examples, int]:
-        """Returns one document for each row, its first token protected, and how many were truncated.
+        """Returns an example of one document for each row, and how many documents were truncated.
 
-        Of a pair the longer text is truncated first.
+        The first token of each document is protected. In a pair, the longer text is truncated first.
         """
         tokens, truncated = encode_texts(tokenizer, rows.inputs, max_length)
         return Examples.of_documents(self.protect(tokens), torch.tensor(rows.targets)), truncated
 
     def check_targets(self, examples: Examples, num_outputs: int) -> None:
-        """Raises InputError unless the labels are class indices of the head."""
+        """Checks that the labels are class indices of the head.
+
+        Raises:
+            InputError: A label is below 0, or is not below the number of outputs.
+        """
         labels = examples.targets
         if not 0 <= int(labels.min()) <= int(labels.max()) < num_outputs:
             raise InputError(
@@ -81,7 +85,7 @@ class Classification(Task):
             )
 
     def loss(self, outputs: Outputs, examples: Examples) -> PerExample:
-        """Returns −log p(label)."""
+        """Returns −log p(label) of each document."""
         return F.cross_entropy(_exact(outputs), examples.targets, reduction="none")
 
     def distil(self, outputs: Outputs, teacher_outputs: Outputs, examples: Examples, temperature: float) -> PerExample:
@@ -90,7 +94,7 @@ class Classification(Task):
         return -(temperature**2) * (target * (_exact(outputs) / temperature).log_softmax(-1)).sum(-1)
 
     def prior(self, examples: Examples) -> float:
-        """Returns the entropy of the labels' frequencies."""
+        """Returns the entropy of the labels' frequencies, in nats."""
         shares = torch.bincount(examples.targets).double() / len(examples)
         return float(torch.special.entr(shares).sum())
 
@@ -100,17 +104,18 @@ class Classification(Task):
         return decoded
 
     def correct(self, decoded: Sequence[Any], examples: Examples) -> list[float]:
-        """Returns 1 where the class is the label's."""
+        """Returns 1 for each document whose class is its label, and 0 for the others."""
         return [float(one == label) for one, label in zip(decoded, examples.targets.tolist(), strict=True)]
 
 
 def encode_texts(tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int) -> tuple[Tokens, int]:
-    """Returns texts, or pairs of texts, as one row of tokens, and how many were truncated.
+    """Returns the tokens of texts, or of pairs of texts, as one row, and how many documents were truncated.
 
     Args:
         tokenizer: a Hugging Face tokenizer.
-        columns: the texts; of pairs the first and the second texts.
-        max_length: most tokens of a document, special tokens included; of a pair the longer text is truncated first.
+        columns: one list of texts; or two lists, where a document is a pair of texts.
+        max_length: the most tokens of a document, with its special tokens. In a pair, the longer text is truncated
+            first.
 
     Raises:
         InputError: max_length leaves no room for a token beside the special ones, or there is no text.
@@ -129,12 +134,15 @@ def encode_texts(tokenizer: Any, columns: Sequence[Sequence[str]], max_length: i
 
 
 def _exact(outputs: Tensor) -> Tensor:
-    """Returns the outputs in float32 at least."""
+    """Returns the outputs in float32, or in float64 where they have it."""
     return outputs if outputs.dtype == torch.float64 else outputs.float()
 
 
 def _usable(split: str, table: Table, columns: Columns) -> tuple[Table, list[str]]:
-    """Returns a table without the rows that have a blank text or stand in train too, and what was left out."""
+    """Returns a table without its unusable rows, and notes on what was left out.
+
+    A row is unusable where one of its texts is blank. In a split other than train, so is a row that is in train, too.
+    """
     written, notes = list(range(len(table))), []
     for name in columns.inputs:
         written = _written(table, name, written)
@@ -149,7 +157,7 @@ def _usable(split: str, table: Table, columns: Columns) -> tuple[Table, list[str
 
 
 def _written(table: Table, name: str, rows: Sequence[int]) -> list[int]:
-    """Returns those of the rows whose text in this column is not blank."""
+    """Returns those of the given rows whose text in this column is not blank."""
     texts = table.values[name]
     for row, text in enumerate(texts):
         if text is not None and not isinstance(text, str):
@@ -167,7 +175,7 @@ def _written(table: Table, name: str, rows: Sequence[int]) -> list[int]:
 
 
 def _checked_labels(table: Table, rows: Sequence[int], column: str) -> list[Any]:
-    """Returns the labels of the named rows: all booleans, all integers or all strings."""
+    """Returns the labels of the given rows, which are all booleans, all integers or all strings."""
     labels: list[Any] = []
     first: dict[type, int] = {}
     for row in rows:
@@ -196,7 +204,7 @@ def _checked_labels(table: Table, rows: Sequence[int], column: str) -> list[Any]
 
 
 def _classes(tables: Mapping[str, Table], columns: Columns) -> tuple[list[Any], tuple[str, ...]]:
-    """Returns the label values in the order of their classes, and each class's name."""
+    """Returns the value of a label of each class, and the name of each class, both in the order of the classes."""
     train = tables["train"]
     labels = train.values[columns.target]
     for table in tables.values():
@@ -255,7 +263,7 @@ def _check_named(table: Table, column: str, train: Table, values: Sequence[Any])
 
 
 def _sort_key(labels: Iterable[Any]) -> Callable[[Any], Any] | None:
-    """Returns what orders labels: numbers by value, also where they are written as strings."""
+    """Returns the sort key for labels. Labels that are all whole numbers, or strings of them, are sorted by value."""
     try:
         numbers = {label: int(label) for label in labels}
     except ValueError:

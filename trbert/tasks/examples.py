@@ -1,4 +1,4 @@
-"""The examples of a split as a model takes them: documents, targets, and which document belongs to which example."""
+"""The examples of a split as a model takes them: documents, targets, and the example of each document."""
 
 from dataclasses import dataclass, replace
 
@@ -12,19 +12,20 @@ from trbert.packed.tokens import Tokens, spans
 from trbert.shapes import DocIndex
 
 Outputs = Float[Tensor, "outputs classes"]
-"""What a head says: a row for each document, or a row for each original token, as the task reads."""
+"""The outputs of a head: a row for each document, or for each original token where the task reads tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Examples in a row. An example is what a target belongs to and a metric counts: one document, or several.
+    """Examples, one after the other. An example has one target, counts once in a metric, and has one document or more.
 
     Attributes:
         tokens: the documents.
         targets: what is to be predicted of each example.
-        owner: the example that each document belongs to; never falls, so that an example's documents lie together.
+        owner: the example that each document belongs to, as an index. It never falls: the documents of an example are
+            neighbours.
         reads: whether the head's outputs have a row for each document, or for each token.
-        teacher: the teacher's outputs, where distillation needs them.
+        teacher: the teacher's outputs for these examples. Only distillation needs them; None elsewhere.
     """
 
     tokens: Tokens
@@ -35,7 +36,7 @@ class Examples:
 
     @classmethod
     def of_documents(cls, tokens: Tokens, targets: Tensor, reads: Reads = "documents") -> "Examples":
-        """Returns examples of one document each.
+        """Returns examples that have one document each.
 
         Example:
             >>> tokens = Tokens.from_lists([[7, 8], [9]], None)
@@ -43,7 +44,7 @@ class Examples:
             tensor([0, 1])
 
         Raises:
-            InputError: There are not as many targets as documents, or there is none.
+            InputError: There is no document, or there are not as many targets as documents.
         """
         if len(tokens) == 0:
             raise InputError("tokens must hold at least one document, and hold none: pass a non-empty split")
@@ -59,16 +60,16 @@ class Examples:
 
     @property
     def num_outputs(self) -> int:
-        """Rows of what the head says of them."""
+        """The number of rows of the head's outputs for these examples."""
         return len(self.tokens) if self.reads == "documents" else self.tokens.input_ids.numel()
 
     @property
     def lengths(self) -> Int[Tensor, " examples"]:
-        """Tokens of each example, all its documents together."""
+        """The number of tokens of each example, over all its documents."""
         return self.per_example(self.tokens.lengths)
 
     def per_example(self, values: Shaped[Tensor, "... docs"]) -> Shaped[Tensor, "... examples"]:
-        """Returns the sum of each example's documents' values."""
+        """Returns for each example the sum of its documents' values."""
         return values.new_zeros(*values.shape[:-1], len(self)).index_add(-1, self.owner, values)
 
     def documents(self, chosen: Int[Tensor, " taken"]) -> DocIndex:
@@ -77,12 +78,12 @@ class Examples:
         return spans((counts.cumsum(0) - counts)[chosen], counts[chosen])[0]
 
     def output_rows(self, chosen: Int[Tensor, " taken"]) -> Int[Tensor, " outputs"]:
-        """Returns which rows of the outputs of all examples are those of the chosen ones."""
+        """Returns the indices of the chosen examples' rows among the outputs for all examples."""
         documents = self.documents(chosen)
         return documents if self.reads == "documents" else self.tokens.index_of(documents)
 
     def take(self, chosen: Int[Tensor, " taken"]) -> "Examples":
-        """Returns the chosen examples, whole and in the given order."""
+        """Returns the chosen examples with all their documents, in the given order."""
         counts = torch.bincount(self.owner, minlength=len(self))[chosen]
         return Examples(
             tokens=self.tokens.take(self.documents(chosen)),
@@ -93,19 +94,22 @@ class Examples:
         )
 
     def spread(self, count: int) -> "Examples":
-        """Returns about so many examples from all over a split, whose rows may lie in order of their classes."""
+        """Returns about so many examples, at equal distances in the split.
+
+        The first ones alone could be of one class, because a split may be sorted by class.
+        """
         every = max(1, len(self) // count)
         return self.take(torch.arange(0, len(self), every, device=self.owner.device))
 
     def repeat(self, times: int) -> "Examples":
-        """Returns all examples, then all of them again, and so on, as trajectories of several samples stand."""
+        """Returns so many copies of all examples, one copy after the other: the order of trajectories in samples."""
         return self.take(torch.arange(len(self), device=self.owner.device).repeat(times))
 
     def with_teacher(self, outputs: Outputs) -> "Examples":
-        """Returns the examples with the teacher's outputs beside them."""
+        """Returns the examples together with the teacher's outputs."""
         return replace(self, teacher=outputs)
 
     def to(self, device: torch.device | str) -> "Examples":
-        """Returns the examples on another device."""
+        """Returns the examples moved to a device."""
         teacher = None if self.teacher is None else self.teacher.to(device)
         return Examples(self.tokens.to(device), self.targets.to(device), self.owner.to(device), self.reads, teacher)

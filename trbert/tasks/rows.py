@@ -1,4 +1,4 @@
-"""What a task reads and what it makes of it: tables as a file holds them, rows as a model learns from them."""
+"""What a task reads and returns: tables as a file holds them, and rows with targets as numbers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ class Columns:
     """The names of the columns to read.
 
     Attributes:
-        inputs: columns of what the model reads: of the texts; of pairs of the first and of the second texts.
-        target: column of what is to be predicted, such as the labels.
+        inputs: the columns that the model reads: one of texts, or two where a document is a pair of texts.
+        target: the column of what is to be predicted, such as the labels.
     """
 
     inputs: tuple[str, ...]
@@ -24,7 +24,11 @@ class Columns:
 
     @classmethod
     def named(cls, inputs: str, target: str) -> "Columns":
-        """Returns the columns as a user names them, several with commas between them.
+        """Returns the columns that a user has named.
+
+        Args:
+            inputs: the names of the input columns, with commas between them.
+            target: the name of the target column.
 
         Raises:
             InputError: A name is blank.
@@ -43,24 +47,25 @@ class Columns:
 
     @property
     def needed(self) -> tuple[tuple[str, str], ...]:
-        """Each column that must be there, after the setting that names it."""
+        """The columns that a table must have, each as a pair of the setting that names it and its name."""
         return (*(("text_column", name) for name in self.inputs), ("label_column", self.target))
 
     @property
     def wanted(self) -> tuple[str, ...]:
-        """Columns to read where they are there."""
+        """The columns that are read where a table has them."""
         return (*self.inputs, self.target, "in_train")
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One split as it was read.
+    """One split as it was read from a file or from the hub.
 
     Attributes:
-        origin: file or split, as errors name it.
-        values: of each column that was read; all of one length.
-        target_names: names that the target column's values index or are among; None where the source gives none.
-        names_origin: where the names come from.
+        origin: the name of the file or split, for error messages.
+        values: the values of each column that was read, one for each row.
+        target_names: the names of all classes, in their order. A value of the target column is one of the names, or
+            the index of one. None where the source names no classes.
+        names_origin: the place of these names, for error messages.
     """
 
     origin: str
@@ -73,10 +78,10 @@ class Table:
 
 
 def outside_train(table: Table, rows: Sequence[int]) -> list[int]:
-    """Returns those of a test table's rows that its column `in_train` does not mark as standing in train as well.
+    """Returns those of the given rows of a table that are not in train as well. The column `in_train` says which are.
 
     Raises:
-        InputError: All of them are marked.
+        InputError: All of the given rows are marked as in train.
     """
     marks = table.values.get("in_train")
     if marks is None or not all(isinstance(mark, bool) for mark in marks):
@@ -92,12 +97,13 @@ def outside_train(table: Table, rows: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """Examples before they are tokenised.
+    """The rows of a split before they are tokenised.
 
     Attributes:
-        inputs: for each input column one value a row, such as its text.
-        targets: what is to be predicted, a row each: of classification the class index.
-        strata: rows of one number are alike, such as those of one class; samples take each kind by its share.
+        inputs: for each input column, the value of each row, such as its text.
+        targets: what is to be predicted of each row; for classification the class index.
+        strata: the group of each row as a number, such as its class. A sample of the rows keeps the share of each
+            group.
     """
 
     inputs: tuple[tuple[Any, ...], ...]
@@ -108,7 +114,7 @@ class Rows:
         return len(self.targets)
 
     def take(self, index: Int64[np.ndarray, " taken"]) -> "Rows":
-        """Returns the named rows, in the given order."""
+        """Returns the rows with these indices, in the given order."""
         rows = index.tolist()
         inputs = tuple(tuple(column[row] for row in rows) for column in self.inputs)
         return Rows(inputs, self.targets[index], self.strata[index])
@@ -119,9 +125,9 @@ class Reading:
     """What a task has read.
 
     Attributes:
-        rows: of each split.
-        labels: names of what the head's outputs stand for, in their order; () where they have none.
-        notes: what was done to the rows, one sentence each, for the user to read.
+        rows: the rows of each split.
+        labels: the names of the head's outputs, in their order, such as the classes; () where they have no names.
+        notes: sentences for the user that say what was changed in the rows.
     """
 
     rows: Mapping[str, Rows]

@@ -1,4 +1,4 @@
-"""The interface of a task: all that differs between classification and what will stand beside it."""
+"""The interface of a task: all that differs between classification and other kinds of tasks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -14,23 +14,23 @@ from trbert.tasks.examples import Examples, Outputs
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 
 FIDELITY_FLOOR = -5.0
-"""Lowest fidelity of an example, in nats: one hopeless example must not outweigh a batch."""
+"""The lowest fidelity of an example, in nats. Without it, one hopeless example could outweigh a whole batch."""
 
 PerExample = Float[Tensor, " examples"]
 
 
 class Task(ABC):
-    """What is to be predicted of an example, and how well it was.
+    """Says what is to be predicted of an example, and how well it was predicted.
 
-    A task has no state, so that it pickles by its class. A model's config holds its name. Nothing else in the project
-    asks which task it is; a new one is one file here, and one line in `TASKS`.
+    A task has no state, so that it is pickled by its class. A model's config holds its name. Nothing else in the
+    project asks which task it is. A new task is one file in this folder, and one line in `TASKS`.
 
     Attributes:
-        name: as settings and a model's config call it.
-        head: name of the Hugging Face Auto class whose head it uses.
-        reads: "documents": the head reads one state of each document. "tokens": it reads every original token's last
-            state, that of a dropped token being the state in which it was dropped.
-        metric: what quality is called, such as "accuracy".
+        name: its name in settings and in a model's config.
+        head: the name of the Hugging Face Auto class whose head it uses.
+        reads: "documents" where the head reads one state of each document. "tokens" where it reads the last state of
+            every original token. For a dropped token, that is the state with which it was dropped.
+        metric: the name of its measure of quality, such as "accuracy".
     """
 
     name: ClassVar[str]
@@ -44,23 +44,27 @@ class Task(ABC):
         return getattr(transformers, self.head)
 
     def columns(self, text_column: str, label_column: str) -> Columns:
-        """Returns the columns that a table must hold, from what the user calls them.
+        """Returns the columns that a table must have.
+
+        Args:
+            text_column: the user's setting: the names of the columns of the texts.
+            label_column: the user's setting: the name of the column of the targets.
 
         Raises:
-            InputError: The names are none that this task can read.
+            InputError: This task cannot read these columns.
         """
         return Columns.named(text_column, label_column)
 
     @abstractmethod
     def read(self, tables: Mapping[str, Table], columns: Columns) -> Reading:
-        """Returns the rows of every split, targets as numbers.
+        """Returns the rows of every split, with the targets as numbers.
 
         Args:
-            tables: by split; "train" is among them, and says which labels there are.
-            columns: which are read, as `columns` gave them.
+            tables: the table of each split. One of them is "train"; it says which labels there are.
+            columns: the columns to read, as the method `columns` returned them.
 
         Raises:
-            InputError: A row is not what it has to be; the message names the file and the row.
+            InputError: A row is wrong. The message names the file and the row.
         """
 
     @abstractmethod
@@ -68,60 +72,75 @@ class Task(ABC):
         """Returns the rows as examples, and how many of their documents were truncated.
 
         Args:
-            rows: as `read` gave them.
+            rows: rows that `read` returned.
             tokenizer: a Hugging Face tokenizer.
-            max_length: most tokens of a document, special tokens included.
+            max_length: the most tokens of a document, with its special tokens.
 
         Raises:
             InputError: max_length leaves no room for a token beside the special ones, or there is no row.
         """
 
     def protect(self, tokens: Tokens) -> Tokens:
-        """Returns the documents with this task's protected tokens marked, beside the first of each.
+        """Returns the documents with this task's own protected tokens marked as well as the first of each document.
 
-        `encode` and a deployed model both call it, so that training and serving protect the same tokens.
+        `encode` and a deployed model both call this method, so that training and use protect the same tokens.
         """
         return tokens
 
     @abstractmethod
     def check_targets(self, examples: Examples, num_outputs: int) -> None:
-        """Raises InputError unless a head of so many outputs can be compared with the examples' targets."""
+        """Checks that the targets fit a head with so many outputs.
+
+        Raises:
+            InputError: They do not.
+        """
 
     @abstractmethod
     def loss(self, outputs: Outputs, examples: Examples) -> PerExample:
-        """Returns what the outputs lack of the targets, in nats, of each example."""
+        """Returns the loss of each example against its target, in nats."""
 
     @abstractmethod
     def distil(self, outputs: Outputs, teacher_outputs: Outputs, examples: Examples, temperature: float) -> PerExample:
-        """Returns what the outputs lack of the teacher's, in nats, of each example."""
+        """Returns the loss of each example against the teacher's outputs, in nats.
+
+        Args:
+            outputs: the outputs of the model that learns.
+            teacher_outputs: the outputs of the teacher for the same examples.
+            examples: the examples.
+            temperature: makes both distributions softer where it is above 1.
+        """
 
     def fidelity(self, outputs: Outputs, examples: Examples) -> PerExample:
-        """Returns −loss of each example, in nats, not below `FIDELITY_FLOOR`: what a trajectory is paid for."""
+        """Returns the fidelity of each example, in nats: −loss, but not below `FIDELITY_FLOOR`.
+
+        A trajectory is paid for it.
+        """
         return -self.loss(outputs, examples).clamp(max=-FIDELITY_FLOOR)
 
     @abstractmethod
     def prior(self, examples: Examples) -> float:
-        """Returns the mean loss of who knows how frequent the targets are and reads nothing, in nats.
+        """Returns the mean loss, in nats, of a prediction that knows how frequent each target is and reads no text.
 
-        What a model knows is measured against it (`known`), and so is the default penalty.
+        The knowledge of a model (`known`) and the default penalty are measured against it.
         """
 
     def known(self, outputs: Outputs, examples: Examples) -> float:
-        """Returns the prior less the mean loss, in nats: what the outputs know of the targets beyond frequencies.
+        """Returns the prior minus the mean loss, in nats: how much the model knows beyond the targets' frequencies.
 
-        The predictive V-information of Xu et al. (ICLR 2020, definition 2), whose model without input says frequencies.
+        This is the predictive V-information of Xu et al. (ICLR 2020, definition 2). Its model without input is here the
+        one that says the frequencies.
         """
         return self.prior(examples) - float(self.loss(outputs.double(), examples).mean())
 
     @abstractmethod
     def decode(self, outputs: Outputs, examples: Examples) -> list[Any]:
-        """Returns what a user reads of each example, such as its class index."""
+        """Returns for each example what a user reads, such as its class index."""
 
     @abstractmethod
     def correct(self, decoded: Sequence[Any], examples: Examples) -> list[float]:
-        """Returns how right each example is, from 0 to 1: what intervals are drawn from."""
+        """Returns how right each example is, from 0 to 1. Confidence intervals are computed from these numbers."""
 
     def quality(self, decoded: Sequence[Any], examples: Examples) -> float:
-        """Returns the quality of a split, from 0 to 1: the mean of `correct`, unless the metric is no mean."""
+        """Returns the quality of a split, from 0 to 1: the mean of `correct`, unless a task's metric is another one."""
         scores = self.correct(decoded, examples)
         return sum(scores) / len(scores)
