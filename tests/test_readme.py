@@ -127,10 +127,10 @@ def test_every_flag_that_exists_is_in_its_pages_table(command, page, capsys):
     assert flags_of(command, capsys) - {"--help"} - set(FLAG.findall(" ".join(cells))) == set()
 
 
-def commands(script):
-    """Returns the arguments of every command in an indented block of a page, each once."""
+def commands(script, pages=tuple(PAGES)):
+    """Returns the arguments of every command in an indented block of the pages, each once."""
     found = {}
-    for text in PAGES.values():
+    for text in map(PAGES.get, pages):
         shown = text.replace("\\\n", " ")
         for line in re.findall(rf"^ {{4,8}}(?:.* -- +)?{script} (.*?)(?:  #.*)?$", shown, re.MULTILINE):
             found[" ".join(shlex.split(line))] = shlex.split(line)
@@ -149,8 +149,9 @@ def test_a_search_command_is_taken(words, tmp_path, monkeypatch, capsys):
     assert search.main([*words, "--dry-run"]) == 0, capsys.readouterr().err
 
 
-def test_a_search_command_for_a_cluster_is_among_them():
-    assert any("--address" in words and "--storage" in words for words in commands("python tune/search.py"))
+@pytest.mark.parametrize("page", ["README.md", "docs/clusters.md"])
+def test_a_search_command_for_a_cluster_is_among_them(page):
+    assert any({"--address", "--storage"} <= set(words) for words in commands("python tune/search.py", (page,)))
 
 
 @pytest.mark.parametrize("words", commands("python tune/pareto.py"), ids=" ".join)
@@ -317,6 +318,17 @@ def test_a_figure_stands_in_the_results_first(page, names, block):
     figures = [cell.strip(",%") for cell in cells if re.fullmatch(r"[-+]?\d+\.\d+[x%]?,?", cell)]
     assert len(figures) > 1
     assert [each for each in figures if not re.search(rf"(?<![\d.]){re.escape(each.rstrip('x'))}(?![\d])", held)] == []
+
+
+def test_the_times_on_a_gpu_are_those_of_the_reports():
+    table = re.findall(r"^\| (\S+) \| (\d+) \| (\S+) \| (\S+) \| (\S+) \|$", PAGES["docs/cost.md"], re.MULTILINE)
+    assert len(table) == 6
+    reports = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("docs/results/h200/*/inference.md"))
+    for model, batch, *times, flops in table:
+        for dtype, time in zip(("float32", "bfloat16"), times, strict=True):
+            (row,) = re.findall(rf"^\| {model} \| 512 \| {batch} \| {dtype} \| reduced, ± .*$", reports, re.MULTILINE)
+            cells = row.split(" | ")
+            assert (cells[7].split()[0], cells[9]) == (time, flops)
 
 
 TREE, LAYERS = re.findall(r"^```\n(.*?)^```$", PAGES["docs/architecture.md"], re.MULTILINE | re.DOTALL)
