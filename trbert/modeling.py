@@ -1,4 +1,4 @@
-"""The Hugging Face face of a reduced model: config, model, Auto classes, save and load."""
+"""The reduced model as a Hugging Face model: config, model, Auto classes, save and load."""
 
 import json
 from collections.abc import Sequence
@@ -26,19 +26,19 @@ from trbert.tasks.examples import Examples
 
 
 class TrbertConfig(PreTrainedConfig):
-    """What a reduced model is made of.
+    """The configuration of a reduced model.
 
     Args:
         encoder: the configuration of the plain Hugging Face model, as a dictionary.
-        task: what it predicts, by its name.
-        points: reduction points, rising layer indices.
-        policy_width: hidden width of a policy head.
-        selector: which selector decides, by its name.
-        policy_features: what the policy's heads see beside a token's own state.
-        dial: of the selector; lower is faster.
-        max_tokens: tokens at which documents were truncated in training.
-        fusion: whether what is dropped leaves its mean in the first token's state.
-        **kwargs: Hugging Face's own.
+        task: the name of the task.
+        points: the reduction points, as rising layer indices.
+        policy_width: the width of the inner layer of a policy head.
+        selector: the name of the selector.
+        policy_features: what the policy heads see beside a token's own state, as names.
+        dial: the dial of the selector; lower is faster.
+        max_tokens: the most tokens of a document in training; longer documents were truncated.
+        fusion: whether the mean of the dropped tokens is added to the first token's state.
+        **kwargs: Hugging Face's own arguments.
     """
 
     model_type = "trbert"
@@ -71,22 +71,23 @@ class TrbertConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
     def encoder_config(self) -> PreTrainedConfig:
-        """Returns the plain model's own configuration."""
+        """Returns the configuration of the plain model."""
         values = {name: value for name, value in self.encoder.items() if name != "model_type"}
         return AutoConfig.for_model(self.encoder["model_type"], **values)
 
 
 class TrbertModel(PreTrainedModel):
-    """A Hugging Face model that drops tokens on its way, for any task.
+    """A Hugging Face model that drops tokens between its layers, for any task.
 
-    Takes `input_ids`, `attention_mask` and, where the family has them, `token_type_ids`, padded on either side; runs
-    packed, without padding; returns an ordinary `SequenceClassifierOutput`. A document's logits do not depend on its
-    batch mates. `model.config.dial` moves between quality and cost.
+    It takes `input_ids`, `attention_mask` and, where the family has them, `token_type_ids`. They may be padded on
+    either side; the model itself runs without padding. It returns logits and loss as the plain model does. A document's
+    logits do not depend on the other documents of its batch. `model.config.dial` moves between quality and cost.
     """
 
     config_class = TrbertConfig
     base_model_prefix = "plain"
-    # It takes **kwargs to refuse them by name, and the Trainer would pass it how many labels a step has.
+    # Hugging Face's Trainer passes the number of labels of a step to every model that takes **kwargs, unless this is
+    # False. This model takes **kwargs only to refuse them by name.
     accepts_loss_kwargs = False
     _supports_sdpa = True
 
@@ -102,13 +103,13 @@ class TrbertModel(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Leaves weights as their modules initialise them."""
+        """Does nothing: the modules initialise their own weights."""
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
-        """Saves the model, with Hugging Face's own arguments.
+        """Saves the model. It takes the arguments of Hugging Face's own method.
 
         Raises:
-            InputError: Its layers run in int8, which no checkpoint holds.
+            InputError: The layers are in int8, which cannot be saved.
         """
         if is_quantised(self):
             raise InputError("a model in int8 cannot be saved, for it has lost its weights: save it as loaded without")
@@ -116,12 +117,12 @@ class TrbertModel(PreTrainedModel):
 
     @property
     def task(self) -> Task:
-        """What the model predicts."""
+        """The task of the model."""
         return task_of(self.config.task)
 
     @property
     def reducer(self) -> Reducer:
-        """The model in stages; made anew, since modules may be swapped (quantised, compiled) at any time."""
+        """The model in stages. It is made at each call, because modules may have been replaced since the last one."""
         return Reducer(
             encoder=Encoder(self.plain, self.runner),
             task=self.task,
@@ -131,18 +132,18 @@ class TrbertModel(PreTrainedModel):
 
     @property
     def selector(self) -> Selector:
-        """What decides which tokens go on."""
+        """The selector, which decides which tokens go on."""
         return selector_of(self.config.selector, self.policy)
 
     def cost_model(self) -> CostModel:
-        """Returns what a forward pass of this model costs."""
+        """Returns the cost model of this model."""
         return CostModel.of(self.reducer, self.policy)
 
     def run_with(self, runner: Runner) -> None:
-        """Has the layers run by another runner from now on; some change the layers, in place.
+        """Runs the layers by another runner from now on. Some runners replace layers, in place.
 
         Raises:
-            InputError: The runner cannot run this model where it is.
+            InputError: The runner cannot run this model on its device.
         """
         runner.adopt(self.plain, Encoder(self.plain).layers)
         self.runner = runner
@@ -156,11 +157,14 @@ class TrbertModel(PreTrainedModel):
         return_dict: bool | None = True,
         **kwargs: Any,
     ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
-        """Returns loss (where labels are given) and logits [docs, classes] of the reduced forward pass.
+        """Returns the logits of the reduced forward pass, and the loss where labels are given.
+
+        The logits are [docs, classes] where the head reads documents. Where the head reads tokens they are
+        [docs, width, classes], as for the padded model, with zeros at padding.
 
         Raises:
-            InputError: A document has no token or too many, or an argument of the padded model was passed that has no
-                meaning for a reduced one.
+            InputError: A document has no token or too many. Or the caller passed an argument of the plain model that
+                has no meaning for a reduced one.
         """
         unknown = sorted(name for name, value in kwargs.items() if value is not None and value is not False)
         if unknown:
@@ -174,31 +178,38 @@ class TrbertModel(PreTrainedModel):
         loss = None
         if labels is not None:
             loss = task.loss(outputs, Examples.of_documents(tokens, labels, task.reads)).mean()
+        if task.reads == "tokens":
+            real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            padded = outputs.new_zeros(*input_ids.shape, outputs.shape[-1])
+            outputs = padded.masked_scatter(real.bool()[..., None], outputs)
         answer = SequenceClassifierOutput(loss=loss, logits=outputs)
         return answer.to_tuple() if return_dict is False else answer
 
 
 class TrbertForSequenceClassification(TrbertModel):
-    """A reduced model that says a class of each document; Hugging Face's Auto class finds it."""
+    """A reduced model that gives each document a class. `AutoModelForSequenceClassification` finds it."""
 
 
 MODELS: dict[str, type[TrbertModel]] = {"AutoModelForSequenceClassification": TrbertForSequenceClassification}
-"""The reduced model's class by its task's head, where an Auto class is to find it; elsewhere `TrbertModel` itself."""
+"""The classes of reduced models that an Auto class of transformers finds, by the name of the Auto class.
+
+A task whose head is not listed here has a plain `TrbertModel`.
+"""
 
 
 def model_class(task: Task) -> type[TrbertModel]:
-    """Returns the class of a task's reduced models."""
+    """Returns the class that the reduced models of a task have."""
     return MODELS.get(task.head, TrbertModel)
 
 
 def assemble(reducer: Reducer, selector: Selector, dial: float, max_tokens: int) -> TrbertModel:
-    """Returns the deployable model of a trained one; the weights are shared, not copied.
+    """Returns a trained model as a Hugging Face model. The weights are shared, not copied.
 
     Args:
         reducer: the trained model.
-        selector: decides, by its policy, which has no heads where the selector does not learn.
-        dial: of the selector.
-        max_tokens: tokens at which documents were truncated in training.
+        selector: the selector, with its policy. The policy has no heads where the selector does not learn.
+        dial: the dial of the selector.
+        max_tokens: the most tokens of a document in training; longer documents were truncated.
     """
     plain = reducer.encoder.plain
     encoder = {**plain.config.to_diff_dict(), "model_type": plain.config.model_type}
@@ -227,16 +238,17 @@ def load(path: str | Path, dial: float | None = None, runner: str = "eager") -> 
     """Returns a saved reduced model, ready to use.
 
     Args:
-        path: folder of the model: `config.json`, `model.safetensors`.
-        dial: replaces the saved dial.
-        runner: how its layers are run. "eager" calls them one after the other. "compiled" runs them through
-            `torch.compile` where no gradient is wanted: it takes seconds to compile at first use, and on a CPU it needs
-            a C++ compiler. "int8" runs their matrix products in int8, on a CPU, neither to learn nor to save.
+        path: the folder of the model, with `config.json` and `model.safetensors`.
+        dial: the dial to use; None uses the saved one.
+        runner: the way to run the layers. "eager" calls them one after the other. "compiled" runs them through
+            `torch.compile` where no gradient is wanted. The first use takes seconds to compile, and on a CPU it needs a
+            C++ compiler. "int8" runs the matrix products in int8, on a CPU only. Such a model can neither learn nor be
+            saved.
 
     Raises:
-        InputError: It is another kind of model, or there is no such runner, or it does not run here.
+        InputError: The folder holds another kind of model, there is no such runner, or the runner cannot run here.
         ModelNotFound: There is no such folder.
-        DamagedCheckpoint: Its files are missing, truncated, or do not fit together.
+        DamagedCheckpoint: The files of the model are missing or cut off, or do not fit together.
     """
     way = runner_of(runner)
     folder = Path(path)
@@ -266,7 +278,7 @@ def load(path: str | Path, dial: float | None = None, runner: str = "eager") -> 
 
 
 def _check_folder(folder: Path) -> Task:
-    """Returns the task of the model in a folder, once the folder is known to hold one that this version knows."""
+    """Checks that a folder holds a reduced model that this version can read, and returns the task of that model."""
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise DamagedCheckpoint(f"{folder} must hold {name}, and does not: copy or save the model again")

@@ -399,9 +399,11 @@ def test_a_model_whose_head_reads_tokens_is_saved_and_loaded(token_task, token_e
     assert type(own) is TrbertModel
     assert own.task is token_task
     assert own.config.task == "token average"
-    outputs = logits_of(own, tokens)
-    assert outputs.shape == (sum(LENGTHS), 3)  # a row for each original token, dropped ones included
+    logits, mask = logits_of(own, tokens), padded(tokens)["attention_mask"].bool()
+    assert logits.shape == (*mask.shape, 3)  # of each original token, dropped ones included, as the padded model gives
+    outputs = logits[mask]
     assert torch.equal(outputs, reducer.outputs(reducer.run(rule, tokens, 0.3)))
+    assert not logits[~mask].any()
     labels = torch.tensor([0, 1, 2, 1, 0])
     means = torch.stack([part.mean(0) for part in outputs.split(list(LENGTHS))])
     loss = own(**padded(tokens), labels=labels).loss
