@@ -1,1 +1,1 @@
-"""Where rows come from."""
+"""Where rows come from: files, the Hugging Face hub, or the packaged pages."""

@@ -1,8 +1,8 @@
-"""The embedded default's text: documentation pages of the installed libraries, their names masked.
+"""The default data set, `pages`: documentation pages of the installed libraries, without the names of the libraries.
 
-A page is one docstring of more than 600 characters; its label is the library that it documents. Docstrings are read
-from source files, and nothing is imported. What would name the library is taken out: its name and those of its
-neighbours, the aliases they are imported under, module paths, and the markup that each library's style guide asks for.
+A page is one docstring of more than 600 characters. Its label is the library that it documents. Docstrings are read
+from the source files; no library is imported. Everything that gives the library away is masked or removed: the names of
+libraries, the aliases under which they are imported, module paths, and the markup of each library's docstrings.
 """
 
 import ast
@@ -26,7 +26,7 @@ from pathlib import Path
 from trbert.files import cache_folder, write_whole
 
 FORMAT = 1
-"""Counts up when the same libraries would give other pages, so that older caches are not read."""
+"""The version of the rules in this file. It rises when they change, so that caches of older rules are not read."""
 
 PYTHON = "python"
 LIBRARIES = {
@@ -44,9 +44,10 @@ LIBRARIES = {
     "sqlalchemy": "SQLAlchemy",
     "huggingface_hub": "huggingface-hub",
 }
-"""Import name to distribution name of every library that may have pages: what trbert requires, and what that requires.
+"""The libraries that may have pages, each with its import name and its distribution name.
 
-Libraries of optional extras stay out, so that the label set does not depend on which extras are installed.
+They are requirements of trbert, and requirements of those. Libraries of optional extras are not among them, so that the
+labels do not depend on the extras that are installed.
 """
 
 MIN_CHARACTERS = 600
@@ -112,8 +113,8 @@ class Page:
     """One documentation page.
 
     Attributes:
-        text: the docstring, masked and without markup, on one line.
-        library: import name of the library that it documents (`python` for the standard library).
+        text: the docstring on one line, masked and without markup.
+        library: the import name of the library that it documents, or `python` for the standard library.
         split: `train`, `validation` or `test`.
     """
 
@@ -123,10 +124,10 @@ class Page:
 
 
 def documentation_pages() -> list[Page]:
-    """Returns the pages of the installed libraries, from the cache where there is a sound one.
+    """Returns the pages of the installed libraries. They are read from the cache if there is one that is not damaged.
 
-    The same versions of the libraries give the same pages in the same order. All pages of a folder (of a file, where
-    one folder holds much of the library) are in the same split.
+    The same versions of the libraries give the same pages in the same order. All pages of a folder are in the same
+    split. Where one folder holds more than a tenth of a library's pages, all pages of a file are.
     """
     versions = {library: version for library, (_, version) in _installed().items()}
     key = hashlib.sha256(json.dumps([FORMAT, versions]).encode()).hexdigest()[:16]
@@ -139,12 +140,12 @@ def documentation_pages() -> list[Page]:
 
 
 def build_pages(roots: dict[str, Path], min_pages: int = MIN_PAGES, max_pages: int = MAX_PAGES) -> list[Page]:
-    """Returns the pages of the libraries whose source folders are given; slow, as it reads their sources.
+    """Returns the pages of the libraries with the given source folders. It is slow, because it reads all sources.
 
     Args:
-        roots: source folder of each library.
-        min_pages: a library with fewer pages is left out.
-        max_pages: a library gives no more pages; folders are taken in the order of a hash until there are as many.
+        roots: the source folder of each library, by its import name.
+        min_pages: the fewest pages of a library. One with fewer is left out.
+        max_pages: the most pages of a library. Its folders are read in the order of a hash until there are so many.
     """
     seen: set[str] = set()
     pages: list[Page] = []
@@ -168,7 +169,7 @@ def mask_names(docstring: str) -> str:
         docstring = pattern.sub(replacement, docstring)
     lowered = docstring.lower()
     for name, pattern in _NAMES.items():
-        if name in lowered:  # most are not, and searching a string is faster than a pattern
+        if name in lowered:  # most names are not there, and this search is faster than a regular expression
             docstring = pattern.sub(MASK, docstring)
     for pattern, replacement in _SHORT_NAMES:
         docstring = pattern.sub(replacement, docstring)
@@ -176,7 +177,7 @@ def mask_names(docstring: str) -> str:
 
 
 def _installed() -> dict[str, tuple[Path, str]]:
-    """Returns source folder and version of each library that is installed, without importing any."""
+    """Returns the source folder and the version of each library that is installed. No library is imported."""
     found = {PYTHON: (Path(sysconfig.get_path("stdlib")), platform.python_version())}
     for library, distribution in LIBRARIES.items():
         spec = importlib.util.find_spec(library)
@@ -191,7 +192,7 @@ def _installed() -> dict[str, tuple[Path, str]]:
 
 
 def _masked_docstrings(root: Path) -> Iterator[tuple[Path, str]]:
-    """Yields (file relative to `root`, masked docstring) for every long docstring, folders in the order of a hash."""
+    """Yields every long docstring, masked, with its file relative to `root`. Folders come in the order of a hash."""
     files = sorted(_source_files(root), key=lambda file: (_hash(_folder(file)), file.as_posix()))
     for file in files:
         source = (root / file).read_bytes()
@@ -204,7 +205,7 @@ def _masked_docstrings(root: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _fresh(found: Iterable[tuple[Path, str]], seen: set[str]) -> Iterator[tuple[Path, str]]:
-    """Yields what is not in `seen` by its words alone, and adds it."""
+    """Yields the docstrings whose words are not in `seen` yet, and adds their words to it."""
     for file, text in found:
         words = re.sub(r"\W+", " ", text.lower())
         if words not in seen:
@@ -221,7 +222,7 @@ def _source_files(root: Path) -> Iterator[Path]:
 
 
 def _may_hold_a_page(source: bytes) -> bool:
-    """Returns False where no triple-quoted string is long enough, which saves parsing the file."""
+    """Returns whether any triple-quoted string is long enough for a page. Other files need not be parsed."""
     return any(len(string) > MIN_CHARACTERS for quotes in (b'"""', b"'''") for string in source.split(quotes)[1::2])
 
 
@@ -229,7 +230,7 @@ def _docstrings(source: bytes) -> list[str]:
     """Returns the long docstrings of a file's module, classes and functions, in the order of the file."""
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError):  # templates, and files for another Python
+    except (SyntaxError, ValueError):  # a template, or a file for another version of Python
         return []
     found: list[str] = []
     _collect(tree, found)
@@ -249,7 +250,10 @@ def _collect(node: ast.AST, found: list[str]) -> None:
 
 @contextmanager
 def _quiet_parsing() -> Iterator[None]:
-    """Silences warnings about the parsed sources, and collects no garbage meanwhile: syntax trees hold no cycles."""
+    """Switches off warnings about the parsed sources, and garbage collection, while the sources are parsed.
+
+    Garbage collection would only cost time, because syntax trees have no reference cycles.
+    """
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -262,10 +266,14 @@ def _quiet_parsing() -> Iterator[None]:
 
 
 def _split_by_module(files: Sequence[Path]) -> dict[Path, str]:
-    """Returns each file's split, whole folders together; `files` names a file once for each of its pages.
+    """Returns the split of each file of a library. The files of a folder are one group, and are in the same split.
 
-    A folder that holds more than a tenth of the pages is divided by file. Groups come largest first (equal ones in the
-    order of a hash), each going where most pages are still lacking, so that every library has its share in every split.
+    A folder that holds more than a tenth of the pages is not one group: there each file is its own group. The groups
+    are assigned from the largest to the smallest; equal ones in the order of a hash. Each goes to the split that lacks
+    the most pages, so that every split gets its share of every library.
+
+    Args:
+        files: the file of each page; a file with several pages is listed several times.
     """
     in_folder = Counter(_folder(file) for file in files)
     group_of = {
@@ -282,7 +290,7 @@ def _split_by_module(files: Sequence[Path]) -> dict[Path, str]:
 
 
 def _folder(file: Path) -> str:
-    """Returns the folder of a file; a file that lies in the root is a folder of its own."""
+    """Returns the folder of a file. A file in the root counts as a folder of its own."""
     return file.parent.as_posix() if file.parent.parts else file.as_posix()
 
 
@@ -291,7 +299,7 @@ def _hash(name: str) -> str:
 
 
 def _read_cache(path: Path) -> list[Page] | None:
-    """Returns the pages in a cache file, or None where it is missing or damaged."""
+    """Returns the pages of a cache file, or None where the file is missing or damaged."""
     try:
         checksum, _, body = path.read_text(encoding="utf-8").partition("\n")
     except (OSError, UnicodeDecodeError):
@@ -302,7 +310,10 @@ def _read_cache(path: Path) -> list[Page] | None:
 
 
 def _write_cache(path: Path, pages: Iterable[Page]) -> None:
-    """Writes the pages under a checksum, whole or not at all; a folder that cannot be written costs time only."""
+    """Writes the pages to a cache file, after a checksum. The file is written whole or not at all.
+
+    A cache that cannot be written is no error: the pages are then made again each time.
+    """
     body = json.dumps([astuple(page) for page in pages])
     try:
         write_whole(path, f"{_hash(body)}\n{body}".encode())

@@ -1,4 +1,4 @@
-"""Tables from csv, JSON or parquet files."""
+"""Reads tables from csv, JSON and parquet files."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,12 @@ SUFFIXES = (".parquet", ".csv", ".jsonl", ".json")
 
 
 def read_folder(folder: Path, columns: Columns) -> dict[str, Table]:
-    """Returns the tables of a folder: of its train, validation and test files, classes named by `labels.json`.
+    """Returns the tables of the train, validation and test files in a folder.
+
+    If the folder holds a `labels.json`, it names the classes.
 
     Raises:
-        InputError: There is no train file, two of one split, or one that is not what it has to be.
+        InputError: There is no train file, a split has two files, or a file cannot be read.
     """
     tables: dict[str, Table] = {}
     names = _read_label_names(folder / "labels.json")
@@ -40,10 +42,14 @@ def read_folder(folder: Path, columns: Columns) -> dict[str, Table]:
 
 
 def read_named_files(source: str, columns: Columns) -> dict[str, Table]:
-    """Returns the tables of `train=a.csv,test=b.csv`.
+    """Returns the tables of the files that a user has named one by one.
+
+    Args:
+        source: splits and their files, such as `train=a.csv,test=b.csv`.
+        columns: the columns to read.
 
     Raises:
-        InputError: No train file is named, a split is none or named twice, or a file is not what it has to be.
+        InputError: No train file is named, a split is unknown or named twice, or a file cannot be read.
     """
     files: dict[str, Path] = {}
     for part in source.split(","):
@@ -76,9 +82,9 @@ def read_file(path: Path, columns: Columns, names: tuple[str, ...] | None = None
     """Returns the table of one file.
 
     Args:
-        path: of a .parquet, .csv, .jsonl or .json file.
-        columns: to read, and `in_train` where there is one.
-        names: of the classes; None takes those that the file gives.
+        path: a .parquet, .csv, .jsonl or .json file.
+        columns: the columns to read. The column `in_train` is read, too, where there is one.
+        names: the names of the classes; None takes those that the file has, if any.
 
     Raises:
         InputError: The file is missing, damaged or empty, or lacks a column.
@@ -121,7 +127,7 @@ def _read_csv(path: Path, columns: Columns) -> _Values:
     try:
         table = pyarrow.csv.read_csv(
             path,
-            # One block: a text may be longer than the default one, and is refused then.
+            # The file is read as one block. With the default block size, a longer text would be refused.
             read_options=pyarrow.csv.ReadOptions(block_size=min(path.stat().st_size + 1, 2**31 - 1)),
             parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
             convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(columns.inputs, pyarrow.string())),
@@ -141,7 +147,7 @@ def _read_json(path: Path, columns: Columns) -> _Values:
         if content.startswith("["):
             records = json.loads(content)
         else:
-            # Not splitlines(): a JSON string may hold a bare U+2028.
+            # splitlines() would also split at a U+2028 within a JSON string.
             records = [json.loads(line) for line in content.split("\n") if line.strip()]
     except ValueError as error:
         raise _unreadable(path, "json", error) from error
@@ -160,10 +166,15 @@ def _read_json(path: Path, columns: Columns) -> _Values:
 
 
 def check_columns(there: Sequence[str], columns: Columns, origin: str) -> None:
-    """Checks that all columns are there.
+    """Checks that a table has all the columns that are needed.
+
+    Args:
+        there: the names of the columns that the table has.
+        columns: the columns that are needed.
+        origin: the name of the table, for the message.
 
     Raises:
-        InputError: One is not; the message names those that are.
+        InputError: A column is missing. The message names the columns that are there.
     """
     for setting, name in columns.needed:
         if name not in there:
@@ -174,7 +185,7 @@ def check_columns(there: Sequence[str], columns: Columns, origin: str) -> None:
 
 
 def empty_table(origin: str) -> InputError:
-    """Returns the error of a table without a row."""
+    """Returns the error for a table without rows."""
     return InputError(f"{origin} must have at least one row, and is empty: check that it was written whole")
 
 

@@ -1,4 +1,4 @@
-"""Where rows come from; the only file that knows Hugging Face data sets."""
+"""Makes train, validation and test rows from a source. This is the only file that knows Hugging Face `datasets`."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,14 +26,14 @@ _REMEDY = "pass a folder, a file, train=a.csv,test=b.csv, or --data pages"
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Splits:
-    """The rows of a task: to learn from, to choose by, to report on.
+    """The rows of a data set: train, validation and test.
 
     Attributes:
-        train: rows to learn from, in the order of a seeded shuffle.
-        validation: rows that every choice is made on.
-        test: rows that nothing is chosen on.
-        labels: names of what the head's outputs stand for; () where they have none.
-        notes: what was done to the rows, one sentence each, for the user to read.
+        train: the rows to learn from, in random order.
+        validation: the rows on which every choice is made.
+        test: the rows on which results are reported. Nothing is chosen on them.
+        labels: the names of the head's outputs, in their order; () where they have no names.
+        notes: sentences for the user that say what was done to the rows.
     """
 
     train: Rows
@@ -54,26 +54,34 @@ def load_splits(
     validation_rows: int = VALIDATION_ROWS,
     test_rows: int | None = None,
 ) -> Splits:
-    """Returns the train, validation and test rows of a data set, its targets as numbers.
+    """Returns the train, validation and test rows of a data set, with the targets as numbers.
 
-    Without a test split the validation split is the test split. Without a validation split one is held out of train,
-    stratified, so that each class has its share: `validation_rows`, at most a tenth of train. A train split alone is
-    split 80/10/10.
+    A missing split is made from another one:
+
+    * Without a test split, the validation split becomes the test split.
+    * Without a validation split, a tenth of train is held out, but at most `validation_rows` rows. Each class keeps its
+      share.
+    * A train split alone is split into 80 % train, 10 % validation and 10 % test.
 
     Args:
-        source: `pages` (documentation of the installed libraries), a folder with `train`, `validation`, `test` files
-            (.parquet, .csv, .jsonl, .json) and perhaps `labels.json`, one file, `train=a.csv,test=b.csv`, or a name on
-            the Hugging Face hub (`name:configuration` where it has several).
-        task: reads the tables.
-        text_column: column of the texts; of pairs both columns, such as `question,sentence`.
-        label_column: column of the labels: strings, integers or booleans.
-        seed: of the hold-out, the subsamples and the order of train.
-        train_rows: training rows to sample, after the hold-out; None takes all.
-        validation_rows: most validation rows.
-        test_rows: most test rows; None takes all.
+        source: one of these:
+            `pages`, the documentation of the installed libraries;
+            a folder with files `train`, `validation` and `test` (.parquet, .csv, .jsonl or .json), and perhaps a
+            `labels.json` that names the classes;
+            one file;
+            the files one by one, as `train=a.csv,test=b.csv`;
+            a name on the Hugging Face hub, with `name:configuration` where it has several configurations.
+        task: the task; it reads the tables.
+        text_column: the column of the texts. For pairs of texts both columns, such as `question,sentence`.
+        label_column: the column of the labels. Labels are strings, integers or booleans.
+        seed: the seed of the hold-out, of the samples and of the order of train.
+        train_rows: the most training rows, after the hold-out; None takes all.
+        validation_rows: the most validation rows.
+        test_rows: the most test rows; None takes all.
 
     Raises:
-        InputError: The source, a file, a column, a text or a label is not what it has to be.
+        InputError: A number is below its least value. Or the source, a file, a column, a text or a label is wrong; the
+            message says how.
     """
     for name, number, least in (
         ("train_rows", train_rows, 1),
@@ -175,10 +183,12 @@ def _read_hub(source: str, columns: Columns) -> dict[str, Table]:
 
 
 def _reach_hub(name: str) -> None:
-    """Asks the hub once, as `load_dataset` asks for half a minute; what was loaded before needs no hub.
+    """Checks that the hub can be reached, with one short request. `load_dataset` would try for half a minute.
+
+    A data set that was loaded before is in the cache, so that the hub is not asked.
 
     Raises:
-        OSError: The hub is not reachable, or has no such data set.
+        OSError: The hub cannot be reached, or has no such data set.
     """
     import datasets
     import huggingface_hub
@@ -189,12 +199,12 @@ def _reach_hub(name: str) -> None:
         huggingface_hub.HfApi().dataset_info(name, timeout=10)
     except (OSError, ValueError):
         raise
-    except Exception as error:  # the HTTP client's errors have no base class that stays from version to version
+    except Exception as error:  # the base class of the HTTP client's errors differs between versions
         raise ConnectionError(str(error)) from error
 
 
 def _hold_out(split: str, size: int, splits: dict[str, Rows], seed: int, notes: list[str]) -> None:
-    """Moves `size` rows of train to a new split, each class by its share; every class keeps a training row."""
+    """Moves `size` rows of train to a new split. Each class keeps its share, and at least one training row."""
     train = splits["train"]
     rank, share, order = _strata(train.strata, seed, split)
     counts = np.bincount(train.strata)
@@ -211,7 +221,7 @@ def _hold_out(split: str, size: int, splits: dict[str, Rows], seed: int, notes: 
 
 
 def _sample(split: str, most: int | None, splits: dict[str, Rows], seed: int, notes: list[str]) -> None:
-    """Cuts a split to at most `most` rows, each class by its share, in their order."""
+    """Cuts a split to at most `most` rows. Each class keeps its share, and the rows keep their order."""
     rows = splits[split]
     if most is None or len(rows) <= most:
         return
@@ -222,7 +232,7 @@ def _sample(split: str, most: int | None, splits: dict[str, Rows], seed: int, no
 
 
 def _sample_train(most: int | None, splits: dict[str, Rows], seed: int, notes: list[str]) -> None:
-    """Shuffles train and cuts it to at most `most` rows, each class by its share and with at least one row."""
+    """Shuffles train and cuts it to at most `most` rows. Each class keeps its share, and at least one row."""
     rows = splits["train"]
     rank, share, order = _strata(rows.strata, seed, "train sample")
     index, classes = order, len(np.unique(rows.strata))
@@ -239,9 +249,14 @@ def _sample_train(most: int | None, splits: dict[str, Rows], seed: int, notes: l
 def _strata(
     strata: Strata, seed: int, purpose: str
 ) -> tuple[Int64[np.ndarray, " rows"], Float64[np.ndarray, " rows"], Int64[np.ndarray, " rows"]]:
-    """Returns each row's rank in its class, the rank as a share of the class, and the shuffled order that ranks follow.
+    """Returns each row's random rank within its class, that rank as a share of the class, and all rows in random order.
 
-    The rows of the least shares are a stratified sample.
+    The ranks follow the random order. The rows with the lowest shares are a sample in which each class keeps its share.
+
+    Args:
+        strata: the class of each row.
+        seed: the seed of the order.
+        purpose: what the sample is for. Samples for different purposes are independent.
     """
     order = np.random.default_rng([seed, *purpose.encode()]).permutation(len(strata))
     rank = np.empty(len(strata), dtype=np.int64)
