@@ -1,8 +1,8 @@
-"""trbert: BERT-like encoders that drop the tokens that stopped mattering.
+"""trbert: BERT-like encoders that drop, between their layers, the tokens that no longer matter for the answer.
 
     model = trbert.load("runs/default/models/3")
 
-`import trbert` is light; torch and transformers load with the first use.
+`import trbert` is fast, because torch and transformers are imported only at the first use.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""How a command talks: errors to exit codes."""
+"""How a command ends: errors become exit codes and messages on stderr."""
 
 import argparse
 import errno
@@ -14,7 +14,7 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are `InputError`s: one line, as every other mistake of the user's."""
+    """An argument parser that raises an `InputError` for wrong arguments, which is reported as any other mistake."""
 
     def error(self, message: str) -> NoReturn:
         """Raises argparse's message as an InputError."""
@@ -22,18 +22,22 @@ class Parser(argparse.ArgumentParser):
 
 
 def exit_code(run: Callable[[], None], verbose: bool) -> int:
-    """Runs a command; returns its exit code, and says on stderr in one line what went wrong.
+    """Runs a command, prints one line on stderr if it fails, and returns its exit code.
 
-    0: all is well. 1: a full disk, or a fault of the program. 2: the user's mistake (any `TrbertError`).
-    130: Ctrl-C; the text of the `KeyboardInterrupt`, if any, says how to go on. A closed pipe (`… | head`) is silent.
+    | code | meaning |
+    |---|---|
+    | 0 | the command succeeded |
+    | 1 | the disk is full, or the program has a fault; without a message: the output's reader has gone (`… | head`) |
+    | 2 | the user made a mistake (any `TrbertError`) |
+    | 130 | the user pressed Ctrl-C; the text of the `KeyboardInterrupt`, if it has one, says how to continue |
 
     Args:
         run: the command.
-        verbose: print the traceback too.
+        verbose: whether to print the traceback, too.
     """
     try:
         run()
-        sys.stdout.flush()  # a closed pipe shows here, not at the interpreter's exit
+        sys.stdout.flush()  # so that a closed pipe raises its error here, and not when the interpreter ends
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -41,7 +45,7 @@ def exit_code(run: Callable[[], None], verbose: bool) -> int:
         return _complain(error, f"interrupted: {error}" if str(error) else "interrupted", 130, verbose)
     except TrbertError as error:
         return _complain(error, f"error: {error}", 2, verbose)
-    # The one place where nothing may pass: what is swallowed here is said, and shown with --verbose.
+    # This is the only place that catches every exception. It prints each, and its traceback with --verbose.
     except Exception as error:
         full = disk_full(error)
         if full is not None:
@@ -61,7 +65,10 @@ def _complain(error: BaseException, message: str, code: int, verbose: bool) -> i
 
 
 def disk_full(error: BaseException) -> BaseException | None:
-    """Returns the error in a chain of causes that tells of a full disk; libraries wrap it in errors of their own."""
+    """Returns the error that says that the disk is full, or None.
+
+    It may be a cause of the given error, because libraries raise their own errors from it.
+    """
     for each in _causes(error):
         if isinstance(each, OSError) and each.errno in _DISK_FULL:
             return each

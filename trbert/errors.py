@@ -1,41 +1,41 @@
 """The errors that trbert raises for its users.
 
     TrbertError
-    ├── InputError        (ValueError)    a wrong argument, setting, file, column or label
-    ├── UnsupportedModel  (ValueError)    a model that no adapter describes
-    ├── ModelNotFound     (OSError)       a model that is neither a folder nor reachable
-    ├── DamagedCheckpoint (OSError)       a folder whose files do not fit together
-    ├── Diverged          (ArithmeticError) learning that left the finite numbers
-    └── RunFolderError    (OSError)       a run folder that exists, is missing, or cannot be written
+    ├── InputError        (ValueError)      a wrong argument, setting, file, column or label
+    ├── UnsupportedModel  (ValueError)      a model that is no encoder of a supported family
+    ├── ModelNotFound     (OSError)         a model that is neither a folder nor on a hub that can be reached
+    ├── DamagedCheckpoint (OSError)         a saved model whose files are missing, cut off, or do not fit together
+    ├── Diverged          (ArithmeticError) learning that gave numbers that are not finite
+    └── RunFolderError    (OSError)         a run folder that exists, is missing, or cannot be written
 
-A message names the thing, the rule, the value received and the remedy. Every error takes one string, so that it
-pickles: Ray carries errors between processes.
+A message names the thing, the rule, the value received and the remedy. Every error takes one string, so that it can
+be pickled: Ray sends errors from one process to another.
 """
 
 
 class TrbertError(Exception):
-    """Any error whose cause and remedy are the user's; the command line prints it without a traceback."""
+    """An error that the user can put right. The command line prints it without a traceback."""
 
 
 class InputError(TrbertError, ValueError):
-    """An argument, setting, file, column or label is not what it has to be."""
+    """An argument, a setting, a file, a column or a label breaks a rule that the message names."""
 
 
 class UnsupportedModel(TrbertError, ValueError):
-    """The model is no encoder, or of a family that no adapter describes."""
+    """The model is not an encoder, or `trbert.packed.families` does not describe its family."""
 
 
 class ModelNotFound(TrbertError, OSError):
-    """The model is neither a local folder nor reachable by name."""
+    """The model is not a local folder, and could not be fetched by its name."""
 
 
 class DamagedCheckpoint(TrbertError, OSError):
-    """A saved model's files are missing, truncated or do not fit together."""
+    """The files of a saved model are missing or cut off, or do not fit together."""
 
 
 class Diverged(TrbertError, ArithmeticError):
-    """Learning left the finite numbers, or what was learned gives none."""
+    """Learning gave numbers that are not finite, or the model that was learned does."""
 
 
 class RunFolderError(TrbertError, OSError):
-    """A run folder exists already, is missing, or cannot be written."""
+    """The run folder exists already, is missing, or cannot be written."""

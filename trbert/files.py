@@ -1,17 +1,17 @@
-"""Files written so that nothing half-written is trusted, and where what can be made again is kept."""
+"""Files: how to write one so that it is never half written, and the folder of the cache."""
 
 import os
 from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """Returns where trbert keeps what it can make again: `$TRBERT_CACHE`, or `~/.cache/trbert`."""
+    """Returns the folder of files that trbert can make again: `$TRBERT_CACHE`, or else `~/.cache/trbert`."""
     chosen = os.environ.get("TRBERT_CACHE")
     return Path(chosen) if chosen else Path.home() / ".cache" / "trbert"
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all: beside its place first, on the disk, then moved there."""
+    """Writes a file whole or not at all: first a new file beside it, which is then moved to its place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:

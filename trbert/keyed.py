@@ -1,7 +1,8 @@
-"""Uniform random numbers keyed by what they are for, so that a draw never depends on its batch mates.
+"""Uniform random numbers that are computed from keys, which say what a number is for.
 
-A counter-based generator (Salmon et al., SC'11, "Parallel random numbers: as easy as 1, 2, 3"): a number is a hash of
-its key. The mixing function is that of splitmix64 (Steele et al., OOPSLA'14).
+So the random number of a token does not depend on the other documents of its batch. This is a counter-based generator:
+a number is a hash of its keys (Salmon et al., SC'11, "Parallel random numbers: as easy as 1, 2, 3"). The hash is that
+of splitmix64 (Steele et al., OOPSLA'14).
 """
 
 import torch
@@ -13,11 +14,11 @@ _MIX_2 = -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
 
 
 def keyed_uniform(*keys: int | Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """Returns uniform numbers in [0, 1), one for each element of the broadcast keys; the same key, the same number.
+    """Returns uniform numbers in [0, 1), one for each element of the broadcast keys. Equal keys give equal numbers.
 
     Args:
-        *keys: integers, or integer tensors that broadcast against each other; their order matters.
-        device: where to put the result when every key is a plain integer.
+        *keys: integers, or integer tensors that broadcast against each other. Their order matters.
+        device: the device of the result where all keys are plain integers.
 
     Example:
         >>> bool(keyed_uniform(3, torch.tensor([5, 6]))[1] == keyed_uniform(3, 6))
@@ -38,5 +39,5 @@ def _mix(value: Tensor) -> Tensor:
 
 
 def _shift(value: Tensor, bits: int) -> Tensor:
-    """Logical right shift: torch's own keeps the sign."""
+    """Returns the value shifted right, filled with zeros. PyTorch's own shift fills with the sign."""
     return (value >> bits) & ((1 << (64 - bits)) - 1)

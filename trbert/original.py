@@ -1,4 +1,4 @@
-"""Checkpoints of the original TR-BERT code (thunlp/TR-BERT): their policy heads and classifier as ours."""
+"""Reads checkpoints of the original TR-BERT code (thunlp/TR-BERT): their plain model and their policy heads."""
 
 import re
 from collections.abc import Mapping
@@ -11,18 +11,18 @@ from trbert.errors import InputError
 from trbert.selection.policy import Policy
 from trbert.tasks import TASKS, Task
 
-# As in "bert.encoder.linear_1.0.weight": layer 1 or 2 of the head, then which reduction point it decides at.
+# For example "bert.encoder.linear_1.0.weight": the first linear layer of the head at reduction point 0.
 _HEAD_NAME = re.compile(r"(?:^|.*\.)linear_([12])\.(\d+)\.(weight|bias)$")
 
 
 @dataclass(frozen=True, slots=True)
 class OriginalModel:
-    """What an original checkpoint holds.
+    """What a checkpoint of the original code holds.
 
     Attributes:
-        plain: the Hugging Face model below the policy.
-        policy: one head per reduction point; keeps a token where p ≥ ½, the selector's dial at 0.
-        points: the reduction points that the original has wired in: layers 1 and L//2.
+        plain: the plain Hugging Face model.
+        policy: the policy, with one head for each reduction point. With the dial at 0 it decides as the original does.
+        points: the reduction points, which are fixed in the original code: layers 1 and L//2 of L.
     """
 
     plain: Any
@@ -34,17 +34,17 @@ def import_original(state: Mapping[str, Tensor], config: Any, task: Task = TASKS
     """Returns the plain model and the policy of an original TR-BERT checkpoint.
 
     Args:
-        state: the checkpoint's state dict, as `torch.load("pytorch_model.bin", weights_only=True)` gives it.
-        config: the Hugging Face configuration beside it, with `num_labels`.
-        task: what it was trained for.
+        state: the state dict of the checkpoint, as `torch.load("pytorch_model.bin", weights_only=True)` returns it.
+        config: the Hugging Face configuration of the checkpoint, with `num_labels`.
+        task: the task for which it was trained.
 
     Raises:
-        InputError: Policy heads are missing or of a wrong shape, or the rest does not fit the configuration.
+        InputError: A policy head is missing or has a wrong shape, or another weight does not fit the configuration.
     """
     plain = task.auto_class.from_config(config)
     wanted = plain.state_dict()
     rest = {_new_name(name): value for name, value in state.items() if not _HEAD_NAME.match(name)}
-    # The original's transformers 2.5.1 kept no such buffers, later ones did; they are counted, not learned.
+    # Some versions of transformers save the position ids. They are not learned, so the checkpoint's are not needed.
     rest = {name: value for name, value in rest.items() if not name.endswith(".position_ids")}
     if missing := sorted(wanted.keys() - rest.keys()):
         raise InputError(f"the checkpoint must hold {missing[0]!r}, and does not: pass a classifier of this config")
@@ -58,15 +58,18 @@ def import_original(state: Mapping[str, Tensor], config: Any, task: Task = TASKS
 
 
 def import_policy(state: Mapping[str, Tensor], dim: int, num_points: int) -> Policy:
-    """Returns the policy heads of an original checkpoint: `….linear_1.w.weight`, `….linear_2.w.bias` and so on.
+    """Returns the policy heads of an original checkpoint.
+
+    Their names end in `linear_1.w.weight`, `linear_1.w.bias`, `linear_2.w.weight` and `linear_2.w.bias`, where w is the
+    number of the reduction point.
 
     Args:
-        state: the checkpoint's state dict.
-        dim: width of a hidden state.
-        num_points: how many heads to take, w = 0 the first; the original always stores two.
+        state: the state dict of the checkpoint.
+        dim: the width of a hidden state.
+        num_points: how many heads to read, from w = 0 on. The original always saves two.
 
     Raises:
-        InputError: A head is missing or of a wrong shape.
+        InputError: A head is missing or has a wrong shape.
     """
     heads = {match.groups(): value for name, value in state.items() if (match := _HEAD_NAME.match(name))}
     first = heads.get(("1", "0", "weight"))
@@ -89,7 +92,7 @@ def import_policy(state: Mapping[str, Tensor], dim: int, num_points: int) -> Pol
 
 
 def original_points(num_layers: int) -> tuple[int, ...]:
-    """Returns the layers on whose input the original drops tokens: 1 and L//2, one point where they coincide.
+    """Returns the layers on whose input the original drops tokens: 1 and L//2. There is one point where they are equal.
 
     Example:
         >>> original_points(12), original_points(3)
@@ -99,7 +102,7 @@ def original_points(num_layers: int) -> tuple[int, ...]:
 
 
 def _new_name(name: str) -> str:
-    """Returns today's name: weights converted from TensorFlow called a LayerNorm's weight gamma, its bias beta."""
+    """Returns today's name of a weight. Checkpoints made from TensorFlow have gamma and beta for weight and bias."""
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 

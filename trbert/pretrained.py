@@ -1,4 +1,4 @@
-"""Where models come from: the packaged encoder, a folder, or a hub name."""
+"""Loads plain models: the packaged encoder, a model in a folder, or one on the Hugging Face hub."""
 
 import hashlib
 import importlib.util
@@ -25,12 +25,12 @@ _SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 @dataclass(frozen=True, slots=True)
 class Pretrained:
-    """A plain model as loaded.
+    """A plain model that was loaded.
 
     Attributes:
-        model: a Hugging Face model with the task's head.
+        model: the Hugging Face model, with the head of the task.
         tokenizer: its tokenizer.
-        fine_tuned: its head was trained, so that it can be a teacher as it is.
+        fine_tuned: whether its head was trained. Then it can be a teacher as it is.
     """
 
     model: Any
@@ -39,18 +39,18 @@ class Pretrained:
 
 
 def load_pretrained(name: str, task: Task, labels: Sequence[str]) -> Pretrained:
-    """Returns the named encoder with a task's head, a new one unless it was fine-tuned for these labels.
+    """Returns the named encoder with a task's head. The head is new unless the model was fine-tuned for these labels.
 
     Args:
-        name: "minilm" for the packaged encoder, a folder, or a hub name.
-        task: says which head.
-        labels: names of what the head's outputs stand for, in their order; () where they have none.
+        name: "minilm" for the packaged encoder, a folder, or a name on the hub.
+        task: the task; it says which head the model gets.
+        labels: the names of the head's outputs, in their order; () where they have no names.
 
     Raises:
-        ModelNotFound: Neither a folder nor a reachable hub name.
-        UnsupportedModel: No encoder, or of a family without adapter.
-        InputError: Fine-tuned for other classes.
-        DamagedCheckpoint: Files missing or truncated.
+        ModelNotFound: The name is neither a folder nor the name of a model that can be fetched from the hub.
+        UnsupportedModel: The model is not an encoder, or `trbert.packed.families` does not describe its family.
+        InputError: The model was fine-tuned for other labels.
+        DamagedCheckpoint: Files of the model are missing or cut off.
     """
     source = _packaged_folder() if name == PACKAGED else name
     local = Path(source).is_dir()
@@ -83,10 +83,14 @@ def load_pretrained(name: str, task: Task, labels: Sequence[str]) -> Pretrained:
 
 
 def check_positions(config: Any, tokens: int) -> None:
-    """Checks that an encoder's learned positions can be extended to so many tokens.
+    """Checks that an encoder's learned positions can be extended.
+
+    Args:
+        config: the Hugging Face configuration of the encoder.
+        tokens: the most tokens that a document shall have.
 
     Raises:
-        InputError: Its family learns no positions, or it has more already.
+        InputError: The encoder's family has no learned positions, or the encoder has more positions than that already.
     """
     family = family_of(config)
     if not family.embeds_positions:
@@ -103,18 +107,18 @@ def check_positions(config: Any, tokens: int) -> None:
 
 
 def extend_positions(model: Any, tokens: int) -> None:
-    """Gives a model's encoder learned positions for longer documents, in place, by repeating its own.
+    """Gives an encoder learned positions for longer documents, in place, by repeating the positions that it has.
 
-    Of n positions, position i ≥ n becomes a copy of position i mod n, as where Longformer was made of RoBERTa (Beltagy
-    et al. 2020, arXiv 2004.05150, section 5). The first n stay as they are, and so do the outputs for documents that
-    fitted before.
+    Where the encoder has n positions, position i ≥ n becomes a copy of position i mod n. Longformer was made from
+    RoBERTa in this way (Beltagy et al. 2020, arXiv 2004.05150, section 5). The first n positions do not change, and
+    neither do the outputs for documents of at most n tokens.
 
     Args:
-        model: a Hugging Face model; its config grows too, so that it can be saved and loaded.
-        tokens: most tokens of a document from now on, special ones included.
+        model: the Hugging Face model. Its config is changed as well, so that it can be saved and loaded.
+        tokens: the most tokens of a document from now on, with its special tokens.
 
     Raises:
-        InputError: Its family learns no positions, or it has more already.
+        InputError: The encoder's family has no learned positions, or the encoder has more positions than that already.
     """
     config, family = model.config, family_of(model.config)
     check_positions(config, tokens)
@@ -125,7 +129,7 @@ def extend_positions(model: Any, tokens: int) -> None:
     table = embeddings.position_embeddings
     table.weight = nn.Parameter(table.weight.detach()[rows], requires_grad=table.weight.requires_grad)
     table.num_embeddings = config.max_position_embeddings = len(rows)
-    # What the padded model reads where it is passed none.
+    # A plain, padded call reads these two buffers where the caller passes no ids of positions or segments.
     embeddings.position_ids = torch.arange(len(rows), device=table.weight.device)[None]
     if hasattr(embeddings, "token_type_ids"):
         embeddings.token_type_ids = torch.zeros_like(embeddings.position_ids)
@@ -134,13 +138,13 @@ def extend_positions(model: Any, tokens: int) -> None:
 def _load_tokenizer(source: str, local: bool) -> Any:
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(source, local_files_only=local)
-    except Exception as error:  # the tokenizers library raises nothing narrower
+    except Exception as error:  # the tokenizers library raises plain Exception
         if local:
             raise DamagedCheckpoint(f"model folder {source} is not whole ({error}): copy or save it again") from error
         raise _not_found(source, local, error) from error
     names = sorted(tokenizer.vocab_files_names.values())
     if local and not any((Path(source) / name).is_file() for name in names):
-        # Transformers would make one of special tokens alone.
+        # In this case transformers makes a tokenizer that knows the special tokens only, without an error.
         raise DamagedCheckpoint(
             f"model folder {source} must hold a tokenizer ({' or '.join(names)}), and does not: save it there"
         )
@@ -165,7 +169,11 @@ def _packaged_folder() -> str:
 
 
 def _check_weights(source: str, prefix: str, missing: Iterable[str], fine_tuned: bool) -> None:
-    """A head may be new, and a pooler too (masked language models have none), but no other weight."""
+    """Checks that no weight is missing in a checkpoint that must be there.
+
+    The head may be missing, unless the model was fine-tuned. So may the pooler, which masked language models do not
+    have.
+    """
     needed = sorted(name for name in missing if fine_tuned or (name.startswith(f"{prefix}.") and "pooler" not in name))
     if needed:
         raise DamagedCheckpoint(

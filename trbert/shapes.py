@@ -1,8 +1,16 @@
-"""Shape aliases for signatures: the names of dimensions used throughout.
+"""Types of tensors with their shapes, for signatures.
 
-`total` tokens of all documents in a row · `docs` documents · `dim` width of a hidden state · `heads` attention heads ·
-`classes` labels · `points` reduction points · `samples` trajectories of each document. Checked in every test run by
-jaxtyping and beartype.
+A dimension has the same name everywhere:
+
+* `total`: the tokens of all documents of a row
+* `docs`: the documents
+* `dim`: the width of a hidden state
+* `heads`: the attention heads
+* `classes`: the outputs of the head
+* `points`: the reduction points
+* `samples`: the trajectories of each document
+
+jaxtyping and beartype check the shapes in every test run.
 """
 
 from jaxtyping import Bool, Float, Int

@@ -1,1 +1,1 @@
-"""The command `trbert`: one file for each of its commands."""
+"""The command `trbert`, with a file for each of its commands."""

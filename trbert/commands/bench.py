@@ -1,4 +1,4 @@
-"""`trbert bench`: how fast a model is here, beside itself padded, sorted and unpadded."""
+"""`trbert bench`: how fast a model is on this machine, compared with itself padded, sorted and unpadded."""
 
 import argparse
 from pathlib import Path
@@ -8,11 +8,11 @@ from trbert.errors import InputError
 HELP = "how fast a model is here, beside itself padded, sorted and unpadded"
 
 FIT = {"cpu": ["float32", "bfloat16", "int8"], "cuda": ["float32", "bfloat16", "float16"]}
-"""What a bench runs by default; the first is what a plain user has."""
+"""The arithmetics that a bench runs by default, by device. The first one is that of the baseline."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's arguments."""
+    """Adds the arguments of this command to a parser."""
     parser.add_argument("model", metavar="MODEL", help="folder of a reduced model")
     parser.add_argument("--data", default="pages", help="as tune/search.py takes it (default: the embedded pages)")
     parser.add_argument(
@@ -34,10 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Times the model, and writes and prints the report.
+    """Times the model, prints the report, and writes it and the latency table to a folder.
 
     Raises:
-        InputError: An option is not what it has to be.
+        InputError: An option is out of its range, or its model, data or device cannot be used.
     """
     for name in ("docs", "rounds", "threads"):
         value = getattr(options, name)
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
             raise InputError(f"--{name} must be 1 or more, and is {value}")
     if min(options.batch) < 1:
         raise InputError(f"--batch must be 1 or more, and is {min(options.batch)}")
-    import torch  # only now, so that help and mistakes come at once
+    import torch  # imported here, so that the help and messages about wrong options come at once
     from transformers import AutoTokenizer
     from transformers.utils import logging
 

@@ -1,4 +1,4 @@
-"""The command `trbert`: what one does with a finished model, without Ray. Each command is a file beside this one."""
+"""The command `trbert`, for work with a finished model, without Ray. Each of its commands is a file in this folder."""
 
 import sys
 from collections.abc import Sequence
@@ -10,7 +10,11 @@ COMMANDS = {"bench": bench}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns its exit code."""
+    """Runs the command line and returns its exit code.
+
+    Args:
+        arguments: the words after `trbert`; None takes those of this process.
+    """
     words = sys.argv[1:] if arguments is None else arguments
     return exit_code(lambda: _run(words), verbose="--verbose" in words)
 
