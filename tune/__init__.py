@@ -1,1 +1,1 @@
-"""Learning, on Ray: the three stages, one trial, many trials, the front and the pick."""
+"""Learning on Ray: the three stages of learning, a trial, a search of many trials, its front, and picking a model."""

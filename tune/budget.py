@@ -1,4 +1,4 @@
-"""A time budget, shared out: how many trials, and how many documents each stage may see."""
+"""Divides a time budget: how many trials there are, and how many documents each stage of a trial may see."""
 
 import math
 from bisect import bisect_right
@@ -7,15 +7,23 @@ from dataclasses import dataclass, replace
 from tune.settings import Settings, override
 
 TEACHER_SHARE, TRIALS_SHARE, CLOSING_SHARE = 0.25, 0.5, 0.15
+"""The fractions of the budget for the teacher, for the trials, and for measuring the front at the end."""
 JOINT_PER_SELECT = 4
-"""Documents of joint for one of select, before select has all that it asks for; more time is better spent on joint."""
+"""The joint stage gets so many documents for each document of select, as long as the budget cuts select."""
 WARM_PER_SELECT = 0.75
-"""Documents of warm start for one of select, before it has all that it asks for: a short select needs it most."""
+"""The warm start gets at least so many documents for each document of select, as long as the budget cuts select.
+
+A short select stage needs its warm start most.
+"""
 MOST_CLOSING_S = 300.0
-"""The front's models are measured once, however long the search was."""
+"""The most seconds kept for the end. The front's models are measured once there, however long the search was."""
 LEAST_TRIAL_S = 130.0
+"""The fewest seconds that a trial gets if the number of trials is not given."""
 SIDE_BY_SIDE = 1.6
-"""How much longer a trial takes beside others than alone: cores share caches and memory (measured on two)."""
+"""How many times as long a trial takes beside other trials as alone, because cores share caches and memory.
+
+Measured on two cores.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,11 +31,11 @@ class Plan:
     """How the budget is spent.
 
     Attributes:
-        seconds: the whole.
-        concurrent: trials at once.
-        trials: trials in all.
-        trial_seconds: what one trial may take.
-        learners: processes that share a joint stage, or the teacher's training.
+        seconds: the whole budget, in seconds.
+        concurrent: the number of trials that run at the same time.
+        trials: the number of all trials.
+        trial_seconds: the time for one trial, in seconds.
+        learners: the number of processes that share a joint stage, or the teacher's training.
     """
 
     seconds: float
@@ -38,12 +46,18 @@ class Plan:
 
     @property
     def teacher_seconds(self) -> float:
-        """What the teacher may take."""
+        """The time for the teacher's training, in seconds."""
         return TEACHER_SHARE * self.seconds
 
 
 def make_plan(seconds: float, concurrent: int, num_trials: int | None, learners: int = 1) -> Plan:
-    """Returns how many trials fit the budget, or how long each of the wanted number may take.
+    """Returns how the budget is spent: how many trials fit it, or how long each of the wanted trials may take.
+
+    Args:
+        seconds: the whole budget.
+        concurrent: the number of trials that run at the same time.
+        num_trials: the number of trials wanted; as many as fit the budget if None.
+        learners: the number of processes that share a joint stage, or the teacher's training.
 
     Example:
         >>> make_plan(600.0, concurrent=2, num_trials=None).trials
@@ -65,9 +79,10 @@ def make_plan(seconds: float, concurrent: int, num_trials: int | None, learners:
 
 
 def after_preparing(plan: Plan, elapsed: float) -> Plan:
-    """Returns the plan with what is really left for trials: the budget less the seconds used and some for the end.
+    """Returns the plan with the time that is left for each trial once data and teacher are prepared.
 
-    Preparing that took far too long leaves a trial a quarter of what it was promised; the budget then overruns.
+    The time left is the budget minus the seconds used, minus the time for the end. A trial gets at least a quarter of
+    its planned time. So if preparing took far too long, the search takes longer than its budget.
 
     Example:
         >>> after_preparing(make_plan(600.0, concurrent=2, num_trials=4), elapsed=240.0).trial_seconds
@@ -80,19 +95,37 @@ def after_preparing(plan: Plan, elapsed: float) -> Plan:
 
 
 def fit_teacher(settings: Settings, plan: Plan, seconds_a_document: float, documents: int) -> Settings:
-    """Returns settings whose teacher stage fits its share of the budget."""
+    """Returns the settings with as many epochs of the teacher as fit its share of the budget.
+
+    Args:
+        settings: of the run; they are never given more epochs than they ask for.
+        plan: how the budget is spent.
+        seconds_a_document: the time of an unreduced training pass of one document.
+        documents: the number of training documents.
+    """
     affordable = plan.learners * plan.teacher_seconds / (1.25 * seconds_a_document * documents)
     return override(settings, {"teacher.epochs": round(min(settings.teacher.epochs, max(0.1, affordable)), 2)})
 
 
 def fit_trial(settings: Settings, plan: Plan, seconds_a_document: float, evaluated: int) -> Settings:
-    """Returns settings whose select and joint stages fit one trial's share of the budget.
+    """Returns the settings with as many documents of warm start, select and joint as fit the time of one trial.
 
-    The shares of an unreduced training pass were measured on MiniLM, 209 tokens, two cores: a document of warm start
-    0.4, of select with 8 trajectories 0.3 to 0.9 (most at first), of joint with 3 of them 0.8 to 1.7 (likewise), of
-    evaluation in float32 along the dial 1.2. The evaluation of `evaluated` documents comes off first. The stages
-    shrink together, `WARM_PER_SELECT` and `JOINT_PER_SELECT` documents of the others for one of select; what select
-    leaves over is joint's.
+    The time for evaluation is set aside first. Then the three stages shrink together: for one document of select there
+    are `WARM_PER_SELECT` documents of warm start and `JOINT_PER_SELECT` of joint. Time that is left once select has
+    all the documents it asks for goes to joint.
+
+    How long a document takes was measured on MiniLM with 209 tokens and two cores, in unreduced training passes:
+
+    * warm start: 0.4;
+    * select with 8 trajectories: 0.3 to 0.9, falling as the policy learns;
+    * joint with 3 trajectories: 0.8 to 1.7, falling too;
+    * evaluation in float32 along the whole dial: 1.2.
+
+    Args:
+        settings: of the run; no stage is given more documents than they ask for.
+        plan: how the budget is spent.
+        seconds_a_document: the time of an unreduced training pass of one document.
+        evaluated: the number of documents on which each trial is evaluated.
     """
     select, joint = settings.select, settings.joint
     if plan.concurrent > 1:
@@ -104,7 +137,7 @@ def fit_trial(settings: Settings, plan: Plan, seconds_a_document: float, evaluat
     warm_share = max(WARM_PER_SELECT, select.warm_start_documents / select.documents)
 
     def others(documents: int) -> tuple[int, int]:
-        """Returns the documents of warm start and of joint that go with so many of select."""
+        """Returns the documents of warm start and of joint for this many documents of select."""
         warm = min(select.warm_start_documents, int(warm_share * documents))
         return warm, min(joint.documents, JOINT_PER_SELECT * documents)
 

@@ -1,4 +1,4 @@
-"""What a stage leaves while it learns, so that one started after its death goes on: checksummed, the last two kept."""
+"""States of a stage, saved with a checksum while it learns; a process that replaces a dead one continues from there."""
 
 import hashlib
 import json
@@ -18,30 +18,35 @@ from tune.learning.steps import ALONE, Team
 
 STATE, MANIFEST = "state.pt", "manifest.json"
 EVERY_S = 90.0
-"""Seconds between two states: what a lost machine costs a trial, beside the time to notice it."""
+"""Seconds between two states. A trial loses at most this much work with a machine, and the time to notice the loss."""
 
 
 @dataclass(frozen=True, slots=True)
 class StageState:
-    """The state of a stage after some step, as `Learner.state` gives it."""
+    """The state of a stage after some step.
+
+    Attributes:
+        stage: the stage's name: "teacher", "select" or "joint".
+        state: what `Learner.state` returned.
+    """
 
     stage: str
     state: dict[str, Any]
 
 
 Report = Callable[[dict[str, Any], Path | None], None]
-"""Tells Ray some metrics, with a folder as checkpoint."""
+"""A function that reports metrics, and a folder as checkpoint, or None without one."""
 
 
 class StateKeeper:
-    """Keeps a stage's state in checkpoints.
+    """A `Keeper` that saves a stage's state in checkpoints.
 
     Args:
-        stage: whose state it is.
-        found: what an earlier life left.
-        report: hands a checkpoint to Ray; of a team, its first process alone has one, and all report alike.
+        stage: the name of the stage.
+        found: the state that an earlier process left, of this stage or of another; None if there is none.
+        report: takes metrics and a checkpoint. Every process of a team calls it; only the first one has a checkpoint.
         team: the processes that learn together.
-        device: of the team's tensors.
+        device: where the team's tensors are; the processor by default.
     """
 
     def __init__(
@@ -58,21 +63,21 @@ class StateKeeper:
         self._state: Callable[[], dict[str, Any]] | None = None
 
     def load(self) -> dict[str, Any] | None:
-        """Returns the state that this stage left, if it was in this stage that the process died."""
+        """Returns the state that an earlier process left, or None if that process did not end in this stage."""
         if self._found is None or self._found.stage != self._stage:
             return None
-        if self._team.rank:  # the random numbers in it are the first process's
+        if self._team.rank:  # the random state that was saved is that of the first process
             return self._found.state | {"random": [torch.get_rng_state()]}
         return self._found.state
 
     def keep(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Writes the state, if the last one is old enough."""
+        """Saves the state, if the last saved one is older than `EVERY_S`."""
         self._state = state
         if self._team.agreed(time.monotonic() - self._last > EVERY_S, self._device):
             self._write(state())
 
     def finish(self) -> None:
-        """Writes the stage's last state as that of a finished stage, however it ended."""
+        """Saves the stage's last state, marked as finished even if the stage ran out of time."""
         if self._state is not None:
             state = self._state()
             self._write(state | {"step": state["steps"]})
@@ -89,32 +94,37 @@ class StateKeeper:
 
 
 def report_to_tune(told: dict[str, Any], folder: Path | None) -> None:
-    """Tells Ray Tune, from within a trial."""
+    """Reports to Ray Tune; called within a trial."""
     tune.report(told, checkpoint=tune.Checkpoint.from_directory(str(folder)) if folder else None)
 
 
 def report_to_train(told: dict[str, Any], folder: Path | None) -> None:
-    """Tells Ray Train, from within one of its workers."""
+    """Reports to Ray Train; called within one of its workers."""
     train.report(told, checkpoint=train.Checkpoint.from_directory(str(folder)) if folder else None)
 
 
 class StateFolder:
-    """A folder of checkpoints for a stage that runs in neither a trial nor a team; the last two are kept.
+    """A folder of checkpoints, for a stage that runs in neither a trial nor a team. It holds the last two.
 
     Args:
-        place: folder or URI.
+        place: the folder, as a path or a URI.
     """
 
     def __init__(self, place: str) -> None:
         self._files, self._path = pyarrow.fs.FileSystem.from_uri(place)
 
     def newest(self) -> StageState | None:
-        """Returns the newest state that is whole."""
+        """Returns the newest undamaged state, or None if there is none."""
         found = self._checkpoints()
         return newest_state(found[-1]) if found else None
 
     def report(self, told: dict[str, Any], folder: Path | None) -> None:
-        """Copies a checkpoint here."""
+        """Copies a checkpoint into this folder, and deletes those that are no longer needed.
+
+        Args:
+            told: ignored; it makes this method a `Report`.
+            folder: the checkpoint to copy.
+        """
         found = self._checkpoints()
         number = int(found[-1].path.rpartition("_")[2]) + 1 if found else 0
         target = posixpath.join(self._path, f"checkpoint_{number:06d}")
@@ -124,7 +134,7 @@ class StateFolder:
             forget_elders(found[-1])
 
     def delete(self) -> None:
-        """Deletes the folder: a finished stage needs none."""
+        """Deletes the folder, because a finished stage does not need it."""
         if self._checkpoints():
             self._files.delete_dir(self._path)
 
@@ -133,18 +143,18 @@ class StateFolder:
 
 
 def write_state(folder: Path, found: StageState) -> None:
-    """Writes a state and what tells whether it is whole."""
-    with (folder / STATE).open("wb") as file:  # by a path, torch tells of a full disk as of a corrupt stream
+    """Writes a state, and a manifest with its checksum."""
+    with (folder / STATE).open("wb") as file:  # given a path, torch reports a full disk as a corrupt stream
         torch.save(found.state, file)
     manifest = {"stage": found.stage, "sha256": _digest(folder / STATE)}
     (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
 
 
 def newest_state(checkpoint: train.Checkpoint | None) -> StageState | None:
-    """Returns the state in the newest checkpoint of a trial or team that is whole, or None where there is none.
+    """Returns the newest undamaged state of a trial or of a team, or None if there is none.
 
     Args:
-        checkpoint: the newest; those before it lie beside it.
+        checkpoint: the newest checkpoint; older ones lie beside it.
     """
     if checkpoint is None:
         return None
@@ -156,14 +166,14 @@ def newest_state(checkpoint: train.Checkpoint | None) -> StageState | None:
 
 
 def forget_elders(checkpoint: train.Checkpoint) -> None:
-    """Deletes the checkpoints before this one, a trial's last: states are large, and a finished trial needs none."""
+    """Deletes the checkpoints that are older than this one, because states are large."""
     files: pyarrow.fs.FileSystem = checkpoint.filesystem
     for elder in _elders(checkpoint):
         files.delete_dir(elder.path)
 
 
 def _elders(checkpoint: train.Checkpoint) -> list[train.Checkpoint]:
-    """Returns the checkpoints before this one that are still there, the newest first."""
+    """Returns the checkpoints that are older than this one and still exist, the newest first."""
     beside = _checkpoints(checkpoint.filesystem, posixpath.dirname(checkpoint.path))
     return [each for each in reversed(beside) if each.path < checkpoint.path]
 
@@ -181,7 +191,7 @@ def _read(folder: Path) -> StageState | None:
         stage, whole = str(manifest["stage"]), _digest(folder / STATE) == manifest["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    # To where every machine has memory: it may have been written on a GPU, and be taken up without one.
+    # The state may have been written on a GPU, and this machine may have none.
     return StageState(stage, torch.load(folder / STATE, weights_only=True, map_location="cpu")) if whole else None
 
 

@@ -1,4 +1,4 @@
-"""The search's driver: prepare, start Ray, run the trials, collect."""
+"""The driver of a search: it prepares data and teacher, starts Ray, runs the trials, and collects the results."""
 
 import logging
 import os
@@ -35,31 +35,36 @@ from tune.trial import run_trial
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shared:
-    """What is made once and used by every trial and by the report."""
+    """What is made once for a search, and used by every trial and by the report.
+
+    Attributes:
+        prepared: what all trials share.
+        free: the points of the free rules.
+    """
 
     prepared: Prepared
     free: list[Point]
 
 
 def run_search(folder: RunFolder, saved: SavedRun, plan: Plan, *, cores: int, resumed: bool, verbose: bool) -> str:
-    """Runs or continues a search and writes its results; returns the closing text.
+    """Runs or continues a search, writes its results, and returns the text to print at the end.
 
     Args:
         folder: of the run.
-        saved: what is asked for.
+        saved: what the user asked for.
         plan: how the budget is spent.
-        cores: processors of this machine; a cluster knows its own.
-        resumed: continue the trials in `folder`.
-        verbose: show Ray's own log.
+        cores: the processors of this machine that Ray may use; a cluster counts its own.
+        resumed: whether to continue the trials in `folder`.
+        verbose: whether to show Ray's own log.
     """
     console, started = Console(), time.monotonic()
     if not verbose:
         transformers.utils.logging.disable_progress_bar()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        # It prints a traceback for every process that a trial outlives; the console says so in a line.
+        # This logger prints a traceback whenever a trial loses a process. The console prints one line instead.
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     settings, search = saved.settings, saved.search
-    # Read here: a file of this machine is on no other of a cluster.
+    # The file is read here, because the other machines of a cluster do not have it.
     table_file = settings.select.latency_table
     latency = None if table_file is None else load_latency(table_file)
     if search.address or search.num_learners > 1:
@@ -91,7 +96,7 @@ def run_search(folder: RunFolder, saved: SavedRun, plan: Plan, *, cores: int, re
 
 
 def _fit(settings: Settings, plan: Plan, prepared: Prepared, console: Console) -> Settings:
-    """Returns the settings of a trial, its documents cut to what the budget allows."""
+    """Returns the settings of a trial, with as many documents as the budget allows."""
     fitted = fit_trial(settings, plan, prepared.training_seconds, len(prepared.validation.tokens))
     console.line(
         f"a trial: {fitted.select.warm_start_documents:,} documents of warm start, {fitted.select.documents:,} of "
@@ -101,14 +106,14 @@ def _fit(settings: Settings, plan: Plan, prepared: Prepared, console: Console) -
 
 
 def _gpus_each(search: Search) -> float:
-    """Returns the GPUs of each trial's learner and workers: as asked, else the even share that it was planned with."""
+    """Returns the GPUs of each trial's learner and of each of its workers: what the user set, or else an even share."""
     if search.gpus_per_worker is not None:
         return search.gpus_per_worker
     return gpus_each(cluster_at_hand(), search.processes, search.num_learners)
 
 
 def _team(folder: RunFolder, search: Search, stage: str) -> TeamPlan | None:
-    """Returns where several learners learn a stage together; None where there is one alone."""
+    """Returns the plan of a team for a stage, or None if the search has one learner only."""
     if search.num_learners == 1:
         return None
     gpus = cluster_at_hand().total("GPU") > 0
@@ -119,15 +124,15 @@ def _team(folder: RunFolder, search: Search, stage: str) -> TeamPlan | None:
 def make_shared(
     settings: Settings, plan: Plan, say: Any, latency: LatencyTable | None, states: str, team: TeamPlan | None = None
 ) -> Shared:
-    """Prepares data and teacher, and measures the rules that need no training.
+    """Prepares data and teacher, and measures the free rules.
 
     Args:
         settings: of the run.
-        plan: cuts the teacher to its time.
-        say: is told what is being done.
-        latency: the user's table, if any.
-        states: where a teacher that is being trained leaves its state.
-        team: trains it, if it is not this process alone.
+        plan: limits the teacher's epochs to its share of the budget.
+        say: is called with a line for each thing that is done.
+        latency: the user's table of times, or None.
+        states: the folder or URI for the teacher's states while it is trained.
+        team: the processes that train the teacher; None trains it in this process.
     """
     folder = StateFolder(states)
     if team is None:
@@ -156,9 +161,9 @@ def _on_cluster(
     states: str,
     team: TeamPlan | None,
 ) -> Shared:
-    """Prepares on a worker: the head of a cluster has no processors of its own to give."""
+    """Runs `make_shared` on a worker, because the head of a cluster offers no processors; prints its lines here."""
     lines = Queue(actor_options={"num_cpus": 0})
-    # Tried again wherever there is room, as often as a machine is lost.
+    # Whenever a machine is lost, Ray runs it again on another one.
     remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=-1)(make_shared)
     work = remote.remote(settings, plan, lines.put, latency, states, team)
     try:
@@ -222,31 +227,31 @@ def _run_trials(
 
 
 def _states(folder: RunFolder, search: Search) -> str:
-    """Returns where the teacher's states lie while it is trained."""
+    """Returns the folder for the teacher's states while it is trained."""
     return f"{_storage(folder, search)}/{folder.path.name}-teacher-states"
 
 
 def _storage(folder: RunFolder, search: Search) -> str:
-    """Returns where trials and learners keep their checkpoints."""
+    """Returns the folder in which trials and learners keep their checkpoints."""
     return search.storage or os.path.abspath(folder.path)
 
 
 def _trials_name(folder: RunFolder, search: Search) -> str:
-    """Returns the trials' folder: within the run's own, or named after the run where many share one storage."""
+    """Returns the name of the trials' folder; in a storage that several runs share it contains the run's name."""
     return f"{folder.path.name}-trials" if search.storage else folder.trials.name
 
 
 def _tune_config(search: Search, fitted: Settings, plan: Plan, prepared: Prepared) -> tune.TuneConfig:
     fixed, num_layers = search.fixed, prepared.config.num_hidden_layers
     ratios = fitted.select.keep_ratios
-    # Of fixed ratios there is one for each point.
+    # If the user fixed the ratios but not the points, there must be as many points as ratios.
     num_points = len(ratios) if ratios and "select.points" not in fixed else None
     space = search_space(num_layers, prepared.penalty, fixed, num_points)
     pairs = len(prepared.task.columns(fitted.data.text_column, fitted.data.label_column).inputs) == 2
     documents = fitted.select.documents
     guesses = first_guesses(num_layers, prepared.penalty, documents, fixed, num_points, pairs=pairs)
     searcher = space and FreshSearch(space, guesses[: plan.trials], seed=fitted.seed)
-    # Where all of it was fixed the trials repeat one configuration.
+    # If the user fixed everything, there is no searcher, and all trials have the same configuration.
     return tune.TuneConfig(
         search_alg=searcher or None, num_samples=plan.trials, max_concurrent_trials=plan.concurrent, reuse_actors=False
     )

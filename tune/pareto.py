@@ -1,4 +1,4 @@
-"""Shows a finished search's front; picks a model from it.
+"""The command that shows the front of a finished search, and picks a model from it.
 
 python tune/pareto.py runs/default --max-drop 0.5 --out picked
 """
@@ -18,16 +18,18 @@ from tune.results.table import read_front, table
 
 
 def export(run: Path, point: Point, out: Path) -> None:
-    """Copies a point's model to a folder that loads with its dial; the folder appears whole or not at all.
+    """Copies a point's model to a new folder; the copy loads with the point's dial.
+
+    The folder appears complete or not at all.
 
     Args:
-        run: the run folder that the point's `model` is relative to.
-        point: as picked.
-        out: the new folder; an empty one is taken.
+        run: the run folder; the point's `model` is relative to it.
+        point: the point that was picked.
+        out: the new folder; an existing one must be empty.
 
     Raises:
-        InputError: The point has no model of its own.
-        RunFolderError: `out` is in use, cannot be written, or lies inside the model's folder.
+        InputError: The point has no model.
+        RunFolderError: `out` is not empty, cannot be written, or lies inside the model's folder.
         DamagedCheckpoint: The model's folder or its config.json is missing or damaged.
 
     Example:
@@ -78,7 +80,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def describe(run: Path, point: Point, exported: Path | None = None) -> str:
-    """Returns where a picked model lies, how good and how fast it is, and the line of Python that loads it.
+    """Returns the text about a picked model: its folder, its quality and speed, and the line of Python that loads it.
 
     Example:
         >>> fast = Point(
@@ -128,7 +130,7 @@ def _command(arguments: Sequence[str]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns its exit code."""
+    """Runs the command line, and returns its exit code."""
     words = sys.argv[1:] if arguments is None else arguments
     return exit_code(lambda: _command(words), verbose="--verbose" in words)
 

@@ -1,4 +1,4 @@
-"""What a cluster can run: its machines, how many trials fit on them at once, and what there is too little of."""
+"""What a cluster can run: its machines, how many trials fit on them at once, and which resource limits that."""
 
 import logging
 import math
@@ -13,19 +13,19 @@ import yaml
 from trbert.errors import InputError
 
 AUTOSCALER_FILE = Path("~/ray_bootstrap_config.yaml")
-"""Where `ray up` leaves the cluster's description on its head."""
+"""The file on a cluster's head in which `ray up` saves the description of the cluster."""
 
 Resources = dict[str, float]
-"""Amounts by Ray's names: CPU, GPU."""
+"""Amounts of resources, by Ray's names for them: "CPU" and "GPU"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """How trials fit on machines.
+    """How many trials fit on machines.
 
     Attributes:
-        trials: at once.
-        limit: what the next one lacks.
+        trials: the number of trials that fit at the same time.
+        limit: the resource that one more trial would lack.
     """
 
     trials: int
@@ -37,8 +37,8 @@ class Cluster:
     """The machines that trials may run on.
 
     Attributes:
-        machines: the resources of each.
-        started: how many of them run; an autoscaler starts the others when trials wait for them.
+        machines: the resources of each machine.
+        started: how many of the machines are running; an autoscaler starts the others when trials wait for them.
     """
 
     machines: tuple[Resources, ...]
@@ -52,20 +52,25 @@ class Cluster:
         return f"{number} machine{'s' * (number != 1)} with {totals or 'no CPUs'}{later}"
 
     def total(self, name: str) -> float:
-        """Returns how much of a resource all machines have together."""
+        """Returns the amount of a resource that all machines have together."""
         return math.fsum(machine.get(name, 0.0) for machine in self.machines)
 
 
 def bundle(gpus: float) -> Resources:
-    """Returns what one process of a trial takes."""
+    """Returns the resources of one process of a trial: one processor, and these GPUs."""
     return {"CPU": 1.0} | ({"GPU": gpus} if gpus else {})
 
 
 def fit(cluster: Cluster, bundles: Sequence[Resources]) -> Fit:
-    """Returns how many groups of bundles the machines hold: a group may lie on several machines, a bundle may not.
+    """Returns how many trials the machines can hold at the same time.
+
+    Args:
+        cluster: the machines.
+        bundles: the resources of each process of a trial. The processes may be on several machines, but each process is
+            on one.
 
     Raises:
-        InputError: They hold none.
+        InputError: Not even one trial fits.
 
     Example:
         >>> machines = ({"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0})
@@ -82,13 +87,14 @@ def fit(cluster: Cluster, bundles: Sequence[Resources]) -> Fit:
 
 
 def _place(free: list[Resources], bundles: Sequence[Resources]) -> str | None:
-    """Takes the bundles off the machines' free resources; returns what is lacking where they do not fit."""
+    """Subtracts the bundles from the machines' free resources; returns the resource that is lacking, or None."""
     for each in bundles:
         fitting = [machine for machine in free if all(machine.get(name, 0.0) >= each[name] for name in each)]
         if not fitting:
             lacking = [name for name in each if all(machine.get(name, 0.0) < each[name] for machine in free)]
             return lacking[0] if lacking else f"{' and '.join(each)} on one machine"
-        # The fullest first, as Ray packs; and no machine with GPUs for what needs none, while another has room.
+        # As Ray does, take the machine with the fewest free processors. A process that needs no GPU gets a machine with
+        # GPUs only if no other machine has room.
         best = min(fitting, key=lambda machine: (machine.get("GPU", 0.0) > 0 and "GPU" not in each, machine["CPU"]))
         for name, amount in each.items():
             best[name] = round(best[name] - amount, 6)
@@ -108,7 +114,7 @@ def _never(cluster: Cluster, bundles: Sequence[Resources], lacking: str) -> str:
 
 
 def gpu_share(cluster: Cluster, processes: int) -> float:
-    """Returns the GPUs of each of so many processes: all of one, or a fraction of which a whole number fills it.
+    """Returns the GPUs of each process if so many processes share them: a whole GPU, a half, a third and so on.
 
     Example:
         >>> gpu_share(Cluster(machines=({"CPU": 8.0, "GPU": 2.0},), started=1), processes=6)
@@ -119,16 +125,17 @@ def gpu_share(cluster: Cluster, processes: int) -> float:
 
 
 def trials_at_once(cluster: Cluster, processes: int, gpus: float | None, learners: int = 1) -> Fit:
-    """Returns how many trials run at once.
+    """Returns how many trials can run at the same time.
 
     Args:
         cluster: the machines.
-        processes: a trial's own and its rollout workers.
-        gpus: of each of them; an even share when None.
-        learners: of its joint stage; more than one are processes of their own, each with a whole GPU where there are.
+        processes: the number of processes of a trial: its own one, and its rollout workers.
+        gpus: the GPUs of each of these processes; an even share if None.
+        learners: the number of processes that share its joint stage. If there are several, they are processes of their
+            own, each with a whole GPU if the cluster has GPUs.
 
     Raises:
-        InputError: None ever can.
+        InputError: Not even one trial fits.
     """
     team = [bundle(float(cluster.total("GPU") > 0))] * learners if learners > 1 else []
     if gpus is None:
@@ -137,10 +144,13 @@ def trials_at_once(cluster: Cluster, processes: int, gpus: float | None, learner
 
 
 def gpus_each(cluster: Cluster, processes: int, learners: int = 1) -> float:
-    """Returns an even share of the GPUs, for each process of as many trials as the processors beside GPUs allow.
+    """Returns the even share of the GPUs for each process of a trial.
+
+    The share is for as many trials as the processors allow. If there are GPUs, only the processors of machines with
+    GPUs count.
 
     Raises:
-        InputError: They allow none.
+        InputError: The processors do not allow even one trial.
     """
     everyone = processes + (learners if learners > 1 else 0)
     with_gpus = tuple(machine for machine in cluster.machines if machine["GPU"] > 0)
@@ -152,7 +162,7 @@ def cluster_of(address: str) -> Cluster:
     """Returns the machines of the cluster at an address.
 
     Raises:
-        InputError: Nothing answers there.
+        InputError: No Ray cluster answers at this address.
     """
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -165,7 +175,7 @@ def cluster_of(address: str) -> Cluster:
 
 
 def cluster_at_hand() -> Cluster:
-    """Returns the machines of the cluster that Ray is connected to, those included that its autoscaler may start."""
+    """Returns the machines of the cluster that Ray is connected to, with those that its autoscaler may still start."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     running = [_amounts(node["Resources"]) for node in nodes if node["Alive"]]
     running = [machine for machine in running if machine["CPU"] > 0]
@@ -174,7 +184,7 @@ def cluster_at_hand() -> Cluster:
 
 
 def _described(path: Path) -> tuple[Resources, ...] | None:
-    """Returns the machines that a cluster's description allows, or None where it does not say what they have."""
+    """Returns the machines that a cluster's description allows, or None if it does not give their resources."""
     if not path.is_file():
         return None
     config: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -185,7 +195,7 @@ def _described(path: Path) -> tuple[Resources, ...] | None:
         return None
     for each in types.values():
         workers += [_amounts(each["resources"])] * each.get("max_workers", config["max_workers"])
-    # Of two kinds for the same work, such as spot and on demand, no more are started than the whole may have.
+    # Two kinds of machines may be there for the same work, such as spot and on demand. `max_workers` limits their sum.
     machines = [head, *workers[: config["max_workers"]]]
     return tuple(machine for machine in machines if machine["CPU"] > 0)
 

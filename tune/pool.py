@@ -1,4 +1,4 @@
-"""A pool of rollout actors: samples a step's items in other processes, loses none and counts none twice."""
+"""A pool of rollout actors: other processes sample the items of a step. No item is lost, and none is counted twice."""
 
 import time
 from collections import deque
@@ -18,24 +18,29 @@ from tune.learning.select_stage import ItemGradient, RolloutItem
 from tune.settings import Settings
 
 ITEM_DEADLINE_S = 300.0
-"""Seconds after which a call is given up and its actor replaced: a network partition raises nothing."""
+"""Seconds after which a call is given up and its actor is replaced. A network that is cut raises no error."""
 LATE = 3.0
-"""How many times an item's usual seconds one may run, and at least a second, before an idle actor is given it too."""
+"""An item is late after so many times the mean seconds of an item, and at least 1 s. An idle actor then gets it too."""
 REST_S = 1.0
-"""Seconds between two questions to an actor that is being restarted."""
+"""Seconds between two attempts to reach an actor that Ray is restarting."""
 POLL_S = 0.2
-"""Seconds between two looks at the clock."""
+"""Seconds between two checks for late items and for calls to give up."""
 
 
 class RolloutActor:
-    """Holds the frozen encoder and computes the policy gradient of one item a call."""
+    """A process that holds the frozen encoder; each call computes the policy gradient of one item.
+
+    Args:
+        prepared: what all trials share.
+        settings: of the trial.
+    """
 
     def __init__(self, prepared: Prepared, settings: Settings) -> None:
         torch.set_num_threads(settings.compute.threads or 1)
         self.sampler = Model(prepared, settings).sampler(prepared.train)
 
     def ready(self) -> None:
-        """Answers once the actor stands, so that no item waits for one that is not there."""
+        """Returns once the actor has started. Items are given only to actors that have answered this call."""
 
     def gradient(self, weights: NDArray[np.float32], item: RolloutItem) -> ItemGradient:
         """Returns the item's gradient for the policy with these weights."""
@@ -47,12 +52,12 @@ class PoolStatistics:
     """What a pool has done so far.
 
     Attributes:
-        asked: items of all steps.
-        done: items counted, each once.
-        repeated: items that were given to a second actor, the first being dead, out of reach or late.
-        ignored: results of items that were counted already.
-        workers: actors that stood when last heard of.
-        waiting_s: seconds that the learner waited for results.
+        asked: the number of items of all steps.
+        done: the number of items whose result was counted; each item counts once.
+        repeated: how often an item was given to another actor, because its actor was dead, out of reach or late.
+        ignored: the number of results that came after their item was counted.
+        workers: the number of actors that are running, as far as is known.
+        waiting_s: the seconds that the learner waited for results.
     """
 
     asked: int = 0
@@ -65,7 +70,14 @@ class PoolStatistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Call:
-    """What an actor is doing: an item of some step, or only getting ready."""
+    """A call that an actor is working on.
+
+    Attributes:
+        worker: the number of the actor.
+        item: the item that it samples; None if it is starting.
+        step: the step of the item.
+        since: when the call was made, on the monotonic clock.
+    """
 
     worker: int
     item: RolloutItem | None
@@ -74,20 +86,21 @@ class _Call:
 
 
 class RolloutPool:
-    """A `GradientSource` over actors that come and go.
+    """A `GradientSource` whose actors may die and return at any time.
 
-    An item's trajectories depend on the item alone (its draw is keyed), so that one sampled a second time gives what
-    it would have given: whichever result comes first is counted. Results return in item order: any number of workers
-    gives the same step. An actor that dies is restarted wherever there is room, and works again once it stands.
+    An item's trajectories depend on the item alone, because its draw is keyed. An item that is sampled twice gives the
+    same result twice, and the result that comes first is counted. Results are returned in the order of the items, so
+    that a step is the same with any number of actors. Ray restarts an actor that dies wherever there is room; it gets
+    items again once it has started.
 
     Args:
         prepared_ref: what all trials share; each actor builds its frozen encoder from it.
         settings: of the trial.
-        num_workers: actors.
-        cpus: processors of each.
-        gpus: GPUs of each, a fraction allowed.
+        num_workers: the number of actors.
+        cpus: processors of each actor.
+        gpus: GPUs of each actor; may be a fraction.
         deadline: seconds that a call may take.
-        actor: what does the work.
+        actor: the class of the actors.
     """
 
     def __init__(
@@ -100,7 +113,8 @@ class RolloutPool:
         deadline: float = ITEM_DEADLINE_S,
         actor: type[Any] = RolloutActor,
     ) -> None:
-        # Restarted as often as it dies; its calls are not, since a lost item goes to whichever actor is idle.
+        # Ray restarts a dead actor without limit. It does not repeat its calls: the pool gives a lost item to an idle
+        # actor.
         remote: Any = ray.remote(max_restarts=-1, max_task_retries=0, num_cpus=cpus, num_gpus=gpus)(actor)
         self._start: Callable[[], Any] = lambda: remote.remote(prepared_ref, settings)
         self._deadline = deadline
@@ -116,7 +130,7 @@ class RolloutPool:
             self._get_ready(worker)
 
     def gradients(self, weights: NDArray[np.float32], items: Sequence[RolloutItem]) -> list[ItemGradient]:
-        """Returns the items' gradients in item order, each counted once, whatever became of the actors."""
+        """Returns the gradients of the items in their order. Each is counted once, even if actors die meanwhile."""
         started = time.monotonic()
         weights_ref = ray.put(weights)
         self._step += 1
@@ -125,7 +139,7 @@ class RolloutPool:
         while len(self._done) < len(items):
             self._wake()
             self._hand_out(weights_ref)
-            if not self._calls:  # all actors rest
+            if not self._calls:  # all actors are being restarted
                 time.sleep(POLL_S)
                 continue
             for ref in ray.wait(list(self._calls), timeout=POLL_S)[0]:
@@ -156,14 +170,14 @@ class RolloutPool:
         self._calls[self._actors[worker].ready.remote()] = call
 
     def _wake(self) -> None:
-        """Asks actors that have rested whether they stand again."""
+        """Calls `ready` on actors whose `REST_S` is over."""
         for worker, until in list(self._resting.items()):
             if time.monotonic() > until:
                 del self._resting[worker]
                 self._get_ready(worker)
 
     def _hand_out(self, weights_ref: "ray.ObjectRef[NDArray[np.float32]]") -> None:
-        """Gives idle actors what nobody has, then what somebody has had for too long."""
+        """Gives idle actors the items that no actor has, and then the items that are late."""
         while self._idle and (item := self._next()) is not None:
             worker = self._idle.pop()
             ref = self._actors[worker].gradient.remote(weights_ref, item)
@@ -177,7 +191,7 @@ class RolloutPool:
         return late
 
     def _late(self) -> RolloutItem | None:
-        """Returns an item of this step that one actor alone has, for much longer than items usually take."""
+        """Returns a late item of this step that only one actor has, or None if there is none."""
         if self._counted == 0:
             return None
         patience = max(1.0, LATE * self._working_s / self._counted)
@@ -209,7 +223,7 @@ class RolloutPool:
         self._working_s += time.monotonic() - call.since
 
     def _give_up(self) -> None:
-        """Replaces actors that have had a call for longer than any may take."""
+        """Replaces the actors whose call has taken longer than the deadline."""
         for ref, call in list(self._calls.items()):
             if time.monotonic() - call.since > self._deadline:
                 del self._calls[ref]
@@ -219,7 +233,7 @@ class RolloutPool:
                 self._lose(call)
 
     def _lose(self, call: _Call) -> None:
-        """Puts a call's item back in the queue, unless it is counted or with another actor too."""
+        """Puts the item of a lost call back in the queue, unless it is counted already or another actor has it too."""
         item = call.item
         if item is None or call.step != self._step or item.index in self._done:
             return

@@ -1,4 +1,4 @@
-"""What a running search says: one line a finished trial, and a live line below."""
+"""The output of a running search: one line for each finished trial, and a live line below them."""
 
 import pickle
 import re
@@ -14,24 +14,24 @@ from ray.tune import Callback
 from trbert.console import disk_full
 
 QUIET_S = 20.0
-"""Seconds between progress lines where the output is no terminal."""
+"""Seconds between progress lines if the output is not a terminal."""
 
 
 class Console:
-    """Prints lines, and on a terminal one live line that they push down."""
+    """Prints lines and, on a terminal, one live line that stays below them."""
 
     def __init__(self) -> None:
         self._live = ""
         self._last = 0.0
 
     def line(self, text: str) -> None:
-        """Prints a line that stays."""
+        """Prints a line above the live line."""
         self._clear()
         print(text, flush=True)
         self._show()
 
     def progress(self, text: str) -> None:
-        """Shows the live line; where the output is no terminal, prints it now and then."""
+        """Shows a text as the live line. If the output is not a terminal, prints it every `QUIET_S` seconds."""
         if sys.stdout.isatty():
             self._clear()
             self._live = text[: shutil.get_terminal_size().columns - 1]
@@ -55,7 +55,12 @@ class Console:
 
 
 class SearchProgress(Callback):
-    """Tells the console how the trials are doing."""
+    """Shows the progress of the trials on the console.
+
+    Args:
+        console: prints the lines.
+        trials: the number of all trials.
+    """
 
     def __init__(self, console: Console, trials: int) -> None:
         self.console, self.trials = console, trials
@@ -65,13 +70,13 @@ class SearchProgress(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Shows where each running trial is."""
+        """Shows the stage of each running trial."""
         self.stages[trial.trial_id] = f"{result['stage']} {100 * result['share']:.0f} %"
         running = "   ".join(self.stages.values())
         self.console.progress(f"{self.done} of {self.trials} trials done   {running}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Says what a finished trial found."""
+        """Prints the quality and the speed-up of a finished trial."""
         self.stages.pop(trial.trial_id, None)
         self.done += 1
         result = trial.last_result
@@ -85,19 +90,19 @@ class SearchProgress(Callback):
         )
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Says why a trial's process ended, and that the trial is not lost itself."""
+        """Prints why a trial's process ended, and that the trial continues from its last state."""
         self.stages.pop(trial.trial_id, None)
         self.console.line(f"trial {trial.trial_id} {_end(trial)}: it goes on from its last state")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Says that a trial failed, and why in a line."""
+        """Prints that a trial failed, and why, in one line."""
         self.stages.pop(trial.trial_id, None)
         self.done += 1
         self.console.line(f"trial {self.done} of {self.trials} {_end(trial)}: its error lies in {trial.error_file}")
 
 
 def _end(trial: Any) -> str:
-    """Returns how a trial's process ended, from the error that Tune leaves in this process's own folder."""
+    """Returns in words how a trial's process ended, from the error that Tune saved in a folder of this machine."""
     if trial.pickled_error_file is None:
         return "failed"
     error = pickle.loads(Path(trial.pickled_error_file).read_bytes())

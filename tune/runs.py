@@ -1,4 +1,4 @@
-"""A run's folder: what lies where, made, resumed, and written so that nothing half-written is trusted."""
+"""The folder of a run: its paths, how it is made and resumed, and files that are written completely or not at all."""
 
 import importlib.metadata
 import json
@@ -29,27 +29,27 @@ class RunFolder:
 
     @property
     def settings(self) -> Path:
-        """Everything the run was asked for, versions and seed included."""
+        """The file with everything that the user asked for, and with the versions of the packages."""
         return self.path / "settings.json"
 
     @property
     def front_table(self) -> Path:
-        """One row a point."""
+        """The table of the points, one row for each."""
         return self.path / "front.csv"
 
     @property
     def front_picture(self) -> Path:
-        """The front as a picture."""
+        """The picture of the front."""
         return self.path / "front.png"
 
     @property
     def models(self) -> Path:
-        """One folder a trained model, and the teacher."""
+        """The folder of the models: one folder for each trained model, and one for the teacher."""
         return self.path / "models"
 
     @property
     def trials(self) -> Path:
-        """Ray Tune's own folder: what a resumed search continues from."""
+        """Ray Tune's own folder, from which a resumed search continues."""
         return self.path / "trials"
 
 
@@ -57,7 +57,7 @@ def make_run(folder: RunFolder) -> None:
     """Makes the folder of a new run.
 
     Raises:
-        RunFolderError: It exists already, or cannot be made.
+        RunFolderError: The folder holds a run or other files already, or cannot be made.
     """
     if folder.settings.exists():
         raise RunFolderError(
@@ -75,19 +75,19 @@ def make_run(folder: RunFolder) -> None:
 
 
 def free_name(runs: Path, wanted: str) -> str:
-    """Returns the wanted name, or the first of wanted-2, wanted-3, … that no run has yet."""
+    """Returns the wanted name, or the first of wanted-2, wanted-3 and so on that no run has yet."""
     names = [wanted, *(f"{wanted}-{number}" for number in range(2, 10_000))]
     return next(name for name in names if not (runs / name).exists())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedRun:
-    """What `settings.json` holds.
+    """The content of `settings.json`.
 
     Attributes:
-        settings: as asked for.
-        search: what was asked for beside them.
-        fitted: the settings of a trial, its documents cut to the budget; None before that is known.
+        settings: the settings that the user asked for.
+        search: everything else that the user asked for.
+        fitted: the settings of a trial, with as many documents as the budget allows; None until they are computed.
     """
 
     settings: Settings
@@ -96,7 +96,7 @@ class SavedRun:
 
 
 def write_run(folder: RunFolder, saved: SavedRun) -> None:
-    """Writes a run's `settings.json`, with the versions that its results depend on."""
+    """Writes a run's `settings.json`, with the versions of the packages that its results depend on."""
     values = {"settings": to_json(saved.settings), "search": asdict(saved.search), "versions": versions()}
     if saved.fitted is not None:
         values["fitted"] = to_json(saved.fitted)
@@ -107,7 +107,7 @@ def existing_run(path: str) -> tuple[RunFolder, SavedRun]:
     """Returns a run's folder and what its `settings.json` says.
 
     Raises:
-        RunFolderError: There is no run, or its settings cannot be read.
+        RunFolderError: There is no run in this folder, or its settings cannot be read.
     """
     folder = RunFolder(Path(path))
     if not folder.settings.is_file():
@@ -134,19 +134,19 @@ def existing_run(path: str) -> tuple[RunFolder, SavedRun]:
 
 
 def forget_run(folder: RunFolder) -> None:
-    """Removes the folder of a run that stopped before anything was done in it, so that its name is free again."""
+    """Removes the folder of a run that stopped before it wrote any results, so that its name is free again."""
     if [path.name for path in folder.path.iterdir()] == [folder.settings.name]:
         folder.settings.unlink()
         folder.path.rmdir()
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Writes JSON whole or not at all."""
+    """Writes values as a JSON file, completely or not at all."""
     write_whole(path, json.dumps(values, indent=2).encode())
 
 
 def copy_folder(source: Path, target: Path) -> None:
-    """Copies a folder to its place whole or not at all; one that is there is replaced."""
+    """Copies a folder, completely or not at all. An existing target is replaced."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
         whole = Path(temporary) / "whole"
@@ -157,7 +157,7 @@ def copy_folder(source: Path, target: Path) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions that a result depends on."""
+    """Returns the versions of Python and of the packages that results depend on."""
     found = {"python": platform.python_version()}
     for name in _VERSIONS_OF:
         try:

@@ -1,4 +1,4 @@
-"""The search: from arguments to Ray Tune trials to a front. `python tune/search.py --help` says the rest."""
+"""The command that searches for reduced models and writes their front: `python tune/search.py --help`."""
 
 import argparse
 import os
@@ -16,11 +16,11 @@ from tune.settings import PRESETS, Search, Settings, override, setting_names
 from tune.space import varied
 
 PAGES_SIZE = {"data.max_length": 128, "data.train_rows": 4000, "data.validation_rows": 300, "data.test_rows": 500}
-"""The embedded default's share of its 8,743 pages: what ten minutes on two cores can use."""
+"""Settings for the packaged pages: as many of the 8,743 pages as a search of ten minutes on two cores can use."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns its exit code."""
+    """Runs the command line, and returns its exit code."""
     words = sys.argv[1:] if arguments is None else arguments
     return exit_code(lambda: _run(_parser().parse_args(words)), verbose="--verbose" in words)
 
@@ -37,7 +37,7 @@ def _parser() -> Parser:
     parser.add_argument("--label-column", help=help_of["data.label_column"])
     parser.add_argument("--max-length", type=int, help=help_of["data.max_length"])
     parser.add_argument("--seed", type=int, help=help_of["seed"])
-    parser.add_argument("--preset", choices=sorted(PRESETS), help="a recipe: 'tr-bert' is the paper's own")
+    parser.add_argument("--preset", choices=sorted(PRESETS), help="a set of settings: 'tr-bert' is the paper's recipe")
     parser.add_argument("--price", choices=("flops", "latency", "tokens"), help=help_of["select.price"])
     parser.add_argument("--latency-table", metavar="FILE", help=help_of["select.latency_table"])
     parser.add_argument(
@@ -45,29 +45,40 @@ def _parser() -> Parser:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help=f"any setting, by its dotted name: {', '.join(sorted(help_of))}",
+        help=f"set any setting by its name: {', '.join(sorted(help_of))}",
     )
-    parser.add_argument("--num-trials", type=int, help="models to train; as many as fit the budget when left out")
-    parser.add_argument("--num-rollout-workers", type=int, default=0, help="actors that sample for each trial")
+    parser.add_argument("--num-trials", type=int, help="models to train (default: as many as fit the budget)")
+    parser.add_argument(
+        "--num-rollout-workers",
+        type=int,
+        default=0,
+        help="processes that sample for each trial, beside the trial's own (default: 0)",
+    )
     parser.add_argument(
         "--num-learners",
         type=int,
         default=1,
-        help="processes that share each joint stage, and the teacher's training, through Ray Train (default: 1)",
+        help="processes that share the teacher's training and each joint stage, through Ray Train (default: 1)",
     )
     parser.add_argument(
         "--gpus-per-worker",
         type=float,
-        help="GPUs of each trial and worker, may be a fraction; shared out when left out",
+        help="GPUs of each trial and of each of its workers, may be a fraction (default: an even share)",
     )
     parser.add_argument("--budget", default="10m", help="time for everything, such as 10m or 2h (default: %(default)s)")
-    parser.add_argument("--name", help="of the run: results lie in RUNS/NAME (default: search, search-2, …)")
+    parser.add_argument(
+        "--name", help="name of the run, whose results lie in RUNS/NAME (default: search, then search-2 and so on)"
+    )
     parser.add_argument("--runs", default="runs", help="folder of all runs (default: %(default)s)")
-    parser.add_argument("--address", help="of a Ray cluster, or 'auto'; this machine when left out")
-    parser.add_argument("--storage", help="folder or s3:// URI that all hosts of a cluster share, for the trials")
+    parser.add_argument("--address", help="address of a Ray cluster, or 'auto' (default: this machine alone)")
+    parser.add_argument(
+        "--storage",
+        help="folder or s3:// URI that all machines of a cluster share, for the trials' checkpoints "
+        "(default: the run folder)",
+    )
     parser.add_argument("--resume", metavar="RUN", help="continue the search in this run folder")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
-    parser.add_argument("--verbose", action="store_true", help="tracebacks, and Ray's own log")
+    parser.add_argument("--verbose", action="store_true", help="show tracebacks and Ray's own log")
     return parser
 
 
@@ -87,7 +98,7 @@ def _run(options: argparse.Namespace) -> None:
     if not options.resume:
         make_run(folder)
         write_run(folder, saved)
-    from tune.driver import run_search  # Ray and torch: only now, so that the plan comes at once
+    from tune.driver import run_search  # imports Ray and torch, which takes seconds; the plan is printed before
 
     try:
         print(run_search(folder, saved, plan, cores=_cores(), resumed=bool(options.resume), verbose=options.verbose))
@@ -120,18 +131,18 @@ def _settings(options: argparse.Namespace) -> Settings:
         name, equals, text = pair.partition("=")
         if not equals:
             raise InputError(f"--set must be NAME=VALUE, and is {pair!r}: for example --set joint.documents=4000")
-        kept = name in known and known[name].type is str  # a comma in a text makes no list of it
+        kept = name in known and known[name].type is str  # a text with a comma is not a list
         changes[name] = text if kept else _value(text)
     return override(Settings(), changes)
 
 
 def _fixed(options: argparse.Namespace) -> tuple[str, ...]:
-    """Returns what a preset or --set decides: not the search's to vary."""
+    """Returns the names of the settings that a preset or --set fixes; the search does not vary them."""
     return (*PRESETS.get(options.preset, ()), *(pair.partition("=")[0] for pair in options.set))
 
 
 def _value(text: str) -> Any:
-    """Reads a setting's value as typed: a number, a list of numbers, true, false, none, or text."""
+    """Returns the value of a setting that was typed as text: a number, a list, true, false, none, or a text."""
     words = {"none": None, "true": True, "false": False}
     if text.lower() in words:
         return words[text.lower()]
@@ -159,10 +170,10 @@ def _search(options: argparse.Namespace) -> Search:
 
 
 def _plan(search: Search) -> tuple[Plan, str]:
-    """Returns how the budget is spent on the machines at hand, and what they are.
+    """Returns how the budget is spent, and a description of the machines it is spent on.
 
     Raises:
-        InputError: They can never hold a trial, or do not answer.
+        InputError: The machines can never hold a trial, or no cluster answers at the address.
     """
     seconds, learners, processes = search.seconds, search.num_learners, search.processes
     if search.address is None:
@@ -174,7 +185,7 @@ def _plan(search: Search) -> tuple[Plan, str]:
                 f"use at most {max(1, cores - 1)}, or a cluster with --address"
             )
         return make_plan(seconds, cores // each, search.num_trials, learners), f"this machine, {cores} cores"
-    from tune.planner import cluster_of, trials_at_once  # Ray: only now, so that other plans come at once
+    from tune.planner import cluster_of, trials_at_once  # imports Ray, which takes seconds; other plans do not need it
 
     cluster = cluster_of(search.address)
     fit = trials_at_once(cluster, processes, search.gpus_per_worker, learners)
@@ -187,7 +198,15 @@ def _cores() -> int:
 
 
 def describe(plan: Plan, settings: Settings, search: Search, folder: RunFolder, where: str) -> str:
-    """Returns the plan as it is printed before anything starts; `where` says on what machines."""
+    """Returns the text of the plan, which is printed before anything starts.
+
+    Args:
+        plan: how the budget is spent.
+        settings: of the run.
+        search: what else the user asked for.
+        folder: of the run.
+        where: a description of the machines.
+    """
     workers = search.num_rollout_workers
     joint = f"joint stage of up to {settings.joint.documents:,} documents"
     together = f", {search.num_learners} learners" if search.num_learners > 1 else ""
@@ -207,18 +226,18 @@ def describe(plan: Plan, settings: Settings, search: Search, folder: RunFolder, 
 
 
 def _quiet(verbose: bool) -> None:
-    """Sets what must be set before Ray and transformers are imported (docs/clusters.md)."""
+    """Sets the environment variables that Ray and transformers read when they are imported (docs/clusters.md)."""
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Every new row length makes new matrix kernels; keeping a thousand of them costs gigabytes.
+    # oneDNN makes new matrix kernels for every new row length. A thousand kept kernels would take gigabytes.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
-    # A finished trial is on record within a second, so that a killed driver repeats none.
+    # Tune saves its state every second. So a search that is resumed after a kill repeats no finished trial.
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")
-    # Ctrl-C must reach us: Tune's own handler would return as if the search had finished.
+    # Ctrl-C must raise KeyboardInterrupt here. Tune's own handler would return as if the search had finished.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    # Progress reports carry no metrics; the last report of a trial does.
+    # Only the last report of a trial has the metrics. Tune would refuse the progress reports before it.
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     if not verbose:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

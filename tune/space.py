@@ -1,4 +1,4 @@
-"""What the search may vary, and where it starts."""
+"""The space of settings that the search varies, and the first configurations that it tries."""
 
 from collections.abc import Collection
 from typing import Any
@@ -11,20 +11,18 @@ from trbert.errors import InputError
 def search_space(
     num_layers: int, penalty: float, fixed: Collection[str] = (), num_points: int | None = None
 ) -> dict[str, Any]:
-    """Returns the space over dotted setting names, without what the user fixed.
+    """Returns Optuna's distributions by setting name, without the settings that the user fixed.
 
-    Reduction points are one categorical choice, coded as "0,2": right after the embeddings and a third in (no
-    prefix to pay for), the paper's (1, L//2), what lies between, and three in the middle, for text pairs: whether a
-    word matters shows once it has seen the other text.
+    The reduction points are one categorical choice (`point_choices`), and each choice is a text such as "0,2".
 
     Args:
-        num_layers: the encoder's depth.
-        penalty: the task's own, in nats; the search looks about it.
-        fixed: what the user fixed.
-        num_points: how many reduction points there are to be; any number when None.
+        num_layers: the number of layers of the encoder.
+        penalty: the task's own price of an unreduced document, in nats; the search looks around it.
+        fixed: the names of the settings that the user fixed.
+        num_points: the wanted number of reduction points; None allows any.
 
     Raises:
-        InputError: No candidate has so many points.
+        InputError: No choice of reduction points has this number of points.
     """
     whole = {
         "select.penalty": FloatDistribution(0.3 * penalty, 8.0 * penalty, log=True),
@@ -39,15 +37,27 @@ def search_space(
 
 
 def varied(fixed: Collection[str] = ()) -> tuple[str, ...]:
-    """Returns the names of what a search varies, without what the user fixed."""
+    """Returns the names of the settings that a search varies, without those that the user fixed."""
     return tuple(search_space(num_layers=2, penalty=1.0, fixed=fixed))
 
 
 def point_choices(num_layers: int, num_points: int | None = None) -> list[str]:
-    """Returns the candidates for the reduction points; those of `num_points` points where that is given.
+    """Returns the choices for the reduction points that the search tries, such as "0,2".
+
+    Of an encoder with L layers these are:
+
+    * (0, L/3): the first point is right after the embeddings, so that no layer runs on all tokens;
+    * (1, L/2): the paper's choice;
+    * (0, 1) and (0, L/2), which lie between the two;
+    * three points in the middle, for text pairs: a token must have seen the other text before it shows whether it
+      matters.
+
+    Args:
+        num_layers: L, the number of layers of the encoder.
+        num_points: the wanted number of reduction points; None allows any.
 
     Raises:
-        InputError: No candidate has so many points.
+        InputError: No choice has this number of points.
 
     Example:
         >>> point_choices(6)
@@ -86,19 +96,20 @@ def first_guesses(
     *,
     pairs: bool = False,
 ) -> list[dict[str, Any]]:
-    """Returns configurations that are known to do well, tried before the sampler's own: cheap, balanced, careful.
+    """Returns configurations that are known to do well. The search tries them before it asks Optuna.
 
     Args:
-        num_layers: the encoder's depth.
-        penalty: the task's own, in nats.
-        documents: of the select stage; a longer one does best with smaller steps, as far together (measured at 2,000
-            and 6,000).
-        fixed: what the user fixed.
-        num_points: how many reduction points there are to be; any number when None.
-        pairs: documents are text pairs, which do best with points in the middle (measured on one set).
+        num_layers: the number of layers of the encoder.
+        penalty: the task's own price of an unreduced document, in nats.
+        documents: the number of documents of the select stage. The policy's learning rate is inversely proportional to
+            it, within bounds, as was best with 2,000 and with 6,000 documents.
+        fixed: the names of the settings that the user fixed.
+        num_points: the wanted number of reduction points; None allows any.
+        pairs: whether a document is a pair of texts. Pairs do best with points in the middle (measured on one data
+            set).
 
     Raises:
-        InputError: No candidate has so many points.
+        InputError: No choice of reduction points has this number of points.
     """
     choices = point_choices(num_layers, num_points)
     early, paper = choices[0], choices[min(1, len(choices) - 1)]
@@ -118,12 +129,12 @@ def first_guesses(
 
 
 def _is_fixed(name: str, fixed: Collection[str]) -> bool:
-    # A free ratio is said once for every point, so that it varies only where the points do.
+    # "select.free" becomes one keep-ratio for each point. So it can vary only if the points and the ratios may vary.
     return name in fixed or (name == "select.free" and not {"select.keep_ratios", "select.points"}.isdisjoint(fixed))
 
 
 def to_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """Returns a sampled configuration as setting overrides: points decoded, one free ratio for every point.
+    """Returns a sampled configuration as changes of settings: points as numbers, and a keep-ratio for each point.
 
     Example:
         >>> to_settings({"select.points": "0,2", "select.free": 0.1})

@@ -1,4 +1,4 @@
-"""What is tried next: Optuna's suggestions, less those that are all but the same as one that already lost."""
+"""Which configuration is tried next: Optuna's suggestions, without those that are close to one that has lost."""
 
 import math
 import pickle
@@ -11,23 +11,24 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 Curve = list[tuple[float, float]]
-"""Quality and cost of one trained model along its dial."""
+"""The quality and the cost of one trained model at each of its dials."""
 NEAR = 0.05
-"""Two values are all but the same within this share of their range, measured as the range is: in log where it is."""
+"""Two values are close if they differ by at most this fraction of their range; in log if the range is."""
 TRIES = 20
-"""Suggestions to draw before one is taken as it is: a small space may have nothing else left."""
+"""How often Optuna is asked for one configuration. The last answer is never rejected, as a small space may be used up."""
 
 
 class FreshSearch(Searcher):
-    """Asks Optuna for configurations, and asks again where one is next to a finished trial that lost.
+    """Asks Optuna for configurations, and asks again if one is close to a finished trial that has lost.
 
-    A trial lost where others' curves dominate each point of its own: somewhere along their dials they are as good and
-    as cheap, and better or cheaper. What is asked anew is told to Optuna as failed, from which it learns nothing.
+    A trial has lost if other trials dominate every point of its curve: for each of its points, another trial has a
+    point that is at least as good and as cheap, and better or cheaper. A rejected configuration is reported to Optuna
+    as failed, so that Optuna learns nothing from it.
 
     Args:
-        space: Optuna distributions by name.
-        points_to_evaluate: configurations to try first, as they are.
-        seed: of Optuna's sampler.
+        space: Optuna's distributions by name.
+        points_to_evaluate: configurations to try first; they are never rejected.
+        seed: the seed of Optuna's sampler.
     """
 
     def __init__(self, space: dict[str, Any], points_to_evaluate: list[dict[str, Any]], seed: int) -> None:
@@ -40,7 +41,7 @@ class FreshSearch(Searcher):
             points_to_evaluate=points_to_evaluate,
             seed=seed,
         )
-        self._asked: dict[str, tuple[str, dict[str, Any]]] = {}  # a trial's name at Optuna, and its configuration
+        self._asked: dict[str, tuple[str, dict[str, Any]]] = {}  # each trial's name in Optuna, and its configuration
         self._finished: list[tuple[dict[str, Any], Curve]] = []
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
@@ -60,18 +61,18 @@ class FreshSearch(Searcher):
         return None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Takes what a trial came to."""
+        """Takes the result of a finished trial, and passes it on to Optuna."""
         name, config = self._asked[trial_id]
         if result and "curve" in result:
             self._finished.append((config, [(quality, cost) for quality, cost in result["curve"]]))
         self._optuna.on_trial_complete(name, result, error)
 
     def save(self, checkpoint_path: str) -> None:
-        """Writes all that is known, for a resumed search."""
+        """Writes everything that a resumed search needs."""
         Path(checkpoint_path).write_bytes(pickle.dumps(self.__dict__))
 
     def restore(self, checkpoint_path: str) -> None:
-        """Reads what `save` wrote: a pickle, like all that Ray keeps of a run; resume your own runs only."""
+        """Reads what `save` wrote. It is a pickle, as Ray's own files of a run are, so resume only runs you trust."""
         self.__dict__.update(pickle.loads(Path(checkpoint_path).read_bytes()))
 
     def _lost_before(self, config: Mapping[str, Any]) -> bool:
@@ -90,7 +91,7 @@ def _dominates(one: tuple[float, float], other: tuple[float, float]) -> bool:
 
 
 def distance(one: Any, other: Any, kind: Any) -> float:
-    """Returns how far two values of a distribution are apart, as a share of its range; kinds differ by all of it.
+    """Returns the distance of two values, as a fraction of their range. Two different categories are 1 apart.
 
     Example:
         >>> distance(1.0, 10.0, FloatDistribution(0.1, 10.0, log=True))

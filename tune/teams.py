@@ -1,4 +1,4 @@
-"""Several processes that learn a stage as one, through Ray Train: the teacher's, or a trial's joint stage."""
+"""Teams: several processes that learn a stage together, through Ray Train; the teacher's or a trial's joint stage."""
 
 import contextlib
 import posixpath
@@ -31,16 +31,16 @@ from tune.settings import ComputeSettings, Settings, TeacherSettings
 REPORT_S = 10.0
 """Seconds between two reports of a team."""
 FAILURES = 20
-"""Deaths of its processes that a stage outlives: on spot machines they are no fault of anybody's."""
+"""How many deaths of its processes a stage survives. Spot machines are taken away often, which is not an error."""
 
 
 @runtime_checkable
 class TeamStage(Protocol):
-    """What a team learns; travels to each of its processes, and so is small, or made of references."""
+    """The stage that a team learns. It is sent to each process, so it must be small, or hold references."""
 
     @property
     def name(self) -> str:
-        """The stage's name, as its states carry it."""
+        """The stage's name, which is saved in its states."""
 
     def learn(self, team: Team, progress: Progress, keeper: Keeper) -> None:
         """Runs the stage in this process of the team."""
@@ -48,13 +48,13 @@ class TeamStage(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeamPlan:
-    """Where and on what a team learns.
+    """The resources of a team, and the folder for its states.
 
     Attributes:
-        size: processes.
-        gpus: each has a GPU of its own: two processes cannot talk over NCCL from one.
-        storage: folder or URI that all machines share, for its states.
-        run: name of the stage's folder there: a team that starts under it goes on from what is left in it.
+        size: the number of processes.
+        gpus: whether each process has a whole GPU. Two processes on one GPU cannot communicate over NCCL.
+        storage: a folder or URI that all machines share, for the states.
+        run: the name of the stage's folder in `storage`; a team continues from the states that it finds there.
     """
 
     size: int
@@ -71,17 +71,17 @@ def learn_together(
     told: Progress | None = None,
     callbacks: Sequence[Any] = (),
 ) -> None:
-    """Has a team learn a stage, and puts what it learned into these parameters, in the order of the stage's optimiser.
+    """Runs a stage in a team of processes, and copies the weights that it learned into `parameters`.
 
-    A process that dies takes the team down with it, which starts again from its last state.
+    If a process dies, Ray stops the whole team and starts it again from its last state.
 
     Args:
-        stage: what is learned.
-        plan: where.
-        parameters: learn in place.
-        seconds: after which learning stops, and what it has learned stands.
-        told: is told each step of the team's first process.
-        callbacks: of Ray Train.
+        stage: the stage to learn.
+        plan: the resources of the team, and the folder for its states.
+        parameters: the parameters that learn, in the order of the stage's optimiser; they are changed in place.
+        seconds: after this time the stage stops, and keeps what it has learned; None sets no limit.
+        told: is called with the figures of each step, in the team's first process.
+        callbacks: callbacks for Ray Train.
     """
     trainer = train_torch.TorchTrainer(
         _learn,
@@ -103,19 +103,20 @@ def learn_together(
     if found is None:
         raise RuntimeError(f"the {plan.size} learners of {plan.run} left no state that is whole in {plan.storage}")
     with torch.no_grad():
-        for parameter, weights in zip(parameters, found.state["weights"], strict=False):  # what it carries comes last
+        # The state may hold carried tensors after the weights; zip leaves them out.
+        for parameter, weights in zip(parameters, found.state["weights"], strict=False):
             parameter.copy_(weights)
     _forget(plan)
 
 
 def _forget(plan: TeamPlan) -> None:
-    """Deletes a finished stage's states, which are large."""
+    """Deletes the states of a finished stage, because they are large."""
     files, path = pyarrow.fs.FileSystem.from_uri(plan.storage)
     files.delete_dir(posixpath.join(path, plan.run))
 
 
 def _learn(config: dict[str, Any]) -> None:
-    """What each process of a team runs."""
+    """Runs a stage in one process of a team; Ray Train calls this in each of them."""
     context = train.get_context()
     team = Team(context.get_world_rank(), context.get_world_size())
     device = train_torch.get_device()
@@ -129,7 +130,7 @@ def _learn(config: dict[str, Any]) -> None:
 
 
 class _TeamProgress:
-    """Reports for the team now and then; raises in all of its processes once its time is over."""
+    """Reports the team's progress every `REPORT_S` seconds; raises `StageTimeout` in all processes after `seconds`."""
 
     def __init__(
         self, stage: str, team: Team, device: torch.device, seconds: float | None, told: Progress | None
@@ -151,12 +152,13 @@ class _TeamProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JointStage:
-    """A trial's joint stage.
+    """The joint stage of a trial, as a team learns it.
 
     Attributes:
         prepared: what all trials share.
         settings: of the trial.
-        policy: what select left, as one vector.
+        policy: the policy's weights after the select stage, as one vector.
+        name: the stage's name.
     """
 
     prepared: "ray.ObjectRef[Prepared]"
@@ -175,16 +177,17 @@ class JointStage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherStage:
-    """The teacher's training.
+    """The teacher's training, as a team does it.
 
     Attributes:
         task: what is predicted.
         config: the plain model's Hugging Face configuration.
-        weights: where it starts.
-        train: the examples.
+        weights: the plain model's weights before the training.
+        train: the training examples.
         settings: of the stage.
         compute: how the machine is used.
         seed: of the run.
+        name: the stage's name.
     """
 
     task: Task
@@ -213,7 +216,7 @@ def teach_together(
     seed: int,
     told: Progress,
 ) -> None:
-    """`train_teacher`, by a team."""
+    """Does the same as `train_teacher`, in a team of processes."""
     plain = reducer.encoder.plain
     stage = TeacherStage(
         task=reducer.task,
@@ -231,7 +234,7 @@ def teach_together(
 def join_together(
     model: Model, prepared: "ray.ObjectRef[Prepared]", plan: TeamPlan, seconds: float | None, callbacks: Sequence[Any]
 ) -> None:
-    """`Model.join`, by a team."""
+    """Does the same as `Model.join`, in a team of processes."""
     if model.settings.joint.documents == 0:
         return
     stage = JointStage(prepared=prepared, settings=model.settings, policy=flatten(model.policy))

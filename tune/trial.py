@@ -1,4 +1,4 @@
-"""One trial: a Tune function. The learner in its process, its rollout workers in its placement group."""
+"""One trial, as a Ray Tune function. It learns in its own process; its rollout actors are in its placement group."""
 
 import tempfile
 import time
@@ -36,16 +36,16 @@ def run_trial(
     deadline_s: float | None,
     team: TeamPlan | None = None,
 ) -> None:
-    """Trains one model, measures it along its dial, and reports both with the model as checkpoint.
+    """Trains one model, measures it along its dial, and reports its figures to Ray, with the model as checkpoint.
 
     Args:
-        config: the sampled part of the settings.
+        config: the settings that the search chose for this trial.
         prepared: what all trials share.
-        settings: the fixed part.
-        num_rollout_workers: actors that sample; 0 samples in this process.
-        gpus_per_worker: of each actor.
-        deadline_s: seconds after which learning stops and measuring starts; None for no limit.
-        team: runs the joint stage in several processes; None in this one.
+        settings: the settings that all trials have in common.
+        num_rollout_workers: the number of actors that sample; with 0 this process samples.
+        gpus_per_worker: the GPUs of this process and of each actor.
+        deadline_s: the seconds after which learning stops and measuring starts; None sets no limit.
+        team: the processes that learn the joint stage; None learns it in this process.
     """
     own = override(settings, to_settings(config))
     if own.compute.device == "auto":
@@ -83,7 +83,7 @@ def _select(
     num_workers: int,
     gpus: float,
 ) -> dict[str, float]:
-    """Runs the select stage, over a pool of actors where there are to be any, and returns what it did."""
+    """Runs the select stage, with a pool of actors if there are workers, and returns the pool's figures."""
     keeper, pool = StateKeeper("select", found, report_to_tune), None
     if num_workers and (found is None or found.state["step"] < found.state["steps"]):
         pool = RolloutPool(ray.put(prepared), model.settings, num_workers, gpus=gpus)
@@ -98,7 +98,13 @@ def _select(
 
 
 class _Teller:
-    """Reports a stage's progress, at most every few seconds; raises once its time is over."""
+    """Reports a stage's progress, at most every 5 seconds; raises `StageTimeout` once its time is over.
+
+    Args:
+        stage: the name of the stage.
+        until: the end of its time, on the monotonic clock; None sets no limit.
+        pool: the pool whose figures are reported too.
+    """
 
     def __init__(self, stage: str, until: float | None = None, pool: RolloutPool | None = None) -> None:
         self.stage, self.until, self.pool, self.last = stage, until, pool, 0.0
@@ -113,7 +119,7 @@ class _Teller:
             raise StageTimeout
 
     def items(self) -> dict[str, float]:
-        """Returns what the pool has done, where there is one."""
+        """Returns the figures of the pool by name; {} if there is no pool."""
         statistics = asdict(self.pool.statistics()) if self.pool else {}
         return {f"items_{name}": float(value) for name, value in statistics.items()}
 
@@ -136,7 +142,7 @@ def _report(
     sampled: Evaluation,
     figures: Mapping[str, float],
 ) -> None:
-    """Hands Ray the model, its points and its figures; Optuna reads quality and cost at the default dial."""
+    """Reports the model, its points and its figures to Ray. Optuna reads quality and cost at the default dial."""
     default = next(found for dial, found in along if dial == model.selector.default_dial)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -160,7 +166,7 @@ def _report(
 
 
 def _point(model: Model, dial: float, found: Evaluation) -> Point:
-    """Returns a model at one dial as a row of its run's front; its number there is not known yet."""
+    """Returns a model at one dial as a row of its run's front; the trial's number is not known yet."""
     select = model.settings.select
     return Point(
         trial=UNNUMBERED,

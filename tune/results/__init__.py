@@ -1,1 +1,1 @@
-"""What a search leaves: the front, its table, its picture."""
+"""The results of a search: the front, its table, its picture, and the report that makes them."""

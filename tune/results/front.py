@@ -1,4 +1,4 @@
-"""The points of a run: the front, the pick."""
+"""The points of a run: which of them are on the front, and which one a user picks."""
 
 import dataclasses
 import math
@@ -10,12 +10,15 @@ from typing import Any
 from trbert.errors import InputError
 
 FREE = "free"
+"""`Point.trial` of a rule on the teacher: it needs no training."""
 TEACHER = "teacher"
+"""`Point.trial` of the teacher."""
 UNNUMBERED = "trial"
-"""What a trial calls itself: its number in the run is given to it when all have finished."""
+"""`Point.trial` while a search is running: the trials get their numbers when all of them have finished."""
 UNREDUCED = "none"
+"""`Point.selector` of an unreduced model."""
 
-# Drops are differences of floats: .9 − .895 is a hair more than half a point.
+# Rounding makes 0.9 − 0.895 a little more than half a percentage point, so that bounds need a tolerance.
 _HAIR = 1e-9
 
 
@@ -23,24 +26,24 @@ _HAIR = 1e-9
 class Point:
     """One row of `front.csv`: a model, or a free rule on the teacher, at one dial.
 
-    Qualities are fractions; points are chosen on validation and reported on test.
+    Qualities are fractions. Points are chosen by their figures on validation, and reported with their figures on test.
 
     Attributes:
-        trial: "teacher", "free", or the number of the trained model: its folder's name under `models/`.
-        selector: "none" (unreduced), or the rule that drops tokens: "first", "random", "attention", "policy".
-        dial: the rule's dial; None for unreduced.
-        points: reduction points; () for unreduced.
-        penalty: price of cost in the trial's reward.
-        keep_ratios: fraction that each reduction point kept free of charge in training.
-        quality_validation: what the point is chosen by.
-        quality_test: what the point is reported with; None where it was not measured.
-        drop: percentage points that quality_test is below the yardstick's.
-        speed_up_validation: Σ unreduced FLOPs / Σ reduced FLOPs, unpadded; what the point is chosen by.
-        speed_up_test: the same, what the point is reported with; None where it was not measured.
-        docs_per_second: measured throughput.
-        kept: fraction of the original tokens left after each reduction point; on test where measured.
-        on_front: no other point is at least as good and as fast.
-        model: folder relative to the run's, such as "models/3"; "" for a free rule, which needs the teacher alone.
+        trial: "teacher", "free", or the number of the trained model, which is its folder's name under `models/`.
+        selector: what drops tokens, such as "policy" or "first"; "none" if nothing does.
+        dial: the selector's dial; None for an unreduced model.
+        points: the reduction points; () for an unreduced model.
+        penalty: the price of cost in the trial's reward, in nats; None for the teacher and for free rules.
+        keep_ratios: the fraction of tokens that each reduction point kept free of charge in training.
+        quality_validation: the quality on validation.
+        quality_test: the quality on test; None if it was not measured.
+        drop: how far `quality_test` lies below that of the best unreduced model, in percentage points.
+        speed_up_validation: Σ unreduced FLOPs / Σ reduced FLOPs on validation, without padding.
+        speed_up_test: the same on test; None if it was not measured.
+        docs_per_second: the measured throughput.
+        kept: the fraction of the original tokens left after each reduction point; on test if that was measured.
+        on_front: whether no other point dominates this one, as `pareto_front` defines it.
+        model: the model's folder, relative to the run's, such as "models/3"; "" for a free rule, which has no model.
     """
 
     trial: str
@@ -70,17 +73,17 @@ class Point:
 
     @property
     def speed_up(self) -> float:
-        """What the point is shown with: its speed-up on test where measured, else on validation."""
+        """The speed-up to show: on test if it was measured there, otherwise on validation."""
         return self.speed_up_validation if self.speed_up_test is None else self.speed_up_test
 
 
 def keeps_all(point: Point) -> bool:
-    """Returns whether the point drops no token: the teacher, or a trained model with its dial turned up."""
+    """Returns whether the point drops no token: the teacher, or a trained model at a dial that keeps all tokens."""
     return point.selector == UNREDUCED or (bool(point.kept) and min(point.kept) == 1.0)
 
 
 def is_saved(point: Point) -> bool:
-    """Returns whether the point has a model of its own: the teacher, or a trained one; a free rule has none."""
+    """Returns whether the point has a folder with a model: the teacher and trained models have one."""
     return bool(point.model)
 
 
@@ -90,10 +93,11 @@ def is_trained(point: Point) -> bool:
 
 
 def pareto_front(points: Sequence[Point]) -> list[int]:
-    """Returns the indices of the points that no other dominates, slowest first.
+    """Returns the indices of the points that no other point dominates, slowest first.
 
-    i dominates j where quality_i ≥ quality_j and speed_up_i ≥ speed_up_j, one of them strictly, both on validation. Of
-    points equal in both one stays, a saved model before a free rule, whatever the order. O(n log n).
+    Point i dominates point j if quality_i ≥ quality_j and speed_up_i ≥ speed_up_j, and one of them is greater; both on
+    validation. If several points are equal in both, one of them stays. A saved model is preferred to a free rule, and
+    the choice does not depend on the order of the points. O(n log n).
 
     Example:
         >>> def at(quality, speed_up):
@@ -103,7 +107,7 @@ def pareto_front(points: Sequence[Point]) -> list[int]:
     """
 
     def falling(index: int) -> tuple[Any, ...]:
-        # Without the old mark: marking again must not choose anew among equals.
+        # Marks of an earlier call must not change the choice among equal points.
         point = dataclasses.replace(points[index], on_front=False)
         return (-point.speed_up_validation, -point.quality_validation, not is_saved(point), *_in_words(point))
 
@@ -115,7 +119,7 @@ def pareto_front(points: Sequence[Point]) -> list[int]:
 
 
 def _in_words(point: Point) -> tuple[str, ...]:
-    """Returns the values as text: an order of points that needs no order of None."""
+    """Returns the values of a point as text. Texts can be sorted, while None and a number cannot be compared."""
     values = (getattr(point, field.name) for field in dataclasses.fields(point))
     return tuple(
         ";".join(map(str, value)) if isinstance(value, tuple) else "" if value is None else str(value)
@@ -124,7 +128,7 @@ def _in_words(point: Point) -> tuple[str, ...]:
 
 
 def mark_front(points: Sequence[Point]) -> tuple[Point, ...]:
-    """Returns the points in their order, `on_front` set for those that no other dominates.
+    """Returns the points in the given order, with `on_front` set for those that no other point dominates.
 
     Example:
         >>> slow = Point(trial="1", selector="policy", quality_validation=0.8, speed_up_validation=2.0)
@@ -136,18 +140,18 @@ def mark_front(points: Sequence[Point]) -> tuple[Point, ...]:
 
 
 def pick(points: Sequence[Point], max_drop: float | None = None, min_speedup: float | None = None) -> Point:
-    """Returns the saved model of the front that fits: with a least speed-up the best, else the fastest.
+    """Returns the saved model of the front that fits the bounds best.
 
-    Choosing reads validation alone, speed-up too: the drop is from the best unreduced quality_validation among the
-    points.
+    With `min_speedup` it is the best of the models that fit. With `max_drop` alone it is the fastest of them. Both
+    quality and speed-up are those on validation. The drop is measured from the best unreduced model among the points.
 
     Args:
-        points: of a finished search, front marked.
-        max_drop: most percentage points of quality to lose.
-        min_speedup: least speed-up in FLOPs.
+        points: of a finished search, with the front marked.
+        max_drop: the largest loss of quality, in percentage points; 0 or more.
+        min_speedup: the least speed-up in FLOPs; above 0.
 
     Raises:
-        InputError: No bound is given, a bound is no bound, or nothing fits; the message names the nearest there is.
+        InputError: No bound is given, a bound is out of range, or no model fits. The message names the nearest models.
 
     Example:
         >>> def at(quality, speed_up, **named):
@@ -179,7 +183,7 @@ def pick(points: Sequence[Point], max_drop: float | None = None, min_speedup: fl
         )
     wanted = [f"drops at most {max_drop:g} points on validation"] if max_drop is not None else []
     wanted += [f"is at least {min_speedup:g}x faster"] if min_speedup is not None else []
-    # The nearest from either side: the best of those fast enough, the fastest of those good enough.
+    # The nearest models are the best of those that are fast enough, and the fastest of those that are good enough.
     best = min(fast or saved, key=lambda p: (drop(p), -p.speed_up_validation))
     fastest = max(good or saved, key=lambda p: (p.speed_up_validation, -drop(p)))
     nearest = {best} if min_speedup is None else {fastest} if max_drop is None else {best, fastest}
@@ -191,7 +195,7 @@ def pick(points: Sequence[Point], max_drop: float | None = None, min_speedup: fl
 
 
 def at_dial(point: Point) -> str:
-    """Returns the dial as it follows a model's name in a sentence; nothing for an unreduced model.
+    """Returns the words " at dial …" to put after a model's name; an empty text for an unreduced model.
 
     Example:
         >>> at_dial(Point(trial="1", selector="policy", dial=-1.5, quality_validation=0.9, speed_up_validation=2.0))
@@ -212,8 +216,8 @@ def _check_bounds(max_drop: float | None, min_speedup: float | None) -> None:
 def free_at_cost(points: Iterable[Point], speed_up: float, selector: str) -> float | None:
     """Returns a free rule's quality on test at a speed-up, on straight lines between its measured dials.
 
-    A rule measured at several choices of reduction points has a line for each, of which the highest counts: that is
-    what a user could have had. None outside the range that was measured.
+    A rule that was measured at several choices of reduction points has a line for each choice. The highest line
+    counts, because a user would take that one. Outside the measured speed-ups the answer is None.
 
     Example:
         >>> def first(quality, speed_up):

@@ -1,4 +1,4 @@
-"""What a finished trial leaves beside its model, and the run's report reads."""
+"""The outcome of a finished trial: figures that it saves beside its model, and that the run's report reads."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -14,13 +14,13 @@ _RECORD, _POINTS = "trial.json", "points.csv"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came of a trial.
+    """The outcome of a trial.
 
     Attributes:
         settings: of the model.
-        points: the model along its dial, on validation; not numbered yet.
-        deployed: at its default dial, on validation.
-        sampled: the same where masks are drawn, as in training.
+        points: the model's points along its dial, measured on validation; without the trial's number.
+        deployed: the model on validation at its default dial, with thresholded masks.
+        sampled: the model on validation with masks that are drawn, as in training.
     """
 
     settings: Settings
@@ -30,7 +30,7 @@ class Outcome:
 
 
 def write_outcome(folder: Path, outcome: Outcome) -> None:
-    """Writes an outcome's two files."""
+    """Writes an outcome as two files in a folder."""
     write_front(folder / _POINTS, outcome.points)
     record = {
         "settings": to_json(outcome.settings),
@@ -44,7 +44,7 @@ def read_outcome(folder: Path) -> Outcome:
     """Returns the outcome that `write_outcome` wrote.
 
     Raises:
-        InputError: Its points or its settings are none of this version.
+        InputError: Another version wrote its points or its settings.
     """
     record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
     deployed, sampled = (

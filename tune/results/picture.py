@@ -11,9 +11,9 @@ from tune.results.front import FREE, TEACHER, Point, free_at_cost, is_trained
 
 
 def draw(points: Sequence[Point], path: Path) -> None:
-    """Writes the picture of the front: test quality over FLOPs speed-up, beside the teacher and the free rules.
+    """Writes the picture of the front: quality on test over speed-up in FLOPs, with the teacher and the free rules.
 
-    Points that were not measured on test are left out. The file is written whole or not at all.
+    Points that were not measured on test are left out. The file is written completely or not at all.
 
     Raises:
         InputError: No point was measured on test.
@@ -26,7 +26,7 @@ def draw(points: Sequence[Point], path: Path) -> None:
         >>> path.read_bytes()[1:4]
         b'PNG'
     """
-    # matplotlib takes a second to import, which the table does not need; and no pyplot: it keeps global state.
+    # Importing matplotlib takes a second, and the table does not need it. pyplot is avoided: it has global state.
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -56,7 +56,7 @@ def _xy(points: Iterable[Point]) -> tuple[list[float], list[float]]:
 
 
 def _draw_rules(axes: Any, points: Sequence[Point]) -> None:
-    """Draws one line a rule: the points where its best choice of reduction points was measured, as `free_at_cost`."""
+    """Draws one line for each rule, through the points that are best at their speed-up, as `free_at_cost` says."""
     free = [point for point in points if point.trial == FREE]
     for number, rule in enumerate(dict.fromkeys(point.selector for point in free)):
         own = [point for point in free if point.selector == rule]
@@ -96,8 +96,8 @@ def _draw_teacher(axes: Any, points: Sequence[Point]) -> None:
 def _frame(axes: Any, points: Sequence[Point]) -> None:
     """Sets limits, ticks and texts.
 
-    The view is at least twofold and 4 points of quality wide, and keeps to where choices are made: rules that fall far
-    below the front leave it at the bottom.
+    The view spans at least a factor of 2 in speed-up and 4 percentage points in quality. It is cut at the bottom, near
+    the lowest point of the front, so that a rule far below the front does not squeeze the rest.
     """
     xs, ys = _xy(points)
     left, right = min(xs), max(*xs, 2 * min(xs))

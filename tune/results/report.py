@@ -1,4 +1,4 @@
-"""From finished trials to a run's results: the models, the front, its table and picture."""
+"""Turns finished trials into the results of a run: models, the front, its table and its picture."""
 
 import tempfile
 import time
@@ -26,8 +26,11 @@ from tune.runs import RunFolder, copy_folder
 from tune.settings import ComputeSettings, Settings
 
 TIMED_DOCUMENTS = 96
+"""The number of test documents on which throughput is measured."""
 TIMED_BATCH_TOKENS = 4096
+"""The largest number of tokens in a batch while throughput is measured."""
 TIMED_ROUNDS = 3
+"""How many times each model's throughput is measured; the median counts."""
 
 
 def collect(
@@ -38,9 +41,9 @@ def collect(
     Args:
         folder: of the run.
         prepared: what all trials shared.
-        settings: the fixed part.
-        free: what the free rules achieve.
-        results: Ray Tune's results; those without a finished trial are left out.
+        settings: the settings that all trials had in common.
+        free: the points of the free rules.
+        results: Ray Tune's results of all trials; trials that did not finish are left out.
     """
     save_teacher(folder, prepared, settings)
     points = [_teacher_point(prepared), *free]
@@ -60,7 +63,7 @@ def collect(
 
 
 def finished(results: Sequence[Any]) -> list[Any]:
-    """Returns the results of trials that came to their end, in the order in which they were started."""
+    """Returns the results of the trials that finished, in the order in which they were started."""
     return [
         result
         for result in results
@@ -94,7 +97,7 @@ def _teacher_point(prepared: Prepared) -> Point:
 
 
 def _save_model(folder: RunFolder, number: int, result: Any) -> Outcome:
-    """Copies a trial's model to its place in the run; returns what came of the trial, its points numbered."""
+    """Copies a trial's model into the run's folder, and returns the trial's outcome with its points numbered."""
     with result.checkpoint.as_directory() as checkpoint:
         outcome = read_outcome(Path(checkpoint))
         copy_folder(Path(checkpoint) / "model", folder.models / str(number))
@@ -104,7 +107,10 @@ def _save_model(folder: RunFolder, number: int, result: Any) -> Outcome:
 
 
 def _reported(points: Sequence[Point]) -> list[int]:
-    """Returns which trained points are measured on test: the front's, and the yardstick's, all chosen on validation."""
+    """Returns the indices of the trained points to measure on test, chosen on validation.
+
+    These are the points of the front, and the best trained point that keeps all tokens: drops may be measured from it.
+    """
     full = [i for i, point in enumerate(points) if is_trained(point) and keeps_all(point)]
     yardstick = max(full, key=lambda i: points[i].quality_validation, default=None)
     return [i for i, point in enumerate(points) if is_trained(point) and (point.on_front or i == yardstick)]
@@ -146,7 +152,7 @@ def _write_card(folder: RunFolder, number: int, outcome: Outcome, points: Sequen
 
 
 def _sampled_gap(outcome: Outcome, metric: str) -> str:
-    """Says what thresholding, as deployed, gains on drawing masks, as trained; both on validation, at dial 0."""
+    """Returns a line that compares drawn masks, as in training, with thresholded ones, as in use; on validation."""
     deployed, drawn = outcome.deployed, outcome.sampled
     return (
         f"masks drawn, as in training, instead of thresholded at dial 0: validation {metric} {drawn.quality:.4f} "
@@ -155,7 +161,7 @@ def _sampled_gap(outcome: Outcome, metric: str) -> str:
 
 
 def _with_drops(points: Sequence[Point]) -> list[Point]:
-    """Drops are from the best model that keeps all tokens, the teacher or a jointly trained one."""
+    """Returns the points with their drops from the best model that keeps all tokens: the teacher or a trained one."""
     yardstick = max(point.quality_test or 0.0 for point in points if keeps_all(point))
     return [
         point if point.quality_test is None else replace(point, drop=100 * (yardstick - point.quality_test))
@@ -164,7 +170,11 @@ def _with_drops(points: Sequence[Point]) -> list[Point]:
 
 
 def _timed(points: Sequence[Point], models: dict[str, Any], prepared: Prepared) -> list[Point]:
-    """Measures documents a second of the front's models, one after the other in interleaved rounds, nothing beside."""
+    """Returns the points with the throughput of the front's models and of the teacher, in documents a second.
+
+    Nothing else runs meanwhile. Each round measures every model once, so that a slow moment of the machine does not
+    fall on one model alone.
+    """
     some = prepared.test.take(torch.arange(min(TIMED_DOCUMENTS, len(prepared.test))))
     wanted = [i for i, p in enumerate(points) if p.model and (p.on_front or p.trial == TEACHER)]
     teacher = Reducer(encoder=Encoder(prepared.plain(torch.device("cpu"))), task=prepared.task)

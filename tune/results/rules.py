@@ -1,4 +1,4 @@
-"""What the rules that need nothing learned achieve on the teacher: what a user could have without this project."""
+"""The free rules on the teacher: rules that need no training, as a yardstick for models that were trained."""
 
 from trbert.encoder import Encoder
 from trbert.measure.cost import CostModel
@@ -11,11 +11,17 @@ from tune.results.front import FREE, Point
 from tune.settings import Settings
 
 FREE_DIALS = (0.04, 0.12, 0.35)
-"""Kept fractions at which the free rules are evaluated."""
+"""The dials at which the free rules are evaluated: fractions of the tokens that are left after the last point."""
 
 
 def free_points(prepared: Prepared, settings: Settings, points: tuple[int, ...]) -> list[Point]:
-    """Returns what the free rules achieve on the teacher along their dials, on validation and on test."""
+    """Returns the points of the free rules on the teacher, along their dials, measured on validation and on test.
+
+    Args:
+        prepared: the teacher and the examples.
+        settings: of the run.
+        points: the reduction points of the rules.
+    """
     device = pick_device(settings.compute.device)
     encoder = Encoder(prepared.plain(device))
     found = []

@@ -1,4 +1,4 @@
-"""A run's table: front.csv, or the text that is shown of it."""
+"""The table of a run: the file front.csv, and the text that shows it to a user."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ from tune.results.front import FREE, TEACHER, Point, free_at_cost, is_trained
 
 
 def write_front(path: Path, points: Iterable[Point]) -> None:
-    """Writes points as csv, whole or not at all; `read_front` returns them exactly.
+    """Writes points as csv, completely or not at all. `read_front` returns exactly these points.
 
     Example:
         >>> import tempfile
@@ -35,7 +35,7 @@ def read_front(path: Path) -> tuple[Point, ...]:
 
     Raises:
         RunFolderError: There is no such run, or its search did not finish.
-        InputError: The file is no front: other columns, or a cell that is none, with its line.
+        InputError: The file has other columns, or a cell with a wrong value; the message names the line.
     """
     _check_run(path)
     return read_points(path)
@@ -45,7 +45,7 @@ def read_points(path: Path) -> tuple[Point, ...]:
     """Returns the points that `write_front` wrote to a file.
 
     Raises:
-        InputError: The file is no front: other columns, or a cell that is none, with its line.
+        InputError: The file has other columns, or a cell with a wrong value; the message names the line.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -80,7 +80,8 @@ def _wrong_columns(path: Path, header: list[str]) -> str:
     return f"{path} must have the columns {','.join(_COLUMNS)}, and {told}: pass a run of this version"
 
 
-# How each column is written and read; a numpy float writes itself as "np.float64(…)", hence float() and int().
+# How a column is written and read, and the words for its values in a message. A numpy float would be written as
+# "np.float64(…)", so that values go through float() and int() first.
 _Codec = tuple[Callable[[Any], str], Callable[[str], Any], str]
 
 
@@ -157,11 +158,13 @@ def _parse(row: list[str], place: str) -> Point:
 
 
 def table(points: Sequence[Point], every: bool = False) -> str:
-    """Returns the front as text, the teacher first; below it the free rules' test quality at each trained point's cost.
+    """Returns the front as text, the teacher first.
+
+    A second table below it shows the free rules' quality on test at the cost of each trained point of the front.
 
     Args:
-        points: of a finished search, front marked.
-        every: show the points off the front too, what validation says of them, and a star at those on it.
+        points: of a finished search, with the front marked.
+        every: show all points, with their figures on validation and a star at those on the front.
 
     Example:
         >>> teacher = Point(trial="teacher", selector="none", quality_validation=0.9, speed_up_validation=1.0)
