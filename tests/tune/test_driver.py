@@ -1,6 +1,5 @@
 """Preparing on a cluster: the driver is told what a worker does while it does it. What a search starts from."""
 
-import json
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,8 +11,8 @@ from tune import driver, planner
 from tune.budget import make_plan
 from tune.driver import Shared, _on_cluster, _tune_config, make_shared, run_search
 from tune.progress import Console
-from tune.runs import RunFolder, existing_run, write_json
-from tune.settings import Settings, override, to_json
+from tune.runs import RunFolder, SavedRun, existing_run, write_run
+from tune.settings import Search, Settings, override
 from tune.space import to_settings
 from tune.teams import TeamPlan
 
@@ -58,7 +57,7 @@ def test_a_teacher_that_was_interrupted_goes_on_where_it_was(tiny_settings, tmp_
             if len(steps) == 2:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr("tune.learning.prepare.SAY_EVERY_S", 0.0)
+    monkeypatch.setattr("tune.learning.teacher_cache.SAY_EVERY_S", 0.0)
     settings = override(tiny_settings, {"seed": 12})
     with pytest.raises(KeyboardInterrupt):
         make_shared(settings, PLAN, say, None, str(tmp_path / "states"))
@@ -81,10 +80,8 @@ def searcher_of(prepared):
     """A function: settings that the user fixed -> what decides what is tried on six layers."""
 
     def searcher(fixed, plan=PLAN):
-        settings = to_json(override(Settings(), fixed))
-        saved = {"settings": settings, "fitted": settings, "search": {"fixed": list(fixed)}}
         six_layers = replace(prepared, config=SimpleNamespace(num_hidden_layers=6))
-        return _tune_config(saved, plan, six_layers).search_alg
+        return _tune_config(Search(fixed=tuple(fixed)), override(Settings(), fixed), plan, six_layers).search_alg
 
     return searcher
 
@@ -130,21 +127,6 @@ def test_the_runs_seed_is_the_samplers(searcher_of):
 
 # A whole search, of which the parts are stand-ins.
 
-ASKED = {
-    "num_trials": None,
-    "num_rollout_workers": 0,
-    "num_learners": 1,
-    "gpus_per_worker": None,
-    "budget": "10m",
-    "address": None,
-    "storage": None,
-    "fixed": [],
-}
-
-
-def asked(**changes):
-    return ASKED | changes
-
 
 @pytest.fixture
 def folder(tmp_path):
@@ -165,10 +147,10 @@ def searched(folder, prepared, tiny_settings, small_front, monkeypatch):
 
     def prepare_slowly(*words):
         now[0] += 100.0
-        return Shared(prepared=prepared, free=rules)
+        return Shared(prepared=replace(prepared, training_seconds=0.1), free=rules)  # too slow for all documents
 
-    def run_trials(folder, saved, plan, *others, **options):
-        given.update(saved=saved, plan=plan, **options)
+    def run_trials(folder, search, fitted, plan, *others, **options):
+        given.update(search=search, fitted=fitted, plan=plan, **options)
         return given["results"]
 
     def collect(folder, prepared, settings, free, results):
@@ -182,10 +164,10 @@ def searched(folder, prepared, tiny_settings, small_front, monkeypatch):
     monkeypatch.setattr(driver, "collect", collect)
     monkeypatch.setattr(driver.ray, "shutdown", lambda: given.update(ended=True))
 
-    def run(*results, resumed=False, **more):
+    def run(*results, resumed=False, fitted=None):
         given.update(results=list(results), ended=False)
-        saved = {"settings": to_json(tiny_settings), "search": asked()} | more
-        write_json(folder.settings, saved)
+        saved = SavedRun(settings=tiny_settings, search=Search(num_trials=3), fitted=fitted)
+        write_run(folder, saved)
         plan = make_plan(600.0, concurrent=2, num_trials=3)
         given["text"] = run_search(folder, saved, plan, cores=4, resumed=resumed, verbose=False)
         return given
@@ -199,9 +181,11 @@ def test_trials_get_what_preparing_left_of_the_time_and_their_settings_are_saved
     # 600 s less 90 for the end and 100 of preparing, in two waves.
     assert given["plan"].trial_seconds == pytest.approx(205.0)
     assert given["ray"] == ("local", 4, False)
-    _, saved = existing_run(str(folder.path))
-    assert saved == json.loads(json.dumps(given["saved"]))
-    assert given["saved"]["fitted"] == to_json(given["settings"])
+    assert given["fitted"] == given["settings"]  # trials and report have the same
+    assert given["fitted"].select.documents < tiny_settings.select.documents  # cut to the time
+    saved = SavedRun(settings=tiny_settings, search=Search(num_trials=3), fitted=given["fitted"])
+    assert existing_run(str(folder.path)) == (folder, saved)
+    assert given["search"] == saved.search
     assert given["measured"]  # the free rules, with the teacher
     assert given["ended"]
     assert "did not finish" not in given["text"]
@@ -209,13 +193,14 @@ def test_trials_get_what_preparing_left_of_the_time_and_their_settings_are_saved
 
 
 def test_a_resumed_search_keeps_the_settings_that_its_trials_began_with(searched, tiny_settings):
-    fitted = to_json(override(tiny_settings, {"select.documents": 77}))
+    fitted = override(tiny_settings, {"select.documents": 77})
     given = searched(result(), resumed=True, fitted=fitted)
-    assert given["saved"]["fitted"] == fitted
+    assert (given["fitted"], given["settings"]) == (fitted, fitted)
     assert given["plan"] == make_plan(600.0, concurrent=2, num_trials=3)
     assert given["resumed"] is True
     # One that died before they were known begins anew; so does one that is not resumed.
     assert searched(result(), resumed=True)["plan"].trial_seconds == pytest.approx(205.0)
+    assert searched(result(), fitted=fitted)["fitted"] != fitted
 
 
 def test_trials_that_did_not_finish_are_told_of(searched):
@@ -236,9 +221,9 @@ def test_a_search_without_a_finished_trial_fails_with_the_first_ones_last_line(s
 
 
 def test_a_run_of_its_own_keeps_its_trials_in_its_folder_and_one_of_a_shared_storage_under_its_name(folder):
-    assert driver._storage(folder, asked()) == str(folder.path)
-    assert driver._trials_name(folder, asked()) == "trials"
-    shared = asked(storage="s3://bucket/runs")
+    assert driver._storage(folder, Search()) == str(folder.path)
+    assert driver._trials_name(folder, Search()) == "trials"
+    shared = Search(storage="s3://bucket/runs")
     assert driver._storage(folder, shared) == "s3://bucket/runs"
     assert driver._trials_name(folder, shared) == "mine-trials"
     assert driver._states(folder, shared) == "s3://bucket/runs/mine-teacher-states"
@@ -250,21 +235,21 @@ def machines(monkeypatch, *each):
 
 def test_several_learners_are_a_team_with_gpus_where_there_are_any(folder, monkeypatch):
     machines(monkeypatch, {"CPU": 8.0, "GPU": 2.0})
-    assert driver._team(folder, asked(), "joint") is None
+    assert driver._team(folder, Search(), "joint") is None
     team = TeamPlan(size=3, gpus=True, storage=str(folder.path), run="mine-joint")
-    assert driver._team(folder, asked(num_learners=3), "joint") == team
+    assert driver._team(folder, Search(num_learners=3), "joint") == team
     machines(monkeypatch, {"CPU": 8.0, "GPU": 0.0})
-    assert not driver._team(folder, asked(num_learners=3), "joint").gpus
+    assert not driver._team(folder, Search(num_learners=3), "joint").gpus
 
 
 def test_each_process_has_the_gpus_that_were_asked_for_or_an_even_share(monkeypatch):
     machines(monkeypatch, {"CPU": 8.0, "GPU": 2.0})
-    assert driver._gpus_each(asked(gpus_per_worker=0.0)) == 0.0
-    assert driver._gpus_each(asked(gpus_per_worker=0.3)) == 0.3
+    assert driver._gpus_each(Search(gpus_per_worker=0.0)) == 0.0
+    assert driver._gpus_each(Search(gpus_per_worker=0.3)) == 0.3
     # Eight processors hold two trials of a process and three workers: four processes on each GPU.
-    assert driver._gpus_each(asked(num_rollout_workers=3)) == 0.25
+    assert driver._gpus_each(Search(num_rollout_workers=3)) == 0.25
     # One trial of a process, three workers and two learners: six processes on two GPUs.
-    assert driver._gpus_each(asked(num_rollout_workers=3, num_learners=2)) == 0.333
+    assert driver._gpus_each(Search(num_rollout_workers=3, num_learners=2)) == 0.333
 
 
 @pytest.mark.parametrize(("address", "options"), [("local", {"num_cpus": 4, "include_dashboard": False}), ("auto", {})])
@@ -292,12 +277,13 @@ def test_trials_are_run_with_their_time_and_their_processes(address, failures, f
     monkeypatch.setattr(driver.tune, "Tuner", tuner)
     monkeypatch.setattr(driver.tune, "with_parameters", with_parameters)
     monkeypatch.setattr(driver.tune, "with_resources", lambda function, group: found.update(group=group) or function)
-    settings = to_json(Settings())
-    search = asked(address=address, num_rollout_workers=2, gpus_per_worker=0.5)
-    saved = {"settings": settings, "fitted": settings, "search": search}
+    search = Search(address=address, num_rollout_workers=2, gpus_per_worker=0.5)
+    fitted = override(Settings(), {"select.documents": 77})
     plan = make_plan(600.0, concurrent=2, num_trials=4)
     six_layers = replace(prepared, config=SimpleNamespace(num_hidden_layers=6))
-    assert driver._run_trials(folder, saved, plan, six_layers, Lines(), resumed=False, verbose=False) == ["a result"]
+    results = driver._run_trials(folder, search, fitted, plan, six_layers, Lines(), resumed=False, verbose=False)
+    assert results == ["a result"]
+    assert found["settings"] == fitted
     assert found["deadline_s"] == pytest.approx(1.3 * 150)
     assert (found["num_rollout_workers"], found["gpus_per_worker"], found["team"]) == (2, 0.5, None)
     assert found["group"].bundles == [{"CPU": 1.0, "GPU": 0.5}] * 3  # its own and its workers'

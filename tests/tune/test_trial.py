@@ -1,7 +1,6 @@
 """A trial of every selector in this process, and the run that is collected from them; Ray is not started."""
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,18 +12,20 @@ from safetensors.torch import load_file
 
 from trbert.measure.evaluate import Evaluation
 from trbert.modeling import load
-from trbert.selection.selectors import LEARNED, RULES, SELECTORS
+from trbert.selection.selectors import SELECTORS, selector_class
 from tune.checkpoints import StageState, StateKeeper, newest_state, write_state
-from tune.learning.model import CurvePoint, Model
+from tune.learning.model import Model
 from tune.learning.select_stage import Sampler
 from tune.learning.steps import StageTimeout
 from tune.pool import PoolStatistics, RolloutPool
+from tune.results.front import UNNUMBERED, Point
+from tune.results.outcome import read_outcome
 from tune.results.report import collect
 from tune.results.table import read_front
 from tune.runs import RunFolder
-from tune.settings import override, to_json
+from tune.settings import override
 from tune.teams import TeamPlan
-from tune.trial import RESULT, _Teller, _timed, run_trial
+from tune.trial import _Teller, _timed, run_trial
 
 SHORT = {
     "select.documents": 32,
@@ -64,7 +65,7 @@ def trial(prepared, tiny_settings, tmp_path, monkeypatch):
         own = own or Session(tmp_path / "trials" / name)
         monkeypatch.setattr(tune, "report", own.report)
         monkeypatch.setattr(tune, "get_checkpoint", lambda: before and before.result.checkpoint)
-        settings = to_json(override(tiny_settings, SHORT | {"selector": name}))
+        settings = override(tiny_settings, SHORT | {"selector": name})
         options = {"num_rollout_workers": 0, "gpus_per_worker": 0.0, "deadline_s": None}
         run_trial(CONFIG, prepared=prepared, settings=settings, **options)
         return own
@@ -75,7 +76,7 @@ def trial(prepared, tiny_settings, tmp_path, monkeypatch):
 def test_a_run_of_every_selector_is_collected_with_its_models(trial, prepared, tiny_settings, tmp_path):
     sessions = [trial(name) for name in SELECTORS]
     for name, session in zip(SELECTORS, sessions, strict=True):
-        learned = ["select"] if name in LEARNED else []
+        learned = ["select"] if selector_class(name).learns else []
         assert list(dict.fromkeys(session.stages)) == [*learned, "joint", "measure", "done"]
     folder = RunFolder(tmp_path / "run")
     folder.path.mkdir()
@@ -175,7 +176,7 @@ UNTRAINED = {"select.documents": 16, "select.warm_start_documents": 0, "joint.do
 
 def start(prepared, settings, changes=None, **options):
     """Runs a trial in this process, without workers unless `options` say so."""
-    own = to_json(override(settings, UNTRAINED | {"select.points": (0, 2)} | (changes or {})))
+    own = override(settings, UNTRAINED | {"select.points": (0, 2)} | (changes or {}))
     options = {"num_rollout_workers": 0, "gpus_per_worker": 0.0, "deadline_s": None} | options
     run_trial({}, prepared=prepared, settings=own, **options)
 
@@ -189,42 +190,68 @@ def session(tmp_path, monkeypatch):
     return own
 
 
-def result_of(session):
-    return json.loads((session.folder / RESULT).read_text())
+def outcome_of(session):
+    return read_outcome(session.folder)
 
 
 def test_a_trials_curve_is_measured_on_validation_and_never_on_test(prepared, tiny_settings, session):
     # Test rows are the validation rows with their labels swapped. A model that is right on one is wrong on the other.
     assert prepared.teacher_validation > 0.6
-    swapped = dataclasses.replace(prepared.validation, labels=1 - prepared.validation.labels)
+    swapped = dataclasses.replace(prepared.validation, targets=1 - prepared.validation.targets)
     start(dataclasses.replace(prepared, test=swapped), tiny_settings, {"selector": "first"})
-    curve = result_of(session)["curve"]
+    whole = outcome_of(session).points[-1]
     # The model is the teacher, so that with all tokens kept it is as good as the teacher.
-    assert curve[-1]["dial"] == 1.0
-    assert curve[-1]["validation"]["quality"] == pytest.approx(prepared.teacher_validation)
+    assert whole.dial == 1.0
+    assert whole.quality_validation == pytest.approx(prepared.teacher_validation)
+    assert whole.quality_test is None
     assert session.told["curve"][-1] == [pytest.approx(prepared.teacher_validation), 1.0]
 
 
 def measured(dial, quality, speed_up):
-    evaluation = Evaluation(quality=quality, speed_up=speed_up, kept=(0.5, 0.5), docs_per_second=1.0)
-    return CurvePoint(dial=dial, validation=evaluation)
+    return dial, Evaluation(quality=quality, speed_up=speed_up, kept=(0.5, 0.25), docs_per_second=1.0)
 
 
 def test_the_sampler_is_told_quality_and_cost_at_the_default_dial_and_along_the_curve(
     prepared, tiny_settings, session, monkeypatch
 ):
     # The default dial is the second of three, and neither the best nor the cheapest.
-    default = RULES["first"].default_dial
+    default = selector_class("first").default_dial
     curve = [measured(0.02, 0.5, 8.0), measured(default, 0.75, 4.0), measured(1.0, 0.875, 1.0)]
-    monkeypatch.setattr("tune.trial.dial_curve", lambda *arguments: curve)
+    monkeypatch.setattr("tune.trial.measure_along_dial", lambda *arguments: curve)
     start(prepared, tiny_settings, {"selector": "first"})
     told = session.told
     assert (told["quality"], told["cost"]) == (0.75, 0.25)  # cost is 1 / speed-up, which Optuna makes small
     assert told["curve"] == [[0.5, 0.125], [0.75, 0.25], [0.875, 1.0]]
     assert (told["stage"], told["share"], told["finished"]) == ("done", 1.0, True)
-    result = result_of(session)
-    assert (result["dial"], result["points"]) == (default, [0, 2])
-    assert [point["dial"] for point in result["curve"]] == [0.02, default, 1.0]
+    outcome = outcome_of(session)
+    assert outcome.deployed == curve[1][1]
+    assert outcome.settings.select.points == (0, 2)
+    assert [(point.dial, point.quality_validation, point.speed_up_validation) for point in outcome.points] == [
+        (0.02, 0.5, 8.0),
+        (default, 0.75, 4.0),
+        (1.0, 0.875, 1.0),
+    ]
+
+
+def test_a_trial_says_of_each_dial_what_is_known_of_it_and_leaves_the_rest_to_the_report(
+    prepared, tiny_settings, session, monkeypatch
+):
+    default = selector_class("first").default_dial
+    monkeypatch.setattr("tune.trial.measure_along_dial", lambda *arguments: [measured(default, 0.75, 4.0)])
+    start(prepared, tiny_settings, {"selector": "first", "select.penalty": 0.5, "select.keep_ratios": (0.1, 0.2)})
+    assert outcome_of(session).points == (
+        Point(
+            trial=UNNUMBERED,
+            selector="first",
+            dial=default,
+            points=(0, 2),
+            penalty=0.5,
+            keep_ratios=(0.1, 0.2),
+            quality_validation=0.75,
+            speed_up_validation=4.0,
+            kept=(0.5, 0.25),
+        ),
+    )
 
 
 # Its time.

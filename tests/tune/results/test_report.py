@@ -1,7 +1,6 @@
 """What a finished search reports: which points, on which rows, from which yardstick."""
 
 import dataclasses
-import json
 from types import SimpleNamespace
 
 import pytest
@@ -9,13 +8,12 @@ from ray import tune
 
 from trbert.measure.evaluate import Evaluation
 from tune.learning.model import Model
-from tune.learning.prepare import FreePoint
 from tune.results import report
-from tune.results.front import mark_front
+from tune.results.front import UNNUMBERED, Point, mark_front
+from tune.results.outcome import Outcome, write_outcome
 from tune.results.report import collect, finished
 from tune.runs import RunFolder
-from tune.settings import override, to_json
-from tune.trial import RESULT
+from tune.settings import override
 
 
 def evaluation(quality, speed_up, *kept):
@@ -30,14 +28,22 @@ def result_of(certain, tiny_settings, tmp_path):
         settings = override(tiny_settings, {"selector": selector, "select.points": (0, 2)})
         model, folder = Model(certain, settings), tmp_path / "trials" / str(number)
         model.deployable().save_pretrained(folder / "model")
-        told = {
-            "settings": to_json(model.settings),
-            "points": [0, 2],
-            "dial": model.selector.default_dial,
-            "curve": [{"dial": dial, "validation": dataclasses.asdict(each)} for dial, each in curve],
-            "sampled": dataclasses.asdict(evaluation(0.625, 2.5, 0.5, 0.5)),
-        }
-        (folder / RESULT).write_text(json.dumps(told))
+        points = tuple(
+            Point(
+                trial=UNNUMBERED,
+                selector=selector,
+                dial=dial,
+                points=(0, 2),
+                quality_validation=each.quality,
+                speed_up_validation=each.speed_up,
+                kept=each.kept,
+            )
+            for dial, each in curve
+        )
+        drawn = evaluation(0.625, 2.5, 0.5, 0.5)
+        write_outcome(
+            folder, Outcome(settings=model.settings, points=points, deployed=dict(curve).get(0.0, drawn), sampled=drawn)
+        )
         checkpoint = tune.Checkpoint.from_directory(str(folder))
         return SimpleNamespace(error=None, checkpoint=checkpoint, metrics={"finished": True})
 
@@ -77,7 +83,7 @@ def test_the_front_is_chosen_on_validation_and_reported_on_test(collected, resul
 
 def test_a_point_is_measured_on_test_at_its_own_dial(collected, result_of, certain):
     _, (_, cheap, _, whole) = collected([], result_of(1, *CURVE))
-    lengths = certain.test.examples().tokens.lengths.tolist()
+    lengths = certain.test.lengths.tolist()
     # Rule "first" keeps ⌈√dial · n⌉ tokens of n at the first of two points and ⌈dial · n⌉ at the second.
     half, quarter = sum(-(-n // 2) for n in lengths), sum(-(-n // 4) for n in lengths)
     assert cheap.kept == (pytest.approx(half / sum(lengths)), pytest.approx(quarter / sum(lengths)))
@@ -94,8 +100,17 @@ def test_the_teacher_is_reported_with_its_own_figures(collected, result_of):
 
 
 def test_free_rules_are_reported_with_both_splits(collected, result_of):
-    validation, test = evaluation(0.5, 4.0, 0.3, 0.2), evaluation(0.25, 5.0, 0.4, 0.1)
-    free = FreePoint(selector="random", dial=0.12, points=(0, 1), validation=validation, test=test)
+    free = Point(
+        trial="free",
+        selector="random",
+        dial=0.12,
+        points=(0, 1),
+        quality_validation=0.5,
+        speed_up_validation=4.0,
+        quality_test=0.25,
+        speed_up_test=5.0,
+        kept=(0.4, 0.1),
+    )
     _, points = collected([free], result_of(1, *CURVE))
     (found,) = (point for point in points if point.trial == "free")
     assert (found.selector, found.dial, found.points, found.model) == ("random", 0.12, (0, 1), "")
