@@ -1,29 +1,36 @@
 """The speed report: every variant runs the same documents to the same logits, FLOPs by hand, and what is written."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 from trbert.errors import InputError
+from trbert.measure.cost import CostModel
 from trbert.measure.speed import (
     PADDED,
     SORTED,
     UNPADDED,
     Documents,
     Variant,
+    _rival_variants,
     _variants,
     bench,
     in_arithmetic,
+    reduced_variant,
     time_variants,
 )
 from trbert.measure.speed_report import table, write
 from trbert.modeling import assemble
 from trbert.packed.tokens import Tokens
 from trbert.pretrained import Pretrained
+from trbert.runners import Eager
 from trbert.runners.int8 import is_quantised
 from trbert.selection.policy import Policy
+from trbert.selection.selectors import FirstSelector, PolicySelector
+from trbert.tasks.classification import Classification
 
 POINTS = (1, 3)
 TEXTS = ["5 6 7", "5 6 7 8 9 10 11 12", "20 21", "30 31 32 33 34", "40"]
@@ -62,18 +69,18 @@ class NumberPairs(Numbers):
 
 
 @pytest.fixture
-def model(bert):
+def model(make_reducer, bert):
     torch.manual_seed(0)
     policy = Policy(bert.config.hidden_size, len(POINTS), width=8, features=("document",))
     for head in policy.heads:
         torch.nn.init.normal_(head.linear_1.weight)
         torch.nn.init.normal_(head.linear_2.weight)
-    return assemble(bert, policy, POINTS, 0.0, max_tokens=40)
+    return assemble(make_reducer(POINTS), PolicySelector(policy), 0.0, max_tokens=40)
 
 
 def report_of(model, **changes):
     options = {"dials": [-1.0, KEEP_ALL], "batches": [2], "dtypes": ["float32"], "rounds": 2, "say": lambda line: None}
-    return bench(model, Numbers("right"), TEXTS, **{**options, **changes})
+    return bench(model, Numbers("right"), (TEXTS,), **{**options, **changes})
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -82,9 +89,9 @@ def report_of(model, **changes):
 def test_every_variant_that_keeps_all_gives_the_same_logits(model, side, size):
     # On the left the plain model would count positions from the padding on.
     names = {UNPADDED, "reduced +1000"} | ({PADDED, SORTED} if side == "right" else set())
-    documents = Documents(Numbers(side), TEXTS, 40, torch.device("cpu"))
-    expected = model.classifier(**Numbers("right")(TEXTS, True, True, 40, "pt")).logits
-    for variant in _variants(model, documents, "float32", [KEEP_ALL]):
+    documents = Documents(Numbers(side), (TEXTS,), 40, torch.device("cpu"))
+    expected = model.plain(**Numbers("right")(TEXTS, True, True, 40, "pt")).logits
+    for variant in _variants(model, documents, "float32", [KEEP_ALL], False):
         if variant.name not in names:
             continue
         parts = list(documents.batches(size, variant.sorts))
@@ -99,11 +106,11 @@ def test_every_variant_that_keeps_all_gives_the_same_logits(model, side, size):
 def test_every_variant_reads_the_segments_of_pairs(model):
     seconds = ["8", "13", "22 23 24", "35", "41 42"]
     encoded = NumberPairs("right")(TEXTS, seconds, padding=True, truncation=True, max_length=40, return_tensors="pt")
-    expected = model.classifier(**encoded).logits
-    single = model.classifier(encoded["input_ids"], encoded["attention_mask"]).logits
+    expected = model.plain(**encoded).logits
+    single = model.plain(encoded["input_ids"], encoded["attention_mask"]).logits
     assert (expected - single).abs().max() > 0.1  # the segments tell
-    documents = Documents(NumberPairs("right"), TEXTS, 40, torch.device("cpu"), seconds)
-    for variant in _variants(model, documents, "float32", [KEEP_ALL]):
+    documents = Documents(NumberPairs("right"), (TEXTS, seconds), 40, torch.device("cpu"))
+    for variant in _variants(model, documents, "float32", [KEEP_ALL], False):
         logits = torch.cat([variant.forward(batch) for _, batch in documents.batches(2, sorts=False)])
         assert_close(logits, expected)
 
@@ -161,9 +168,9 @@ def test_each_arithmetic_has_its_own_baseline_and_all_the_first_ones(model, monk
             for key, steps in work.items()
         }
 
-    documents = Documents(Numbers("right"), TEXTS, 40, torch.device("cpu"))
+    documents = Documents(Numbers("right"), (TEXTS,), 40, torch.device("cpu"))
     monkeypatch.setattr("trbert.measure.speed.take_turns", turns)
-    variants = [v for dtype in seconds for v in _variants(in_arithmetic(model, dtype), documents, dtype, [0.0])]
+    variants = [v for dtype in seconds for v in _variants(in_arithmetic(model, dtype), documents, dtype, [0.0], False)]
     rows = {(row.dtype, row.variant): row for row in time_variants(variants, 2, 2, torch.device("cpu"))}
     assert {dtype: rows[dtype, "reduced +0"].over_plain.median for dtype in seconds} == {
         "float32": 4.0,
@@ -181,7 +188,7 @@ def test_compiled_variants_are_ours_alone_and_in_no_int8(model, monkeypatch):
     compiled = [(row.dtype, row.variant) for row in report.rows if "compiled" in row.variant]
     assert compiled == [("float32", f"{name}, compiled") for name in (UNPADDED, "reduced -1", "reduced +1000")]
     assert made == [True] * 4  # all layers, and the three stages that both dials share
-    assert model.compiled is None
+    assert type(model.runner) is Eager
 
 
 @torch.inference_mode()
@@ -192,8 +199,51 @@ def test_an_arithmetic_is_a_copys(model):
         logits = in_arithmetic(model, name)(ids).logits
         assert logits.dtype == dtype
         assert not torch.equal(logits.float(), exact)
-    assert is_quantised(in_arithmetic(model.classifier, "int8"))
+    assert is_quantised(in_arithmetic(model, "int8").plain)
     assert torch.equal(model(ids).logits, exact)
+
+
+@torch.inference_mode()
+def test_a_rival_runs_in_each_arithmetic_and_is_left_as_it_was(model, bert):
+    rival = Pretrained(model=bert, tokenizer=Numbers("right"), fine_tuned=True)
+    documents = Documents(rival.tokenizer, (TEXTS,), 40, torch.device("cpu"))
+    variants = list(_rival_variants("small", rival, model.task, documents, ["float32", "bfloat16", "int8"]))
+    assert [(each.name, each.dtype, each.sorts) for each in variants] == [
+        ("against small", dtype, True) for dtype in ("float32", "bfloat16", "int8")
+    ]
+    batches = list(documents.batches(5, sorts=True))
+    exact, half, whole = (each.forward(batches[0][1]) for each in variants)
+    assert_close(exact, bert(**batches[0][1]).logits)
+    assert half.dtype == torch.bfloat16
+    assert whole.dtype == torch.float32
+    assert 0 < float((whole - exact).abs().max()) < 0.5
+    assert len({each.flops(*batches[0]) for each in variants}) == 1  # int8 counts as many
+    assert not is_quantised(bert)
+    assert next(bert.parameters()).dtype == torch.float32
+
+
+class ProtectsAll(Classification):
+    """Classification that never drops a token."""
+
+    def protect(self, tokens):
+        return replace(tokens, protected=torch.ones_like(tokens.protected))
+
+
+@torch.inference_mode()
+def test_a_reduced_variant_keeps_what_its_task_protects(make_reducer):
+    documents = Documents(Numbers("right"), (TEXTS,), 40, torch.device("cpu"))
+    ((lengths, batch),) = documents.batches(5, sorts=False)
+    found = {}
+    for task in (Classification(), ProtectsAll()):
+        reducer = make_reducer(POINTS, task=task)
+        first, cost = FirstSelector(Policy(1, 0)), CostModel.of(reducer)
+        variant = reduced_variant(reducer, cost, first, 0.3, "first", documents, "float32")
+        found[type(task)] = variant.flops(lengths, batch), variant.forward(batch)
+    unreduced = float(cost.unreduced(lengths).sum())
+    expected = make_reducer().unreduced_outputs(Tokens.from_padded(**batch))
+    assert found[ProtectsAll][0] == unreduced > found[Classification][0]
+    assert_close(found[ProtectsAll][1], expected)
+    assert not torch.allclose(found[Classification][1], expected, atol=1e-2)
 
 
 def test_the_report_is_written(model, tmp_path):
@@ -215,7 +265,7 @@ def test_the_report_is_written(model, tmp_path):
 def test_mistakes_are_told(model, texts, changes, told):
     options = {"dials": [0.0], "batches": [2], "dtypes": ["float32"], "rounds": 1, "say": lambda line: None}
     with pytest.raises(InputError, match=told):
-        bench(model, Numbers("right"), texts, **{**options, **changes})
+        bench(model, Numbers("right"), (texts,), **{**options, **changes})
 
 
 # The clock's figures, by hand.
@@ -232,7 +282,7 @@ def clock(monkeypatch):
             return {"tokenise": [[3.0], [1.0], [2.0]], "pack": [[0.3], [0.1], [0.5]]}
         return {key: steps.get(key, [[1.0] * len(own)] * rounds) for key, own in work.items()}
 
-    monkeypatch.setattr("trbert.bench.take_turns", turns)
+    monkeypatch.setattr("trbert.measure.speed.take_turns", turns)
     return steps
 
 
@@ -254,7 +304,7 @@ def variant(name, documents, ran=None):
 
 
 def test_a_rows_figures_by_hand(clock):
-    documents = Documents(Numbers("right"), TEXTS, 40, torch.device("cpu"))
+    documents = Documents(Numbers("right"), (TEXTS,), 40, torch.device("cpu"))
     # Rounds of 6, 6 and 3 s for five documents in three steps.
     clock["float32 padded"] = [[1.0, 2.0, 3.0], [2.0, 2.0, 2.0], [1.0, 1.0, 1.0]]
     clock["float32 unpadded"] = [[1.0, 1.0, 1.0]] * 3
@@ -271,10 +321,10 @@ def test_a_rows_figures_by_hand(clock):
 
 
 def test_memory_is_that_of_the_largest_batch(clock, monkeypatch):
-    monkeypatch.setattr("trbert.bench.peak_memory", lambda step, device: float(step()))
+    monkeypatch.setattr("trbert.measure.speed.peak_memory", lambda step, device: float(step()))
     ran = []
     # Batches of two are 5, then 8, then 3 wide, the last of one document.
-    documents = Documents(Numbers("right"), [TEXTS[i] for i in (4, 3, 2, 1, 0)], 40, torch.device("cpu"))
+    documents = Documents(Numbers("right"), ([TEXTS[i] for i in (4, 3, 2, 1, 0)],), 40, torch.device("cpu"))
     time_variants([variant(PADDED, documents, ran), variant(UNPADDED, documents)], 2, 1, torch.device("cpu"))
     assert ran == [(2, 8)]
 
@@ -290,7 +340,9 @@ def test_a_reports_own_figures_by_hand(clock, model):
 
 def test_variants_are_timed_in_as_many_rounds_as_asked_for(clock, model, monkeypatch):
     rounds = []
-    monkeypatch.setattr("trbert.bench.time_variants", lambda variants, batch, turns, device: rounds.append(turns) or [])
+    monkeypatch.setattr(
+        "trbert.measure.speed.time_variants", lambda variants, batch, turns, device: rounds.append(turns) or []
+    )
     report_of(model, rounds=4, batches=[1, 2])
     assert rounds == [4, 4]
 
@@ -305,11 +357,11 @@ def test_a_rival_reads_no_more_than_it_can_and_no_more_than_the_model(
     read = []
 
     class Noted(Documents):
-        def __init__(self, tokenizer, texts, most, *others):
+        def __init__(self, tokenizer, inputs, most, *others):
             read.append(most)
-            super().__init__(tokenizer, texts, most, *others)
+            super().__init__(tokenizer, inputs, most, *others)
 
-    monkeypatch.setattr("trbert.bench.Documents", Noted)
-    monkeypatch.setattr("trbert.bench.time_variants", lambda *arguments: [])
+    monkeypatch.setattr("trbert.measure.speed.Documents", Noted)
+    monkeypatch.setattr("trbert.measure.speed.time_variants", lambda *arguments: [])
     report_of(model, rivals={"small": rival})
     assert read == [40, longest]
