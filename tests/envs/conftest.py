@@ -5,13 +5,13 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from envs.dynamics import Dynamics, RewardTerms
+from tests.trbert.tasks.toys import PickOne
 from trbert.encoder import Encoder
 from trbert.measure.cost import CostModel
 from trbert.packed.tokens import Tokens
 from trbert.selection.policy import Policy
 from trbert.selection.reduction import Reducer
 from trbert.tasks import TASKS
-from trbert.tasks.classification import Classification
 from trbert.tasks.examples import Examples
 
 LENGTHS = (7, 12, 3, 1, 9)
@@ -73,20 +73,10 @@ def examples(tokens, labels):
     return Examples.of_documents(tokens, labels)
 
 
-class _PickOne(Classification):
-    """Which of an example's two documents is the right one: the softmax of their first outputs."""
-
-    name = "pick-one"
-
-    def loss(self, outputs, examples):
-        scores = outputs[:, 0].view(len(examples), 2).log_softmax(1)
-        return -scores.gather(1, examples.targets[:, None])[:, 0]
-
-
 @pytest.fixture(scope="session")
 def pick_one():
     """A task whose examples own two documents each."""
-    return _PickOne()
+    return PickOne()
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """The objectives by hand, and the law: the surrogate's expected gradient is the exact policy gradient."""
 
+import dataclasses
 import itertools
 import math
 from dataclasses import dataclass
@@ -12,18 +13,22 @@ from transformers import BertConfig, BertForSequenceClassification
 import envs.rollout
 from envs.dynamics import Dynamics, RewardTerms
 from envs.rollout import Draw, sample_trajectories
+from tests.trbert.tasks.toys import PickOne
 from trbert.encoder import Encoder
 from trbert.measure.cost import CostModel
 from trbert.packed.tokens import Tokens
 from trbert.selection.policy import Policy
+from trbert.selection.reduction import Reducer
+from trbert.tasks import TASKS
+from trbert.tasks.examples import Examples
 from tune.learning.objectives import (
-    distillation_loss,
     imitation_loss,
     leave_one_out_advantages,
     mean_advantages,
     policy_gradient_loss,
-    predictive_information,
 )
+from tune.learning.select_stage import select_loss
+from tune.settings import SelectSettings
 
 # By hand.
 
@@ -58,23 +63,6 @@ def test_the_policy_gradient_loss_by_hand():
     assert policy_gradient_loss(points, torch.tensor([[[3.0]]]), torch.tensor([4])).item() == pytest.approx(9.0)
 
 
-def test_what_a_model_knows_by_hand():
-    # Labels 0, 0, 0, 1: H = ¾ log 4/3 + ¼ log 4. Said with ¾ and ¼ each time nothing is known beyond that.
-    labels = torch.tensor([0, 0, 0, 1])
-    frequencies = torch.tensor([0.75, 0.25]).log().expand(4, 2)
-    assert predictive_information(frequencies, labels) == pytest.approx(0.0, abs=1e-6)
-    # Odds of 9 for the right class leave log 10/9 of H; odds of 9 for the wrong one make it negative.
-    right = torch.tensor([[9.0, 1.0]] * 3 + [[1.0, 9.0]]).log()
-    entropy = 0.75 * math.log(4 / 3) + 0.25 * math.log(4)
-    assert predictive_information(right, labels) == pytest.approx(entropy - math.log(10 / 9), abs=1e-6)
-    assert predictive_information(right.flip(1), labels) == pytest.approx(entropy - math.log(10), abs=1e-6)
-
-
-def test_a_class_that_nobody_has_makes_no_difference():
-    logits = torch.tensor([[0.0, 0.0, -200.0], [0.0, 0.0, -200.0]])
-    assert predictive_information(logits, torch.tensor([0, 1])) == pytest.approx(0.0)
-
-
 def test_each_point_has_a_baseline_of_its_own():
     # Two points, three samples: 1, 2, 6 as above, and 4, 0, 2: 4 − 1, 0 − 3, 2 − 2; against their mean of 2: 2, −2, 0.
     returns = torch.tensor([[[1.0], [2.0], [6.0]], [[4.0], [0.0], [2.0]]])
@@ -91,22 +79,6 @@ def test_no_gradient_flows_through_the_advantages():
     assert advantages.grad is None
     # −A/√4, meaned over two samples.
     torch.testing.assert_close(log_prob.grad, torch.tensor([[[-0.75], [0.75]]]))
-
-
-def test_the_distillation_loss_by_hand():
-    # Even odds against even odds: log 2.
-    assert distillation_loss(torch.zeros(1, 2), torch.zeros(1, 2)).item() == pytest.approx(math.log(2))
-    # The teacher says (3/4, 1/4), the student (1/2, 1/2): log 2 again. The student (1/4, 3/4): ¾ log 4 + ¼ log 4/3.
-    teacher = torch.tensor([[math.log(3), 0.0]])
-    assert distillation_loss(torch.zeros(1, 2), teacher).item() == pytest.approx(math.log(2))
-    expected = 0.75 * math.log(4) + 0.25 * math.log(4 / 3)
-    assert distillation_loss(teacher.flip(1), teacher).item() == pytest.approx(expected)
-
-
-def test_a_temperature_softens_both_sides_and_is_squared_outside():
-    # At T = 2 the teacher's 2·log 3 is log 3: (3/4, 1/4). The student is even: 2² · log 2.
-    teacher = torch.tensor([[2 * math.log(3), 0.0]])
-    assert distillation_loss(torch.zeros(1, 2), teacher, 2.0).item() == pytest.approx(4 * math.log(2))
 
 
 def test_the_imitation_loss_by_hand():
@@ -167,22 +139,22 @@ def dynamics():
         initializer_range=0.5,
     )
     encoder = Encoder(BertForSequenceClassification(config).eval())
-    terms = RewardTerms(penalty=1.5, keep_ratios=(0.3, 0.3))
-    return Dynamics(encoder, (0, 1), terms, CostModel.of(encoder))
+    reducer = Reducer(encoder=encoder, task=TASKS["classification"], points=(0, 1))
+    return Dynamics(reducer, RewardTerms(penalty=1.5, keep_ratios=(0.3, 0.3)), CostModel.of(reducer))
 
 
 @pytest.fixture
-def enumerated(dynamics, policy, monkeypatch):
-    """Two documents under two dials, which change their penalties."""
-    documents = []
-    for ids, label, dial in (([3, 7, 11], 0, 0.0), ([5, 2, 9, 4], 2, -0.5)):
-        every = trajectories(len(ids))
-        kept = torch.zeros(len(every), 2, len(ids))
-        for row, pair in enumerate(every):
+def every(dynamics, policy, monkeypatch):
+    """A function: ids -> the rollout of every trajectory of a document at a dial, as samples."""
+
+    def run(ids, dial=0.0):
+        pairs = trajectories(len(ids))
+        kept = torch.zeros(len(pairs), 2, len(ids))
+        for row, pair in enumerate(pairs):
             for point, positions in enumerate(pair):
                 kept[row, point, list(positions)] = 1
 
-        def draw_from_the_table(_seed, _version, _document, sample, point, positions, kept=kept):
+        def draw_from_the_table(_seed, _version, _document, sample, point, positions):
             return 1 - kept[sample, point, positions]  # 0 is below any probability, 1 above
 
         monkeypatch.setattr(envs.rollout, "keyed_uniform", draw_from_the_table)
@@ -191,17 +163,26 @@ def enumerated(dynamics, policy, monkeypatch):
             policy,
             Tokens.from_lists([ids], None),
             Draw(seed=0, version=0, documents=torch.tensor([0])),
-            torch.full((len(every), 1), dial),
+            torch.full((len(pairs), 1), dial),
         )
-        expected = [[len(positions) + 1 for positions in pair] for pair in every]
-        assert rollout.state.kept.T.tolist() == expected
+        assert rollout.state.kept.T.tolist() == [[len(positions) + 1 for positions in pair] for pair in pairs]
+        return rollout
+
+    return run
+
+
+@pytest.fixture
+def enumerated(dynamics, every):
+    """Two documents at dials of their own."""
+    documents = []
+    for ids, label, dial in (([3, 7, 11], 0, 0.0), ([5, 2, 9, 4], 2, -0.5)):
+        rollout = every(ids, dial)
+        kept = rollout.state.kept
+        examples = Examples.of_documents(Tokens.from_lists([ids], None), torch.tensor([label])).repeat(kept.shape[1])
         with torch.no_grad():
-            logits = dynamics.encoder.logits(rollout.state.batch)
-            lengths, labels = (torch.full((len(every),), value) for value in (len(ids), label))
-            dials = torch.full((len(every),), dial)
-            returns = dynamics.returns(lengths, rollout.state.kept, logits, labels, dials)
+            returns = dynamics.returns(examples, kept, dynamics.reducer.outputs(rollout.state))
         by_point = rollout.log_prob[:, :, 0].double()
-        documents.append(Enumerated(by_point, returns.double(), rollout.state.kept[0], len(ids)))
+        documents.append(Enumerated(by_point, returns.double(), kept[0], len(ids)))
     return documents
 
 
@@ -306,3 +287,50 @@ def test_a_protected_tokens_logit_moves_no_log_probability(dynamics, policy):
     )
     assert (rollout.log_prob == 0).all()
     assert (gradient(rollout.log_prob.sum(), policy) == 0).all()
+
+
+# The same law for an example of two documents, of which one is the right one: their returns are one number.
+
+
+@pytest.mark.parametrize("reward_to_go", [True, False])
+def test_the_select_loss_of_an_example_of_two_documents_has_the_exact_gradient(dynamics, policy, every, reward_to_go):
+    picks = dataclasses.replace(dynamics, reducer=dataclasses.replace(dynamics.reducer, task=PickOne()))
+    ids = [[3, 7], [5, 2, 9]]
+    example = Examples(Tokens.from_lists(ids, None), torch.tensor([1]), owner=torch.tensor([0, 0]))
+    rollouts = [every(own) for own in ids]
+    outputs = [dynamics.reducer.outputs(rollout.state).detach() for rollout in rollouts]
+    together = list(itertools.product(range(3), range(9)))  # every trajectory of the one with every one of the other
+
+    def of_both(pairs, values):
+        """Values [..., trajectories] of each document, as [..., samples · documents]."""
+        return torch.stack([values[d][..., pair[d]] for pair in pairs for d in (0, 1)], -1)
+
+    kept = of_both(together, [rollout.state.kept for rollout in rollouts])
+    said = of_both(together, [each.T for each in outputs]).T
+    with torch.no_grad():
+        rewards = picks.reward(example.repeat(27), kept, said).double().view(3, 9)
+    assert rewards.std() > 0.1
+    # J = Σ π₁ π₂ R; each document's gradient is scaled by its own length.
+    first, second = (rollout.log_prob[:, :, 0].sum(0).double().exp() for rollout in rollouts)
+    assert (first.sum() * second.sum()).item() == pytest.approx(1.0, abs=1e-6)
+    exact = -(first @ rewards @ second.detach() / 2**0.5 + first.detach() @ rewards @ second / 3**0.5)
+
+    settings = SelectSettings(reward_to_go=reward_to_go)
+    expected = torch.zeros((), dtype=torch.double)
+    for pair in itertools.combinations_with_replacement(together, 2):
+        log_prob = of_both(pair, [rollout.log_prob[:, :, 0] for rollout in rollouts]).view(2, 2, 2)
+        drawn = dataclasses.replace(
+            rollouts[0],
+            state=dataclasses.replace(
+                rollouts[0].state, kept=of_both(pair, [rollout.state.kept for rollout in rollouts])
+            ),
+            log_prob=log_prob,
+            mean_log_prob=log_prob,
+        )
+        loss, _ = select_loss(picks, drawn, of_both(pair, [each.T for each in outputs]).T, example, 2, settings)
+        probability = torch.stack([first[one] * second[other] for one, other in pair]).prod().detach()
+        orders = 1 if pair[0] == pair[1] else 2  # the loss is a mean over samples: their order does not matter
+        expected = expected + orders * probability * loss
+    wanted = gradient(exact, policy)
+    assert wanted.abs().max() > 0.01
+    torch.testing.assert_close(gradient(expected, policy), wanted, rtol=0, atol=1e-5)

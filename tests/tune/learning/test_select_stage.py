@@ -1,9 +1,8 @@
-"""The first two stages on a tiny teacher, for whom one marker word decides the class."""
+"""The second stage on a tiny teacher, for whom one marker word decides the class: the policy alone."""
 
 import dataclasses
 import itertools
 import math
-import types
 
 import numpy as np
 import pytest
@@ -13,22 +12,22 @@ from torch.testing import assert_close
 
 from envs.dynamics import Dynamics, RewardTerms
 from envs.rollout import Draw, sample_trajectories
+from tests.trbert.tasks.toys import PickOne
 from trbert.errors import Diverged, InputError
+from trbert.measure.cost import CostModel
 from trbert.packed.tokens import Tokens
 from trbert.selection.saliency import most_salient, saliency
 from trbert.tasks.examples import Examples
 from tune.learning import select_stage as stages
 from tune.learning.select_stage import (
     RolloutItem,
-    drawn_dials,
     flatten,
     load_flat,
     select_loss,
     train_policy,
     warm_start,
 )
-from tune.learning.steps import StageTimeout, Team, shuffled_batches
-from tune.learning.teacher_stage import train_teacher, training_seconds
+from tune.learning.steps import shuffled_batches
 from tune.settings import PRESETS, override
 
 
@@ -47,13 +46,10 @@ def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def logits_of(encoder, tokens):
+def right(reducer, examples):
     with torch.no_grad():
-        return encoder.unreduced_logits(tokens)
-
-
-def right(encoder, examples):
-    return float((logits_of(encoder, examples.tokens).argmax(-1) == examples.labels).double().mean())
+        outputs = reducer.unreduced_outputs(examples.tokens)
+    return float((outputs.argmax(-1) == examples.targets).double().mean())
 
 
 def logits_at(model, batch, point=0):
@@ -61,144 +57,22 @@ def logits_at(model, batch, point=0):
     return model.policy.logits(batch, point, torch.zeros(1, len(batch)))[0]
 
 
-# Teacher.
-
-
-def test_the_teacher_learns_the_marker_word(prepared):
-    assert prepared.teacher_validation > 0.9
-    assert prepared.teacher_test > 0.9
-
-
-def test_the_teacher_takes_its_steps_with_dropout_and_is_left_without(model, train, tiny_settings):
-    modes, told = [], Told()
-
-    def progress(step):
-        modes.append(model.encoder.model.training)
-        told(step)
-
-    settings = dataclasses.replace(tiny_settings.teacher, epochs=0.2, batch_size=16)
-    train_teacher(model.encoder, train, settings, tiny_settings.compute, 0, progress)
-    steps = math.ceil(0.2 * len(train.tokens) / 16)
-    assert [step["step"] for step in told] == list(range(1, steps + 1))
-    assert {step["steps"] for step in told} == {steps}
-    assert modes == [True] * steps
-    assert not model.encoder.model.training
-
-
-def test_the_same_seed_trains_the_same_teacher(make_model, train, tiny_settings):
-    found = []
-    for seed in (0, 0, 1):
-        encoder = make_model().encoder
-        settings = dataclasses.replace(tiny_settings.teacher, epochs=0.1)
-        train_teacher(encoder, train, settings, tiny_settings.compute, seed, lambda step: None)
-        found.append(weights_of(encoder.model))
-    assert same(found[0], found[1])
-    assert not same(found[0], found[2])
-
-
-def test_measuring_a_training_pass_changes_nothing(model, train):
-    before = weights_of(model.encoder.model)
-    training_seconds(model.encoder, train, "float32", 1)
-    assert same(weights_of(model.encoder.model), before)
-    assert all(parameter.grad is None for parameter in model.encoder.model.parameters())
-
-
-def test_the_seconds_of_a_training_pass_are_the_best_of_three_by_hand(model, monkeypatch):
-    # Three documents of 4, 8 and 12 tokens, of which the first two are timed: 9, 4 and 6 seconds, 2 a document at
-    # best. They have 6 tokens on average, and all three have 8: 2 · 8/6.
-    tokens = Tokens.from_lists([[2, *[5] * (length - 1)] for length in (4, 8, 12)], None)
-    split = Examples(tokens, torch.tensor([0, 1, 0]))
-    clock = iter([0.0, 9.0, 100.0, 104.0, 200.0, 206.0])
-    threads, passes, unreduced_logits = [], [], model.encoder.unreduced_logits
-
-    def watched(tokens):
-        passes.append(tokens.lengths.tolist())
-        return unreduced_logits(tokens)
-
-    monkeypatch.setattr(stages, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
-    monkeypatch.setattr(model.encoder, "unreduced_logits", watched)
-    monkeypatch.setattr(torch, "set_num_threads", threads.append)
-    assert training_seconds(model.encoder, split, "float32", 7, documents=2) == pytest.approx(8 / 3)
-    assert passes == [[4, 8]] * 3
-    assert threads == [7, 1]  # as many as asked for, then as many as before
-
-
-def test_a_teachers_weights_decay_by_hand(model, train, tiny_settings):
-    unread = model.encoder.model.get_input_embeddings().weight[1]  # [UNK], which stands in no document
-    before = unread.detach().clone()
-    settings = dataclasses.replace(tiny_settings.teacher, epochs=1e-3, learning_rate=0.1)
-    told = Told()
-    train_teacher(model.encoder, train, settings, tiny_settings.compute, 0, told)
-    # One step, at the highest learning rate: without a gradient AdamW takes .1 · .01 of a weight, and nothing else.
-    assert len(told) == 1
-    assert_close(unread.detach(), before * (1 - 0.1 * 0.01), rtol=1e-6, atol=0)
-    assert before.abs().max() > 0.1
-
-
-def test_a_process_of_a_team_runs_its_share_of_the_teachers_documents_with_dropout_of_its_own(
-    model, train, tiny_settings, monkeypatch
-):
-    summed, seen, seeds, unreduced_logits = [], [], [], model.encoder.unreduced_logits
-
-    def watched(tokens):
-        seen.append(tokens.input_ids.tolist())
-        return unreduced_logits(tokens)
-
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat: summed.append(len(flat)))
-    monkeypatch.setattr(model.encoder, "unreduced_logits", watched)
-    settings = dataclasses.replace(tiny_settings.teacher, epochs=2 * 16 / 240)
-    team = Team(1, 2)
-    compute = tiny_settings.compute
-    train_teacher(
-        model.encoder, train, settings, compute, 5, lambda step: seeds.append(torch.initial_seed()), team=team
-    )
-    shares = [chosen[1::2] for chosen in shuffled_batches(len(train.tokens), 16, 2, seed=5)]
-    assert seen == [train.tokens.take(share).input_ids.tolist() for share in shares]
-    assert len(summed) == 2
-    assert seeds == [5 + 1] * 2  # the seed and the rank
-
-
-def test_a_teacher_that_died_goes_on_as_if_it_had_lived(make_model, train, tiny_settings, drawer):
-    def die(step):
-        if step["step"] == 2:
-            raise StageTimeout
-
-    settings = dataclasses.replace(tiny_settings.teacher, epochs=4 * 16 / 240)
-
-    def teach(progress, keeper=None):
-        encoder = make_model().encoder
-        train_teacher(encoder, train, settings, tiny_settings.compute, 0, progress, keeper)
-        return weights_of(encoder.model)
-
-    told = Told()
-    expected = teach(lambda step: None)
-    with pytest.raises(StageTimeout):
-        teach(die, drawer)
-    assert same(teach(told, drawer), expected)
-    assert [step["step"] for step in told] == [2, 3, 4]
-
-
-# Select.
-
-
-DIALS = {"select.dial_range": 1.0}
 # Relaxed decisions learn of the tokens that were kept alone, and so more slowly, where few may stay not at all.
 GUMBEL = {"selector": "gumbel", "select.penalty": 0.1, "select.documents": 640}
-ONE = {"select.dial_range": 0.0}
-LEARNING = {"policy": ONE, "policy, dials": DIALS, "gumbel": GUMBEL | ONE, "gumbel, dials": GUMBEL | DIALS}
+LEARNING = {"policy": {}, "gumbel": GUMBEL}
 learning = pytest.mark.parametrize("changes", LEARNING.values(), ids=LEARNING)
 
 
 @learning
 def test_select_leaves_the_encoder_bit_for_bit_and_raises_the_reward(make_model, train, changes):
     model = make_model(changes)
-    encoder, policy = weights_of(model.encoder.model), weights_of(model.policy)
+    encoder, policy = weights_of(model.reducer.encoder.plain), weights_of(model.policy)
     told = Told()
     model.select(train, model.sampler(train), told)
-    assert same(weights_of(model.encoder.model), encoder)
-    assert all((parameter == 0).all() for parameter in model.encoder.fusion.parameters())
+    assert same(weights_of(model.reducer.encoder.plain), encoder)
+    assert all((parameter == 0).all() for parameter in model.reducer.fusion.parameters())
     assert all(parameter.requires_grad for parameter in model.parameters)
-    assert all(parameter.grad is None for parameter in model.encoder.model.parameters())
+    assert all(parameter.grad is None for parameter in model.reducer.encoder.plain.parameters())
     assert all(not torch.equal(value, policy[name]) for name, value in weights_of(model.policy).items())
     assert [step["step"] for step in told] == list(range(1, model.settings.select.documents // 16 + 1))
     first, last = (np.mean([step["reward"] for step in part]) for part in (told[:4], told[-4:]))
@@ -218,10 +92,9 @@ def test_select_learns_to_keep_the_word_that_decides(model, train, prepared):
 
 def test_one_step_of_select_by_hand(make_model, train):
     model = make_model({"select.documents": 16})
-    (chosen,) = shuffled_batches(len(train.tokens), 16, 1, seed=0)
+    (chosen,) = shuffled_batches(len(train), 16, 1, seed=0)
     items = [
-        RolloutItem(index=index, version=0, documents=tuple(part.tolist()))
-        for index, part in enumerate(chosen.split(8))
+        RolloutItem(index=index, version=0, examples=tuple(part.tolist())) for index, part in enumerate(chosen.split(8))
     ]
     by_hand = make_model()
     gradient = sum(each.gradient for each in by_hand.sampler(train).gradients(flatten(by_hand.policy), items)) / 16
@@ -230,7 +103,7 @@ def test_one_step_of_select_by_hand(make_model, train):
         parameter.grad = part.view_as(parameter)
     torch.nn.utils.clip_grad_norm_(by_hand.policy.parameters(), 1.0)
     torch.optim.Adam(by_hand.policy.parameters(), lr=2e-2).step()
-    train_policy(model.policy, model.sampler(train), len(train.tokens), model.settings.select, 0, lambda step: None)
+    train_policy(model.policy, model.sampler(train), len(train), model.settings.select, 0, lambda step: None)
     np.testing.assert_allclose(flatten(model.policy), flatten(by_hand.policy), rtol=1e-5, atol=1e-7)
 
 
@@ -248,18 +121,18 @@ def test_a_long_gradient_of_the_policy_is_cut_to_length_1_by_hand(make_model, tr
             found = model.sampler(train).gradients(weights, items)
             return [dataclasses.replace(each, gradient=8 * length * along) for each in found]
 
-    train_policy(model.policy, Even(), len(train.tokens), model.settings.select, 0, lambda step: None)
+    train_policy(model.policy, Even(), len(train), model.settings.select, 0, lambda step: None)
     np.testing.assert_allclose(before - flatten(model.policy), cut * along, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("selector", ["policy", "gumbel"])
 def test_a_sampled_trajectory_has_no_gradient_for_the_encoder_which_gets_its_own_back(make_model, train, selector):
     model = make_model({"selector": selector})
-    own = [*model.encoder.model.parameters(), *model.encoder.fusion.parameters()]
+    own = [*model.reducer.encoder.plain.parameters(), *model.reducer.fusion.parameters()]
     own[0].requires_grad_(False)  # as its user may have it
     documents = torch.arange(4)
-    part = train.take(documents, torch.device("cpu"))
-    item = RolloutItem(index=0, version=0, documents=(0, 1, 2, 3))
+    part = train.take(documents)
+    item = RolloutItem(index=0, version=0, examples=(0, 1, 2, 3))
     _, logits, *_ = model.sampler(train)._sample(part, documents, item)
     assert logits.requires_grad == (selector == "gumbel")  # gates lead to the policy
     assert [parameter.requires_grad for parameter in own] == [False, *[True] * (len(own) - 1)]
@@ -275,14 +148,14 @@ def test_an_encoder_gets_its_gradients_back_where_sampling_fails(model, train, m
 
     monkeypatch.setattr(stages, "sample_trajectories", broken)
     with pytest.raises(RuntimeError, match="sampling failed"):
-        model.sampler(train).gradient(flatten(model.policy), RolloutItem(index=0, version=0, documents=(0,)))
-    assert all(parameter.requires_grad for parameter in model.encoder.model.parameters())
+        model.sampler(train).gradient(flatten(model.policy), RolloutItem(index=0, version=0, examples=(0,)))
+    assert all(parameter.requires_grad for parameter in model.reducer.encoder.plain.parameters())
 
 
 @pytest.fixture
 def numbered_source(model, train):
     """A source without gradients, whose items' rewards are 1, 2, 3 and so on; a list of the items of each step."""
-    (item,) = model.sampler(train).gradients(flatten(model.policy), [RolloutItem(index=0, version=0, documents=(0, 1))])
+    (item,) = model.sampler(train).gradients(flatten(model.policy), [RolloutItem(index=0, version=0, examples=(0, 1))])
 
     class Numbered(list):
         def gradients(self, weights, items):
@@ -300,11 +173,11 @@ def test_a_steps_items_and_what_is_told_of_them_by_hand(model, numbered_source, 
     )
     told = Told()
     train_policy(model.policy, numbered_source, 240, settings, 9, told)
-    assert [[len(item.documents) for item in items] for items in numbered_source] == [[6, 6, 4]] * 3
+    assert [[len(item.examples) for item in items] for items in numbered_source] == [[6, 6, 4]] * 3
     assert [[item.index for item in items] for items in numbered_source] == [[0, 1, 2]] * 3
     assert [{item.version for item in items} for items in numbered_source] == [{0}, {1}, {2}]
     assert [(step["step"], step["steps"], step["reward"]) for step in told] == [(1, 3, 2.0), (2, 3, 2.0), (3, 3, 2.0)]
-    chosen = [[document for item in items for document in item.documents] for items in numbered_source]
+    chosen = [[document for item in items for document in item.examples] for items in numbered_source]
     assert chosen == [each.tolist() for each in shuffled_batches(240, 16, 3, seed=9)]
 
 
@@ -320,8 +193,8 @@ def test_the_first_steps_are_guided_as_many_as_their_share_by_hand(
 
 
 def test_what_an_item_tells_of_its_trajectories_by_hand(model, train):
-    item, documents = RolloutItem(index=0, version=3, documents=(3, 1, 4)), torch.tensor([3, 1, 4])
-    part = train.take(documents, torch.device("cpu"))
+    item, documents = RolloutItem(index=0, version=3, examples=(3, 1, 4)), torch.tensor([3, 1, 4])
+    part = train.take(documents)
     rollout, *_ = model.sampler(train)._sample(part, documents, item)
     lengths, kept = part.tokens.lengths.repeat(model.settings.select.samples), rollout.state.kept
     assert (kept[1] < kept[0]).any()
@@ -333,8 +206,8 @@ def test_what_an_item_tells_of_its_trajectories_by_hand(model, train):
 
 def test_items_together_give_what_each_gives_alone(model, train):
     weights, sampler = flatten(model.policy), model.sampler(train)
-    first = RolloutItem(index=0, version=5, documents=(3, 1, 4))
-    second = RolloutItem(index=1, version=5, documents=(15, 9, 2, 6))
+    first = RolloutItem(index=0, version=5, examples=(3, 1, 4))
+    second = RolloutItem(index=1, version=5, examples=(15, 9, 2, 6))
     together = sampler.gradients(weights, [first, second])
     alone = [*make_alone(sampler, weights, second), *make_alone(sampler, weights, first)]
     assert [each.index for each in together] == [0, 1]
@@ -353,9 +226,9 @@ def test_a_steps_gradient_does_not_depend_on_how_it_is_cut_into_items(make_model
     model = make_model(changes)
     weights, sampler = flatten(model.policy), model.sampler(train)
     documents = (3, 1, 4, 15, 9, 2, 6)
-    whole = sampler.gradient(weights, RolloutItem(index=0, version=5, documents=documents)).gradient
+    whole = sampler.gradient(weights, RolloutItem(index=0, version=5, examples=documents)).gradient
     cut = [
-        sampler.gradient(weights, RolloutItem(index=index, version=5, documents=part)).gradient
+        sampler.gradient(weights, RolloutItem(index=index, version=5, examples=part)).gradient
         for index, part in enumerate([documents[:2], documents[2:6], documents[6:]])
     ]
     assert np.abs(whole).max() > 1e-3
@@ -367,7 +240,7 @@ def test_a_steps_gradient_does_not_depend_on_how_it_is_cut_into_items(make_model
 def test_an_item_over_budget_or_memory_is_cut_and_gives_the_same(make_model, train, changes, limit, monkeypatch):
     whole = make_model(changes)
     model = make_model(changes | ({"compute.tokens_per_batch": 100} if limit == "budget" else {}))
-    item = RolloutItem(index=0, version=5, documents=(3, 1, 4, 15, 9, 2, 6))
+    item = RolloutItem(index=0, version=5, examples=(3, 1, 4, 15, 9, 2, 6))
     sampler, cut = model.sampler(train), []
     sample = sampler._sample
 
@@ -383,7 +256,7 @@ def test_an_item_over_budget_or_memory_is_cut_and_gives_the_same(make_model, tra
     assert len(cut) > 2
     assert limit == "memory" or max(cut) <= 100
     np.testing.assert_allclose(found.gradient, expected.gradient, rtol=1e-3, atol=1e-5)
-    for name in ("reward", "charge", "entropy"):
+    for name in ("reward", "charge"):
         assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-4)
 
 
@@ -397,17 +270,17 @@ def test_a_gradient_that_is_not_finite_is_refused_and_leaves_the_policy(make_mod
 
     before = flatten(model.policy)
     with pytest.raises(Diverged, match=r"^the policy's gradient norm must be finite, and is nan: lower"):
-        train_policy(model.policy, Broken(), len(train.tokens), model.settings.select, 0, print)
+        train_policy(model.policy, Broken(), len(train), model.settings.select, 0, print)
     assert np.array_equal(flatten(model.policy), before)
 
 
 def test_another_version_or_seed_draws_other_trajectories(make_model, train):
     model = make_model()
     weights, documents = flatten(model.policy), tuple(range(8))
-    one = model.sampler(train).gradient(weights, RolloutItem(index=0, version=1, documents=documents))
-    two = model.sampler(train).gradient(weights, RolloutItem(index=0, version=2, documents=documents))
+    one = model.sampler(train).gradient(weights, RolloutItem(index=0, version=1, examples=documents))
+    two = model.sampler(train).gradient(weights, RolloutItem(index=0, version=2, examples=documents))
     other = make_model({"seed": 1}).sampler(train)
-    three = other.gradient(weights, RolloutItem(index=0, version=1, documents=documents))
+    three = other.gradient(weights, RolloutItem(index=0, version=1, examples=documents))
     assert not np.array_equal(one.gradient, two.gradient)
     assert not np.array_equal(one.gradient, three.gradient)
 
@@ -426,7 +299,7 @@ def test_a_step_sums_its_items_in_their_order_wherever_they_were_computed(make_m
     for wrap in (lambda sampler: sampler, Backwards):
         model = make_model({"select.documents": 64, "select.item_documents": 5})
         source = wrap(model.sampler(train))
-        train_policy(model.policy, source, len(train.tokens), model.settings.select, 0, lambda step: None)
+        train_policy(model.policy, source, len(train), model.settings.select, 0, lambda step: None)
         learned.append(flatten(model.policy))
     assert np.array_equal(learned[0], learned[1])
 
@@ -451,8 +324,8 @@ def make_rollout(make_model, train):
 
     def make(samples):
         model = make_model({"select.samples": samples})
-        part = train.take(torch.tensor([0, 1]), torch.device("cpu"))
-        item = RolloutItem(index=0, version=0, documents=(0, 1))
+        part = train.take(torch.tensor([0, 1]))
+        item = RolloutItem(index=0, version=0, examples=(0, 1))
         return model.sampler(train)._sample(part, torch.tensor([0, 1]), item)[0]
 
     return make
@@ -467,35 +340,26 @@ def rollout(make_rollout):
 LOG_PROB = torch.tensor([[[-2.0, -1.0], [-3.0, -3.0]], [[0.0, 0.0], [-1.0, 0.0]]])
 """By point; -2, -1, -4, -3 in the sum."""
 REWARDS = torch.tensor([[1.0, 0.0], [0.0, 4.0]])
-LENGTHS = torch.tensor([4, 16])
+PART = Examples.of_documents(Tokens.from_lists([[2] * 4, [2] * 16], None), torch.tensor([0, 0]))
+"""Of 4 and 16 tokens."""
 
 
-def numbered(rollout, lengths, log_prob, **others):
-    """Returns the rollout with numbers by hand; its documents are of these lengths."""
-    batch = rollout.state.batch
-    batch = dataclasses.replace(batch, original_lengths=lengths.repeat(len(batch) // len(lengths)))
-    state = dataclasses.replace(rollout.state, batch=batch)
-    return dataclasses.replace(rollout, state=state, log_prob=log_prob, mean_log_prob=log_prob / 10, **others)
+def numbered(rollout, log_prob, **others):
+    """Returns the rollout with numbers by hand."""
+    return dataclasses.replace(rollout, log_prob=log_prob, mean_log_prob=log_prob / 10, **others)
 
 
-def loss_of(model, rollout, returns, settings):
-    """Returns the select stage's loss and mean reward where trajectories [points, samples, docs] return this."""
+def loss_of(model, rollout, returns, settings, part=PART):
+    """Returns the select stage's loss and mean reward where trajectories [points, samples, examples] return this."""
 
     class Paying(Dynamics):
-        def returns(self, lengths, kept, logits, labels, dials=None):
+        def returns(self, examples, kept, outputs):
+            assert len(examples) == returns[0].numel()
             return returns.flatten(1)
 
-    paying = Paying(model.dynamics.encoder, model.points, model.dynamics.terms, model.cost)
-    _, samples, docs = returns.shape
-    counted = samples * docs
-    return select_loss(
-        paying,
-        rollout,
-        torch.zeros(counted, 2),
-        torch.zeros(counted, dtype=torch.long),
-        torch.zeros(samples, docs),
-        settings,
-    )
+    paying = Paying(model.reducer, model.dynamics.terms, model.cost)
+    samples = returns.shape[1]
+    return select_loss(paying, rollout, torch.zeros(samples * len(part.tokens), 2), part, samples, settings)
 
 
 LATER = torch.tensor([[3.0, 1.0], [0.0, 1.0]])
@@ -503,7 +367,7 @@ LATER = torch.tensor([[3.0, 1.0], [0.0, 1.0]])
 
 
 def test_the_policys_loss_by_hand(model, rollout, tiny_settings):
-    numbers = numbered(rollout, LENGTHS, LOG_PROB)
+    numbers = numbered(rollout, LOG_PROB)
     whole = dataclasses.replace(tiny_settings.select, reward_to_go=False)
     # Leave one out: A = (1, −4) and (−1, 4). −mean A·log π/√n of −2/2, 4/4; 4/2, −12/4 is −(−1 + 1 + 2 − 3)/4.
     returns = torch.stack([REWARDS, LATER])
@@ -515,7 +379,7 @@ def test_the_policys_loss_by_hand(model, rollout, tiny_settings):
 def test_the_policys_loss_on_what_is_still_to_come_by_hand(model, rollout, tiny_settings):
     # First point as above, on log π of −2, −1; −3, −3: −2/2 + 4/4 + 3/2 − 12/4 = −1.5. Second: A = (3, 0), (−3, 0)
     # on 0, 0; −1, 0: 3/2. Together 0, over −4.
-    numbers = numbered(rollout, LENGTHS, LOG_PROB)
+    numbers = numbered(rollout, LOG_PROB)
     assert tiny_settings.select.reward_to_go
     loss, reward = loss_of(model, numbers, torch.stack([REWARDS, LATER]), tiny_settings.select)
     assert loss.item() == pytest.approx(0.0, abs=1e-6)
@@ -528,7 +392,7 @@ def test_the_policys_loss_on_what_is_still_to_come_by_hand(model, rollout, tiny_
 def test_the_papers_loss_by_hand(model, rollout, tiny_settings):
     # Own sample in the baseline: A = (½, −2), (−½, 2); token averages −.2, −.1, −.4, −.3, whatever the length.
     # −mean of −.1, .2, .2, −.6 is .075.
-    numbers = numbered(rollout, LENGTHS, LOG_PROB)
+    numbers = numbered(rollout, LOG_PROB)
     paper = override(tiny_settings, PRESETS["tr-bert"]).select
     loss, _ = loss_of(model, numbers, torch.stack([REWARDS, LATER]), paper)
     assert loss.item() == pytest.approx(0.075)
@@ -536,22 +400,20 @@ def test_the_papers_loss_by_hand(model, rollout, tiny_settings):
 
 def test_relaxed_trajectories_pay_for_the_tokens_that_they_leave_by_hand(model, rollout, tiny_settings):
     # Documents of 4 and 16 tokens, λ = 2, tokens the price: sample 0 leaves (4, 2) and (8, 4), ¾ and ⅜ of the price;
-    # sample 1 leaves (2, 1) and (16, 16), ⅜ and 1. At dials 0 and −log 2 the second document's penalty is 4.
+    # sample 1 leaves (2, 1) and (16, 16), ⅜ and 1.
     counts = torch.tensor([[[4.0, 8.0], [2.0, 16.0]], [[2.0, 4.0], [1.0, 16.0]]], requires_grad=True)
-    numbers = numbered(rollout, LENGTHS, LOG_PROB, counts=counts)
+    numbers = numbered(rollout, LOG_PROB, counts=counts)
     terms = RewardTerms(penalty=2.0, keep_ratios=(0.0, 0.0), price="tokens")
-    dynamics = Dynamics(model.encoder, model.points, terms, model.cost)
-    dials = torch.tensor([[0.0, -math.log(2)]] * 2)
-    logits, labels = torch.zeros(4, 2), torch.zeros(4, dtype=torch.long)
+    dynamics = Dynamics(model.reducer, terms, model.cost)
     kept = counts.detach().long().flatten(1)
     numbers = dataclasses.replace(numbers, state=dataclasses.replace(numbers.state, kept=kept))
-    loss, reward = select_loss(dynamics, numbers, logits, labels, dials, tiny_settings.select)
-    paid = [2 * 3 / 4, 4 * 3 / 8, 2 * 3 / 8, 4 * 1]
+    loss, reward = select_loss(dynamics, numbers, torch.zeros(4, 2), PART, 2, tiny_settings.select)
+    paid = [2 * 3 / 4, 2 * 3 / 8, 2 * 3 / 8, 2 * 1]
     assert loss.item() == pytest.approx(sum(paid) / 4)
     assert reward == pytest.approx(-math.log(2) - sum(paid) / 4)
     (gradient,) = torch.autograd.grad(loss, counts)
-    # λ·e^−dial / (two points · n · four trajectories).
-    expected = torch.tensor([2 / (2 * 4 * 4), 4 / (2 * 16 * 4)]).expand(2, 2, 2)
+    # λ / (two points · n · four trajectories).
+    expected = torch.tensor([2 / (2 * 4 * 4), 2 / (2 * 16 * 4)]).expand(2, 2, 2)
     assert_close(gradient, expected)
 
 
@@ -559,76 +421,108 @@ def test_only_drawn_trajectories_count_and_the_further_one_does_not(model, make_
     # A third sample, deployed, of any numbers: the loss of the first two is as if it were not there.
     more = torch.cat([LOG_PROB, torch.full((2, 1, 2), -70.0)], 1)
     returns = torch.stack([REWARDS, LATER])
-    found = loss_of(model, numbered(make_rollout(3), LENGTHS, more), returns, tiny_settings.select)
-    expected = loss_of(model, numbered(make_rollout(2), LENGTHS, LOG_PROB), returns, tiny_settings.select)
+    found = loss_of(model, numbered(make_rollout(3), more), returns, tiny_settings.select)
+    expected = loss_of(model, numbered(make_rollout(2), LOG_PROB), returns, tiny_settings.select)
     assert found[0].item() == pytest.approx(expected[0].item())
 
 
 @learning
 def test_an_items_gradient_is_that_of_the_environments_returns(make_model, train, changes):
     model = make_model(changes)
-    item = RolloutItem(index=0, version=3, documents=(3, 1, 4, 15))
+    item = RolloutItem(index=0, version=3, examples=(3, 1, 4, 15))
     found = model.sampler(train).gradient(flatten(model.policy), item)
-    documents = torch.tensor(item.documents)
-    part, draw = train.take(documents, torch.device("cpu")), Draw(seed=0, version=3, documents=documents)
-    dials = drawn_dials(model.settings.select, draw, 4)
+    documents = torch.tensor(item.examples)
+    part, draw = train.take(documents), Draw(seed=0, version=3, documents=documents)
+    dials = torch.zeros(4, 4)
     tau = model.settings.select.temperature if "selector" in changes else None
     rollout = sample_trajectories(model.dynamics, model.policy, part.tokens, draw, dials, temperature=tau)
-    logits, labels = model.encoder.logits(rollout.state.batch), part.labels.repeat(4)
-    lengths, kept = part.tokens.lengths.repeat(4), rollout.state.kept
-    returns = model.dynamics.returns(lengths, kept, logits.detach(), labels, dials.flatten()).view(2, 4, 4)
+    outputs, drawn = model.reducer.outputs(rollout.state), part.repeat(4)
+    returns = model.dynamics.returns(drawn, rollout.state.kept, outputs.detach()).view(2, 4, 4)
     assert found.reward == pytest.approx(float(returns[0].mean()), abs=1e-5)
     if tau is None:
         others = (returns.sum(1, keepdim=True) - returns) / 3
         log_prob = rollout.log_prob / part.tokens.lengths.sqrt()
         loss = -((returns - others) * log_prob).sum() / 4  # summed over documents, meaned over samples
     else:
-        charge = model.dynamics.charge(lengths, rollout.counts.flatten(1))
-        paid = model.settings.select.penalty * torch.exp(-dials.flatten()) * charge
-        loss = (torch.nn.functional.cross_entropy(logits, labels, reduction="none") + paid).sum() / 4
+        paid = model.settings.select.penalty * model.dynamics.charge(drawn.tokens.lengths, rollout.counts.flatten(1))
+        loss = (torch.nn.functional.cross_entropy(outputs, drawn.targets, reduction="none") + paid).sum() / 4
     parts = torch.autograd.grad(loss, list(model.policy.parameters()))
     gradient = torch.cat([part.flatten() for part in parts]).numpy()
     assert np.abs(gradient).max() > 1e-3
     np.testing.assert_allclose(found.gradient, gradient, rtol=1e-3, atol=1e-5)
 
 
-# Dials in training.
+# Examples of two documents each.
+
+TWO_EACH = Examples(
+    Tokens.from_lists([[2] * 4, [2] * 16, [2] * 1, [2] * 9], None), torch.tensor([0, 0]), torch.tensor([0, 0, 1, 1])
+)
+"""Two examples: of 4 and 16 tokens, and of 1 and 9."""
 
 
-def test_a_document_has_one_dial_for_all_its_samples_and_its_own_in_each_step(tiny_settings):
-    settings = dataclasses.replace(tiny_settings.select, dial_range=2.0)
-    dials = drawn_dials(settings, Draw(seed=0, version=7, documents=torch.arange(4000)), 3)
-    assert dials.shape == (3, 4000)
-    assert torch.equal(dials[0].expand(3, -1), dials)
-    assert dials.abs().max() <= 2.0
-    assert float(dials.mean()) == pytest.approx(0.0, abs=0.07)
-    assert float(dials.std()) == pytest.approx(2.0 / math.sqrt(3), abs=0.05)
-    part = drawn_dials(settings, Draw(seed=0, version=7, documents=torch.tensor([31, 4])), 2)
-    assert torch.equal(part, dials[:2, [31, 4]])
-    for draw in (
-        Draw(seed=0, version=8, documents=torch.arange(50)),
-        Draw(seed=1, version=7, documents=torch.arange(50)),
-    ):
-        assert not torch.equal(drawn_dials(settings, draw, 1)[0], dials[0, :50])
+def test_both_documents_of_an_example_get_its_advantage_by_hand(model, make_rollout, tiny_settings):
+    # The first example returns 1 and 4 in the two samples, the second 2 and 2: A = (−3, 0) and (3, 0).
+    returns = torch.tensor([[[1.0, 2.0], [4.0, 2.0]]])
+    log_prob = torch.tensor([[[-2.0, -4.0, -5.0, -6.0], [-8.0, -1.0, -7.0, -9.0]]], requires_grad=True)
+    whole = dataclasses.replace(tiny_settings.select, reward_to_go=False)
+    numbers = numbered(make_rollout(2), log_prob)
+    loss, reward = loss_of(model, numbers, returns, whole, TWO_EACH)
+    # A · log π / √n of −3·(−2/2 − 4/4) = 6 and 3·(−8/2 − 1/4) = −12.75: their sum −6.75, over two samples of two
+    # examples.
+    assert loss.item() == pytest.approx(6.75 / 4)
+    assert reward == pytest.approx(9 / 4)
+    (gradient,) = torch.autograd.grad(loss, log_prob)
+    assert_close(gradient, torch.tensor([[[3 / 2, 3 / 4, 0, 0], [-3 / 2, -3 / 4, 0, 0]]]) / 4)
 
 
-def test_without_a_range_every_dial_is_0(tiny_settings):
-    one = dataclasses.replace(tiny_settings.select, dial_range=0.0)
-    dials = drawn_dials(one, Draw(seed=0, version=7, documents=torch.arange(5)), 3)
-    assert torch.equal(dials, torch.zeros(3, 5))
+def test_the_papers_loss_of_examples_of_two_documents_by_hand(model, make_rollout, tiny_settings):
+    # Own sample in the baseline: A = (−1.5, 1.5) for the first example. Token averages are a tenth of log π:
+    # −1.5·(−.2 − .4) + 1.5·(−.8 − .1) = −.45, over two samples of two examples.
+    returns = torch.tensor([[[1.0, 2.0], [4.0, 2.0]]])
+    log_prob = torch.tensor([[[-2.0, -4.0, -5.0, -6.0], [-8.0, -1.0, -7.0, -9.0]]])
+    paper = override(tiny_settings, PRESETS["tr-bert"]).select
+    loss, _ = loss_of(model, numbered(make_rollout(2), log_prob), returns, paper, TWO_EACH)
+    assert loss.item() == pytest.approx(0.45 / 4)
 
 
-def test_a_policy_of_a_range_of_dials_sees_them_and_samples_along_them(make_model, train):
-    assert make_model({"select.dial_range": 0.0}).policy.features == ("document", "neighbours")
-    model = make_model({"select.dial_range": 6.0})
-    assert model.policy.features == ("document", "neighbours", "dial")
-    documents = torch.arange(40)
-    item = RolloutItem(index=0, version=0, documents=tuple(range(40)))
-    part = train.take(documents, torch.device("cpu"))
-    rollout, _, dials = model.sampler(train)._sample(part, documents, item)
-    assert torch.equal(dials, drawn_dials(model.settings.select, Draw(seed=0, version=0, documents=documents), 4))
-    kept = rollout.state.kept.view(2, 4, 40).sum((0, 1)) / part.tokens.lengths
-    assert kept[dials[0] > 2].min() > kept[dials[0] < -2].max()  # an untrained policy keeps by the dial alone
+def test_relaxed_examples_pay_for_their_documents_together_by_hand(model, make_rollout, tiny_settings):
+    # A price of 1 a token at each of four layers, and nothing else: unreduced the documents cost 4 · (4, 16, 1, 9). Two
+    # layers follow each point. With λ = 2 and sample 0 leaving all, sample 1 one token of each:
+    # 2·(4 + 16)·4/(4·20) = 2 and 2·(1 + 1)·4/(4·20) = .2 of the first example, 2 and 2·2·4/(4·10) = .4 of the second.
+    cost = CostModel(
+        embedding_per_token=0.0, layer_per_token=(1.0,) * 4, layer_per_pair=(0.0,) * 4, head_per_document=0.0
+    )
+    dynamics = Dynamics(
+        dataclasses.replace(model.reducer, task=PickOne()), RewardTerms(penalty=2.0, keep_ratios=(0.0, 0.0)), cost
+    )
+    counts = torch.tensor([[[4.0, 16.0, 1.0, 9.0], [1.0, 1.0, 1.0, 1.0]]] * 2, requires_grad=True)
+    numbers = numbered(make_rollout(2), torch.zeros(2, 2, 4), counts=counts)
+    kept = counts.detach().long().flatten(1)
+    numbers = dataclasses.replace(numbers, state=dataclasses.replace(numbers.state, kept=kept))
+    loss, reward = select_loss(dynamics, numbers, torch.zeros(8, 1), TWO_EACH, 2, tiny_settings.select)
+    assert loss.item() == pytest.approx((2 + 0.2 + 2 + 0.4) / 4)
+    assert reward == pytest.approx(-math.log(2) - (2 + 0.2 + 2 + 0.4) / 4)  # one of two is right
+    (gradient,) = torch.autograd.grad(loss, counts)
+    # λ · two layers / (the example's whole price), over two samples of two examples.
+    assert_close(gradient, torch.tensor([4 / 80, 4 / 80, 4 / 40, 4 / 40]).expand(2, 2, 4) / 4)
+
+
+def test_an_item_of_examples_of_two_documents_is_their_mean_wherever_it_is_cut(make_model, train):
+    # The same gradient, summed over examples, from one item or two; and the reward of both is their mean.
+    model = make_model({})
+    picks = dataclasses.replace(model.dynamics, reducer=dataclasses.replace(model.reducer, task=PickOne()))
+    examples = Examples(train.tokens.take(torch.arange(12)), train.targets[:6], torch.arange(6).repeat_interleave(2))
+    sampler = stages.Sampler(picks, model.policy, examples, model.settings.select, model.settings.compute, 0)
+    weights = flatten(model.policy)
+    whole = sampler.gradient(weights, RolloutItem(index=0, version=3, examples=(4, 1, 5)))
+    one = sampler.gradient(weights, RolloutItem(index=0, version=3, examples=(4,)))
+    two = sampler.gradient(weights, RolloutItem(index=1, version=3, examples=(1, 5)))
+    assert np.abs(whole.gradient).max() > 1e-3
+    np.testing.assert_allclose(one.gradient + two.gradient, whole.gradient, rtol=1e-3, atol=1e-5)
+    assert whole.reward == pytest.approx((one.reward + 2 * two.reward) / 3, rel=1e-4)
+
+
+# A rule.
 
 
 def test_a_rule_has_nothing_to_select(make_model, train):
@@ -667,10 +561,10 @@ def test_the_papers_recipe_runs_with_its_guided_sample(make_model, train):
 def test_the_guided_sample_keeps_the_most_salient_tokens_and_then_all_of_them(make_model, train):
     model = make_model({"select.samples": 3})
     documents = torch.arange(10, 16)
-    part = train.take(documents, torch.device("cpu"))
-    item = RolloutItem(index=0, version=0, documents=tuple(documents.tolist()), guided=True)
+    part = train.take(documents)
+    item = RolloutItem(index=0, version=0, examples=tuple(documents.tolist()), guided=True)
     rollout, *_ = model.sampler(train)._sample(part, documents, item)
-    _, scores = saliency(model.encoder, part.tokens, part.labels, model.points)
+    _, scores = saliency(model.reducer.encoder, model.reducer.task, part, model.points)
     with torch.no_grad():
         probability = logits_at(model, model.dynamics.reset(part.tokens).batch).sigmoid()
     offsets = part.tokens.offsets.tolist()
@@ -692,7 +586,7 @@ def test_the_guided_sample_keeps_the_most_salient_tokens_and_then_all_of_them(ma
 
 def agreement(model, train):
     """The share of unprotected tokens on which the policy's threshold and the saliency target agree."""
-    (batch, _), scores = saliency(model.encoder, train.tokens, train.labels, model.points)
+    (batch, _), scores = saliency(model.reducer.encoder, model.reducer.task, train, model.points)
     targets = most_salient(batch, scores, 0.5 * train.tokens.lengths)[0]
     with torch.no_grad():
         keep = logits_at(model, model.dynamics.reset(train.tokens).batch) >= 0
@@ -702,11 +596,11 @@ def agreement(model, train):
 
 def test_a_warm_start_imitates_saliency(make_model, train):
     model = make_model({"select.warm_start_documents": 240, "select.learning_rate": 1e-9})
-    encoder, before = weights_of(model.encoder.model), agreement(model, train)
+    encoder, before = weights_of(model.reducer.encoder.plain), agreement(model, train)
     settings = model.settings
     warm_start(model.policy, model.dynamics, train, settings.select, settings.compute, 0)
     assert agreement(model, train) > max(before, 0.5) + 0.06
-    assert same(weights_of(model.encoder.model), encoder)
+    assert same(weights_of(model.reducer.encoder.plain), encoder)
 
 
 def most_salient_half(scores, offsets):
@@ -728,9 +622,9 @@ def test_two_steps_of_a_warm_start_by_hand(make_model, train, monkeypatch):
             other.copy_(one.mul_(20))  # wide enough for the second step's gradient to differ from the first's
     before, parameters = flatten(model.policy), list(by_hand.policy.parameters())
     warm_start(model.policy, model.dynamics, train, model.settings.select, model.settings.compute, 3)
-    for chosen in shuffled_batches(len(train.tokens), 16, 2, seed=3):
-        part = train.take(chosen, torch.device("cpu"))
-        states, scores = saliency(by_hand.encoder, part.tokens, part.labels, by_hand.points)
+    for chosen in shuffled_batches(len(train), 16, 2, seed=3):
+        part = train.take(chosen)
+        states, scores = saliency(by_hand.reducer.encoder, by_hand.reducer.task, part, by_hand.points)
         free, offsets = ~part.tokens.protected, part.tokens.offsets.tolist()
         loss = torch.zeros(())
         for point, state in enumerate(states):
@@ -748,9 +642,9 @@ def test_two_steps_of_a_warm_start_by_hand(make_model, train, monkeypatch):
 def test_a_warm_start_cut_by_its_token_budget_learns_the_same(make_model, train, monkeypatch):
     found, cut = [], []
 
-    def watched(encoder, tokens, labels, points):
-        cut.append(len(tokens.input_ids))
-        return saliency(encoder, tokens, labels, points)
+    def watched(encoder, task, part, points):
+        cut.append(int(part.lengths.sum()))
+        return saliency(encoder, task, part, points)
 
     monkeypatch.setattr(stages, "saliency", watched)
     for tokens in (16384, 25):
@@ -768,9 +662,9 @@ def test_a_warm_start_cut_by_its_token_budget_learns_the_same(make_model, train,
 def test_a_warm_start_takes_no_document_twice_where_it_asks_for_more_than_there_are(make_model, train, monkeypatch):
     seen = []
 
-    def watched(encoder, tokens, labels, points):
-        seen.append(len(tokens))
-        return saliency(encoder, tokens, labels, points)
+    def watched(encoder, task, part, points):
+        seen.append(len(part))
+        return saliency(encoder, task, part, points)
 
     monkeypatch.setattr(stages, "saliency", watched)
     model = make_model({"select.warm_start_documents": 1000, "select.step_documents": 80})
@@ -799,7 +693,7 @@ def test_unset_points_are_the_papers(make_model):
 
 def test_a_stage_that_is_stopped_keeps_what_it_learned(make_model, train):
     model = make_model()
-    before, encoder = flatten(model.policy), weights_of(model.encoder.model)
+    before, encoder = flatten(model.policy), weights_of(model.reducer.encoder.plain)
 
     class Stop(Exception):
         pass
@@ -811,6 +705,6 @@ def test_a_stage_that_is_stopped_keeps_what_it_learned(make_model, train):
     with pytest.raises(Stop):
         model.select(train, model.sampler(train), stop)
     assert not np.array_equal(flatten(model.policy), before)
-    assert same(weights_of(model.encoder.model), encoder)
-    assert all(parameter.requires_grad for parameter in model.encoder.model.parameters())
-    assert_close(right(model.encoder, train), right(make_model().encoder, train))
+    assert same(weights_of(model.reducer.encoder.plain), encoder)
+    assert all(parameter.requires_grad for parameter in model.reducer.encoder.plain.parameters())
+    assert_close(right(model.reducer, train), right(make_model().reducer, train))
