@@ -32,10 +32,37 @@ def test_a_package_is_the_one_in_this_checkout(package):
     assert Path(importlib.import_module(package).__file__) == ROOT / package / "__init__.py"
 
 
+def loaded_by(statement):
+    """Returns the libraries that a statement has loaded in a process of its own."""
+    script = f"import sys; {statement}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
 def test_importing_trbert_is_light():
-    script = "import sys, trbert; print(*sorted({name.split('.')[0] for name in sys.modules}))"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert set(done.stdout.split()).isdisjoint({"torch", "transformers", "numpy", "ray", "gymnasium", "datasets"})
+    found = loaded_by("import trbert")
+    assert found.isdisjoint({"torch", "transformers", "numpy", "ray", "gymnasium", "datasets"})
+
+
+FOLDERS = sorted(path.parent for package in PACKAGES for path in (ROOT / package).rglob("__init__.py"))
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(ROOT)))
+def test_every_package_imports_alone(folder):
+    loaded_by(f"import {'.'.join(folder.relative_to(ROOT).parts)}")
+
+
+def test_every_folder_of_modules_is_a_package():
+    for package in PACKAGES:
+        assert {path.parent for path in modules(package)} <= set(FOLDERS)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(ROOT)))
+def test_a_folder_holds_at_most_fifteen_files(folder):
+    # A folder is one idea. One that grows beyond this holds two.
+    files = [path.name for path in folder.iterdir() if path.is_file()]
+    assert len(files) <= 15, f"find the second idea in {folder.relative_to(ROOT)}/: {sorted(files)}"
 
 
 def test_importing_all_of_trbert_needs_neither_ray_nor_gymnasium():

@@ -65,16 +65,18 @@ def test_a_picked_model_gives_the_fronts_quality_again_in_a_new_process(run, tin
     assert picked.returncode == 0, picked.stderr
     script = f"""
 import torch, transformers, trbert
-from trbert.data import load_splits
+from trbert.data.splits import load_splits
+from trbert.tasks import task_of
 path = {str(run / point.model)!r}
 model = trbert.load(path, dial={point.dial})
 tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-test = load_splits({str(tiny_data)!r}, validation_rows=1000).test
+task = task_of(model.config.task)
+test = load_splits({str(tiny_data)!r}, task=task, validation_rows=1000).test
 longest = model.config.max_tokens
-batch = tokenizer(list(test.texts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
+batch = tokenizer(list(test.inputs[0]), padding=True, truncation=True, max_length=longest, return_tensors="pt")
 with torch.inference_mode():
     logits = model(**batch).logits
-print((logits.argmax(-1) == torch.tensor(test.labels)).double().mean().item())
+print((logits.argmax(-1) == torch.tensor(test.targets)).double().mean().item())
 assert "ray" not in __import__("sys").modules
 assert trbert.load({str(tmp_path / "picked")!r}).config.model_type == "trbert"
 """
