@@ -1,4 +1,4 @@
-"""Every setting of a run: frozen, nested by concern, checked and never changed. Saved with a run as JSON."""
+"""Every setting of a run, in frozen dataclasses that check their values. They are saved with a run as JSON."""
 
 import dataclasses
 import difflib
@@ -14,7 +14,7 @@ from trbert.errors import InputError
 
 
 def _setting(default: Any, help: str) -> Any:
-    """A field whose help text is its only documentation: command-line help comes from it."""
+    """Returns a field with a help text. The text is the setting's only documentation; `--help` and the docs show it."""
     return field(default=default, metadata={"help": help})
 
 
@@ -27,13 +27,17 @@ def _check(holds: bool, name: str, rule: str, value: object) -> None:
 class DataSettings:
     """Where documents come from."""
 
-    source: str = _setting("pages", "hub name, folder or files (csv, jsonl, parquet); 'pages' is the embedded default")
-    text_column: str = _setting("text", "column of the texts; of text pairs two, such as question,sentence")
+    source: str = _setting("pages", "hub name, folder or files (csv, jsonl, parquet); 'pages' are the packaged pages")
+    text_column: str = _setting(
+        "text", "column of the texts; two columns, such as question,sentence, for pairs of texts"
+    )
     label_column: str = _setting("label", "column of the labels")
     max_length: int = _setting(256, "most tokens of a document, special tokens included")
-    train_rows: int | None = _setting(None, "use this many training rows, drawn by the seed; all when unset")
-    validation_rows: int = _setting(1000, "most rows to choose points on; held out of train where there is no split")
-    test_rows: int | None = _setting(None, "report on this many test rows; all when unset")
+    train_rows: int | None = _setting(None, "training rows to use, drawn with the seed; all when unset")
+    validation_rows: int = _setting(
+        1000, "most validation rows; taken from the training rows if the data have no validation split"
+    )
+    test_rows: int | None = _setting(None, "test rows to report on; all when unset")
 
     def __post_init__(self) -> None:
         _check(self.max_length > 2, "data.max_length", "more than 2 tokens", self.max_length)
@@ -45,12 +49,12 @@ class DataSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherSettings:
-    """Stage 1: fine-tune the unreduced model."""
+    """Stage 1: the unreduced model is fine-tuned."""
 
     epochs: float = _setting(4.0, "passes over the training rows")
-    batch_size: int = _setting(16, "documents a step")
-    learning_rate: float = _setting(1e-4, "highest learning rate, after warm-up, before linear decay")
-    max_length: int | None = _setting(None, "tokens that the teacher reads; data.max_length when unset")
+    batch_size: int = _setting(16, "documents in each step")
+    learning_rate: float = _setting(1e-4, "highest learning rate: it rises to this, and then falls linearly to 0")
+    max_length: int | None = _setting(None, "most tokens that the teacher reads; data.max_length when unset")
 
     def __post_init__(self) -> None:
         longer = self.max_length is None or self.max_length > 2
@@ -62,35 +66,50 @@ class TeacherSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectSettings:
-    """Stage 2: the encoder frozen, the policy learns by reinforcement."""
+    """Stage 2: the encoder is frozen, and the policy learns by reinforcement."""
 
-    points: tuple[int, ...] | None = _setting(None, "reduction points, rising layer indices; (1, L//2) when unset")
+    points: tuple[int, ...] | None = _setting(
+        None, "reduction points, as rising layer indices; (1, L//2) of L layers when unset"
+    )
     penalty: float | None = _setting(
         None,
-        "price of cost in the reward, in nats per unreduced document; when unset 1, or what the teacher knows if less",
+        "price of an unreduced document in the reward, in nats; when unset 1, or what the teacher knows of a label if "
+        "that is less",
     )
-    keep_ratios: tuple[float, ...] | None = _setting(None, "fraction each point keeps free of charge; 0 when unset")
+    keep_ratios: tuple[float, ...] | None = _setting(
+        None, "fraction of the tokens that each point keeps free of charge; 0 when unset"
+    )
     price: Literal["flops", "latency", "tokens"] = _setting(
-        "flops", "what the penalty prices: FLOPs, measured time, or kept tokens as the paper"
+        "flops",
+        "what the penalty prices: 'flops', 'latency' (measured time) or 'tokens' (kept tokens, as the paper does)",
     )
     latency_table: str | None = _setting(
-        None, "latency.json that 'trbert bench' wrote where the model will be served; measured here when unset"
+        None,
+        "latency.json that 'trbert bench' wrote on the machine that will serve the model; when unset this machine is "
+        "timed",
     )
-    documents: int = _setting(6000, "documents to sample trajectories of, with repetition over epochs")
-    samples: int = _setting(8, "trajectories of each document")
-    step_documents: int = _setting(16, "documents a policy step")
-    item_documents: int = _setting(8, "documents a rollout work item: what one worker samples at a time")
+    documents: int = _setting(6000, "documents to train the policy on; a document counts again in each epoch")
+    samples: int = _setting(8, "sampled trajectories of each document")
+    step_documents: int = _setting(16, "documents in each step of the policy")
+    item_documents: int = _setting(8, "documents in each item of work, which one worker samples at a time")
     learning_rate: float = _setting(3e-3, "highest learning rate of the policy")
     reward_to_go: bool = _setting(
-        True, "a point's decisions answer for the cost from there on, not for what was before"
+        True, "whether the return of a point counts only the cost from that point on, and not the cost before it"
     )
-    temperature: float = _setting(1.0, "of the relaxed decisions that selector 'gumbel' learns from")
-    baseline: Literal["leave-one-out", "mean"] = _setting("leave-one-out", "baseline of a document's returns")
+    temperature: float = _setting(1.0, "temperature of the relaxed decisions from which selector 'gumbel' learns")
+    baseline: Literal["leave-one-out", "mean"] = _setting(
+        "leave-one-out",
+        "baseline of a sample's return: the mean return of the document's other samples ('leave-one-out') or of all "
+        "its samples ('mean')",
+    )
     token_average: bool = _setting(
-        False, "average log-probabilities over tokens, as the paper's code, not sum / sqrt n"
+        False,
+        "whether log-probabilities are averaged over tokens, as in the paper's code, or summed and divided by sqrt n",
     )
-    guided_share: float = _setting(0.0, "first share of steps whose last sample keeps the most salient tokens instead")
-    warm_start_documents: int = _setting(1500, "documents on which the policy first imitates saliency")
+    guided_share: float = _setting(
+        0.0, "fraction of the steps, from the first on, in which a document's last sample keeps the most salient tokens"
+    )
+    warm_start_documents: int = _setting(1500, "documents on which the policy first learns to imitate saliency")
 
     def __post_init__(self) -> None:
         points = self.points or ()
@@ -118,19 +137,23 @@ class SelectSettings:
 class JointSettings:
     """Stage 3: encoder and policy learn together."""
 
-    documents: int = _setting(32000, "documents to train on, with repetition over epochs; 0 leaves the stage out")
+    documents: int = _setting(
+        32000, "documents to train on; a document counts again in each epoch; 0 leaves the stage out"
+    )
     samples: int = _setting(2, "sampled trajectories of each document")
-    batch_size: int = _setting(16, "documents a step")
+    batch_size: int = _setting(16, "documents in each step")
     learning_rate: float = _setting(1e-4, "highest learning rate of the encoder")
-    policy_learning_rate: float = _setting(5e-4, "highest learning rate of the policy, and of fusion")
+    policy_learning_rate: float = _setting(5e-4, "highest learning rate of the policy and of fusion")
     distillation: float = _setting(
-        0.5, "share of the task loss that is cross-entropy against the teacher, not the label"
+        0.5, "weight of the teacher's outputs in the task loss, from 0 to 1; the labels have the rest"
     )
     temperature: float = _setting(1.0, "temperature of distillation")
     fastest: float = _setting(
-        16.0, "a further, thresholded trajectory is as fast as anything from 1x to this; 0 leaves it out"
+        16.0,
+        "each document has one more trajectory, thresholded at a speed-up that is drawn from 1x to this; 0 leaves it "
+        "out",
     )
-    keep_all: float = _setting(0.1, "fraction of those further trajectories that keep all tokens")
+    keep_all: float = _setting(0.1, "fraction of these further trajectories that keep all tokens instead")
 
     def __post_init__(self) -> None:
         _check(self.documents >= 0, "joint.documents", "0 or more", self.documents)
@@ -145,17 +168,17 @@ class JointSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComputeSettings:
-    """How the machine is used; results do not depend on it beyond rounding."""
+    """How the machine is used. Results depend on it only by rounding."""
 
-    device: str = _setting("auto", "cpu, cuda, or auto: the first GPU where there is one")
+    device: str = _setting("auto", "'cpu', 'cuda' or 'auto': the first GPU, or the processor if there is no GPU")
     dtype: Literal["auto", "float32", "bfloat16"] = _setting(
-        "auto", "arithmetic of training; auto takes bfloat16 where it is found to be faster"
+        "auto", "arithmetic of training: 'float32', 'bfloat16' or 'auto': bfloat16 if it is timed to be faster"
     )
     evaluation: Literal["auto", "float32", "bfloat16"] = _setting(
-        "float32", "arithmetic of evaluation; float32 is what a model is loaded in by default"
+        "float32", "arithmetic of evaluation: 'float32', in which a saved model is loaded, 'bfloat16' or 'auto'"
     )
-    threads: int | None = _setting(None, "threads of each process; when unset 1, and all cores for the teacher")
-    tokens_per_batch: int = _setting(16384, "most tokens at once, halved when memory runs out")
+    threads: int | None = _setting(None, "threads of each process; when unset 1, but all cores for the teacher")
+    tokens_per_batch: int = _setting(16384, "most tokens in one pass; a pass is halved when memory runs out")
 
     def __post_init__(self) -> None:
         for name in ("dtype", "evaluation"):
@@ -167,25 +190,30 @@ class ComputeSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """One trained model: its data, its stages, its seed."""
+    """How one model is made: the encoder, the data, the three stages of learning, and the use of the machine."""
 
-    model: str = _setting("minilm", "hub name or folder, plain or fine-tuned; 'minilm' is the packaged default")
+    model: str = _setting(
+        "minilm", "hub name or folder of the encoder, plain or fine-tuned; 'minilm' is the packaged encoder"
+    )
     seed: int = _setting(0, "seed of every random number")
     positions: int | None = _setting(
-        None, "learned positions the encoder is given, by repeating its own; its own when unset"
+        None, "learned positions that the encoder gets, by repeating its own ones; only its own ones when unset"
     )
     policy_width: int = _setting(32, "hidden width of a policy head")
-    task: str = _setting("classification", "what is predicted: 'classification', one label for a text or a pair")
+    task: str = _setting("classification", "what is predicted: 'classification' is one label for a text or a pair")
     selector: str = _setting(
         "policy",
-        "what decides: the policy, its heads learned by relaxation instead ('gumbel'), or a rule: 'first', 'random', "
-        "'attention', 'saliency'",
+        "what decides which tokens go on: 'policy', 'gumbel' (a policy that learns from relaxed decisions), or one of "
+        "the rules 'first', 'random', 'attention' and 'saliency'",
     )
     policy_features: tuple[str, ...] = _setting(
         ("document", "neighbours"),
-        "what policy heads see beside a token: a summary of the document, the tokens beside it",
+        "what policy heads see besides the token itself: 'document' (a summary of the document), 'neighbours' (the "
+        "tokens beside it)",
     )
-    fusion: bool = _setting(True, "what is dropped leaves its mean in the first token's state; joint learns how")
+    fusion: bool = _setting(
+        True, "whether the mean of the dropped tokens is added to the first token's state; joint learns how"
+    )
     data: DataSettings = field(default_factory=DataSettings)
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     select: SelectSettings = field(default_factory=SelectSettings)
@@ -204,7 +232,7 @@ class Settings:
             self._check_selector()
 
     def _check_selector(self) -> None:
-        # Torch: only where another than the default is asked for, so that a plan comes at once.
+        # This imports torch, which takes seconds. The default selector needs no check, so that plans are fast.
         from trbert.selection.selectors import selector_class
 
         kind = selector_class(self.selector)
@@ -215,27 +243,27 @@ class Settings:
 
 
 def _check_task(name: str) -> None:
-    from trbert.tasks import task_of  # torch: only where another than the default is asked for
+    from trbert.tasks import task_of  # imports torch, which takes seconds; the default task needs no check
 
     task_of(name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """What is asked for beside the settings of a model; saved with the run, so that it can be resumed.
+    """What the user asks for besides the settings of a model. It is saved with the run, so that it can be resumed.
 
     Attributes:
-        num_trials: as many as fit the budget when None.
-        num_rollout_workers: actors that sample for each trial.
-        num_learners: processes that share each joint stage, and the teacher's training.
-        gpus_per_worker: GPUs of each trial's learner and of each of its workers; None shares out what there is.
-        budget: time for everything, such as "10m".
-        address: of a Ray cluster; None is this machine.
-        storage: where trials keep their checkpoints, if not in the run folder.
-        fixed: settings that the user gave, so that the search leaves them alone.
+        num_trials: the number of models to train; as many as fit the budget if None.
+        num_rollout_workers: the number of processes that sample for each trial, besides the trial's own.
+        num_learners: the number of processes that share the teacher's training and each joint stage.
+        gpus_per_worker: the GPUs of each trial's learner and of each of its workers; an even share if None.
+        budget: the time for everything, such as "10m".
+        address: the address of a Ray cluster; None is this machine.
+        storage: the folder or URI for the trials' checkpoints; the run folder if None.
+        fixed: the names of the settings that the user gave; the search does not vary them.
 
     Raises:
-        InputError: A number is too small, or the budget is no duration.
+        InputError: A number is too small, or the budget is not a duration.
     """
 
     num_trials: int | None = None
@@ -258,20 +286,20 @@ class Search:
 
     @property
     def seconds(self) -> float:
-        """The budget."""
+        """The budget in seconds."""
         return parse_duration(self.budget)
 
     @property
     def processes(self) -> int:
-        """Processes of a trial: its own, and its rollout workers."""
+        """The number of processes of a trial: its own one, and its rollout workers."""
         return 1 + self.num_rollout_workers
 
 
 def parse_duration(text: str) -> float:
-    """Returns a duration like "90s", "10m", "2h" or "1h30m" in seconds.
+    """Returns the seconds of a duration such as "90s", "10m", "2h" or "1h30m".
 
     Raises:
-        InputError: It is none.
+        InputError: The text is not a duration, or it is 0.
 
     Example:
         >>> parse_duration("1h30m")
@@ -308,16 +336,23 @@ TR_BERT: dict[str, Any] = {
     "joint.distillation": 1.0,
     "joint.fastest": 0.0,
 }
-"""The paper's own recipe (Ye et al. 2021, and its code), as overrides; its penalty, set by hand there, stays free."""
+"""The paper's own recipe (Ye et al. 2021, and its code), as changes of settings.
+
+The penalty is not among them, because the paper sets it by hand for each data set.
+"""
 
 PRESETS: dict[str, dict[str, Any]] = {"tr-bert": TR_BERT}
 
 
 def override(settings: Settings, changes: dict[str, Any]) -> Settings:
-    """Returns settings with dotted names replaced all at once, and checked anew.
+    """Returns a copy of the settings with these changes, checked once all of them are made.
+
+    Args:
+        settings: the settings to start from; they stay as they are.
+        changes: new values by name, such as "select.penalty".
 
     Raises:
-        InputError: A name is unknown (with the nearest known one), or a value breaks its rule.
+        InputError: A name is unknown, or a value is not allowed. For a name the message gives the nearest known one.
 
     Example:
         >>> override(Settings(), {"select.penalty": 0.2}).select.penalty
@@ -340,7 +375,7 @@ def override(settings: Settings, changes: dict[str, Any]) -> Settings:
 
 
 def setting_names() -> dict[str, "dataclasses.Field[Any]"]:
-    """Returns the fields of all settings by dotted name."""
+    """Returns the fields of all settings by name, such as "select.penalty"."""
     names: dict[str, dataclasses.Field[Any]] = {}
     for outer in dataclasses.fields(Settings):
         if dataclasses.is_dataclass(outer.type):
@@ -359,7 +394,7 @@ def from_json(values: dict[str, Any]) -> Settings:
     """Returns the settings that `to_json` wrote.
 
     Raises:
-        InputError: A name is unknown, or a value breaks its rule.
+        InputError: A name is unknown, or a value is not allowed.
     """
     changes: dict[str, Any] = {}
     for name, value in values.items():
@@ -371,7 +406,7 @@ def from_json(values: dict[str, Any]) -> Settings:
 
 
 def _coerce(name: str, kind: Any, value: Any) -> Any:
-    """Returns the value in the field's own type: JSON has no tuples, and a whole number may stand for a float."""
+    """Returns the value in the type of its field: a list becomes a tuple, and a whole number may become a float."""
     kinds = typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
     for each in kinds:
         origin = typing.get_origin(each)
@@ -380,13 +415,13 @@ def _coerce(name: str, kind: Any, value: Any) -> Any:
         if origin is tuple:
             item = typing.get_args(each)[0]
             lone = isinstance(value, str) if item is str else _is_number(value)
-            parts = (value,) if lone else value  # a list of one needs no comma
+            parts = (value,) if lone else value  # one value without a comma is a list of one
             if isinstance(parts, list | tuple):
                 return tuple(_coerce(name, item, part) for part in parts)
         if origin is Literal and value in typing.get_args(each):
             return value
         if each is float and _is_number(value):
-            # Infinity is positive: most settings' own rules would let it pass.
+            # Most rules ask only whether a number is positive, and infinity is.
             _check(math.isfinite(value), name, "a finite number", value)
             return float(value)
         if isinstance(each, type) and origin is None and type(value) is each:

@@ -15,7 +15,7 @@ Curve = list[tuple[float, float]]
 NEAR = 0.05
 """Two values are close if they differ by at most this fraction of their range; in log if the range is."""
 TRIES = 20
-"""How often Optuna is asked for one configuration. The last answer is never rejected, as a small space may be used up."""
+"""How often Optuna is asked for one configuration. The last answer is never rejected: a small space may be used up."""
 
 
 class FreshSearch(Searcher):
