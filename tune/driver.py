@@ -87,8 +87,8 @@ def run_search(folder: RunFolder, saved: SavedRun, plan: Plan, *, cores: int, re
     done = len(finished(results))
     if done == 0:
         errors = [str(result.error) for result in results if result.error is not None]
-        why = f", the first with {errors[0].strip().splitlines()[-1]}" if errors else ""
-        raise RuntimeError(f"none of {plan.trials} trials finished{why}: their logs lie in {folder.trials}")
+        why = f" (the first error: {errors[0].strip().splitlines()[-1]})" if errors else ""
+        raise RuntimeError(f"none of {plan.trials} trials finished{why}: their logs are in {folder.trials}")
     console.line("measuring the front's models, one at a time")
     points = collect(folder, shared.prepared, fitted, shared.free, results)
     missing = f"{plan.trials - done} of {plan.trials} trials did not finish\n" if done < plan.trials else ""
@@ -99,8 +99,8 @@ def _fit(settings: Settings, plan: Plan, prepared: Prepared, console: Console) -
     """Returns the settings of a trial, with as many documents as the budget allows."""
     fitted = fit_trial(settings, plan, prepared.training_seconds, len(prepared.validation.tokens))
     console.line(
-        f"a trial: {fitted.select.warm_start_documents:,} documents of warm start, {fitted.select.documents:,} of "
-        f"select, {fitted.joint.documents:,} of joint, in {plan.trial_seconds:.0f} s"
+        f"each trial: warm start on {fitted.select.warm_start_documents:,} documents, select on "
+        f"{fitted.select.documents:,}, joint on {fitted.joint.documents:,}, in about {plan.trial_seconds:.0f} s"
     )
     return fitted
 
@@ -141,7 +141,7 @@ def make_shared(
         train = partial(teach_together, team)
     prepared = prepare(settings, plan, say, latency, train)
     folder.delete()
-    say("free rules: first, random, attention on the teacher")
+    say("free rules: measuring first, random and attention on the teacher")
     choice = to_settings({"select.points": point_choices(prepared.config.num_hidden_layers)[0]})
     return Shared(prepared=prepared, free=free_points(prepared, settings, choice["select.points"]))
 

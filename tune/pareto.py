@@ -60,7 +60,9 @@ def export(run: Path, point: Point, out: Path) -> None:
             (beside / "config.json").write_text(f"{text}\n", encoding="utf-8")
         os.replace(beside, out)
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise RunFolderError(f"{out} cannot be written ({error}): pass --out with a folder of your own") from error
+        raise RunFolderError(
+            f"{out} cannot be written ({error}): pass --out with a folder that you may write to"
+        ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -73,7 +75,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{folder} must hold config.json, and does not: search again, or copy it back"
         ) from error
     except ValueError as error:
-        raise DamagedCheckpoint(f"{folder}/config.json is no JSON ({error}): search again, or copy it back") from error
+        raise DamagedCheckpoint(f"{folder}/config.json is not JSON ({error}): search again, or copy it back") from error
     if not isinstance(config, dict):
         raise DamagedCheckpoint(f"{folder}/config.json must be a JSON object, and is {config!r}: search again")
     return config

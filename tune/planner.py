@@ -108,8 +108,8 @@ def _never(cluster: Cluster, bundles: Sequence[Resources], lacking: str) -> str:
     most = max(machine["GPU"] for machine in cluster.machines) if cluster.machines else 0.0
     remedy = f"--gpus-per-worker of at most {most:g}" if largest > most > 0 else "fewer workers, or larger machines"
     return (
-        f"a trial needs {words} for its {len(bundles)} processes, and can never have them, for want of {lacking}: "
-        f"all there can be is {cluster}; use {remedy}"
+        f"a trial needs {words} for its {len(bundles)} processes, and can never have them, because there is too "
+        f"little {lacking} on {cluster}: use {remedy}"
     )
 
 

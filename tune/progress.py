@@ -92,13 +92,13 @@ class SearchProgress(Callback):
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Prints why a trial's process ended, and that the trial continues from its last state."""
         self.stages.pop(trial.trial_id, None)
-        self.console.line(f"trial {trial.trial_id} {_end(trial)}: it goes on from its last state")
+        self.console.line(f"trial {trial.trial_id} {_end(trial)}: it continues from its last state")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Prints that a trial failed, and why, in one line."""
         self.stages.pop(trial.trial_id, None)
         self.done += 1
-        self.console.line(f"trial {self.done} of {self.trials} {_end(trial)}: its error lies in {trial.error_file}")
+        self.console.line(f"trial {self.done} of {self.trials} {_end(trial)}: its error is in {trial.error_file}")
 
 
 def _end(trial: Any) -> str:
@@ -111,6 +111,6 @@ def _end(trial: Any) -> str:
     cause, address = error.cause or error, re.search(r"\bip=([^,)\s]+)", str(error))
     where = f" on {address[1]}" if address else ""
     if disk_full(cause) is not None:
-        return f"found its disk or the storage full{where}, free space"
+        return f"failed{where} because its disk or the storage is full (free some space)"
     *_, last = ["", *str(cause).strip().splitlines()]
     return f"failed{where} with {type(cause).__name__}: {last}"

@@ -112,12 +112,12 @@ def existing_run(path: str) -> tuple[RunFolder, SavedRun]:
     folder = RunFolder(Path(path))
     if not folder.settings.is_file():
         raise RunFolderError(
-            f"{folder.path} must be the folder of a run, with a settings.json, and is none: check --resume"
+            f"{folder.path} must be the folder of a run, with a settings.json, and is not one: check --resume"
         )
     try:
         found = json.loads(folder.settings.read_text(encoding="utf-8"))
         if not all(isinstance(found[part], dict) for part in ("settings", "search")):
-            raise TypeError("its settings are no objects")
+            raise TypeError("its settings are not JSON objects")
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise RunFolderError(
             f"{folder.settings} cannot be read ({error}): start the search again under another --name"

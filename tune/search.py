@@ -181,7 +181,7 @@ def _plan(search: Search) -> tuple[Plan, str]:
         if each > cores:
             which = "--num-learners" if learners > 1 else "--num-rollout-workers"
             raise InputError(
-                f"{which} needs {each} processors a trial, and this machine has {cores}: "
+                f"{which} needs {each} processors for each trial, and this machine has {cores}: "
                 f"use at most {max(1, cores - 1)}, or a cluster with --address"
             )
         return make_plan(seconds, cores // each, search.num_trials, learners), f"this machine, {cores} cores"

@@ -224,7 +224,7 @@ class Settings:
         _check(self.positions is None or self.positions > 0, "positions", "positive or unset", self.positions)
         _check(self.policy_width > 0, "policy_width", "positive", self.policy_width)
         known = set(self.policy_features) <= {"document", "neighbours"}
-        _check(known, "policy_features", "among document, neighbours", self.policy_features)
+        _check(known, "policy_features", "'document' or 'neighbours' or both", self.policy_features)
         chosen = type(self).__dataclass_fields__
         if self.task != chosen["task"].default:
             _check_task(self.task)
@@ -237,7 +237,7 @@ class Settings:
 
         kind = selector_class(self.selector)
         thresholds = kind.learns or self.joint.fastest > 0
-        _check(thresholds, "joint.fastest", "more than 1 for a selector that draws nothing", self.joint.fastest)
+        _check(thresholds, "joint.fastest", "more than 1 for a selector that draws no masks", self.joint.fastest)
         guided = kind.relaxed and self.select.guided_share > 0
         _check(not guided, "select.guided_share", f"0 with selector {self.selector!r}", self.select.guided_share)
 
@@ -311,7 +311,7 @@ def parse_duration(text: str) -> float:
     hours, minutes, seconds = (float(part or 0) for part in match.groups())
     total = 3600 * hours + 60 * minutes + seconds
     if total <= 0:
-        raise InputError(f"a budget must be more than nothing, and is {text!r}")
+        raise InputError(f"a budget must be more than 0 seconds, and is {text!r}")
     return total
 
 

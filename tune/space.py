@@ -72,8 +72,8 @@ def point_choices(num_layers: int, num_points: int | None = None) -> list[str]:
     if not fitting:
         counts = " or ".join(map(str, sorted({len(points) for points in choices})))
         raise InputError(
-            f"select.keep_ratios must be one for each reduction point, of which the search tries {counts}, and are "
-            f"{num_points}: set select.points too, to {num_points} layers"
+            f"select.keep_ratios must have a value for each reduction point, of which the search tries {counts}, and "
+            f"has {num_points} values: set select.points too, to {num_points} layers"
         )
     return list(dict.fromkeys(map(_coded, fitting)))
 

@@ -101,7 +101,7 @@ def learn_together(
     )
     found = newest_state(trainer.fit().checkpoint)
     if found is None:
-        raise RuntimeError(f"the {plan.size} learners of {plan.run} left no state that is whole in {plan.storage}")
+        raise RuntimeError(f"the {plan.size} learners of {plan.run} left no undamaged state in {plan.storage}")
     with torch.no_grad():
         # The state may hold carried tensors after the weights; zip leaves them out.
         for parameter, weights in zip(parameters, found.state["weights"], strict=False):

@@ -47,7 +47,7 @@ def test_a_row_sums_over_trials_and_compares_with_the_undisturbed_run(tmp_path, 
         ("0 of 3 trials done   select 9 %   joint 40 %", False),
         ("0 of 3 trials done   select 9 %   select 40 %", True),
         ("1 of 3 trials done   select 81 %", False),
-        ("trial ab lost its process: it goes on from its last state", True),
+        ("trial ab lost its process: it continues from its last state", True),
     ],
 )
 def test_a_host_is_struck_when_a_trial_is_well_within_the_stage(tmp_path, last, within):

@@ -60,14 +60,14 @@ def search(cluster) -> Path:
     return log
 
 
-FULL = re.compile(r"found its disk or the storage full on 10\.77\.0\.\d+, free space|error: disk full")
+FULL = re.compile(r"failed on 10\.77\.0\.\d+ because its disk or the storage is full|error: disk full")
 
 
 def test_a_full_disk_of_a_worker_is_said_and_its_trial_goes_on(cluster) -> None:
     log = search(cluster)
     cluster.hosts.ssh(STRUCK, "dd if=/dev/zero of=/tmp/filled bs=1M || true")
     cluster.wait(lambda: FULL.search(log.read_text()) is not None, 300, f"word of it: {log}")
-    assert f"found its disk or the storage full on {cluster.hosts.address(STRUCK)}, free space" in log.read_text()
+    assert f"failed on {cluster.hosts.address(STRUCK)} because its disk or the storage is full" in log.read_text()
     cluster.hosts.ssh(STRUCK, "rm /tmp/filled")
     cluster.wait(lambda: "in all" in log.read_text(), 1200, f"the search to end: {log}")
     assert "2 of 2" in log.read_text()

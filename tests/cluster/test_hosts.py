@@ -40,7 +40,7 @@ def test_every_host_joins_and_the_plan_is_for_all_of_them(cluster) -> None:
     told = cluster.on_head(".venv/bin/python tune/search.py --address auto --num-rollout-workers 1 --dry-run")
     assert re.search(r"Ray cluster at auto: 3 machines with \d+ CPUs; room for \d+ trials, and no CPU for more", told)
     refused = ".venv/bin/python tune/search.py --address auto --num-rollout-workers 5000 --dry-run 2>&1 || true"
-    assert "can never have them, for want of CPU" in cluster.on_head(refused)
+    assert "can never have them, because there is too little CPU" in cluster.on_head(refused)
 
 
 def test_a_search_runs_on_the_hosts_and_leaves_a_front(cluster) -> None:

@@ -40,7 +40,7 @@ def test_a_worker_prepares_and_says_so_as_it_goes(ray_local, tiny_settings, tmp_
     assert isinstance(shared, Shared)
     assert [point.selector for point in shared.free]
     assert any("train: 240 documents" in text for _, text in console.told)
-    training = next(when for when, text in console.told if "teacher: training, 8 epochs" in text)
+    training = next(when for when, text in console.told if "teacher: training for 8 epochs" in text)
     finished = next(when for when, text in console.told if "% on test" in text)
     assert finished - training > 0.3  # each was told when it was said, not all at the end
     assert not states.exists()
@@ -208,7 +208,7 @@ def test_trials_that_did_not_finish_are_told_of(searched):
 
 
 def test_a_search_without_a_finished_trial_fails_with_the_first_ones_last_line(searched, folder):
-    told = f"none of 3 trials finished, the first with ValueError: no: their logs lie in {folder.trials}"
+    told = f"none of 3 trials finished (the first error: ValueError: no): their logs are in {folder.trials}"
     with pytest.raises(RuntimeError) as raised:
         searched(result(finished=False), result(error="Traceback:\nValueError: no\n"), result(error="other"))
     assert str(raised.value) == told

@@ -47,7 +47,9 @@ def test_an_export_takes_an_empty_folder_and_refuses_a_full_one(run, tmp_path, s
 
 
 def test_an_export_below_a_file_says_so(run, small_front):
-    with pytest.raises(RunFolderError, match=r"cannot be written \(.*\): pass --out with a folder of your own"):
+    with pytest.raises(
+        RunFolderError, match=r"cannot be written \(.*\): pass --out with a folder that you may write to"
+    ):
         export(run, pick(small_front(), max_drop=1.0), run / "front.csv" / "out")
 
 

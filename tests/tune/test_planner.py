@@ -51,22 +51,22 @@ def test_trials_are_packed_and_the_limit_is_named(machines, bundles, expected) -
             [SMALL],
             5,
             0.0,
-            "a trial needs 5 CPUs for its 5 processes, and can never have them, for want of CPU: all there can be "
-            "is 1 machine with 4 CPUs; use fewer workers, or larger machines",
+            "a trial needs 5 CPUs for its 5 processes, and can never have them, because there is too little CPU "
+            "on 1 machine with 4 CPUs: use fewer workers, or larger machines",
         ),
         (
             [LARGE],
             1,
             3.0,
-            "for want of GPU: all there can be is 1 machine with 16 CPUs, 2 GPUs; use --gpus-per-worker of at mo",
+            "there is too little GPU on 1 machine with 16 CPUs, 2 GPUs: use --gpus-per-worker of at mo",
         ),
         (
             [SMALL],
             1,
             1.0,
-            "for want of GPU: all there can be is 1 machine with 4 CPUs; use fewer workers, or larger machines",
+            "there is too little GPU on 1 machine with 4 CPUs: use fewer workers, or larger machines",
         ),
-        ([], 1, None, "for want of CPU: all there can be is 0 machines with no CPUs; use fewer"),
+        ([], 1, None, "there is too little CPU on 0 machines with no CPUs: use fewer"),
     ],
 )
 def test_what_can_never_run_is_refused_by_name(machines, processes, gpus, told) -> None:

@@ -69,14 +69,17 @@ def test_a_trial_that_lost_its_machine_is_not_counted_as_done(progress, tmp_path
     progress.on_trial_result(1, [], trial(1), {"stage": "select", "share": 0.5})
     progress.on_trial_recover(1, [], ended(1, tmp_path, ActorDiedError()))
     progress.on_trial_result(1, [], trial(2), {"stage": "joint", "share": 0.25})
-    assert progress.console.told == ["trial t1 lost its process: it goes on from its last state"]
+    assert progress.console.told == ["trial t1 lost its process: it continues from its last state"]
     assert progress.console.live[-1] == "0 of 3 trials done   joint 25 %"
 
 
 @pytest.mark.parametrize(
     ("cause", "said"),
     [
-        (OSError(28, "No space left on device"), "found its disk or the storage full on 10.0.0.7, free space"),
+        (
+            OSError(28, "No space left on device"),
+            "failed on 10.0.0.7 because its disk or the storage is full (free some space)",
+        ),
         (ValueError("the first line\nand the last"), "failed on 10.0.0.7 with ValueError: and the last"),
         (AssertionError(), "failed on 10.0.0.7 with AssertionError: "),
     ],
@@ -85,8 +88,8 @@ def test_a_trial_that_failed_says_where_and_why(progress, tmp_path, cause, said)
     progress.on_trial_recover(1, [], ended(1, tmp_path, of_task(cause)))
     progress.on_trial_error(1, [], ended(2, tmp_path, of_task(cause)))
     assert progress.console.told == [
-        f"trial t1 {said}: it goes on from its last state",
-        f"trial 1 of 3 {said}: its error lies in {tmp_path}/error.txt",
+        f"trial t1 {said}: it continues from its last state",
+        f"trial 1 of 3 {said}: its error is in {tmp_path}/error.txt",
     ]
 
 
@@ -94,7 +97,7 @@ def test_a_trial_without_an_error_of_its_own_only_failed(progress):
     found = trial(1)
     found.pickled_error_file, found.error_file = None, "somewhere/error.txt"
     progress.on_trial_error(1, [], found)
-    assert progress.console.told == ["trial 1 of 3 failed: its error lies in somewhere/error.txt"]
+    assert progress.console.told == ["trial 1 of 3 failed: its error is in somewhere/error.txt"]
 
 
 def test_a_trial_that_failed_is_no_longer_shown_as_running(progress, tmp_path):

@@ -110,7 +110,7 @@ def test_a_free_name_is_the_wanted_one_or_the_next_number(tmp_path):
 
 
 def test_nothing_to_resume_is_said(tmp_path):
-    told = f"{tmp_path} must be the folder of a run, with a settings.json, and is none: check --resume"
+    told = f"{tmp_path} must be the folder of a run, with a settings.json, and is not one: check --resume"
     with pytest.raises(RunFolderError, match=f"^{re.escape(told)}$"):
         existing_run(str(tmp_path))
 

@@ -185,21 +185,21 @@ def test_the_script_runs_from_any_folder(folder):
         (["--set", "joint.fastest=inf"], "joint.fastest must be a finite number, and is inf"),
         (["--set", "teacher.epochs=nan"], "teacher.epochs must be a finite number, and is nan"),
         (["--budget", "soon"], "a budget must be a duration such as 90s, 10m or 1h30m, and is 'soon'"),
-        (["--budget", "0m"], "a budget must be more than nothing, and is '0m'"),
+        (["--budget", "0m"], "a budget must be more than 0 seconds, and is '0m'"),
         (["--num-trials", "0"], "--num-trials must be 1 or more, and is 0"),
         (["--num-trials", "two"], "argument --num-trials: invalid int value: 'two': see python tune/search.py --help"),
         (["--num-rollout-workers", "-1"], "--num-rollout-workers must be 0 or more, and is -1"),
         (["--gpus-per-worker", "-0.5"], "--gpus-per-worker must be 0 or more, and is -0.5"),
         (
             ["--num-rollout-workers", "2"],
-            "--num-rollout-workers needs 3 processors a trial, and this machine has 2: use at most 1",
+            "--num-rollout-workers needs 3 processors for each trial, and this machine has 2: use at most 1",
         ),
         (["--max-length", "1"], "data.max_length must be more than 2 tokens, and is 1"),
         (["--preset", "bert"], "argument --preset: invalid choice: 'bert'"),
         (["--frobnicate"], "unrecognized arguments: --frobnicate: see python tune/search.py --help"),
         (
             ["--resume", "nowhere"],
-            "nowhere must be the folder of a run, with a settings.json, and is none: check --resume",
+            "nowhere must be the folder of a run, with a settings.json, and is not one: check --resume",
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -435,7 +435,9 @@ def test_a_mistake_in_a_resumed_run_does_not_remove_it(capsys, folder, no_ray, t
 def test_a_latency_table_that_is_not_there_is_told_before_anything_is_done(capsys, folder, tiny_model, no_ray):
     words = ["--model", str(tiny_model), "--price", "latency", "--latency-table", "gone.json"]
     assert main(words) == 2
-    assert "a latency table must be a JSON file that `trbert bench` wrote, and 'gone.json' is none" in one_line(capsys)
+    assert "a latency table must be a JSON file that `trbert bench` wrote, and 'gone.json' is not one" in one_line(
+        capsys
+    )
     assert not (folder / "runs" / "search").exists()
 
 
@@ -486,7 +488,7 @@ def test_on_a_cluster_learners_have_whole_gpus_and_the_others_what_was_asked_for
         (["--num-learners", "0"], "--num-learners must be 1 or more, and is 0"),
         (
             ["--num-learners", "2"],
-            "--num-learners needs 3 processors a trial, and this machine has 2: use at most 1, or a cluster with",
+            "--num-learners needs 3 processors for each trial, and this machine has 2: use at most 1, or a cluster",
         ),
     ],
 )

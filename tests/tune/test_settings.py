@@ -72,7 +72,7 @@ RULES = [
     (
         "policy_features",
         ("document", "dial"),
-        "policy_features must be among document, neighbours, and is ('document', 'dial')",
+        "policy_features must be 'document' or 'neighbours' or both, and is ('document', 'dial')",
     ),
     ("positions", 0, "positions must be positive or unset, and is 0"),
 ]
@@ -126,7 +126,7 @@ def test_a_value_at_the_edge_of_its_rule_is_taken(name, value):
 
 @pytest.mark.parametrize("selector", ["first", "random", "attention", "saliency"])
 def test_a_rule_must_have_thresholded_trajectories(selector):
-    told = "joint.fastest must be more than 1 for a selector that draws nothing, and is 0.0"
+    told = "joint.fastest must be more than 1 for a selector that draws no masks, and is 0.0"
     with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
         override(Settings(), {"selector": selector, "joint.fastest": 0.0})
 
@@ -261,7 +261,7 @@ def test_a_selector_of_ones_own_is_taken_and_held_to_the_rules_of_its_kind(monke
     assert known["last"] is Last
     assert override(Settings(), {"selector": "last"}).selector == "last"
     # It is a rule, which draws nothing.
-    with pytest.raises(InputError, match=r"^joint\.fastest must be more than 1 for a selector that draws nothing"):
+    with pytest.raises(InputError, match=r"^joint\.fastest must be more than 1 for a selector that draws no masks"):
         override(Settings(), {"selector": "last", "joint.fastest": 0.0})
 
 
@@ -405,7 +405,7 @@ def test_what_is_no_duration_is_refused(text):
 
 @pytest.mark.parametrize("text", ["0s", "0h0m", "0.0m"])
 def test_a_budget_of_nothing_is_refused(text):
-    with pytest.raises(InputError, match=f"^a budget must be more than nothing, and is {text!r}$"):
+    with pytest.raises(InputError, match=f"^a budget must be more than 0 seconds, and is {text!r}$"):
         parse_duration(text)
 
 
@@ -417,7 +417,7 @@ def test_a_budget_of_nothing_is_refused(text):
         ("num_rollout_workers", -1, "--num-rollout-workers must be 0 or more, and is -1"),
         ("gpus_per_worker", -0.25, "--gpus-per-worker must be 0 or more, and is -0.25"),
         ("budget", "soon", "a budget must be a duration such as 90s, 10m or 1h30m, and is 'soon'"),
-        ("budget", "0m", "a budget must be more than nothing, and is '0m'"),
+        ("budget", "0m", "a budget must be more than 0 seconds, and is '0m'"),
     ],
 )
 def test_a_search_that_cannot_be_is_refused_where_it_is_defined(name, value, told):

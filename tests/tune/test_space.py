@@ -50,8 +50,8 @@ def test_where_the_number_of_points_is_given_only_such_are_tried(layers, num_poi
 @pytest.mark.parametrize(("layers", "num_points", "tried"), [(6, 1, "2 or 3"), (6, 4, "2 or 3"), (1, 2, "1")])
 def test_a_number_of_points_that_no_candidate_has_is_refused(layers, num_points, tried):
     told = (
-        f"select.keep_ratios must be one for each reduction point, of which the search tries {tried}, and are "
-        f"{num_points}: set select.points too, to {num_points} layers"
+        f"select.keep_ratios must have a value for each reduction point, of which the search tries {tried}, and has "
+        f"{num_points} values: set select.points too, to {num_points} layers"
     )
     for asked in (search_space, first_guesses):
         more = (2000,) if asked is first_guesses else ()

@@ -159,8 +159,8 @@ def _penalty(knows: float, say: Say) -> float:
     """
     if knows < LEAST_PENALTY:
         say(
-            "teacher: it knows no more of its training labels than how frequent they are, so that no selection can be "
-            "told from another: see whether the labels are right, and teach it longer (--set teacher.epochs=N)"
+            "teacher: it predicts its training labels no better than their frequencies do, so that the search cannot "
+            "tell a good selection from a bad one: check the labels, and train it longer (--set teacher.epochs=N)"
         )
     return max(LEAST_PENALTY, min(PENALTY, knows))
 

@@ -91,7 +91,7 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     elif name.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(
-            f"compute.device is {name}, which torch must find, and it finds no GPU here: install a torch with CUDA and "
+            f"compute.device is {name}, and torch finds no GPU here: install a torch with CUDA and "
             "its driver, or set compute.device=cpu"
         )
     return torch.device(name)

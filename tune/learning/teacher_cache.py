@@ -76,12 +76,12 @@ def teach(
         _hash_weights(digest, encoder)  # a folder may hold other weights than before under the same name
     path = cache_folder() / "teachers" / f"{digest.hexdigest()[:24]}.safetensors"
     if path.is_file() and _load_teacher(encoder, path):
-        say("teacher: kept from an earlier run")
+        say("teacher: taken from the cache of an earlier run")
         return
     if plan is not None:
         seconds = training_seconds(reducer, examples, settings.compute.dtype, torch.get_num_threads())
         settings = fit_teacher(settings, plan, seconds, len(examples.tokens))
-    say(f"teacher: training, {settings.teacher.epochs:g} epochs of {len(examples.tokens):,} documents")
+    say(f"teacher: training for {settings.teacher.epochs:g} epochs of {len(examples.tokens):,} documents")
     train(reducer, examples, settings.teacher, settings.compute, settings.seed, _Told(say))
     _keep(path, encoder.plain.state_dict())
 
@@ -129,8 +129,8 @@ def teacher_outputs(reducer: Reducer, examples: Examples, split: str, compute: C
             outputs = unreduced_outputs(reducer, examples, compute.tokens_per_batch)
         if not outputs.isfinite().all():
             raise Diverged(
-                f"the teacher's outputs on {split} must be finite, and some are not: see whether its weights are "
-                "whole, and compute in float32 (--set compute.dtype=float32 --set compute.evaluation=float32)"
+                f"the teacher's outputs on {split} must be finite, and some are not: check whether its weights are "
+                "damaged, and compute in float32 (--set compute.dtype=float32 --set compute.evaluation=float32)"
             ) from None
         _keep(path, {"outputs": outputs})
         return outputs

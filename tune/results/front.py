@@ -210,7 +210,7 @@ def _check_bounds(max_drop: float | None, min_speedup: float | None) -> None:
     if max_drop is not None and not 0 <= max_drop < math.inf:
         raise InputError(f"max_drop must be 0 or more percentage points, and is {max_drop!r}")
     if min_speedup is not None and not 0 < min_speedup < math.inf:
-        raise InputError(f"min_speedup must be a positive number of times, and is {min_speedup!r}")
+        raise InputError(f"min_speedup must be a factor above 0, and is {min_speedup!r}")
 
 
 def free_at_cost(points: Iterable[Point], speed_up: float, selector: str) -> float | None:

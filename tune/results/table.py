@@ -55,19 +55,22 @@ def read_points(path: Path) -> tuple[Point, ...]:
                 raise InputError(_wrong_columns(path, header))
             found = [_parse(row, f"{path} line {reader.line_num}") for row in reader if row]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} must be a csv file as tune/search.py writes it, and is none ({error})") from error
+        raise InputError(f"{path} must be a csv file as tune/search.py writes it, and is not one ({error})") from error
     if not found:
-        raise InputError(f"{path} must hold at least one point, and holds its header alone: search again")
+        raise InputError(f"{path} must hold at least one point, and holds only its header: search again")
     return tuple(found)
 
 
 def _check_run(path: Path) -> None:
     run = path.parent
     if not run.is_dir():
-        raise RunFolderError(f"run folder {run} does not exist: pass one that tune/search.py wrote, as runs/default")
+        raise RunFolderError(
+            f"run folder {run} does not exist: pass one that tune/search.py wrote, such as runs/search"
+        )
     if not path.is_file():
         raise RunFolderError(
-            f"{path} does not exist: search not finished: resume with python tune/search.py --resume {run}"
+            f"{path} does not exist, because the search has not finished: "
+            f"resume it with python tune/search.py --resume {run}"
         )
 
 

@@ -149,7 +149,7 @@ def test_only_saved_models_on_the_front_are_picked(at, unreduced, rule):
         ({}, "a pick needs a bound, and none is given: pass max_drop (points), min_speedup, or both"),
         ({"max_drop": -1.0}, "max_drop must be 0 or more percentage points, and is -1.0"),
         ({"max_drop": float("nan")}, "max_drop must be 0 or more percentage points, and is nan"),
-        ({"min_speedup": 0.0}, "min_speedup must be a positive number of times, and is 0.0"),
+        ({"min_speedup": 0.0}, "min_speedup must be a factor above 0, and is 0.0"),
     ],
 )
 def test_a_pick_that_is_none_names_the_nearest_there_is(bounds, message, small_front):

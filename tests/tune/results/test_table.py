@@ -56,7 +56,7 @@ def test_a_failed_write_leaves_the_old_front_and_nothing_beside_it(tmp_path, mon
 def test_a_missing_run_and_an_unfinished_search_say_what_to_do(tmp_path):
     with pytest.raises(RunFolderError, match=r"run folder .*gone does not exist: pass one that tune/search\.py wrote"):
         read_front(tmp_path / "gone" / "front.csv")
-    remedy = rf"search not finished: resume with python tune/search\.py --resume {tmp_path}$"
+    remedy = rf"the search has not finished: resume it with python tune/search\.py --resume {tmp_path}$"
     with pytest.raises(RunFolderError, match=remedy):
         read_front(tmp_path / "front.csv")
 
