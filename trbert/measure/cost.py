@@ -91,8 +91,8 @@ class CostModel:
             lengths: the number of tokens of each document, in a tensor of any shape.
 
         Example:
-            >>> cost = CostModel(embedding_per_token=0, layer_per_token=(10, 10), layer_per_pair=(1, 1),
-            ...                  head_per_document=0)
+            >>> cost = CostModel(embedding_per_token=0.0, layer_per_token=(10.0, 10.0), layer_per_pair=(1.0, 1.0),
+            ...                  head_per_document=0.0)
             >>> cost.layers(0, 2, torch.tensor([2.0, 3.0]))  # 2 layers of 10·n + n²
             tensor([48., 78.])
         """
@@ -105,7 +105,8 @@ class CostModel:
             lengths: the number of tokens of each document.
 
         Example:
-            >>> cost = CostModel(embedding_per_token=0, layer_per_token=(10,), layer_per_pair=(1,), head_per_document=5)
+            >>> cost = CostModel(embedding_per_token=0.0, layer_per_token=(10.0,), layer_per_pair=(1.0,),
+            ...                  head_per_document=5.0)
             >>> cost.unreduced(torch.tensor([2])).item()  # 2·10 + 2² + 5
             29.0
         """
@@ -130,8 +131,8 @@ class CostModel:
                 computing the attention weights a second time. Others cost nothing.
 
         Example:
-            >>> cost = CostModel(embedding_per_token=0, layer_per_token=(10, 10), layer_per_pair=(1, 1),
-            ...                  head_per_document=0)
+            >>> cost = CostModel(embedding_per_token=0.0, layer_per_token=(10.0, 10.0), layer_per_pair=(1.0, 1.0),
+            ...                  head_per_document=0.0)
             >>> cost.reduced(torch.tensor([4]), torch.tensor([[2]]), (1,)).item()  # 4·10 + 4² + 2·10 + 2²
             80.0
         """
@@ -162,8 +163,8 @@ class CostModel:
             Fractions, [points, docs].
 
         Example:
-            >>> cost = CostModel(embedding_per_token=0, layer_per_token=(10, 10), layer_per_pair=(0, 0),
-            ...                  head_per_document=0)
+            >>> cost = CostModel(embedding_per_token=0.0, layer_per_token=(10.0, 10.0), layer_per_pair=(0.0, 0.0),
+            ...                  head_per_document=0.0)
             >>> cost.price((1,), torch.tensor([[2.0]]), torch.tensor([4])).item()  # 2·10 of 4·10 + 4·10
             0.25
         """
