@@ -113,7 +113,8 @@ class Joint:
         share = keyed_uniform(draw.seed, draw.version, docs[None], 1, sample).cpu().numpy()
         cheapest = max(-math.log(self.settings.fastest), float(curve.log_costs[0]))
         dearest = float(curve.log_costs[-1])
-        found = curve.dial_at(cheapest + share * (dearest - cheapest))
+        wanted = cheapest + share * (dearest - cheapest)
+        found = curve.dial_at(wanted.astype("float64"))
         dials = torch.from_numpy(found).to(docs.device, torch.float32)
         keeps_all = keyed_uniform(draw.seed, draw.version, docs, 2) < self.settings.keep_all
         dials[-1].masked_fill_(keeps_all, self.selector.keep_all)

@@ -9,13 +9,18 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from envs.rollout import Draw, sample_trajectories
-from trbert.selection.reduction import reduced_forward
-from trbert.selection.selectors import LEARNED, RULES, SELECTORS
+from trbert.dial import DialCurve
+from trbert.packed.tokens import Tokens
+from trbert.selection.selectors import SELECTORS
+from trbert.tasks import TASKS
 from trbert.tasks.examples import Examples
 from tune.learning.joint_stage import Joint, task_loss
-from tune.learning.select_stage import drawn_dials, flatten, load_flat, select_loss
+from tune.learning.select_stage import flatten, load_flat, select_loss
 from tune.learning.steps import StageTimeout, Team, shuffled_batches
 from tune.settings import JointSettings
+
+LEARNED = [name for name, kind in SELECTORS.items() if kind.learns]
+RULES = [name for name in SELECTORS if name not in LEARNED]
 
 
 class Told(list):
@@ -33,10 +38,10 @@ def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def right(encoder, examples):
+def right(reducer, examples):
     with torch.no_grad():
-        logits = encoder.unreduced_logits(examples.tokens)
-    return float((logits.argmax(-1) == examples.labels).double().mean())
+        outputs = reducer.unreduced_outputs(examples.tokens)
+    return float((outputs.argmax(-1) == examples.targets).double().mean())
 
 
 def joint_of(model):
@@ -51,8 +56,11 @@ def joint_of(model):
 def test_the_task_loss_by_hand():
     # Two samples of two documents, one after the other. log 2 where the logits are even.
     even = torch.zeros(4, 2)
-    labels = torch.tensor([0, 1, 0, 1])
+    tokens = Tokens.from_lists([[5]] * 2, None)
+    gold_alone = Examples.of_documents(tokens, torch.tensor([0, 1])).repeat(2)
     teacher = torch.tensor([[0.0, math.log(3)], [0.0, 0.0]])  # (¼, ¾) and (½, ½)
+    examples = gold_alone.with_teacher(teacher.repeat(2, 1))
+    task = TASKS["classification"]
     tilted = torch.tensor([[0.0, math.log(3)], [0.0, 0.0], [0.0, math.log(3)], [0.0, 0.0]])
     gold = (math.log(4) + math.log(2)) / 2
     soft = (0.25 * math.log(4) + 0.75 * math.log(4 / 3) + math.log(2)) / 2
@@ -63,8 +71,9 @@ def test_the_task_loss_by_hand():
         (1.0, 2.0, even, 4 * math.log(2)),
     ]:
         settings = JointSettings(distillation=share, temperature=temperature)
-        assert task_loss(logits, labels, teacher, 2, settings).item() == pytest.approx(expected, rel=1e-5)
-    assert task_loss(tilted, labels, None, 2, JointSettings(distillation=1.0)).item() == pytest.approx(gold, rel=1e-5)
+        assert task_loss(task, logits, examples, settings).item() == pytest.approx(expected, rel=1e-5)
+    alone = task_loss(task, tilted, gold_alone, JointSettings(distillation=1.0))
+    assert alone.item() == pytest.approx(gold, rel=1e-5)
 
 
 def draw_of(docs, version=7):
@@ -77,9 +86,9 @@ def draw_of(docs, version=7):
 def spread(name, make_model, changes=None, version=7, samples=2):
     """Dials of 4,000 documents, and their log costs, which are -2 at the selector's cheapest and -1 at its dearest."""
     joint = joint_of(make_model({"selector": name, "joint.fastest": 4.0} | (changes or {})))
-    costs = torch.linspace(-2.0, -1.0, len(joint.dials), dtype=torch.float64)
-    dials = joint.thresholded(draw_of(4000, version), costs, samples)
-    return dials, np.interp(dials[:-1].double().numpy(), joint.dials, costs.numpy()), joint
+    curve = DialCurve(joint.dials, np.linspace(-2.0, -1.0, len(joint.dials)))
+    dials = joint.thresholded(draw_of(4000, version), curve, samples)
+    return dials, np.interp(dials[:-1].double().numpy(), joint.dials, curve.log_costs), joint
 
 
 @pytest.mark.parametrize("name", SELECTORS)
@@ -105,9 +114,9 @@ def test_some_of_the_last_trajectories_keep_all_tokens(name, make_model):
 
 def test_a_documents_dials_depend_on_step_sample_and_document_alone(make_model):
     dials, _, joint = spread("policy", make_model)
-    costs = torch.linspace(-2.0, -1.0, len(joint.dials), dtype=torch.float64)
+    curve = DialCurve(joint.dials, np.linspace(-2.0, -1.0, len(joint.dials)))
     part = Draw(seed=0, version=7, documents=torch.tensor([31, 4]))
-    assert torch.equal(joint.thresholded(part, costs, 2), dials[:, [31, 4]])
+    assert torch.equal(joint.thresholded(part, curve, 2), dials[:, [31, 4]])
     assert not torch.equal(dials[0], dials[1])
     assert not torch.equal(spread("policy", make_model, version=8)[0], dials)
 
@@ -117,35 +126,35 @@ def test_the_costs_of_the_dials_are_those_of_the_model_as_it_is(name, make_model
     model = make_model({"selector": name})
     joint = joint_of(model)
     assert (joint.dials[-1], list(joint.dials)) == (model.selector.dials[-1], sorted(joint.dials))
-    costs = joint.costs(train)
-    assert (costs.diff() >= 0).all()
+    costs = joint.curve(train).log_costs
+    assert joint.curve(train).dials == joint.dials
+    assert (np.diff(costs) >= 0).all()
     dial = joint.dials[-2]
-    assert costs[-2].item() == pytest.approx(-math.log(model.evaluate(train, dial).speed_up), abs=1e-6)
+    assert costs[-2] == pytest.approx(-math.log(model.evaluate(train, dial).speed_up), abs=1e-6)
     with torch.no_grad():
         for parameter in model.policy.parameters():
             parameter.normal_(0, 3)
-    assert torch.equal(joint.costs(train), costs) == (name not in LEARNED)
+    assert np.array_equal(joint.curve(train).log_costs, costs) == (name not in LEARNED)
 
 
 # The loss.
 
 
-@pytest.mark.parametrize("changes", [{}, {"selector": "gumbel"}, {"select.dial_range": 2.0}])
+@pytest.mark.parametrize("changes", [{}, {"selector": "gumbel"}])
 def test_the_loss_of_a_policy_is_the_tasks_on_every_trajectory_and_its_own_on_the_drawn(make_model, train, changes):
     model = make_model(changes)
     joint, documents = joint_of(model), torch.arange(6)
-    part, draw = train.take(documents, torch.device("cpu")), Draw(seed=0, version=9, documents=documents)
-    costs = joint.costs(train)
-    loss, told = joint.loss(part, draw, costs)
-    dials = torch.cat([drawn_dials(joint.select, draw, 2), joint.thresholded(draw, costs, 1)])
+    part, draw = train.take(documents), Draw(seed=0, version=9, documents=documents)
+    curve = joint.curve(train)
+    loss, told = joint.loss(part, draw, curve)
+    dials = torch.cat([torch.zeros(2, 6), joint.thresholded(draw, curve, 1)])
     deployed = torch.tensor([False, False, True])
     rollout = sample_trajectories(
         model.dynamics, model.policy, part.tokens, draw, dials, deployed, temperature=joint.temperature
     )
-    logits, labels = model.encoder.logits(rollout.state.batch), part.labels.repeat(3)
-    teacher = part.teacher_logits.repeat(3, 1).softmax(-1)
-    task = 0.5 * cross_entropy(logits, labels) + 0.5 * cross_entropy(logits, teacher)
-    learned, reward = select_loss(model.dynamics, rollout, logits, labels, dials[:2], joint.select)
+    outputs, teacher = model.reducer.outputs(rollout.state), part.teacher.repeat(3, 1).softmax(-1)
+    task = 0.5 * cross_entropy(outputs, part.targets.repeat(3)) + 0.5 * cross_entropy(outputs, teacher)
+    learned, reward = select_loss(model.dynamics, rollout, outputs, part, 2, joint.select)
     assert loss.item() == pytest.approx((task + learned).item(), rel=1e-4)
     assert told == {"reward": pytest.approx(reward, rel=1e-4), "task": pytest.approx(task.item(), rel=1e-4)}
     # What the policy learns from: of drawn decisions the reward alone, of relaxed ones the task as well.
@@ -156,25 +165,25 @@ def test_the_loss_of_a_policy_is_the_tasks_on_every_trajectory_and_its_own_on_th
 def test_without_a_fastest_no_trajectory_is_thresholded(make_model, train):
     model = make_model({"joint.fastest": 0.0, "joint.distillation": 0.0})
     joint, documents = joint_of(model), torch.arange(6)
-    part, draw = train.take(documents, torch.device("cpu")), Draw(seed=0, version=9, documents=documents)
-    rollout = sample_trajectories(model.dynamics, model.policy, part.tokens, draw, drawn_dials(joint.select, draw, 2))
-    task = cross_entropy(model.encoder.logits(rollout.state.batch), part.labels.repeat(2))
-    assert joint.loss(part, draw, joint.costs(train))[1]["task"] == pytest.approx(task.item(), rel=1e-4)
+    part, draw = train.take(documents), Draw(seed=0, version=9, documents=documents)
+    rollout = sample_trajectories(model.dynamics, model.policy, part.tokens, draw, torch.zeros(2, 6))
+    task = cross_entropy(model.reducer.outputs(rollout.state), part.targets.repeat(2))
+    assert joint.loss(part, draw, joint.curve(train))[1]["task"] == pytest.approx(task.item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_the_loss_of_a_rule_is_the_tasks_at_each_trajectorys_dial(name, make_model, train):
     model = make_model({"selector": name, "joint.distillation": 0.0, "select.points": (1, 2)})
     joint, documents = joint_of(model), torch.arange(6)
-    part, draw = train.take(documents, torch.device("cpu")), Draw(seed=0, version=9, documents=documents)
-    costs = joint.costs(train)
-    loss, told = joint.loss(part, draw, costs)
+    part, draw = train.take(documents), Draw(seed=0, version=9, documents=documents)
+    curve = joint.curve(train)
+    loss, told = joint.loss(part, draw, curve)
     losses = []
-    for row in joint.thresholded(draw, costs, joint.settings.samples + 1):
+    for row in joint.thresholded(draw, curve, joint.settings.samples + 1):
         for document, dial in enumerate(row.tolist()):
-            own = train.take(torch.tensor([document]), torch.device("cpu"))
-            reduced = reduced_forward(model.encoder, model.selector, own.tokens, model.points, dial, own.labels)
-            losses.append(cross_entropy(model.encoder.logits(reduced.batch), own.labels))
+            own = train.take(torch.tensor([document]))
+            finished = model.reducer.run(model.selector, own.tokens, dial, own)
+            losses.append(cross_entropy(model.reducer.outputs(finished), own.targets))
     assert len(losses) == 18
     assert loss.item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-4)
     assert told == {"task": pytest.approx(loss.item())}
@@ -188,27 +197,28 @@ def test_every_selector_is_trained_with_its_encoder_alike_for_the_same_seed(name
     found = []
     for seed in (0, 0, 1):
         model, told = make_model({"selector": name, "seed": seed, "joint.documents": 32}), Told()
+        plain, fusion = model.reducer.encoder.plain, model.reducer.fusion
         if name in LEARNED:
             load_flat(model.policy, flatten(make_model({"selector": name}).policy))
-        encoder, policy = weights_of(model.encoder.model), weights_of(model.policy)
-        assert all((parameter == 0).all() for parameter in model.encoder.fusion.parameters())
+        encoder, policy = weights_of(plain), weights_of(model.policy)
+        assert all((parameter == 0).all() for parameter in fusion.parameters())
         model.join(train, told)
         assert [step["step"] for step in told] == [1, 2]
         assert all(math.isfinite(step["task"]) for step in told)
         assert all(("reward" in step) == (name in LEARNED) for step in told)
-        assert all(not torch.equal(value, encoder[key]) for key, value in model.encoder.model.state_dict().items())
+        assert all(not torch.equal(value, encoder[key]) for key, value in plain.state_dict().items())
         assert all(not torch.equal(value, policy[key]) for key, value in model.policy.state_dict().items())
-        assert len(model.encoder.fusion.maps) == len(model.points)
-        assert all((parameter != 0).any() for parameter in model.encoder.fusion.parameters())
-        assert not model.encoder.model.training
-        found.append(weights_of(model.encoder.model) | weights_of(model.policy) | weights_of(model.encoder.fusion))
+        assert len(fusion.maps) == len(model.points)
+        assert all((parameter != 0).any() for parameter in fusion.parameters())
+        assert not plain.training
+        found.append(weights_of(plain) | weights_of(model.policy) | weights_of(fusion))
     assert same(found[0], found[1])
     assert not same(found[0], found[2])
 
 
 def test_an_encoder_learns_to_do_with_the_tokens_that_a_rule_leaves(make_model, train, prepared):
     model = make_model({"selector": "saliency", "joint.documents": 640, "joint.learning_rate": 2e-3})
-    split = prepared.validation.examples()
+    split = prepared.validation
     before = model.evaluate(split, 0.2)
     model.join(train, lambda step: None)
     after = model.evaluate(split, 0.2)
@@ -219,9 +229,9 @@ def test_an_encoder_learns_to_do_with_the_tokens_that_a_rule_leaves(make_model, 
 
 def test_dropout_is_off_while_the_joint_stage_learns(make_model, train):
     model = make_model({})
-    model.encoder.model.train()
+    model.reducer.encoder.plain.train()
     modes = []
-    model.join(train, lambda step: modes.append(model.encoder.model.training))
+    model.join(train, lambda step: modes.append(model.reducer.encoder.plain.training))
     assert set(modes) == {False}
 
 
@@ -231,7 +241,7 @@ def test_the_encoders_weights_decay_and_the_policys_do_not_by_hand(make_model, t
     with torch.no_grad():
         for head in model.policy.heads:
             head.linear_2.weight.zero_()  # so that no gradient reaches what is below
-    unread = model.encoder.model.get_input_embeddings().weight[1]  # [UNK], which stands in no document
+    unread = model.reducer.encoder.plain.get_input_embeddings().weight[1]  # [UNK], which stands in no document
     below = [head.linear_1.weight for head in model.policy.heads]
     before, kept = unread.detach().clone(), [weight.detach().clone() for weight in below]
     model.join(train, lambda step: None)
@@ -246,15 +256,15 @@ def scouting(monkeypatch):
     """Scouted costs are numbered 1, 2, 3 and so on; a list of those that each step's loss was given."""
     used, scouted, loss = [], itertools.count(1), Joint.loss
 
-    def costs(self, some):
-        assert len(some.tokens) == 16  # of 240
-        return torch.linspace(-next(scouted), 0.0, len(self.dials), dtype=torch.float64)
+    def curve(self, some):
+        assert len(some) == 16  # of 240
+        return DialCurve(self.dials, np.linspace(-next(scouted), 0.0, len(self.dials)))
 
-    def watched(self, part, draw, costs):
-        used.append(-float(costs[0]))
-        return loss(self, part, draw, costs)
+    def watched(self, part, draw, curve):
+        used.append(-float(curve.log_costs[0]))
+        return loss(self, part, draw, curve)
 
-    monkeypatch.setattr(Joint, "costs", costs)
+    monkeypatch.setattr(Joint, "curve", curve)
     monkeypatch.setattr(Joint, "loss", watched)
     return used
 
@@ -285,21 +295,21 @@ def test_the_costs_of_the_dials_outlive_the_process_that_scouted_them(make_model
 def test_a_process_of_a_team_runs_its_share_of_the_joint_stages_documents(make_model, train, monkeypatch):
     summed, seen, loss = [], [], Joint.loss
 
-    def watched(self, part, draw, costs):
+    def watched(self, part, draw, curve):
         seen.append(draw.documents.tolist())
-        return loss(self, part, draw, costs)
+        return loss(self, part, draw, curve)
 
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat: summed.append(len(flat)))
     monkeypatch.setattr(Joint, "loss", watched)
     model = make_model({"joint.documents": 32, "seed": 4})
     model.join(train, lambda step: None, team=Team(1, 2))
     # Every second document of each step, in the order of the stage's own seed.
-    assert seen == [chosen[1::2].tolist() for chosen in shuffled_batches(len(train.tokens), 16, 2, seed=5)]
+    assert seen == [chosen[1::2].tolist() for chosen in shuffled_batches(len(train), 16, 2, seed=5)]
     assert summed == [sum(parameter.numel() for parameter in model.parameters) + 1] * 2  # the loss beside the gradients
 
 
 def test_a_joint_stage_without_a_fastest_scouts_no_costs(make_model, train, monkeypatch):
-    monkeypatch.setattr(Joint, "costs", lambda self, some: pytest.fail("costs were scouted"))
+    monkeypatch.setattr(Joint, "curve", lambda self, some: pytest.fail("costs were scouted"))
     told = Told()
     make_model({"joint.fastest": 0.0, "joint.documents": 16}).join(train, told)
     assert len(told) == 1
@@ -313,34 +323,34 @@ def test_a_last_step_that_is_not_full_is_taken_too(make_model, train):
 
 def test_a_joint_stage_of_no_documents_is_left_out(make_model, train):
     model = make_model({"joint.documents": 0})
-    before = weights_of(model.encoder.model)
+    before = weights_of(model.reducer.encoder.plain)
     model.join(train, lambda step: pytest.fail("a step was taken"))
-    assert same(weights_of(model.encoder.model), before)
+    assert same(weights_of(model.reducer.encoder.plain), before)
 
 
 def test_distillation_follows_the_teacher_and_gold_labels_do_not(make_model, train):
-    turned = Examples(train.tokens, train.labels, train.teacher_logits.flip(1))
+    turned = train.with_teacher(train.teacher.flip(1))
     shares = []
     for distillation in (1.0, 0.0):
         model = make_model({"joint.distillation": distillation, "joint.documents": 640, "joint.learning_rate": 2e-3})
         model.join(turned, lambda step: None)
-        shares.append(right(model.encoder, train))
+        shares.append(right(model.reducer, train))
     assert shares[0] < 0.3
     assert shares[1] > 0.7
 
 
-RANGES = [{"joint.keep_all": 1.0}, {"joint.fastest": 99.0}, {"joint.distillation": 0.0}, {"select.dial_range": 3.0}]
+RANGES = [{"joint.keep_all": 1.0}, {"joint.fastest": 99.0}, {"joint.distillation": 0.0}]
 
 
 @pytest.mark.parametrize(("changes", "selector"), list(itertools.product(RANGES, ["policy", "gumbel", "first"])))
 def test_no_setting_of_the_joint_stage_makes_a_weight_not_a_number(make_model, train, changes, selector):
     model = make_model(changes | {"joint.documents": 32, "selector": selector})
     model.join(train, lambda step: None)
-    for value in (weights_of(model.encoder.model) | weights_of(model.policy)).values():
+    for value in (weights_of(model.reducer.encoder.plain) | weights_of(model.policy)).values():
         assert value.isfinite().all()
 
 
-@pytest.mark.parametrize("changes", [{}, {"select.dial_range": 2.0}, {"selector": "gumbel"}])
+@pytest.mark.parametrize("changes", [{}, {"selector": "gumbel"}])
 def test_a_step_cut_by_its_token_budget_learns_the_same(make_model, train, changes):
     found = []
     for tokens in (16384, 40):
@@ -360,9 +370,9 @@ def test_a_token_budget_counts_every_trajectory(make_model, train, changes, monk
     model = make_model({"joint.documents": 16, "compute.tokens_per_batch": budget} | changes)
     loss = Joint.loss
 
-    def told(self, part, draw, costs):
+    def told(self, part, draw, curve):
         seen.append(int(part.tokens.lengths.sum()))
-        return loss(self, part, draw, costs)
+        return loss(self, part, draw, curve)
 
     monkeypatch.setattr(Joint, "loss", told)
     model.join(train, lambda step: None)

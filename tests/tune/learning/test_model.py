@@ -9,12 +9,11 @@ from torch.testing import assert_close
 from trbert.errors import InputError
 from trbert.measure.latency import LatencyTable
 from trbert.modeling import load
-from trbert.selection.reduction import reduced_forward
-from trbert.selection.selectors import LEARNED, SELECTORS
+from trbert.selection.selectors import SELECTORS
 from tune.learning import joint_stage as joint
 from tune.learning import model as training
 from tune.learning import select_stage as stages
-from tune.learning.model import SPEED_UPS, Model, dial_curve, spread_dials
+from tune.learning.model import SPEED_UPS, Model, measure_along_dial, spread_dials
 from tune.learning.steps import StageTimeout
 from tune.settings import PRESETS, override
 
@@ -24,7 +23,7 @@ KEEP_ALL = 1000.0
 
 @pytest.fixture
 def split(prepared):
-    return prepared.validation.examples()
+    return prepared.validation
 
 
 def make(prepared, settings, changes=None):
@@ -96,11 +95,7 @@ def test_where_time_is_the_price_the_prepared_table_is_paid(prepared, tiny_setti
 def test_what_heads_see_is_set_and_the_papers_see_their_token_alone(prepared, tiny_settings):
     assert make(prepared, tiny_settings).policy.features == ("document", "neighbours")
     assert make(prepared, tiny_settings, {"policy_features": ("neighbours",)}).policy.features == ("neighbours",)
-    drawn = make(prepared, tiny_settings, {"select.dial_range": 1.0})
-    assert drawn.policy.features == ("document", "neighbours", "dial")
     assert make(prepared, tiny_settings, PRESETS["tr-bert"]).policy.features == ()
-    paper = make(prepared, tiny_settings, PRESETS["tr-bert"] | {"select.dial_range": 1.0})
-    assert paper.policy.features == ("dial",)  # one policy for many penalties must see which
 
 
 SHORT = {
@@ -112,26 +107,27 @@ SHORT = {
 }
 
 
-@pytest.mark.parametrize("changes", [{"selector": name} for name in SELECTORS] + [{"select.dial_range": 2.0}], ids=str)
-def test_a_model_of_every_selector_is_trained_measured_and_saved(changes, prepared, tiny_settings, tmp_path):
-    model = make(prepared, tiny_settings, SHORT | changes)
-    train, split = prepared.train.examples(), prepared.validation.examples()
-    name, learns = model.selector.name, model.selector.name in LEARNED
+@pytest.mark.parametrize("name", SELECTORS)
+def test_a_model_of_every_selector_is_trained_measured_and_saved(name, prepared, tiny_settings, tmp_path):
+    model = make(prepared, tiny_settings, SHORT | {"selector": name})
+    train, split = prepared.train, prepared.validation
+    learns = model.selector.learns
+    assert model.selector.name == name
     told = []
     model.select(train, model.sampler(train), lambda step: told.append("select"))
     model.join(train, lambda step: told.append("joint"))
     assert told == ["select"] * (2 if learns else 0) + ["joint"]
 
-    curve = dial_curve(model, split, lambda share: told.append(share))
+    curve = measure_along_dial(model, split, lambda share: told.append(share))
     assert told[-1] == 1.0
-    dials = [point.dial for point in curve]
+    dials = [dial for dial, _ in curve]
     assert dials == sorted(dials)
     assert {model.selector.default_dial, model.selector.keep_all} <= set(dials)
-    speed_ups = [point.validation.speed_up for point in curve]
+    speed_ups = [found.speed_up for _, found in curve]
     assert speed_ups == sorted(speed_ups, reverse=True)
-    assert curve[-1].validation.kept == (1.0,) * len(model.points)
-    unreduced = model.encoder.unreduced_logits(split.tokens).argmax(-1) == split.labels
-    assert curve[-1].validation.quality == float(unreduced.double().mean())
+    assert curve[-1][1].kept == (1.0,) * len(model.points)
+    unreduced = model.reducer.unreduced_outputs(split.tokens).argmax(-1) == split.targets
+    assert curve[-1][1].quality == float(unreduced.double().mean())
 
     deployed, drawn = model.evaluate(split, model.selector.default_dial), model.evaluate_sampled(split)
     assert (untimed(drawn) == untimed(deployed)) != learns  # a rule draws nothing
@@ -147,9 +143,9 @@ def test_a_model_of_every_selector_is_trained_measured_and_saved(changes, prepar
     documents = [ids[None] for ids in split.tokens.input_ids.split(split.tokens.lengths.tolist())]
     with torch.no_grad():
         answers = torch.cat([own(ids).logits for ids in documents])
-        run = reduced_forward(model.encoder, model.selector, split.tokens, model.points, model.selector.default_dial)
-        assert_close(answers, model.encoder.logits(run.batch), rtol=1e-4, atol=1e-5)
-    assert float((answers.argmax(-1) == split.labels).double().mean()) == deployed.quality
+        finished = model.reducer.run(model.selector, split.tokens, model.selector.default_dial)
+        assert_close(answers, model.reducer.outputs(finished), rtol=1e-4, atol=1e-5)
+    assert float((answers.argmax(-1) == split.targets).double().mean()) == deployed.quality
 
 
 def test_no_draw_is_used_by_two_stages_nor_by_a_stage_and_a_measurement(prepared, tiny_settings, monkeypatch):
@@ -162,10 +158,10 @@ def test_no_draw_is_used_by_two_stages_nor_by_a_stage_and_a_measurement(prepared
 
         monkeypatch.setattr(module, "sample_trajectories", watched)
     model = make(prepared, tiny_settings, SHORT | {"joint.documents": 32})
-    train = prepared.train.examples()
+    train = prepared.train
     model.select(train, model.sampler(train), lambda step: None)
     model.join(train, lambda step: None)
-    model.evaluate_sampled(prepared.validation.examples())
+    model.evaluate_sampled(prepared.validation)
     # Two steps of select, two of joint, and one version for the whole measurement.
     assert [len(seen[module]) for module in (stages, joint, training)] == [2, 2, 1]
     assert len(seen[stages] | seen[joint] | seen[training]) == 5
@@ -206,7 +202,7 @@ def test_a_model_is_trained_in_the_arithmetic_of_training(prepared, tiny_setting
             return sample(*arguments, **named)
 
         monkeypatch.setattr(module, "sample_trajectories", watched)
-    train = prepared.train.examples()
+    train = prepared.train
     for dtype in ("float32", "bfloat16"):
         used.clear()
         model = make(prepared, tiny_settings, SHORT | {"compute.dtype": dtype, "compute.evaluation": "float32"})
@@ -231,12 +227,12 @@ def test_heads_are_as_wide_as_set(prepared, tiny_settings):
 
 def test_only_a_model_with_a_joint_stage_has_fusion(prepared, tiny_settings):
     for changes, maps in (({}, 2), ({"joint.documents": 0}, 0), ({"fusion": False}, 0)):
-        assert len(make(prepared, tiny_settings, changes).encoder.fusion.maps) == maps
+        assert len(make(prepared, tiny_settings, changes).reducer.fusion.maps) == maps
 
 
 def test_what_a_model_learns_lies_in_the_order_of_its_states(prepared, tiny_settings, drawer):
     model = make(prepared, tiny_settings, SHORT)
-    model.join(prepared.train.examples(), lambda step: None, drawer)
+    model.join(prepared.train, lambda step: None, drawer)
     saved = drawer.state["weights"][: len(model.parameters)]  # what is carried comes after them
     assert all(torch.equal(one, other) for one, other in zip(model.parameters, saved, strict=True))
 
@@ -246,7 +242,7 @@ def test_a_select_stage_that_died_goes_on_as_if_it_had_lived(prepared, tiny_sett
         if step["step"] == 2:
             raise StageTimeout
 
-    train, found = prepared.train.examples(), []
+    train, found = prepared.train, []
     changes = SHORT | {"select.documents": 64}
 
     def learn(told, keeper=None):
@@ -264,7 +260,7 @@ def test_a_select_stage_that_died_goes_on_as_if_it_had_lived(prepared, tiny_sett
 
 
 def test_the_orders_of_documents_in_both_parts_of_select_follow_the_seed(prepared, tiny_settings, monkeypatch):
-    train = prepared.train.examples()
+    train = prepared.train
     orders = []
 
     class Asked:
@@ -272,12 +268,12 @@ def test_the_orders_of_documents_in_both_parts_of_select_follow_the_seed(prepare
             self.sampler = sampler
 
         def gradients(self, weights, items):
-            orders.append([document for item in items for document in item.documents])
+            orders.append([document for item in items for document in item.examples])
             return self.sampler.gradients(weights, items)
 
-    def watched(encoder, tokens, labels, points, saliency=stages.saliency):
-        orders.append(tokens.input_ids.tolist())
-        return saliency(encoder, tokens, labels, points)
+    def watched(encoder, task, part, points, saliency=stages.saliency):
+        orders.append(part.tokens.input_ids.tolist())
+        return saliency(encoder, task, part, points)
 
     monkeypatch.setattr(stages, "saliency", watched)
     for seed in (0, 1):

@@ -1,0 +1,40 @@
+"""The rules that need nothing learned, on the teacher."""
+
+import pytest
+
+from tune.results.rules import FREE_DIALS, free_points
+
+
+def test_what_the_free_rules_achieve_is_the_models_own_measure_of_each_split(prepared, tiny_settings, make_model):
+    splits = (prepared.validation, prepared.test)
+    points = {(point.selector, point.dial): point for point in free_points(prepared, tiny_settings, (0, 2))}
+    for name in ("first", "attention"):
+        model = make_model({"selector": name, "fusion": False})
+        for dial in FREE_DIALS:
+            on = [model.evaluate(split, dial) for split in splits]
+            point = points[name, dial]
+            assert point.points == model.points
+            # The cost of a policy that is not there is not counted.
+            assert [point.speed_up_validation, point.speed_up_test] == [each.speed_up for each in on]
+            assert [point.quality_validation, point.quality_test] == [each.quality for each in on]
+            assert point.kept == on[1].kept
+            assert on[0].kept != on[1].kept
+
+
+def test_the_free_rules_are_measured_along_their_dials(prepared, tiny_settings):
+    points = free_points(prepared, tiny_settings, (0, 2))
+    assert [(point.selector, point.dial) for point in points] == [
+        (name, dial) for name in ("first", "random", "attention") for dial in FREE_DIALS
+    ]
+    for point in points:
+        assert point.points[0] > 0 or point.selector != "attention"  # no layer before point 0 gives attention
+        assert point.speed_up_validation > 1
+        assert 0 <= point.quality_test <= 1
+    assert points[0].speed_up_test > points[2].speed_up_test
+
+
+def test_the_free_rules_figures_come_from_the_split_that_they_are_named_after(certain, tiny_settings):
+    points = free_points(certain, tiny_settings, (0, 2))
+    assert len(points) == 3 * len(FREE_DIALS)
+    for point in points:
+        assert (point.quality_validation, point.quality_test) == (pytest.approx(0.75), pytest.approx(0.4))
