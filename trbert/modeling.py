@@ -112,7 +112,10 @@ class TrbertModel(PreTrainedModel):
             InputError: The layers are in int8, which cannot be saved.
         """
         if is_quantised(self):
-            raise InputError("a model in int8 cannot be saved, for it has lost its weights: save it as loaded without")
+            raise InputError(
+                "a model in int8 cannot be saved, because its own weights are gone: load it with another runner, and "
+                "save that"
+            )
         return super().save_pretrained(*args, **kwargs)
 
     @property
@@ -294,8 +297,8 @@ def _check_folder(folder: Path) -> Task:
         )
     if "task" not in config:
         raise InputError(
-            f"{folder}/config.json must name its task, and does not, for an older version of trbert saved it: "
-            "search again with this version, or load it with that one"
+            f"{folder}/config.json must name the model's task, and does not, because an older version of trbert saved "
+            "it: search again with this version, or load the model with the older one"
         )
     selector_class(config.get("selector", TrbertConfig().selector))
     return task_of(config["task"])

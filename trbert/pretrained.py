@@ -205,7 +205,7 @@ def _not_found(source: str, local: bool, error: Exception) -> Exception:
     if local or "model type" in str(error) or "model_type" in str(error):
         return UnsupportedModel(
             f"model {source} must be an encoder of one of the families {', '.join(sorted(FAMILIES))}, "
-            f"and its config is none that transformers knows ({str(error).splitlines()[0]})"
+            f"and transformers does not know its config ({str(error).splitlines()[0]})"
         )
     offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
     return ModelNotFound(

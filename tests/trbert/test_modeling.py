@@ -529,8 +529,8 @@ def without_task(folder):
 def test_a_model_of_an_older_version_is_refused_with_a_remedy(saved):
     without_task(saved)
     told = (
-        f"{saved}/config.json must name its task, and does not, for an older version of trbert saved it: "
-        "search again with this version, or load it with that one"
+        f"{saved}/config.json must name the model's task, and does not, because an older version of trbert saved it: "
+        "search again with this version, or load the model with the older one"
     )
     with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
         load(saved)

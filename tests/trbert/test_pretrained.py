@@ -217,7 +217,8 @@ def test_a_family_without_adapter_is_refused_and_those_with_one_named(tmp_path, 
 @pytest.mark.parametrize("content", ['{"model_type": "no-such-type"}', '{"hidden_size": 8}'])
 def test_a_config_that_transformers_does_not_know_is_refused(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(UnsupportedModel, match=f"must be an encoder of one of the families {MEMBERS}, and its config"):
+    told = f"must be an encoder of one of the families {MEMBERS}, and transformers does not know its config"
+    with pytest.raises(UnsupportedModel, match=told):
         load_pretrained(str(tmp_path), TASK, LABELS)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from trbert.errors import InputError
 
-HELP = "how fast a model is here, beside itself padded, sorted and unpadded"
+HELP = "how fast a model is on this machine, compared with itself padded, sorted and unpadded"
 
 FIT = {"cpu": ["float32", "bfloat16", "int8"], "cuda": ["float32", "bfloat16", "float16"]}
 """The arithmetics that a bench runs by default, by device. The first one is that of the baseline."""
@@ -20,15 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--label-column", default="label", help="column of the labels (default: %(default)s)")
     parser.add_argument("--docs", type=int, default=128, help="test documents to time (default: %(default)s)")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32, 128], help="documents a forward pass")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32, 128], help="documents in a forward pass")
     parser.add_argument("--dial", type=float, nargs="+", help="dials to time the model at (default: its own)")
     parser.add_argument(
-        "--dtype", nargs="+", help="float32, bfloat16, float16, int8 (default: those fit for the device)"
+        "--dtype", nargs="+", help="float32, bfloat16, float16, int8 (default: those that suit the device)"
     )
     parser.add_argument("--against", nargs="+", default=[], metavar="MODEL", help="plain models to time beside it")
     parser.add_argument("--compile", action="store_true", help="time the unpadded and the reduced model compiled, too")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each variant (default: %(default)s)")
-    parser.add_argument("--threads", type=int, help="of the process (default: PyTorch's own choice)")
+    parser.add_argument("--threads", type=int, help="threads of the process (default: PyTorch's own choice)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--out", default="bench", help="folder for speed.md, .json, .png, latency.json")
 
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"--device must be one that is there, and is {options.device!r}: use cpu")
+        raise InputError(f"--device must be a device of this machine, and is {options.device!r}: use cpu")
     model = load(options.model).to(options.device)
     rows = load_splits(
         options.data,

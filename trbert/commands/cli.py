@@ -25,12 +25,12 @@ def _run(words: Sequence[str]) -> None:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="trbert", description="What one does with a reduced model.")
+    parser = Parser(prog="trbert", description="Commands for a reduced model.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         own = commands.add_parser(name, help=command.HELP)
         command.add_arguments(own)
-        own.add_argument("--verbose", action="store_true", help="tracebacks")
+        own.add_argument("--verbose", action="store_true", help="show tracebacks")
     return parser
 
 

@@ -74,7 +74,9 @@ def _read_label_names(path: Path) -> tuple[str, ...] | None:
     except ValueError:
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-        raise InputError(f"{str(path)!r} must be a JSON list of different strings, one a class: mend it or remove it")
+        raise InputError(
+            f"{str(path)!r} must be a JSON list of different strings, one for each class: correct it or remove it"
+        )
     return tuple(names)
 
 
@@ -157,7 +159,7 @@ def _read_json(path: Path, columns: Columns) -> _Values:
         if not isinstance(record, dict):
             raise InputError(
                 f"row {row} of {path.name} must be an object with {listed(columns.inputs)} and {columns.target!r}, "
-                f"and is {shown(record)}: write one object a row"
+                f"and is {shown(record)}: write one object for each row"
             )
     names = dict.fromkeys(name for record in records for name in record)
     check_columns(list(names), columns, path.name)
@@ -191,4 +193,4 @@ def empty_table(origin: str) -> InputError:
 
 def _unreadable(path: Path, kind: str, error: Exception) -> InputError:
     reason = str(error).strip().partition("\n")[0]
-    return InputError(f"data file {str(path)!r} must be {kind}, and cannot be read as that ({reason}): mend the file")
+    return InputError(f"data file {str(path)!r} must be {kind}, and cannot be read as that ({reason}): correct it")

@@ -159,7 +159,7 @@ def _read_hub(source: str, columns: Columns) -> dict[str, Table]:
         if isinstance(error, unknown):
             known = "the hub has no such data set"
         else:
-            known = "the hub is not reachable" if isinstance(error, OSError) else "the hub cannot give it"
+            known = "the hub is not reachable" if isinstance(error, OSError) else "it could not be loaded from the hub"
         reason = str(error).strip().partition("\n")[0]
         raise InputError(
             f"data {source!r} is no file or folder here, and {known} ({type(error).__name__}: {reason}): {_REMEDY}"

@@ -109,7 +109,7 @@ def load_latency(path: str | Path) -> LatencyTable:
         )
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"a latency table must be a JSON file that `trbert bench` wrote, and {str(path)!r} is none ({error}): "
+            f"a latency table must be a JSON file that `trbert bench` wrote, and {str(path)!r} is not one ({error}): "
             "pass the latency.json of a bench on the machine that will serve the model"
         ) from error
 

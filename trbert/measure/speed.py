@@ -210,7 +210,7 @@ def bench(
         raise InputError("texts must not be empty: pass at least one document")
     unknown = sorted(set(dtypes) - {*DTYPES, INT8})
     if unknown:
-        raise InputError(f"dtypes must be out of {', '.join([*DTYPES, INT8])}, and have {unknown[0]!r}")
+        raise InputError(f"dtypes must be among {', '.join([*DTYPES, INT8])}, and hold {unknown[0]!r}: leave it out")
     device = model.device
     documents = Documents(tokenizer, inputs, model.config.max_tokens, device)
     variants: list[Variant] = []

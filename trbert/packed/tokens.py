@@ -99,7 +99,7 @@ class Tokens:
         # For example a mask that is added to the attention scores: there 0 means a token.
         if bool((attention_mask != real).any()):
             raise InputError(
-                "attention_mask must hold 0 and 1 alone, and holds more: pass the tokenizer's own 0/1 mask"
+                "attention_mask must hold only 0 and 1, and holds other values: pass the tokenizer's own 0/1 mask"
             )
         lengths = real.sum(1)
         if bool((lengths == 0).any()):

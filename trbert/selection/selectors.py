@@ -201,7 +201,10 @@ class SaliencySelector(CountSelector):
     def scores(self, batch: PackedBatch, evidence: TokenFloat | None) -> TokenFloat:
         """Returns the saliency of each token (`trbert.selection.saliency`)."""
         if evidence is None:
-            raise InputError("the saliency rule needs the documents' labels, and there are none: it is for reference")
+            raise InputError(
+                "the saliency rule needs the documents' labels, and there are none: use another selector, for this one "
+                "serves as a reference only"
+            )
         return evidence
 
 

@@ -54,7 +54,7 @@ class Classification(Task):
         for split, table in tables.items():
             labels = table.values[columns.target]
             if split != "train" and len(labels) > 0 and all(label == -1 for label in labels):
-                notes.append(f"{split} is not used: its {len(labels)} labels are all -1, as where they are secret")
+                notes.append(f"{split} is not used: its {len(labels)} labels are all -1, which stands for secret ones")
                 continue
             found[split], left_out = _usable(split, table, columns)
             notes += left_out
@@ -150,7 +150,7 @@ def _usable(split: str, table: Table, columns: Columns) -> tuple[Table, list[str
         notes.append(f"{split}: {len(table) - len(written)} empty texts left out")
     kept = written if split == "train" else outside_train(table, written)
     if len(kept) < len(written):
-        notes.append(f"{split}: {len(written) - len(kept)} rows left out that also stand in train (in_train)")
+        notes.append(f"{split}: {len(written) - len(kept)} rows left out that are in train, too (in_train)")
     labels = _checked_labels(table, kept, columns.target)
     values = {name: [table.values[name][row] for row in kept] for name in columns.inputs} | {columns.target: labels}
     return Table(table.origin, values, table.target_names, table.names_origin), notes
@@ -198,7 +198,7 @@ def _checked_labels(table: Table, rows: Sequence[int], column: str) -> list[Any]
         found = " and ".join(f"{KINDS[kind]} (row {row}: {table.values[column][row]!r})" for kind, row in first.items())
         raise InputError(
             f"labels in column {column!r} of {table.origin} must be of one type, and are {found}: write all "
-            "of them one way"
+            "of them in the same way"
         )
     return labels
 
@@ -212,7 +212,7 @@ def _classes(tables: Mapping[str, Table], columns: Columns) -> tuple[list[Any], 
         if kind is not train_kind:
             raise InputError(
                 f"labels in column {columns.target!r} must be of one type in all splits, and are {KINDS[train_kind]} "
-                f"in {train.origin} and {KINDS[kind]} in {table.origin}: write all of them one way"
+                f"in {train.origin} and {KINDS[kind]} in {table.origin}: write all of them in the same way"
             )
     names = train.target_names
     if names is None:
@@ -259,7 +259,7 @@ def _check_named(table: Table, column: str, train: Table, values: Sequence[Any])
             rule = f"be one of the names in {train.names_origin}, {listed(values)}{did_you_mean(label, values)}"
         else:
             rule = f"be the index of one of the {len(values)} names in {train.names_origin}"
-        raise InputError(f"label {label!r} of {table.origin} must {rule}: mend the row or the names")
+        raise InputError(f"label {label!r} of {table.origin} must {rule}: correct the row or the names")
 
 
 def _sort_key(labels: Iterable[Any]) -> Callable[[Any], Any] | None:

@@ -126,7 +126,10 @@ def test_without_matplotlib_there_is_no_picture(saved, capsys, monkeypatch):
         (["--batch", "0"], "--batch must be 1 or more, and is 0"),
         (["--docs", "0"], "--docs must be 1 or more, and is 0"),
         (["--rounds", "-1"], "--rounds must be 1 or more, and is -1"),
-        (["--dtype", "float8"], "dtypes must be out of float32, bfloat16, float16, int8, and have 'float8'"),
+        (
+            ["--dtype", "float8"],
+            "dtypes must be among float32, bfloat16, float16, int8, and hold 'float8': leave it out",
+        ),
         (["--data", "gone.csv"], "gone.csv"),
     ],
 )
@@ -190,7 +193,7 @@ def test_the_labels_are_read_from_the_column_that_is_named(saved, capsys):
 def test_a_device_that_is_not_there_is_told_and_verbose_shows_where(saved, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(words(saved, "--device", "cuda:1")) == 2
-    told = "error: --device must be one that is there, and is 'cuda:1': use cpu\n"
+    told = "error: --device must be a device of this machine, and is 'cuda:1': use cpu\n"
     assert capsys.readouterr().err == told
     assert main(words(saved, "--device", "cuda:1", "--verbose")) == 2
     shown = capsys.readouterr().err

@@ -257,8 +257,8 @@ def test_rows_that_also_stand_in_train_are_left_out(tmp_path: Path) -> None:
     assert splits.test.inputs[0] == ("test 0", "test 2")
     assert len(splits.train) == 2
     assert splits.notes == (
-        "validation: 1 rows left out that also stand in train (in_train)",
-        "test: 1 rows left out that also stand in train (in_train)",
+        "validation: 1 rows left out that are in train, too (in_train)",
+        "test: 1 rows left out that are in train, too (in_train)",
     )
 
 
@@ -276,7 +276,7 @@ def test_a_split_whose_labels_are_secret_is_not_used(tmp_path: Path) -> None:
     write_rows(tmp_path / "test.jsonl", [-1, -1, -1])
     splits = load_splits(str(tmp_path))
     assert splits.test.inputs[0] == ("validation 0", "validation 1")
-    assert splits.notes[0] == "test is not used: its 3 labels are all -1, as where they are secret"
+    assert splits.notes[0] == "test is not used: its 3 labels are all -1, which stands for secret ones"
 
 
 @pytest.mark.parametrize(
@@ -324,7 +324,7 @@ def test_labels_json_overrules_the_names_in_a_parquet_file(tmp_path: Path) -> No
     (tmp_path / "labels.json").write_text('["bad", "good"]')
     assert load_splits(str(tmp_path)).labels == ("bad", "good")
     (tmp_path / "labels.json").write_text('["good", "good"]')
-    assert "must be a JSON list of different strings, one a class" in refusal(tmp_path)
+    assert "must be a JSON list of different strings, one for each class" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("suffix", ["json", "jsonl"])
@@ -511,7 +511,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, name: str, content: str, kind
     (tmp_path / name).write_text(content)
     message = refusal(tmp_path / name)
     assert message.startswith(f"data file '{tmp_path / name}' must be {kind}, and cannot be read as that (")
-    assert message.endswith("): mend the file")
+    assert message.endswith("): correct it")
     assert "\n" not in message
 
 
@@ -544,7 +544,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, name: str, content: str, kind
         (
             [1, "b"],
             "labels in column 'label' of a.jsonl must be of one type, and are integers (row 0: 1) and strings "
-            "(row 1: 'b'): write all of them one way",
+            "(row 1: 'b'): write all of them in the same way",
         ),
         (
             ["a", "b"],
@@ -589,7 +589,7 @@ def test_texts_that_are_none_are_refused(tmp_path: Path, texts: list[Any], messa
             [0, 1],
             None,
             "labels in column 'label' must be of one type in all splits, and are strings in train.jsonl and integers "
-            "in test.jsonl: write all of them one way",
+            "in test.jsonl: write all of them in the same way",
         ),
         (
             ["a", "b"],
@@ -600,7 +600,7 @@ def test_texts_that_are_none_are_refused(tmp_path: Path, texts: list[Any], messa
             ["a", "b"],
             ["a", "bb"],
             "label 'b' of train.jsonl must be one of the names in labels.json, 'a', 'bb' (did you mean 'bb'?): "
-            "mend the row or the names",
+            "correct the row or the names",
         ),
     ],
 )
@@ -616,11 +616,12 @@ def test_an_index_beyond_the_names_is_refused(tmp_path: Path) -> None:
     write_rows(tmp_path / "train.jsonl", [0, 2, 1])
     (tmp_path / "labels.json").write_text('["a", "b"]')
     assert refusal(tmp_path) == (
-        "label 2 of train.jsonl must be the index of one of the 2 names in labels.json: mend the row or the names"
+        "label 2 of train.jsonl must be the index of one of the 2 names in labels.json: correct the row or the names"
     )
     (tmp_path / "labels.json").write_text('{"a": 0}')
     assert refusal(tmp_path) == (
-        f"'{tmp_path / 'labels.json'}' must be a JSON list of different strings, one a class: mend it or remove it"
+        f"'{tmp_path / 'labels.json'}' must be a JSON list of different strings, one for each class: "
+        "correct it or remove it"
     )
 
 

@@ -63,7 +63,7 @@ def test_a_saved_table_comes_back(tmp_path):
 def test_a_file_that_is_no_table_is_refused_with_a_remedy(tmp_path, content):
     path = tmp_path / "latency.json"
     path.write_text(content, errors="surrogateescape")
-    with pytest.raises(InputError, match=r"latency\.json' is none .*trbert bench|trbert bench.*latency\.json' is none"):
+    with pytest.raises(InputError, match=r"`trbert bench` wrote, and '.*latency\.json' is not one \("):
         load_latency(path)
 
 

@@ -260,7 +260,10 @@ def test_the_report_is_written(model, tmp_path):
 
 @pytest.mark.parametrize(
     ("texts", "changes", "told"),
-    [([], {}, "texts must not be empty"), (TEXTS, {"dtypes": ["float8"]}, "dtypes must be out of .* 'float8'")],
+    [
+        ([], {}, "texts must not be empty"),
+        (TEXTS, {"dtypes": ["float8"]}, "dtypes must be among .* 'float8': leave it out"),
+    ],
 )
 def test_mistakes_are_told(model, texts, changes, told):
     options = {"dials": [0.0], "batches": [2], "dtypes": ["float32"], "rounds": 1, "say": lambda line: None}

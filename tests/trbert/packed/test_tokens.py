@@ -72,7 +72,7 @@ def test_types_of_another_shape_are_refused():
 def test_a_mask_to_be_added_to_logits_is_refused():
     # Read as 0/1 it would keep the padding and drop the text.
     added = torch.tensor([[0.0, 0.0, -1e4]])
-    with pytest.raises(InputError, match=r"^attention_mask must hold 0 and 1 alone, and holds more: pass"):
+    with pytest.raises(InputError, match=r"^attention_mask must hold only 0 and 1, and holds other values: pass"):
         Tokens.from_padded(torch.ones(1, 3, dtype=torch.long), added)
 
 

@@ -196,7 +196,10 @@ def test_it_is_saved_and_loaded_with_the_model_it_reduces(selector, reducer, mak
     assert len(own.policy.heads) == heads
     inputs = {"input_ids": tokens.input_ids.view(2, 12), "token_type_ids": tokens.token_type_ids.view(2, 12)}
     if selector.needs == "saliency":
-        message = "the saliency rule needs the documents' labels, and there are none: it is for reference"
+        message = (
+            "the saliency rule needs the documents' labels, and there are none: use another selector, for this one "
+            "serves as a reference only"
+        )
         with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
             own(**inputs)
         return

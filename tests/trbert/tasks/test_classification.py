@@ -224,9 +224,9 @@ def test_tables_become_rows_of_class_indices_by_hand():
     assert (test.inputs, test.targets.tolist(), test.strata.tolist()) == ((("v",), ("3",)), [0], [0])
     assert reading.notes == (
         "train: 1 empty texts left out",
-        "validation is not used: its 2 labels are all -1, as where they are secret",
+        "validation is not used: its 2 labels are all -1, which stands for secret ones",
         "test: 1 empty texts left out",
-        "test: 1 rows left out that also stand in train (in_train)",
+        "test: 1 rows left out that are in train, too (in_train)",
     )
     assert tables["test"].values["kind"] == [3, 20, 20]  # the table stays as it was
 
