@@ -49,10 +49,10 @@ def run(options: argparse.Namespace) -> None:
     from transformers import AutoTokenizer
     from transformers.utils import logging
 
+    from trbert.bench.report import draw, table, write
+    from trbert.bench.speed import bench
     from trbert.data.splits import load_splits
     from trbert.measure.latency import measure_latency
-    from trbert.measure.speed import bench
-    from trbert.measure.speed_report import draw, table, write
     from trbert.modeling import load
     from trbert.pretrained import load_pretrained
 

@@ -164,7 +164,7 @@ def asked(monkeypatch):
         found.update(options, inputs=inputs, device=model.device.type)
         raise InputError("nothing is measured")
 
-    monkeypatch.setattr("trbert.measure.speed.bench", stop)
+    monkeypatch.setattr("trbert.bench.speed.bench", stop)
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: found.update(threads=threads))
     return found
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from trbert.measure.speed import Report, Row
-from trbert.measure.speed_report import draw, table, write
+from trbert.bench.report import draw, table, write
+from trbert.bench.speed import Report, Row
 from trbert.measure.timing import Spread
 
 

@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from trbert.errors import InputError
-from trbert.measure.cost import CostModel
-from trbert.measure.speed import (
+from trbert.bench.report import table, write
+from trbert.bench.speed import (
     PADDED,
     SORTED,
     UNPADDED,
@@ -22,7 +21,8 @@ from trbert.measure.speed import (
     reduced_variant,
     time_variants,
 )
-from trbert.measure.speed_report import table, write
+from trbert.errors import InputError
+from trbert.measure.cost import CostModel
 from trbert.modeling import assemble
 from trbert.packed.tokens import Tokens
 from trbert.pretrained import Pretrained
@@ -169,7 +169,7 @@ def test_each_arithmetic_has_its_own_baseline_and_all_the_first_ones(model, monk
         }
 
     documents = Documents(Numbers("right"), (TEXTS,), 40, torch.device("cpu"))
-    monkeypatch.setattr("trbert.measure.speed.take_turns", turns)
+    monkeypatch.setattr("trbert.bench.speed.take_turns", turns)
     variants = [v for dtype in seconds for v in _variants(in_arithmetic(model, dtype), documents, dtype, [0.0], False)]
     rows = {(row.dtype, row.variant): row for row in time_variants(variants, 2, 2, torch.device("cpu"))}
     assert {dtype: rows[dtype, "reduced +0"].over_plain.median for dtype in seconds} == {
@@ -285,7 +285,7 @@ def clock(monkeypatch):
             return {"tokenise": [[3.0], [1.0], [2.0]], "pack": [[0.3], [0.1], [0.5]]}
         return {key: steps.get(key, [[1.0] * len(own)] * rounds) for key, own in work.items()}
 
-    monkeypatch.setattr("trbert.measure.speed.take_turns", turns)
+    monkeypatch.setattr("trbert.bench.speed.take_turns", turns)
     return steps
 
 
@@ -324,7 +324,7 @@ def test_a_rows_figures_by_hand(clock):
 
 
 def test_memory_is_that_of_the_largest_batch(clock, monkeypatch):
-    monkeypatch.setattr("trbert.measure.speed.peak_memory", lambda step, device: float(step()))
+    monkeypatch.setattr("trbert.bench.speed.peak_memory", lambda step, device: float(step()))
     ran = []
     # Batches of two are 5, then 8, then 3 wide, the last of one document.
     documents = Documents(Numbers("right"), ([TEXTS[i] for i in (4, 3, 2, 1, 0)],), 40, torch.device("cpu"))
@@ -344,7 +344,7 @@ def test_a_reports_own_figures_by_hand(clock, model):
 def test_variants_are_timed_in_as_many_rounds_as_asked_for(clock, model, monkeypatch):
     rounds = []
     monkeypatch.setattr(
-        "trbert.measure.speed.time_variants", lambda variants, batch, turns, device: rounds.append(turns) or []
+        "trbert.bench.speed.time_variants", lambda variants, batch, turns, device: rounds.append(turns) or []
     )
     report_of(model, rounds=4, batches=[1, 2])
     assert rounds == [4, 4]
@@ -364,7 +364,7 @@ def test_a_rival_reads_no_more_than_it_can_and_no_more_than_the_model(
             read.append(most)
             super().__init__(tokenizer, inputs, most, *others)
 
-    monkeypatch.setattr("trbert.measure.speed.Documents", Noted)
-    monkeypatch.setattr("trbert.measure.speed.time_variants", lambda *arguments: [])
+    monkeypatch.setattr("trbert.bench.speed.Documents", Noted)
+    monkeypatch.setattr("trbert.bench.speed.time_variants", lambda *arguments: [])
     report_of(model, rivals={"small": rival})
     assert read == [40, longest]

@@ -5,8 +5,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from trbert.bench.speed import Report
 from trbert.files import write_whole
-from trbert.measure.speed import Report
 
 _COLOURS = ("#9a9a9a", "#333333", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
