@@ -73,12 +73,12 @@ def test_the_counts_of_every_trajectory_are_kept_from_point_to_point(make_reduce
     reducer = make_reducer((0, 1, 3))
     state = reducer.enter(make_tokens(2, 3))
     assert (state.point, state.kept.shape) == (0, (0, 2))
-    state = reducer.advance(state, torch.tensor([[T, T, T, T, F]]))
-    assert (state.point, state.kept.tolist()) == (1, [[2, 2]])
-    state = reducer.advance(state, torch.tensor([[T, F, T, T], [T, T, T, F]]))
-    assert (state.point, state.kept.tolist()) == (2, [[2, 2, 2, 2], [1, 2, 2, 1]])
-    state = reducer.advance(state, torch.tensor([[T, T, F, T, F, T]]))
-    assert (state.point, state.kept.tolist()) == (3, [[2, 2, 2, 2], [1, 2, 2, 1], [1, 1, 1, 1]])
+    state = reducer.advance(state, torch.tensor([[T, T, T, T, T]]))
+    assert (state.point, state.kept.tolist()) == (1, [[2, 3]])
+    state = reducer.advance(state, torch.tensor([[T, F, T, T, T], [T, T, T, F, F]]))
+    assert (state.point, state.kept.tolist()) == (2, [[2, 3, 2, 3], [1, 3, 2, 1]])
+    state = reducer.advance(state, torch.tensor([[T, T, F, T, T, F, T]]))
+    assert (state.point, state.kept.tolist()) == (3, [[2, 3, 2, 3], [1, 3, 2, 1], [1, 2, 1, 1]])
 
 
 def test_gates_scale_the_states_that_are_kept(make_reducer, make_tokens):
