@@ -2,63 +2,66 @@
 
     python benchmarks/inference.py
 
-Documents of equal length, so that padding costs the baseline nothing; weights of BERT-base are random, since time does
-not depend on them. Each document keeps its own share of tokens, up to half more or less than the mean.
+All documents are equally long, so padding costs the baseline nothing. The weights of BERT-base are random, since time
+does not depend on them. Each document keeps a share of its tokens: all the same share, or each its own, up to half more
+or less than the mean.
 Writes docs/results/inference.md and .json.
 """
 
 import argparse
+import copy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from reports import write_report
-from transformers import AutoModelForSequenceClassification, BertConfig
+from transformers import BertConfig
 
-from trbert.encoder import Encoder
-from trbert.keyed import keyed_uniform
-from trbert.measure.cost import CostModel
-from trbert.measure.speed import (
+from trbert.bench.speed import (
     DTYPES,
     INT8,
     Documents,
     Row,
     Variant,
-    in_arithmetic,
     padded_variants,
     reduced_variant,
     time_variants,
     unpadded_variant,
 )
+from trbert.encoder import Encoder
+from trbert.keyed import keyed_uniform
+from trbert.measure.cost import CostModel
 from trbert.original import original_points
 from trbert.packed.batch import PackedBatch
-from trbert.pretrained import load_classifier
-from trbert.selection.policy import Feature, Policy
-from trbert.selection.selectors import Selector
+from trbert.pretrained import load_pretrained
+from trbert.runners import Int8
+from trbert.selection.policy import FEATURES, Policy
+from trbert.selection.reduction import Reducer
+from trbert.selection.selectors import PolicySelector
 from trbert.shapes import DocFloat, TokenFloat, TokenMask
+from trbert.tasks import TASKS
 
+TASK = TASKS["classification"]
 KEEP = (0.4, 0.1)
-FEATURES: tuple[Feature, ...] = ("document", "neighbours")
+"""Shares of the original tokens that are left after each point."""
 CASES = [
     ("MiniLM-L6", 512, (1, 8, 32)),
     ("BERT-base", 512, (1, 8, 32)),
     *[(m, 128, (1,)) for m in ("MiniLM-L6", "BERT-base")],
 ]
 DOCUMENTS = {"MiniLM-L6": 32, "BERT-base": 8}
-"""At least so many a turn, and at least one batch."""
+"""Fewest documents of a turn; a turn has at least one batch."""
 
 
-class GivenSelector(Selector):
+class GivenSelector(PolicySelector):
     """Runs a policy's heads, and keeps what a table says: of document i of a batch (1 ± spread) · KEEP of its tokens.
 
-    What is kept is then the same in every arithmetic, and deciding costs what it does in use.
+    So the same tokens are kept in every arithmetic, and deciding costs what it costs in use.
     """
 
-    name = "policy"
-
     def __init__(self, policy: Policy, spread: float, documents: int, length: int) -> None:
-        self.policy = policy
+        super().__init__(policy)
         number, position = torch.arange(documents)[:, None], torch.arange(length)
         share = torch.tensor(KEEP)[:, None, None] * (1 + spread * (2 * keyed_uniform(0, 0, number, 0) - 1))
         keys = keyed_uniform(0, 1, number, position)
@@ -74,9 +77,10 @@ class GivenSelector(Selector):
 
 
 class Given:
-    """A tokenizer of documents that are tokens already."""
+    """A tokenizer whose documents are random tokens already; it returns all of them, whatever the texts."""
 
     def __init__(self, documents: int, length: int, vocabulary: int) -> None:
+        self.texts = ("",) * documents
         self.ids = torch.randint(1000, vocabulary, (documents, length), generator=torch.Generator().manual_seed(0))
 
     def __call__(self, texts: list[str], **_: Any) -> dict[str, torch.Tensor]:
@@ -84,10 +88,11 @@ class Given:
 
 
 def model_of(name: str) -> Any:
+    """Returns a plain model with two classes: the packaged MiniLM, or BERT-base with random weights."""
     if name == "MiniLM-L6":
-        return load_classifier("minilm", ("a", "b")).model
+        return load_pretrained("minilm", TASK, ("a", "b")).model
     torch.manual_seed(0)
-    return AutoModelForSequenceClassification.from_config(BertConfig()).eval()
+    return TASK.auto_class.from_config(BertConfig()).eval()
 
 
 def main() -> None:
@@ -126,22 +131,33 @@ def main() -> None:
 @torch.inference_mode()
 def rows_of(name: str, length: int, batch: int, dtypes: list[str], rounds: int, device: torch.device) -> list[Row]:
     model, count = model_of(name).to(device), max(DOCUMENTS[name], batch)
-    documents = Documents(Given(count, length, model.config.vocab_size), [""] * count, length, device)
+    given = Given(count, length, model.config.vocab_size)
+    documents = Documents(given, (given.texts,), length, device)
     variants: list[Variant] = []
     for dtype in dtypes:
-        encoder = Encoder(in_arithmetic(model, dtype))
+        encoder = in_arithmetic(model, dtype)
         points = original_points(len(encoder.layers))
+        reducer = Reducer(encoder=encoder, task=TASK, points=points)
         torch.manual_seed(0)
         policy = Policy(encoder.base.config.hidden_size, len(points), features=FEATURES).to(
             device, DTYPES.get(dtype, torch.float32)
         )
-        cost = CostModel.of(encoder, policy)
-        padded, _ = padded_variants(encoder, documents, dtype)  # all are of one length: nothing to sort
-        variants += [padded, unpadded_variant(encoder, documents, dtype)]
+        cost = CostModel.of(reducer, policy)
+        padded, _ = padded_variants(reducer, documents, dtype)  # all are of one length: nothing to sort
+        variants += [padded, unpadded_variant(reducer, documents, dtype)]
         for spread, kept in ((0.0, "even"), (0.5, "± 50 %")):
             selector = GivenSelector(policy, spread, batch, length)
-            variants.append(reduced_variant(encoder, cost, selector, points, 0.0, f"reduced, {kept}", documents, dtype))
+            variants.append(reduced_variant(reducer, cost, selector, 0.0, f"reduced, {kept}", documents, dtype))
     return time_variants(variants, batch, rounds, device)
+
+
+def in_arithmetic(model: Any, dtype: str) -> Encoder:
+    """Returns a copy of a plain model in an arithmetic, in stages; the model stays as it was."""
+    runner = Int8() if dtype == INT8 else None
+    encoder = Encoder(copy.deepcopy(model).to(DTYPES.get(dtype, torch.float32)), runner)
+    if runner is not None:
+        runner.adopt(encoder.plain, encoder.layers)
+    return encoder
 
 
 COLUMNS = (

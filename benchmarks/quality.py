@@ -5,9 +5,9 @@
     python benchmarks/quality.py --report                        # the report of the units that are there
     python benchmarks/quality.py --list                          # the units, and which are there
 
-A unit is one model trained and measured, and leaves one file in docs/results/quality, so that a stopped run goes on
-where it was, here or on another machine. One that ran with other settings than today's is run again. Dials are chosen
-on validation, for their speed-up alone; test is reported on. Writes docs/results/quality.md and quality.png.
+A unit is one model, trained and measured. It leaves one file in docs/results/quality, so a stopped run continues where
+it was, on this machine or on another. A unit that ran with other settings than today's is run again. Dials are chosen
+on validation, for their speed-up alone. Quality is reported on test. Writes docs/results/quality.md and quality.png.
 """
 
 import argparse
@@ -28,13 +28,14 @@ from numpy.typing import NDArray
 from quality_report import is_current, write_report
 
 from trbert.data.splits import Rows
+from trbert.dial import DialCurve
 from trbert.encoder import Encoder
 from trbert.measure.cost import CostModel, speed_up
-from trbert.measure.evaluate import forward_at, reduced_logits, unreduced_logits
+from trbert.measure.evaluate import forward_at, predict, unreduced_outputs
 from trbert.measure.timing import machine
-from trbert.pretrained import load_classifier
-from trbert.tasks.classification import accuracy, encode
-from trbert.tasks.examples import Examples
+from trbert.pretrained import load_pretrained
+from trbert.selection.reduction import Reducer
+from trbert.tasks.examples import Examples, Outputs
 from tune.learning.model import Model, scout
 from tune.learning.prepare import Prepared, prepare, splits_of
 from tune.learning.steps import autocast, pick_device
@@ -48,13 +49,14 @@ COMMIT = subprocess.run(
 ).stdout.strip()
 """The code that is measured."""
 TO_SPARE = 0.02
-"""How much faster than the target a dial must be on validation, that it may be as fast on test."""
+"""By how much a dial is to be faster than its target on validation, so that it is as fast as the target on test."""
 CORRECTIONS = 8
 """How often a dial is moved to meet its target."""
 DEVELOPMENT = 3000
+"""Most training rows that ingredients are compared on."""
 RULES = ("first", "random", "attention", "saliency")
-TEACHERS = ("model", "seed", "positions", "data", "teacher")
-"""What a teacher depends on."""
+TEACHERS = ("model", "seed", "positions", "task", "data", "teacher")
+"""The settings that a teacher depends on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,8 @@ class Unit:
     """One piece of work.
 
     Attributes:
-        settings: that its result depends on.
-        act: returns what is measured.
+        settings: those that its result depends on.
+        act: does the work, and returns what was measured.
     """
 
     settings: dict[str, Any]
@@ -76,21 +78,20 @@ class Unit:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """One row of the table of what must be reached.
+    """One data set: how its models are trained, and what they must reach.
 
     Attributes:
-        folder: of its parquet files, below --data.
+        folder: where its parquet files lie, below --data.
         settings: of data and teacher.
-        recipe: of every selector's stages, beyond the defaults.
+        recipe: settings of the select and joint stages that differ from the defaults, for every selector.
         targets: speed-ups to measure at.
-        must: speed-up and the most points that may be lost.
-        aim: the same, hoped for.
-        seeds: of the policy; rivals have one.
+        must: pairs of a speed-up and the most percentage points that may be lost there.
+        aim: the same pairs, as hoped for.
+        seeds: how many the policy has; each rival has one.
         units: which variants are run.
         gumbel: settings of that selector alone, beyond `GUMBEL`.
-        ablation_targets: speed-ups that ingredients are measured at, one at a time; none are tried without.
-        whole_front: whether one conditioned model is compared with models of separate penalties, and with one model of
-            one penalty that costs as much.
+        ablation_targets: speed-ups at which ingredients are compared; without any, no ingredient is.
+        whole_front: whether one model, moved along its dial, is compared with several models, each of its own penalty.
     """
 
     folder: str
@@ -106,29 +107,26 @@ class DataSet:
     whole_front: bool = False
 
 
-DRAWN_DIALS = {"select.dial_range": 1.5}
-"""Seen by the policy; imdb's ablation is better without at 5x, 20news' no different."""
 SMALL_STEPS = {"select.documents": 6000, "select.learning_rate": 3e-3}
-"""The default; better than the next at 12x on 20news, and no worse elsewhere."""
+"""The default. On 20news it is better than `FEW_STEPS` at 12x; nowhere is it worse."""
 FEW_STEPS = {"select.documents": 2000, "select.learning_rate": 1e-2}
 GUMBEL = {
     "selector": "gumbel",
     "select.penalty": 0.1,
     "select.learning_rate": 1e-3,
     "select.documents": 1200,
-    "select.dial_range": 0.0,
 }
-"""Stopped early: with more documents it drops ever more, at any price that was tried (tried.md)."""
-SHORT = {**FEW_STEPS, "joint.documents": 2000, "select.dial_range": 0.0}
-"""What an ingredient adds shows before the encoder has made up for it."""
+"""Few documents, because with more of them it drops more and more, at every price that was tried (tried.md)."""
+SHORT = {**FEW_STEPS, "joint.documents": 2000}
+"""Short stages: in a long joint stage the encoder makes up for an ingredient that is missing."""
 ABLATIONS: dict[str, dict[str, Any]] = {
     "base": {},
     "no neighbours": {"policy_features": ("document",)},
     "no document": {"policy_features": ("neighbours",)},
     "no reward-to-go": {"select.reward_to_go": False},
     "no warm start": {"select.warm_start_documents": 0},
-    "warm start alone": {"select.documents": 16, "select.learning_rate": 1e-4},  # one step, that moves next to nothing
-    "dial conditioned": DRAWN_DIALS,
+    # One step, which changes next to nothing.
+    "warm start alone": {"select.documents": 16, "select.learning_rate": 1e-4},
     "more select, smaller steps": SMALL_STEPS,
     "no fusion": {"fusion": False},
     "no distillation": {"joint.distillation": 0.0},
@@ -139,13 +137,13 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 }
 
 NEWS_RECIPE = {"joint.documents": 32000, "select.penalty": 1.0}
-"""Half as many documents of joint cost 20news half a point and more, in one run (tried.md)."""
+"""With half as many documents in the joint stage, 20news lost half a point and more, in one run (tried.md)."""
 NEWS = {"data.max_length": 256, "data.train_rows": 4000, "teacher.learning_rate": 2e-4, "teacher.epochs": 6.0}
 SETS: dict[str, DataSet] = {
     "20news": DataSet(
         folder="20news",
         settings=NEWS,
-        recipe={**DRAWN_DIALS, **NEWS_RECIPE},
+        recipe=NEWS_RECIPE,
         must=((6.0, 0.5), (10.0, 2.0)),
         aim=((10.0, 0.5), (15.0, 1.5)),
         seeds=3,
@@ -154,7 +152,7 @@ SETS: dict[str, DataSet] = {
     "20news-512": DataSet(
         folder="20news",
         settings={"data.max_length": 512, "teacher.learning_rate": 2e-4, "teacher.epochs": 3.0},
-        recipe={**DRAWN_DIALS, "joint.documents": 20000},
+        recipe={"joint.documents": 20000},
         targets=(4.0, 6.0, 8.0, 12.0),
         must=((6.0, 0.5),),
         aim=((12.0, 0.5),),
@@ -175,7 +173,8 @@ SETS: dict[str, DataSet] = {
             "data.max_length": 256,
             "data.train_rows": 4000,
             "data.test_rows": 5000,
-            # More epochs, or larger steps, and it knows its few documents by heart: what it is then paid for says less.
+            # With more epochs or larger steps it would know its few documents by heart. Its losses on them, which the
+            # policy learns from, would then say little.
             "teacher.learning_rate": 5e-5,
             "teacher.epochs": 2.0,
         },
@@ -192,7 +191,6 @@ SETS: dict[str, DataSet] = {
         folder="sst2",
         settings={"data.max_length": 128, "teacher.epochs": 1.0, "teacher.batch_size": 32},
         recipe={
-            **DRAWN_DIALS,
             "select.penalty": 0.19,  # a third of what its teacher knows
             "joint.documents": 32000,
             "joint.batch_size": 32,
@@ -215,10 +213,10 @@ SETS: dict[str, DataSet] = {
             "teacher.epochs": 2.0,
             "teacher.batch_size": 32,
         },
-        # Chosen on validation, encoder frozen: whether a word matters shows once it has seen the other text. At a
-        # third of what the teacher knows nearly all stays, and 2x is beyond the dials that the policy saw.
+        # Chosen on validation, with the encoder frozen. The points are late: whether a word matters shows only once it
+        # has seen the other text. The penalty is more than a third of what the teacher knows: at a third nearly every
+        # token stays.
         recipe={
-            **DRAWN_DIALS,
             "select.points": (2, 3, 4),
             "select.penalty": 0.5,
             "joint.documents": 16000,
@@ -233,15 +231,15 @@ SETS: dict[str, DataSet] = {
 }
 
 TRUNCATED = (2.0, 4.0, 8.0)
-"""Speed-ups of the truncated teachers, each of which is trained for itself."""
+"""Speed-ups of the truncated teachers. For each of them one teacher is trained."""
 LONG = (1024, 2048)
-"""Tokens that a reduced model reads, its teacher 512: is it better, at no more FLOPs?"""
+"""Tokens that a reduced model reads where its teacher reads 512. Is it better than the teacher, at no more FLOPs?"""
 SEPARATE = (0.15, 0.3, 0.6, 1.2, 2.4)
-"""Penalties of the models that one conditioned model is compared with."""
+"""Penalties of the models that one model is compared with."""
 
 
 def main() -> None:
-    # Every row of tokens has a length of its own, and each leaves compiled products behind.
+    # oneDNN keeps a compiled product for each length of a row, and nearly every row has a length of its own.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     options = _parser().parse_args()
     folder = Path(options.out) / "quality"
@@ -337,7 +335,7 @@ def _of_set(each: DataSet, base: Settings) -> Iterator[tuple[str, Unit]]:
             for target in (one for one in each.targets if one in TRUNCATED):
                 yield f"truncate {target:g}x seed 0", Unit(needed, partial(truncated, base, target))
         elif name == "tr-bert":
-            # Fewer documents than the policy's, of eight dearer trajectories each.
+            # Its documents are fewer than the policy's, because each has eight trajectories, which cost more.
             changes = {**TR_BERT, "select.points": (1, 3), "joint.documents": 3 * base.joint.documents // 16}
             yield "tr-bert seed 0", training(changes, each.targets)
         elif name != "policy":
@@ -357,10 +355,8 @@ def _of_set(each: DataSet, base: Settings) -> Iterator[tuple[str, Unit]]:
     for penalty in SEPARATE:
         changes = {"select.penalty": penalty, "joint.documents": 4000}
         yield f"separate penalty {penalty:g}", training(changes, targets)
-    # Half as much again as one of them, and dials that draw the same penalties: .6·e^±1.5 is .13 to 2.7.
-    changes = {"select.penalty": 0.6, "select.documents": 9000, "joint.documents": 6000}
-    yield "conditioned", training({**changes, **DRAWN_DIALS}, targets)
-    yield "one penalty", training(changes, targets)
+    # One and a half times the documents of one of them, at the penalty in their middle.
+    yield "one penalty", training({"select.penalty": 0.6, "select.documents": 9000, "joint.documents": 6000}, targets)
 
 
 @cache
@@ -371,66 +367,64 @@ def prepared_for(settings: Settings) -> Prepared:
 def the_teacher(settings: Settings) -> dict[str, Any]:
     """Returns the teacher's result, and that of TF-IDF with logistic regression on the same rows."""
     prepared = prepared_for(settings)
-    encoder = Encoder(prepared.classifier(pick_device(settings.compute.device)))
-    test = prepared.test.examples()
+    encoder, test = Encoder(prepared.plain(pick_device(settings.compute.device))), prepared.test
+    reducer = Reducer(encoder=encoder, task=prepared.task)
     with autocast(encoder.device, settings.compute.evaluation):
-        logits = unreduced_logits(encoder, test.tokens)
+        outputs = unreduced_outputs(reducer, test)
     own = {
         "quality": prepared.teacher_test,
         "speed_up": 1.0,
-        "gflops": float(CostModel.of(encoder).unreduced(test.tokens.lengths).mean()) / 1e9,
-        "correct": _bits((logits.argmax(-1) == test.labels).numpy()),
+        "gflops": float(CostModel.of(reducer).unreduced(test.tokens.lengths).mean()) / 1e9,
+        "correct": _correct(reducer, outputs, test),
     }
     return {"points": [own]} | {
         "tfidf": tfidf(settings),
         "validation": prepared.teacher_validation,
-        "documents": {name: len(getattr(prepared, name).labels) for name in ("train", "validation", "test")},
+        "documents": {name: len(getattr(prepared, name)) for name in ("train", "validation", "test")},
     }
 
 
 def tfidf(settings: Settings) -> dict[str, Any]:
-    """Returns what logistic regression on TF-IDF of words, on the same training rows, gets right on test."""
+    """Returns which test rows logistic regression on TF-IDF of words gets right, trained on the same rows."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
     splits = splits_of(settings)
     model = make_pipeline(TfidfVectorizer(sublinear_tf=True), LogisticRegression(C=10.0, max_iter=2000))
-    model.fit(_whole(splits.train), splits.train.labels)
-    right = model.predict(_whole(splits.test)) == np.array(splits.test.labels)
+    model.fit(_whole(splits.train), splits.train.targets)
+    right = model.predict(_whole(splits.test)) == splits.test.targets
     return {"quality": float(right.mean()), "correct": _bits(right)}
 
 
 @cache
 def development(settings: Settings) -> Examples:
-    """Returns training rows that the teacher did not see: what ingredients are chosen on, since test must not be."""
-    seen = set(splits_of(settings).train.texts)
+    """Returns training rows that the teacher did not see. Ingredients are chosen on them, because test must not be."""
+    seen = set(splits_of(settings).train.inputs[0])
     rows = splits_of(override(settings, {"data.train_rows": None})).train
-    unseen = [index for index, text in enumerate(rows.texts) if text not in seen][:DEVELOPMENT]
+    unseen = [index for index, text in enumerate(rows.inputs[0]) if text not in seen][:DEVELOPMENT]
     return _examples(prepared_for(settings), rows.take(np.array(unseen)), settings.data.max_length)
 
 
 def _examples(prepared: Prepared, rows: Rows, max_length: int) -> Examples:
-    tokens, _ = encode(prepared.tokenizer, rows.texts, max_length, rows.second_texts)
-    return Examples(tokens, torch.tensor(rows.labels))
+    return prepared.task.encode(rows, prepared.tokenizer, max_length)[0]
 
 
 def _whole(rows: Rows) -> list[str]:
-    if rows.second_texts is None:
-        return list(rows.texts)
-    return [f"{first} {second}" for first, second in zip(rows.texts, rows.second_texts, strict=True)]
+    """Returns all texts of each row as one."""
+    return [" ".join(texts) for texts in zip(*rows.inputs, strict=True)]
 
 
 def trained(base: Settings, settings: Settings, targets: tuple[float, ...], develops: bool = False) -> dict[str, Any]:
     """Returns what a trained model achieves at each target speed-up, at its default dial, and with all tokens kept.
 
-    On test, or on development rows where something is to be chosen.
+    It is measured on test; on development rows where something is to be chosen.
     """
     prepared = prepared_for(base)  # one teacher for all
     torch.set_num_threads(settings.compute.threads or 1)
     model = Model(prepared, settings)
-    train, validation = prepared.train.examples(), prepared.validation.examples()
-    test = development(base) if develops else prepared.test.examples()
+    train, validation = prepared.train, prepared.validation
+    test = development(base) if develops else prepared.test
     started = time.perf_counter()
     model.select(train, model.sampler(train), _told_now("select"))
     frozen = model.evaluate(validation, model.selector.default_dial)  # before the encoder moves
@@ -440,7 +434,7 @@ def trained(base: Settings, settings: Settings, targets: tuple[float, ...], deve
     return {
         "points": measured,
         "teacher": prepared.teacher_test,
-        "documents": len(test.labels),
+        "documents": len(test),
         "penalty": model.settings.select.penalty,
         "keep_all": _point(model, test, model.selector.keep_all, None),
         "default": _point(model, test, model.selector.default_dial, None),
@@ -467,20 +461,20 @@ def _of_teacher(settings: Settings) -> dict[str, Any]:
 
 
 def dials_for(model: Model, validation: Examples, targets: tuple[float, ...]) -> Iterator[tuple[float, float]]:
-    """Yields each reachable target and a dial that is as fast on validation, with a little to spare.
+    """Yields each reachable target, and a dial that is a little faster than it on validation.
 
-    The speed-ups of a few documents at every dial give where to look; all of validation corrects it, between the
-    dials known to be too fast and too slow.
+    A few documents, measured at every dial, say where to look. Then the dial is corrected on all of validation. It
+    stays between a dial that is known to be too fast and one that is known to be too slow.
     """
-    dials = [*model.selector.dials, model.selector.keep_all]
-    costs = [*scout(model, validation), 0.0]
+    curve = _whole_curve(model, validation)
     for target in targets:
-        least = -np.log((1 + TO_SPARE) * target)
-        if not costs[0] <= least <= costs[-1]:
+        wanted = (1 + TO_SPARE) * target
+        if not curve.reaches(wanted):
             continue
-        place = int(np.searchsorted(costs, least))
-        fast, slow = dials[max(0, place - 4)], dials[min(place + 3, len(dials) - 1)]
-        dial = float(np.interp(least, costs, dials))
+        least = -np.log(wanted)
+        place = int(np.searchsorted(curve.log_costs, least))
+        fast, slow = curve.dials[max(0, place - 4)], curve.dials[min(place + 3, len(curve.dials) - 1)]
+        dial = float(curve.dial_at(least))
         found: float | None = None
         for _ in range(CORRECTIONS):
             reached = model.evaluate(validation, dial).speed_up
@@ -490,47 +484,64 @@ def dials_for(model: Model, validation: Examples, targets: tuple[float, ...]) ->
                 slow = dial
             if target * (1 + TO_SPARE / 2) <= reached <= target * (1 + 2 * TO_SPARE):
                 break
-            guess = dial + float(np.interp(least, costs, dials) - np.interp(-np.log(reached), costs, dials))
+            guess = dial + float(curve.dial_at(least) - curve.dial_at(-np.log(reached)))
             dial = guess if fast < guess < slow else (fast + slow) / 2
         if found is not None:
             yield target, found
 
 
+def _whole_curve(model: Model, validation: Examples) -> DialCurve:
+    """Returns what the selector's dials cost on a few documents, and after them the dial that keeps all tokens.
+
+    That last dial counts as the unreduced model, unless the one before it costs even more: heads are paid for too.
+    """
+    curve = scout(model, validation)
+    unreduced = max(0.0, float(curve.log_costs[-1]))
+    return DialCurve((*curve.dials, model.selector.keep_all), np.append(curve.log_costs, unreduced))
+
+
 def _point(model: Model, test: Examples, dial: float, target: float | None) -> dict[str, Any]:
-    compute, lengths = model.settings.compute, test.tokens.lengths
-    forward = forward_at(model.encoder, model.selector, test.tokens, test.labels, model.points, dial)
-    with autocast(model.encoder.device, compute.evaluation):
-        logits, kept = reduced_logits(model.encoder, forward, lengths, compute.tokens_per_batch)
-    flops = model.cost.reduced(lengths, kept, model.points, model.selector.name)
+    reducer, compute, lengths = model.reducer, model.settings.compute, test.tokens.lengths
+    with autocast(reducer.encoder.device, compute.evaluation):
+        found = predict(reducer, forward_at(reducer, model.selector, dial), test, compute.tokens_per_batch)
+    flops = model.cost.reduced(lengths, found.kept, reducer.points, model.selector)
     return {
         "target": target,
         "dial": dial,
-        "quality": accuracy(logits, test.labels),
+        "quality": reducer.task.quality(found.decoded, test),
         "speed_up": speed_up(model.cost.unreduced(lengths), flops),
         "gflops": float(flops.mean()) / 1e9,
-        "kept": (kept.sum(1) / lengths.sum()).tolist(),
-        "correct": _bits((logits.argmax(-1) == test.labels).numpy()),
+        "kept": (found.kept.sum(1) / lengths.sum()).tolist(),
+        "correct": _correct(reducer, found.outputs, test),
     }
 
 
+def _correct(reducer: Reducer, outputs: Outputs, examples: Examples) -> str:
+    """Returns which examples a model gets right, as `_bits` writes them."""
+    task = reducer.task
+    return _bits(np.array(task.correct(task.decode(outputs, examples), examples)) == 1.0)
+
+
 def _bits(right: NDArray[np.bool_]) -> str:
-    """Returns which documents are right, one bit each, in hexadecimal."""
+    """Returns which examples are right, one bit each, in hexadecimal."""
     return np.packbits(right).tobytes().hex()
 
 
 def truncated(settings: Settings, target: float) -> dict[str, Any]:
-    """Returns what a teacher retrained on shorter documents achieves.
+    """Returns what a teacher achieves that was retrained on shorter documents.
 
-    It sees as many documents as the teacher and the joint stage together. Its length is chosen for its FLOPs on test,
-    whose labels have no part in that: lengths are whole tokens, of which short documents have few.
+    It learns from as many documents as the teacher and the joint stage together. Its length is the longest with which
+    it is as fast as the target on test; the labels of test have no part in that. A length is a whole number of tokens,
+    and short documents have few lengths to choose from.
     """
     prepared = prepared_for(settings)
     torch.set_num_threads(settings.compute.threads or 1)
-    lengths = prepared.test.examples().tokens.lengths
+    lengths = prepared.test.tokens.lengths
     torch.manual_seed(settings.seed)
     device = pick_device(settings.compute.device)
-    encoder = Encoder(load_classifier(settings.model, prepared.label_names).model.to(device))
-    cost = CostModel.of(encoder)
+    encoder = Encoder(load_pretrained(settings.model, prepared.task, prepared.labels).model.to(device))
+    reducer = Reducer(encoder=encoder, task=prepared.task)
+    cost = CostModel.of(reducer)
 
     def gain(length: int) -> float:
         return speed_up(cost.unreduced(lengths), cost.unreduced(lengths.clamp(max=length)))
@@ -539,19 +550,19 @@ def truncated(settings: Settings, target: float) -> dict[str, Any]:
     if not fits:
         return {"points": []}
     length, splits = max(fits), splits_of(settings)
-    # Tokenised anew: of a pair the tokenizer cuts the longer text, not the end.
+    # Tokenised anew: the tokenizer shortens the longer text of a pair, not the end of the pair.
     train, test = (_examples(prepared, rows, length) for rows in (splits.train, splits.test))
-    epochs = settings.teacher.epochs + settings.joint.documents / len(train.labels)
+    epochs = settings.teacher.epochs + settings.joint.documents / len(train)
     own = override(settings, {"teacher.epochs": epochs})
-    train_teacher(encoder, train, own.teacher, own.compute, settings.seed, _told_now("truncated"))
+    train_teacher(reducer, train, own.teacher, own.compute, settings.seed, _told_now("truncated"))
     with autocast(device, settings.compute.evaluation):
-        logits = unreduced_logits(encoder, test.tokens)
+        outputs = unreduced_outputs(reducer, test)
     point = {
         "target": target,
         "tokens": length,
-        "quality": accuracy(logits, test.labels),
+        "quality": prepared.task.quality(prepared.task.decode(outputs, test), test),
         "speed_up": gain(length),
-        "correct": _bits((logits.argmax(-1) == test.labels).numpy()),
+        "correct": _correct(reducer, outputs, test),
     }
     return {"points": [point], "epochs": epochs}
 

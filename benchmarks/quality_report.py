@@ -16,39 +16,71 @@ Unit = dict[str, Any]
 RESAMPLES = 2000
 HEAD = """# Quality at a given cost
 
-`python benchmarks/quality.py --data DIR`; one row by `--only "SET/ROW"`, as `--list` names it. Each unit's date,
-commit, machine, versions, settings, and which test documents it got right lie in [quality/](quality).
+Made by `python benchmarks/quality.py --data DIR`. The option `--only "SET/ROW"` makes one row, named as `--list` names
+it. Each row has a file in [quality/](quality). It holds the date, the commit, the machine, the versions, the settings,
+and which test documents were right.
 
-MiniLM-L6. Selectors: `policy` is this project's; `gumbel` has the same heads, learned through relaxed decisions,
-and unsteadily (its other trainings stand below); `first`, `random` and `attention` (what was attended to most) are
-rules; `saliency` is a rule that **reads the test's labels**, which no user has: it shows what there is to gain. All of
-these have the same joint stage. `tr-bert` is the paper's recipe, `truncate (retrained)` a teacher of shorter
-documents, trained for 2x, 4x and 8x alone.
+Every model is MiniLM-L6. The rows are:
 
-Quality: accuracy on the test split (validation where test has no labels). Speed-up: unpadded FLOPs, policy included,
-ratio of sums over test; dials are chosen on validation, for their speed-up alone, 2 % to spare; truncated documents
-are as long as can be that they are as fast on test. Drop: percentage points below the better of the teacher and the
-same model with all tokens kept; in brackets the 95 % interval of the paired bootstrap over test documents
-({resamples:,} resamples; seeds are averaged within a resample). It leaves out the chance of a training, which alone
-is worth up to a point and more. Seeds vary the policy's start, its trajectories and the order of documents; there is
-one teacher a set. A column is the speed-up that was aimed at: compare at those reached, as the lists below the tables
-do. What is marked (dropped) was tried, and is tried no more. What is marked * ran with other settings than it would
-today, and is to be run again: it compares among its like alone. What is marked † began at another training of the
-teacher than the set's, with the same settings, on another machine or at the same time on the same GPU: its arithmetic
-rounds otherwise, and it may differ in what it gets right.
+| row | what it is |
+|---|---|
+| `policy` | this project's: heads that learn from rewards |
+| `gumbel` | the same heads, learned through relaxed decisions; its training is unsteady (more trainings stand below) |
+| `first` | a rule: keeps the first tokens |
+| `random` | a rule: keeps random tokens |
+| `attention` | a rule: keeps the tokens that were attended to most |
+| `saliency` | a rule that **reads the test's labels**, which no user has: it shows what there is to gain |
+| `tr-bert` | the paper's recipe |
+| `truncate (retrained)` | a teacher retrained on shorter documents, for 2x, 4x and 8x alone |
+
+All but the last two have the same joint stage.
+
+**Quality** is accuracy on the test split; on the validation split where test has no labels.
+
+**Speed-up** is the FLOPs of the unreduced model over those of the reduced one, both summed over test. Nothing is
+padded, and the policy is counted. A dial is chosen on validation, for its speed-up alone, 2 % faster than the
+target. Documents are truncated to the longest length that is as fast on test as the target. A column is a target.
+Compare models at the speed-ups that they reached, as the lists below the tables do.
+
+**Drop** is the accuracy lost, in percentage points. It is counted from the better of two: the teacher, and the same
+model with all tokens kept. In brackets stands its 95 % interval, of the paired bootstrap over test documents
+({resamples:,} resamples; seeds are averaged within a resample). The interval leaves out one source of chance: a
+second training differs from the first by up to a point and more. Seeds vary the policy's start, its trajectories
+and the order of documents. Each set has one teacher.
+
+| mark | meaning |
+|---|---|
+| (dropped) | It was tried. The code can no longer run it, or no longer does. |
+| * | It ran with other settings than it would run with today. It is to be run again. Compare it with its like alone. |
+| † | Its teacher had the settings of the set's teacher, but was another training, on another machine or at the same \
+time on the same GPU. Arithmetic is rounded differently there, so the two teachers may differ in what they get right. |
+
+"Dials drawn from ±1.5" names a setting that the code no longer has. In training each document drew a dial d from that
+range. The policy saw the dial, and the penalty was multiplied by e^−d.
 
 ![Quality over speed-up](quality.png)
 """
-ABLATED = """One seed, short stages ({select:,} documents of select, in large steps, and {joint:,} of joint; no dials
-drawn), for what an ingredient adds shows before the encoder has made up for it. Accuracy on rows of
-train that nothing was trained on, never on test; in parentheses the difference from the base, in
-points, and its 95 % interval. No neighbours, no document: heads see less beside a token, a token alone
-nothing. No reward-to-go: each decision answers for the whole cost. Guided samples: in the first half of
-the steps one sample a document keeps the most salient tokens. Warm start alone: no policy gradient before
-the joint stage, which has its own."""
-CONDITIONED = """A model for each of several penalties, and one whose policy sees a dial, drawn for each document in
-training, that changes its penalty by a factor of e^±{range:g}: it is to cover what they cover together.
-Hypervolume over (speed-up, quality) from 1x and 5 points below the teacher, to 8x; one seed."""
+ABLATED = """\
+Each row changes one ingredient of the base. One seed; short stages, of {select:,} documents of select in large
+steps and {joint:,} of joint: in a long joint stage the encoder makes up for what is missing. Accuracy is on rows of
+train that nothing was trained on, never on test. In parentheses stands the difference from the base in points, with
+its 95 % interval.
+
+| row | what is changed |
+|---|---|
+| no neighbours, no document | the heads see less beside a token |
+| a token alone | the heads see nothing beside a token |
+| no reward-to-go | each decision answers for the whole cost |
+| guided samples | in the first half of the steps one sample of each document keeps the most salient tokens |
+| warm start alone | no policy gradient before the joint stage; the joint stage still has its own |"""
+WHOLE_FRONT = """\
+The joint stage trains a model at many speed-ups, so that it can be moved along its dial. Can one such model replace
+several that were each trained at a penalty of its own, from {least:g} to {most:g}? A model is measured by its
+hypervolume. That is the area under its points (speed-up, quality), from 1x to 8x, above the teacher's quality less 5
+points. One seed. Asked of one model: 95 % of the area of all separate models together, with 1.5 times the documents of
+one of them.
+"""
+DRAWN = "Its dials were drawn from ±{0:g}: its penalty went from e^−{0:g} to e^{0:g} times the one that was set."
 
 
 def write_report(
@@ -60,7 +92,7 @@ def write_report(
         out: of the report.
         folder: of the units' files.
         sets: what was asked, by data set.
-        known: the settings that each unit would run with today; one that is not here has been dropped.
+        known: the settings that each unit would run with today; a unit that is not among them has been dropped.
     """
     found: dict[str, dict[str, Unit]] = {name: {} for name in sets}
     for path in sorted(folder.glob("*/*.json")):
@@ -83,14 +115,13 @@ def write_report(
         if ablations := {n.removeprefix("ablation "): u for n, u in units.items() if n.startswith("ablation")}:
             lines += ["", f"## One ingredient at a time: {name}", "", *_ablations(ablations)]
     for name, units in there.items():
-        if "conditioned" in units:
-            lines += ["", f"## One run, the whole front: {name}", "", *_conditioned(units)]
+        if any(unit.startswith("separate") for unit in units):
+            lines += ["", f"## One run, the whole front: {name}", "", *_whole_front(units)]
     for units in there.values():
         if any(name.startswith("long") for name in units):
             lines += ["", "## Long documents", "", *_long(units)]
     if (tried := folder / "tried.md").exists():
         lines += ["", tried.read_text(encoding="utf-8").rstrip()]
-    lines += ["", "Trees of trajectories: [trees.md](trees.md)."]
     if missing := list(_missing(found, known)):
         lines += ["", "## Not run yet", "", *missing]
     text = "\n".join(lines) + "\n"
@@ -100,16 +131,16 @@ def write_report(
 
 
 def is_current(ran: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Returns whether a unit ran with the settings that it would run with today, what only its machine needs aside."""
+    """Returns whether a unit ran with the settings of today; those of `compute` may differ, as machines do."""
     then, now = ({name: each[name] for name in each if name != "compute"} for each in (ran, wanted))
     return then == json.loads(json.dumps(now))
 
 
 def _began_elsewhere(unit: Unit, teacher: Unit) -> bool:
-    """Returns whether what began at a teacher began at another than the set's; truncated teachers begin at none."""
+    """Returns whether a unit began at another teacher than the set's; a truncated teacher begins at none."""
     if "keep_all" not in unit:
         return False
-    if "teacher" not in unit:  # it ran before units told
+    if "teacher" not in unit:  # it does not say at which teacher it began
         return bool(unit.get("machine") != teacher.get("machine"))
     return bool(unit["teacher"] != _quality(teacher["points"][0]))
 
@@ -126,8 +157,8 @@ def drop(correct: NDArray[Any], reference: NDArray[Any], seed: int = 0) -> tuple
     """Returns the mean drop in percentage points, and the 95 % interval of the paired bootstrap over documents.
 
     Args:
-        correct: [seeds, documents], which the reduced models got right, or how often.
-        reference: the same of what they are compared with.
+        correct: [seeds, documents], which documents the reduced models got right, or how often.
+        reference: the same of the models that they are compared with.
         seed: of the resampling.
 
     Example:
@@ -136,7 +167,8 @@ def drop(correct: NDArray[Any], reference: NDArray[Any], seed: int = 0) -> tuple
         (0.0, 0.0, 0.0)
     """
     differences = 100 * (reference.astype(float) - correct.astype(float)).mean(0)
-    # A resample is a count of each document; differences take few values, so that a multinomial over them is the same.
+    # A resample counts how often each document was drawn. Differences take few values, so it is enough to draw how
+    # often each value occurs.
     values, counts = np.unique(differences, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), RESAMPLES)
     low, high = np.percentile(drawn @ values / counts.sum(), [2.5, 97.5])
@@ -146,7 +178,7 @@ def drop(correct: NDArray[Any], reference: NDArray[Any], seed: int = 0) -> tuple
 def hypervolume(points: Iterable[tuple[float, float]], quality: float, fastest: float = 8.0) -> float:
     """Returns the area that points (speed-up, quality) dominate above a quality, from 1x to `fastest`.
 
-    With all tokens kept a model that pays for its policy is slower than 1x, and counts as 1x.
+    With all tokens kept, a model that pays for its policy is slower than 1x. It counts as 1x.
 
     Example:
         >>> hypervolume([(2.0, 0.9), (4.0, 0.8)], quality=0.7)  # 1·0.2 + 2·0.1
@@ -182,9 +214,9 @@ def _at(units: Sequence[Unit], target: float) -> list[tuple[Unit, Mapping[str, A
 
 
 def _reaching(units: Sequence[Unit], speed_up: float) -> list[tuple[Unit, Mapping[str, Any]]]:
-    """Returns the units' points at the slowest target at which they are, in the mean, as fast as that on test.
+    """Returns the units' points at the slowest target at which their mean speed-up on test is at least this one.
 
-    A dial chosen on validation may be slower on test, where documents differ.
+    A dial that was chosen on validation may be slower on test, whose documents are others.
     """
     for target in sorted({point["target"] for unit in units for point in unit["points"]}):
         hits = _at(units, target)
@@ -203,7 +235,7 @@ def _drop_of(hits: Sequence[tuple[Unit, Mapping[str, Any]]], teacher: Unit) -> t
 
 
 def _groups(units: Mapping[str, Unit]) -> dict[str, list[Unit]]:
-    """Returns the units of each selector, its seeds together; truncation's lengths are one rival."""
+    """Returns the units of each selector, its seeds together; truncated teachers of all lengths are one rival."""
     groups: dict[str, list[Unit]] = defaultdict(list)
     for name, unit in units.items():
         label, _, seed = name.rpartition(" seed ")
@@ -242,13 +274,13 @@ def _set_up(units: Mapping[str, Unit]) -> Iterator[str]:
     own, rival, size = teacher["points"][0], teacher["tfidf"], teacher["documents"]
     below, low, high = drop(_right(own, size["test"])[None], _right(rival, size["test"])[None])
     verdict = "**is below**" if low > 0 else "is above" if high < 0 else "matches"
-    yield f"Teacher {100 * own['quality']:.2f} %; it {verdict} TF-IDF with logistic regression on the same rows, which"
-    yield f"has {100 * rival['quality']:.2f} %: {-below:+.2f} [{-high:+.2f}, {-low:+.2f}]."
+    yield f"The teacher has {100 * own['quality']:.2f} %. TF-IDF with logistic regression on the same rows has"
+    yield f"{100 * rival['quality']:.2f} %. The teacher {verdict} it: {-below:+.2f} [{-high:+.2f}, {-low:+.2f}]."
     yield f"Documents: {', '.join(f'{number:,} {split}' for split, number in size.items())}."
     if policies := _groups(units).get("policy"):
         select, joint = (policies[0]["settings"][stage] for stage in ("select", "joint"))
-        dials = f"dials drawn from ±{select['dial_range']:g}" if select["dial_range"] else "no dials drawn"
-        yield f"Policy: points {tuple(select['points'])}, penalty {policies[0]['penalty']:.3g} nats, {dials};"
+        dials = f", dials drawn from ±{select['dial_range']:g}" if select.get("dial_range") else ""
+        yield f"The policy: points {tuple(select['points'])}, penalty {policies[0]['penalty']:.3g} nats{dials};"
         yield f"{select['documents']:,} documents in the select stage, {joint['documents']:,} in the joint stage."
 
 
@@ -267,7 +299,7 @@ def _table(units: Mapping[str, Unit], targets: Sequence[float]) -> Iterator[str]
 
 
 def _run(members: Sequence[Unit]) -> str:
-    """Returns when units ran, and where: what was trained elsewhere took another time."""
+    """Returns when units ran, and where: seconds of one machine are not those of another."""
     dates = sorted({unit["date"] for unit in members})
     machines = sorted({unit["machine"].partition(",")[0] for unit in members})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
@@ -296,15 +328,16 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _verdicts(units: Mapping[str, Unit], targets: Sequence[float]) -> Iterator[str]:
-    """Says against each rival where the policy wins, ties and loses, by the paired bootstrap over documents."""
+    """Yields, for each rival, where the policy wins, ties and loses by the paired bootstrap over documents."""
     groups, teacher = _groups(units), units["teacher"]
     policies = groups.pop("policy", [])
     if not policies or not groups:
         return
-    yield f"The policy{_marks(policies)} (mean of {len(policies)}) over each rival at the policy's own cost, in points;"
-    yield "a win or a loss where the 95 % interval leaves out 0. A rival is the best on test, at that cost or less, of"
-    yield "all that was measured of it, the unreduced teacher too, and of mixtures of two, each document sent to either"
-    yield "by chance. Alone: a rival's dials do not go so far; not run: it was not trained for that."
+    yield f"How far the policy{_marks(policies)} (mean of {len(policies)}) is ahead of each rival, in points, at the"
+    yield "policy's own cost. It is a win or a loss where the 95 % interval leaves out 0, and else a tie. The rival is"
+    yield "at its best on test, at that cost or less: any of its points, the unreduced teacher, or a mixture of two of"
+    yield "these, where chance sends each document to one or the other. Alone: the rival's dials do not go so far. Not"
+    yield "run: the rival was not trained for that speed-up."
     yield ""
     for label, members in groups.items():
         told = [f"{target:g}x {_verdict(policies, members, teacher, target)}" for target in targets]
@@ -328,10 +361,10 @@ def _verdict(policies: Sequence[Unit], members: Sequence[Unit], teacher: Unit, t
 
 
 def _right_at(curve: Sequence[Mapping[str, Any]], speed_up: float, documents: int) -> NDArray[np.float64]:
-    """Returns how often each document is right at a cost or less: by the best point, or mixture of two, there is.
+    """Returns how often the best model of this cost or less gets each document right: a point, or a mixture of two.
 
-    Sending each document to either of two dials by chance costs, and gets right, what lies between them. Where nothing
-    costs as little, the fastest counts.
+    A mixture sends each document to one of two dials by chance, so its cost and its quality lie between theirs. Where
+    nothing costs as little, the fastest point counts.
     """
     cost = {id(point): 1 / point["speed_up"] for point in curve}
     within = [p for p in curve if cost[id(p)] <= 1 / speed_up] or [max(curve, key=lambda p: float(p["speed_up"]))]
@@ -345,7 +378,7 @@ def _right_at(curve: Sequence[Mapping[str, Any]], speed_up: float, documents: in
 
 
 def _ablations(units: Mapping[str, Unit]) -> Iterator[str]:
-    """Returns a row an ingredient: quality at each speed-up, and the difference from the base."""
+    """Yields a row for each ingredient: quality at each speed-up, and the difference from the base."""
     base = units.get("base", {"points": []})
     targets = sorted({point["target"] for unit in units.values() for point in unit["points"]})
     settings = units.get("base", next(iter(units.values())))["settings"]
@@ -365,7 +398,7 @@ def _beside(hits: Sequence[tuple[Unit, Mapping[str, Any]]], base: Sequence[tuple
     unit, point = hits[0]
     beside = ""
     if base:
-        # Bits come by the eight: what says no number of documents has no more than they have.
+        # Four bits a letter. Of a unit that does not say how many documents it has, all bits count.
         documents = unit.get("documents", 4 * len(point["correct"]))
         gain, low, high = drop(_right(base[0][1], documents)[None], _right(point, documents)[None])
         beside = f" ({gain:+.2f} [{low:+.2f}, {high:+.2f}])"
@@ -373,11 +406,11 @@ def _beside(hits: Sequence[tuple[Unit, Mapping[str, Any]]], base: Sequence[tuple
 
 
 def _long(units: Mapping[str, Unit]) -> Iterator[str]:
-    """Sets models that read more tokens than their teacher, reduced, beside it; the same test documents in full."""
+    """Yields reduced models that read more tokens than their teacher, beside it; the test documents are the same."""
     documents, own = units["teacher"]["documents"]["test"], units["teacher"]["points"][0]
-    yield "Reduced models beside their teacher, which reads 512 tokens of a document, where they read as many and more;"
-    yield "one seed. Each began at a training of the teacher of its own, whose accuracy stands beside it; they are"
-    yield "compared with the set's."
+    yield "The teacher reads 512 tokens of a document. The reduced models read as many, or more. One seed. Each of them"
+    yield "began at its own training of the teacher, whose accuracy stands in the last column. All are compared with"
+    yield "the set's teacher."
     yield ""
     yield "| | GFLOPs a document | over the teacher's | accuracy | better than the teacher by | its own teacher |"
     yield "|---|---|---|---|---|---|"
@@ -396,43 +429,43 @@ def _long(units: Mapping[str, Unit]) -> Iterator[str]:
             yield f"| {length} tokens | {share} | {accuracies} |"
 
 
-def _conditioned(units: Mapping[str, Unit]) -> Iterator[str]:
-    """Compares one conditioned model with one for each of several penalties, at the same targets and unreduced."""
+def _whole_front(units: Mapping[str, Unit]) -> Iterator[str]:
+    """Compares one model with several of separate penalties, all at the same targets and unreduced."""
     floor = units["teacher"]["points"][0]["quality"] - 0.05
-    separate = {name: unit for name, unit in units.items() if name.startswith("separate")}
-    own = units["conditioned"]
-    named = {**separate, **{name: units[name] for name in ("conditioned", "one penalty") if name in units}}
-    volumes = {name: hypervolume(_curve(unit), floor) for name, unit in named.items()}
-    volume, seconds = volumes["conditioned"], own["training_seconds"]
-    yield CONDITIONED.format(range=own["settings"]["select"]["dial_range"])
-    if not separate:
-        yield f"Conditioned: {volume:.4f} in {seconds:.0f} s; no separate model was run."
-        return
-    cost = np.mean([unit["training_seconds"] for unit in separate.values()])
-    whole = hypervolume([point for unit in separate.values() for point in _curve(unit)], floor)
-    chosen = hypervolume([_pair(unit["default"]) for unit in separate.values()], floor)
-    steps = _trained_on(own) / np.mean([_trained_on(unit) for unit in separate.values()])
-    held = "held" if volume >= 0.95 * whole and steps <= 1.5 else "**missed**"
-    yield f"Asked: 95 % of all separate models together, at 1.5 times one's cost: {held}. Conditioned:"
-    yield f"{100 * volume / whole:.1f} % ({100 * volume / chosen:.1f} % of the separate at their dial 0 alone), at"
-    yield f"{steps:.2f} times the documents and {seconds / cost:.2f} times the seconds."
-    if "one penalty" in volumes:
-        share = 100 * volumes["one penalty"] / whole
-        yield f"One penalty, with nothing drawn and as many documents as the conditioned: {share:.1f} %."
+    separate = [unit for name, unit in units.items() if name.startswith("separate")]
+    whole = hypervolume([point for unit in separate for point in _curve(unit)], floor)
+    chosen = hypervolume([_pair(unit["default"]) for unit in separate], floor)
+    seconds = float(np.mean([unit["training_seconds"] for unit in separate]))
+    documents = float(np.mean([_trained_on(unit) for unit in separate]))
+    penalties = [unit["settings"]["select"]["penalty"] for unit in separate]
+    single = {name: unit for name, unit in units.items() if name.startswith(("conditioned", "one penalty"))}
+    yield WHOLE_FRONT.format(least=min(penalties), most=max(penalties))
+    for name, unit in single.items():
+        area, drawn = hypervolume(_curve(unit), floor), unit["settings"]["select"].get("dial_range")
+        held = area >= 0.95 * whole and _trained_on(unit) <= 1.5 * documents
+        yield f"* {name}: {'held' if held else '**missed**'}. It covers {100 * area / whole:.1f} %. Of the separate"
+        yield f"  models, each at its dial 0 alone, it covers {100 * area / chosen:.1f} %."
+        if drawn:
+            yield f"  {DRAWN.format(drawn)}"
     policies = [unit for name, unit in units.items() if name.startswith("policy")]
     if len(policies) > 1:
-        seeds = [hypervolume(_curve(unit), floor) for unit in policies]
-        yield f"(The policy's {len(seeds)} seeds, of {_trained_on(policies[0]):,.0f} documents each, have"
-        yield f"{min(seeds):.4f} to {max(seeds):.4f}: so much is chance.)"
+        areas = [hypervolume(_curve(unit), floor) for unit in policies]
+        yield ""
+        yield f"Chance moves the area, too: the policy's {len(areas)} seeds, of {_trained_on(policies[0]):,.0f}"
+        yield f"documents each, have {min(areas):.4f} to {max(areas):.4f}."
+    each = {name: unit for name, unit in units.items() if name.startswith("separate")} | single
+    rows = [("separate models, all their dials", whole, separate)]
+    rows += [("separate models, each at its own dial 0", chosen, separate)]
+    rows += [(name, hypervolume(_curve(unit), floor), [unit]) for name, unit in each.items()]
     yield ""
-    yield "| | hypervolume | share of all separate models | training s | share of one | run |"
-    yield "|---|---|---|---|---|---|"
-    rows = [("separate models, all their dials", whole, cost * len(separate), [*separate.values()])]
-    rows += [("separate models, each at its own dial 0", chosen, cost * len(separate), [*separate.values()])]
-    rows += [(name, volumes[name], unit.get("training_seconds"), [unit]) for name, unit in named.items()]
-    for name, area, spent, members in rows:
-        times = f"{spent:.0f} | {spent / cost:.2f}" if spent else "– | –"
-        yield f"| {name}{_marks(members)} | {area:.4f} | {area / whole:.3f} | {times} | {_run(members)} |"
+    yield "| | hypervolume | share of all separate models | documents, over one model's | training s | over one model's | run |"
+    yield "|---|---|---|---|---|---|---|"
+    for name, area, members in rows:
+        trained = sum(_trained_on(unit) for unit in members) / documents
+        spent = [unit["training_seconds"] for unit in members if unit.get("training_seconds")]
+        times = f"{sum(spent):.0f} | {sum(spent) / seconds:.2f}" if spent else "– | –"
+        cells = f"{area:.4f} | {area / whole:.3f} | {trained:.2f} | {times}"
+        yield f"| {name}{_marks(members)} | {cells} | {_run(members)} |"
 
 
 def _trained_on(unit: Unit) -> float:

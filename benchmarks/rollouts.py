@@ -2,9 +2,9 @@
 
     python benchmarks/rollouts.py
 
-An untrained policy keeps a token with probability about one half at each point: .5, then .25. CPU-seconds, not wall
-time, as the figures of the original's code are; the share of the matrix peak is of wall time. Writes
-docs/results/rollouts.md and .json.
+An untrained policy keeps a token with probability about one half at each point. So about half of the tokens are left
+after the first point, and a quarter after the second. Times are CPU-seconds, as those of the original's code are. Only
+the share of the matrix peak is of wall time. Writes docs/results/rollouts.md and .json.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from inference import Given, model_of
+from inference import TASK, Given, model_of
 from reports import write_report
 
 from envs.dynamics import Dynamics, RewardTerms
@@ -24,6 +24,7 @@ from trbert.measure.cost import CostModel
 from trbert.original import original_points
 from trbert.packed.tokens import Tokens
 from trbert.selection.policy import Policy
+from trbert.selection.reduction import Reducer
 from trbert.tasks.examples import Examples
 from tune.learning.select_stage import RolloutItem, Sampler, flatten
 from tune.learning.steps import autocast
@@ -31,9 +32,9 @@ from tune.settings import ComputeSettings, SelectSettings
 
 DOCUMENTS, SAMPLES = 8, 8
 ORIGINAL = {("MiniLM-L6", 512): 12.5, ("MiniLM-L6", 128): 1.61, ("BERT-base", 128): 8.25, ("BERT-base", 512): 44.2}
-"""CPU-seconds of a step of the original's code, unmodified, on this kind of machine."""
+"""CPU-seconds of a step of the original's code, which was not changed, on this kind of machine."""
 REWRITE = {("MiniLM-L6", 512): 2.85, ("MiniLM-L6", 128): 0.72, ("BERT-base", 128): 5.4}
-"""The same of a plain single-process rewrite: shared prefix, no dropout, gather, SDPA, length buckets."""
+"""CPU-seconds of a plain rewrite in one process: shared prefix, no dropout, gather, SDPA, length buckets."""
 
 
 def main() -> None:
@@ -66,17 +67,18 @@ def case(name: str, length: int, rounds: int) -> dict[str, Any]:
     points = original_points(len(encoder.layers))
     torch.manual_seed(0)
     policy = Policy(encoder.base.config.hidden_size, len(points))
-    cost = CostModel.of(encoder, policy)
-    dynamics = Dynamics(encoder, points, RewardTerms(penalty=1.0, keep_ratios=(0.0,) * len(points)), cost)
+    reducer = Reducer(encoder=encoder, task=TASK, points=points)
+    terms = RewardTerms(penalty=1.0, keep_ratios=(0.0,) * len(points))
+    dynamics = Dynamics(reducer, terms, CostModel.of(reducer, policy))
     ids = Given(DOCUMENTS, length, encoder.base.config.vocab_size).ids
-    train = Examples(Tokens.from_padded(ids), torch.zeros(DOCUMENTS, dtype=torch.long))
+    train = Examples.of_documents(Tokens.from_padded(ids), torch.zeros(DOCUMENTS, dtype=torch.long))
     settings = SelectSettings(samples=SAMPLES)
     computes = [ComputeSettings(dtype=dtype) for dtype in ("float32", "bfloat16")]
     samplers = {each.dtype: Sampler(dynamics, policy, train, settings, each, seed=0) for each in computes}
     weights = flatten(policy)
     seconds: dict[str, list[tuple[float, float]]] = {dtype: [] for dtype in samplers}
     for version in range(rounds + 1):
-        item = RolloutItem(index=0, version=version, documents=tuple(range(DOCUMENTS)))
+        item = RolloutItem(index=0, version=version, examples=tuple(range(DOCUMENTS)))
         for dtype, sampler in samplers.items():
             processor_started, started = time.process_time(), time.perf_counter()
             sampler.gradient(weights, item)
@@ -106,7 +108,7 @@ def sampled(dynamics: Dynamics, policy: Policy, train: Examples) -> tuple[float,
     dials = torch.zeros(SAMPLES, DOCUMENTS)
     rollouts = {}
     for dtype in ("float32", "bfloat16"):
-        with autocast(dynamics.encoder.device, dtype):
+        with autocast(dynamics.reducer.encoder.device, dtype):
             rollouts[dtype] = sample_trajectories(dynamics, policy, train.tokens, draw, dials)
     first, half = (rollouts[dtype].masks[0] for dtype in ("float32", "bfloat16"))
     kept, lengths = rollouts["float32"].state.kept, train.tokens.lengths
@@ -115,8 +117,8 @@ def sampled(dynamics: Dynamics, policy: Policy, train: Examples) -> tuple[float,
 
 
 def flops_of(dynamics: Dynamics, lengths: torch.Tensor, kept: torch.Tensor) -> float:
-    """Returns the encoder's FLOPs of a rollout: what trajectories share counts once."""
-    bounds = (*dynamics.points, len(dynamics.encoder.layers))
+    """Returns the encoder's FLOPs of a rollout; what trajectories share is counted once."""
+    bounds = (*dynamics.points, len(dynamics.reducer.encoder.layers))
     flops = float(dynamics.cost.layers(0, bounds[0], lengths.double()).sum())
     for stage in range(len(dynamics.points)):
         flops += float(dynamics.cost.layers(bounds[stage], bounds[stage + 1], kept[stage].double()).sum())

@@ -3,9 +3,10 @@
     python benchmarks/scaling.py                    # measure here, measure on one to three hosts, predict, simulate
     python benchmarks/scaling.py --report           # the page again, from what was measured
 
-Hosts share this machine's processors (benchmarks/hosts.py says what they need). So on them an actor sleeps for as long
-as an item takes: the pool, Ray and the network between hosts are real, the work is not. Without hosts their table stays
-empty. Writes docs/results/scaling.json, which is not measured again while it is there, and docs/scaling.md.
+Hosts share this machine's processors (benchmarks/hosts.py says what they need). So on hosts an actor does no work: it
+sleeps for as long as an item takes. The pool, Ray and the network between hosts are real. Without hosts their table
+stays empty. Writes docs/results/scaling.json and docs/scaling.md. What docs/results/scaling.json holds is not measured
+again.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import ray
 import torch
 from hosts import Hosts, LocalCluster, missing
 from saturation import Constants, Trouble, saturation, simulated_step_seconds, step_seconds
-from workers import prepared_of
+from workers import DOCUMENTS, prepared_of
 
 from trbert.files import write_whole
 from trbert.measure.timing import Spread, machine
@@ -35,12 +36,12 @@ from tune.settings import Settings, override
 MODELS = (("MiniLM-L6", 256), ("BERT-base", 256))
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
 STEPS = (2, 64, 1000)
-"""Items of a step: as the settings have it, and of two that are set for many workers."""
+"""Items of a step: as many as the default settings give, and two numbers that suit many workers."""
 SPOT = Trouble(slow_share=0.01, slow_factor=5.0, deaths_per_hour=0.1)
-"""One item in a hundred five times as slow, and each machine reclaimed every ten hours."""
+"""One item in a hundred is five times as slow, and each machine is reclaimed every ten hours."""
 PER_STEP = 8
 HOSTS, ASLEEP_ITEMS, SHORT_S = (1, 2, 3), 24, 0.01
-"""On hosts: how many there are, items a step, and seconds of an item so short that the learner is the limit."""
+"""On hosts: how many there are; items a step; and the seconds of an item so short that the learner is the limit."""
 EVER_SO_MANY = 10**9
 WAVES = {"eight": 8, "four": 16, "two": 32, "one": 64}
 SHARED = Path("/var/tmp/trbert_scaling")
@@ -64,9 +65,7 @@ class Asleep:
     def gradient(self, weights: np.ndarray, item: RolloutItem) -> ItemGradient:
         """Returns the gradient given, after the item's time."""
         time.sleep(self.seconds)
-        return ItemGradient(
-            index=item.index, gradient=self.answer, reward=0, charge=0, kept=0, entropy=0, seconds=self.seconds
-        )
+        return ItemGradient(index=item.index, gradient=self.answer, reward=0, charge=0, kept=0, seconds=self.seconds)
 
 
 def main() -> None:
@@ -127,10 +126,10 @@ def of_model(name: str, length: int, rounds: int, first: bool) -> dict[str, Any]
 def items_of(settings: Settings, step: int, count: int) -> list[RolloutItem]:
     """Returns the items of a step."""
     size = settings.select.item_documents
-    documents = torch.arange(count * size) % 64
+    examples = torch.arange(count * size) % DOCUMENTS
     return [
-        RolloutItem(index=index, version=step, documents=tuple(part.tolist()))
-        for index, part in enumerate(documents.split(size))
+        RolloutItem(index=index, version=step, examples=tuple(part.tolist()))
+        for index, part in enumerate(examples.split(size))
     ]
 
 
@@ -138,7 +137,7 @@ def measured(prepared: Any, settings: Settings, rounds: int) -> Constants:
     """Returns what a step is made of: medians of rounds; an item's seconds are the mean of a step's eight."""
     torch.set_num_threads(1)
     model = Model(prepared, settings)
-    sampler, weights = model.sampler(prepared.train.examples()), flatten(model.policy)
+    sampler, weights = model.sampler(prepared.train), flatten(model.policy)
     items = items_of(settings, 0, PER_STEP)
     optimizer = torch.optim.Adam(model.policy.parameters(), lr=1e-3)
     remote: Any = ray.remote(num_cpus=1)(Asleep)

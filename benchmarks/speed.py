@@ -3,8 +3,9 @@
     python benchmarks/inference.py && python benchmarks/rollouts.py && python benchmarks/workers.py
     python benchmarks/speed.py
 
-Reads their JSON files, and measures what `import trbert` takes, where the time of one short document goes, and how fast
-matrix products of few rows are, which bounds what it can gain. Writes docs/results/speed.md and .json.
+Reads the JSON files of these three. Measures three things itself: the seconds of `import trbert`; where the time of one
+short document goes; and how fast matrix products of few rows are, since that bounds what a short document can gain.
+Writes docs/results/speed.md and .json.
 """
 
 import argparse
@@ -20,14 +21,14 @@ from statistics import median
 from typing import Any
 
 import torch
-from inference import FEATURES, Given, GivenSelector, model_of
+from inference import Given, GivenSelector, model_of
 from reports import write_report
 
 from trbert.encoder import Encoder
 from trbert.original import original_points
 from trbert.packed.batch import gather_kept
 from trbert.packed.tokens import Tokens
-from trbert.selection.policy import Policy
+from trbert.selection.policy import FEATURES, Policy
 
 NEAREST = "± 50 %"
 
@@ -132,7 +133,7 @@ def of_import() -> tuple[str, ...]:
 
 @torch.inference_mode()
 def of_stages() -> dict[str, float]:
-    """Returns the milliseconds of each stage of a pass of one short document, reduced and not."""
+    """Returns the milliseconds of each stage of a pass of one short document, reduced and unreduced."""
     encoder, length = Encoder(model_of("MiniLM-L6")), 128
     torch.manual_seed(0)
     points = original_points(len(encoder.layers))
@@ -157,7 +158,7 @@ def of_stages() -> dict[str, float]:
                     decide = partial(selector.keep_mask, batch, point, len(points), torch.zeros(1), None)
                     mask = timed(f"decide at {last}", decide)
                     batch = timed(f"gather at {last}", partial(gather_kept, batch, mask[None]))
-            timed("head", partial(encoder.logits, batch))
+            timed("head", partial(encoder.read_documents, batch))
             whole = encoder.embed(tokens)
             timed("all layers, unreduced", partial(encoder.run_layers, whole, 0, len(encoder.layers)))
     return {name: median(times[len(documents) :]) for name, times in laps.items()}
@@ -167,7 +168,7 @@ PRODUCTS = ("float32", "bfloat16")
 
 
 def of_product(rows: int) -> dict[str, Any]:
-    """Returns the GFLOP/s of a product of so many rows: the best of some, over weights too many for a core's cache."""
+    """Returns the GFLOP/s of the fastest of some products of so many rows; the weights do not fit a core's cache."""
     found: dict[str, Any] = {"rows": rows}
     for kind in PRODUCTS:
         dtype = getattr(torch, kind)

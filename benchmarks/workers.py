@@ -2,8 +2,8 @@
 
     python benchmarks/workers.py
 
-A plain process has its share of all steps' items from the start and waits for nobody; the pool is sent the policy and
-gives back gradients step by step, as the select stage does. Writes docs/results/workers.md and .json.
+A plain process has its share of all steps' items from the start, and waits for nobody. The pool is sent the policy and
+gives back gradients step by step, as in the select stage. Writes docs/results/workers.md and .json.
 """
 
 import argparse
@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from inference import Given, model_of
+from inference import TASK, Given, model_of
 from reports import write_report
 
 from trbert.measure.timing import Spread
 from trbert.packed.tokens import Tokens
 from trbert.tasks.examples import Examples
 from tune.learning.model import Model
-from tune.learning.prepare import PackedArrays, Prepared
+from tune.learning.prepare import Prepared, arrays_of
 from tune.learning.select_stage import RolloutItem, flatten
 from tune.pool import RolloutPool
 from tune.settings import Settings, override
@@ -63,8 +63,8 @@ def case(name: str, length: int, dtype: str, rounds: int) -> dict[str, Any]:
     select = settings.select
     steps = [
         [
-            RolloutItem(index=index, version=step, documents=tuple(documents.tolist()))
-            for index, documents in enumerate(chosen.split(select.item_documents))
+            RolloutItem(index=index, version=step, examples=tuple(examples.tolist()))
+            for index, examples in enumerate(chosen.split(select.item_documents))
         ]
         for step, chosen in enumerate(
             torch.arange(STEPS * select.step_documents).remainder(DOCUMENTS).split(select.step_documents)
@@ -114,34 +114,35 @@ def case(name: str, length: int, dtype: str, rounds: int) -> dict[str, Any]:
 def serve(pipe: Connection, prepared: Prepared, settings: Settings, items: list[RolloutItem]) -> None:
     """A plain process: samples all its items whenever it is sent weights."""
     torch.set_num_threads(1)
-    sampler = Model(prepared, settings).sampler(prepared.train.examples())
+    sampler = Model(prepared, settings).sampler(prepared.train)
     while (weights := pipe.recv()) is not None:
         pipe.send(sampler.gradients(weights, items))
 
 
 def check_same(pooled: list[Any], plain: list[Any], items: list[RolloutItem], shares: list[list[RolloutItem]]) -> None:
-    """Both ways compute the same gradients, else their times cannot be compared."""
+    """Raises AssertionError unless both ways compute the same gradients: else their times cannot be compared."""
     order = [items.index(item) for share in shares for item in share]
     for result, place in zip(plain, order, strict=True):
         np.testing.assert_allclose(result.gradient, pooled[place].gradient, rtol=1e-3, atol=1e-4)
 
 
 def prepared_of(name: str, length: int) -> Prepared:
-    """What trials share, of random documents: time does not depend on what they say."""
+    """Returns what trials share, its documents random: time does not depend on what they say."""
     model = model_of(name)
     ids = Given(DOCUMENTS, length, model.config.vocab_size).ids
-    split = PackedArrays.of(Examples(Tokens.from_padded(ids), torch.arange(DOCUMENTS) % 2))
+    split = Examples.of_documents(Tokens.from_padded(ids), torch.arange(DOCUMENTS) % 2)
     return Prepared(
+        task=TASK,
         training_seconds=0.0,
         train=split,
         validation=split,
         test=split,
-        weights={key: value.numpy() for key, value in model.state_dict().items()},
+        weights=arrays_of(model),
         config=model.config,
         tokenizer=None,
         teacher_validation=0.0,
         teacher_test=0.0,
-        label_names=("a", "b"),
+        labels=("a", "b"),
         penalty=1.0,
     )
 

@@ -1,10 +1,14 @@
 """REINFORCE in ten lines on `trbert/TokenSelection-v0`: keep the one token that matters, drop the rest.
 
-A document is a first token, nine fillers and one marker, whose place is random and whose kind is the class. A tiny
-BERT learns to read the marker (seconds); then a policy, one linear map of a token's state, learns which tokens the
-BERT needs. The reward is log p(class) minus the fraction of tokens kept: keeping all gives −1 at best, keeping the
-first token (it always stays) and the marker −2/11, and keeping one kind of marker, whose absence then tells the other
-class, −1.5/11.
+A document is a first token, nine fillers and one marker. The marker's place is random; its kind is the class. First a
+tiny BERT learns to read the marker, which takes seconds. Then a policy learns which tokens the BERT needs. It is one
+linear map of a token's state. The reward is log p(class) minus the fraction of tokens kept. At best it is:
+
+| kept | reward |
+|---|---|
+| all tokens | −1 |
+| the first token, which always stays, and the marker | −2/11 |
+| the first token and one kind of marker; where it is absent, the class is the other | −1.5/11 |
 
     python examples/reinforce.py
 """
@@ -21,6 +25,9 @@ from envs.dynamics import Dynamics, RewardTerms
 from trbert.encoder import Encoder
 from trbert.measure.cost import CostModel
 from trbert.packed.tokens import Tokens
+from trbert.selection.reduction import Reducer
+from trbert.tasks import TASKS
+from trbert.tasks.examples import Examples
 
 FIRST, MARKERS, FILLERS = 1, (2, 3), range(4, 30)
 DOCUMENTS, LENGTH = 256, 11
@@ -84,10 +91,11 @@ def learn(env: gymnasium.Env, policy: torch.nn.Module, episodes: int = 800) -> N
 def main(seed: int = 0) -> tuple[float, float]:
     torch.manual_seed(seed)
     ids, labels = make_documents(np.random.default_rng(seed))
-    encoder = Encoder(trained_bert(ids, labels))
+    reducer = Reducer(encoder=Encoder(trained_bert(ids, labels)), task=TASKS["classification"], points=(0,))
     terms = RewardTerms(penalty=1.0, keep_ratios=(0.0,), price="tokens")
-    dynamics = Dynamics(encoder, (0,), terms, CostModel.of(encoder))
-    env = gymnasium.make("trbert/TokenSelection-v0", dynamics=dynamics, tokens=Tokens.from_padded(ids), labels=labels)
+    dynamics = Dynamics(reducer, terms, CostModel.of(reducer))
+    examples = Examples.of_documents(Tokens.from_padded(ids), labels)
+    env = gymnasium.make("trbert/TokenSelection-v0", dynamics=dynamics, examples=examples)
     env.reset(seed=seed)
     policy = torch.nn.Linear(32, 1)
     before = mean_reward(env, policy)

@@ -57,7 +57,7 @@ def test_what_is_faster_than_the_fastest_counts_as_the_fastest():
 DOCUMENTS = 16
 TODAY = {
     "seed": 0,
-    "select": {"points": [0, 2], "documents": 6000, "dial_range": 1.5},
+    "select": {"points": [0, 2], "documents": 6000, "penalty": 1.0},
     "joint": {"documents": 32000},
     "compute": {"threads": 2},
 }
@@ -121,8 +121,8 @@ def test_the_report_says_what_held_what_was_not_reached_and_who_won(folder):
     assert "| toy | must: ≤ 0 | 2x | +0.00 [+0.00, +0.00] | 2.10x | yes | yes | 1 |" in text
     assert "| toy | must: ≤ 20 | 4x | +12.50" in text  # 14 − 12 of 16
     assert "| toy | aim: ≤ 1 | 8x | – | – | not reached | – | 1 |" in text
-    assert "Teacher 75.00 %; it matches TF-IDF" in text
-    assert "has 81.25 %: -6.25 [-" in text
+    assert "The teacher has 75.00 %. TF-IDF" in text
+    assert "81.25 %. The teacher matches it: -6.25 [-" in text
     # At 2.1x the rule is its 4x point, which is faster and better than its own at 2x. At 4.2x that counts again.
     assert "* first: 2x tie +12.5, 4x tie +0.0" in text
     assert "* truncate (retrained): 2x tie -12.5, 4x not run" in text
@@ -154,7 +154,7 @@ def test_a_teacher_is_set_beside_tfidf_by_the_interval_of_their_difference(right
     path = folder / "quality" / "toy" / "teacher.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"tfidf": point(right, 1.0)}))
     write_report(folder, folder / "quality", SETS, known(folder))
-    assert f"it {verdict} TF-IDF" in (folder / "quality.md").read_text()
+    assert f"The teacher {verdict} it:" in (folder / "quality.md").read_text()
 
 
 def test_a_rule_is_compared_with_the_teacher_where_its_own_unreduced_model_is_worse(folder):
@@ -212,7 +212,7 @@ def test_a_target_that_the_rival_alone_has_is_said_to_be_its_own(folder):
 
 def test_verdicts_are_of_all_seeds_together(folder):
     add(folder, "toy/policy seed 1", points=[point(0, 2.1, 2.0)], keep_all=point(14, 1.0), training_seconds=1.0)
-    assert line(folder, "The policy").startswith("The policy (mean of 2) over")
+    assert line(folder, "How far").startswith("How far the policy (mean of 2) is ahead of each rival")
     assert line(folder, "* first").startswith("* first: 2x loss -31.2")  # (14 + 0) / 2 of 16, of a rule that has 12
 
 
@@ -235,31 +235,52 @@ def test_what_has_not_run_is_listed(folder):
     assert text.endswith("## Not run yet\n\n* toy: policy seed 1, random seed 0")
 
 
-def test_one_conditioned_model_is_set_beside_separate_ones_at_the_same_targets(folder):
+@pytest.fixture
+def whole_front(folder):
+    """A folder with two separate models, one of one penalty, and one whose dials were drawn, that is run no more."""
+
+    def ran(select, joint, **more):
+        return {**TODAY, "select": {**TODAY["select"], "documents": select, **more}, "joint": {"documents": joint}}
+
+    whole = {"keep_all": point(13, 0.9), "default": point(16, 7.0)}
+    one, many = [point(13, 2.0, 2.0), point(4, 4.0, 4.0)], [point(12, 4.0, 4.0), point(4, 2.0, 2.0)]
+    budget = {**whole, "training_seconds": 10.0}
+    add(folder, "toy/separate penalty 1", points=one, settings=ran(4, 6, penalty=0.5), **budget)
+    add(folder, "toy/separate penalty 2", points=many, settings=ran(4, 6, penalty=2.0), **budget)
+    drawn = {"settings": ran(8, 7, dial_range=1.5), "training_seconds": 12.0}
+    add(folder, "toy/conditioned", points=[point(12, 4.0, 4.0)], **whole, **drawn)
+    add(folder, "toy/one penalty", points=[point(13, 4.0, 4.0)], **whole, settings=ran(8, 7), training_seconds=None)
+    add(folder, "toy/policy seed 1", points=[point(12, 4.0, 4.0)], **budget)
+    known_today = known(folder)
+    del known_today["toy/conditioned"]
+    write_report(folder, folder / "quality", SETS, known_today)
+    return (folder / "quality.md").read_text()
+
+
+def test_one_model_is_set_beside_separate_ones_at_the_same_targets(whole_front):
     # Above 12 of 16 less 5 points, .7: separate .1125·1 + .05·2 where each has two points and its unreduced model.
-    budget = {
-        "settings": {**TODAY, "select": {**TODAY["select"], "documents": 4}, "joint": {"documents": 6}},
-        "training_seconds": 10.0,
-    }
-    whole = {"keep_all": point(13, 0.9), "default": point(16, 7.0), **budget}
-    add(folder, "toy/separate penalty 1", points=[point(13, 2.0, 2.0), point(4, 4.0, 4.0)], **whole)
-    add(folder, "toy/separate penalty 2", points=[point(12, 4.0, 4.0), point(4, 2.0, 2.0)], **whole)
-    half = {
-        "settings": {**TODAY, "select": {**TODAY["select"], "documents": 8}, "joint": {"documents": 7}},
-        "training_seconds": 12.0,
-    }
-    add(folder, "toy/conditioned", points=[point(12, 4.0, 4.0)], **{**whole, **half})
-    add(folder, "toy/one penalty", points=[point(13, 4.0, 4.0)], **{**whole, **half, "training_seconds": None})
-    add(folder, "toy/policy seed 1", points=[point(12, 4.0, 4.0)], **whole)
-    text = "\n".join(lines(folder))
-    assert "changes its penalty by a factor of e^±1.5: it" in text
-    assert "\nOne penalty, with nothing drawn and as many documents as the conditioned: 158.8 %.\n" in text
-    assert "| one penalty | 0.3375 | 1.588 | – | – |" in text
-    assert "(The policy's 2 seeds, of 38,000 documents each, have\n0.1500 to 0.2975: so much is chance.)" in text
-    assert "at 1.5 times one's cost: **missed**. Conditioned:" in text
-    assert "| separate models, all their dials | 0.2125 | 1.000 | 20 | 2.00 | 2026-11-25, here |" in text
-    assert "| conditioned | 0.1500 | 0.706 | 12 | 1.20 | 2026-11-25, here |" in text
-    assert "\n70.6 % (8.3 % of the separate at their dial 0 alone), at\n1.50 times the documents and 1.20 times" in text
+    assert "| separate models, all their dials | 0.2125 | 1.000 | 2.00 | 20 | 2.00 | 2026-11-25, here |" in whole_front
+    # One penalty has .1125 up to 4x, more than both together, at 15 documents to their 10.
+    assert "| one penalty | 0.3375 | 1.588 | 1.50 | – | – | 2026-11-25, here |" in whole_front
+    assert "* one penalty: held. It covers 158.8 %." in whole_front
+    assert "a penalty of its own, from 0.5 to 2?" in whole_front
+    seeds = "the policy's 2 seeds, of 38,000\ndocuments each, have 0.1500 to 0.2975."
+    assert seeds in whole_front
+
+
+def test_a_model_whose_dials_were_drawn_stays_in_the_comparison_as_dropped(whole_front):
+    # .05 from 1x to 4x of the separate models' .2125; at their dial 0 alone these have .3 from 1x to 7x, 1.8.
+    assert "| conditioned (dropped) | 0.1500 | 0.706 | 1.50 | 12 | 1.20 | 2026-11-25, here |" in whole_front
+    assert "* conditioned (dropped): **missed**. It covers 70.6 %. Of the separate\n" in whole_front
+    assert "  models, each at its dial 0 alone, it covers 8.3 %.\n  Its dials were drawn from ±1.5" in whole_front
+    assert whole_front.count("Its dials were drawn") == 1
+
+
+@pytest.mark.parametrize(("more", "said"), [({}, ""), ({"dial_range": 1.5}, ", dials drawn from ±1.5")])
+def test_the_policys_recipe_names_drawn_dials_where_it_had_them(more, said, folder):
+    settings = {**TODAY, "select": {**TODAY["select"], **more}}
+    add(folder, "toy/policy seed 0", points=[point(14, 2.1, 2.0)], keep_all=point(14, 1.0), settings=settings)
+    assert line(folder, "The policy: ") == f"The policy: points (0, 2), penalty 0.25 nats{said};"
 
 
 def test_long_documents_are_set_beside_their_teacher(tmp_path):
