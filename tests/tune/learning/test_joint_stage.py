@@ -1,5 +1,6 @@
 """The third stage on the tiny teacher: encoder and selector together, for every selector."""
 
+import dataclasses
 import itertools
 import math
 
@@ -9,15 +10,17 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from envs.rollout import Draw, sample_trajectories
+from tests.trbert.tasks.toys import PickOne
 from trbert.dial import DialCurve
 from trbert.packed.tokens import Tokens
 from trbert.selection.selectors import SELECTORS
 from trbert.tasks import TASKS
 from trbert.tasks.examples import Examples
-from tune.learning.joint_stage import Joint, task_loss
+from tune.learning import joint_stage
+from tune.learning.joint_stage import Joint, task_loss, train_jointly
 from tune.learning.select_stage import flatten, load_flat, select_loss
 from tune.learning.steps import StageTimeout, Team, shuffled_batches
-from tune.settings import JointSettings
+from tune.settings import ComputeSettings, JointSettings
 
 LEARNED = [name for name, kind in SELECTORS.items() if kind.learns]
 RULES = [name for name in SELECTORS if name not in LEARNED]
@@ -292,6 +295,31 @@ def test_the_costs_of_the_dials_outlive_the_process_that_scouted_them(make_model
     assert len(scouting) == 2 + 19
 
 
+@pytest.mark.parametrize("name", ["policy", "first"])
+def test_a_joint_stage_that_died_between_two_scoutings_goes_on_as_if_it_had_lived(
+    make_model, train, drawer, monkeypatch, name
+):
+    def die(step):
+        if step["step"] == 3:  # of six, scouted before the first and the fourth: none comes before the third
+            raise StageTimeout
+
+    monkeypatch.setattr(joint_stage, "SCOUTINGS", 2)
+    found = []
+
+    def learn(told, keeper=None):
+        model = make_model({"selector": name, "joint.documents": 36, "joint.batch_size": 6})
+        model.join(train, told, keeper)
+        found.append(weights_of(model.reducer.encoder.plain) | weights_of(model.policy))
+
+    steps = []
+    learn(lambda step: None)
+    with pytest.raises(StageTimeout):
+        learn(die, drawer)
+    learn(lambda step: steps.append(step["step"]), drawer)
+    assert steps == [3, 4, 5, 6]
+    assert same(found[0], found[1])
+
+
 def test_a_process_of_a_team_runs_its_share_of_the_joint_stages_documents(make_model, train, monkeypatch):
     summed, seen, loss = [], [], Joint.loss
 
@@ -390,4 +418,68 @@ def test_a_rules_step_cut_by_its_token_budget_has_the_same_loss(make_model, trai
         )
         model.join(train, told)
         found.append(told[0]["loss"])
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
+
+
+# Examples of two documents each.
+
+
+@pytest.fixture
+def picks(make_model, train):
+    """A function: settings -> the joint stage of a task of two documents an example, and six such examples."""
+
+    def make(changes):
+        model = make_model(changes)
+        reducer = dataclasses.replace(model.reducer, task=PickOne())
+        dynamics = dataclasses.replace(model.dynamics, reducer=reducer)
+        joint = dataclasses.replace(joint_of(model), dynamics=dynamics)
+        teacher = train.teacher[:12]
+        owner = torch.arange(6).repeat_interleave(2)
+        return joint, Examples(train.tokens.take(torch.arange(12)), train.targets[:6], owner).with_teacher(teacher)
+
+    return make
+
+
+def test_the_loss_of_a_rule_is_a_mean_over_examples_whose_documents_have_dials_of_their_own(picks):
+    joint, examples = picks({"selector": "first", "joint.distillation": 0.25, "joint.keep_all": 0.0})
+    reducer, curve = joint.dynamics.reducer, joint.curve(examples)
+    draw = Draw(seed=0, version=9, documents=torch.arange(12))
+    loss, _ = joint.loss(examples, draw, curve)
+    losses = []
+    for row in joint.thresholded(draw, curve, 3):
+        assert len(row) == len(set(row.tolist())) == 12
+        for number in range(6):
+            own, said = examples.take(torch.tensor([number])), []
+            for document in (0, 1):
+                tokens = own.tokens.take(torch.tensor([document]))
+                finished = reducer.run(joint.selector, tokens, float(row[2 * number + document]))
+                said.append(reducer.outputs(finished)[0, 0])
+            shares = torch.stack(said).log_softmax(0)
+            teacher = examples.teacher[2 * number : 2 * number + 2, 0].softmax(0)
+            losses.append(-0.75 * shares[own.targets[0]] - 0.25 * (teacher * shares).sum())
+    assert loss.item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{}, {"selector": "gumbel"}, {"selector": "random"}])
+def test_a_joint_step_of_examples_of_two_documents_is_the_same_where_its_budget_cuts_it(picks, changes, monkeypatch):
+    found, parts, loss = [], [], Joint.loss
+
+    def watched(self, part, draw, curve):
+        value = loss(self, part, draw, curve)
+        parts.append((len(part), len(part.tokens), float(value[0].detach())))
+        # What is drawn for a document is keyed by its place in the split.
+        assert torch.equal(part.tokens.input_ids, examples.tokens.take(draw.documents).input_ids)
+        return value
+
+    monkeypatch.setattr(Joint, "loss", watched)
+    for tokens in (16384, 60):
+        joint, examples = picks({"joint.documents": 6, "joint.batch_size": 6} | changes)
+        compute, told = ComputeSettings(dtype="float32", tokens_per_batch=tokens), Told()
+        train_jointly(joint, examples, compute, 0, told)
+        found.append(told[0]["loss"])
+    (whole, *cut) = parts
+    assert whole == (6, 12, pytest.approx(found[0]))
+    assert len(cut) > 1
+    assert all(documents == 2 * count for count, documents, _ in cut)  # no example is cut
+    assert found[1] == pytest.approx(sum(count * value for count, _, value in cut) / 6, rel=1e-4)
     assert found[1] == pytest.approx(found[0], rel=1e-4)
