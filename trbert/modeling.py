@@ -300,8 +300,9 @@ def _check_folder(folder: Path) -> Task:
             f"{folder}/config.json must name the model's task, and does not, because an older version of trbert saved "
             "it: search again with this version, or load the model with the older one"
         )
-    selector_class(config.get("selector", TrbertConfig().selector))
-    return task_of(config["task"])
+    # What somebody wrote there need not be text.
+    selector_class(str(config.get("selector", TrbertConfig().selector)))
+    return task_of(str(config["task"]))
 
 
 AutoConfig.register(TrbertConfig.model_type, TrbertConfig, exist_ok=True)

@@ -526,6 +526,14 @@ def without_task(folder):
     (folder / "config.json").write_text(json.dumps(config))
 
 
+@pytest.mark.parametrize("name", ["task", "selector"])
+def test_a_name_in_a_config_that_is_no_text_is_refused(saved, name):
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps({**config, name: ["policy"]}))
+    with pytest.raises(InputError, match=rf"^{name} must be one of .*, and is \"\['policy'\]\": "):
+        load(saved)
+
+
 def test_a_model_of_an_older_version_is_refused_with_a_remedy(saved):
     without_task(saved)
     told = (

@@ -1,6 +1,6 @@
 """Makes train, validation and test rows from a source. This is the only file that knows Hugging Face `datasets`."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,7 +136,7 @@ def _read_source(source: str, columns: Columns) -> dict[str, Table]:
     return _read_hub(source, columns)
 
 
-def _page_tables(pages: Iterable[Page], columns: Columns) -> dict[str, Table]:
+def _page_tables(pages: Sequence[Page], columns: Columns) -> dict[str, Table]:
     tables: dict[str, Table] = {}
     for split in SPLITS:
         of_split = [page for page in pages if page.split == split]
