@@ -1,0 +1,135 @@
+"""A task is one file and one line in TASKS: two toy tasks go through all stages, and loaded models say the same."""
+
+import csv
+import json
+import random
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import trbert
+from tests.trbert.tasks.toys import MarkWords, PickOne
+from trbert.tasks import TASKS
+from tune.learning.model import Model, measure_along_dial
+from tune.learning.prepare import prepare
+from tune.settings import override
+
+SHORT = {
+    "teacher.epochs": 12.0,
+    "select.points": (0, 2),
+    "select.documents": 32,
+    "select.samples": 2,
+    "select.step_documents": 16,
+    "select.warm_start_documents": 16,
+    "joint.documents": 32,
+}
+ROWS = 120
+WORDS = [f"w{index}" for index in range(10)]
+
+
+def text(draw, marker):
+    words = [draw.choice(WORDS) for _ in range(draw.randint(4, 8))]
+    words[draw.randrange(len(words))] = marker
+    return words
+
+
+def write_picks(folder):
+    """Of two texts, the one with the word alpha is the right one."""
+    draw, path = random.Random(0), folder / "picks.csv"
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["first", "second", "label"])
+        for row in range(ROWS):
+            right = row % 2
+            texts = [" ".join(text(draw, "alpha" if number == right else "beta")) for number in (0, 1)]
+            rows.writerow([*texts, right])
+    return path
+
+
+def write_marks(folder):
+    """The words alpha and beta are to be marked, and no other."""
+    draw, path = random.Random(0), folder / "marks.jsonl"
+    rows = [text(draw, ("alpha", "beta")[row % 2]) for row in range(ROWS)]
+    lines = [{"text": " ".join(row), "label": [int(word in ("alpha", "beta")) for word in row]} for row in rows]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return path
+
+
+TOYS = {"pick_one": (PickOne(), write_picks, "first,second"), "mark_words": (MarkWords(), write_marks, "text")}
+
+
+@pytest.fixture(params=TOYS)
+def task(request, monkeypatch):
+    """A toy task, registered by the one line that a task is registered by."""
+    monkeypatch.setitem(TASKS, request.param, TOYS[request.param][0])
+    return TASKS[request.param]
+
+
+@pytest.fixture
+def toy_settings(task, settings, tmp_path, cache):
+    """As little of every stage as there can be, on a tiny file of the task's own."""
+    _, write, column = TOYS[task.name]
+    changes = {"task": task.name, "data.source": str(write(tmp_path)), "data.text_column": column}
+    return override(settings, SHORT | changes)
+
+
+def padded(tokens):
+    """Returns documents as a user passes them: padded, with their mask."""
+    mask = torch.arange(int(tokens.lengths.max())) < tokens.lengths[:, None]
+    ids = torch.zeros_like(mask, dtype=torch.long)
+    ids[mask] = tokens.input_ids
+    return {"input_ids": ids, "attention_mask": mask.long()}
+
+
+@pytest.mark.parametrize("selector", ["policy", "gumbel", "attention"])
+def test_a_toy_task_runs_every_stage_and_what_is_loaded_says_the_same(task, toy_settings, selector, tmp_path):
+    prepared = prepare(toy_settings, None, lambda line: None)
+    assert prepared.task is task
+    documents = 2 if task.name == "pick_one" else 1
+    assert [len(part) for part in (prepared.train, prepared.validation, prepared.test)] == [96, 12, 12]
+    assert len(prepared.train.tokens) == 96 * documents
+    assert len(prepared.train.teacher) == prepared.train.num_outputs
+    assert prepared.teacher_validation > 0.9  # of two texts the right one, or nearly every word
+
+    model, steps = Model(prepared, override(toy_settings, {"selector": selector})), []
+    model.select(prepared.train, model.sampler(prepared.train), lambda step: steps.append("select"))
+    model.join(prepared.train, lambda step: steps.append("joint"))
+    assert steps == ["select"] * (2 if model.selector.learns else 0) + ["joint"] * 2
+
+    curve = measure_along_dial(model, prepared.validation, lambda share: None)
+    assert curve[0][1].speed_up > curve[-1][1].speed_up
+    assert curve[-1][1].kept == (1.0,) * len(model.points)
+    unreduced = model.reducer.unreduced_outputs(prepared.validation.tokens)
+    assert curve[-1][1].quality == task.quality(task.decode(unreduced, prepared.validation), prepared.validation)
+
+    split, tokens = prepared.test, prepared.test.tokens
+    model.deployable().save_pretrained(tmp_path / "saved")
+    for dial in (curve[0][0], model.selector.default_dial, model.selector.keep_all):
+        own = trbert.load(tmp_path / "saved", dial=dial)
+        assert own.config.task == task.name
+        finished = model.reducer.run(model.selector, tokens, dial)
+        expected = model.reducer.outputs(finished)
+        assert len(expected) == split.num_outputs
+        with torch.no_grad():
+            inputs = padded(tokens)
+            said = own(**inputs).logits
+        if task.reads == "tokens":  # padded as the inputs are
+            said = said[inputs["attention_mask"].bool()]
+        assert_close(said, expected.detach(), rtol=1e-4, atol=1e-5)
+        assert model.evaluate(split, dial).quality == task.quality(task.decode(said, split), split)
+
+
+@pytest.mark.parametrize("task", ["mark_words"], indirect=True)
+def test_a_head_that_reads_tokens_says_something_of_those_that_were_dropped(toy_settings, task):
+    prepared = prepare(toy_settings, None, lambda line: None)
+    model = Model(prepared, override(toy_settings, {"selector": "first"}))
+    tokens = prepared.test.tokens
+    with torch.no_grad():
+        finished = model.reducer.run(model.selector, tokens, 0.1)
+        outputs = model.reducer.outputs(finished)
+        # At point 0 a dropped token has its embedding alone.
+        embedded = model.reducer.encoder.read_tokens(model.reducer.encoder.embed(tokens).hidden)
+    gone = finished.left_at == 0
+    assert gone.sum() > len(tokens)
+    assert_close(outputs[gone], embedded[gone], rtol=1e-4, atol=1e-5)
