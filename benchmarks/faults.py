@@ -5,13 +5,12 @@
     python benchmarks/faults.py --report                # the table of those that are there
 
 Three hosts on one machine (benchmarks/hosts.py says what that needs), `ray up cluster.local.yaml`, and on them a small
-search of three trials, each with a rollout worker. Each event strikes one host while a trial is in the stage named; two
-undisturbed runs, of two seeds, tell how far fronts lie apart by themselves.
-Writes docs/results/faults.md and a file for each event, so that a stopped run goes on where it was.
+search of three trials, each with a rollout worker. Each event strikes one host while a trial is in the named stage. Two
+undisturbed runs, of two seeds, show how far fronts lie apart by chance. Writes docs/results/faults.md and a file for
+each event, so a stopped run continues where it was.
 """
 
 import argparse
-import csv
 import datetime
 import json
 import shlex
@@ -25,7 +24,8 @@ import torch
 from hosts import HEAD, Hosts, LocalCluster, missing
 
 from trbert.measure.timing import machine
-from tune.runs import versions, write_json
+from tune.results.table import read_front
+from tune.runs import RunFolder, versions, write_json
 
 SHARED = Path("/var/tmp/trbert_faults")
 """Seen by all hosts: what a network file system or a bucket is to others."""
@@ -37,9 +37,9 @@ SEARCH = (
     "--set select.documents=1600 --set select.warm_start_documents=100 --set joint.documents=2400"
 )
 POINT = ("speed_up", "quality_validation", "quality_test")
-"""What makes two points the same; trials are numbered as they end."""
+"""Two points are the same if these are. Their trials' numbers may differ, for trials are numbered as they end."""
 SPEED_UPS = (1.5, 2.0, 3.0, 4.0)
-"""A front is told by its mean quality at these, the best of the points that are at least as fast."""
+"""Two fronts are compared by their mean quality at these speed-ups: of the best point that is at least as fast."""
 NOTICED_BY = """
 import json, time, ray
 ray.init("auto", log_to_driver=False, logging_level="ERROR")
@@ -191,11 +191,10 @@ def _outcome(folder: Path) -> dict[str, Any]:
             name: max(row.get(f"items_{name}", 0) for row in rows) for name in ("asked", "done", "repeated", "ignored")
         }
         last.append({"finished": rows[-1].get("finished", False), **items})
-    with (folder / "runs" / "run" / "front.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["on_front"] == "True"]
+    front = [point for point in read_front(RunFolder(folder / "runs" / "run").front_table) if point.on_front]
     return {
         "trials": last,
-        "front": [{name: row[name] for name in ("trial", *POINT)} for row in rows],
+        "front": [{name: str(getattr(point, name)) for name in ("trial", *POINT)} for point in front],
     }
 
 

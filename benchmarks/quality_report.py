@@ -458,7 +458,7 @@ def _whole_front(units: Mapping[str, Unit]) -> Iterator[str]:
     rows += [("separate models, each at its own dial 0", chosen, separate)]
     rows += [(name, hypervolume(_curve(unit), floor), [unit]) for name, unit in each.items()]
     yield ""
-    yield "| | hypervolume | share of all separate models | documents, over one model's | training s | over one model's | run |"
+    yield "| | hypervolume | over all separate models' | documents over one's | training s | over one's | run |"
     yield "|---|---|---|---|---|---|---|"
     for name, area, members in rows:
         trained = sum(_trained_on(unit) for unit in members) / documents

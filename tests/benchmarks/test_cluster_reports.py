@@ -1,5 +1,6 @@
 """The pages on faults and on scaling: what stands in their tables, from results made up by hand."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -9,6 +10,9 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import faults
 import scaling
 from saturation import Constants, step_seconds
+
+from tune.results.front import Point
+from tune.results.table import write_front
 
 TRIAL = {"finished": True, "asked": 200.0, "done": 200.0, "repeated": 0.0, "ignored": 0.0}
 
@@ -90,3 +94,20 @@ def test_the_scaling_page_has_each_measurement_beside_its_prediction():
 def test_without_hosts_the_learners_seconds_are_those_of_one_host():
     constants = Constants(item=0.5, handle=0.002, publish=0.001, fetch=0.004, learn=0.003)
     assert scaling.over_hosts([], constants) == 0.002
+
+
+def test_what_became_of_a_search_is_read_from_its_trials_and_its_front(tmp_path):
+    trial = tmp_path / "storage" / "run" / "trial_1"
+    trial.mkdir(parents=True)
+    items = {"items_asked": 20, "items_done": 19, "items_repeated": 2, "items_ignored": 1}
+    rows = [{"items_asked": 10}, {**items, "finished": True}]
+    (trial / "result.json").write_text("\n".join(map(json.dumps, rows)))
+    point = {"trial": "1", "selector": "policy", "quality_validation": 0.5, "quality_test": 0.75}
+    kept = Point(**point, speed_up_validation=3.0, speed_up_test=2.5, on_front=True)
+    run = tmp_path / "runs" / "run"
+    run.mkdir(parents=True)
+    write_front(run / "front.csv", [kept, Point(**point, speed_up_validation=2.0)])
+    assert faults._outcome(tmp_path) == {
+        "trials": [{"finished": True, "asked": 20, "done": 19, "repeated": 2, "ignored": 1}],
+        "front": [{"trial": "1", "speed_up": "2.5", "quality_validation": "0.5", "quality_test": "0.75"}],
+    }
