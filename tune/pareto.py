@@ -104,10 +104,16 @@ def describe(run: Path, point: Point, exported: Path | None = None) -> str:
         lines.append(f"copied  to {exported}")
     where = (exported or folder).as_posix()
     if point.selector == UNREDUCED:
-        load = f'transformers.AutoModelForSequenceClassification.from_pretrained("{where}")'
+        load = f'transformers.{_architecture(exported or folder)}.from_pretrained("{where}")'
     else:
         load = f'trbert.load("{where}")' if exported else f'trbert.load("{where}", dial={point.dial!r})'
     return "\n".join([*lines, f"load    {load}"])
+
+
+def _architecture(folder: Path) -> str:
+    """Returns the name of the transformers class that loads a saved plain model."""
+    named = _read_config(folder).get("architectures")
+    return named[0] if isinstance(named, list) and named else "AutoModel"
 
 
 def _command(arguments: Sequence[str]) -> None:

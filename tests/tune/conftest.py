@@ -254,5 +254,7 @@ def run(tmp_path):
         (folder / "models" / name).mkdir(parents=True)
         (folder / "models" / name / "model.safetensors").write_bytes(b"weights of " + name.encode())
         (folder / "models" / name / "config.json").write_text(json.dumps({"model_type": "trbert", "dial": 0.0}))
+    plain = {"model_type": "bert", "architectures": ["BertForSequenceClassification"]}
+    (folder / "models" / "teacher" / "config.json").write_text(json.dumps(plain))
     write_front(folder / "front.csv", _small_front())
     return folder

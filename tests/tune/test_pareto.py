@@ -92,7 +92,7 @@ def test_the_command_picks_and_says_how_to_load(run, capsys):
         f'load    trbert.load("{run}/models/2", dial=-1.5)',
     ]
     assert main([str(run), "--min-speedup", "1"]) == 0
-    last = f'load    transformers.AutoModelForSequenceClassification.from_pretrained("{run}/models/teacher")'
+    last = f'load    transformers.BertForSequenceClassification.from_pretrained("{run}/models/teacher")'
     assert capsys.readouterr().out.splitlines()[-1] == last
 
 

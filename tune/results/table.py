@@ -202,7 +202,7 @@ def _at_equal_cost(points: Sequence[Point]) -> str:
         best = max((each for each in rivals if each is not None), default=None)
         ahead = "–" if best is None else f"{100 * (point.quality_test - best):z.1f}"
         rows.append([f"{point.speed_up:.2f}x", _percent(point.quality_test), *map(_percent, rivals), ahead])
-    return _aligned(["speed-up", "policy", *rules, "policy ahead by"], rows, left=0)
+    return _aligned(["speed-up", "trained", *rules, "trained ahead by"], rows, left=0)
 
 
 def _cells(point: Point) -> list[str]:

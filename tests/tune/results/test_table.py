@@ -113,11 +113,11 @@ def test_the_table_shows_the_front_and_the_rules_at_equal_cost(small_front):
         "teacher         random     0.1     0,2           40.0%     –          10.00x       –        –",
         "",
         "quality (test) at equal cost",
-        "speed-up  policy  first  random  policy ahead by",
+        "speed-up  trained  first  random  trained ahead by",
         # first: .8 − .1·1/4; random: .6 − .2·1/8, …
-        "   3.00x   88.6%  77.5%   57.5%             11.1",
-        "   5.00x   88.0%  72.5%   52.5%             15.5",
-        "   9.00x   84.0%      –   42.5%             41.5",
+        "   3.00x    88.6%  77.5%   57.5%              11.1",
+        "   5.00x    88.0%  72.5%   52.5%              15.5",
+        "   9.00x    84.0%      –   42.5%              41.5",
     ]
 
 
