@@ -44,7 +44,7 @@ def load_pretrained(name: str, task: Task, labels: Sequence[str]) -> Pretrained:
     Args:
         name: "minilm" for the packaged encoder, a folder, or a name on the hub.
         task: the task; it says which head the model gets.
-        labels: the names of the head's outputs, in their order; () where they have no names.
+        labels: the names of the head's outputs, in their order; () for a head with one output, which has no name.
 
     Raises:
         ModelNotFound: The name is neither a folder nor the name of a model that can be fetched from the hub.
@@ -64,7 +64,7 @@ def load_pretrained(name: str, task: Task, labels: Sequence[str]) -> Pretrained:
     fine_tuned = any(task.head.removeprefix("AutoModel") in each for each in config.architectures or ())
     if fine_tuned and labels:
         _check_labels(source, config, labels)
-    named = {} if fine_tuned or not labels else _labels(labels)
+    named = {} if fine_tuned else _labels(labels) if labels else {"num_labels": 1}
     try:
         model, report = task.auto_class.from_pretrained(
             source,

@@ -175,11 +175,11 @@ def test_a_head_of_the_tasks_kind_is_taken_as_it_is(config_of, save):
         load_pretrained(str(folder), MarkWords(), ("a", "b"))
 
 
-def test_a_head_whose_outputs_have_no_names_is_as_its_config_has_it(bert, save):
+def test_a_head_whose_output_has_no_name_has_one(bert, save):
     plain, fine_tuned = save(bert.bert, "plain"), save(bert, "fine_tuned")
     found = load_pretrained(str(plain), PickOne(), ())
     assert not found.fine_tuned
-    assert found.model.config.num_labels == 3
+    assert found.model.config.num_labels == 1
     found = load_pretrained(str(fine_tuned), PickOne(), ())  # there are no names to compare
     assert found.fine_tuned
     assert torch.equal(found.model.classifier.weight, bert.classifier.weight)

@@ -126,7 +126,8 @@ class Reading:
 
     Attributes:
         rows: the rows of each split.
-        labels: the names of the head's outputs, in their order, such as the classes; () where they have no names.
+        labels: the names of the head's outputs, in their order, such as the classes; () for a head with one output,
+            which has no name.
         notes: sentences for the user that say what was changed in the rows.
     """
 

@@ -71,7 +71,7 @@ class MarkWords(Task):
                 targets[row, : len(own)] = own
             texts = (tuple(table.values[columns.inputs[0]]),)
             rows[split] = Rows(texts, targets, np.zeros(len(marks), dtype=np.int64))
-        return Reading(rows=rows, labels=(), notes=())
+        return Reading(rows=rows, labels=("plain", "marked"), notes=())
 
     def encode(self, rows, tokenizer, max_length):
         tokens, truncated = encode_texts(tokenizer, rows.inputs, max_length)

@@ -260,6 +260,21 @@ def test_points_that_do_not_fit_are_refused_before_a_teacher_is_trained(settings
 # Pairs.
 
 
+def test_targets_that_the_head_has_no_output_for_are_refused_before_a_teacher_is_trained(
+    settings, cache, no_training, monkeypatch
+):
+    checked = []
+
+    def refuse(self, examples, num_outputs):
+        checked.append((len(examples), num_outputs))
+        raise InputError("no such class")
+
+    monkeypatch.setattr(Classification, "check_targets", refuse)
+    with pytest.raises(InputError, match="^no such class$"):
+        prepare(settings, None, lambda line: None, train=no_training)
+    assert checked == [(240, 2)]  # 300 rows, less 30 for test and 30 for validation, of two classes
+
+
 def test_pairs_are_read_with_their_segments_and_have_a_teacher_of_their_own(settings, cache, tmp_path):
     path = tmp_path / "pairs.csv"
     rows = [f"w1 w2,{'alpha' if row % 2 else 'beta'} w{row},{'AB'[row % 2]}" for row in range(30)]
