@@ -270,7 +270,7 @@ def test_targets_that_the_head_has_no_output_for_are_refused_before_a_teacher_is
         raise InputError("no such class")
 
     monkeypatch.setattr(Classification, "check_targets", refuse)
-    with pytest.raises(InputError, match="^no such class$"):
+    with pytest.raises(InputError, match=r"^no such class$"):
         prepare(settings, None, lambda line: None, train=no_training)
     assert checked == [(240, 2)]  # 300 rows, less 30 for test and 30 for validation, of two classes
 
