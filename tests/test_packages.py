@@ -48,6 +48,7 @@ def test_importing_trbert_is_light():
 FOLDERS = sorted(path.parent for package in PACKAGES for path in (ROOT / package).rglob("__init__.py"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(ROOT)))
 def test_every_package_imports_alone(folder):
     loaded_by(f"import {'.'.join(folder.relative_to(ROOT).parts)}")
@@ -65,6 +66,7 @@ def test_a_folder_holds_at_most_fifteen_files(folder):
     assert len(files) <= 15, f"find the second idea in {folder.relative_to(ROOT)}/: {sorted(files)}"
 
 
+@pytest.mark.slow
 def test_importing_all_of_trbert_needs_neither_ray_nor_gymnasium():
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in modules("trbert")]
     names = [name.removesuffix(".__init__") for name in names if not name.endswith(("__main__", ".serve"))]

@@ -1,4 +1,4 @@
-"""One contract over all encoder families (DESIGN.md section 4)."""
+"""One contract over all encoder families."""
 
 import re
 

@@ -356,6 +356,7 @@ def test_a_joint_stage_of_no_documents_is_left_out(make_model, train):
     assert same(weights_of(model.reducer.encoder.plain), before)
 
 
+@pytest.mark.slow
 def test_distillation_follows_the_teacher_and_gold_labels_do_not(make_model, train):
     turned = train.with_teacher(train.teacher.flip(1))
     shares = []

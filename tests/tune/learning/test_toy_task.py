@@ -82,7 +82,10 @@ def padded(tokens):
     return {"input_ids": ids, "attention_mask": mask.long()}
 
 
-@pytest.mark.parametrize("selector", ["policy", "gumbel", "attention"])
+SELECTORS = ["policy", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gumbel", "attention"))]
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
 def test_a_toy_task_runs_every_stage_and_what_is_loaded_says_the_same(task, toy_settings, selector, tmp_path):
     prepared = prepare(toy_settings, None, lambda line: None)
     assert prepared.task is task
