@@ -1,13 +1,14 @@
-"""What a search on a cluster loses when machines are lost: event × stage, on real hosts.
+"""Measures what a search on a cluster loses when machines are lost: each event in each stage, on real hosts.
 
-    python benchmarks/faults.py                         # every event in every stage that is not there yet
-    python benchmarks/faults.py --only unplugged        # those whose names contain this
-    python benchmarks/faults.py --report                # the table of those that are there
+    python benchmarks/faults.py                         # each event in each stage that has no file yet
+    python benchmarks/faults.py --only unplugged        # only those whose names contain this
+    python benchmarks/faults.py --report                # run nothing, and write the page again
 
-Three hosts on one machine (benchmarks/hosts.py says what that needs), `ray up cluster.local.yaml`, and on them a small
-search of three trials, each with a rollout worker. Each event strikes one host while a trial is in the named stage. Two
-undisturbed runs, of two seeds, show how far fronts lie apart by chance. Writes docs/results/faults.md and a file for
-each event, so a stopped run continues where it was.
+Three hosts are made on one machine (benchmarks/hosts.py says what that needs). `ray up cluster.local.yaml` makes a
+cluster of them. A small search runs there, of three trials with one rollout worker each. Each event strikes one host
+while a trial is in the named stage. Two undisturbed runs, with two seeds, show how far two fronts lie apart by chance.
+
+Writes docs/results/faults.md, and a file for each event. So a stopped run continues where it was.
 """
 
 import argparse
@@ -28,8 +29,9 @@ from tune.results.table import read_front
 from tune.runs import RunFolder, versions, write_json
 
 SHARED = Path("/var/tmp/trbert_faults")
-"""Seen by all hosts: what a network file system or a bucket is to others."""
+"""A folder that all hosts see. Other clusters have a network file system or a bucket for this."""
 STRUCK = 1
+"""The host that is struck: a worker."""
 OUT = Path("docs/results/faults")
 SEARCH = (
     "--budget 30m --num-trials 3 --num-rollout-workers 1 --seed {seed} --set data.train_rows=400 "
@@ -37,9 +39,9 @@ SEARCH = (
     "--set select.documents=1600 --set select.warm_start_documents=100 --set joint.documents=2400"
 )
 POINT = ("speed_up", "quality_validation", "quality_test")
-"""Two points are the same if these are. Their trials' numbers may differ, for trials are numbered as they end."""
+"""Two points are the same if these are. Trial numbers may differ, because trials are numbered as they end."""
 SPEED_UPS = (1.5, 2.0, 3.0, 4.0)
-"""Two fronts are compared by their mean quality at these speed-ups: of the best point that is at least as fast."""
+"""Two fronts are compared by their mean quality at these speed-ups. The best point that is as fast or faster counts."""
 NOTICED_BY = """
 import json, time, ray
 ray.init("auto", log_to_driver=False, logging_level="ERROR")
@@ -55,14 +57,14 @@ while True:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that befalls a cluster.
+    """Something that happens to a cluster.
 
     Attributes:
-        stages: when.
-        strike: what happens.
-        mend: what ends it, so many seconds later.
-        after: those seconds.
-        resumes: the driver is gone too, and its search is taken up again.
+        stages: the stages of a trial in which it happens.
+        strike: does it.
+        mend: ends it.
+        after: seconds from `strike` to `mend`.
+        resumes: whether the driver is lost too, so that its search is resumed.
     """
 
     stages: tuple[str, ...] = ("select", "joint")
@@ -109,7 +111,7 @@ def _told(words: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="events and stages whose names contain this, such as 'unplugged, joint'")
-    parser.add_argument("--report", action="store_true", help="run nothing")
+    parser.add_argument("--report", action="store_true", help="run nothing, and write the page again")
     options = parser.parse_args()
     runs: dict[str, tuple[Event, str] | None] = dict.fromkeys(UNDISTURBED)
     runs |= {f"{name}; {stage}": (event, stage) for name, event in EVENTS.items() for stage in event.stages}
@@ -127,7 +129,7 @@ def main() -> None:
 
 
 def one(run: tuple[Event, str] | None, seed: int) -> dict[str, Any]:
-    """Brings hosts and cluster up, searches, lets the event happen, and returns what became of the search."""
+    """Starts hosts and a cluster, searches, lets the event happen, and returns what became of the search."""
     hosts = Hosts()
     hosts.up()
     folder = SHARED / f"{int(time.time())}"
@@ -167,7 +169,7 @@ def _search(
 
 
 def _in_stage(log: Path, stage: str) -> bool:
-    """Returns whether the last word of the progress has a trial well within a stage."""
+    """Returns whether the last line of progress shows a trial between 10 and 80 % of a stage."""
     lines = [line for line in log.read_text().splitlines() if "trials done" in line]
     words = lines[-1].split("   ")[1:] if lines else []
     shares = [int(word.split()[1]) for word in words if word.startswith(stage)]
@@ -199,11 +201,11 @@ def _outcome(folder: Path) -> dict[str, Any]:
 
 
 def report(found: list[dict[str, Any]]) -> None:
-    """Writes the table."""
+    """Writes the page."""
     base = next((each for each in found if each["event"] == UNDISTURBED[0]), None)
     lines = [
-        "| event; stage | detected after s | s in all | lost s | items lost | items repeated | trials finished "
-        "| front's quality, points | of the undisturbed |",
+        "| event; stage | detected, s | duration, s | lost, s | items lost | items repeated | trials finished "
+        "| quality of the front, % | compared with the first row |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for each in found:
@@ -223,16 +225,22 @@ def report(found: list[dict[str, Any]]) -> None:
     print("\n".join(lines))
 
 
-HEADING = f"""# What a search loses with its machines
+HEADING = f"""# What a search loses when machines are lost
 
-`python benchmarks/faults.py`; one event by `--only NAME`. Each event's own file, with date, machine and what the search
-said, lies in [faults/](faults).
+`python benchmarks/faults.py` makes this page. With `--only NAME` it runs one event. Each event has a file of its own in
+[faults/](faults), with the date, the machine, and what the search printed.
 
-Three hosts on one machine of two processors; three trials at a time of a learner and a rollout worker each. *Detected*:
-until Ray lists the host as dead. *Lost*: over the undisturbed run of the same seed, the half minute included that a
-host stays away; the processors being shared, the other trials take up what a lost host leaves, and runs lie some 15 s
-apart by themselves. Items: of the rollouts that finished trials tell of; what died with a learner is not among them. A
-front's quality: its mean on test at {", ".join(f"{each:g}x" for each in SPEED_UPS)}.
+The cluster is three hosts on one machine with two processors. The search runs three trials at a time, each with a
+learner and one rollout worker. A host that is taken away comes back after half a minute.
+
+* **detected**: how long it took until Ray listed the host as dead.
+* **lost**: how much longer the search took than the undisturbed search in the first row. All rows but the second have
+  the same seed. The half minute without the host is included. Two runs differ by about 15 s by chance. A negative
+  figure is possible, because the hosts share the processors: when one host is away, the others run faster.
+* **items lost** and **items repeated**: the pieces of work for rollout workers that never came back, and those that
+  were done again. Only the trials that finished tell of them. What was lost together with a learner is not counted.
+* **quality of the front**: the mean of its accuracies on test at {", ".join(f"{each:g}x" for each in SPEED_UPS)}.
+  The last column says whether the front is the same as in the first row, or by how many percentage points it is better.
 """
 
 

@@ -1,7 +1,9 @@
-"""A cluster of real hosts on one machine: their own network, processes, /tmp and /root, brought up by `ray up`.
+"""Makes a cluster of hosts on one machine, which `ray up` treats as real ones.
 
-Needs root, `apt-get install iproute2 openssh-server openssh-client rsync`, and the project's virtual environment with
-the extra `cluster`, outside /tmp and /root, which every host has for itself; EC2's stand-in `moto[server]` too.
+Each host has its own network, processes, /tmp and /root. Needed are root and
+`apt-get install iproute2 openssh-server openssh-client rsync`. The project's virtual environment needs the extra
+`cluster`. It must lie outside /tmp and /root, because each host has its own. The stand-in for EC2 also needs
+`moto[server]`.
 """
 
 import importlib.util
@@ -49,7 +51,7 @@ print(json.dumps([node["NodeManagerAddress"] for node in ray.nodes() if node["Al
 
 
 def missing() -> str | None:
-    """Returns what this machine lacks for such hosts, or None."""
+    """Returns what this machine lacks to make hosts, or None."""
     if not SCRIPT.is_file():
         return f"{SCRIPT} is not there"
     if os.geteuid() != 0:
@@ -76,11 +78,11 @@ def missing_of_ec2() -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Hosts:
-    """The machines: 0 the head, 1 … the workers.
+    """The machines of a cluster. Host 0 is the head, and the others are workers.
 
     Attributes:
-        number: how many.
-        network: what the script is told of their network; its own default where nothing.
+        number: how many hosts there are.
+        network: variables that tell the script about their network; empty for the script's defaults.
     """
 
     number: int = 3
@@ -88,7 +90,7 @@ class Hosts:
 
     @property
     def folder(self) -> Path:
-        """Where the script keeps their keys and folders."""
+        """The folder in which the script keeps their keys and folders."""
         return Path(self.network.get("S", "/tmp/test_hosts"))
 
     def act(self, *words: str, seconds: float = 60.0) -> str:
@@ -102,26 +104,30 @@ class Hosts:
         return done.stdout
 
     def up(self, fresh: bool = True) -> None:
-        """Boots all, what an earlier run may have left being powered off first, and its folders deleted."""
+        """Boots all hosts.
+
+        Args:
+            fresh: first power off what an earlier run may have left, and delete its folders.
+        """
         if fresh:
             self.act("down")
         self.forget_networks()
         self.act("up")
 
     def forget_networks(self) -> None:
-        """Deletes the networks of hosts that are off: the kernel keeps them for as long as a connection lingers."""
+        """Deletes the networks of hosts that are off, which the kernel keeps as long as a connection lingers."""
         prefix = self.network.get("P", "rayh")
         for host in range(EC2_SLOTS):
             for words in (["netns", "del", f"{prefix}{host}"], ["link", "del", f"{prefix}{host}-v"]):
-                subprocess.run(["ip", *words], capture_output=True, check=False)  # most were never there
+                subprocess.run(["ip", *words], capture_output=True, check=False)  # most of them do not exist
 
     def power_off(self) -> None:
-        """Powers all off; their folders stay."""
+        """Powers off all hosts. Their folders stay."""
         for host in range(self.number):
             self.act("power", str(host))
 
     def ssh(self, host: int, command: str, seconds: float = 60.0) -> str:
-        """Returns what a command prints on a host."""
+        """Runs a command on a host, and returns what it prints."""
         return self.act("ssh", str(host), command, seconds=seconds)
 
     @staticmethod
@@ -135,16 +141,16 @@ class Cluster:
 
     Args:
         hosts: its machines.
-        folder: for what is ours, seen by all hosts: so neither below /tmp nor below /root.
-        config: what `ray up` is given.
-        given: environment variables of Ray's commands on this machine.
+        folder: for our own files. All hosts must see it, so it is neither below /tmp nor below /root.
+        config: the configuration for `ray up`.
+        given: environment variables for Ray's commands on this machine.
     """
 
     def __init__(self, hosts: Hosts, folder: Path, config: dict[str, Any], given: dict[str, str]) -> None:
         self.hosts, self.folder = hosts, folder
         self.home = folder / "home"
         self.home.mkdir(parents=True, exist_ok=True)
-        # What its users edit, and no more: addresses, key, and, hosts having no network but each other, what is there.
+        # Only what users edit is changed, and what would need the internet, which hosts do not reach.
         config["auth"] = {"ssh_user": "root", "ssh_private_key": str(hosts.folder / "id_ed25519")}
         config["file_mounts"] = {"~/trbert": str(ROOT), "~/.ray/auth_token": str(self.home / ".ray" / "auth_token")}
         config["rsync_exclude"] = [*config["rsync_exclude"], ".venv", "runs"]
@@ -176,37 +182,37 @@ class Cluster:
         return done.stdout
 
     def up(self) -> None:
-        """Brings the cluster up; workers may still be on their way."""
+        """Starts the cluster. Workers may join later."""
         self.ray("get-auth-token", "--generate")
         self.ray("up", "-y", "--no-config-cache", str(self.file))
 
     def down(self) -> None:
-        """Ends the cluster's processes."""
+        """Stops the processes of the cluster."""
         self.ray("down", "-y", str(self.file))
 
     def nodes(self) -> list[str]:
-        """Returns the addresses of the nodes that Ray sees alive."""
+        """Returns the addresses of the nodes that Ray lists as alive."""
         told = self.on_head(f".venv/bin/python -c {shlex.quote(_NODES)}")
         return list(json.loads(told.strip().splitlines()[-1]))
 
     def on_head(self, command: str, seconds: float = 120.0) -> str:
-        """Returns what a command prints in the checkout on the head."""
+        """Runs a command in the checkout on the head, and returns what it prints."""
         return self.hosts.ssh(HEAD, f"cd ~/trbert && RAY_AUTH_MODE=token {command}", seconds)
 
     def start(self, command: str, log: Path) -> None:
-        """Starts a command in the checkout on the head, its output in a log that all hosts see."""
+        """Starts a command in the checkout on the head. Its output goes to a log that all hosts see."""
         inner = f"cd ~/trbert && RAY_AUTH_MODE=token exec {command} >> {log} 2>&1 < /dev/null"
         self.hosts.ssh(HEAD, f"setsid nohup sh -c {shlex.quote(inner)} > /dev/null 2>&1 & echo started")
 
     def search(self, asked: str) -> Path:
-        """Starts a search that keeps all it writes in our folder, and returns its log."""
+        """Starts a search that writes into our folder only, and returns its log."""
         log = self.folder / "search.log"
         where = f"--runs {self.folder}/runs --name run --storage {self.folder}/storage"
         self.start(f".venv/bin/python tune/search.py --address auto {asked} {where}", log)
         return log
 
     def resume(self, log: Path) -> None:
-        """Takes that search up again."""
+        """Resumes that search."""
         self.start(f".venv/bin/python tune/search.py --resume {self.folder}/runs/run", log)
 
     @staticmethod
@@ -218,17 +224,17 @@ class Cluster:
                 if done():
                     return time.monotonic() - started
             except (RuntimeError, OSError, subprocess.TimeoutExpired):
-                pass  # a host that is down answers nothing, and a log may not be there yet
+                pass  # a host may be down, and a log may not exist yet
             time.sleep(1.0)
         raise TimeoutError(f"waited {seconds:.0f} s for {what}")
 
 
 class LocalCluster(Cluster):
-    """`cluster.local.yaml` on hosts that are up.
+    """A cluster of `cluster.local.yaml`, on hosts that are up.
 
     Args:
         hosts: its machines.
-        folder: for what is ours.
+        folder: for our own files.
     """
 
     def __init__(self, hosts: Hosts, folder: Path) -> None:
@@ -239,14 +245,14 @@ class LocalCluster(Cluster):
         super().__init__(hosts, folder, config, {"RAY_UP_enable_autoscaler_v2": "0"})
 
     def up(self, seconds: float = 180.0) -> None:
-        """Brings the cluster up, and waits for all of its workers."""
+        """Starts the cluster, and waits until all hosts have joined."""
         super().up()
         self.wait(lambda: len(self.nodes()) == self.hosts.number, seconds, "all hosts to join")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
-    """One of EC2's, as the stand-in lists it."""
+    """An instance of EC2, as the stand-in lists it."""
 
     id: str
     state: str
@@ -257,10 +263,10 @@ class Instance:
 
 
 class Ec2Cluster(Cluster):
-    """`cluster.yaml` on a stand-in for EC2, which boots a host for every instance asked for.
+    """A cluster of `cluster.yaml`, on a stand-in for EC2 that boots a host for each instance.
 
     Args:
-        folder: for what is ours.
+        folder: for our own files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -275,7 +281,7 @@ class Ec2Cluster(Cluster):
             stdout=self._log,
             stderr=subprocess.STDOUT,
         )
-        for slot in range(EC2_SLOTS):  # what an instance's role tells boto3
+        for slot in range(EC2_SLOTS):  # on EC2, boto3 has this from the role of the instance
             home = hosts.folder / f"h{slot}" / "root"
             home.mkdir(parents=True)
             given = " ".join(f"{name}={value}" for name, value in AWS.items())
@@ -298,18 +304,18 @@ class Ec2Cluster(Cluster):
         super().__init__(hosts, folder, config, AWS)
 
     def instances(self, role: str = "") -> list[Instance]:
-        """Returns what runs, of one role or of both."""
+        """Returns the instances that run or start; `role` picks those of one role."""
         lines = [line.split() for line in self._act("ls").splitlines()]
         names = ("id", "state", "address", "type", "life", "role")
         found = [Instance(**dict(zip(names, words, strict=True))) for words in lines]
         return [each for each in found if each.state in ("pending", "running") and role in each.role]
 
     def reclaim(self, number: int = 0) -> None:
-        """Takes a worker away, as EC2 does of spot instances."""
+        """Takes away a worker, as EC2 does with spot instances."""
         self._act("reclaim", str(number))
 
     def off(self) -> None:
-        """Ends the stand-in and all of its hosts."""
+        """Stops the stand-in and all of its hosts."""
         self._ec2.terminate()
         self._ec2.wait(60)
         self._log.close()
@@ -321,7 +327,7 @@ class Ec2Cluster(Cluster):
 
 
 def _answers(client: Any) -> bool:
-    # Nothing is asked before its network is there: it would be asked of whoever has that address elsewhere.
+    # Without the network of the stand-in, a request would go to another machine that has its address.
     told = subprocess.run(["ip", "-brief", "addr"], capture_output=True, text=True, check=True).stdout
     if EC2_NETWORK["GW"] not in told:
         return False

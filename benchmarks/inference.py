@@ -1,10 +1,11 @@
-"""How much of the FLOPs saved the clock shows: MiniLM and BERT-base, equal and unequal kept counts, every batch size.
+"""Measures how much time is saved where FLOPs are saved, with MiniLM and with BERT-base.
 
     python benchmarks/inference.py
 
-All documents are equally long, so padding costs the baseline nothing. The weights of BERT-base are random, since time
-does not depend on them. Each document keeps a share of its tokens: all the same share, or each its own, up to half more
-or less than the mean.
+All documents are equally long, so padding costs the padded model nothing. The weights of BERT-base are random, because
+time does not depend on them. Each document keeps a share of its tokens. In one variant the share is the same for all
+documents. In the other each document has its own, up to half more or less than the mean.
+
 Writes docs/results/inference.md and .json.
 """
 
@@ -44,20 +45,20 @@ from trbert.tasks import TASKS
 
 TASK = TASKS["classification"]
 KEEP = (0.4, 0.1)
-"""Shares of the original tokens that are left after each point."""
+"""The shares of the original tokens that are left after each reduction point."""
 CASES = [
     ("MiniLM-L6", 512, (1, 8, 32)),
     ("BERT-base", 512, (1, 8, 32)),
     *[(m, 128, (1,)) for m in ("MiniLM-L6", "BERT-base")],
 ]
 DOCUMENTS = {"MiniLM-L6": 32, "BERT-base": 8}
-"""Fewest documents of a turn; a turn has at least one batch."""
+"""The fewest documents of a turn; a turn has at least one batch."""
 
 
 class GivenSelector(PolicySelector):
-    """Runs a policy's heads, and keeps what a table says: of document i of a batch (1 ± spread) · KEEP of its tokens.
+    """Runs a policy's heads, but keeps what a table says: (1 ± spread) · KEEP of each document's tokens.
 
-    So the same tokens are kept in every arithmetic, and deciding costs what it costs in use.
+    So the same tokens are kept in every arithmetic, and a decision costs what it costs in use.
     """
 
     def __init__(self, policy: Policy, spread: float, documents: int, length: int) -> None:
@@ -77,7 +78,7 @@ class GivenSelector(PolicySelector):
 
 
 class Given:
-    """A tokenizer whose documents are random tokens already; it returns all of them, whatever the texts."""
+    """Stands in for a tokenizer: whatever the texts are, it returns the same documents of random tokens."""
 
     def __init__(self, documents: int, length: int, vocabulary: int) -> None:
         self.texts = ("",) * documents
@@ -121,8 +122,7 @@ def main() -> None:
         f"python benchmarks/inference.py --dtype {' '.join(options.dtype)} --device {options.device} "
         f"--rounds {options.rounds} --threads {options.threads}{only}",
         torch.device(options.device),
-        f"{options.rounds} rounds, all variants of a batch size in turns; medians and quartiles. Points (1, L/2), kept "
-        f"{KEEP[0]:g} and {KEEP[1]:g} of the original tokens; a policy runs, and is counted.",
+        HOW.format(rounds=options.rounds, first=KEEP[0], second=KEEP[1]),
         lines,
         found,
     )
@@ -143,7 +143,9 @@ def rows_of(name: str, length: int, batch: int, dtypes: list[str], rounds: int, 
             device, DTYPES.get(dtype, torch.float32)
         )
         cost = CostModel.of(reducer, policy)
-        padded, _ = padded_variants(reducer, documents, dtype)  # all are of one length: nothing to sort
+        padded, _ = padded_variants(
+            reducer, documents, dtype
+        )  # all documents have one length, so there is nothing to sort
         variants += [padded, unpadded_variant(reducer, documents, dtype)]
         for spread, kept in ((0.0, "even"), (0.5, "± 50 %")):
             selector = GivenSelector(policy, spread, batch, length)
@@ -152,7 +154,7 @@ def rows_of(name: str, length: int, batch: int, dtypes: list[str], rounds: int, 
 
 
 def in_arithmetic(model: Any, dtype: str) -> Encoder:
-    """Returns a copy of a plain model in an arithmetic, in stages; the model stays as it was."""
+    """Returns a copy of a plain model in stages and in an arithmetic; the model itself stays as it was."""
     runner = Int8() if dtype == INT8 else None
     encoder = Encoder(copy.deepcopy(model).to(DTYPES.get(dtype, torch.float32)), runner)
     if runner is not None:
@@ -160,6 +162,31 @@ def in_arithmetic(model: Any, dtype: str) -> Encoder:
     return encoder
 
 
+HOW = """\
+This page shows how much time is saved where FLOPs are saved. All documents are equally long, so padding costs the
+padded model nothing. In each of {rounds} rounds all variants of a batch size take turns. A ratio of times is the median
+over the rounds, with its quartiles in parentheses.
+
+| variant | what it is |
+|---|---|
+| padded | the unreduced model, padded, as transformers runs it |
+| unpadded | the unreduced model, without padding, as trbert runs it |
+| reduced, even | the reduced model; each document keeps {first:g} and then {second:g} of its original tokens |
+| reduced, ± 50 % | the same, where each document has its own shares, up to half more or less |
+
+Tokens are dropped at the points (1, L/2) of a model with L layers: after the first layer and after half of the layers.
+The heads of a policy run and are counted in the FLOPs, but a given table says which tokens stay. So each arithmetic
+drops the same tokens.
+
+| column | meaning |
+|---|---|
+| docs/s | documents per second |
+| over padded float32 | the time of the padded model in float32, divided by the time of this row |
+| over padded | the same with the padded model in the row's own arithmetic |
+| over unpadded | the same with the unpadded model in the row's own arithmetic |
+| FLOPs over unpadded | the FLOPs of the unpadded model, divided by the FLOPs of this row |
+| realised | *over unpadded* divided by *FLOPs over unpadded*: how much of the gain in FLOPs is a gain in time |
+"""
 COLUMNS = (
     "model",
     "tokens",

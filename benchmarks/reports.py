@@ -1,4 +1,4 @@
-"""How a benchmark's table is written down: one heading, how it was measured, the rows, and the same as JSON."""
+"""Writes the page of a benchmark: a heading, how it was measured, a table; and the same figures as JSON."""
 
 import datetime
 import json
@@ -15,12 +15,14 @@ from trbert.measure.timing import machine
 def write_report(
     place: Path, title: str, command: str, device: torch.device, how: str, rows: Sequence[str], found: Any
 ) -> None:
-    """Writes `place`.md, its first row the header, and `place`.json."""
+    """Writes `place`.md and `place`.json; the first of the rows is the header of the table."""
     text = [
         f"# {title}",
         "",
-        f"`{command}`, {datetime.date.today()}. {machine(device)}, {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}; {how}",
+        f"`{command}`, {datetime.date.today()}.",
+        f"Machine: {machine(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}.",
+        "",
+        how.rstrip(),
         "",
         rows[0],
         "|" + "---|" * (rows[0].count("|") - 1),

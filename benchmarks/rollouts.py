@@ -1,10 +1,12 @@
-"""What an RL step costs: eight documents, eight trajectories each, the encoder frozen, a half and a quarter kept.
+"""Measures what a step of reinforcement learning costs: eight documents, with eight trajectories each.
 
     python benchmarks/rollouts.py
 
-An untrained policy keeps a token with probability about one half at each point. So about half of the tokens are left
-after the first point, and a quarter after the second. Times are CPU-seconds, as those of the original's code are. Only
-the share of the matrix peak is of wall time. Writes docs/results/rollouts.md and .json.
+The encoder is frozen. An untrained policy keeps a token with a probability of about one half at each point. So about
+half of the tokens are left after the first point, and a quarter after the second. Times are CPU-seconds, as the times
+of the original code are. Only the share of the matrix peak is taken from wall time.
+
+Writes docs/results/rollouts.md and .json.
 """
 
 import argparse
@@ -32,9 +34,13 @@ from tune.settings import ComputeSettings, SelectSettings
 
 DOCUMENTS, SAMPLES = 8, 8
 ORIGINAL = {("MiniLM-L6", 512): 12.5, ("MiniLM-L6", 128): 1.61, ("BERT-base", 128): 8.25, ("BERT-base", 512): 44.2}
-"""CPU-seconds of a step of the original's code, which was not changed, on this kind of machine."""
+"""CPU-seconds of a step of the unchanged original code, on this kind of machine."""
 REWRITE = {("MiniLM-L6", 512): 2.85, ("MiniLM-L6", 128): 0.72, ("BERT-base", 128): 5.4}
-"""CPU-seconds of a plain rewrite in one process: shared prefix, no dropout, gather, SDPA, length buckets."""
+"""CPU-seconds of a plain rewrite in one process.
+
+It runs the layers before the first point once for all trajectories of a document, has no dropout, gathers the kept
+tokens, uses PyTorch's fused attention, and puts documents of similar length together.
+"""
 
 
 def main() -> None:
@@ -55,8 +61,7 @@ def main() -> None:
         "What an RL step costs",
         f"python benchmarks/rollouts.py --threads {options.threads}",
         torch.device("cpu"),
-        f"{DOCUMENTS} documents, {SAMPLES} trajectories each, gradient of the policy included; medians of "
-        f"{options.rounds} steps, in CPU-seconds.",
+        HOW.format(documents=DOCUMENTS, samples=SAMPLES, rounds=options.rounds),
         [HEADER, *map(line, found)],
         found,
     )
@@ -103,7 +108,10 @@ def case(name: str, length: int, rounds: int) -> dict[str, Any]:
 
 @torch.no_grad()
 def sampled(dynamics: Dynamics, policy: Policy, train: Examples) -> tuple[float, float, list[float]]:
-    """Returns the share of first-point bits that bfloat16 draws alike, a step's FLOPs, and the kept fractions."""
+    """Returns how alike the masks of float32 and bfloat16 are, the FLOPs of a step, and the kept fractions.
+
+    How alike they are is the fraction of equal bits at the first point.
+    """
     draw = Draw(seed=0, version=1, documents=torch.arange(DOCUMENTS))
     dials = torch.zeros(SAMPLES, DOCUMENTS)
     rollouts = {}
@@ -117,7 +125,7 @@ def sampled(dynamics: Dynamics, policy: Policy, train: Examples) -> tuple[float,
 
 
 def flops_of(dynamics: Dynamics, lengths: torch.Tensor, kept: torch.Tensor) -> float:
-    """Returns the encoder's FLOPs of a rollout; what trajectories share is counted once."""
+    """Returns the encoder's FLOPs in a rollout. What the trajectories share is counted once."""
     bounds = (*dynamics.points, len(dynamics.reducer.encoder.layers))
     flops = float(dynamics.cost.layers(0, bounds[0], lengths.double()).sum())
     for stage in range(len(dynamics.points)):
@@ -126,7 +134,7 @@ def flops_of(dynamics: Dynamics, lengths: torch.Tensor, kept: torch.Tensor) -> f
 
 
 def peak(encoder: Encoder, dtype: torch.dtype) -> float:
-    """Returns the FLOPs a second of the best of a few large matrix products of the model's own width."""
+    """Returns the FLOPs per second of the fastest of a few large matrix products of the model's width."""
     width = encoder.base.config.hidden_size
     a, b = torch.randn(4096, width, dtype=dtype), torch.randn(width, 4 * width, dtype=dtype)
     best = float("inf")
@@ -137,6 +145,19 @@ def peak(encoder: Encoder, dtype: torch.dtype) -> float:
     return 2 * 4096 * width * 4 * width / best
 
 
+HOW = """\
+A step of reinforcement learning samples {samples} trajectories of each of {documents} documents and computes the
+policy's gradient. The encoder is frozen. Each time is the median of {rounds} steps, in CPU-seconds.
+
+| column | meaning |
+|---|---|
+| kept | the fractions of tokens that are left after the first point and after the second |
+| original | seconds of the original TR-BERT code, unchanged |
+| plain rewrite | seconds of a plain rewrite of that code, in one process |
+| float32, bfloat16 | seconds of trbert in this arithmetic |
+| masks alike | how many decisions at the first point are the same in float32 and in bfloat16 |
+| of peak | the FLOPs per second of a step, as a share of those of a large matrix product (wall time) |
+"""
 HEADER = (
     "| model | tokens | kept | original | plain rewrite | float32 | bfloat16 | masks alike | "
     "of peak, float32 | of peak, bfloat16 |"

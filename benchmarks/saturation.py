@@ -1,4 +1,4 @@
-"""How fast a select stage is on so many rollout workers: a formula, and a simulation with stragglers and deaths."""
+"""Predicts the time of a select step on many rollout workers: a formula, and a simulation of slow items and deaths."""
 
 import heapq
 import math
@@ -10,14 +10,14 @@ from tune.pool import LATE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constants:
-    """What a step is made of, in seconds, as measured.
+    """What a step is made of, in measured seconds.
 
     Attributes:
-        item: one actor's work on one item.
-        handle: the learner's work on one item: handing it out, taking its gradient.
-        publish: putting the new weights where actors fetch them.
-        fetch: until an actor has an item and its weights, and the learner its gradient, beside the work.
-        learn: the optimiser's step.
+        item: an actor's work on one item.
+        handle: the learner's work on one item: it hands the item out and takes its gradient.
+        publish: the learner puts the new weights where actors fetch them.
+        fetch: an item's way to an actor, with the weights, and the gradient's way back; without the work on it.
+        learn: a step of the optimiser.
     """
 
     item: float
@@ -29,14 +29,14 @@ class Constants:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trouble:
-    """What befalls actors.
+    """What goes wrong with actors.
 
     Attributes:
-        slow_share: of items that take `slow_factor` times as long.
-        slow_factor: how much longer.
-        deaths_per_hour: of each actor.
-        notice_s: until its death is known.
-        restart_s: until another stands in its place.
+        slow_share: the fraction of items that take `slow_factor` times as long as usual.
+        slow_factor: how many times as long a slow item takes.
+        deaths_per_hour: how often an actor dies.
+        notice_s: seconds from a death until it is noticed.
+        restart_s: seconds from then until another actor has taken its place.
     """
 
     slow_share: float = 0.0
@@ -47,7 +47,7 @@ class Trouble:
 
 
 def step_seconds(constants: Constants, workers: int, items: int) -> float:
-    """Returns the seconds of an undisturbed step, T = publish + max(I · handle, ⌈I / W⌉ · (item + fetch)) + learn.
+    """Returns the seconds of an undisturbed step: T = publish + max(I · handle, ⌈I / W⌉ · (item + fetch)) + learn.
 
     Example:
         >>> step_seconds(Constants(item=1.0, handle=0.01, publish=0.1, fetch=0.0, learn=0.1), workers=4, items=8)
@@ -60,7 +60,9 @@ def step_seconds(constants: Constants, workers: int, items: int) -> float:
 
 
 def saturation(constants: Constants, items: int) -> int:
-    """Returns the workers beyond which a step gets no faster: as many as items, or as keep the learner busy.
+    """Returns the number of workers beyond which a step gets no faster.
+
+    It is the number of items, or the number of workers that keep the learner busy, whichever is smaller.
 
     Example:
         >>> saturation(Constants(item=1.0, handle=0.01, publish=0.1, fetch=0.0, learn=0.1), items=64)
@@ -76,8 +78,8 @@ def simulated_step_seconds(
 ) -> float:
     """Returns the mean seconds of a step in a simulation of the pool: its queue, its second copies, its restarts.
 
-    An actor takes the next item when the learner comes round to it. An item that takes `LATE` times as long as usual is
-    given to an idle actor too, and the first result counts. A dead actor's item goes back into the queue once its death
+    The learner serves one actor at a time. An item that takes `LATE` times as long as usual is also given to an idle
+    actor, and the first result counts. A dead actor's item goes back into the queue once its death
     is noticed.
     """
     draw = random.Random(seed)
@@ -102,7 +104,7 @@ def _step(
     while waiting:
         ready, item = heapq.heappop(waiting)
         if counted.get(item, math.inf) <= ready:
-            continue  # its first copy came back in time
+            continue  # its first copy was back before the second one was handed out
         free, worker = heapq.heappop(actors)
         begin = max(free, ready, learner)
         learner = begin + constants.handle

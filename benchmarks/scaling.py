@@ -1,12 +1,12 @@
-"""How far rollout workers scale: what a select step is made of, measured, and what follows from it for many workers.
+"""Measures what a select step is made of, and predicts from it how far rollout workers scale.
 
-    python benchmarks/scaling.py                    # measure here, measure on one to three hosts, predict, simulate
-    python benchmarks/scaling.py --report           # the page again, from what was measured
+    python benchmarks/scaling.py                    # measure here and on one to three hosts, then write the page
+    python benchmarks/scaling.py --report           # measure nothing, and write the page again
 
-Hosts share this machine's processors (benchmarks/hosts.py says what they need). So on hosts an actor does no work: it
-sleeps for as long as an item takes. The pool, Ray and the network between hosts are real. Without hosts their table
-stays empty. Writes docs/results/scaling.json and docs/scaling.md. What docs/results/scaling.json holds is not measured
-again.
+The hosts share this machine's processors (benchmarks/hosts.py says what they need). So on hosts an actor does no work:
+it sleeps for as long as an item takes. The pool, Ray and the network between hosts are real. On a machine that cannot
+make hosts, their table stays empty. Writes docs/results/scaling.json and docs/scaling.md. What the JSON file already
+holds is not measured again.
 """
 
 import argparse
@@ -36,34 +36,39 @@ from tune.settings import Settings, override
 MODELS = (("MiniLM-L6", 256), ("BERT-base", 256))
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
 STEPS = (2, 64, 1000)
-"""Items of a step: as many as the default settings give, and two numbers that suit many workers."""
+"""Numbers of items in a step: the default settings give the first, and the others suit many workers."""
 SPOT = Trouble(slow_share=0.01, slow_factor=5.0, deaths_per_hour=0.1)
 """One item in a hundred is five times as slow, and each machine is reclaimed every ten hours."""
 PER_STEP = 8
-HOSTS, ASLEEP_ITEMS, SHORT_S = (1, 2, 3), 24, 0.01
-"""On hosts: how many there are; items a step; and the seconds of an item so short that the learner is the limit."""
-EVER_SO_MANY = 10**9
-WAVES = {"eight": 8, "four": 16, "two": 32, "one": 64}
+HOSTS = (1, 2, 3)
+"""How many hosts there are in each measurement on hosts."""
+ASLEEP_ITEMS = 24
+"""Items of a step on hosts."""
+SHORT_S = 0.01
+"""Seconds of an item that is so short that the learner is the limit."""
+UNLIMITED = 10**9
+FEW_WAVES = (8, 16, 32, 64)
+"""Workers for which a step of 64 items is compared with and without the troubles of spot machines."""
 SHARED = Path("/var/tmp/trbert_scaling")
 PAGE = Path("docs/scaling.md")
 
 
 class Asleep:
-    """An actor whose items take their time and no processor.
+    """An actor that sleeps for as long as an item takes, and needs no processor.
 
     Args:
-        given: seconds of an item, and a gradient.
-        settings: none are needed.
+        given: the seconds of an item, and the gradient to return for it.
+        settings: not used; the pool hands them to every actor.
     """
 
     def __init__(self, given: tuple[float, np.ndarray], settings: Settings) -> None:
         self.seconds, self.answer = given
 
     def ready(self) -> None:
-        """Answers once the actor stands."""
+        """Returns once the actor has started."""
 
     def gradient(self, weights: np.ndarray, item: RolloutItem) -> ItemGradient:
-        """Returns the gradient given, after the item's time."""
+        """Returns the given gradient after the time of an item."""
         time.sleep(self.seconds)
         return ItemGradient(index=item.index, gradient=self.answer, reward=0, charge=0, kept=0, seconds=self.seconds)
 
@@ -72,8 +77,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--out", default="docs/results/scaling.json")
-    parser.add_argument("--report", action="store_true", help="measure nothing")
-    parser.add_argument("--asleep", type=float, nargs="+", help=argparse.SUPPRESS)  # on the head of a cluster
+    parser.add_argument("--report", action="store_true", help="measure nothing, and write the page again")
+    parser.add_argument("--asleep", type=float, nargs="+", help=argparse.SUPPRESS)  # used on the head of a cluster
     parser.add_argument("--bytes", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.asleep:
@@ -87,7 +92,7 @@ def main() -> None:
 
 
 def measure(place: Path, rounds: int) -> None:
-    """Measures what is not there yet; what is, is written at once."""
+    """Measures what the file does not hold yet, and writes each part as soon as it is measured."""
     found = json.loads(place.read_text()) if place.exists() else {}
     if "models" not in found:
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
@@ -107,7 +112,7 @@ def measure(place: Path, rounds: int) -> None:
 
 
 def of_model(name: str, length: int, rounds: int, first: bool) -> dict[str, Any]:
-    """Returns what a step of a model is made of, and of the first model steps by one and two workers."""
+    """Returns what a step of a model is made of; of the first model also steps by one worker and by two."""
     settings = override(
         Settings(), {"compute.threads": 1, "compute.device": "cpu", "data.max_length": length, "select.points": (0, 2)}
     )
@@ -134,7 +139,7 @@ def items_of(settings: Settings, step: int, count: int) -> list[RolloutItem]:
 
 
 def measured(prepared: Any, settings: Settings, rounds: int) -> Constants:
-    """Returns what a step is made of: medians of rounds; an item's seconds are the mean of a step's eight."""
+    """Returns what a step is made of, as medians over rounds. An item's seconds are the mean over eight items."""
     torch.set_num_threads(1)
     model = Model(prepared, settings)
     sampler, weights = model.sampler(prepared.train), flatten(model.policy)
@@ -175,13 +180,13 @@ def measured(prepared: Any, settings: Settings, rounds: int) -> Constants:
 
 
 def pooled(prepared: Any, settings: Settings, workers: int, rounds: int) -> dict[str, Any]:
-    """Returns the seconds of a step by the pool itself."""
+    """Returns the seconds of steps that the rollout pool takes with so many workers."""
     pool = RolloutPool(ray.put(prepared), settings, workers)
     return steps_of(pool, flatten(Model(prepared, settings).policy), settings, PER_STEP, rounds) | {"workers": workers}
 
 
 def asleep(seconds: float, size: int, rounds: int) -> dict[str, Any]:
-    """Returns the seconds of a step of sleeping items by the pool, on all processors of the cluster at hand."""
+    """Returns the seconds of steps with sleeping items, on a pool that uses all processors of the cluster."""
     gradient, settings = np.zeros(size // 4, np.float32), Settings()
     workers = int(ray.cluster_resources()["CPU"])
     given: Any = ray.put((seconds, gradient))
@@ -190,7 +195,7 @@ def asleep(seconds: float, size: int, rounds: int) -> dict[str, Any]:
 
 
 def steps_of(pool: RolloutPool, weights: np.ndarray, settings: Settings, count: int, rounds: int) -> dict[str, Any]:
-    """Returns the seconds of a pool's steps of so many items, and ends it."""
+    """Returns the seconds of a pool's steps of `count` items, and ends the pool."""
     seconds = []
     for step in range(rounds + 1):
         items = items_of(settings, step, count)
@@ -203,7 +208,7 @@ def steps_of(pool: RolloutPool, weights: np.ndarray, settings: Settings, count: 
 
 
 def on_hosts(number: int, item: float, size: int, rounds: int) -> dict[str, Any]:
-    """Returns steps of sleeping items on so many hosts."""
+    """Returns the steps with sleeping items on `number` hosts."""
     print(f"{number} hosts", flush=True)
     hosts = Hosts(number)
     hosts.up()
@@ -219,7 +224,7 @@ def on_hosts(number: int, item: float, size: int, rounds: int) -> dict[str, Any]
 
 
 def page(found: dict[str, Any]) -> str:
-    """Returns the page."""
+    """Returns the text of the page from what was measured."""
     models, hosts = found["models"], found.get("hosts", [])
     constants = {name: Constants(**each["constants"]) for name, each in models.items()}
     first = constants[MODELS[0][0]]
@@ -237,16 +242,16 @@ def page(found: dict[str, Any]) -> str:
         short=SHORT_S,
         handle=_ms(first.handle),
         far_handle=_ms(handle),
-        busy=saturation(first, EVER_SO_MANY),
-        far_busy=saturation(far[MODELS[0][0]], EVER_SO_MANY),
+        busy=saturation(first, UNLIMITED),
+        far_busy=saturation(far[MODELS[0][0]], UNLIMITED),
         traffic=f"{size / handle / 1e6:.0f}",
         kilobytes=f"{size / 1e3:.0f}",
-        **{name: _longer(far[MODELS[0][0]], workers) for name, workers in WAVES.items()},
+        longer=_longer_table(far[MODELS[0][0]]),
     )
 
 
 def over_hosts(hosts: list[dict[str, Any]], constants: Constants) -> float:
-    """Returns the learner's seconds on an item where most actors are on other hosts, as short items on them tell."""
+    """Returns the learner's seconds on an item where most actors are on other hosts, measured with short items."""
     if not hosts:
         return constants.handle
     (step,) = [step for step in hosts[-1]["steps"] if step["item"] == SHORT_S]
@@ -313,7 +318,7 @@ def _many_table(name: str, constants: Constants) -> str:
     header = " | ".join(f"{items:,} items: formula | simulated | on spot" for items in STEPS)
     ends = ", ".join(f"{saturation(constants, items):,} for {items:,} items" for items in STEPS)
     rows = [f"| {workers:,} | {' | '.join(f'{one:.2f}' for one in row)} |" for workers, row in cells.items()]
-    return f"{name}; seconds a step. Saturated at {ends}.\n\n" + _table(f"| workers | {header} |", rows)
+    return f"### {name}\n\nSaturated at {ends}.\n\n" + _table(f"| workers | {header} |", rows)
 
 
 def _undisturbed(constants: Constants, workers: int, items: int) -> float:
@@ -324,61 +329,97 @@ def _on_spot(constants: Constants, workers: int, items: int) -> float:
     return simulated_step_seconds(constants, workers, items, SPOT)
 
 
-def _longer(constants: Constants, workers: int) -> str:
-    return f"{100 * (_on_spot(constants, workers, 64) / _undisturbed(constants, workers, 64) - 1):.0f} %"
+def _longer_table(constants: Constants) -> str:
+    rows = []
+    for workers in FEW_WAVES:
+        more = _on_spot(constants, workers, 64) / _undisturbed(constants, workers, 64) - 1
+        rows.append(f"| {workers} | {64 // workers} | {100 * more:.0f} % |")
+    return _table("| workers | items of each worker in a step | longer by |", rows)
 
 
 PAGE_TEXT = """# How far rollout workers scale
 
-`{command}`, {date}. {machine}, one thread a worker. Medians; in brackets the quartiles.
+A rollout worker is a process that samples trajectories for a trial in the select stage. This page shows how many of
+them make that stage faster.
 
-A select step hands out items (8 documents, 8 trajectories each), takes their gradients, and steps:
+It was made by `{command}` on {date}.
+The machine was {machine}, with one thread for each worker. A measured time is a median. Its quartiles stand in
+parentheses.
+
+## The formula
+
+The learner of a trial takes one step after the other. In a step it publishes the policy's weights, hands out items to
+the workers, takes their gradients, and moves the policy. An item is 8 documents with 8 trajectories each. With W
+workers and I items a step takes this time:
 
     T(W, I) = publish + max(I · handle, ⌈I / W⌉ · (item + fetch)) + learn
 
-W workers, I items; *item* one actor's work, *handle* the learner's own work on one item, *publish* putting new weights
-where actors fetch them, *fetch* what an item's way there and back takes beside the work, *learn* the optimiser's step.
-No more than I workers have work, and no more than (item + fetch) / handle keep the learner busy: that is where more
-workers stop helping. The simulation (`benchmarks/saturation.py`) adds what the formula leaves out: the learner comes
-round to one actor at a time; on spot machines one item in a hundred is five times as slow, each machine is reclaimed
-every ten hours, its death is noticed after 5 s, another stands after 30 s, and an item three times as late as usual is
-given to an idle actor too.
+| name | what takes this time |
+|---|---|
+| publish | the learner puts new weights where workers fetch them |
+| handle | the learner's own work on one item |
+| item | a worker's work on one item |
+| fetch | an item's way to a worker and back, without the work on it |
+| learn | a step of the optimiser |
+
+More workers help up to a limit. At most I workers have an item to work on. At most (item + fetch) / handle workers can
+be served by the learner. The smaller of these two numbers is the limit. A stage with so many workers is **saturated**:
+it gets no faster with more.
+
+The formula leaves out some events. A simulation (`benchmarks/saturation.py`) adds them in two steps. *Simulated* means
+that the learner serves one worker at a time. *On spot* adds the troubles of spot machines:
+
+| event | assumed |
+|---|---|
+| an item is slow | 1 item in 100 takes five times as long |
+| a machine is reclaimed | once every ten hours for each machine |
+| its loss is noticed | after 5 s |
+| another machine takes its place | 30 s later |
+| an item takes three times as long as usual | the item is given to a second worker, and the first result counts |
 
 ## What a step is made of
 
 {constants}
 
-## Measured and predicted: real work, on this machine
+## Measured and predicted: real work on this machine
+
+*Apart* is how much longer the measured step took than the predicted one.
 
 {here}
 
 ## Measured and predicted: one to three hosts
 
-Two workers a host. The hosts share this machine's two processors, so here an actor sleeps for as long as an item takes:
-pool, Ray and network are real, the work is not. The constants are those above, measured on one host. Items of {short} s
-keep the learner busy, and show what the formula has wrong between hosts: a gradient then comes by way of two object
-stores, and costs the learner {far_handle} ms, not {handle} (three hosts' daemons on two processors have a share in
-that).
+Each host has two workers. The hosts share the two processors of this machine. Therefore a worker does no work here: it
+sleeps for as long as an item takes. The pool, Ray and the network are real. The prediction uses the times above, which
+were measured on one host.
+
+Items of {short} s are so short that the learner is the limit. They show where the formula is wrong between hosts: a
+gradient passes through two object stores there. An item then costs the learner {far_handle} ms, not {handle}. A part
+of the difference comes from this machine, because the Ray processes of three hosts share its two processors.
 
 {hosts}
 
 ## Predicted: up to a thousand workers
 
-With the learner's {far_handle} ms an item between hosts.
+These tables use {far_handle} ms for *handle*, as measured between hosts. Times are seconds a step.
 
 {many}
 
-## Where it saturates, and what to change then
+## What limits the speed, and what to change
 
-* **At the items of a step, first.** As set, a step has two (16 documents of 8): a third worker of a trial idles. Raise
-  `select.step_documents`, or lower `select.item_documents`; run more trials at once before more workers a trial.
-* **At the learner, next:** with {busy} busy workers of MiniLM-L6 on its own host, or {far_busy} on others, handing out
-  and taking up is all it does. Faster actors get there sooner: with GPUs that do an item in a tenth of the time, a
-  tenth as many. Make items larger then (`select.item_documents`), which costs nothing but balance at a step's end.
-* **The object store, last:** a step publishes {kilobytes} kB to each machine once and takes as much for each item; a
-  learner that does nothing but take gradients from other hosts moves {traffic} MB/s.
-* **Stragglers and lost machines** hurt most where a step has few waves, for then it waits for its slowest item: on spot
-  machines a step of 64 items takes {eight} longer on 8 workers (eight waves), {four} on 16, {two} on 32, {one} on 64.
+* **The items of a step are the first limit.** By default a step has two items: 16 documents, 8 in each item. A third
+  worker of a trial then has nothing to do. Raise `select.step_documents` or lower `select.item_documents`. With many
+  machines, run more trials at once before you give each trial more workers.
+* **The learner is the next limit.** It has no time left
+  with {busy} busy workers of MiniLM-L6 on its own host, or {far_busy} on others. Faster workers reach it sooner.
+  For example, where a GPU finishes an item in a tenth of the time, a tenth as many workers reach it. Then make items
+  larger (`select.item_documents`). Larger items only make the workers' loads less even at the end of a step.
+* **The object store is the last limit.** In a step each machine fetches {kilobytes} kB of weights once. The learner
+  fetches as much for each item. A learner that only takes gradients from other hosts moves {traffic} MB/s.
+* **Slow items and lost machines cost most where a worker has few items in a step.** Then the step waits for its
+  slowest item. The table shows how much longer a step of 64 items takes on spot machines, for MiniLM-L6:
+
+{longer}
 """
 
 

@@ -1,10 +1,12 @@
-"""How fast: what was asked of the clock, beside what the other benchmarks measured.
+"""Sets the speed that was asked for beside the speed that the other benchmarks measured.
 
     python benchmarks/inference.py && python benchmarks/rollouts.py && python benchmarks/workers.py
     python benchmarks/speed.py
 
-Reads the JSON files of these three. Measures three things itself: the seconds of `import trbert`; where the time of one
-short document goes; and how fast matrix products of few rows are, since that bounds what a short document can gain.
+It reads the JSON files of these three, and measures three things itself: the seconds of `import trbert`; where the time
+of one short document goes; and how fast matrix products of few rows are. The last bounds what a short document can
+gain.
+
 Writes docs/results/speed.md and .json.
 """
 
@@ -46,18 +48,12 @@ def main() -> None:
     lines = [HEADER, *(f"| {' | '.join(cells)} |" for cells in rows)]
     stages = of_stages()
     lines += [
-        "",
-        "A GPU: one H200's ratios lie in h200/, by inference.py with --device cuda.",
-        "",
-        "Why one short document gains less than its FLOPs. Where its time goes, MiniLM-L6, 128 tokens, float32,",
-        "keeping .4 and .1, ms (medians of 352 passes; deciding, gathering, embedding and the head do not shrink):",
+        *SHORT_DOCUMENTS.splitlines(),
         "",
         "| stage | ms |",
         "|---|---|",
         *(f"| {name} | {ms:.2f} |" for name, ms in stages.items()),
-        "",
-        "And a layer's weights are read for a handful of rows. A product of 384 × 1,536, twelve weights in turn,",
-        "GFLOP/s:",
+        *FEW_ROWS.splitlines(),
         "",
         "| rows | " + " | ".join(str(each["rows"]) for each in products) + " |",
         "|---|" + "---|" * len(products),
@@ -68,8 +64,7 @@ def main() -> None:
         "How fast",
         "python benchmarks/speed.py",
         torch.device("cpu"),
-        "ratios are medians of the reports beside this one (inference.md, rollouts.md, workers.md), with their "
-        "quartiles where they have some.",
+        HOW,
         lines,
         {"rows": [dict(zip(COLUMNS, cells, strict=True)) for cells in rows], "stages": stages, "products": products},
     )
@@ -133,7 +128,7 @@ def of_import() -> tuple[str, ...]:
 
 @torch.inference_mode()
 def of_stages() -> dict[str, float]:
-    """Returns the milliseconds of each stage of a pass of one short document, reduced and unreduced."""
+    """Returns the milliseconds of each stage of a pass over one short document, reduced and unreduced."""
     encoder, length = Encoder(model_of("MiniLM-L6")), 128
     torch.manual_seed(0)
     points = original_points(len(encoder.layers))
@@ -168,7 +163,7 @@ PRODUCTS = ("float32", "bfloat16")
 
 
 def of_product(rows: int) -> dict[str, Any]:
-    """Returns the GFLOP/s of the fastest of some products of so many rows; the weights do not fit a core's cache."""
+    """Returns the GFLOP/s of the fastest of some products of `rows` rows, whose weights do not fit a core's cache."""
     found: dict[str, Any] = {"rows": rows}
     for kind in PRODUCTS:
         dtype = getattr(torch, kind)
@@ -184,6 +179,35 @@ def of_product(rows: int) -> dict[str, Any]:
     return found
 
 
+HOW = """\
+This page sets the speed that was asked for beside the speed that was measured. *Must* had to be reached. *Aim* was
+hoped for. A dash stands where nothing was asked. The last row was measured by this command. The others are medians of
+three reports: [inference.md](inference.md), [rollouts.md](rollouts.md) and [workers.md](workers.md). Quartiles stand in
+parentheses where these reports have them.
+
+| in the table | meaning |
+|---|---|
+| unreduced, packed over padded | how many times as fast trbert's unreduced model is as the padded one of transformers |
+| realised share | the gain in time over the gain in FLOPs, both from reduction; both gains stand in parentheses |
+| gain of reduction after int8 | how many times as fast the reduced model is as the unreduced one, both in int8 |
+| RL step, CPU-s | CPU-seconds of a step of reinforcement learning; the original code's stand in parentheses |
+| masks alike | how many decisions are the same in bfloat16 as in float32 |
+| share of the matrix peak | FLOPs per second, over those of a large matrix product |
+| two rollout workers over two plain processes | the speed of the rollout pool over that of plain processes |
+"""
+SHORT_DOCUMENTS = """
+The ratios of a GPU, one H200, lie in [h200/](h200). They were made by `inference.py --device cuda`.
+
+## Why one short document gains less time than FLOPs
+
+The first reason: deciding, gathering, embedding and the head do not shrink. This table shows where the time of one
+document of 128 tokens goes. The model is MiniLM-L6 in float32, and it keeps .4 and then .1 of the tokens. Each time is
+the median of 352 passes.
+"""
+FEW_ROWS = """
+The second reason: a layer reads all of its weights even for a few rows, so its matrix products are slow. This table
+shows the GFLOP/s of a product with a matrix of 384 × 1,536. Twelve such matrices take turns.
+"""
 COLUMNS = ("what", "must", "aim", "measured")
 HEADER = f"| {' | '.join(COLUMNS)} |"
 

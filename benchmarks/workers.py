@@ -1,9 +1,11 @@
-"""What the rollout pool costs: two Ray actors of one thread against two plain processes doing the same work.
+"""Measures what the rollout pool costs: two Ray actors beside two plain processes that do the same work.
 
     python benchmarks/workers.py
 
-A plain process has its share of all steps' items from the start, and waits for nobody. The pool is sent the policy and
-gives back gradients step by step, as in the select stage. Writes docs/results/workers.md and .json.
+Each actor and each process has one thread. A plain process has its share of the items of all steps from the start, and
+waits for no other. The pool receives the policy and returns gradients step by step, as in the select stage.
+
+Writes docs/results/workers.md and .json.
 """
 
 import argparse
@@ -49,8 +51,13 @@ def main() -> None:
         "What the rollout pool costs",
         f"python benchmarks/workers.py --rounds {options.rounds}",
         torch.device("cpu"),
-        f"{WORKERS} workers of one thread each; {STEPS} select steps of {Settings().select.step_documents} documents, "
-        f"{Settings().select.samples} trajectories each; {options.rounds} rounds in turns; medians and quartiles.",
+        HOW.format(
+            workers=WORKERS,
+            steps=STEPS,
+            documents=Settings().select.step_documents,
+            samples=Settings().select.samples,
+            rounds=options.rounds,
+        ),
         [HEADER, *map(line, found)],
         found,
     )
@@ -89,7 +96,7 @@ def case(name: str, length: int, dtype: str, rounds: int) -> dict[str, Any]:
             pipe.send(weights)
         return [result for pipe in pipes for result in pipe.recv()]
 
-    check_same(pooled(), plain(), items, shares)  # warms both up, too
+    check_same(pooled(), plain(), items, shares)  # it also warms both up
     seconds: dict[str, list[float]] = {"pool": [], "plain": []}
     for turn in range(rounds):
         order = [("pool", pooled), ("plain", plain)]
@@ -112,7 +119,7 @@ def case(name: str, length: int, dtype: str, rounds: int) -> dict[str, Any]:
 
 
 def serve(pipe: Connection, prepared: Prepared, settings: Settings, items: list[RolloutItem]) -> None:
-    """A plain process: samples all its items whenever it is sent weights."""
+    """Runs in a plain process: samples all of its items each time it receives weights."""
     torch.set_num_threads(1)
     sampler = Model(prepared, settings).sampler(prepared.train)
     while (weights := pipe.recv()) is not None:
@@ -120,14 +127,14 @@ def serve(pipe: Connection, prepared: Prepared, settings: Settings, items: list[
 
 
 def check_same(pooled: list[Any], plain: list[Any], items: list[RolloutItem], shares: list[list[RolloutItem]]) -> None:
-    """Raises AssertionError unless both ways compute the same gradients: else their times cannot be compared."""
+    """Raises AssertionError unless both ways compute the same gradients. Else their times could not be compared."""
     order = [items.index(item) for share in shares for item in share]
     for result, place in zip(plain, order, strict=True):
         np.testing.assert_allclose(result.gradient, pooled[place].gradient, rtol=1e-3, atol=1e-4)
 
 
 def prepared_of(name: str, length: int) -> Prepared:
-    """Returns what trials share, its documents random: time does not depend on what they say."""
+    """Returns what trials share. Its documents are random, because time does not depend on what they say."""
     model = model_of(name)
     ids = Given(DOCUMENTS, length, model.config.vocab_size).ids
     split = Examples.of_documents(Tokens.from_padded(ids), torch.arange(DOCUMENTS) % 2)
@@ -147,6 +154,15 @@ def prepared_of(name: str, length: int) -> Prepared:
     )
 
 
+HOW = """\
+The rollout pool of a search shares a step's items among Ray actors. Here it has {workers} workers of one thread each.
+Beside it, {workers} plain processes do the same work: each has its share of the items from the start, and waits for no
+other. The work is {steps} steps of the select stage, of {documents} documents with {samples} trajectories each.
+
+Each time is the median of {rounds} rounds, in which the two take turns. The last column is the time of the plain
+processes over the time of the pool, with its quartiles in parentheses. 1 means that the pool costs nothing. The
+arithmetic `auto` is what a search uses on this machine.
+"""
 HEADER = "| model | tokens | arithmetic | pool, s | plain processes, s | pool's share of their speed |"
 
 
