@@ -1,36 +1,36 @@
-# The project's commands. `make help` lists them; ARGS is handed on: make test ARGS='-k packed'
+# The project's commands; `make help` lists them. ARGS goes to the command: make test ARGS='-k packed'
 .DEFAULT_GOAL := help
 .PHONY: help install search test quick check clean
 
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
-# Another, ready environment: make test PY=/path/to/python (nothing is then installed).
+# To use an environment that exists: make test PY=/path/to/python (nothing is then installed).
 PY ?= $(VENV)/bin/python
 READY := $(if $(filter $(VENV)/bin/python,$(PY)),$(STAMP))
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(READY)  ## make .venv and install the project into it, at the tested versions
+install: $(READY)  ## make .venv and install the project there, with the tested versions
 
-search: $(READY)  ## search on this machine: make search ARGS='--help'
+search: $(READY)  ## run a search on this machine: make search ARGS='--help'
 	$(PY) tune/search.py $(ARGS)
 
-test: $(READY)  ## every test that this machine can run; names what it skips
+test: $(READY)  ## run every test that this machine can run, and list those it skips
 	$(PY) -m pytest -rs $(ARGS)
 
-quick: $(READY)  ## the tests that are neither slow nor start Ray
+quick: $(READY)  ## run the tests that are fast and do not start Ray
 	$(PY) -m pytest -m 'not slow and not ray' $(ARGS)
 
-check: $(READY)  ## format, lint, types, import contracts, tests: all of CI
+check: $(READY)  ## run all of CI: format, lint, types, import contracts, tests
 	@PY=$(PY) scripts/check
 
-clean:  ## remove .venv, build outputs and tool caches (never runs/)
+clean:  ## remove .venv, build outputs and tool caches, but not runs/
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find trbert envs tune tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Brought up to date when the dependencies change; the stamp is written last, so an interrupted install runs again.
+# This runs again when the dependencies change. The stamp is written last, so an interrupted install also runs again.
 $(STAMP): pyproject.toml constraints.txt
 	@command -v "$(PYTHON)" >/dev/null || { echo "trbert: no '$(PYTHON)' here. Name a Python >= 3.11: make PYTHON=/path/to/python3.11 ..." >&2; exit 2; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "trbert: needs Python >= 3.11, and '$(PYTHON)' is $$("$(PYTHON)" -V 2>&1). Name another: make PYTHON=/path/to/python3.11 ..." >&2; exit 2; }

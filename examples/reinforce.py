@@ -1,14 +1,15 @@
 """REINFORCE in ten lines on `trbert/TokenSelection-v0`: keep the one token that matters, drop the rest.
 
-A document is a first token, nine fillers and one marker. The marker's place is random; its kind is the class. First a
-tiny BERT learns to read the marker, which takes seconds. Then a policy learns which tokens the BERT needs. It is one
-linear map of a token's state. The reward is log p(class) minus the fraction of tokens kept. At best it is:
+A document has a first token, nine fillers and one marker. The marker stands at a random place. There are two kinds of
+markers, and the kind is the class of the document. First a tiny BERT learns to read the marker, which takes seconds.
+Then a policy learns which tokens the BERT needs. The policy is one linear map of a token's state. The reward is
+log p(class) minus the fraction of tokens kept. These are the best rewards:
 
 | kept | reward |
 |---|---|
 | all tokens | −1 |
 | the first token, which always stays, and the marker | −2/11 |
-| the first token and one kind of marker; where it is absent, the class is the other | −1.5/11 |
+| the first token, and markers of one kind only: without a marker the class is the other one | −1.5/11 |
 
     python examples/reinforce.py
 """
