@@ -15,6 +15,7 @@ from ray.exceptions import RayTaskError
 from ray.util.queue import Queue
 
 from trbert.measure.latency import LatencyTable, load_latency
+from trbert.selection.selectors import free_selectors
 from tune.budget import Plan, after_preparing, fit_trial
 from tune.checkpoints import StateFolder, StateKeeper
 from tune.learning.prepare import Prepared, prepare
@@ -141,7 +142,7 @@ def make_shared(
         train = partial(teach_together, team)
     prepared = prepare(settings, plan, say, latency, train)
     folder.delete()
-    say("free rules: measuring first, random and attention on the teacher")
+    say(f"free rules: measuring {', '.join(rule.name for rule in free_selectors())} on the teacher")
     choice = to_settings({"select.points": point_choices(prepared.config.num_hidden_layers)[0]})
     return Shared(prepared=prepared, free=free_points(prepared, settings, choice["select.points"]))
 

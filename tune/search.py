@@ -84,13 +84,14 @@ def _parser() -> Parser:
 
 def _run(options: argparse.Namespace) -> None:
     started = time.monotonic()
+    _quiet(options.verbose)
     if options.resume:
+        _check_resumed(options)
         folder, saved = existing_run(options.resume)
     else:
         folder = RunFolder(Path(options.runs) / (options.name or free_name(Path(options.runs), "search")))
         saved = SavedRun(settings=_settings(options), search=_search(options))
     search = saved.search
-    _quiet(options.verbose)
     plan, where = _plan(search)
     print(describe(plan, saved.settings, search, folder, where), flush=True)
     if options.dry_run:
@@ -109,6 +110,17 @@ def _run(options: argparse.Namespace) -> None:
             forget_run(folder)
         raise
     print(f"time      {time.monotonic() - started:.0f} s in all", flush=True)
+
+
+def _check_resumed(options: argparse.Namespace) -> None:
+    """Raises InputError if an option is given that a resumed run does not read."""
+    defaults = vars(_parser().parse_args([]))
+    for name, value in vars(options).items():
+        if name not in ("resume", "dry_run", "verbose") and value != defaults[name]:
+            raise InputError(
+                f"--{name.replace('_', '-')} must not be given with --resume, which takes everything from the run: "
+                "leave it out, or start another search"
+            )
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -215,8 +227,8 @@ def describe(plan: Plan, settings: Settings, search: Search, folder: RunFolder, 
             f"search    {folder.path}",
             f"model     {settings.model}, data {settings.data.source}, at most {settings.data.max_length} tokens",
             f"machine   {where}",
-            f"trials    {plan.trials}, {plan.concurrent} at once, {workers or 'no'} rollout workers{together} each, "
-            f"up to {plan.trial_seconds:.0f} s a trial",
+            f"trials    {plan.trials}, {min(plan.trials, plan.concurrent)} at once, "
+            f"{workers or 'no'} rollout workers{together} each, up to {plan.trial_seconds:.0f} s a trial",
             f"stages    teacher up to {plan.teacher_seconds:.0f} s (kept for later runs), select on up to "
             f"{settings.select.documents:,} documents, {joint}",
             f"space     {', '.join(varied(search.fixed)) or 'nothing, all is fixed'}; quality against cost",

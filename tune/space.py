@@ -27,7 +27,7 @@ def search_space(
     whole = {
         "select.penalty": FloatDistribution(0.3 * penalty, 8.0 * penalty, log=True),
         "select.points": CategoricalDistribution(point_choices(num_layers, num_points)),
-        "select.free": FloatDistribution(0.0, 0.2),
+        "select.keep_ratios": FloatDistribution(0.0, 0.2),
         "select.learning_rate": FloatDistribution(1e-3, 4e-2, log=True),
         "policy_width": CategoricalDistribution((16, 32, 64, 128)),
         "joint.learning_rate": FloatDistribution(3e-5, 3e-4, log=True),
@@ -72,8 +72,8 @@ def point_choices(num_layers: int, num_points: int | None = None) -> list[str]:
     if not fitting:
         counts = " or ".join(map(str, sorted({len(points) for points in choices})))
         raise InputError(
-            f"select.keep_ratios must have a value for each reduction point, of which the search tries {counts}, and "
-            f"has {num_points} values: set select.points too, to {num_points} layers"
+            f"select.keep_ratios must have one value for each reduction point, and has {num_points}; the search tries "
+            f"{counts} points: give as many values, or set select.points too"
         )
     return list(dict.fromkeys(map(_coded, fitting)))
 
@@ -117,7 +117,7 @@ def first_guesses(
     likely = middle if pairs and middle in choices else early
     rate = min(1e-2, max(1e-3, 20 / documents))
     joint = {"joint.learning_rate": 1e-4, "joint.distillation": 0.5}
-    common = {"select.free": 0.0, "select.learning_rate": rate, "policy_width": 32, **joint}
+    common = {"select.keep_ratios": 0.0, "select.learning_rate": rate, "policy_width": 32, **joint}
     guesses = [
         {"select.penalty": penalty, "select.points": likely, **common},
         {"select.penalty": 0.4 * penalty, "select.points": likely, **common},
@@ -129,19 +129,19 @@ def first_guesses(
 
 
 def _is_fixed(name: str, fixed: Collection[str]) -> bool:
-    # "select.free" becomes one keep-ratio for each point. So it can vary only if the points and the ratios may vary.
-    return name in fixed or (name == "select.free" and not {"select.keep_ratios", "select.points"}.isdisjoint(fixed))
+    # The search varies one ratio, and gives it to each point. So it cannot vary where the points are fixed.
+    return name in fixed or (name == "select.keep_ratios" and "select.points" in fixed)
 
 
 def to_settings(config: dict[str, Any]) -> dict[str, Any]:
     """Returns a sampled configuration as changes of settings: points as numbers, and a keep-ratio for each point.
 
     Example:
-        >>> to_settings({"select.points": "0,2", "select.free": 0.1})
+        >>> to_settings({"select.points": "0,2", "select.keep_ratios": 0.1})
         {'select.points': (0, 2), 'select.keep_ratios': (0.1, 0.1)}
     """
     changes = dict(config)
-    free = changes.pop("select.free", None)
+    free = changes.pop("select.keep_ratios", None)
     if "select.points" in changes:
         changes["select.points"] = tuple(int(point) for point in str(changes["select.points"]).split(","))
         if free is not None:

@@ -118,9 +118,18 @@ def test_the_plan_says_what_varies(words, capsys):
     assert told == ", ".join(search_space(12, 0.5, search._fixed(chosen))) + "; quality against cost"
 
 
+@pytest.mark.parametrize(
+    "words", [["--budget", "5m"], ["--set", "seed=1"], ["--num-learners", "2"], ["--name", "other"], ["--data", "x"]]
+)
+def test_what_a_resumed_run_does_not_read_is_refused(words, capsys):
+    assert main(["--resume", "run", *words]) == 2
+    told = f"error: {words[0]} must not be given with --resume, which takes everything from the run: "
+    assert capsys.readouterr().err == told + "leave it out, or start another search\n"
+
+
 def test_where_all_is_fixed_the_plan_says_that_nothing_varies(capsys):
-    values = {"select.points": "0,2", "select.free": None}
-    fixed = [f"{name}={values.get(name, 1)}" for name in search_space(12, 0.5) if values.get(name, "") is not None]
+    values = {"select.points": "0,2", "select.keep_ratios": "0.1,0.1"}
+    fixed = [f"{name}={values.get(name, 1)}" for name in search_space(12, 0.5)]
     assert main(["--dry-run", *(word for pair in fixed for word in ("--set", pair))]) == 0
     assert space_line(capsys) == "nothing, all is fixed; quality against cost"
 

@@ -50,8 +50,8 @@ def test_where_the_number_of_points_is_given_only_such_are_tried(layers, num_poi
 @pytest.mark.parametrize(("layers", "num_points", "tried"), [(6, 1, "2 or 3"), (6, 4, "2 or 3"), (1, 2, "1")])
 def test_a_number_of_points_that_no_candidate_has_is_refused(layers, num_points, tried):
     told = (
-        f"select.keep_ratios must have a value for each reduction point, of which the search tries {tried}, and has "
-        f"{num_points} values: set select.points too, to {num_points} layers"
+        f"select.keep_ratios must have one value for each reduction point, and has {num_points}; the search tries "
+        f"{tried} points: give as many values, or set select.points too"
     )
     for asked in (search_space, first_guesses):
         more = (2000,) if asked is first_guesses else ()
@@ -120,8 +120,8 @@ def test_the_first_guesses_take_what_is_not_in_doubt_from_the_defaults():
     ("fixed", "gone"),
     [
         (["select.penalty"], {"select.penalty"}),
-        (["select.points"], {"select.points", "select.free"}),
-        (["select.keep_ratios"], {"select.free"}),
+        (["select.points"], {"select.points", "select.keep_ratios"}),
+        (["select.keep_ratios"], {"select.keep_ratios"}),
         (["policy_width", "joint.distillation"], {"policy_width", "joint.distillation"}),
         (["seed", "data.max_length"], set()),
     ],
@@ -141,7 +141,7 @@ def test_a_sampled_configuration_becomes_settings(layers):
         assert changes.keys() <= setting_names().keys()
         settings = override(Settings(), changes)
         assert settings.select.points == tuple(map(int, guess["select.points"].split(",")))
-        assert settings.select.keep_ratios == (guess["select.free"],) * len(settings.select.points)
+        assert settings.select.keep_ratios == (guess["select.keep_ratios"],) * len(settings.select.points)
         assert settings.select.penalty == guess["select.penalty"]
         assert settings.joint.learning_rate == guess["joint.learning_rate"]
 
@@ -154,9 +154,9 @@ def test_the_ends_of_the_space_are_valid_settings(end):
 
 
 def test_a_configuration_is_not_changed_by_reading_it():
-    config = {"select.points": "0,2", "select.free": 0.1}
+    config = {"select.points": "0,2", "select.keep_ratios": 0.1}
     to_settings(config)
-    assert config == {"select.points": "0,2", "select.free": 0.1}
+    assert config == {"select.points": "0,2", "select.keep_ratios": 0.1}
 
 
 def test_a_configuration_without_a_free_ratio_leaves_it_unset():
@@ -174,5 +174,5 @@ def test_the_space_has_the_ranges_that_were_measured():
     penalty, rate = known["select.penalty"], known["select.learning_rate"]
     assert (penalty.low, penalty.high, penalty.log) == (0.15, 4.0, True)  # 0.3 and 8 times the task's own
     assert (rate.low, rate.high, rate.log) == (1e-3, 4e-2, True)
-    assert (known["select.free"].low, known["select.free"].high) == (0.0, 0.2)
+    assert (known["select.keep_ratios"].low, known["select.keep_ratios"].high) == (0.0, 0.2)
     assert [guess["select.penalty"] for guess in first_guesses(6, 0.5, 2000)] == [0.5, 0.2, 0.5, 1.25]

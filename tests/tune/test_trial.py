@@ -35,7 +35,7 @@ SHORT = {
     "joint.samples": 2,
 }
 # As the search samples it: the attention rule stands at one of these two points.
-CONFIG = {"select.points": "0,1", "select.free": 0.1, "select.penalty": 1.0}
+CONFIG = {"select.points": "0,1", "select.keep_ratios": 0.1, "select.penalty": 1.0}
 
 
 class Session:

@@ -14,7 +14,7 @@ FIT = {"cpu": ["float32", "bfloat16", "int8"], "cuda": ["float32", "bfloat16", "
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of this command to a parser."""
     parser.add_argument("model", metavar="MODEL", help="folder of a reduced model")
-    parser.add_argument("--data", default="pages", help="as tune/search.py takes it (default: the embedded pages)")
+    parser.add_argument("--data", default="pages", help="as tune/search.py takes it (default: the packaged pages)")
     parser.add_argument(
         "--text-column", default="text", help="column of the texts, or of pairs a,b (default: %(default)s)"
     )

@@ -51,24 +51,34 @@ class ReducedPass:
         if not self.entered:
             return self.batch.hidden
         first, *later = self.entered
-        # The samples of a document differ from the first point on. All of them share the batch that entered that point.
         row = first.hidden.repeat(len(self.batch) // len(first), 1)
         for batch in (*later, self.batch):
-            row = row.index_copy(0, batch.original_index, batch.hidden.to(row.dtype))
+            copies = len(self.batch) // len(batch)
+            row = row.index_copy(0, self._places(batch), batch.hidden.to(row.dtype).repeat(copies, 1))
         return row
 
     @property
     def left_at(self) -> TokenIndex:
-        """The number of the point that dropped each original token; the number of past points for a token still there.
+        """The point at which each original token was dropped; the number of past points where it was not.
 
-        The rows have the order of the unreduced row, one trajectory after the other.
+        Rows stand as in the unreduced row, one trajectory after the other.
         """
         total = int(self.batch.original_lengths.sum())
         points = torch.zeros(total, dtype=torch.long, device=self.batch.positions.device)
         if self.entered:
             for number, batch in enumerate((*self.entered[1:], self.batch), start=1):
-                points[batch.original_index] = number
+                points[self._places(batch)] = number
         return points
+
+    def _places(self, batch: PackedBatch) -> TokenIndex:
+        """Returns where a past batch's tokens stand in the unreduced row, once for each trajectory they were part of.
+
+        Trajectories that parted later share what came before: number j of the last ones began as number j modulo the
+        number of earlier ones.
+        """
+        copies, width = len(self.batch) // len(batch), batch.original_lengths.sum()
+        shift = width * torch.arange(copies, device=batch.positions.device)
+        return (shift[:, None] + batch.original_index).flatten()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from tune.learning.steps import autocast, pick_device
 from tune.learning.teacher_cache import teach, teacher_outputs
 from tune.learning.teacher_stage import train_teacher, training_seconds
 from tune.settings import Settings
+from tune.space import point_choices
 
 Say = Callable[[str], None]
 
@@ -115,6 +116,8 @@ def prepare(
         check_positions(encoder.base.config, settings.positions)
     if settings.select.points is not None:
         check_points(settings.select.points, len(encoder.layers))
+    elif settings.select.keep_ratios is not None:
+        point_choices(len(encoder.layers), len(settings.select.keep_ratios))
     longest = min(data.max_length, settings.positions or encoder.max_tokens)
     teacher_longest = min(settings.teacher.max_length or data.max_length, encoder.max_tokens)
     parts = taught = _tokenised(task, pretrained.tokenizer, splits, longest, say)

@@ -187,6 +187,25 @@ def test_trajectories_leave_their_states_in_copies_of_the_unreduced_row():
     assert finished.left_at.tolist() == [2, 0, 2, 0, 2, 1, 2, 0]
 
 
+@torch.no_grad()
+def test_trajectories_that_part_at_a_later_point_share_what_each_token_left_before(
+    make_reducer, make_tokens, token_task
+):
+    # Documents of 2 and 3 tokens. Point 0 drops the last of the second one; point 1 parts into two samples, of which
+    # the second drops the last token that is left of the first document too.
+    tokens, reducer = make_tokens(2, 3), make_reducer((0, 2), task=token_task)
+    state = reducer.enter(tokens)
+    entered = state.batch.hidden
+    state = reducer.advance(state, torch.tensor([[T, T, T, T, F]]))
+    between = state.batch.hidden
+    state = reducer.advance(state, torch.tensor([[T, T, T, T], [T, F, T, T]]))
+    assert state.left_at.tolist() == [2, 2, 2, 2, 0, 2, 1, 2, 2, 0]
+    states = state.last_states
+    assert torch.equal(states[[4, 9]], entered[[4, 4]])
+    assert torch.equal(states[6], between[1])
+    assert torch.equal(states[[0, 1, 2, 3, 5, 7, 8]], state.batch.hidden)
+
+
 def test_a_pass_at_its_first_point_has_dropped_nothing():
     batch = numbered(3, 1)
     assert passed(batch).last_states is batch.hidden

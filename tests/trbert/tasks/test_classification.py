@@ -181,9 +181,9 @@ def test_labels_that_a_head_lacks_are_refused(labels):
 
 def test_a_task_is_found_by_its_name():
     assert task_of("classification") is TASK
-    told = "task must be one of classification, and is 'regression': leave it out for the default"
+    told = f"task must be one of {', '.join(TASKS)}, and is 'nonsense': leave it out for the default"
     with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
-        task_of("regression")
+        task_of("nonsense")
 
 
 # Tables. What is refused, and in which words, stands in tests/trbert/data/test_splits.py.

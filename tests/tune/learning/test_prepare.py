@@ -260,6 +260,14 @@ def test_points_that_do_not_fit_are_refused_before_a_teacher_is_trained(settings
 # Pairs.
 
 
+def test_keep_ratios_that_no_choice_of_points_fits_are_refused_before_a_teacher_is_trained(
+    settings, cache, no_training
+):
+    lone = override(settings, {"select.points": None, "select.keep_ratios": (0.1,)})
+    with pytest.raises(InputError, match=r"^select\.keep_ratios must have one value for each .*, and has 1; "):
+        prepare(lone, None, print, train=no_training)
+
+
 def test_targets_that_the_head_has_no_output_for_are_refused_before_a_teacher_is_trained(
     settings, cache, no_training, monkeypatch
 ):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from trbert.selection.selectors import free_selectors
 from tune.results.rules import FREE_DIALS, free_points
 
 
@@ -24,7 +25,7 @@ def test_what_the_free_rules_achieve_is_the_models_own_measure_of_each_split(pre
 def test_the_free_rules_are_measured_along_their_dials(prepared, tiny_settings):
     points = free_points(prepared, tiny_settings, (0, 2))
     assert [(point.selector, point.dial) for point in points] == [
-        (name, dial) for name in ("first", "random", "attention") for dial in FREE_DIALS
+        (rule.name, dial) for rule in free_selectors() for dial in FREE_DIALS
     ]
     for point in points:
         assert point.points[0] > 0 or point.selector != "attention"  # no layer before point 0 gives attention
@@ -35,6 +36,6 @@ def test_the_free_rules_are_measured_along_their_dials(prepared, tiny_settings):
 
 def test_the_free_rules_figures_come_from_the_split_that_they_are_named_after(certain, tiny_settings):
     points = free_points(certain, tiny_settings, (0, 2))
-    assert len(points) == 3 * len(FREE_DIALS)
+    assert len(points) == len(free_selectors()) * len(FREE_DIALS)
     for point in points:
         assert (point.quality_validation, point.quality_test) == (pytest.approx(0.75), pytest.approx(0.4))
