@@ -26,6 +26,10 @@ from tune.space import to_settings
 from tune.teams import TeamPlan, join_together
 
 
+SELECT_SHARE = 0.55
+"""The share of a trial's time after which its select stage is stopped; the joint stage takes the rest."""
+
+
 def run_trial(
     config: dict[str, Any],
     *,
@@ -57,7 +61,7 @@ def run_trial(
     found = newest_state(tune.get_checkpoint())
     items: dict[str, float] = {}
     if found is None or found.stage == "select":
-        until = started + 0.55 * deadline_s if deadline_s else None
+        until = started + SELECT_SHARE * deadline_s if deadline_s else None
         items = _select(model, train, prepared, found, until, num_rollout_workers, gpus_per_worker)
     until = started + deadline_s if deadline_s else None
     if team is None:

@@ -59,7 +59,8 @@ class PackedBatch:
     def with_hidden(self, hidden: Hidden, received: TokenFloat | None = None) -> "PackedBatch":
         """Returns the same tokens with new states, and with the attention that they received in the last layer."""
         batch = replace(self, hidden=hidden, received=received)
-        batch.__dict__["segments"] = self.segments  # so that the lengths are not read from the device again
+        # The lengths stay what they were: a cached value saves reading them from the device again.
+        batch.__dict__["segments"] = self.segments
         return batch
 
 

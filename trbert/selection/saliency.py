@@ -21,7 +21,8 @@ def saliency(
 
     The saliency of a token at point w is |⟨∂L/∂h_r, h_r − h_w⟩|. To first order, that is how much the loss L would
     change if the token's state did not change between point w and layer r (TR-BERT, Ye et al. 2021, section 3.2).
-    Their r is layer 9 of 12. Here r is three quarters of the number of layers, rounded, but after the last point.
+    Their r is layer 9 of 12. Here r is ¾ of the number of layers, rounded, and at least the layer after the
+    last point.
 
     Args:
         encoder: the trained model in stages.

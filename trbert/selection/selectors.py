@@ -34,7 +34,8 @@ class Selector(ABC):
         name: its name in settings, results and checkpoints.
         learns: whether policy heads decide. The select stage trains them, and the cost model counts them.
         relaxed: whether its heads learn by gradients through relaxed masks. Otherwise they learn from rewards.
-        needs: the evidence that it reads, or None. Attention is counted in the cost. Saliency needs the targets.
+        needs: what it reads beside the states: "attention", which its cost includes; "saliency", for which the targets
+            must be known; or None.
         first_point: the first layer on whose input it can drop tokens.
         dials: settings of the dial that cover its front, the cheapest first.
         keep_all: the dial at which it keeps every token.

@@ -127,8 +127,8 @@ class Task(ABC):
     def known(self, outputs: Outputs, examples: Examples) -> float:
         """Returns the prior minus the mean loss, in nats: how much the model knows beyond the targets' frequencies.
 
-        This is the predictive V-information of Xu et al. (ICLR 2020, definition 2). Its model without input is here the
-        one that says the frequencies.
+        This is the predictive V-information of Xu et al. (ICLR 2020, definition 2). Their model
+        that sees no input is here the one that predicts the frequencies of the targets.
         """
         return self.prior(examples) - float(self.loss(outputs.double(), examples).mean())
 

@@ -34,10 +34,10 @@ class Joint:
     """The loss of the joint stage, for any selector.
 
     Each document has `samples` trajectories and, unless `fastest` is 0, one more. If the selector learns, the first
-    `samples` are drawn, and carry the gradient of its decisions. The last one is thresholded as in use, at a speed-up
-    that is drawn for it, or with all tokens. So the model stays good along its whole dial. A rule draws no masks:
-    all of its trajectories are thresholded, each at a speed-up that is drawn for it. Every trajectory has the task
-    loss, against the targets and the teacher's outputs.
+    `samples` are drawn, and carry the gradient of its decisions. The last one is thresholded, as in use. Its
+    dial is drawn, so that it has any speed-up, or keeps all tokens. So the model stays good along its whole dial. A
+    rule draws no masks: all of its trajectories are thresholded, each at a dial that is drawn for it. Every trajectory
+    has the task loss, against the targets and the teacher's outputs.
 
     Attributes:
         dynamics: the decision process of the model that learns.
@@ -62,7 +62,7 @@ class Joint:
 
     @property
     def dials(self) -> tuple[float, ...]:
-        """The dials whose costs are measured: every third dial of the selector, counted back from its last."""
+        """The dials whose costs are measured: the selector's last dial, and every third one before it."""
         return self.selector.dials[::-3][::-1]
 
     def curve(self, some: Examples) -> DialCurve:

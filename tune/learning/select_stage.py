@@ -44,7 +44,7 @@ class RolloutItem:
 
     Attributes:
         index: the place of the item in its step; gradients are summed in this order.
-        version: the policy version, which keys the draw.
+        version: the policy version, which is part of the key of the random numbers.
         examples: indices into the training split.
         guided: whether the last sample of each document keeps the most salient tokens.
     """
@@ -161,9 +161,9 @@ class Sampler:
         return rollout, outputs
 
     def _salient_mask(self, part: Examples) -> Tensor:
-        """Returns the mask of the paper's guided sample: the k most salient tokens, k = round Σ p at the first point.
+        """Returns the mask of the paper's guided sample: the k most salient tokens of each document.
 
-        Σ p is the number of tokens that the policy expects to keep there.
+        k is the number of tokens that the policy expects to keep at the first point, Σ p, rounded.
         """
         reducer = self.dynamics.reducer
         states, scores = saliency(reducer.encoder, reducer.task, part, reducer.points)
@@ -181,7 +181,8 @@ def select_loss(
     """Returns the policy's loss on finished trajectories, a mean over samples and examples, and their mean reward.
 
     For drawn decisions it is the loss of the policy gradient. For relaxed decisions it is the price of the tokens that
-    they keep. The caller then adds the task's loss, which reaches the policy through the gates.
+    they keep. The caller then adds the task's loss. A gate is a factor of a kept token's state: it is 1, and it carries
+    the gradient of the decision, so that the task's loss reaches the policy.
 
     Args:
         dynamics: the decision process.

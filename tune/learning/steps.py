@@ -52,8 +52,8 @@ def uses_bfloat16(device: torch.device, dtype: str) -> bool:
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Returns whether the device multiplies bfloat16 matrices faster than float32 ones. A processor is timed, once.
 
-    It is timed because its instructions do not tell. With the same AVX-512 instructions for bfloat16, a product took
-    these multiples of the time in float32:
+    The list of its instructions does not say which is faster. With the same AVX-512 instructions for bfloat16, a
+    product took these multiples of the time in float32:
 
     * 0.33 on a Zen 5;
     * 1.7 on an Emerald Rapids, in a virtual machine that hid its AMX instructions.
@@ -145,8 +145,8 @@ def halved(act: Callable[[Tensor], Result], documents: Tensor) -> Iterator[Resul
 def _attempt(act: Callable[[Tensor], Result], documents: Tensor) -> tuple[Result] | None:
     """Returns the result in a tuple, or None if memory ran out and the documents can be halved.
 
-    The caller halves them, after this function has returned. Until then the caught error holds on to everything that
-    the attempt computed.
+    The caller halves them, after this function has returned. While an error is handled, its traceback keeps the tensors
+    of the attempt in memory.
     """
     try:
         return (act(documents),)
