@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -120,6 +122,14 @@ def test_attention_received_by_hand():
     assert_close(probe.received, torch.tensor([0.25, 0.75, 0.5, 0.5]))
 
 
+def test_attention_received_is_computed_in_float32_from_states_in_half_precision():
+    probe = AttentionProbe()
+    flat = torch.zeros(1, 1, 3, 2, dtype=torch.bfloat16)
+    packed_attention(MODULE, flat, flat, flat, None, segments=[3], probe=probe)
+    # Scores are equal, so each token receives 1/3. The nearest number in bfloat16 is 0.334.
+    assert_close(probe.received, torch.full((3,), 1 / 3))
+
+
 def test_the_attention_a_document_received_sums_to_one():
     query, key, value = random_states(4, 2, 12, 8)
     probe = AttentionProbe()
@@ -230,6 +240,22 @@ def test_a_window_that_cuts_a_document_is_not_for_the_varlen_kernel(monkeypatch)
     for positions, used in (([0, 1, 2, 3, 4], 0), ([0, 1, 1, 1, 2], 1)):
         packed_attention(MODULE, query, key, value, None, token_positions=torch.tensor(positions), **arguments)
         assert len(calls) == used
+
+
+def test_pytorchs_own_varlen_kernel_sums_each_document_in_one_split(monkeypatch):
+    def varlen_attn(query, key, value, starts, key_starts, longest, longest_key, *, scale=None, num_splits=None):
+        return torch.tensor([longest, longest_key, scale, num_splits])
+
+    monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", SimpleNamespace(varlen_attn=varlen_attn))
+    states, offsets = torch.zeros(5, 1, 2), torch.tensor([0, 2, 5], dtype=torch.int32)
+    called = attention._own_varlen_kernel()(states, states, states, offsets, 3, 0.25)
+    assert called.tolist() == [3.0, 3.0, 0.25, 1.0]
+
+
+def test_a_varlen_kernel_without_a_scale_is_not_used(monkeypatch):
+    module = SimpleNamespace(varlen_attn=lambda query, key, value, starts, key_starts, longest, longest_key: query)
+    monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", module)
+    assert attention._own_varlen_kernel() is None
 
 
 def test_a_cpu_and_float32_have_no_varlen_kernel():

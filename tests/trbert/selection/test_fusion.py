@@ -1,11 +1,13 @@
 """What is dropped leaves its mean in the first token."""
 
+from itertools import count
+
 import pytest
 import torch
 from torch.testing import assert_close
 
 from trbert.encoder import Encoder
-from trbert.packed.batch import gather_kept, start_batch
+from trbert.packed.batch import document_sums, gather_kept, start_batch
 from trbert.packed.tokens import Tokens
 from trbert.selection.fusion import Fusion
 from trbert.selection.policy import Policy
@@ -53,6 +55,21 @@ def test_the_mean_is_over_what_this_point_drops_not_over_what_an_earlier_one_dro
     now = gather_kept(earlier, torch.tensor([[True, False, False, True]]))
     # (7, 7) and (5, 5) are gone already. The mean of (2, 4) and (4, 8) is (3, 6); the second document drops nothing.
     assert torch.equal(fusion(earlier, now, 1).hidden, torch.tensor([[4.0, 6.0], [9.0, 9.0]]))
+
+
+def test_where_nothing_is_dropped_two_sums_that_differ_add_nothing(monkeypatch):
+    # A GPU may add the same states in another order, so that two sums of them differ. Here they differ by 1.
+    error = count()
+    monkeypatch.setattr(
+        "trbert.selection.fusion.document_sums", lambda batch, states: document_sums(batch, states) + next(error)
+    )
+    batch = start_batch(Tokens.from_lists([[7, 8], [9]], None), torch.tensor([[2.0], [4.0], [8.0]]))
+    fusion = Fusion(1, 1)
+    with torch.no_grad():
+        fusion.maps[0].weight.fill_(1.0)
+    # The first document drops 4: 2 + (6 - (2 + 1)) / 1 = 5. The second drops nothing, so the difference is not added.
+    kept = gather_kept(batch, torch.tensor([[True, False, True]]))
+    assert fusion(batch, kept, 0).hidden.flatten().tolist() == [5.0, 8.0]
 
 
 def test_in_half_precision_the_mean_is_of_sums_in_float32():

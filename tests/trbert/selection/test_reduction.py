@@ -13,8 +13,9 @@ from trbert.packed.tokens import Tokens
 from trbert.selection.fusion import Fusion
 from trbert.selection.policy import Policy
 from trbert.selection.reduction import ReducedPass, Reducer, check_points
-from trbert.selection.selectors import FirstSelector
+from trbert.selection.selectors import FirstSelector, PolicySelector, SaliencySelector
 from trbert.tasks import TASKS
+from trbert.tasks.examples import Examples
 
 T, F = True, False
 FIRST = FirstSelector(Policy(32, 0))
@@ -55,6 +56,27 @@ def test_a_model_without_points_has_finished_as_it_enters(encoder, make_tokens):
     assert torch.equal(finished.last_states, finished.batch.hidden)
     assert torch.equal(reducer.outputs(finished), reducer.unreduced_outputs(tokens))
     assert torch.equal(reducer.run(FIRST, tokens, 0.3).batch.hidden, finished.batch.hidden)
+
+
+@torch.no_grad()
+def test_the_saliency_rule_reads_at_each_point_the_saliency_at_that_point(monkeypatch, make_reducer, make_tokens):
+    tokens, rule = make_tokens(1, 4), SaliencySelector(Policy(32, 0))
+    examples = Examples.of_documents(tokens, torch.tensor([0, 1]))
+    salient = torch.tensor([[0.0, 0.0, 3.0, 2.0, 1.0], [0.0, 0.0, 1.0, 2.0, 3.0]])
+    monkeypatch.setattr("trbert.selection.reduction.saliency", lambda *_: ((), salient))
+    finished = make_reducer((0, 2)).run(rule, tokens, 0.5, examples)
+    # Point 0 keeps ⌈√0.5 · 4⌉ = 3 tokens of the second document: 0, 1 and 2. Point 1 keeps ⌈0.5 · 4⌉ = 2 of them. There
+    # token 2 is more salient than token 1.
+    assert finished.kept.tolist() == [[1, 3], [1, 2]]
+    assert finished.batch.positions.tolist() == [0, 0, 2]
+
+
+def test_a_pass_refuses_a_dial_that_its_selector_does_not_take(make_reducer, make_tokens):
+    tokens, reducer = make_tokens(4), make_reducer((0,))
+    with pytest.raises(InputError, match=r"^the dial of 'first' must be a fraction .* and is 1\.5: "):
+        reducer.run(FIRST, tokens, 1.5)
+    with pytest.raises(InputError, match=r"^the dial of 'policy' must be a finite number, and is nan: "):
+        reducer.run(PolicySelector(Policy(32, 1)), tokens, float("nan"))
 
 
 @torch.no_grad()

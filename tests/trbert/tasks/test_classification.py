@@ -239,6 +239,26 @@ def test_a_test_table_that_stands_in_train_altogether_is_refused():
         TASK.read({"train": train, "test": test}, COLUMNS)
 
 
+def test_marks_that_are_not_all_booleans_leave_no_row_out():
+    train = table_of("train.csv", ("x", "1", "a"), ("y", "2", "b"))
+    test = table_of("test.csv", ("v", "3", "a"), ("w", "4", "b"), marks=[True, "no"])
+    assert TASK.read({"train": train, "test": test}, COLUMNS).rows["test"].targets.tolist() == [0, 1]
+
+
+def test_a_split_of_which_some_labels_are_secret_is_refused():
+    train = table_of("train.csv", ("x", "1", 0), ("y", "2", 1))
+    test = table_of("test.csv", ("v", "3", -1), ("w", "4", 1))
+    told = "label -1 of test.csv must have training rows, and has none in train.csv: add some, or remove its 1 rows"
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        TASK.read({"train": train, "test": test}, COLUMNS)
+
+
+def test_labels_of_the_same_value_are_in_the_order_of_their_texts():
+    records = [(f"text {label}", "1", label) for label in ("2", "1", "01", "0001", "00001", "001")]
+    reading = TASK.read({"train": table_of("train.csv", *records)}, COLUMNS)
+    assert reading.labels == ("00001", "0001", "001", "01", "1", "2")
+
+
 def test_labels_of_rows_that_are_left_out_are_not_looked_at():
     train = table_of("train.csv", ("x", "1", "a"), ("y", "2", "b"), (" ", "3", 7), ("z", "4", "a"))
     test = table_of("test.csv", ("v", "5", "b"), ("w", "6", None), marks=[False, True])
