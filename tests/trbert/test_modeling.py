@@ -264,6 +264,12 @@ def test_the_config_is_kept(model, saved):
     assert (written["model_type"], written["task"]) == ("trbert", "classification")
 
 
+def test_its_padding_id_is_the_encoders_unless_it_is_given():
+    assert TrbertConfig(encoder={"model_type": "roberta", "pad_token_id": 7}).pad_token_id == 7
+    assert TrbertConfig(encoder={"model_type": "roberta"}).pad_token_id == 1  # RoBERTa's default
+    assert TrbertConfig(encoder={"model_type": "roberta"}, pad_token_id=3).pad_token_id == 3
+
+
 def test_the_dial_is_saved_and_may_be_replaced(model, tmp_path, tokens):
     model.config.dial = -2.5
     model.save_pretrained(tmp_path)

@@ -75,6 +75,15 @@ def test_the_unreduced_model_costs_what_torch_counts(family_config, build_model,
     assert float(CostModel.of(reducer).unreduced(tokens.lengths).sum()) == real > 0
 
 
+def test_heads_that_are_wider_than_their_share_of_the_width_cost_what_torch_counts(config_of, build_model, make_tokens):
+    config = config_of("eurobert bos")
+    config.head_dim = 16  # four heads share a width of 32, so that 8 would be the usual width
+    reducer, tokens = reducer_of(build_model(config)), make_tokens(*LENGTHS)
+    cost = CostModel.of(reducer)
+    assert cost.layer_per_pair == (4.0 * 4 * 16,) * 4
+    assert float(cost.unreduced(tokens.lengths).sum()) == counted(lambda: reducer.unreduced_outputs(tokens))
+
+
 @pytest.mark.parametrize(("points", "features"), [((0, 2), FEATURES), ((1, 3), ())])
 def test_the_reduced_model_costs_what_torch_counts_policy_included(
     points, features, family_config, build_model, make_tokens

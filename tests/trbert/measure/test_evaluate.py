@@ -78,6 +78,15 @@ def test_the_longest_documents_come_first():
     assert batch.tolist() == [1, 4, 6, 3, 7, 0, 5, 2]
 
 
+def test_a_batch_has_at_most_16384_tokens_where_the_caller_sets_no_limit(reducer, make_tokens, monkeypatch):
+    ran = []
+    monkeypatch.setattr(Encoder, "run_layers", lambda self, batch, *_: ran.append(len(batch)) or batch)
+    # 409 documents of 40 tokens are 16,360 tokens. With one more they would be 16,400.
+    examples = Examples.of_documents(make_tokens(*[40] * 410), torch.zeros(410, dtype=torch.long))
+    unreduced_outputs(reducer, examples)
+    assert ran == [409, 1]
+
+
 def test_no_documents_make_no_batches():
     assert list(batches_by_length(torch.tensor([], dtype=torch.long), 10)) == []
 

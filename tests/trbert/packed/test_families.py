@@ -105,6 +105,17 @@ def test_a_row_that_is_trained_on_is_run_whole(bert, make_tokens):
     assert encoder._tokens_at_once() < 10**6
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    ("intermediate", "tokens"),
+    # 12 MiB hold 3,145,728 numbers. The widest state has 4 · 32 numbers at least, and a row has 512 tokens at least.
+    [(48, 3_145_728 // 128), (1024, 3_145_728 // 1024), (100_000, 512)],
+)
+def test_a_row_is_as_long_as_the_widest_state_allows(intermediate, tokens, bert):
+    bert.config.intermediate_size = intermediate
+    assert Encoder(bert)._tokens_at_once() == tokens
+
+
 def test_a_row_in_half_precision_may_be_twice_as_long(bert):
     encoder = Encoder(bert)
     with torch.inference_mode():
@@ -241,6 +252,17 @@ def test_a_layer_that_attends_within_a_window_does_not_reach_beyond_it(config_of
     far[3:] = far[3:].flip(1)
     assert torch.equal(encoder.run_layers(batch.with_hidden(far), 1, 2).hidden[0], before)
     assert not torch.allclose(encoder.run_layers(batch.with_hidden(near), 1, 2).hidden[0], before)
+
+
+@torch.no_grad()
+def test_a_document_that_lost_all_its_tokens_takes_none_of_the_others(bert, make_tokens):
+    encoder, tokens = Encoder(bert), make_tokens(4, 4, 1, 4)
+    mask = torch.ones(1, 13, dtype=torch.bool)
+    mask[0, 8] = False  # the only token of the third document
+    # Twelve tokens are left. The head must not read them as three for each of the four documents.
+    outputs = encoder.read_documents(gather_kept(encoder.embed(tokens), mask))
+    others = torch.tensor([0, 1, 3])
+    assert_close(outputs[others], encoder.read_documents(encoder.embed(tokens.take(others))))
 
 
 def test_every_family_is_in_the_contract():
