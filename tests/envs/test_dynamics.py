@@ -68,6 +68,16 @@ def test_what_exceeds_the_keep_ratio_is_charged_at_each_point_by_its_flops(price
     assert got.item() == pytest.approx(charge)
 
 
+def test_each_document_has_its_own_free_tokens_and_a_long_stretch_its_whole_price_by_hand(reducer):
+    # Three layers follow point 0, and one follows point 3. A layer costs 24 on two tokens and 56 on four, so that the
+    # unreduced documents cost 96 and 224. Half of the tokens is free at point 3 alone: 11 for one token, 24 for two.
+    reducer = dataclasses.replace(reducer, points=(0, 3))
+    dynamics = Dynamics(reducer, RewardTerms(penalty=2.0, keep_ratios=(0.0, 0.5)), SIMPLE)
+    charges = dynamics.charges(torch.tensor([2, 4]), torch.tensor([[2, 4], [2, 4]]))
+    expected = torch.tensor([[3 * 24 / 96, 3 * 56 / 224], [(24 - 11) / 96, (56 - 24) / 224]])
+    torch.testing.assert_close(charges, expected)
+
+
 def test_the_token_price_without_keep_ratio_is_the_mean_kept_fraction_as_the_paper_has_it(priced):
     # Documents of 4 and 10 tokens: (3 + 1) / 2 / 4 and (10 + 5) / 2 / 10.
     charge = priced((0.0, 0.0), "tokens").charge(torch.tensor([4, 10]), torch.tensor([[3, 10], [1, 5]]))

@@ -127,6 +127,15 @@ def test_drops_are_from_the_best_unreduced_model_which_may_be_a_joint_one_with_a
     assert pick(mark_front(points), max_drop=1.0).speed_up == 2.0
 
 
+def test_a_drop_is_from_a_trained_model_that_keeps_all_tokens_where_it_is_the_best(at, unreduced):
+    # At its dial that keeps all tokens model 1 has 92 %, two points more than the teacher. From there the points
+    # of 90.5 % and 88 % drop 1.5 and 4 points. From the teacher they would drop -0.5 and 2.
+    whole = at(0.92, 0.98, dial=9.0, kept=(1.0, 1.0))
+    points = mark_front([unreduced(0.9), whole, at(0.905, 2.0, kept=(0.5, 0.25)), at(0.88, 4.0, kept=(0.25, 0.1))])
+    assert pick(points, max_drop=2.0).speed_up == 2.0
+    assert pick(points, max_drop=1.0) == points[1]
+
+
 def test_only_saved_models_on_the_front_are_picked(at, unreduced, rule):
     points = mark_front([unreduced(0.9), at(0.895, 3.0), at(0.89, 4.0), rule("first", 0.892, 5.0)])
     assert [point.on_front for point in points] == [True, True, False, True]

@@ -108,6 +108,8 @@ def test_points_off_the_front_are_drawn_faintly_and_no_line_joins_them(tmp_path,
     (axes,) = picture(points, tmp_path / "front.png").axes
     faint = [each.get_offsets().tolist() for each in axes.collections if each.get_alpha() == 0.25]
     assert faint == [[[2.0, pytest.approx(69.0)]], [[3.0, pytest.approx(59.0)]]]
+    # Model 1 has a point on the front and one off it. Only the first is drawn large, in the model's colour.
+    assert offsets(axes, "model 1") == [[4.0, pytest.approx(79.0)]]
     (line,) = [line for line in axes.lines if line.get_label().startswith("front")]
     np.testing.assert_allclose(line.get_xydata(), [[4.0, 79.0]])
 

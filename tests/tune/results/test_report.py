@@ -4,6 +4,7 @@ import dataclasses
 from types import SimpleNamespace
 
 import pytest
+import torch
 from ray import tune
 
 from trbert.measure.evaluate import Evaluation
@@ -13,7 +14,7 @@ from tune.results.front import UNNUMBERED, Point, mark_front
 from tune.results.outcome import Outcome, write_outcome
 from tune.results.report import collect, finished
 from tune.runs import RunFolder
-from tune.settings import override
+from tune.settings import ComputeSettings, override
 
 
 def evaluation(quality, speed_up, *kept):
@@ -128,6 +129,8 @@ def test_a_models_card_tells_its_dials_on_test_and_how_it_was_made(collected, re
         f"  +0.25  0.4000  {cheap.speed_up:.2f}x",
         "  +1.00  0.4000  1.00x",
     ]
+    # A rule draws no masks.
+    assert not any(line.startswith("masks drawn") for line in card)
     other = (folder.models / "2" / "README.md").read_text()
     assert "+0.25" not in other
     teacher = (folder.models / "teacher" / "README.md").read_text()
@@ -172,9 +175,17 @@ def test_drops_are_from_the_best_model_on_test_that_keeps_all_tokens(at, unreduc
         at(0.9, 2.0, kept=(1.0, 0.5), quality_test=0.95),  # drops tokens: no yardstick, and better than it
         at(0.8, 4.0, kept=(0.5, 0.2), quality_test=0.87),
         at(0.8, 5.0, kept=(0.5, 0.1), quality_test=None),
+        at(0.8, 6.0, kept=(0.5, 0.1), quality_test=0.0),  # measured, and wrong on every row
     ]
     drops = [point.drop for point in report._with_drops(points)]
-    assert drops == [pytest.approx(3.0), pytest.approx(0.0), pytest.approx(-3.0), pytest.approx(5.0), None]
+    assert drops == [
+        pytest.approx(3.0),
+        pytest.approx(0.0),
+        pytest.approx(-3.0),
+        pytest.approx(5.0),
+        None,
+        pytest.approx(92.0),
+    ]
 
 
 def test_documents_a_second_are_the_median_of_three_rounds_for_the_front_and_the_teacher(
@@ -211,3 +222,45 @@ def test_trials_without_an_end_of_their_own_are_left_out():
     others = [{"error": "died"}, {"checkpoint": None}, {"metrics": {"stage": "joint"}}, {"metrics": None}]
     results = [SimpleNamespace(**whole | change) for change in [{}, *others, {}]]
     assert finished(results) == [results[0], results[-1]]
+
+
+def test_a_trial_that_failed_takes_no_number_and_leaves_no_model(collected, result_of):
+    failed = SimpleNamespace(error="died", checkpoint=None, metrics=None)
+    folder, points = collected([], failed, result_of(1, *CURVE))
+    assert [point.trial for point in points] == ["teacher", "1", "1", "1"]
+    assert sorted(path.name for path in folder.models.iterdir()) == ["1", "teacher"]
+
+
+@pytest.mark.parametrize(("evaluation_in", "dtype"), [("bfloat16", "float32"), ("float32", "bfloat16")])
+def test_the_front_is_measured_on_test_in_the_arithmetic_of_evaluation(certain, at, monkeypatch, evaluation_in, dtype):
+    asked = []
+
+    def measure(model, point, examples, tokens_per_batch):
+        asked.append((torch.is_autocast_enabled("cpu"), examples is certain.test, tokens_per_batch))
+        return evaluation(0.5, 2.0, 0.5, 0.25)
+
+    monkeypatch.setattr(report, "_measure", measure)
+    compute = ComputeSettings(evaluation=evaluation_in, dtype=dtype, tokens_per_batch=123)
+    models = {"models/1": SimpleNamespace(device=torch.device("cpu"))}
+    (tested,) = report._tested([at(0.8, 4.0)], [0], models, certain, compute)
+    assert asked == [(evaluation_in == "bfloat16", True, 123)]
+    assert (tested.quality_test, tested.speed_up_test, tested.kept) == (0.5, 2.0, (0.5, 0.25))
+
+
+def test_throughput_is_measured_on_a_few_documents_of_test_for_models_and_teacher_alike(
+    certain, at, unreduced, monkeypatch
+):
+    asked = []
+
+    def timed(*arguments):
+        asked.append((arguments[-2].tokens.input_ids, arguments[-1]))
+        return evaluation(0.5, 1.0)
+
+    monkeypatch.setattr(report, "TIMED_DOCUMENTS", 3)  # of 20
+    monkeypatch.setattr(report, "_measure", timed)
+    monkeypatch.setattr(report, "evaluate_unreduced", timed)
+    points = [dataclasses.replace(point, on_front=True) for point in (unreduced(0.7), at(0.8, 2.0))]
+    report._timed(points, {"models/1": None}, certain)
+    first = certain.test.tokens.input_ids[: certain.test.lengths[:3].sum()]
+    assert len(asked) == 6  # two models in three rounds
+    assert all(torch.equal(ids, first) and most == 4096 for ids, most in asked)
