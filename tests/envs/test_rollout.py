@@ -385,3 +385,18 @@ def test_relaxed_decisions_reach_every_weight_of_the_policy_and_none_below(dynam
     assert all(gradient.isfinite().all() and gradient.abs().max() > 0 for gradient in heads)
     below = torch.autograd.grad(rollout.counts.sum(), list(encoder.plain.parameters()), allow_unused=True)
     assert all(gradient is None for gradient in below)  # the states that a decision is made on do not learn from it
+
+
+def test_the_count_at_a_third_point_has_the_gradient_of_all_three_decisions_by_hand(make_dynamics):
+    # One document of a protected token and a free one, which is kept at every point: each decision's gradient is
+    # σ'((l + noise)/τ)/τ, because the other two gates are 1.
+    dynamics, part = make_dynamics((0, 1, 2), (0.0,) * 3), Tokens.from_lists([[2, 5]], None)
+    policy = Table(3, 1, 2)
+    with torch.no_grad():
+        policy.table.fill_(2.5)
+    draw = Draw(seed=7, version=2, documents=torch.tensor([2]))
+    rollout = sample_trajectories(dynamics, policy, part, draw, torch.zeros(1, 1), temperature=0.7)
+    assert rollout.state.kept.tolist() == [[2]] * 3
+    uniform = torch.stack([keyed_uniform(7, 2, 2, 0, point, 1) for point in range(3)])
+    soft = ((2.5 - torch.logit(uniform)) / 0.7).sigmoid()
+    torch.testing.assert_close(gradient_of(rollout.counts[2].sum(), policy)[:, 0, 1], soft * (1 - soft) / 0.7)

@@ -5,8 +5,10 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from trbert.errors import InputError
+from trbert.tasks.examples import Examples
 from tune import driver, planner
 from tune.budget import make_plan
 from tune.driver import Shared, _on_cluster, _tune_config, make_shared, run_search
@@ -290,3 +292,101 @@ def test_trials_are_run_with_their_time_and_their_processes(address, failures, f
     assert (found["config"].num_samples, found["config"].max_concurrent_trials) == (4, 2)
     assert found["run"].failure_config.max_failures == failures
     assert (found["run"].name, found["run"].storage_path) == ("trials", str(folder.path))
+
+
+@pytest.mark.parametrize(
+    ("resumed", "there", "restored"), [(True, True, True), (True, False, False), (False, True, False)]
+)
+def test_a_resumed_search_takes_up_the_trials_that_it_finds_and_those_that_failed(
+    resumed, there, restored, folder, prepared, monkeypatch
+):
+    done = []
+
+    class Tuner:
+        def __init__(self, trainable, **words):
+            done.append("new")
+
+        @staticmethod
+        def can_restore(path):
+            return there and path == f"{folder.path}/trials"
+
+        @classmethod
+        def restore(cls, path, trainable, resume_unfinished, restart_errored):
+            made = cls.__new__(cls)
+            done.append((path, resume_unfinished, restart_errored))
+            return made
+
+        def fit(self):
+            return []
+
+    monkeypatch.setattr(driver.tune, "Tuner", Tuner)
+    monkeypatch.setattr(driver.tune, "with_parameters", lambda function, **words: function)
+    monkeypatch.setattr(driver.tune, "with_resources", lambda function, group: function)
+    search, six_layers = Search(gpus_per_worker=0.0), replace(prepared, config=SimpleNamespace(num_hidden_layers=6))
+    driver._run_trials(folder, search, Settings(), PLAN, six_layers, Lines(), resumed=resumed, verbose=False)
+    assert done == [(f"{folder.path}/trials", True, True) if restored else "new"]
+
+
+@pytest.mark.parametrize("search", [Search(num_learners=2), Search(address="10.0.0.1:6379")], ids=["team", "cluster"])
+def test_a_team_or_a_cluster_prepares_in_a_worker_with_the_gpus_of_a_trials_process(
+    search, folder, prepared, tiny_settings, monkeypatch
+):
+    started, given = [], []
+
+    def on_cluster(settings, plan, console, gpus, latency, states, team):
+        given.append((gpus, states, team))
+        raise InputError("far enough")
+
+    monkeypatch.setattr(driver, "_start_ray", lambda *words: started.append(words))
+    monkeypatch.setattr(driver, "_on_cluster", on_cluster)
+    monkeypatch.setattr(driver, "make_shared", lambda *words: pytest.fail("the teacher was prepared in this process"))
+    machines(monkeypatch, {"CPU": 4.0, "GPU": 2.0})
+    with pytest.raises(InputError, match="far enough"):
+        run_search(folder, SavedRun(settings=tiny_settings, search=search), PLAN, cores=4, resumed=False, verbose=False)
+    assert started == [(search.address or "local", 4, False)]
+    # Four processors hold four trials of one process, or one trial of a process and two learners.
+    states = f"{folder.path}/mine-teacher-states"
+    team = TeamPlan(size=2, gpus=True, storage=str(folder.path), run="mine-teacher")
+    assert given == [(0.5, states, team if search.num_learners == 2 else None)]
+
+
+def test_a_trials_time_is_for_as_many_documents_as_validation_has_whatever_examples_own_them(
+    prepared, tiny_settings, monkeypatch
+):
+    evaluated = []
+    monkeypatch.setattr(driver, "fit_trial", lambda *words: evaluated.append(words[-1]) or tiny_settings)
+    split = prepared.validation
+    pairs = Examples(split.tokens.take(torch.arange(12)), split.targets[:6], torch.arange(6).repeat_interleave(2))
+    driver._fit(tiny_settings, PLAN, replace(prepared, validation=pairs), Lines())
+    assert evaluated == [12]
+
+
+def test_the_first_guess_of_the_policys_learning_rate_follows_the_documents_of_select(searcher_of):
+    # 20 / 4,000, which is between the bounds 1e-3 and 1e-2.
+    guess = searcher_of({"select.documents": 4000, "joint.documents": 16000}).suggest("first")
+    assert guess["select.learning_rate"] == pytest.approx(5e-3)
+
+
+def test_an_interrupted_teacher_is_taken_up_and_its_states_are_deleted_once_the_free_rules_start(
+    tiny_settings, tmp_path, monkeypatch
+):
+    states, taken_up, six_layers = tmp_path / "states", [], SimpleNamespace(config=SimpleNamespace(num_hidden_layers=6))
+
+    def prepare(settings, plan, say, latency, train):
+        keeper = train.keywords["keeper"]
+        taken_up.append(keeper.load())
+        if len(taken_up) == 1:
+            keeper.keep(lambda: {"step": 1, "steps": 2})
+            raise KeyboardInterrupt
+        return six_layers
+
+    monkeypatch.setattr("tune.checkpoints.EVERY_S", -1.0)
+    monkeypatch.setattr(driver, "prepare", prepare)
+    monkeypatch.setattr(driver, "free_points", lambda prepared, settings, points: [points, states.exists()])
+    with pytest.raises(KeyboardInterrupt):
+        make_shared(tiny_settings, PLAN, lambda line: None, None, str(states))
+    assert states.exists()
+    shared = make_shared(tiny_settings, PLAN, lambda line: None, None, str(states))
+    assert taken_up == [None, {"step": 1, "steps": 2}]
+    # The free rules drop tokens at the search's first choice of six layers: after the embeddings, and after a third.
+    assert (shared.prepared, shared.free) == (six_layers, [(0, 2), False])

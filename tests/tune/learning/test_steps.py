@@ -524,3 +524,23 @@ def test_a_gpu_that_torch_does_not_find_is_refused_with_a_remedy(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match=r"compute.device is cuda:1, .* finds no GPU here: .*compute.device=cpu"):
         pick_device("cuda:1")
+
+
+def test_a_stage_that_stops_within_its_first_step_has_told_its_state(model):
+    kept = []
+
+    class Keeper:
+        def load(self):
+            return None
+
+        def keep(self, state):
+            kept.append(state()["step"])
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batches = Learner(optimizer, 2, warm_up=0.5, keeper=Keeper()).batches(DOCUMENTS, 4, seed=0)
+    next(batches)
+    assert kept == [0]
+    # The first step is done once the second is asked for.
+    optimizer.step()
+    next(batches)
+    assert kept == [0, 1]

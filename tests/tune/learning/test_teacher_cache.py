@@ -233,6 +233,14 @@ def test_documents_of_other_examples_or_targets_get_a_teacher_of_their_own(model
     assert len(list((cache / "teachers").iterdir())) == 4
 
 
+def test_another_seed_gets_a_teacher_of_its_own_though_weights_and_examples_are_the_same(model, train, settings, cache):
+    trained = []
+    for seed in (1, 2, 1):
+        seeded = override(settings, {"seed": seed})
+        teach(model.reducer, train, seeded, None, lambda line: None, lambda *asked: trained.append(asked[4]))
+    assert trained == [1, 2]  # the third is the first
+
+
 def test_what_a_teacher_says_is_kept_for_each_task(model, train, settings, cache, monkeypatch):
     said, compute = [], teacher_cache.unreduced_outputs
 

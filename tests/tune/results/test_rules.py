@@ -1,9 +1,13 @@
 """The rules that need nothing learned, on the teacher."""
 
 import pytest
+import torch
 
 from trbert.selection.selectors import free_selectors
+from trbert.measure.evaluate import Evaluation
+from tune.results import rules
 from tune.results.rules import FREE_DIALS, free_points
+from tune.settings import override
 
 
 def test_what_the_free_rules_achieve_is_the_models_own_measure_of_each_split(prepared, tiny_settings, make_model):
@@ -39,3 +43,18 @@ def test_the_free_rules_figures_come_from_the_split_that_they_are_named_after(ce
     assert len(points) == len(free_selectors()) * len(FREE_DIALS)
     for point in points:
         assert (point.quality_validation, point.quality_test) == (pytest.approx(0.75), pytest.approx(0.4))
+
+
+@pytest.mark.parametrize(("evaluation", "dtype"), [("bfloat16", "float32"), ("float32", "bfloat16")])
+def test_the_free_rules_are_measured_in_the_arithmetic_of_evaluation(
+    prepared, tiny_settings, monkeypatch, evaluation, dtype
+):
+    rounded = []
+
+    def evaluated(*arguments):
+        rounded.append(torch.is_autocast_enabled("cpu"))
+        return Evaluation(quality=0.5, speed_up=2.0, kept=(0.5, 0.25), docs_per_second=1.0)
+
+    monkeypatch.setattr(rules, "evaluate", evaluated)
+    free_points(prepared, override(tiny_settings, {"compute.evaluation": evaluation, "compute.dtype": dtype}), (0, 2))
+    assert rounded == [evaluation == "bfloat16"] * (3 * len(FREE_DIALS) * 2)  # three rules on two splits
