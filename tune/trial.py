@@ -25,7 +25,6 @@ from tune.settings import Settings, override
 from tune.space import to_settings
 from tune.teams import TeamPlan, join_together
 
-
 SELECT_SHARE = 0.55
 """The share of a trial's time after which its select stage is stopped; the joint stage takes the rest."""
 

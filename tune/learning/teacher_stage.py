@@ -57,8 +57,8 @@ def train_teacher(
 def training_seconds(reducer: Reducer, train: Examples, dtype: str, threads: int, count: int = 16) -> float:
     """Returns the measured seconds of an unreduced training pass of one document of mean length.
 
-    It is the fastest of three passes over the first `count` examples. Their documents are shorter or longer than those of
-    the whole split, so the time is scaled by the mean lengths.
+    It is the fastest of three passes over the first `count` examples. Their documents may be shorter or longer than
+    those of the whole split, so the time is scaled by the mean lengths.
 
     Args:
         reducer: the model.
