@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from trbert.selection.selectors import free_selectors
 from trbert.measure.evaluate import Evaluation
+from trbert.selection.selectors import free_selectors
 from tune.results import rules
 from tune.results.rules import FREE_DIALS, free_points
 from tune.settings import override
