@@ -159,6 +159,25 @@ def test_validation_and_test_are_cut_in_their_order(tmp_path: Path) -> None:
     assert splits.notes == ("validation sampled: 6 of 40 rows (seed 0)", "test sampled: 4 of 40 rows (seed 0)")
 
 
+def test_validation_has_at_most_1000_rows_where_the_caller_sets_no_limit(tmp_path: Path) -> None:
+    for split in ("train", "validation", "test"):
+        write_rows(tmp_path / f"{split}.jsonl", ["a", "b"] * 501)
+    splits = load_splits(str(tmp_path))
+    assert [len(rows) for rows in (splits.train, splits.validation, splits.test)] == [1002, 1000, 1002]
+
+
+def test_a_split_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    first, second = (write_rows(tmp_path / f"{name}.jsonl", ["a", "b"]) for name in ("first", "second"))
+    told = refusal(f"train={first},train={second}")
+    assert f"must name each of train, validation and test at most once, and has 'train={second}'" in told
+
+
+def test_a_column_that_the_first_row_of_a_json_file_lacks_is_a_column(tmp_path: Path) -> None:
+    rows = ['{"text": "one"}', '{"text": "two", "label": "a"}', '{"text": "three", "label": "b"}']
+    (tmp_path / "train.jsonl").write_text("\n".join(rows))
+    assert refusal(tmp_path).startswith("row 0 of train.jsonl must have a label in column 'label', and has none: ")
+
+
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_a_sample_holds_each_class_by_its_share_and_follows_the_seed(split: str, tmp_path: Path) -> None:
     for name in ("train", "validation", "test"):

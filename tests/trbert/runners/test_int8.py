@@ -80,6 +80,11 @@ def test_zeros_give_the_bias():
     assert_close(Int8Linear(layer)(torch.ones(2, 8)), layer.bias.expand(2, 3))
 
 
+def test_the_scale_of_a_row_is_its_largest_size_over_127_and_1_for_zeros():
+    # Dividing by a scale of 0 would give no number, and what int8 code that becomes depends on the processor.
+    assert int8._scale(torch.tensor([[0.0, 0.0], [127.0, -254.0]])).tolist() == [[1.0], [2.0]]
+
+
 @pytest.mark.parametrize("twin", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
 def test_a_used_layer_copies_and_pickles(twin):
     layer, states = Int8Linear(linear(48, 20)), random_row(3, 48)
