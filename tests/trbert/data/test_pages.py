@@ -133,6 +133,43 @@ def test_a_folder_that_holds_much_of_a_library_is_divided_by_file(tmp_path: Path
     assert Counter(page.split for page in found) == {"train": 8, "validation": 1, "test": 1}
 
 
+@pytest.mark.parametrize(("size", "divided"), [(10, False), (15, True)])
+def test_only_a_folder_of_more_than_a_tenth_of_the_pages_is_divided(size: int, divided: bool) -> None:
+    large = [Path(f"large/m{file}.py") for file in range(size)]
+    split_of = pages._split_by_module([*large, *(Path(f"part{folder}/m.py") for folder in range(100 - size))])
+    assert (len({split_of[file] for file in large}) > 1) == divided
+    assert Counter(split_of.values()) == {"train": 80, "validation": 10, "test": 10}
+
+
+def test_a_docstring_is_cut_after_6000_characters(tmp_path: Path) -> None:
+    (tmp_path / "m.py").write_text(f'"""{"a" * 5999} b c"""\nlimit = 1\n')
+    (page,) = build_pages({"lib": tmp_path}, min_pages=1)
+    assert page.text == "a" * 5999
+    (tmp_path / "m.py").write_text(f'"""{"a" * 5998} bc"""\nlimit = 1\n')
+    (page,) = build_pages({"lib": tmp_path}, min_pages=1)
+    assert page.text == "a" * 5998 + " b"
+
+
+def test_folders_are_read_in_the_order_of_a_hash(tmp_path: Path) -> None:
+    for seed, folder in enumerate(("a", "b")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "m.py").write_text(f'"""{words(120, seed)}"""')
+    # The SHA-256 of "a" begins with ca97, that of "b" with 3e23.
+    assert [page.text for page in build_pages({"lib": tmp_path}, min_pages=1)] == [words(120, 1), words(120, 0)]
+
+
+def test_functions_that_are_defined_where_an_import_fails_are_pages(tmp_path: Path) -> None:
+    source = f'''try:
+    def f():
+        """{words(120, 1)}"""
+except ImportError:
+    def f():
+        """{words(120, 2)}"""
+'''
+    (tmp_path / "m.py").write_text(source)
+    assert [page.text for page in build_pages({"lib": tmp_path}, min_pages=1)] == [words(120, 1), words(120, 2)]
+
+
 def test_the_cache_is_read_and_a_damaged_one_is_rebuilt(
     tmp_path: Path, two_libraries: dict[str, tuple[Path, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
