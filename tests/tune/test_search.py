@@ -204,6 +204,7 @@ def test_the_script_runs_from_any_folder(folder):
             "--num-rollout-workers needs 3 processors for each trial, and this machine has 2: use at most 1",
         ),
         (["--max-length", "1"], "data.max_length must be more than 2 tokens, and is 1"),
+        (["--max-length", "0"], "data.max_length must be more than 2 tokens, and is 0"),
         (["--preset", "bert"], "argument --preset: invalid choice: 'bert'"),
         (["--frobnicate"], "unrecognized arguments: --frobnicate: see python tune/search.py --help"),
         (

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from tune import checkpoints, teams
 from tune.learning.select_stage import flatten
 from tune.learning.steps import StageTimeout, Team
 from tune.learning.teacher_stage import train_teacher
-from tune.settings import override
+from tune.settings import Settings, override
 from tune.teams import JointStage, TeamPlan, _TeamProgress, join_together, learn_together, teach_together
 
 TWELVE_STEPS = {"joint.documents": 192, "joint.learning_rate": 1e-3}
@@ -145,6 +146,10 @@ def test_what_travels_to_a_team_is_small(ray_local, prepared, make_model) -> Non
 # A team's progress and end, without Ray.
 
 
+def some_reference():
+    return ray.ObjectRef(os.urandom(28), skip_adding_local_ref=True)
+
+
 @pytest.fixture
 def reports(monkeypatch):
     """What a team tells Ray Train, and a clock that the test moves."""
@@ -208,5 +213,58 @@ def test_the_first_process_of_a_team_alone_tells_of_each_step(rank, told, report
 
 def test_a_team_without_documents_to_join_on_is_not_made(make_model, plan, monkeypatch) -> None:
     monkeypatch.setattr(teams, "learn_together", lambda *words, **others: pytest.fail("a team was made"))
-    prepared_ref = ray.ObjectRef(os.urandom(28), skip_adding_local_ref=True)
-    join_together(make_model({"joint.documents": 0}), prepared_ref, plan, None, [])
+    join_together(make_model({"joint.documents": 0}), some_reference(), plan, None, [])
+
+
+def test_a_team_joins_with_the_models_own_policy_and_in_its_time(make_model, plan, monkeypatch) -> None:
+    model, given = make_model({}), []
+    monkeypatch.setattr(teams, "learn_together", lambda *words, **others: given.append((words, others)))
+    join_together(model, some_reference(), plan, 7.0, ["a callback"])
+    (((stage, own_plan, parameters, seconds), others),) = given
+    assert (stage.name, stage.settings, own_plan, seconds) == ("joint", model.settings, plan, 7.0)
+    assert others == {"callbacks": ["a callback"]}
+    assert (stage.policy == flatten(model.policy)).all()
+    assert all(one is other for one, other in zip(parameters, model.parameters, strict=True))
+
+
+def test_a_process_of_a_team_starts_from_the_selected_policy_on_the_threads_that_are_set(
+    prepared, make_model, monkeypatch
+) -> None:
+    threads, joined = [], []
+    model = make_model({"compute.threads": 2})
+    selected = flatten(model.policy) + 1
+    monkeypatch.setattr(teams.ray, "get", lambda reference: prepared)
+    monkeypatch.setattr(teams.torch, "set_num_threads", threads.append)
+    monkeypatch.setattr(teams.Model, "join", lambda self, *words: joined.append((flatten(self.policy), words)))
+    stage = JointStage(prepared=some_reference(), settings=model.settings, policy=selected)
+    team, progress, keeper = Team(1, 2), print, object.__new__(checkpoints.StateKeeper)
+    stage.learn(team, progress, keeper)
+    ((policy, words),) = joined
+    assert (policy == selected).all()
+    assert words == (prepared.train, progress, keeper, team)
+    assert threads == [2]
+
+
+def test_what_a_team_learned_is_copied_and_its_states_are_deleted(plan, tmp_path, monkeypatch) -> None:
+    asked, folder = {}, tmp_path / "stage" / "checkpoint_000003"
+    folder.mkdir(parents=True)
+    # Two weights that learned, and a carried tensor after them.
+    state = {"step": 4, "steps": 4, "weights": [torch.tensor([1.0, 2.0]), torch.tensor([3.0]), torch.tensor([9.0])]}
+    checkpoints.write_state(folder, checkpoints.StageState("joint", state))
+
+    class Trainer:
+        def __init__(self, learn, **words):
+            asked.update(words)
+
+        def fit(self):
+            return SimpleNamespace(checkpoint=teams.train.Checkpoint.from_directory(str(folder)))
+
+    monkeypatch.setattr(teams.train_torch, "TorchTrainer", Trainer)
+    stage = JointStage(prepared=some_reference(), settings=Settings(), policy=np.zeros(1))
+    parameters = [torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(1))]
+    learn_together(stage, plan, parameters, seconds=5.0)
+    assert [parameter.tolist() for parameter in parameters] == [[1.0, 2.0], [3.0]]
+    assert not (tmp_path / "stage").exists()
+    assert asked["train_loop_config"] == {"stage": stage, "seconds": 5.0, "told": None}
+    assert (asked["scaling_config"].num_workers, asked["scaling_config"].use_gpu) == (2, False)
+    assert asked["run_config"].checkpoint_config.num_to_keep == 2  # an older one, should the newest be damaged

@@ -311,3 +311,36 @@ def test_speed_ups_out_of_reach_are_left_out(prepared, tiny_settings, split, bia
     model = make(prepared, tiny_settings)
     set_scale(model, 0.0, bias)
     assert spread_dials(model, split) == [0.0, KEEP_ALL]
+
+
+def test_dials_are_looked_for_on_a_few_examples_spread_over_validation(prepared, tiny_settings, split, monkeypatch):
+    seen, evaluate = [], Model.evaluate
+
+    def watched(self, examples, dial):
+        seen.append(examples.tokens.input_ids)
+        return evaluate(self, examples, dial)
+
+    monkeypatch.setattr(training, "_SCOUTED", 5)  # of 30: every sixth
+    monkeypatch.setattr(Model, "evaluate", watched)
+    model = make(prepared, tiny_settings)
+    training.scout(model, split)
+    few = split.spread(5)
+    assert len(few) == 5
+    assert len(seen) == len(model.selector.dials)
+    assert all(torch.equal(ids, few.tokens.input_ids) for ids in seen)
+
+
+def test_a_model_is_measured_within_the_token_budget(prepared, tiny_settings, split, monkeypatch):
+    used = []
+    measures = {"evaluate": training.evaluate, "evaluate_forward": training.evaluate_forward}
+    for name, measure in measures.items():
+
+        def watched(*arguments, measure=measure):
+            used.append(arguments[-1])
+            return measure(*arguments)
+
+        monkeypatch.setattr(training, name, watched)
+    model = make(prepared, tiny_settings, {"compute.tokens_per_batch": 123})
+    model.evaluate(split, 0.0)
+    model.evaluate_sampled(split)
+    assert used == [123, 123]

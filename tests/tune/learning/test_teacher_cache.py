@@ -241,6 +241,30 @@ def test_another_seed_gets_a_teacher_of_its_own_though_weights_and_examples_are_
     assert trained == [1, 2]  # the third is the first
 
 
+def test_a_teachers_budget_is_for_documents_and_is_timed_with_the_threads_at_hand(
+    model, train, settings, cache, monkeypatch
+):
+    timed, fitted = [], []
+
+    def seconds(reducer, examples, dtype, threads):
+        timed.append((dtype, threads))
+        return 0.5
+
+    def fit(settings, plan, seconds, documents):
+        fitted.append((seconds, documents))
+        return settings
+
+    monkeypatch.setattr(teacher_cache, "training_seconds", seconds)
+    monkeypatch.setattr(teacher_cache, "fit_teacher", fit)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    # Two examples of two documents each.
+    pairs = Examples(train.tokens.take(torch.arange(4)), torch.tensor([0, 1]), owner=torch.tensor([0, 0, 1, 1]))
+    plan = make_plan(100.0, concurrent=1, num_trials=1)
+    teach(model.reducer, pairs, settings, plan, lambda line: None, lambda *asked: None)
+    assert timed == [("float32", 3)]
+    assert fitted == [(0.5, 4)]
+
+
 def test_what_a_teacher_says_is_kept_for_each_task(model, train, settings, cache, monkeypatch):
     said, compute = [], teacher_cache.unreduced_outputs
 
