@@ -402,3 +402,31 @@ def test_a_trial_computes_on_a_gpu_where_it_was_given_one(
     with pytest.raises(Died):
         start(prepared, tiny_settings, {"compute.device": asked}, gpus_per_worker=gpus)
     assert found == [device]
+
+
+def test_masks_are_drawn_on_validation_and_reported_beside_those_in_use(prepared, tiny_settings, session, monkeypatch):
+    given, drawn = [], measured(0.0, 0.25, 3.0)[1]
+    monkeypatch.setattr("tune.trial.measure_along_dial", lambda *arguments: [measured(0.0, 0.75, 4.0)])
+    monkeypatch.setattr(Model, "evaluate_sampled", lambda self, split: given.append(split) or drawn)
+    start(prepared, tiny_settings)
+    assert given == [prepared.validation]
+    outcome = outcome_of(session)
+    assert (outcome.deployed.quality, outcome.sampled.quality) == (0.75, 0.25)
+
+
+@pytest.mark.parametrize(("asked", "used"), [(3, 3), (None, 1)])
+def test_a_trial_computes_on_the_threads_that_are_set_or_on_one(
+    prepared, tiny_settings, session, monkeypatch, asked, used
+):
+    default, threads = selector_class("first").default_dial, []
+    monkeypatch.setattr("tune.trial.measure_along_dial", lambda *arguments: [measured(default, 0.75, 4.0)])
+    monkeypatch.setattr("tune.trial.torch.set_num_threads", threads.append)
+    start(prepared, tiny_settings, {"selector": "first", "compute.threads": asked})
+    assert threads == [used]
+
+
+def test_a_stages_report_holds_the_loss_the_reward_and_the_tokens_kept(monkeypatch):
+    reports = []
+    monkeypatch.setattr(tune, "report", reports.append)
+    _Teller("select")({"step": 1.0, "steps": 4.0, "loss": 0.5, "reward": -0.25, "kept": 0.75, "seconds": 9.0})
+    assert reports == [{"stage": "select", "share": 0.25, "loss": 0.5, "reward": -0.25, "kept": 0.75}]

@@ -349,6 +349,24 @@ def test_a_last_step_that_is_not_full_is_taken_too(make_model, train):
     assert [(step["step"], step["steps"]) for step in told] == [(1, 3), (2, 3), (3, 3)]  # 17 / 8, rounded up
 
 
+def test_the_learning_rates_of_encoder_and_policy_rise_for_a_tenth_of_the_steps_by_hand(make_model, train, monkeypatch):
+    rates = []
+
+    def step(optimizer, *others):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        return 0.0
+
+    monkeypatch.setattr(joint_stage, "step_in_budget", step)
+    twenty = {"joint.documents": 20, "joint.batch_size": 1, "joint.fastest": 0.0}
+    make_model(twenty | {"joint.learning_rate": 1e-3, "joint.policy_learning_rate": 5e-3}).join(
+        train, lambda step: None
+    )
+    # Of twenty steps two rise. The other eighteen fall to an eighteenth.
+    factors = [1 / 2, 1.0, *(left / 18 for left in range(18, 0, -1))]
+    assert rates == [[pytest.approx(1e-3 * factor), pytest.approx(5e-3 * factor)] for factor in factors]
+
+
 def test_a_joint_stage_of_no_documents_is_left_out(make_model, train):
     model = make_model({"joint.documents": 0})
     before = weights_of(model.reducer.encoder.plain)

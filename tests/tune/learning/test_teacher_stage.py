@@ -15,6 +15,7 @@ from trbert.tasks.examples import Examples
 from tune.learning import teacher_stage
 from tune.learning.steps import StageTimeout, Team, shuffled_batches
 from tune.learning.teacher_stage import train_teacher, training_seconds
+from tune.settings import TeacherSettings
 
 
 class Told(list):
@@ -167,3 +168,21 @@ def test_a_teacher_that_died_goes_on_as_if_it_had_lived(make_model, train, tiny_
         teach(die, drawer)
     assert same(teach(told, drawer), expected)
     assert [step["step"] for step in told] == [2, 3, 4]
+
+
+def test_a_teachers_learning_rate_rises_for_a_tenth_of_the_steps_and_the_last_half_batch_counts_by_hand(
+    model, train, settings, monkeypatch
+):
+    rates = []
+
+    def step(optimizer, *others):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        return 0.0
+
+    monkeypatch.setattr(teacher_stage, "step_in_budget", step)
+    # 39 documents in twos: 19 whole steps and a half one. Two of the twenty rise, and the others fall to an eighteenth.
+    few, asked = train.take(torch.arange(39)), TeacherSettings(epochs=1.0, batch_size=2, learning_rate=1e-3)
+    train_teacher(model.reducer, few, asked, settings.compute, 0, lambda step: None)
+    factors = [1 / 2, 1.0, *(left / 18 for left in range(18, 0, -1))]
+    assert rates == [pytest.approx(1e-3 * factor) for factor in factors]
