@@ -83,6 +83,30 @@ def report_of(model, **changes):
     return bench(model, Numbers("right"), (TEXTS,), **{**options, **changes})
 
 
+def test_a_report_names_the_median_length_and_not_the_mean(model):
+    texts = (["5", "6 7", "8 9 10 11 12 13 14 15 16"],)
+    options = {"dials": [], "batches": [1], "dtypes": ["float32"], "rounds": 1, "say": lambda line: None}
+    # Of 1, 2 and 9 the median is 2 and the mean is 4.
+    assert bench(model, Numbers("right"), texts, **options).lengths == (1, 2, 9)
+
+
+@torch.inference_mode()
+def test_the_padded_model_attends_as_hugging_face_has_it_and_the_unpadded_one_as_we_do(model, monkeypatch):
+    seen, forward = [], type(model.plain).forward
+
+    def watched(self, *args, **options):
+        seen.append(self.config._attn_implementation)
+        return forward(self, *args, **options)
+
+    monkeypatch.setattr(type(model.plain), "forward", watched)
+    documents = Documents(Numbers("right"), (TEXTS,), 40, torch.device("cpu"))
+    for variant in _variants(model, documents, "float32", [], False):
+        for _, batch in documents.batches(5, variant.sorts):
+            variant.forward(batch)
+    # Padded, sorted by length, unpadded.
+    assert seen == ["sdpa", "sdpa", "trbert_packed"]
+
+
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("size", [1, 2, 5])
 @torch.inference_mode()
