@@ -370,7 +370,6 @@ def test_the_first_guess_of_the_policys_learning_rate_follows_the_documents_of_s
 def test_an_interrupted_teacher_is_taken_up_and_its_states_are_deleted_once_the_free_rules_start(
     prepared, tiny_settings, tmp_path, monkeypatch
 ):
-    states, taken_up, measured = tmp_path / "states", [], []
     states, taken_up, rules = tmp_path / "states", [], []
     six_layers = replace(prepared, config=SimpleNamespace(num_hidden_layers=6))
 
@@ -385,7 +384,6 @@ def test_an_interrupted_teacher_is_taken_up_and_its_states_are_deleted_once_the_
     monkeypatch.setattr("tune.checkpoints.EVERY_S", -1.0)
     monkeypatch.setattr(driver, "prepare", prepare)
     monkeypatch.setattr(
-        driver, "free_points", lambda prepared, settings, points: measured.append((points, states.exists())) or []
         driver, "free_points", lambda own, settings, points: rules.append((points, states.exists())) or []
     )
     with pytest.raises(KeyboardInterrupt):
@@ -394,7 +392,5 @@ def test_an_interrupted_teacher_is_taken_up_and_its_states_are_deleted_once_the_
     shared = make_shared(tiny_settings, PLAN, lambda line: None, None, str(states))
     assert taken_up == [None, {"step": 1, "steps": 2}]
     # The free rules drop tokens at the search's first choice of six layers: after the embeddings, and after a third.
-    assert measured == [((0, 2), False)]
-    assert shared.prepared is six_layers
     assert shared.prepared is six_layers
     assert rules == [((0, 2), False)]
