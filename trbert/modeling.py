@@ -301,7 +301,8 @@ def _check_folder(folder: Path) -> Task:
             "it: search again with this version, or load the model with the older one"
         )
     # What somebody wrote there need not be text.
-    selector_class(str(config.get("selector", TrbertConfig().selector)))
+    if "selector" in config:
+        selector_class(str(config["selector"]))
     return task_of(str(config["task"]))
 
 

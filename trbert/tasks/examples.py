@@ -68,13 +68,18 @@ class Examples:
         """The number of tokens of each example, over all its documents."""
         return self.per_example(self.tokens.lengths)
 
+    @property
+    def _counts(self) -> Int[Tensor, " examples"]:
+        """The number of documents of each example."""
+        return torch.bincount(self.owner, minlength=len(self))
+
     def per_example(self, values: Shaped[Tensor, "... docs"]) -> Shaped[Tensor, "... examples"]:
         """Returns for each example the sum of its documents' values."""
         return values.new_zeros(*values.shape[:-1], len(self)).index_add(-1, self.owner, values)
 
     def documents(self, chosen: Int[Tensor, " taken"]) -> DocIndex:
         """Returns the indices of the chosen examples' documents, one example after the other."""
-        counts = torch.bincount(self.owner, minlength=len(self))
+        counts = self._counts
         return spans((counts.cumsum(0) - counts)[chosen], counts[chosen])[0]
 
     def output_rows(self, chosen: Int[Tensor, " taken"]) -> Int[Tensor, " outputs"]:
@@ -84,7 +89,7 @@ class Examples:
 
     def take(self, chosen: Int[Tensor, " taken"]) -> "Examples":
         """Returns the chosen examples with all their documents, in the given order."""
-        counts = torch.bincount(self.owner, minlength=len(self))[chosen]
+        counts = self._counts[chosen]
         return Examples(
             tokens=self.tokens.take(self.documents(chosen)),
             targets=self.targets[chosen],

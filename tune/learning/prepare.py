@@ -123,7 +123,7 @@ def prepare(
     parts = taught = _tokenised(task, pretrained.tokenizer, splits, longest, say)
     if teacher_longest != longest:  # tokenised again: of a pair the tokenizer cuts the longer text, not the end
         taught = _tokenised(task, pretrained.tokenizer, splits, teacher_longest, say, " for the teacher")
-    for part in (*parts.values(), *taught.values()):
+    for part in parts.values():
         task.check_targets(part, pretrained.model.config.num_labels)
     if not pretrained.fine_tuned:
         teach(reducer, taught["train"], settings, plan, say, train)

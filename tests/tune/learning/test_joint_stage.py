@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from envs.rollout import Draw, sample_trajectories
 from tests.trbert.tasks.toys import PickOne
+from tests.tune.learning.watching import Told, right, same, weights_of
 from trbert.dial import DialCurve
 from trbert.packed.tokens import Tokens
 from trbert.selection.selectors import SELECTORS
@@ -26,30 +27,9 @@ LEARNED = [name for name, kind in SELECTORS.items() if kind.learns]
 RULES = [name for name in SELECTORS if name not in LEARNED]
 
 
-class Told(list):
-    """Collects what the stage tells of its steps."""
-
-    def __call__(self, step):
-        self.append(dict(step))
-
-
-def weights_of(module):
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def same(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-def right(reducer, examples):
-    with torch.no_grad():
-        outputs = reducer.unreduced_outputs(examples.tokens)
-    return float((outputs.argmax(-1) == examples.targets).double().mean())
-
-
 def joint_of(model):
     settings = model.settings
-    temperature = settings.select.temperature if settings.selector == "gumbel" else None
+    temperature = settings.select.temperature if model.selector.relaxed else None
     return Joint(model.dynamics, model.selector, settings.select, settings.joint, "float32", temperature)
 
 

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from envs.dynamics import Dynamics, RewardTerms
 from envs.rollout import Draw, sample_trajectories
 from tests.trbert.tasks.toys import PickOne
+from tests.tune.learning.watching import Told, right, same, weights_of
 from trbert.errors import Diverged, InputError
 from trbert.measure.cost import CostModel
 from trbert.packed.tokens import Tokens
@@ -29,27 +30,6 @@ from tune.learning.select_stage import (
 )
 from tune.learning.steps import shuffled_batches
 from tune.settings import PRESETS, override
-
-
-class Told(list):
-    """Collects what a stage tells of its steps."""
-
-    def __call__(self, step):
-        self.append(dict(step))
-
-
-def weights_of(module):
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def same(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-def right(reducer, examples):
-    with torch.no_grad():
-        outputs = reducer.unreduced_outputs(examples.tokens)
-    return float((outputs.argmax(-1) == examples.targets).double().mean())
 
 
 def logits_at(model, batch, point=0):

@@ -9,6 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from tests.trbert.tasks.toys import PickOne
+from tests.tune.learning.watching import Told, same, weights_of
 from trbert.packed.tokens import Tokens
 from trbert.selection.reduction import Reducer
 from trbert.tasks.examples import Examples
@@ -16,21 +17,6 @@ from tune.learning import teacher_stage
 from tune.learning.steps import StageTimeout, Team, shuffled_batches
 from tune.learning.teacher_stage import train_teacher, training_seconds
 from tune.settings import TeacherSettings
-
-
-class Told(list):
-    """Collects what a stage tells of its steps."""
-
-    def __call__(self, step):
-        self.append(dict(step))
-
-
-def weights_of(reducer):
-    return {name: value.clone() for name, value in reducer.encoder.plain.state_dict().items()}
-
-
-def same(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.fixture
@@ -83,15 +69,15 @@ def test_the_same_seed_trains_the_same_teacher(make_model, train, tiny_settings)
         reducer = make_model().reducer
         settings = dataclasses.replace(tiny_settings.teacher, epochs=0.1)
         train_teacher(reducer, train, settings, tiny_settings.compute, seed, lambda step: None)
-        found.append(weights_of(reducer))
+        found.append(weights_of(reducer.encoder.plain))
     assert same(found[0], found[1])
     assert not same(found[0], found[2])
 
 
 def test_measuring_a_training_pass_changes_nothing(reducer, plain, train):
-    before = weights_of(reducer)
+    before = weights_of(reducer.encoder.plain)
     training_seconds(reducer, train, "float32", 1)
-    assert same(weights_of(reducer), before)
+    assert same(weights_of(reducer.encoder.plain), before)
     assert all(parameter.grad is None for parameter in plain.parameters())
 
 
@@ -160,7 +146,7 @@ def test_a_teacher_that_died_goes_on_as_if_it_had_lived(make_model, train, tiny_
     def teach(progress, keeper=None):
         reducer = make_model().reducer
         train_teacher(reducer, train, settings, tiny_settings.compute, 0, progress, keeper)
-        return weights_of(reducer)
+        return weights_of(reducer.encoder.plain)
 
     told = Told()
     expected = teach(lambda step: None)
