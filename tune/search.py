@@ -35,6 +35,14 @@ def _parser() -> Parser:
     parser.add_argument("--data", metavar="NAME_OR_FILES", help=help_of["data.source"])
     parser.add_argument("--text-column", help=help_of["data.text_column"])
     parser.add_argument("--label-column", help=help_of["data.label_column"])
+    parser.add_argument("--label-map", metavar="MAP", help=help_of["data.label_map"])
+    parser.add_argument("--encoding", help=help_of["data.encoding"])
+    parser.add_argument("--separator", help=help_of["data.separator"])
+    parser.add_argument(
+        "--no-header", action="store_const", const=False, dest="header", help="csv files have no row of column names"
+    )
+    parser.add_argument("--drop-duplicates", action="store_const", const=True, help=help_of["data.drop_duplicates"])
+    parser.add_argument("--new-head", action="store_const", const=True, help=help_of["new_head"])
     parser.add_argument("--max-length", type=int, help=help_of["data.max_length"])
     parser.add_argument("--seed", type=int, help=help_of["seed"])
     parser.add_argument("--preset", choices=sorted(PRESETS), help="a set of settings: 'tr-bert' is the paper's recipe")
@@ -132,6 +140,12 @@ def _settings(options: argparse.Namespace) -> Settings:
         "data.source": options.data,
         "data.text_column": options.text_column,
         "data.label_column": options.label_column,
+        "data.label_map": options.label_map,
+        "data.encoding": options.encoding,
+        "data.separator": options.separator,
+        "data.header": options.header,
+        "data.drop_duplicates": options.drop_duplicates,
+        "new_head": options.new_head,
         "data.max_length": options.max_length,
         "seed": options.seed,
         "select.price": options.price,
@@ -143,8 +157,9 @@ def _settings(options: argparse.Namespace) -> Settings:
         name, equals, text = pair.partition("=")
         if not equals:
             raise InputError(f"--set must be NAME=VALUE, and is {pair!r}: for example --set joint.documents=4000")
-        kept = name in known and known[name].type is str  # a text with a comma is not a list
-        changes[name] = text if kept else _value(text)
+        kind = known[name].type if name in known else None
+        words = kind is str or (kind == str | None and text.lower() != "none")  # a text with a comma is not a list
+        changes[name] = text if words else _value(text)
     return override(Settings(), changes)
 
 

@@ -32,6 +32,19 @@ class DataSettings:
         "text", "column of the texts; two columns, such as question,sentence, for pairs of texts"
     )
     label_column: str = _setting("label", "column of the labels")
+    label_map: str | None = _setting(
+        None, "new names for labels, as old=new,old=new or as a JSON file with an object of them"
+    )
+    encoding: str | None = _setting(
+        None, "encoding of the characters of text files, such as cp1252; UTF-8 or UTF-16 when unset"
+    )
+    separator: str | None = _setting(
+        None, "what separates the columns of csv files, such as ';' or 'tab'; found from the header when unset"
+    )
+    header: bool = _setting(
+        True, "whether the first row of a csv file names the columns; if not, the columns are named 1, 2 and so on"
+    )
+    drop_duplicates: bool = _setting(False, "whether to keep one row of each text, and none of train in the others")
     max_length: int = _setting(256, "most tokens of a document, special tokens included")
     train_rows: int | None = _setting(None, "training rows to use, drawn with the seed; all when unset")
     validation_rows: int = _setting(
@@ -195,6 +208,7 @@ class Settings:
     model: str = _setting(
         "minilm", "hub name or folder of the encoder, plain or fine-tuned; 'minilm' is the packaged encoder"
     )
+    new_head: bool = _setting(False, "whether a fine-tuned model gets a new head for the labels of the data")
     seed: int = _setting(0, "seed of every random number")
     positions: int | None = _setting(
         None, "learned positions that the encoder gets, by repeating its own ones; only its own ones when unset"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,23 @@ from trbert.tasks.rows import Columns, Table
 from trbert.wording import did_you_mean, listed, shown
 
 SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """How the text files are written, as far as the user says so. What is None is found out for each file.
+
+    Attributes:
+        encoding: the encoding of the characters, such as "cp1252".
+        separator: what stands between two columns of a csv file.
+        header: whether the first row of a csv file names the columns.
+    """
+
+    encoding: str | None = None
+    separator: str | None = None
+    header: bool = True
+
+
 SUFFIXES = (".parquet", ".csv", ".jsonl", ".json")
 
 

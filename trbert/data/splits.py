@@ -9,7 +9,16 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from trbert.data.pages import Page, documentation_pages
-from trbert.data.readers import SPLITS, SUFFIXES, check_columns, empty_table, read_file, read_folder, read_named_files
+from trbert.data.readers import (
+    SPLITS,
+    SUFFIXES,
+    Format,
+    check_columns,
+    empty_table,
+    read_file,
+    read_folder,
+    read_named_files,
+)
 from trbert.errors import InputError
 from trbert.tasks import TASKS, Task
 from trbert.tasks.rows import Columns, Rows, Table
@@ -53,6 +62,9 @@ def load_splits(
     train_rows: int | None = None,
     validation_rows: int = VALIDATION_ROWS,
     test_rows: int | None = None,
+    format: Format = Format(),  # noqa: B008  it is frozen
+    label_map: str | None = None,
+    drop_duplicates: bool = False,
 ) -> Splits:
     """Returns the train, validation and test rows of a data set, with the targets as numbers.
 
@@ -78,6 +90,9 @@ def load_splits(
         train_rows: the most training rows, after the hold-out; None takes all.
         validation_rows: the most validation rows.
         test_rows: the most test rows; None takes all.
+        format: how the text files are written, as far as the user says so.
+        label_map: new names for labels, as `old=new,old=new` or as a JSON file with an object of them.
+        drop_duplicates: whether to keep one row of each text.
 
     Raises:
         InputError: A number is below its least value. Or the source, a file, a column, a text or a label is wrong; the

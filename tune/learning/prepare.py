@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from trbert.data.readers import Format
 from trbert.data.splits import Splits, load_splits
 from trbert.encoder import Encoder
 from trbert.measure.latency import LatencyTable, measure_latency
@@ -187,6 +188,9 @@ def splits_of(settings: Settings) -> Splits:
         train_rows=data.train_rows,
         validation_rows=data.validation_rows,
         test_rows=data.test_rows,
+        format=Format(encoding=data.encoding, separator=data.separator, header=data.header),
+        label_map=data.label_map,
+        drop_duplicates=data.drop_duplicates,
     )
 
 
