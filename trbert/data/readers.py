@@ -196,11 +196,11 @@ def check_columns(there: Sequence[str], columns: Columns, origin: str) -> None:
     Raises:
         InputError: A column is missing. The message names the columns that are there.
     """
-    for setting, name in columns.needed:
+    for option, name in columns.needed:
         if name not in there:
             raise InputError(
                 f"{origin} must have the column {name!r}, and has {listed(there)}{did_you_mean(name, there)}: "
-                f"set {setting} to one of them"
+                f"set {option} to one of them"
             )
 
 

@@ -35,7 +35,7 @@ class Classification(Task):
         columns = super().columns(text_column, label_column)
         if len(columns.inputs) > 2:
             raise InputError(
-                f"text_column must name one column, or two with a comma between them, and is {text_column!r}: "
+                f"--text-column must name one column, or two with a comma between them, and is {text_column!r}: "
                 "write text, or question,sentence for pairs"
             )
         return columns
@@ -163,13 +163,13 @@ def _written(table: Table, name: str, rows: Sequence[int]) -> list[int]:
         if text is not None and not isinstance(text, str):
             raise InputError(
                 f"row {row} of {table.origin} must have a string in column {name!r}, and has {shown(text)}: "
-                "set text_column to the column of the texts"
+                "set --text-column to the column of the texts"
             )
     written = [row for row in rows if texts[row] is not None and texts[row].strip()]
     if not written:
         raise InputError(
             f"{table.origin} must have a text in column {name!r}, and its {len(rows)} texts are all empty: "
-            "set text_column to the column of the texts"
+            "set --text-column to the column of the texts"
         )
     return written
 
@@ -190,7 +190,7 @@ def _checked_labels(table: Table, rows: Sequence[int], column: str) -> list[Any]
         if type(label) not in KINDS:
             raise InputError(
                 f"row {row} of {table.origin} must have a string, an integer or a boolean in column {column!r}, and "
-                f"has {shown(label)}: set label_column to the column of the classes"
+                f"has {shown(label)}: set --label-column to the column of the classes"
             )
         first.setdefault(type(label), row)
         labels.append(label)
@@ -241,7 +241,7 @@ def _classes(tables: Mapping[str, Table], columns: Columns) -> tuple[list[Any], 
     if len(values) < 2:
         raise InputError(
             f"{train.origin} must have rows of at least two classes, and all have {values[0]!r} in column "
-            f"{columns.target!r}: set label_column to the column of the classes"
+            f"{columns.target!r}: set --label-column to the column of the classes"
         )
     return values, names
 

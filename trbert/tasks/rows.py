@@ -16,7 +16,7 @@ class Columns:
 
     Attributes:
         inputs: the columns that the model reads: one of texts, or two where a document is a pair of texts.
-        target: the column of what is to be predicted, such as the labels.
+        target: the column of what is to be predicted, such as the labels; "" where only the inputs are read.
     """
 
     inputs: tuple[str, ...]
@@ -40,20 +40,21 @@ class Columns:
         names = tuple(inputs.split(","))
         if not all(name.strip() for name in names):
             raise InputError(
-                f"text_column must name one column, or several with a comma between them, and is {inputs!r}: "
+                f"--text-column must name one column, or several with a comma between them, and is {inputs!r}: "
                 "write text, or question,sentence for pairs"
             )
         return cls(names, target)
 
     @property
     def needed(self) -> tuple[tuple[str, str], ...]:
-        """The columns that a table must have, each as a pair of the setting that names it and its name."""
-        return (*(("text_column", name) for name in self.inputs), ("label_column", self.target))
+        """The columns that a table must have, each as a pair of the option that names it and its name."""
+        inputs = tuple(("--text-column", name) for name in self.inputs)
+        return (*inputs, ("--label-column", self.target)) if self.target else inputs
 
     @property
     def wanted(self) -> tuple[str, ...]:
         """The columns that are read where a table has them."""
-        return (*self.inputs, self.target, "in_train")
+        return (*(name for _, name in self.needed), "in_train")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +67,14 @@ class Table:
         target_names: the names of all classes, in their order. A value of the target column is one of the names, or
             the index of one. None where the source names no classes.
         names_origin: the place of these names, for error messages.
+        others: the names of the columns that are there and were not read.
     """
 
     origin: str
     values: Mapping[str, Sequence[Any]]
     target_names: tuple[str, ...] | None = None
     names_origin: str = ""
+    others: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.values.values())))

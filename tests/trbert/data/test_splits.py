@@ -249,7 +249,7 @@ def test_train_labels_of_minus_one_are_a_class(tmp_path: Path) -> None:
     assert load_splits(str(write_rows(tmp_path / "a.jsonl", [-1, 1] * 10))).labels == ("-1", "1")
     assert refusal(write_rows(tmp_path / "b.jsonl", [-1] * 10)) == (
         "b.jsonl must have rows of at least two classes, and all have -1 in column 'label': "
-        "set label_column to the column of the classes"
+        "set --label-column to the column of the classes"
     )
 
 
@@ -416,15 +416,15 @@ def test_what_is_wrong_with_a_second_column_is_said_of_it(tmp_path: Path) -> Non
     source = write_rows(tmp_path / "a.jsonl", ["a", "b"], sentence=["x", 3], blank=["", None])
     assert refusal(source, text_column="text,sentences") == (
         "a.jsonl must have the column 'sentences', and has 'text', 'label', 'sentence', 'blank' "
-        "(did you mean 'sentence'?): set text_column to one of them"
+        "(did you mean 'sentence'?): set --text-column to one of them"
     )
     assert refusal(source, text_column="text,sentence") == (
         "row 1 of a.jsonl must have a string in column 'sentence', and has the int 3: "
-        "set text_column to the column of the texts"
+        "set --text-column to the column of the texts"
     )
     assert refusal(source, text_column="text,blank") == (
         "a.jsonl must have a text in column 'blank', and its 2 texts are all empty: "
-        "set text_column to the column of the texts"
+        "set --text-column to the column of the texts"
     )
 
 
@@ -433,7 +433,7 @@ def test_what_is_wrong_with_a_second_column_is_said_of_it(tmp_path: Path) -> Non
 )
 def test_one_text_column_is_named_or_two(tmp_path: Path, columns: str, most: str) -> None:
     assert refusal(write_rows(tmp_path / "a.jsonl", ["a", "b"]), text_column=columns) == (
-        f"text_column must name one column, or {most} with a comma between them, and is {columns!r}: "
+        f"--text-column must name one column, or {most} with a comma between them, and is {columns!r}: "
         "write text, or question,sentence for pairs"
     )
 
@@ -456,14 +456,14 @@ def test_pages_are_the_embedded_default() -> None:
 @pytest.mark.usefixtures("few_pages")
 def test_pages_refuse_columns_that_they_lack() -> None:
     assert refusal("pages", text_column="text,sentence") == (
-        "pages (train) must have the column 'sentence', and has 'text', 'label': set text_column to one of them"
+        "pages (train) must have the column 'sentence', and has 'text', 'label': set --text-column to one of them"
     )
     assert refusal("pages", text_column="texts") == (
         "pages (train) must have the column 'texts', and has 'text', 'label' (did you mean 'text'?): "
-        "set text_column to one of them"
+        "set --text-column to one of them"
     )
     assert refusal("pages", label_column="library") == (
-        "pages (train) must have the column 'library', and has 'text', 'label': set label_column to one of them"
+        "pages (train) must have the column 'library', and has 'text', 'label': set --label-column to one of them"
     )
 
 
@@ -505,10 +505,10 @@ def test_a_missing_column_is_answered_with_those_there_are(tmp_path: Path) -> No
     source = write_rows(tmp_path / "a.jsonl", ["a", "b"])
     assert refusal(source, text_column="texts") == (
         "a.jsonl must have the column 'texts', and has 'text', 'label' (did you mean 'text'?): "
-        "set text_column to one of them"
+        "set --text-column to one of them"
     )
     assert refusal(source, label_column="class") == (
-        "a.jsonl must have the column 'class', and has 'text', 'label': set label_column to one of them"
+        "a.jsonl must have the column 'class', and has 'text', 'label': set --label-column to one of them"
     )
 
 
@@ -540,7 +540,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, name: str, content: str, kind
         (
             ["a", "a"],
             "a.jsonl must have rows of at least two classes, and all have 'a' in column 'label': "
-            "set label_column to the column of the classes",
+            "set --label-column to the column of the classes",
         ),
         (
             ["a", None],
@@ -553,12 +553,12 @@ def test_a_damaged_file_is_refused(tmp_path: Path, name: str, content: str, kind
         (
             [1, 0.5],
             "row 1 of a.jsonl must have a string, an integer or a boolean in column 'label', and has the float 0.5: "
-            "set label_column to the column of the classes",
+            "set --label-column to the column of the classes",
         ),
         (
             [["a"], ["b"]],
             "row 0 of a.jsonl must have a string, an integer or a boolean in column 'label', and has the list ['a']: "
-            "set label_column to the column of the classes",
+            "set --label-column to the column of the classes",
         ),
         (
             [1, "b"],
@@ -582,12 +582,12 @@ def test_labels_that_are_no_classes_are_refused(tmp_path: Path, labels: list[Any
         (
             ["x", 3],
             "row 1 of a.jsonl must have a string in column 'text', and has the int 3: "
-            "set text_column to the column of the texts",
+            "set --text-column to the column of the texts",
         ),
         (
             ["", " "],
             "a.jsonl must have a text in column 'text', and its 2 texts are all empty: "
-            "set text_column to the column of the texts",
+            "set --text-column to the column of the texts",
         ),
     ],
 )

@@ -202,10 +202,10 @@ def test_the_examples_in_the_docstrings_hold():
     assert doctest.testmod(rows).failed == 0
 
 
-def test_columns_are_named_by_their_settings():
+def test_columns_are_named_by_their_options():
     columns = TASK.columns("text,other", "kind")
     assert columns == COLUMNS
-    assert columns.needed == (("text_column", "text"), ("text_column", "other"), ("label_column", "kind"))
+    assert columns.needed == (("--text-column", "text"), ("--text-column", "other"), ("--label-column", "kind"))
     assert columns.wanted == ("text", "other", "kind", "in_train")
 
 
