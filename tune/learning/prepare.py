@@ -200,8 +200,13 @@ def _tokenised(
     """Returns the rows of each split as examples, and reports how many were truncated."""
     found = {}
     for name, rows in {"train": splits.train, "validation": splits.validation, "test": splits.test}.items():
-        examples, truncated = task.encode(rows, tokenizer, max_length)
+        encoded = task.encode(rows, tokenizer, max_length)
+        examples, left_out = encoded.examples, len(rows) - len(encoded.kept)
         mean, many = float(examples.tokens.lengths.double().mean()), f"{len(examples.tokens):,} documents"
-        say(f"{name}{whose}: {many}, {mean:.0f} tokens on average, {truncated:,} truncated at {max_length}")
+        without = f", {left_out:,} rows without a token left out" if left_out else ""
+        say(
+            f"{name}{whose}: {many}, {mean:.0f} tokens on average, {encoded.truncated:,} truncated at {max_length}"
+            f"{without}"
+        )
         found[name] = examples
     return found

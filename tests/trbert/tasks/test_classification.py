@@ -21,7 +21,7 @@ TASK = TASKS["classification"]
 
 
 def test_texts_become_one_row_of_tokens(tokenizer):
-    tokens, truncated = encode_texts(tokenizer, (["a b", "c", "d x"],), 10)
+    tokens, truncated, _ = encode_texts(tokenizer, (["a b", "c", "d x"],), 10)
     assert tokens.input_ids.tolist() == [2, 4, 5, 3, 2, 6, 3, 2, 7, 1, 3]
     assert tokens.protected.nonzero()[:, 0].tolist() == [0, 4, 7]
     assert tokens.lengths.tolist() == [4, 3, 4]
@@ -29,13 +29,13 @@ def test_texts_become_one_row_of_tokens(tokenizer):
 
 
 def test_long_texts_are_truncated_and_counted(tokenizer):
-    tokens, truncated = encode_texts(tokenizer, (["a b c d", "a b", "a b c"],), 4)
+    tokens, truncated, _ = encode_texts(tokenizer, (["a b c d", "a b", "a b c"],), 4)
     assert tokens.input_ids.tolist() == [2, 4, 5, 3] * 3
     assert truncated == 2
 
 
 def test_a_pair_is_the_tokenizers_own_and_its_first_token_alone_is_protected(tokenizer):
-    tokens, truncated = encode_texts(tokenizer, (["a b", "c"], ["c d a", "d"]), 10)
+    tokens, truncated, _ = encode_texts(tokenizer, (["a b", "c"], ["c d a", "d"]), 10)
     assert tokens.input_ids.tolist() == [2, 4, 5, 3, 6, 7, 4, 3, 2, 6, 3, 7, 3]
     assert tokens.token_type_ids.tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 1, 1]
     assert tokens.protected.nonzero()[:, 0].tolist() == [0, 8]
@@ -44,7 +44,7 @@ def test_a_pair_is_the_tokenizers_own_and_its_first_token_alone_is_protected(tok
 
 def test_of_a_long_pair_the_longer_text_is_truncated(tokenizer):
     # Six tokens, three of them special: the one-word text stays, whichever it is.
-    tokens, truncated = encode_texts(tokenizer, (["a b c d", "a", "a b"], ["d", "d c b a", "d"]), 6)
+    tokens, truncated, _ = encode_texts(tokenizer, (["a b c d", "a", "a b"], ["d", "d c b a", "d"]), 6)
     assert tokens.input_ids.tolist() == [2, 4, 5, 3, 7, 3, 2, 4, 3, 7, 6, 3, 2, 4, 5, 3, 7, 3]
     assert tokens.token_type_ids.tolist() == [0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 1, 1]
     assert truncated == 2
@@ -75,9 +75,11 @@ def test_no_text_is_refused(tokenizer):
 
 def test_rows_become_examples_of_one_document_each(tokenizer):
     rows = Rows((("a b", "c"), ("d", "a b c")), np.array([1, 0]), np.array([1, 0]))
-    examples, truncated = TASK.encode(rows, tokenizer, 6)
-    expected, _ = encode_texts(tokenizer, rows.inputs, 6)
-    assert truncated == 1  # c and a b c are four words, and three special tokens
+    encoded = TASK.encode(rows, tokenizer, 6)
+    examples = encoded.examples
+    expected, _, _ = encode_texts(tokenizer, rows.inputs, 6)
+    assert encoded.truncated == 1  # c and a b c are four words, and three special tokens
+    assert encoded.kept.tolist() == [0, 1]
     assert examples.tokens.input_ids.tolist() == expected.input_ids.tolist()
     assert examples.targets.tolist() == [1, 0]
     assert examples.owner.tolist() == [0, 1]

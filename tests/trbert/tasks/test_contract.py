@@ -86,7 +86,7 @@ def rows(case):
 @pytest.fixture
 def examples(case, rows, tokenizer):
     """The table's five examples."""
-    return case.task.encode(rows, tokenizer, 16)[0]
+    return case.task.encode(rows, tokenizer, 16).examples
 
 
 @pytest.fixture
@@ -138,9 +138,10 @@ def test_encoding_counts_the_documents_that_it_truncates(task, rows, tokenizer):
     longest = max(len(text.split()) for column in rows.inputs for text in column) + 2
     of_five_words = sum(len(text.split()) == 5 for column in rows.inputs for text in column)
     assert of_five_words > 0
-    assert task.encode(rows, tokenizer, longest)[1] == 0
-    examples, truncated = task.encode(rows, tokenizer, longest - 1)
-    assert truncated == of_five_words
+    assert task.encode(rows, tokenizer, longest).truncated == 0
+    encoded = task.encode(rows, tokenizer, longest - 1)
+    examples = encoded.examples
+    assert encoded.truncated == of_five_words
     assert int(examples.tokens.lengths.max()) == longest - 1
     assert task.loss(torch.zeros(examples.num_outputs, 3), examples).shape == (5,)
 
