@@ -23,7 +23,7 @@ def read_label_map(text: str) -> dict[str, str]:
         {'Pos': 'pos', 'POS': 'pos'}
     """
     path = Path(text).expanduser()
-    if path.suffix.lower() == ".json" or ("=" not in text and path.exists()):
+    if path.suffix.lower() == ".json" or ("=" not in text and path.is_file()):
         return _checked(_read_json(path), text)
     pairs = []
     for part in text.split(","):

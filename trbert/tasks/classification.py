@@ -53,10 +53,11 @@ class Classification(Task):
             InputError: It was trained to give several labels, or a number.
         """
         trained = {"multi_label_classification": "several labels", "regression": "a number"}
-        if config.problem_type in trained:
+        problem = getattr(config, "problem_type", None)
+        if problem in trained:
             raise InputError(
                 f"model {config.name_or_path!r} must give each text one label, and was trained to give it "
-                f"{trained[config.problem_type]} (problem_type {config.problem_type}): pass --new-head, or another "
+                f"{trained[problem]} (problem_type {problem}): pass --new-head, or another "
                 "model"
             )
 
@@ -72,8 +73,10 @@ class Classification(Task):
         """
         notes: list[str] = []
         used: dict[str, list[int]] = {}
+        named = "-1" in (renames or ())  # the user gives a class to rows that would be without one
         for split, table in tables.items():
-            if split != "train" and (why := without_labels(table, columns.target)):
+            why = "" if split == "train" or named else without_labels(table, tables["train"], columns.target)
+            if why:
                 notes.append(f"{split} is not used: {why}")
                 continue
             used[split], left_out = _usable(split, table, columns)

@@ -1,5 +1,6 @@
 """Finds the classes of a data set: the class of each label, in all splits alike."""
 
+import difflib
 import re
 import shlex
 import unicodedata
@@ -39,15 +40,16 @@ class Classes:
     notes: tuple[str, ...]
 
 
-def without_labels(table: Table, column: str) -> str:
-    """Returns why no row of a table has a label that can be used, such as "its 3 labels are all -1"; "" where one has.
+def without_labels(table: Table, train: Table, column: str) -> str:
+    """Returns why no row of a table has a label, such as "its 3 labels are all empty"; "" where one may have.
 
     On the hub, a split whose labels are kept secret has -1 for each of them. Competitions leave them empty.
     """
     labels = table.values[column]
-    if all(label in NO_LABEL for label in labels):
-        return f"its {len(labels)} labels are all -1, which stands for secret ones"
-    return f"its {len(labels)} labels are all empty" if all(map(is_missing, labels)) else ""
+    if all(map(is_missing, labels)):
+        return f"its {len(labels)} labels are all empty"
+    secret = all(label in NO_LABEL for label in labels) and not any(label in NO_LABEL for label in train.values[column])
+    return f"its {len(labels)} labels are all -1, which stands for secret ones" if secret else ""
 
 
 def checked_labels(table: Table, column: str, rows: Sequence[int], mixed: bool) -> list[Any]:
@@ -257,14 +259,23 @@ def _check_trained(
     counts = Counter(label for label, is_known in zip(labels, known, strict=True) if is_known and label not in trained)
     if not counts:
         return
-    (label, count), names = next(iter(counts.items())), list(map(str, values))
-    near = next((name for name in names if _folded(name) == _folded(str(label))), None)
-    hint = f" (did you mean {near!r}?)" if near else did_you_mean(str(label), names)
-    new = near or next(iter(re.findall(r"did you mean '(.*)'\?", hint)), names[0])
+    label, count = next(iter(counts.items()))
+    near = _nearest(str(label), list(map(str, values)))
+    hint = f" (did you mean {near!r}?)" if near else ""
+    renamed = _label_map({str(label): near or "CLASS"})
     raise InputError(
         f"label {cut(label)} of {table.origin} must have training rows, and has none in {train.origin}{hint}: add "
-        f"some, remove its {count} rows, or give it the name of another class ({_label_map({str(label): new})})"
+        f"some, remove its {count} rows, or give them another class ({renamed})"
     )
+
+
+def _nearest(label: str, names: Sequence[str]) -> str | None:
+    """Returns the name most like a label: equal but for case and blanks, the same number, or spelled like it."""
+    equal = next((name for name in names if _folded(name) == _folded(label)), None)
+    numbers = _numbers([label, *names])
+    if equal is None and numbers is not None:
+        return next((name for name in names if numbers[name] == numbers[label]), None)
+    return equal or next(iter(difflib.get_close_matches(label, names, 1)), None)
 
 
 def _near_equal(counts: Mapping[Any, int]) -> list[str]:
@@ -296,7 +307,11 @@ def _folded(name: str) -> str:
 def _label_map(renames: Mapping[str, str]) -> str:
     """Returns the option that renames labels, as a user can paste it; its form in a file where it cannot be pasted."""
     words = ",".join(f"{old}={new}" for old, new in renames.items())
-    if len(words) > 200 or any(mark in word for pair in renames.items() for word in pair for mark in ",=\n"):
+    if (
+        len(words) > 200
+        or not words.isprintable()
+        or any(mark in "".join(pair) for pair in renames.items() for mark in ",=")
+    ):
         return '--label-map with a JSON file such as {"old": "new"}'
     return f"--label-map {shlex.quote(words)}"
 

@@ -62,9 +62,11 @@ def _check_texts(table: Table, name: str, rows: Sequence[int]) -> None:
             f"row {odd} of {table.origin} must have a string in column {name!r}, and has {shown(texts[odd])}: {remedy}"
         )
     for row in rows:
-        # Half of a pair of surrogates, from a text that was cut within a character. No tokenizer reads it.
-        if not texts[row].isascii() and any("\ud800" <= character <= "\udfff" for character in texts[row]):
+        try:
+            texts[row].encode()
+        except UnicodeEncodeError as error:
+            # Half of a pair of surrogates, from a text that was cut within a character. No tokenizer reads it.
             raise InputError(
-                f"row {row} of {table.origin} must have a text of whole characters in column {name!r}, and has "
-                f"{shown(texts[row])} with half a character (a surrogate): correct it, or remove the row"
-            )
+                f"row {row} of {table.origin} must have a text of whole characters in column {name!r}, and has half a "
+                f"character (a surrogate) at place {error.start} of {shown(texts[row])}: correct it, or remove the row"
+            ) from error
