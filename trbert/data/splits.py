@@ -284,24 +284,26 @@ def _reach_hub(name: str) -> None:
 def _hold_out(split: str, size: int, splits: dict[str, Rows], seed: int, notes: list[str]) -> None:
     """Moves about `size` rows of train to a new split. Each class keeps its share, and at least one training row.
 
-    Rows of equal texts go together. So more rows than `size` are moved only where no texts fit.
+    Rows of equal texts go together. So more rows than `size` are moved where no texts fit. Where no class can spare a
+    text, equal texts come to stand on both sides; a note warns of it.
     """
     train = splits["train"]
-    groups = text_groups(train)
-    apart = len(np.unique(groups)) == len(train)
-    index = _held_out(train.strata, groups, size, seed, split)
+    alone, groups = np.arange(len(train)), text_groups(train)
+    index, how = _held_out(train.strata, groups, size, seed, split), "equal texts stay together"
     if len(index) == 0:
-        rows = "two rows or more" if apart else "two different texts or more"
+        index = _held_out(train.strata, alone, size, seed, split)
+        how = (
+            "no class has two texts to share out, so that equal texts stand on both sides and any accuracy says little"
+        )
+    if len(index) == 0:
         raise InputError(
-            f"train must have a class of {rows}, so that a {split} split can be held out, and has "
+            f"train must have a class of two rows or more, so that a {split} split can be held out, and has "
             f"{len(train)} rows of {len(np.unique(train.strata))} classes: pass a {split} file"
         )
-    splits["train"] = train.take(np.setdiff1d(np.arange(len(train)), index))
+    splits["train"] = train.take(np.setdiff1d(alone, index))
     splits[split] = train.take(index)
-    notes.append(
-        f"{split} held out: {len(index)} of {len(train)} train rows (seed {seed})"
-        + ("" if apart else "; equal texts stay together")
-    )
+    note = f"{split} held out: {len(index)} of {len(train)} train rows (seed {seed})"
+    notes.append(note if np.array_equal(groups, alone) else f"{note}; {how}")
 
 
 def _held_out(strata: Strata, groups: Groups, size: int, seed: int, split: str) -> Int64[np.ndarray, " held"]:

@@ -469,10 +469,17 @@ def test_a_class_of_one_text_stays_in_train(tmp_path: Path) -> None:
     assert "the very same" not in splits.test.inputs[0] + splits.validation.inputs[0]
 
 
-def test_a_hold_out_from_classes_of_one_text_each_is_refused(tmp_path: Path) -> None:
-    assert refusal(copies(tmp_path / "a.jsonl", 10, 2)) == (
-        "train must have a class of two different texts or more, so that a test split can be held out, and has 20 rows "
-        "of 2 classes: pass a test file"
+def test_a_hold_out_from_classes_of_one_text_each_is_warned_of(tmp_path: Path) -> None:
+    source = copies(tmp_path / "a.jsonl", 10, 2)
+    splits = load_splits(source)
+    assert [len(rows) for rows in (splits.train, splits.validation, splits.test)] == [16, 2, 2]
+    assert changes(splits)[1] == (
+        "test held out: 2 of 20 train rows (seed 0); no class has two texts to share out, so that equal texts stand on "
+        "both sides and any accuracy says little"
+    )
+    assert refusal(source, drop_duplicates=True) == (
+        "train must have a class of two rows or more, so that a test split can be held out, and has 2 rows of 2 "
+        "classes: pass a test file"
     )
 
 
