@@ -1,6 +1,5 @@
 """Finds the classes of a data set: the class of each label, in all splits alike."""
 
-import difflib
 import re
 import shlex
 import unicodedata
@@ -260,22 +259,23 @@ def _check_trained(
     if not counts:
         return
     label, count = next(iter(counts.items()))
-    near = _nearest(str(label), list(map(str, values)))
-    hint = f" (did you mean {near!r}?)" if near else ""
-    renamed = _label_map({str(label): near or "CLASS"})
+    names = list(map(str, values))
+    same = _same(str(label), names)
+    hint = f" (did you mean {same!r}?)" if same else did_you_mean(str(label), names)
+    # A name that is only spelled alike may be another class, so that it is no rename to paste.
+    renamed = _label_map({str(label): same or "CLASS"})
     raise InputError(
         f"label {cut(label)} of {table.origin} must have training rows, and has none in {train.origin}{hint}: add "
         f"some, remove its {count} rows, or give them another class ({renamed})"
     )
 
 
-def _nearest(label: str, names: Sequence[str]) -> str | None:
-    """Returns the name most like a label: equal but for case and blanks, the same number, or spelled like it."""
-    equal = next((name for name in names if _folded(name) == _folded(label)), None)
+def _same(label: str, names: Sequence[str]) -> str | None:
+    """Returns the name that equals a label but for case, blanks and Unicode form, or that is the same number."""
     numbers = _numbers([label, *names])
-    if equal is None and numbers is not None:
+    if numbers is not None:
         return next((name for name in names if numbers[name] == numbers[label]), None)
-    return equal or next(iter(difflib.get_close_matches(label, names, 1)), None)
+    return next((name for name in names if _folded(name) == _folded(label)), None)
 
 
 def _near_equal(counts: Mapping[Any, int]) -> list[str]:

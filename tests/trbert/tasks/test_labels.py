@@ -148,6 +148,12 @@ def test_a_named_class_with_test_rows_alone_is_refused_with_a_way_out():
     assert named(read([0, 1], {"other": "neg"}, test=[2, 0], names=("neg", "pos", "other")), "test") == ["neg", "neg"]
 
 
+def test_a_name_that_is_only_spelled_alike_is_asked_for_and_not_pasted():
+    told = refused(["positive", "negative"], test=["postive"])
+    assert " (did you mean 'positive'?): " in told
+    assert told.endswith("(--label-map postive=CLASS)")
+
+
 def test_a_number_that_is_written_otherwise_in_test_is_named():
     told = refused(["0", "1"], test=["1.0", "0.0"])
     assert told.endswith(
