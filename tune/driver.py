@@ -3,9 +3,10 @@
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 import ray
@@ -18,6 +19,7 @@ from trbert.measure.latency import LatencyTable, load_latency
 from trbert.selection.selectors import free_selectors
 from tune.budget import Plan, after_preparing, fit_trial
 from tune.checkpoints import StateFolder, StateKeeper
+from tune.learning.inputs import Say, read_inputs
 from tune.learning.prepare import Prepared, prepare
 from tune.learning.teacher_stage import train_teacher
 from tune.planner import bundle, cluster_at_hand, gpus_each
@@ -32,6 +34,8 @@ from tune.space import first_guesses, point_choices, search_space, to_settings
 from tune.suggestions import FreshSearch
 from tune.teams import TeamPlan, teach_together
 from tune.trial import run_trial
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,28 +63,25 @@ def run_search(folder: RunFolder, saved: SavedRun, plan: Plan, *, cores: int, re
         verbose: whether to show Ray's own log.
     """
     console, started = Console(), time.monotonic()
-    if not verbose:
-        transformers.utils.logging.disable_progress_bar()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        # This logger prints a traceback whenever a trial loses a process. The console prints one line instead.
-        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    _quieten(verbose)
     settings, search = saved.settings, saved.search
     # The file is read here, because the other machines of a cluster do not have it.
     table_file = settings.select.latency_table
     latency = None if table_file is None else load_latency(table_file)
+    states = _states(folder, search)
+    work = partial(make_shared, settings, plan, latency=latency, states=states, fingerprint=saved.fingerprint)
     if search.address or search.num_learners > 1:
         _start_ray(search.address or "local", cores, verbose)
-        team = _team(folder, search, "teacher")
-        shared = _on_cluster(settings, plan, console, _gpus_each(search), latency, _states(folder, search), team)
+        shared = _on_cluster(partial(work, team=_team(folder, search, "teacher")), console, _gpus_each(search))
     else:
-        shared = make_shared(settings, plan, console.line, latency, _states(folder, search))
+        shared = work(console.line)
         _start_ray("local", cores, verbose)
     try:
         fitted = saved.fitted if resumed else None
         if fitted is None:
             plan = after_preparing(plan, time.monotonic() - started)
             fitted = _fit(settings, plan, shared.prepared, console)
-            write_run(folder, replace(saved, fitted=fitted))
+            write_run(folder, replace(saved, fitted=fitted, fingerprint=shared.prepared.fingerprint))
         results = _run_trials(folder, search, fitted, plan, shared.prepared, console, resumed=resumed, verbose=verbose)
     finally:
         console.end()
@@ -122,8 +123,49 @@ def _team(folder: RunFolder, search: Search, stage: str) -> TeamPlan | None:
     return TeamPlan(size=search.num_learners, gpus=gpus, storage=_storage(folder, search), run=run)
 
 
+def inspect_inputs(saved: SavedRun, plan: Plan, *, cores: int, verbose: bool) -> None:
+    """Reads and checks the data and the model as a search does, prints what was found, and trains nothing.
+
+    Args:
+        saved: what the user asked for.
+        plan: how the budget is spent.
+        cores: the processors of this machine that Ray may use; a cluster counts its own.
+        verbose: whether to show Ray's own log.
+    """
+    console = Console()
+    _quieten(verbose)
+    work = partial(_inspect, saved.settings, plan)
+    if saved.search.address is None:
+        work(console.line)
+        return
+    _start_ray(saved.search.address, cores, verbose)
+    try:
+        _on_cluster(work, console, _gpus_each(saved.search))
+    finally:
+        ray.shutdown()
+
+
+def _inspect(settings: Settings, plan: Plan, say: Say) -> None:
+    read_inputs(settings, say, plan.concurrent)
+
+
+def _quieten(verbose: bool) -> None:
+    if not verbose:
+        transformers.utils.logging.disable_progress_bar()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        # This logger prints a traceback whenever a trial loses a process. The console prints one line instead.
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+
+
 def make_shared(
-    settings: Settings, plan: Plan, say: Any, latency: LatencyTable | None, states: str, team: TeamPlan | None = None
+    settings: Settings,
+    plan: Plan,
+    say: Say,
+    *,
+    latency: LatencyTable | None,
+    states: str,
+    fingerprint: str | None,
+    team: TeamPlan | None = None,
 ) -> Shared:
     """Prepares data and teacher, and measures the free rules.
 
@@ -133,6 +175,7 @@ def make_shared(
         say: is called with a line for each thing that is done.
         latency: the user's table of times, or None.
         states: the folder or URI for the teacher's states while it is trained.
+        fingerprint: of the data and the model that a resumed search started with; None checks nothing.
         team: the processes that train the teacher; None trains it in this process.
     """
     folder = StateFolder(states)
@@ -140,7 +183,7 @@ def make_shared(
         train = partial(train_teacher, keeper=StateKeeper("teacher", folder.newest(), folder.report))
     else:
         train = partial(teach_together, team)
-    prepared = prepare(settings, plan, say, latency, train)
+    prepared = prepare(settings, plan, say, latency, train, fingerprint)
     folder.delete()
     say(f"free rules: measuring {', '.join(rule.name for rule in free_selectors())} on the teacher")
     choice = to_settings({"select.points": point_choices(prepared.config.num_hidden_layers)[0]})
@@ -153,32 +196,28 @@ def _start_ray(address: str, cores: int, verbose: bool) -> None:
     ray.init(address=address, log_to_driver=verbose, logging_level=level, **options)
 
 
-def _on_cluster(
-    settings: Settings,
-    plan: Plan,
-    console: Console,
-    gpus: float,
-    latency: LatencyTable | None,
-    states: str,
-    team: TeamPlan | None,
-) -> Shared:
-    """Runs `make_shared` on a worker, because the head of a cluster offers no processors; prints its lines here."""
+def _on_cluster(work: Callable[[Say], Found], console: Console, gpus: float) -> Found:
+    """Runs a function on a worker, because the head of a cluster offers no processors; prints its lines here."""
     lines = Queue(actor_options={"num_cpus": 0})
     # Whenever a machine is lost, Ray runs it again on another one.
-    remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=-1)(make_shared)
-    work = remote.remote(settings, plan, lines.put, latency, states, team)
+    remote: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=-1)(_told)
+    found_ref = remote.remote(work, lines.put)
     try:
         while True:
-            done, _ = ray.wait([work], timeout=0.5)
+            done, _ = ray.wait([found_ref], timeout=0.5)
             for line in lines.get_nowait_batch(lines.qsize()):
                 console.line(line)
             if done:
-                shared: Shared = ray.get(work)
-                return shared
+                found: Found = ray.get(found_ref)
+                return found
     except RayTaskError as error:
         raise error.cause from None
     finally:
         lines.shutdown()
+
+
+def _told(work: Callable[[Say], Found], say: Say) -> Found:
+    return work(say)
 
 
 def _run_trials(

@@ -93,6 +93,7 @@ class SavedRun:
     settings: Settings
     search: Search
     fitted: Settings | None = None
+    fingerprint: str | None = None
 
 
 def write_run(folder: RunFolder, saved: SavedRun) -> None:

@@ -102,12 +102,15 @@ def _run(options: argparse.Namespace) -> None:
     search = saved.search
     plan, where = _plan(search)
     print(describe(plan, saved.settings, search, folder, where), flush=True)
+    from tune.driver import inspect_inputs, run_search  # imports Ray and torch; the plan is printed before
+
     if options.dry_run:
+        inspect_inputs(saved, plan, cores=_cores(), verbose=options.verbose)
+        print("nothing was trained: leave out --dry-run to start the search", flush=True)
         return
     if not options.resume:
         make_run(folder)
         write_run(folder, saved)
-    from tune.driver import run_search  # imports Ray and torch, which takes seconds; the plan is printed before
 
     try:
         print(run_search(folder, saved, plan, cores=_cores(), resumed=bool(options.resume), verbose=options.verbose))

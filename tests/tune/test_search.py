@@ -31,6 +31,14 @@ def folder(tmp_path, monkeypatch, own_environment):
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def inspected(monkeypatch):
+    """Stands for the part of the driver that reads and checks; notes what it was called with."""
+    calls = []
+    monkeypatch.setattr("tune.driver.inspect_inputs", lambda *words, **options: calls.append((words, options)))
+    return calls
+
+
 @pytest.fixture
 def searched(monkeypatch):
     """Stands for the driver: notes what it was called with, and runs nothing."""
@@ -62,11 +70,15 @@ joint stage of up to {Settings().joint.documents:,} documents
 """
 
 
-def test_a_dry_run_prints_the_plan_and_makes_nothing(capsys, folder):
+def test_a_dry_run_prints_the_plan_reads_what_a_search_reads_and_makes_nothing(capsys, folder, inspected):
     assert main(["--dry-run"]) == 0
     out, err = capsys.readouterr()
     assert out.startswith(PLAN)
-    assert out.endswith("time      about 10 minutes (--budget 10m)\n")
+    assert out.endswith(
+        "time      about 10 minutes (--budget 10m)\nnothing was trained: leave out --dry-run to start the search\n"
+    )
+    (((saved, plan), options),) = inspected
+    assert (saved.settings.data.source, plan.trials, options) == ("pages", 4, {"cores": 2, "verbose": False})
     assert err == ""
     assert list(folder.iterdir()) == []
 
@@ -159,12 +171,13 @@ def test_what_the_cluster_can_never_run_is_refused_before_anything_starts(capsys
 def test_the_plan_comes_before_torch_and_ray_are_loaded(words, folder):
     script = (
         f"import runpy, sys; sys.argv = ['search.py', '--dry-run', *{words}]\n"
+        "sys.modules['tune.driver'] = None  # the plan is printed before it is imported\n"
         f"try: runpy.run_path({str(ROOT / 'tune' / 'search.py')!r}, run_name='__main__')\n"
         "except SystemExit as end: code = end.code\n"
         "print(code, *{'torch', 'ray', 'transformers', 'datasets'} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "0"
+    assert done.stdout.splitlines()[-2:] == ["time      about 10 minutes (--budget 10m)", "1"]
 
 
 def test_the_script_runs_from_any_folder(folder):
