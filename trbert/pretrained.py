@@ -1,11 +1,9 @@
 """Loads plain models: the packaged encoder, a model in a folder, or one on the Hugging Face hub."""
 
-import contextlib
 import hashlib
 import importlib.util
-import os
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -14,11 +12,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers.utils import logging
 
 from trbert.checkpoint.config import max_tokens, name_outputs, read_config
 from trbert.checkpoint.labels import match_labels
 from trbert.checkpoint.place import Place, find_model
+from trbert.checkpoint.quiet import quiet
 from trbert.checkpoint.tokenizer import fit_tokenizer, load_tokenizer
 from trbert.checkpoint.weights import check_finite, check_report, find_weights, unread
 from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound
@@ -65,8 +63,8 @@ def load_pretrained(name: str, task: Task, labels: Sequence[str], new_head: bool
         InputError: The model was fine-tuned for other labels.
         DamagedCheckpoint: Files of the model are missing or cut off, or do not fit together.
     """
-    place, found = find_model(_packaged_folder() if name == PACKAGED else name)
-    with _quiet():
+    place, found = (Place(name, _packaged_folder(), local=True), ()) if name == PACKAGED else find_model(name)
+    with quiet():
         config, names, cleared = read_config(place)
         heads = [each for each in config.architectures or () if "For" in each]
         trained = any(task.head.removeprefix("AutoModel") in each for each in heads)
@@ -79,13 +77,14 @@ def load_pretrained(name: str, task: Task, labels: Sequence[str], new_head: bool
         unused = check_report(place, model, report, fine_tuned, names is not None)
         check_finite(place, model)
         replaced = () if fine_tuned else _renew_head(place, model, report, heads, trained)
-        tokenizer = load_tokenizer(place, config)
+        tokenizer, read = load_tokenizer(place, config)
         fitted = fit_tokenizer(place, tokenizer, model)
-    order, matched = tuple(range(len(labels))), ()
+    order: tuple[int, ...] = tuple(range(len(labels)))
+    matched: tuple[str, ...] = ()
     if fine_tuned and labels:
         own = tuple(model.config.id2label.values())
         order, matched = match_labels(place.name, own, tuple(map(str, labels)))
-    notes = (*found, *cleared, *written, *unused, *replaced, *matched, *fitted)
+    notes = (*found, *cleared, *written, *unused, *replaced, *matched, *read, *fitted)
     return Pretrained(model.eval(), tokenizer, fine_tuned, order, notes)
 
 
@@ -173,7 +172,9 @@ def _load_model(place: Place, task: Task, config: Any, safe: bool) -> tuple[Any,
         OSError,
         EOFError,
         RuntimeError,
+        AssertionError,
         LookupError,
+        TypeError,
         ValueError,
         ImportError,
     ) as error:
@@ -201,22 +202,6 @@ def _renew_head(
             "because it is of another task",
         )
     return ()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps transformers from reporting what `Pretrained.notes` says, and from asking the hub to convert weights."""
-    before, asked = logging.get_verbosity(), os.environ.get("DISABLE_SAFETENSORS_CONVERSION")
-    logging.set_verbosity_error()
-    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-        if asked is None:
-            del os.environ["DISABLE_SAFETENSORS_CONVERSION"]
-        else:
-            os.environ["DISABLE_SAFETENSORS_CONVERSION"] = asked
 
 
 def _packaged_folder() -> str:

@@ -101,14 +101,17 @@ def _refusal(source: str, names: Sequence[str], labels: Sequence[str], order: Se
     lacking = [
         label for label, place in zip(labels, order, strict=True) if place is None or list(order).count(place) > 1
     ]
-    free = [name for index, name in enumerate(names) if index not in order] or list(names)
     own = f"{len(names)} labels without names" if unnamed(names) else f"the labels {_list(names)}"
+    told = f"model {source} was fine-tuned for {own}, and the data has {_list(labels)}"
+    taken = [place for place in order if list(order).count(place) == 1]
+    free = [name for index, name in enumerate(names) if index not in taken and names.count(name) == 1]
+    if len(free) < len(lacking):
+        return f"{told}: pass --new-head to take its encoder with a new head"
     pairs = ",".join(f"{label}={name}" for label, name in zip(lacking, free, strict=False))
     return (
-        f"model {source} was fine-tuned for {own}, and the data has {_list(labels)}: "
-        f"pass --new-head to take its encoder with a new head, or, where {_some(list(map(repr, lacking)), 3)} "
-        f"{'is' if len(lacking) == 1 else 'are'} only spelt in another way, give the model's spelling as in "
-        f"--label-map {shlex.quote(pairs)}"
+        f"{told}, of which {_some(list(map(repr, lacking)), 3)} {'is' if len(lacking) == 1 else 'are'} not clearly "
+        "one of the model's: pass --new-head to take its encoder with a new head, or, where only the spelling differs, "
+        f"rename labels of the data to those of the model, such as --label-map {shlex.quote(pairs)}"
     )
 
 

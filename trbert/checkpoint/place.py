@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound, TrbertError, UnsupportedModel
 
@@ -63,20 +63,21 @@ def find_model(name: str) -> tuple[Place, tuple[str, ...]]:
         name: a folder, or a name on the hub.
 
     Raises:
-        InputError: The name is a file, or a folder that holds an adapter and no model.
+        InputError: The name is a file.
+        UnsupportedModel: It is an adapter, and no whole model.
         DamagedCheckpoint: The folder holds no config.json.
     """
     folder = Path(name)
     if folder.is_file():
         raise InputError(f"--model must be a folder or a name on the hub, and is the file {name}: pass {folder.parent}")
-    if not folder.is_dir():
-        place = Place(name, name, local=False)
-        return place, ()
-    if (folder / "adapter_config.json").is_file():
+    place = Place(name, name, local=folder.is_dir())
+    if place.file("adapter_config.json"):
         raise UnsupportedModel(
-            f"model folder {name} must hold a whole model, and holds an adapter (adapter_config.json): load it with "
-            "peft, call model.merge_and_unload(), and save what that returns to another folder with save_pretrained"
+            f"model {name} must be a whole model, and is an adapter (adapter_config.json): load it with peft, call "
+            "model.merge_and_unload(), and save what that returns to another folder with save_pretrained"
         )
+    if not place.local:
+        return place, ()
     notes: tuple[str, ...] = ()
     within = _of_sentence_transformers(folder)
     if within is not None:

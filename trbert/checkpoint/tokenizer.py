@@ -19,8 +19,8 @@ SENTENCEPIECE = ("sentencepiece.bpe.model", "spiece.model", "sentencepiece.model
 """Files of sentencepiece, as the families call them."""
 
 
-def load_tokenizer(place: Place, config: Any) -> Any:
-    """Returns a model's tokenizer as it was saved.
+def load_tokenizer(place: Place, config: Any) -> tuple[Any, tuple[str, ...]]:
+    """Returns a model's tokenizer as it was saved, and notes on how it was read.
 
     Args:
         place: where the model is.
@@ -31,10 +31,17 @@ def load_tokenizer(place: Place, config: Any) -> Any:
         UnsupportedModel: It needs code of its own, or a package that is not installed.
         ModelNotFound: It could not be fetched from the hub.
     """
-    said = place.json("tokenizer_config.json")
+    said, notes = place.json("tokenizer_config.json"), []
+    options: dict[str, Any] = {}
+    if "do_lower_case" not in said and not place.file("tokenizer.json") and _has_capitals(place.file("vocab.txt")):
+        options["do_lower_case"] = False
+        notes.append(
+            f"tokenizer of model {place.name}: texts are not made lower-case, because its vocab.txt has capital "
+            "letters, and no other file says what to do"
+        )
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(
-            place.source, config=config, local_files_only=place.local, trust_remote_code=False
+            place.source, config=config, local_files_only=place.local, trust_remote_code=False, **options
         )
     except Exception as error:  # the tokenizers library raises plain Exception
         raise _unread(place, said, error) from error
@@ -44,7 +51,7 @@ def load_tokenizer(place: Place, config: Any) -> Any:
         raise DamagedCheckpoint(
             f"model folder {place.source} must hold a tokenizer ({' or '.join(names)}), and does not: save it there"
         )
-    return tokenizer
+    return tokenizer, tuple(notes)
 
 
 def fit_tokenizer(place: Place, tokenizer: Any, model: Any) -> tuple[str, ...]:
@@ -62,11 +69,13 @@ def fit_tokenizer(place: Place, tokenizer: Any, model: Any) -> tuple[str, ...]:
         InputError: The tokenizer has no padding token, and no token that could be one.
     """
     config, notes = model.config, []
+    rows = model.get_input_embeddings().num_embeddings
     tokenizer.model_max_length = min(tokenizer.model_max_length, max_tokens(config))
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = _padding(place, tokenizer, config)
+    if tokenizer.pad_token is None or tokenizer.pad_token_id >= rows:
+        tokenizer.pad_token = _padding(place, tokenizer, config, rows)
         notes.append(
-            f"tokenizer of model {place.name}: it has no padding token, so {tokenizer.pad_token!r} is taken for it"
+            f"tokenizer of model {place.name}: it has no padding token of which the encoder has an embedding, so "
+            f"{tokenizer.pad_token!r} is taken for it"
         )
     if tokenizer.pad_token_id != config.pad_token_id:
         if not family_of(config).first_position_after_padding:
@@ -83,7 +92,6 @@ def fit_tokenizer(place: Place, tokenizer: Any, model: Any) -> tuple[str, ...]:
             f"tokenizer of model {place.name}: it puts no special token before a text, so that the first token of its "
             "first word is never dropped, and is what a head that reads the first token reads"
         )
-    rows = model.get_input_embeddings().num_embeddings
     beyond = _named(tokenizer, rows)
     if beyond:
         notes.append(
@@ -124,12 +132,12 @@ def _named(tokenizer: Any, first: int) -> list[str]:
     return [token for _, token in sorted(found)]
 
 
-def _padding(place: Place, tokenizer: Any, config: Any) -> str:
+def _padding(place: Place, tokenizer: Any, config: Any, rows: int) -> str:
     """Returns the token that can pad: that of the config's id, or else a special one."""
-    vocabulary = tokenizer.get_vocab()
-    own = [token for token, index in vocabulary.items() if index == config.pad_token_id]
-    special = [tokenizer.eos_token, tokenizer.sep_token, tokenizer.unk_token]
-    for token in [*own, *(each for each in special if each in vocabulary)]:
+    known = {token: index for token, index in tokenizer.get_vocab().items() if index < rows}
+    own = [token for token, index in known.items() if index == config.pad_token_id]
+    special = (tokenizer.eos_token, tokenizer.sep_token, tokenizer.unk_token)
+    for token in (*own, *(each for each in special if each in known)):
         return str(token)
     raise InputError(
         f"the tokenizer of model {place.name} must have a padding token, and has none: set tokenizer.pad_token, and "
@@ -174,3 +182,11 @@ def _installed(name: str) -> bool:
 
 def _holds_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json", *SENTENCEPIECE))
+
+
+def _has_capitals(vocabulary: Path | None) -> bool:
+    """Returns whether a vocab.txt has words with capital letters, beside special tokens such as [CLS]."""
+    if vocabulary is None:
+        return False
+    words = vocabulary.read_text(encoding="utf-8", errors="replace").splitlines()
+    return any(word != word.lower() for word in words if not (word.startswith("[") and word.endswith("]")))

@@ -56,6 +56,8 @@ def find_weights(place: Place) -> tuple[bool, tuple[str, ...]]:
 
 def unread(place: Place, error: Exception) -> TrbertError:
     """Returns the error to raise where the weights could not be read."""
+    if isinstance(error, KeyError):
+        return place.failed(ValueError(f"transformers does not know {error}, which its config.json names"))
     if not isinstance(error, pickle.UnpicklingError | EOFError):
         return place.failed(error)
     whole, first = place.file(PICKLED[0]), sorted(Path(place.source).glob("pytorch_model-*.bin"))
