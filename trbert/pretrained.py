@@ -188,7 +188,8 @@ def _renew_head(
     """Draws the weights of the head anew where the checkpoint held some, in place, and returns notes on it."""
     inner = f"{model.base_model_prefix}."
     drawn = {*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])}
-    if any(name not in drawn for name in model.state_dict() if not name.startswith(inner)):
+    held = any(name not in drawn for name in model.state_dict() if not name.startswith(inner))
+    if held:
         model._is_hf_initialized = False
         for child in (child for name, child in model.named_children() if f"{name}." != inner):
             for part in (*child.modules(), *child.parameters()):
@@ -200,6 +201,11 @@ def _renew_head(
         return (
             f"model {place.name}: its encoder is taken, and its own head ({heads[0]}) is left out for a new one, "
             "because it is of another task",
+        )
+    if held:
+        return (
+            f"model {place.name}: its encoder is taken, and its own head is left out for a new one, because its "
+            "config.json does not say in `architectures` what the head is of",
         )
     return ()
 

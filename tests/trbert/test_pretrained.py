@@ -181,6 +181,15 @@ def test_a_head_of_another_task_is_left_out_although_its_weights_would_fit(bert,
     assert any(told in note for note in found.notes)
 
 
+def test_a_head_of_which_the_config_says_nothing_is_left_out(fine_tuned, bert):
+    config = json.loads((fine_tuned / "config.json").read_text())
+    (fine_tuned / "config.json").write_text(json.dumps(config | {"architectures": None}))
+    found = load_pretrained(str(fine_tuned), TASK, LABELS)
+    assert not found.fine_tuned
+    assert not torch.equal(found.model.classifier.weight, bert.classifier.weight)
+    assert any("does not say in `architectures` what the head is of" in note for note in found.notes)
+
+
 @pytest.mark.parametrize("within", ["", "0_Transformer"])
 def test_the_encoder_of_sentence_transformers_is_taken(plain, tmp_path, within):
     folder = tmp_path / "sentences"

@@ -30,7 +30,7 @@ def test_a_config_that_cannot_be_saved_is_told(bert, tokenizer):
 
 def test_a_config_that_does_not_describe_the_weights_is_told(bert, tokenizer):
     bert.config.vocab_size = 50
-    with pytest.raises(DamagedCheckpoint, match="has another weight '.*word_embeddings.weight'"):
+    with pytest.raises(DamagedCheckpoint, match=r"has another weight '.*word_embeddings\.weight'"):
         rehearse(bert, tokenizer, TASK)
 
 

@@ -31,7 +31,7 @@ def label_names(config: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def unnamed(names: Sequence[str]) -> bool:
-    """Returns whether these are the names that transformers gives to outputs without a name: LABEL_0, LABEL_1 and so on.
+    """Returns whether these names are those that transformers gives to outputs without a name, such as LABEL_0.
 
     Example:
         >>> unnamed(["LABEL_0", "LABEL_1"])

@@ -111,5 +111,5 @@ def test_weights_that_are_not_finite_are_told(folder, weights, wrong):
 
 def test_weights_under_other_names_are_told_with_one_of_them(folder, weights):
     torch.save({f"module.{name}": value for name, value in weights.items()}, folder / "pytorch_model.bin")
-    with pytest.raises(DamagedCheckpoint, match="must hold the weight 'bert.*', and does not, but 'module.bert"):
+    with pytest.raises(DamagedCheckpoint, match=r"must hold the weight 'bert\..*', and does not, but 'module\.bert"):
         load(folder)
