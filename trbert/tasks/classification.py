@@ -84,6 +84,18 @@ class Classification(Task):
                 f"{int(labels.max())}: pass class indices as the model numbers them"
             )
 
+    def check_config(self, config: Any) -> None:
+        """Checks that the head gives one label to a text.
+
+        Raises:
+            InputError: Its `problem_type` is that of several labels, or of a number.
+        """
+        if config.problem_type in ("multi_label_classification", "regression"):
+            raise InputError(
+                f"problem_type of a fine-tuned model must be single_label_classification, and is "
+                f"{config.problem_type}: pass --new-head to take its encoder with a new head"
+            )
+
     def loss(self, outputs: Outputs, examples: Examples) -> PerExample:
         """Returns −log p(label) of each document."""
         return F.cross_entropy(_exact(outputs), examples.targets, reduction="none")

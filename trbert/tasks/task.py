@@ -95,6 +95,16 @@ class Task(ABC):
             InputError: They do not.
         """
 
+    def check_config(self, config: Any) -> None:  # noqa: B027  most tasks have nothing to check
+        """Checks that a fine-tuned model's head is one that this task trains and reads as the model's config says.
+
+        Args:
+            config: the Hugging Face configuration of the model.
+
+        Raises:
+            InputError: It is not.
+        """
+
     @abstractmethod
     def loss(self, outputs: Outputs, examples: Examples) -> PerExample:
         """Returns the loss of each example against its target, in nats."""
