@@ -105,8 +105,8 @@ class Encoder:
             least, most = (int(kind) for kind in types.aminmax())
             if not 0 <= least <= most < segments:
                 raise InputError(
-                    f"token_type_ids must be from 0 to {segments - 1}, because the model knows {segments} segments, and "
-                    f"one is {most if most >= segments else least}: use the model's own tokenizer"
+                    f"token_type_ids must be from 0 to {segments - 1}, because the model knows {segments} segments, "
+                    f"and one is {most if most >= segments else least}: use the model's own tokenizer"
                 )
         self._check_length(tokens.lengths)
 
@@ -124,7 +124,8 @@ class Encoder:
         Segment ids are not read where the model has one segment or none.
 
         Raises:
-            InputError: A document has more tokens than the model has positions. Or, on a CPU, an id is beyond its table.
+            InputError: A document has more tokens than the model has positions. Or an id is beyond its table, which is
+                found out on a CPU only.
         """
         batch = start_batch(tokens, torch.empty(tokens.input_ids.numel(), 0, device=tokens.offsets.device))
         arguments: dict[str, Tensor] = {}

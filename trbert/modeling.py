@@ -1,6 +1,7 @@
 """The reduced model as a Hugging Face model: config, model, Auto classes, save and load."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -173,7 +174,7 @@ class TrbertModel(PreTrainedModel):
                 passed an argument of the plain model that has no meaning for a reduced one. Or the model is being
                 traced or exported.
         """
-        if torch.jit.is_tracing() or _is_exporting():
+        if torch.jit.is_tracing() or _is_exporting():  # type: ignore[attr-defined]
             raise InputError(
                 "a reduced model must not be traced or exported, because the text decides which tokens go on: use "
                 'torch.compile or trbert.load(folder, runner="compiled"), or export the plain model within it, '
@@ -355,6 +356,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "policy_width": ("a whole number above 0", lambda value: type(value) is int and value > 0),
     "policy_features": ("a list of names", lambda value: isinstance(value, list)),
+    "dial": ("a finite number", lambda value: type(value) in (int, float) and math.isfinite(value)),
     "max_tokens": ("a whole number above 0", lambda value: type(value) is int and value > 0),
     "fusion": ("true or false", lambda value: isinstance(value, bool)),
 }
