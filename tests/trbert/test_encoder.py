@@ -11,8 +11,8 @@ from trbert.packed.tokens import Tokens
 
 NO_TOKEN = (
     "token ids must be from 0 to 59, because the model's table of embeddings has 60 rows, and one is {}: use the "
-    "model's own tokenizer; where tokens were added to it, call model.resize_token_embeddings(len(tokenizer)), and save "
-    "the model again"
+    "model's own tokenizer; where tokens were added to it, call model.resize_token_embeddings(len(tokenizer)), and "
+    "save the model again"
 )
 NO_SEGMENT = (
     "token_type_ids must be from 0 to 1, because the model knows 2 segments, and one is {}: use the model's own "
