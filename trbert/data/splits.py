@@ -136,6 +136,36 @@ def load_splits(
     )
 
 
+def load_inputs(
+    source: str, *, task: Task, text_column: str, format: Format, rows: int, seed: int = 0
+) -> tuple[tuple[str, ...], ...]:
+    """Returns the inputs of some rows of a data set, such as their texts. No label is read.
+
+    They are rows of the test split. Without one they are of validation, and without that of train.
+
+    Args:
+        source: as `load_splits` takes it.
+        task: the task; it says which columns are read.
+        text_column: the column of the texts, or both for pairs.
+        format: how the text files are written, as far as the user says so.
+        rows: the most rows. They keep their order.
+        seed: the seed of the sample.
+
+    Returns:
+        For each input column, the value of each row.
+
+    Raises:
+        InputError: The source, a file or a column is wrong; the message says how.
+    """
+    columns = task.columns(text_column, "")
+    tables = _read_source(source, columns)
+    table = next(tables[split] for split in ("test", "validation", "train") if split in tables)
+    if len(table) == 0:
+        raise empty_table(table.origin)
+    sample = np.sort(np.random.default_rng([seed, *b"inputs"]).permutation(len(table))[:rows])
+    return tuple(tuple(table.values[name][row] for row in sample) for name in columns.inputs)
+
+
 def _read_source(source: str, columns: Columns) -> dict[str, Table]:
     if source == PAGES:
         return _page_tables(documentation_pages(), columns)
