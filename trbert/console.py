@@ -3,10 +3,12 @@
 import argparse
 import errno
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from trbert.errors import InputError, TrbertError
 
@@ -21,6 +23,24 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}: see {self.prog} --help")
 
 
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end with SIGTERM, as batch systems and containers do. It ends as it does at Ctrl-C."""
+
+
+def end_on_sigterm() -> None:
+    """Lets SIGTERM raise `Terminated` in the main thread, so that what was started is ended too.
+
+    It is called again after `ray.init`, which takes the signal for itself.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(number: int, frame: Any) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the end
+    raise Terminated
+
+
 def exit_code(run: Callable[[], None], verbose: bool) -> int:
     """Runs a command, prints one line on stderr if it fails, and returns its exit code.
 
@@ -30,17 +50,30 @@ def exit_code(run: Callable[[], None], verbose: bool) -> int:
     | 1 | the disk is full, or the program has a fault; without a message: the output's reader has gone (`… | head`) |
     | 2 | the user made a mistake (any `TrbertError`) |
     | 130 | the user pressed Ctrl-C; the text of the `KeyboardInterrupt`, if it has one, says how to continue |
+    | 143 | the process got SIGTERM; the text of `Terminated`, if it has one, says how to continue |
 
     Args:
         run: the command.
         verbose: whether to print the traceback, too.
     """
+    before = signal.getsignal(signal.SIGTERM)
+    end_on_sigterm()
+    try:
+        return _code_of(run, verbose)
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _code_of(run: Callable[[], None], verbose: bool) -> int:
     try:
         run()
         sys.stdout.flush()  # so that a closed pipe raises its error here, and not when the interpreter ends
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Terminated as error:
+        return _complain(error, f"terminated: {error}" if str(error) else "terminated", 143, verbose)
     except KeyboardInterrupt as error:
         return _complain(error, f"interrupted: {error}" if str(error) else "interrupted", 130, verbose)
     except TrbertError as error:

@@ -14,6 +14,7 @@ from ray import tune
 from ray.exceptions import RayTaskError
 from ray.util.queue import Queue
 
+from trbert.console import end_on_sigterm
 from trbert.measure.latency import LatencyTable, load_latency
 from trbert.selection.selectors import free_selectors
 from tune.budget import Plan, after_preparing, fit_trial
@@ -21,6 +22,7 @@ from tune.checkpoints import StateFolder, StateKeeper
 from tune.learning.prepare import Prepared, prepare
 from tune.learning.teacher_stage import train_teacher
 from tune.planner import bundle, cluster_at_hand, gpus_each
+from tune.preflight.places import below
 from tune.progress import Console, SearchProgress
 from tune.results.front import Point
 from tune.results.report import collect, finished
@@ -151,6 +153,7 @@ def _start_ray(address: str, cores: int, verbose: bool) -> None:
     options: dict[str, Any] = {"num_cpus": cores, "include_dashboard": False} if address == "local" else {}
     level = logging.INFO if verbose else logging.ERROR
     ray.init(address=address, log_to_driver=verbose, logging_level=level, **options)
+    end_on_sigterm()
 
 
 def _on_cluster(
@@ -206,7 +209,7 @@ def _run_trials(
         tune.PlacementGroupFactory([bundle(gpus)] * search.processes),
     )
     storage = _storage(folder, search)
-    trials = f"{storage}/{_trials_name(folder, search)}"
+    trials = below(storage, _trials_name(folder, search))
     if resumed and tune.Tuner.can_restore(trials):
         tuner = tune.Tuner.restore(trials, trainable=trainable, resume_unfinished=True, restart_errored=True)
     else:
@@ -229,7 +232,7 @@ def _run_trials(
 
 def _states(folder: RunFolder, search: Search) -> str:
     """Returns the folder for the teacher's states while it is trained."""
-    return f"{_storage(folder, search)}/{folder.path.name}-teacher-states"
+    return below(_storage(folder, search), f"{folder.path.name}-teacher-states")
 
 
 def _storage(folder: RunFolder, search: Search) -> str:
