@@ -23,22 +23,23 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}: see {self.prog} --help")
 
 
-class Terminated(KeyboardInterrupt):
-    """The process was asked to end with SIGTERM, as batch systems and containers do. It ends as it does at Ctrl-C."""
-
-
 def end_on_sigterm() -> None:
-    """Lets SIGTERM raise `Terminated` in the main thread, so that what was started is ended too.
+    """Lets SIGTERM, with which batch systems and containers end a process, do the same as Ctrl-C.
 
     It is called again after `ray.init`, which takes the signal for itself.
     """
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminate)
+        signal.signal(signal.SIGTERM, _interrupt)
 
 
-def _terminate(number: int, frame: Any) -> NoReturn:
+def _interrupt(number: int, frame: Any) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the end
-    raise Terminated
+    raise KeyboardInterrupt
+
+
+def _was_terminated() -> bool:
+    # An error of our own would not tell: Ray waits in C++, and raises a new KeyboardInterrupt after any signal.
+    return signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
 
 
 def exit_code(run: Callable[[], None], verbose: bool) -> int:
@@ -50,7 +51,7 @@ def exit_code(run: Callable[[], None], verbose: bool) -> int:
     | 1 | the disk is full, or the program has a fault; without a message: the output's reader has gone (`… | head`) |
     | 2 | the user made a mistake (any `TrbertError`) |
     | 130 | the user pressed Ctrl-C; the text of the `KeyboardInterrupt`, if it has one, says how to continue |
-    | 143 | the process got SIGTERM; the text of `Terminated`, if it has one, says how to continue |
+    | 143 | the process got SIGTERM; the rest is as for Ctrl-C |
 
     Args:
         run: the command.
@@ -72,10 +73,9 @@ def _code_of(run: Callable[[], None], verbose: bool) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Terminated as error:
-        return _complain(error, f"terminated: {error}" if str(error) else "terminated", 143, verbose)
     except KeyboardInterrupt as error:
-        return _complain(error, f"interrupted: {error}" if str(error) else "interrupted", 130, verbose)
+        what, code = ("terminated", 143) if _was_terminated() else ("interrupted", 130)
+        return _complain(error, f"{what}: {error}" if str(error) else what, code, verbose)
     except TrbertError as error:
         return _complain(error, f"error: {error}", 2, verbose)
     # This is the only place that catches every exception. It prints each, and its traceback with --verbose.

@@ -125,8 +125,8 @@ def held(folder: RunFolder) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunFolderError(
-                f"run folder {folder.path} must be of one search at a time, and another search is using it: choose "
-                "another --name, or wait until that search has ended"
+                f"run folder {folder.path} must be of one search at a time, and another search is using it: wait "
+                "until that search has ended, or start one under another --name"
             ) from None
         except OSError as error:
             if error.errno not in (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL):

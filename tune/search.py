@@ -132,9 +132,9 @@ def _run(options: argparse.Namespace) -> None:
         resumed, verbose = bool(options.resume), options.verbose
         try:
             print(run_search(folder, saved, plan, cores=_cores(), resumed=resumed, verbose=verbose))
-        except KeyboardInterrupt as stop:
-            hint = f"continue with python tune/search.py --resume {shlex.quote(str(folder.path))}"
-            raise type(stop)(hint) from None
+        except KeyboardInterrupt:
+            name = shlex.quote(str(folder.path))
+            raise KeyboardInterrupt(f"continue with python tune/search.py --resume {name}") from None
         except TrbertError:
             if not options.resume and not search.storage:
                 forget_run(folder)
