@@ -15,6 +15,8 @@ from ray import tune
 from ray.exceptions import RayTaskError
 from ray.util.queue import Queue
 
+from trbert.console import end_on_sigterm
+from trbert.errors import TrbertError
 from trbert.measure.latency import LatencyTable, load_latency
 from trbert.selection.selectors import free_selectors
 from tune.budget import Plan, after_preparing, fit_trial
@@ -23,6 +25,7 @@ from tune.learning.inputs import Say, read_inputs
 from tune.learning.prepare import Prepared, prepare
 from tune.learning.teacher_stage import train_teacher
 from tune.planner import bundle, cluster_at_hand, gpus_each
+from tune.preflight.places import below
 from tune.progress import Console, SearchProgress
 from tune.results.front import Point
 from tune.results.report import collect, finished
@@ -88,13 +91,26 @@ def run_search(folder: RunFolder, saved: SavedRun, plan: Plan, *, cores: int, re
         ray.shutdown()
     done = len(finished(results))
     if done == 0:
-        errors = [str(result.error) for result in results if result.error is not None]
-        why = f" (the first error: {errors[0].strip().splitlines()[-1]})" if errors else ""
-        raise RuntimeError(f"none of {plan.trials} trials finished{why}: their logs are in {folder.trials}")
+        raise _none_finished(folder, plan.trials, [result.error for result in results if result.error is not None])
     console.line("measuring the front's models, one at a time")
     points = collect(folder, shared.prepared, fitted, shared.free, results)
     missing = f"{plan.trials - done} of {plan.trials} trials did not finish\n" if done < plan.trials else ""
     return f"\n{table(points)}\n\n{missing}{_paths(folder)}"
+
+
+def _none_finished(folder: RunFolder, trials: int, errors: list[Any]) -> Exception:
+    """Returns the error for a search without a finished trial: the user's mistake if each of its trials made one."""
+    causes = [error.cause or error if isinstance(error, RayTaskError) else error for error in errors]
+    logs = f"the logs are in {folder.trials}"
+    if causes and all(isinstance(cause, TrbertError) for cause in causes):
+        kind: type[TrbertError] = type(causes[0])
+        return kind(f"none of {trials} trials finished: {causes[0]}; then start again under another --name ({logs})")
+    why = (
+        f" (the first error: {(str(errors[0]).strip().splitlines() or [type(errors[0]).__name__])[-1]})"
+        if errors
+        else ""
+    )
+    return RuntimeError(f"none of {trials} trials finished{why}: their logs are in {folder.trials}")
 
 
 def _fit(settings: Settings, plan: Plan, prepared: Prepared, console: Console) -> Settings:
@@ -194,6 +210,7 @@ def _start_ray(address: str, cores: int, verbose: bool) -> None:
     options: dict[str, Any] = {"num_cpus": cores, "include_dashboard": False} if address == "local" else {}
     level = logging.INFO if verbose else logging.ERROR
     ray.init(address=address, log_to_driver=verbose, logging_level=level, **options)
+    end_on_sigterm()
 
 
 def _on_cluster(work: Callable[[Say], Found], console: Console, gpus: float) -> Found:
@@ -245,7 +262,7 @@ def _run_trials(
         tune.PlacementGroupFactory([bundle(gpus)] * search.processes),
     )
     storage = _storage(folder, search)
-    trials = f"{storage}/{_trials_name(folder, search)}"
+    trials = below(storage, _trials_name(folder, search))
     if resumed and tune.Tuner.can_restore(trials):
         tuner = tune.Tuner.restore(trials, trainable=trainable, resume_unfinished=True, restart_errored=True)
     else:
@@ -268,7 +285,7 @@ def _run_trials(
 
 def _states(folder: RunFolder, search: Search) -> str:
     """Returns the folder for the teacher's states while it is trained."""
-    return f"{_storage(folder, search)}/{folder.path.name}-teacher-states"
+    return below(_storage(folder, search), f"{folder.path.name}-teacher-states")
 
 
 def _storage(folder: RunFolder, search: Search) -> str:

@@ -69,11 +69,14 @@ def teach(
     encoder = reducer.encoder
     limit = None if plan is None else round(plan.teacher_seconds)
     recipe = {name: value for name, value in asdict(settings.teacher).items() if name != "max_length"}
-    key = [settings.task, settings.model, settings.seed, encoder.plain.config.num_labels, recipe, limit]
+    # A folder may hold other weights than before under its name, or the same weights under another name.
+    is_folder = Path(settings.model).is_dir()
+    name = None if is_folder else settings.model
+    key = [settings.task, name, settings.seed, encoder.plain.config.num_labels, recipe, limit]
     digest = hashlib.sha256(json.dumps(key).encode())
     hash_examples(digest, examples)
-    if Path(settings.model).is_dir():
-        hash_weights(digest, encoder.plain)  # a folder may hold other weights than before under the same name
+    if is_folder:
+        hash_weights(digest, encoder.plain)
     path = cache_folder() / "teachers" / f"{digest.hexdigest()[:24]}.safetensors"
     if path.is_file() and _load_teacher(encoder, path):
         say("teacher: taken from the cache of an earlier run")
