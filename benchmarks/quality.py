@@ -407,7 +407,7 @@ def development(settings: Settings) -> Examples:
 
 
 def _examples(prepared: Prepared, rows: Rows, max_length: int) -> Examples:
-    return prepared.task.encode(rows, prepared.tokenizer, max_length)[0]
+    return prepared.task.encode(rows, prepared.tokenizer, max_length).examples
 
 
 def _whole(rows: Rows) -> list[str]:

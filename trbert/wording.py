@@ -30,6 +30,17 @@ def did_you_mean(name: str, there: Sequence[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+def cut(value: object) -> str:
+    """Returns a value as text, cut to 60 characters.
+
+    Example:
+        >>> cut("a" * 100)
+        "'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa..."
+    """
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 def shown(value: object) -> str:
     """Returns a value as text with its type, cut to 60 characters.
 
@@ -37,5 +48,4 @@ def shown(value: object) -> str:
         >>> shown(3)
         'the int 3'
     """
-    text = repr(value)
-    return f"the {type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+    return f"the {type(value).__name__} {cut(value)}"

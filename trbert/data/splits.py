@@ -1,13 +1,15 @@
 """Makes train, validation and test rows from a source. This is the only file that knows Hugging Face `datasets`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from trbert.data.duplicates import Groups, duplicate_notes, text_groups, without_duplicates
+from trbert.data.label_map import read_label_map
 from trbert.data.pages import Page, documentation_pages
 from trbert.data.readers import (
     SPLITS,
@@ -51,6 +53,21 @@ class Splits:
     labels: tuple[str, ...]
     notes: tuple[str, ...]
 
+    def renumbered(self, order: Int64[np.ndarray, " classes"], labels: tuple[str, ...]) -> "Splits":
+        """Returns the same rows with the classes numbered as another list of names numbers them.
+
+        Args:
+            order: for each class, its number in that list.
+            labels: the list.
+        """
+        return replace(
+            self,
+            train=self.train.renumbered(order),
+            validation=self.validation.renumbered(order),
+            test=self.test.renumbered(order),
+            labels=labels,
+        )
+
 
 def load_splits(
     source: str,
@@ -75,6 +92,8 @@ def load_splits(
       share.
     * A train split alone is split into 80 % train, 10 % validation and 10 % test.
 
+    Rows of equal texts stay on one side of a hold-out.
+
     Args:
         source: one of these:
             `pages`, the documentation of the installed libraries;
@@ -92,7 +111,8 @@ def load_splits(
         test_rows: the most test rows; None takes all.
         format: how the text files are written, as far as the user says so.
         label_map: new names for labels, as `old=new,old=new` or as a JSON file with an object of them.
-        drop_duplicates: whether to keep one row of each text.
+        drop_duplicates: whether to keep the first row of each text in a split, and to leave out of validation and test
+            the texts that stand in train.
 
     Raises:
         InputError: A number is below its least value. Or the source, a file, a column, a text or a label is wrong; the
@@ -106,17 +126,22 @@ def load_splits(
     ):
         if number is not None and number < least:
             raise InputError(f"{name} must be at least {least}, and is {number}: leave it out to take the default")
+    renames = None if label_map is None else read_label_map(label_map)
     columns = task.columns(text_column, label_column)
-    tables = _read_source(source, columns)
-    for table in tables.values():
-        if len(table) == 0:
-            raise empty_table(table.origin)
-    reading = task.read(tables, columns)
+    tables = _read_tables(source, columns, format)
+    reading = task.read(tables, columns, renames)
     splits, notes = dict(reading.rows), list(reading.notes)
+    if tables["train"].others:
+        notes.append(f"columns that are not read: {listed(tables['train'].others)}")
 
     if "validation" in splits and "test" not in splits:
         splits["test"] = splits.pop("validation")
         notes.append(f"no test split: the {len(splits['test'])} validation rows are the test rows")
+    if drop_duplicates:
+        splits, found = without_duplicates(splits)
+        notes += found
+    else:
+        notes += duplicate_notes(splits)
     if "test" not in splits:
         tenth = max(1, round(HELD_OUT_SHARE * len(splits["train"])))
         _hold_out("test", tenth, splits, seed, notes)
@@ -127,6 +152,7 @@ def load_splits(
     for split, most in (("validation", validation_rows), ("test", test_rows)):
         _sample(split, most, splits, seed, notes)
     _sample_train(train_rows, splits, seed, notes)
+    notes += task.counts(splits, reading.labels)
     return Splits(
         train=splits["train"],
         validation=splits["validation"],
@@ -145,7 +171,7 @@ def load_inputs(
 
     Args:
         source: as `load_splits` takes it.
-        task: the task; it says which columns are read.
+        task: the task; it reads the table.
         text_column: the column of the texts, or both for pairs.
         format: how the text files are written, as far as the user says so.
         rows: the most rows. They keep their order.
@@ -155,15 +181,22 @@ def load_inputs(
         For each input column, the value of each row.
 
     Raises:
-        InputError: The source, a file or a column is wrong; the message says how.
+        InputError: The source, a file, a column or a text is wrong; the message says how.
     """
     columns = task.columns(text_column, "")
+    tables = _read_tables(source, columns, format)
+    inputs = task.inputs(next(tables[split] for split in ("test", "validation", "train") if split in tables), columns)
+    sample = np.random.default_rng([seed, *b"inputs"]).permutation(len(inputs[0]))[:rows]
+    return tuple(tuple(column[row] for row in np.sort(sample)) for column in inputs)
+
+
+def _read_tables(source: str, columns: Columns, format: Format) -> dict[str, Table]:
+    """Returns the tables of a source, none of them empty."""
     tables = _read_source(source, columns)
-    table = next(tables[split] for split in ("test", "validation", "train") if split in tables)
-    if len(table) == 0:
-        raise empty_table(table.origin)
-    sample = np.sort(np.random.default_rng([seed, *b"inputs"]).permutation(len(table))[:rows])
-    return tuple(tuple(table.values[name][row] for row in sample) for name in columns.inputs)
+    for table in tables.values():
+        if len(table) == 0:
+            raise empty_table(table.origin)
+    return tables
 
 
 def _read_source(source: str, columns: Columns) -> dict[str, Table]:
@@ -249,20 +282,52 @@ def _reach_hub(name: str) -> None:
 
 
 def _hold_out(split: str, size: int, splits: dict[str, Rows], seed: int, notes: list[str]) -> None:
-    """Moves `size` rows of train to a new split. Each class keeps its share, and at least one training row."""
+    """Moves about `size` rows of train to a new split. Each class keeps its share, and at least one training row.
+
+    Rows of equal texts go together. So more rows than `size` are moved only where no texts fit.
+    """
     train = splits["train"]
-    rank, share, order = _strata(train.strata, seed, split)
-    counts = np.bincount(train.strata)
-    taken = [row for row in order[np.argsort(share[order], kind="stable")] if rank[row] < counts[train.strata[row]] - 1]
-    if not taken:
+    groups = text_groups(train)
+    apart = len(np.unique(groups)) == len(train)
+    index = _held_out(train.strata, groups, size, seed, split)
+    if len(index) == 0:
+        rows = "two rows or more" if apart else "two different texts or more"
         raise InputError(
-            f"train must have a class of two rows or more, so that a {split} split can be held out, and has "
+            f"train must have a class of {rows}, so that a {split} split can be held out, and has "
             f"{len(train)} rows of {len(np.unique(train.strata))} classes: pass a {split} file"
         )
-    index = np.sort(np.array(taken[:size], dtype=np.int64))
     splits["train"] = train.take(np.setdiff1d(np.arange(len(train)), index))
     splits[split] = train.take(index)
-    notes.append(f"{split} held out: {len(index)} of {len(train)} train rows (seed {seed})")
+    notes.append(
+        f"{split} held out: {len(index)} of {len(train)} train rows (seed {seed})"
+        + ("" if apart else "; equal texts stay together")
+    )
+
+
+def _held_out(strata: Strata, groups: Groups, size: int, seed: int, split: str) -> Int64[np.ndarray, " held"]:
+    """Returns the indices of the rows to hold out; none where no text can be spared."""
+    rank, share, order = _strata(strata, seed, split)
+    members: dict[int, list[int]] = {}
+    for row, group in enumerate(groups.tolist()):
+        members.setdefault(group, []).append(row)
+    left, held = np.bincount(strata), np.zeros(strata.max() + 1, dtype=np.int64)
+    taken: list[int] = []
+    too_many: list[list[int]] = []
+    for row in order[np.argsort(share[order], kind="stable")].tolist():
+        together = members.get(int(groups[row]), [])
+        moved = np.bincount(strata[together], minlength=len(left))
+        # Rows that went with others count for their class: it has its share already.
+        if not together or held[strata[row]] > rank[row] or bool(((moved > 0) & (left - moved < 1)).any()):
+            continue
+        if len(taken) + len(together) > size:
+            too_many.append(together)
+            continue
+        taken += together
+        left, held = left - moved, held + moved
+        del members[int(groups[row])]
+        if len(taken) == size:
+            break
+    return np.sort(np.array(taken or min(too_many, key=len, default=[]), dtype=np.int64))
 
 
 def _sample(split: str, most: int | None, splits: dict[str, Rows], seed: int, notes: list[str]) -> None:

@@ -1,22 +1,27 @@
 """Classification: one label for a text, or for a pair of texts."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Int64
 from torch import Tensor
 
 from trbert.errors import InputError
 from trbert.packed.tokens import Tokens
-from trbert.tasks.examples import Examples, Outputs
+from trbert.tasks.examples import Encoded, Examples, Outputs
+from trbert.tasks.labels import checked_labels, find_classes, without_labels
 from trbert.tasks.rows import Columns, Reading, Rows, Table, outside_train
 from trbert.tasks.task import PerExample, Task
-from trbert.wording import did_you_mean, listed, shown
+from trbert.tasks.texts import rows_with_texts
+from trbert.wording import cut
 
-KINDS = {bool: "booleans", int: "integers", str: "strings"}
-"""The types that a label can have, with their names in error messages."""
+LISTED = 8
+"""The most classes whose rows are counted one by one in what is said of the data."""
+HALF_A_POINT = 200
+"""The number of rows below which one row is more than half a point of accuracy."""
 
 
 class Classification(Task):
@@ -25,6 +30,7 @@ class Classification(Task):
     name = "classification"
     head = "AutoModelForSequenceClassification"
     metric = "accuracy"
+    text_classes = True
 
     def columns(self, text_column: str, label_column: str) -> Columns:
         """Returns the columns of the texts and of the labels.
@@ -40,36 +46,77 @@ class Classification(Task):
             )
         return columns
 
-    def read(self, tables: Mapping[str, Table], columns: Columns) -> Reading:
+    def check_config(self, config: Any) -> None:
+        """Checks that a fine-tuned model gives each text one label.
+
+        Raises:
+            InputError: It was trained to give several labels, or a number.
+        """
+        trained = {"multi_label_classification": "several labels", "regression": "a number"}
+        problem = getattr(config, "problem_type", None)
+        if problem in trained:
+            raise InputError(
+                f"model {config.name_or_path!r} must give each text one label, and was trained to give it "
+                f"{trained[problem]} (problem_type {problem}): pass --new-head, or another "
+                "model"
+            )
+
+    def read(self, tables: Mapping[str, Table], columns: Columns, renames: Mapping[str, str] | None = None) -> Reading:
         """Returns the texts of every split with their labels as class indices, and the names of the classes.
 
-        Rows with a blank text are left out. A split other than train whose labels are all -1 is left out, too: on the
-        hub, -1 stands for labels that are kept secret.
+        Rows with a blank text are left out. In a split other than train, so are rows that are in train, too. Rows
+        labelled -1 are left out unless train has -1 as a class: -1 stands for labels that are missing or secret. A
+        split without any label is not used.
 
         Raises:
             InputError: A text is not a string, a label is not a class, or no row is left.
         """
         notes: list[str] = []
-        found: dict[str, Table] = {}
+        used: dict[str, list[int]] = {}
+        named = "-1" in (renames or ())  # the user gives a class to rows that would be without one
         for split, table in tables.items():
-            labels = table.values[columns.target]
-            if split != "train" and len(labels) > 0 and all(label == -1 for label in labels):
-                notes.append(f"{split} is not used: its {len(labels)} labels are all -1, which stands for secret ones")
+            why = "" if split == "train" or named else without_labels(table, tables["train"], columns.target)
+            if why:
+                notes.append(f"{split} is not used: {why}")
                 continue
-            found[split], left_out = _usable(split, table, columns)
+            used[split], left_out = _usable(split, table, columns)
             notes += left_out
-        values, names = _classes(found, columns)
-        index = {value: position for position, value in enumerate(values)}
-        rows = {split: _rows(table, columns, index) for split, table in found.items()}
-        return Reading(rows=rows, labels=names, notes=tuple(notes))
+        labels = {
+            split: checked_labels(tables[split], columns.target, rows, mixed=renames is not None)
+            for split, rows in used.items()
+        }
+        classes = find_classes({split: tables[split] for split in used}, columns.target, labels, renames)
+        rows = {
+            split: _rows(tables[split], columns, used[split], targets)
+            for split, targets in classes.targets.items()
+            if any(target is not None for target in targets)
+        }
+        return Reading(rows=rows, labels=classes.names, notes=(*notes, *classes.notes))
 
-    def encode(self, rows: Rows, tokenizer: Any, max_length: int) -> tuple[Examples, int]:
-        """Returns an example of one document for each row, and how many documents were truncated.
+    def counts(self, rows: Mapping[str, Rows], labels: Sequence[str]) -> list[str]:
+        """Returns how many training rows each class has, and what one row weighs in a small split."""
+        counts = np.bincount(rows["train"].targets, minlength=len(labels)).tolist()
+        what = f"train: {len(rows['train']):,} rows of {len(labels)} classes"
+        if len(labels) > LISTED:
+            least, most = counts.index(min(counts)), counts.index(max(counts))
+            each = f", from {counts[least]:,} of {cut(labels[least])} to {counts[most]:,} of {cut(labels[most])}"
+        else:
+            each = ": " + ", ".join(f"{cut(name)} {count:,}" for name, count in zip(labels, counts, strict=True))
+        found = [what + each]
+        for split in ("validation", "test"):
+            if (many := len(rows[split])) < HALF_A_POINT:
+                found.append(
+                    f"{split}: {many} rows of {len(labels)} classes, so that one row is {100 / many:.1f} points"
+                )
+        return found
+
+    def encode(self, rows: Rows, tokenizer: Any, max_length: int) -> Encoded:
+        """Returns an example of one document for each row that has a token.
 
         The first token of each document is protected. In a pair, the longer text is truncated first.
         """
-        tokens, truncated = encode_texts(tokenizer, rows.inputs, max_length)
-        return Examples.of_documents(self.protect(tokens), torch.tensor(rows.targets)), truncated
+        tokens, truncated, kept = encode_texts(tokenizer, rows.inputs, max_length)
+        return Encoded(Examples.of_documents(self.protect(tokens), torch.tensor(rows.targets[kept])), truncated, kept)
 
     def check_targets(self, examples: Examples, num_outputs: int) -> None:
         """Checks that the labels are class indices of the head.
@@ -82,18 +129,6 @@ class Classification(Task):
             raise InputError(
                 f"labels must be from 0 to {num_outputs - 1}, and go from {int(labels.min())} to "
                 f"{int(labels.max())}: pass class indices as the model numbers them"
-            )
-
-    def check_config(self, config: Any) -> None:
-        """Checks that the head gives one label to a text.
-
-        Raises:
-            InputError: Its `problem_type` is that of several labels, or of a number.
-        """
-        if config.problem_type in ("multi_label_classification", "regression"):
-            raise InputError(
-                f"problem_type of a fine-tuned model must be single_label_classification, and is "
-                f"{config.problem_type}: pass --new-head to take its encoder with a new head"
             )
 
     def loss(self, outputs: Outputs, examples: Examples) -> PerExample:
@@ -115,13 +150,21 @@ class Classification(Task):
         decoded: list[int] = outputs.argmax(-1).tolist()
         return decoded
 
+    def commonest(self, train: Examples, examples: Examples) -> list[int]:
+        """Returns the most frequent class of train for each document."""
+        return [int(torch.bincount(train.targets).argmax())] * len(examples)
+
     def correct(self, decoded: Sequence[Any], examples: Examples) -> list[float]:
         """Returns 1 for each document whose class is its label, and 0 for the others."""
         return [float(one == label) for one, label in zip(decoded, examples.targets.tolist(), strict=True)]
 
 
-def encode_texts(tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int) -> tuple[Tokens, int]:
-    """Returns the tokens of texts, or of pairs of texts, as one row, and how many documents were truncated.
+def encode_texts(
+    tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int
+) -> tuple[Tokens, int, Int64[np.ndarray, " docs"]]:
+    """Returns the tokens of texts as one row, how many documents were truncated, and which documents these are.
+
+    A document for which the tokenizer gives no token is left out.
 
     Args:
         tokenizer: a Hugging Face tokenizer.
@@ -130,7 +173,8 @@ def encode_texts(tokenizer: Any, columns: Sequence[Sequence[str]], max_length: i
             first.
 
     Raises:
-        InputError: max_length leaves no room for a token beside the special ones, or there is no text.
+        InputError: max_length leaves no room for a token beside the special ones. There is no text. Or the tokenizer
+            gives no token for any of them.
     """
     texts = [list(column) for column in columns]
     special = tokenizer.num_special_tokens_to_add(pair=len(texts) == 2)
@@ -142,7 +186,15 @@ def encode_texts(tokenizer: Any, columns: Sequence[Sequence[str]], max_length: i
     truncated = sum(len(ids) > max_length for ids in encoded["input_ids"])
     if truncated:
         encoded = tokenizer(*texts, truncation="longest_first", max_length=max_length)
-    return Tokens.from_lists(encoded["input_ids"], encoded.get("token_type_ids")), truncated
+    ids, kinds = encoded["input_ids"], encoded.get("token_type_ids")
+    kept = np.flatnonzero([len(own) > 0 for own in ids])
+    if len(kept) == 0:
+        raise InputError(
+            f"tokenizer must give tokens for the texts, and gives none for any of the {len(ids)}, such as "
+            f"{cut(texts[0][0])}: pass a model whose tokenizer knows this language"
+        )
+    own_ids, own_kinds = [ids[row] for row in kept], None if kinds is None else [kinds[row] for row in kept]
+    return Tokens.from_lists(own_ids, own_kinds), truncated, kept
 
 
 def _exact(outputs: Tensor) -> Tensor:
@@ -150,134 +202,22 @@ def _exact(outputs: Tensor) -> Tensor:
     return outputs if outputs.dtype == torch.float64 else outputs.float()
 
 
-def _usable(split: str, table: Table, columns: Columns) -> tuple[Table, list[str]]:
-    """Returns a table without its unusable rows, and notes on what was left out.
+def _usable(split: str, table: Table, columns: Columns) -> tuple[list[int], list[str]]:
+    """Returns the indices of a table's usable rows, and notes on what was left out.
 
     A row is unusable where one of its texts is blank. In a split other than train, so is a row that is in train, too.
     """
-    written, notes = list(range(len(table))), []
-    for name in columns.inputs:
-        written = _written(table, name, written)
+    written, notes = rows_with_texts(table, columns.inputs), []
     if len(written) < len(table):
         notes.append(f"{split}: {len(table) - len(written)} empty texts left out")
     kept = written if split == "train" else outside_train(table, written)
     if len(kept) < len(written):
         notes.append(f"{split}: {len(written) - len(kept)} rows left out that are in train, too (in_train)")
-    labels = _checked_labels(table, kept, columns.target)
-    values = {name: [table.values[name][row] for row in kept] for name in columns.inputs} | {columns.target: labels}
-    return Table(table.origin, values, table.target_names, table.names_origin), notes
+    return kept, notes
 
 
-def _written(table: Table, name: str, rows: Sequence[int]) -> list[int]:
-    """Returns those of the given rows whose text in this column is not blank."""
-    texts = table.values[name]
-    for row, text in enumerate(texts):
-        if text is not None and not isinstance(text, str):
-            raise InputError(
-                f"row {row} of {table.origin} must have a string in column {name!r}, and has {shown(text)}: "
-                "set --text-column to the column of the texts"
-            )
-    written = [row for row in rows if texts[row] is not None and texts[row].strip()]
-    if not written:
-        raise InputError(
-            f"{table.origin} must have a text in column {name!r}, and its {len(rows)} texts are all empty: "
-            "set --text-column to the column of the texts"
-        )
-    return written
-
-
-def _checked_labels(table: Table, rows: Sequence[int], column: str) -> list[Any]:
-    """Returns the labels of the given rows, which are all booleans, all integers or all strings."""
-    labels: list[Any] = []
-    first: dict[type, int] = {}
-    for row in rows:
-        label = table.values[column][row]
-        if label is None or label != label or (isinstance(label, str) and not label.strip()):
-            raise InputError(
-                f"row {row} of {table.origin} must have a label in column {column!r}, and has none: "
-                "fill it in or remove the row"
-            )
-        if isinstance(label, float) and label.is_integer():
-            label = int(label)
-        if type(label) not in KINDS:
-            raise InputError(
-                f"row {row} of {table.origin} must have a string, an integer or a boolean in column {column!r}, and "
-                f"has {shown(label)}: set --label-column to the column of the classes"
-            )
-        first.setdefault(type(label), row)
-        labels.append(label)
-    if len(first) > 1:
-        found = " and ".join(f"{KINDS[kind]} (row {row}: {table.values[column][row]!r})" for kind, row in first.items())
-        raise InputError(
-            f"labels in column {column!r} of {table.origin} must be of one type, and are {found}: write all "
-            "of them in the same way"
-        )
-    return labels
-
-
-def _classes(tables: Mapping[str, Table], columns: Columns) -> tuple[list[Any], tuple[str, ...]]:
-    """Returns the value of a label of each class, and the name of each class, both in the order of the classes."""
-    train = tables["train"]
-    labels = train.values[columns.target]
-    for table in tables.values():
-        kind, train_kind = type(table.values[columns.target][0]), type(labels[0])
-        if kind is not train_kind:
-            raise InputError(
-                f"labels in column {columns.target!r} must be of one type in all splits, and are {KINDS[train_kind]} "
-                f"in {train.origin} and {KINDS[kind]} in {table.origin}: write all of them in the same way"
-            )
-    names = train.target_names
-    if names is None:
-        values = sorted(set(labels), key=_sort_key(labels))
-        names = tuple(map(str, values))
-    else:
-        values = list(names) if isinstance(labels[0], str) else list(range(len(names)))
-        for table in tables.values():
-            _check_named(table, columns.target, train, values)
-    present = set(labels)
-    for table in tables.values():
-        own = table.values[columns.target]
-        without = [value for value in dict.fromkeys(own) if value not in present]
-        if without:
-            count = sum(label == without[0] for label in own)
-            raise InputError(
-                f"label {without[0]!r} of {table.origin} must have training rows, and has none in {train.origin}: add "
-                f"some, or remove its {count} rows"
-            )
-    for name, value in zip(names, values, strict=True):
-        if value not in present:
-            raise InputError(
-                f"label name {name!r} of {train.names_origin} must have training rows, and no row has it: add some, "
-                "or remove the name"
-            )
-    if len(values) < 2:
-        raise InputError(
-            f"{train.origin} must have rows of at least two classes, and all have {values[0]!r} in column "
-            f"{columns.target!r}: set --label-column to the column of the classes"
-        )
-    return values, names
-
-
-def _rows(table: Table, columns: Columns, index: Mapping[Any, int]) -> Rows:
-    labels = np.array([index[label] for label in table.values[columns.target]], dtype=np.int64)
-    return Rows(tuple(tuple(table.values[name]) for name in columns.inputs), labels, labels)
-
-
-def _check_named(table: Table, column: str, train: Table, values: Sequence[Any]) -> None:
-    for label in table.values[column]:
-        if label in values:
-            continue
-        if isinstance(label, str):
-            rule = f"be one of the names in {train.names_origin}, {listed(values)}{did_you_mean(label, values)}"
-        else:
-            rule = f"be the index of one of the {len(values)} names in {train.names_origin}"
-        raise InputError(f"label {label!r} of {table.origin} must {rule}: correct the row or the names")
-
-
-def _sort_key(labels: Iterable[Any]) -> Callable[[Any], Any] | None:
-    """Returns the sort key for labels. Labels that are all whole numbers, or strings of them, are sorted by value."""
-    try:
-        numbers = {label: int(label) for label in labels}
-    except ValueError:
-        return None
-    return lambda label: (numbers[label], str(label))
+def _rows(table: Table, columns: Columns, used: Sequence[int], targets: Sequence[int | None]) -> Rows:
+    """Returns the used rows of a table that have a class."""
+    kept = [(row, target) for row, target in zip(used, targets, strict=True) if target is not None]
+    labels = np.array([target for _, target in kept], dtype=np.int64)
+    return Rows(tuple(tuple(table.values[name][row] for row, _ in kept) for name in columns.inputs), labels, labels)

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int, Int64, Shaped
 from torch import Tensor
 
 from trbert.encoder import Reads
@@ -118,3 +119,18 @@ class Examples:
         """Returns the examples moved to a device."""
         teacher = None if self.teacher is None else self.teacher.to(device)
         return Examples(self.tokens.to(device), self.targets.to(device), self.owner.to(device), self.reads, teacher)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """Rows as a tokenizer has encoded them.
+
+    Attributes:
+        examples: the examples, one for each row that is kept.
+        truncated: how many of their documents were truncated.
+        kept: the indices of the rows that are kept. A row for which the tokenizer gives no token is left out.
+    """
+
+    examples: Examples
+    truncated: int
+    kept: Int64[np.ndarray, " examples"]

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int64, Shaped
 
 from trbert.errors import InputError
+from trbert.wording import listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,11 @@ class Table:
     def __len__(self) -> int:
         return len(next(iter(self.values.values())))
 
+    @property
+    def unread(self) -> str:
+        """A hint for messages: the columns that are there and were not read; "" where there are none."""
+        return f" (not read: {listed(self.others)})" if self.others else ""
+
 
 def outside_train(table: Table, rows: Sequence[int]) -> list[int]:
     """Returns those of the given rows of a table that are not in train as well. The column `in_train` says which are.
@@ -121,6 +127,16 @@ class Rows:
         rows = index.tolist()
         inputs = tuple(tuple(column[row] for row in rows) for column in self.inputs)
         return Rows(inputs, self.targets[index], self.strata[index])
+
+    def renumbered(self, order: Int64[np.ndarray, " classes"]) -> "Rows":
+        """Returns the rows with other numbers for the same classes: class `c` becomes `order[c]`.
+
+        Example:
+            >>> rows = Rows((("x", "y"),), np.array([0, 1]), np.array([0, 1]))
+            >>> rows.renumbered(np.array([1, 0])).targets
+            array([1, 0])
+        """
+        return Rows(self.inputs, order[self.targets], self.strata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

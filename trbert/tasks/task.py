@@ -10,8 +10,9 @@ from torch import Tensor
 
 from trbert.encoder import Reads
 from trbert.packed.tokens import Tokens
-from trbert.tasks.examples import Examples, Outputs
+from trbert.tasks.examples import Encoded, Examples, Outputs
 from trbert.tasks.rows import Columns, Reading, Rows, Table
+from trbert.tasks.texts import rows_with_texts
 
 FIDELITY_FLOOR = -5.0
 """The lowest fidelity of an example, in nats. Without it, one hopeless example could outweigh a whole batch."""
@@ -31,12 +32,15 @@ class Task(ABC):
         reads: "documents" where the head reads one state of each document. "tokens" where it reads the last state of
             every original token. For a dropped token, that is the state with which it was dropped.
         metric: the name of its measure of quality, such as "accuracy".
+        text_classes: whether the target of each row is a class index that a linear classifier of the words can be
+            trained for.
     """
 
     name: ClassVar[str]
     head: ClassVar[str]
     reads: ClassVar[Reads] = "documents"
     metric: ClassVar[str]
+    text_classes: ClassVar[bool] = False
 
     @property
     def auto_class(self) -> Any:
@@ -55,21 +59,50 @@ class Task(ABC):
         """
         return Columns.named(text_column, label_column)
 
+    def check_config(self, config: Any) -> None:  # noqa: B027  most tasks have nothing to check
+        """Checks that a fine-tuned model's head was trained for this task.
+
+        Args:
+            config: the model's Hugging Face configuration.
+
+        Raises:
+            InputError: It was trained for another one.
+        """
+
     @abstractmethod
-    def read(self, tables: Mapping[str, Table], columns: Columns) -> Reading:
+    def read(self, tables: Mapping[str, Table], columns: Columns, renames: Mapping[str, str] | None = None) -> Reading:
         """Returns the rows of every split, with the targets as numbers.
 
         Args:
             tables: the table of each split. One of them is "train"; it says which labels there are.
             columns: the columns to read, as the method `columns` returned them.
+            renames: new names for labels; None renames nothing.
 
         Raises:
             InputError: A row is wrong. The message names the file and the row.
         """
 
+    def inputs(self, table: Table, columns: Columns) -> tuple[tuple[str, ...], ...]:
+        """Returns the input columns of a table without the rows that lack a text. The targets are not looked at.
+
+        Raises:
+            InputError: A value is no text, or no row has a text.
+        """
+        rows = rows_with_texts(table, columns.inputs)
+        return tuple(tuple(table.values[name][row] for row in rows) for name in columns.inputs)
+
+    def counts(self, rows: Mapping[str, Rows], labels: Sequence[str]) -> list[str]:
+        """Returns sentences for the user that say how many rows there are, and what that means for the results.
+
+        Args:
+            rows: the rows of train, validation and test, as they are learned from and reported on.
+            labels: the names of the head's outputs.
+        """
+        return []
+
     @abstractmethod
-    def encode(self, rows: Rows, tokenizer: Any, max_length: int) -> tuple[Examples, int]:
-        """Returns the rows as examples, and how many of their documents were truncated.
+    def encode(self, rows: Rows, tokenizer: Any, max_length: int) -> Encoded:
+        """Returns the rows as examples. A row for which the tokenizer gives no token is left out.
 
         Args:
             rows: rows that `read` returned.
@@ -77,7 +110,7 @@ class Task(ABC):
             max_length: the most tokens of a document, with its special tokens.
 
         Raises:
-            InputError: max_length leaves no room for a token beside the special ones, or there is no row.
+            InputError: max_length leaves no room for a token beside the special ones, or there is no row with a token.
         """
 
     def protect(self, tokens: Tokens) -> Tokens:
@@ -93,16 +126,6 @@ class Task(ABC):
 
         Raises:
             InputError: They do not.
-        """
-
-    def check_config(self, config: Any) -> None:  # noqa: B027  most tasks have nothing to check
-        """Checks that a fine-tuned model's head is one that this task trains and reads as the model's config says.
-
-        Args:
-            config: the Hugging Face configuration of the model.
-
-        Raises:
-            InputError: It is not.
         """
 
     @abstractmethod
@@ -145,6 +168,15 @@ class Task(ABC):
     @abstractmethod
     def decode(self, outputs: Outputs, examples: Examples) -> list[Any]:
         """Returns for each example what a user reads, such as its class index."""
+
+    @abstractmethod
+    def commonest(self, train: Examples, examples: Examples) -> list[Any]:
+        """Returns for each example the answer that is the most frequent one in train, as `decode` would give it.
+
+        Args:
+            train: the training examples.
+            examples: the examples to answer.
+        """
 
     @abstractmethod
     def correct(self, decoded: Sequence[Any], examples: Examples) -> list[float]:

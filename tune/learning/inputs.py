@@ -6,13 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
+from trbert.checkpoint.tokenizer import check_vocabulary
 from trbert.data.readers import Format
 from trbert.data.splits import Splits, load_splits
 from trbert.encoder import Encoder
 from trbert.errors import InputError
 from trbert.pretrained import Pretrained, check_positions, load_pretrained
+from trbert.rehearsal import rehearse
 from trbert.selection.reduction import Reducer, check_points
 from trbert.tasks import Task, task_of
 from trbert.tasks.examples import Examples
@@ -75,7 +78,13 @@ def read_inputs(settings: Settings, say: Say, at_once: int | None = None) -> Inp
     for note in splits.notes:
         say(note)
     torch.manual_seed(settings.seed)  # a new head is drawn at random
-    pretrained = load_pretrained(settings.model, task, splits.labels)
+    pretrained = load_pretrained(settings.model, task, splits.labels, settings.new_head)
+    for note in pretrained.notes:
+        say(note)
+    rehearse(pretrained.model, pretrained.tokenizer, task)
+    config = pretrained.model.config
+    if splits.labels:  # the examples number the labels as the head does
+        splits = splits.renumbered(np.array(pretrained.order), tuple(config.id2label.values()))
     reducer = Reducer(encoder=Encoder(pretrained.model.to(pick_device(settings.compute.device))), task=task)
     encoder = reducer.encoder
     if settings.positions is not None:
@@ -89,8 +98,10 @@ def read_inputs(settings: Settings, say: Say, at_once: int | None = None) -> Inp
     examples = taught = _tokenised(task, pretrained.tokenizer, splits, longest, say)
     if teacher_longest != longest:  # tokenised again: of a pair the tokenizer cuts the longer text, not the end
         taught = _tokenised(task, pretrained.tokenizer, splits, teacher_longest, say, " for the teacher")
-    for part in examples.values():
-        task.check_targets(part, pretrained.model.config.num_labels)
+    for part in taught.values():  # the positions for longer documents are added after the teacher has learned
+        task.check_targets(part, config.num_labels)
+        check_vocabulary(pretrained.model, pretrained.tokenizer, part.tokens.input_ids)
+        encoder.check_tokens(part.tokens)
     if at_once is not None:
         _say_memory(encoder, training_bytes(encoder, settings, longest), at_once, say)
     return Inputs(
@@ -146,10 +157,13 @@ def _tokenised(
     """Returns the rows of each split as examples, and reports how many were truncated."""
     found = {}
     for name, rows in {"train": splits.train, "validation": splits.validation, "test": splits.test}.items():
-        examples, truncated = task.encode(rows, tokenizer, max_length)
+        encoded = task.encode(rows, tokenizer, max_length)
+        examples, left_out = encoded.examples, len(rows) - len(encoded.kept)
         mean, many = float(examples.tokens.lengths.double().mean()), f"{len(examples.tokens):,} documents"
-        share = f" ({truncated / len(examples.tokens):.0%})" if truncated else ""
-        say(f"{name}{whose}: {many}, {mean:.0f} tokens on average, {truncated:,} truncated at {max_length}{share}")
+        share = f" ({encoded.truncated / len(examples.tokens):.0%})" if encoded.truncated else ""
+        without = f", {left_out:,} rows without a token left out" if left_out else ""
+        cut = f"{encoded.truncated:,} truncated at {max_length}{share}"
+        say(f"{name}{whose}: {many}, {mean:.0f} tokens on average, {cut}{without}")
         found[name] = examples
     return found
 

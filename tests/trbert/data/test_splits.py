@@ -1,6 +1,7 @@
 """Rows from files: how they are read, split and refused."""
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -15,9 +16,11 @@ import pytest
 
 from trbert.data import splits as data
 from trbert.data.pages import Page
-from trbert.data.splits import Splits, load_splits
+from trbert.data.readers import Format
+from trbert.data.splits import Splits, load_inputs, load_splits
 from trbert.errors import InputError
-from trbert.tasks.rows import Rows
+from trbert.tasks import TASKS
+from trbert.tasks.rows import Rows, Table
 
 
 def write_rows(path: Path, labels: Sequence[Any], texts: Sequence[Any] | None = None, **columns: Sequence[Any]) -> Path:
@@ -55,10 +58,16 @@ def rows_of(splits: Splits) -> list[object]:
     return [splits.labels, *((part.inputs, part.targets.tolist()) for part in parts)]
 
 
+def changes(splits: Splits) -> tuple[str, ...]:
+    """Returns the notes on what was done to the rows, without those that count what is there."""
+    counts = re.compile(r"(train|validation|test): [\d,]+ rows of \d+ classes[:,] ")
+    return tuple(note for note in splits.notes if not counts.match(note))
+
+
 def test_a_folder_of_three_files_is_read_as_it_is(tmp_path: Path) -> None:
     splits = load_splits(str(write_three(tmp_path)))
     assert splits.labels == ("a", "b")
-    assert splits.notes == ()
+    assert changes(splits) == ()
     assert splits.test.inputs[0] == ("test 0", "test 1", "test 2")
     assert splits.test.targets.tolist() == [1, 0, 1]
     assert splits.test.targets.dtype == np.int64
@@ -104,7 +113,7 @@ def test_files_can_be_named_one_by_one(tmp_path: Path) -> None:
     splits = load_splits(f"train={train},test={test}")
     assert splits.labels == ("False", "True")
     assert splits.test.inputs[0] == ("y 0", "y 1")
-    assert splits.notes == ("validation held out: 2 of 20 train rows (seed 0)",)
+    assert changes(splits) == ("validation held out: 2 of 20 train rows (seed 0)",)
 
 
 def test_one_file_is_split_80_10_10_by_label(tmp_path: Path) -> None:
@@ -112,7 +121,7 @@ def test_one_file_is_split_80_10_10_by_label(tmp_path: Path) -> None:
     counts = [Counter(rows.targets.tolist()) for rows in (splits.train, splits.validation, splits.test)]
     assert counts == [{0: 120, 1: 40}, {0: 15, 1: 5}, {0: 15, 1: 5}]
     assert len(set(all_texts(splits))) == 200
-    assert splits.notes == (
+    assert changes(splits) == (
         "test held out: 20 of 200 train rows (seed 0)",
         "validation held out: 20 of 180 train rows (seed 0)",
     )
@@ -124,7 +133,7 @@ def test_without_a_test_split_validation_is_the_test_split(tmp_path: Path) -> No
     splits = load_splits(str(tmp_path))
     assert splits.test.inputs[0] == ("validation 0", "validation 1")
     assert all(text.startswith("train") for text in splits.validation.inputs[0])
-    assert splits.notes == (
+    assert changes(splits) == (
         "no test split: the 2 validation rows are the test rows",
         "validation held out: 4 of 40 train rows (seed 0)",
     )
@@ -146,7 +155,7 @@ def test_train_rows_counts_what_is_left_after_the_hold_out(tmp_path: Path) -> No
     assert cut.validation.inputs[0] == whole.validation.inputs[0]
     assert cut.test.inputs[0] == whole.test.inputs[0]
     assert not set(cut.train.inputs[0]) & set(cut.validation.inputs[0] + cut.test.inputs[0])
-    assert cut.notes[-1] == f"train sampled: 20 of {len(whole.train)} rows (seed 0)"
+    assert changes(cut)[-1] == f"train sampled: 20 of {len(whole.train)} rows (seed 0)"
 
 
 def test_validation_and_test_are_cut_in_their_order(tmp_path: Path) -> None:
@@ -156,7 +165,7 @@ def test_validation_and_test_are_cut_in_their_order(tmp_path: Path) -> None:
     assert [len(rows) for rows in (splits.train, splits.validation, splits.test)] == [40, 6, 4]
     places = [int(text.split()[1]) for text in splits.test.inputs[0]]
     assert places == sorted(places)
-    assert splits.notes == ("validation sampled: 6 of 40 rows (seed 0)", "test sampled: 4 of 40 rows (seed 0)")
+    assert changes(splits) == ("validation sampled: 6 of 40 rows (seed 0)", "test sampled: 4 of 40 rows (seed 0)")
 
 
 def test_validation_has_at_most_1000_rows_where_the_caller_sets_no_limit(tmp_path: Path) -> None:
@@ -210,7 +219,7 @@ def test_a_class_of_less_than_half_a_row_is_not_in_a_sample(tmp_path: Path) -> N
 def test_as_many_rows_as_there_are_is_no_sample(tmp_path: Path) -> None:
     write_three(tmp_path)
     splits = load_splits(str(tmp_path), train_rows=3, validation_rows=3, test_rows=3)
-    assert splits.notes == ()
+    assert changes(splits) == ()
     assert rows_of(splits) == rows_of(load_splits(str(tmp_path)))
 
 
@@ -275,7 +284,7 @@ def test_rows_that_also_stand_in_train_are_left_out(tmp_path: Path) -> None:
     splits = load_splits(str(tmp_path))
     assert splits.test.inputs[0] == ("test 0", "test 2")
     assert len(splits.train) == 2
-    assert splits.notes == (
+    assert changes(splits) == (
         "validation: 1 rows left out that are in train, too (in_train)",
         "test: 1 rows left out that are in train, too (in_train)",
     )
@@ -286,7 +295,7 @@ def test_empty_texts_are_left_out_and_counted(tmp_path: Path) -> None:
     write_rows(tmp_path / "train.jsonl", ["a", "b", None, "a"], ["x", "y", " \n", None])
     splits = load_splits(str(tmp_path))
     assert sorted(splits.train.inputs[0]) == ["x", "y"]
-    assert splits.notes == ("train: 2 empty texts left out",)
+    assert changes(splits) == ("train: 2 empty texts left out",)
 
 
 def test_a_split_whose_labels_are_secret_is_not_used(tmp_path: Path) -> None:
@@ -295,7 +304,7 @@ def test_a_split_whose_labels_are_secret_is_not_used(tmp_path: Path) -> None:
     write_rows(tmp_path / "test.jsonl", [-1, -1, -1])
     splits = load_splits(str(tmp_path))
     assert splits.test.inputs[0] == ("validation 0", "validation 1")
-    assert splits.notes[0] == "test is not used: its 3 labels are all -1, which stands for secret ones"
+    assert changes(splits)[0] == "test is not used: its 3 labels are all -1, which stands for secret ones"
 
 
 @pytest.mark.parametrize(
@@ -359,7 +368,7 @@ def test_a_column_in_train_of_anything_but_booleans_leaves_no_row_out(tmp_path: 
         write_rows(tmp_path / f"{split}.jsonl", ["a", "b", "a"], in_train=["no", "yes", ""])
     splits = load_splits(str(tmp_path))
     assert len(splits.test) == len(splits.validation) == 3
-    assert splits.notes == ()
+    assert changes(splits) == ()
 
 
 def test_rows_are_taken_in_the_given_order() -> None:
@@ -370,6 +379,173 @@ def test_rows_are_taken_in_the_given_order() -> None:
     assert taken.strata.tolist() == [7, 5]
     pairs = Rows((("x", "y", "z"), ("1", "2", "3")), np.array([0, 1, 2]), strata).take(np.array([2, 0]))
     assert pairs.inputs == (("z", "x"), ("3", "1"))
+
+
+def test_splits_are_renumbered_for_a_model_that_numbers_the_classes_otherwise(tmp_path: Path) -> None:
+    splits = load_splits(str(write_three(tmp_path)))
+    other = splits.renumbered(np.array([2, 0]), ("b", "c", "a"))
+    assert splits.labels == ("a", "b")
+    assert other.labels == ("b", "c", "a")
+    for split in ("train", "validation", "test"):
+        before, after = getattr(splits, split), getattr(other, split)
+        assert after.inputs == before.inputs
+        assert [other.labels[target] for target in after.targets] == [
+            splits.labels[target] for target in before.targets
+        ]
+
+
+# What is said of the rows.
+
+
+def test_the_classes_of_train_are_counted_after_all_sampling(tmp_path: Path) -> None:
+    source = str(write_rows(tmp_path / "a.jsonl", ["a"] * 1500 + ["b"] * 1500))
+    assert load_splits(source, test_rows=199, validation_rows=200).notes[-2:] == (
+        "train: 2,500 rows of 2 classes: 'a' 1,250, 'b' 1,250",
+        "test: 199 rows of 2 classes, so that one row is 0.5 points",
+    )
+    assert load_splits(source, train_rows=50, validation_rows=40).notes[-2:] == (
+        "train: 50 rows of 2 classes: 'a' 25, 'b' 25",
+        "validation: 40 rows of 2 classes, so that one row is 2.5 points",
+    )
+
+
+def test_of_many_classes_the_smallest_and_the_largest_are_said(tmp_path: Path) -> None:
+    for split in ("train", "validation", "test"):
+        labels = [f"c{kind}" for kind in range(9) for _ in range(3 + kind)]
+        write_rows(tmp_path / f"{split}.jsonl", labels)
+    assert load_splits(str(tmp_path)).notes == (
+        "train: 63 rows of 9 classes, from 3 of 'c0' to 11 of 'c8'",
+        "validation: 63 rows of 9 classes, so that one row is 1.6 points",
+        "test: 63 rows of 9 classes, so that one row is 1.6 points",
+    )
+
+
+def test_columns_that_are_not_read_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"text": list("abcdef"), "label": ["x", "y"] * 3}
+    tables = {split: Table(split, values, others=("id", "title")) for split in ("train", "validation", "test")}
+    monkeypatch.setattr(data, "_read_source", lambda *_, **__: tables)
+    assert "columns that are not read: 'id', 'title'" in load_splits("any").notes
+
+
+# Equal texts.
+
+
+def copies(path: Path, times: int, texts: int) -> str:
+    """Writes so many texts of two classes, each so many times."""
+    numbers = list(range(texts)) * times
+    return str(write_rows(path, ["AB"[number % 2] for number in numbers], [f"text {number}" for number in numbers]))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("times", "texts", "held"), [(10, 20, (20, 20)), (2, 100, (20, 20)), (15, 10, (15, 15))])
+def test_equal_texts_are_held_out_together(
+    tmp_path: Path, times: int, texts: int, held: tuple[int, int], seed: int
+) -> None:
+    splits = load_splits(copies(tmp_path / "a.jsonl", times, texts), seed=seed)
+    parts = [Counter(rows.inputs[0]) for rows in (splits.train, splits.validation, splits.test)]
+    assert all(set(part.values()) == {times} for part in parts)
+    assert sum(map(len, parts)) == texts
+    assert (len(splits.test), len(splits.validation)) == held
+    assert set(splits.train.targets.tolist()) == {0, 1}
+    assert (
+        changes(splits)[0] == f"train: {(times - 1) * texts} of {times * texts} rows repeat the text of another row: "
+        "pass --drop-duplicates to leave them out"
+    )
+    assert changes(splits)[1].endswith(f"train rows (seed {seed}); equal texts stay together")
+
+
+def test_each_class_keeps_its_share_where_texts_repeat(tmp_path: Path) -> None:
+    # 20 of 200 rows are held out, 15 of a and 5 of b, in fives.
+    numbers = [number for number in range(40) for _ in range(5)]
+    labels = ["a" if number < 30 else "b" for number in numbers]
+    splits = load_splits(str(write_rows(tmp_path / "a.jsonl", labels, [f"text {number}" for number in numbers])))
+    assert Counter(splits.test.targets.tolist()) == {0: 15, 1: 5}
+
+
+def test_a_class_of_one_text_stays_in_train(tmp_path: Path) -> None:
+    labels, texts = ["a"] * 30 + ["b"] * 10, [f"text {row}" for row in range(30)] + ["the very same"] * 10
+    splits = load_splits(str(write_rows(tmp_path / "a.jsonl", labels, texts)))
+    assert Counter(splits.train.targets.tolist())[1] == 10
+    assert "the very same" not in splits.test.inputs[0] + splits.validation.inputs[0]
+
+
+def test_a_hold_out_from_classes_of_one_text_each_is_refused(tmp_path: Path) -> None:
+    assert refusal(copies(tmp_path / "a.jsonl", 10, 2)) == (
+        "train must have a class of two different texts or more, so that a test split can be held out, and has 20 rows "
+        "of 2 classes: pass a test file"
+    )
+
+
+def test_duplicates_are_dropped_before_the_hold_out(tmp_path: Path) -> None:
+    splits = load_splits(copies(tmp_path / "a.jsonl", 3, 40), drop_duplicates=True)
+    assert all_texts(splits) == sorted(f"text {number}" for number in range(40))
+    assert changes(splits) == (
+        "train: 80 of 120 rows left out that repeat the text of a row before",
+        "test held out: 4 of 40 train rows (seed 0)",
+        "validation held out: 4 of 36 train rows (seed 0)",
+    )
+
+
+def test_texts_of_train_in_other_splits_are_said_and_can_be_dropped(tmp_path: Path) -> None:
+    write_rows(tmp_path / "train.jsonl", ["a", "b", "a"], ["x", "y", "z"])
+    write_rows(tmp_path / "validation.jsonl", ["a", "b", "b"], [" x", "y", "w"])
+    assert changes(load_splits(str(tmp_path), validation_rows=1))[:2] == (
+        "no test split: the 3 validation rows are the test rows",
+        "test: 2 of 3 rows have a text that also stands in train, so that any accuracy on them says little: "
+        "pass --drop-duplicates to leave them out",
+    )
+    splits = load_splits(str(tmp_path), drop_duplicates=True)
+    assert splits.test.inputs == (("w",),)
+    assert changes(splits)[1] == "test: 2 of 3 rows left out whose text also stands in train"
+
+
+# Labels.
+
+
+def test_labels_are_renamed_from_words_and_from_a_file(tmp_path: Path) -> None:
+    source = str(write_rows(tmp_path / "a.jsonl", ["Pos", "pos", "neg"] * 10))
+    (tmp_path / "map.json").write_text('{"Pos": "positive", "pos": "positive"}')
+    in_words = load_splits(source, label_map="Pos=positive,pos=positive")
+    assert in_words.labels == ("neg", "positive")
+    assert rows_of(load_splits(source, label_map=str(tmp_path / "map.json"))) == rows_of(in_words)
+    assert refusal(source, label_map="Pos").startswith(
+        "--label-map must give a new name to each label, and has 'Pos': "
+    )
+    assert "(did you mean 'neg'?)" in refusal(source, label_map="negg=x")
+
+
+# Inputs alone.
+
+
+def inputs_of(source: object, **more: Any) -> tuple[tuple[str, ...], ...]:
+    given = {"task": TASKS["classification"], "text_column": "text", "format": Format(), "rows": 100} | more
+    return load_inputs(str(source), **given)
+
+
+def test_inputs_are_those_of_test_else_of_validation_else_of_train(tmp_path: Path) -> None:
+    write_three(tmp_path)
+    for split in ("test", "validation", "train"):
+        assert inputs_of(tmp_path) == ((f"{split} 0", f"{split} 1", f"{split} 2"),)
+        (tmp_path / f"{split}.jsonl").rename(tmp_path / f"unused {split}.jsonl")
+
+
+def test_inputs_ask_for_no_label_and_leave_empty_texts_out(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,other\none,two\n ,three\nfour,\nfive,six\n")
+    assert inputs_of(tmp_path / "a.csv") == (("one", "four", "five"),)
+    assert inputs_of(tmp_path / "a.csv", text_column="other,text") == (("two", "six"), ("one", "five"))
+    with pytest.raises(InputError, match="set --text-column to one of them"):
+        inputs_of(tmp_path / "a.csv", text_column="body")
+
+
+def test_inputs_are_sampled_with_the_seed_and_keep_their_order(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "a.jsonl", ["a"] * 50, other=[f"other {row}" for row in range(50)])
+    drawn = [inputs_of(source, rows=10, seed=seed, text_column="text,other") for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    first, second = drawn[0]
+    numbers = [int(text.split()[1]) for text in first]
+    assert len(numbers) == 10
+    assert numbers == sorted(numbers)
+    assert second == tuple(f"other {number}" for number in numbers)
 
 
 # Pairs.
@@ -409,7 +585,7 @@ def test_a_pair_of_which_one_text_is_empty_is_left_out(tmp_path: Path) -> None:
     write_rows(tmp_path / "train.jsonl", ["a", "b", "a", "b", "b"], **train)
     splits = load_splits(str(tmp_path), text_column="text,other")
     assert second_of(splits.train) == {"v": "1", "y": "5"}
-    assert splits.notes == ("train: 3 empty texts left out",)
+    assert changes(splits) == ("train: 3 empty texts left out",)
 
 
 def test_what_is_wrong_with_a_second_column_is_said_of_it(tmp_path: Path) -> None:
@@ -420,7 +596,7 @@ def test_what_is_wrong_with_a_second_column_is_said_of_it(tmp_path: Path) -> Non
     )
     assert refusal(source, text_column="text,sentence") == (
         "row 1 of a.jsonl must have a string in column 'sentence', and has the int 3: "
-        "set --text-column to the column of the texts"
+        "write it in quotes, or remove the row"
     )
     assert refusal(source, text_column="text,blank") == (
         "a.jsonl must have a text in column 'blank', and its 2 texts are all empty: "
@@ -582,6 +758,16 @@ def test_labels_that_are_no_classes_are_refused(tmp_path: Path, labels: list[Any
         (
             ["x", 3],
             "row 1 of a.jsonl must have a string in column 'text', and has the int 3: "
+            "write it in quotes, or remove the row",
+        ),
+        (
+            [None, ["x"], "y"],
+            "row 1 of a.jsonl must have a string in column 'text', and has the list ['x']: "
+            "write it as a string, or remove the row",
+        ),
+        (
+            [None, 3, 4],
+            "row 1 of a.jsonl must have a string in column 'text', and has the int 3: "
             "set --text-column to the column of the texts",
         ),
         (
@@ -592,7 +778,7 @@ def test_labels_that_are_no_classes_are_refused(tmp_path: Path, labels: list[Any
     ],
 )
 def test_texts_that_are_none_are_refused(tmp_path: Path, texts: list[Any], message: str) -> None:
-    assert refusal(write_rows(tmp_path / "a.jsonl", ["a", "b"], texts)) == message
+    assert refusal(write_rows(tmp_path / "a.jsonl", ["a", "b", "a"][: len(texts)], texts)) == message
 
 
 @pytest.mark.parametrize(
@@ -601,19 +787,20 @@ def test_texts_that_are_none_are_refused(tmp_path: Path, texts: list[Any], messa
         (
             ["a", "c", "c"],
             None,
-            "label 'c' of test.jsonl must have training rows, and has none in train.jsonl: add some, or "
-            "remove its 2 rows",
+            "label 'c' of test.jsonl must have training rows, and has none in train.jsonl: add some, remove its 2 "
+            "rows, or give them another class (--label-map c=CLASS)",
+        ),
+        (
+            ["a", "B ", "b"],
+            None,
+            "label 'B ' of test.jsonl must have training rows, and has none in train.jsonl (did you mean 'b'?): add "
+            "some, remove its 1 rows, or give them another class (--label-map 'B =b')",
         ),
         (
             [0, 1],
             None,
-            "labels in column 'label' must be of one type in all splits, and are strings in train.jsonl and integers "
-            "in test.jsonl: write all of them in the same way",
-        ),
-        (
-            ["a", "b"],
-            ["a", "b", "c"],
-            "label name 'c' of labels.json must have training rows, and no row has it: add some, or remove the name",
+            "label '0' of test.jsonl must have training rows, and has none in train.jsonl: add some, remove its 1 "
+            "rows, or give them another class (--label-map 0=CLASS)",
         ),
         (
             ["a", "b"],

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch.testing import assert_close
 
 from trbert.errors import InputError
@@ -21,7 +22,7 @@ TASK = TASKS["classification"]
 
 
 def test_texts_become_one_row_of_tokens(tokenizer):
-    tokens, truncated = encode_texts(tokenizer, (["a b", "c", "d x"],), 10)
+    tokens, truncated, _ = encode_texts(tokenizer, (["a b", "c", "d x"],), 10)
     assert tokens.input_ids.tolist() == [2, 4, 5, 3, 2, 6, 3, 2, 7, 1, 3]
     assert tokens.protected.nonzero()[:, 0].tolist() == [0, 4, 7]
     assert tokens.lengths.tolist() == [4, 3, 4]
@@ -29,13 +30,13 @@ def test_texts_become_one_row_of_tokens(tokenizer):
 
 
 def test_long_texts_are_truncated_and_counted(tokenizer):
-    tokens, truncated = encode_texts(tokenizer, (["a b c d", "a b", "a b c"],), 4)
+    tokens, truncated, _ = encode_texts(tokenizer, (["a b c d", "a b", "a b c"],), 4)
     assert tokens.input_ids.tolist() == [2, 4, 5, 3] * 3
     assert truncated == 2
 
 
 def test_a_pair_is_the_tokenizers_own_and_its_first_token_alone_is_protected(tokenizer):
-    tokens, truncated = encode_texts(tokenizer, (["a b", "c"], ["c d a", "d"]), 10)
+    tokens, truncated, _ = encode_texts(tokenizer, (["a b", "c"], ["c d a", "d"]), 10)
     assert tokens.input_ids.tolist() == [2, 4, 5, 3, 6, 7, 4, 3, 2, 6, 3, 7, 3]
     assert tokens.token_type_ids.tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 1, 1]
     assert tokens.protected.nonzero()[:, 0].tolist() == [0, 8]
@@ -44,7 +45,7 @@ def test_a_pair_is_the_tokenizers_own_and_its_first_token_alone_is_protected(tok
 
 def test_of_a_long_pair_the_longer_text_is_truncated(tokenizer):
     # Six tokens, three of them special: the one-word text stays, whichever it is.
-    tokens, truncated = encode_texts(tokenizer, (["a b c d", "a", "a b"], ["d", "d c b a", "d"]), 6)
+    tokens, truncated, _ = encode_texts(tokenizer, (["a b c d", "a", "a b"], ["d", "d c b a", "d"]), 6)
     assert tokens.input_ids.tolist() == [2, 4, 5, 3, 7, 3, 2, 4, 3, 7, 6, 3, 2, 4, 5, 3, 7, 3]
     assert tokens.token_type_ids.tolist() == [0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 1, 1]
     assert truncated == 2
@@ -75,14 +76,39 @@ def test_no_text_is_refused(tokenizer):
 
 def test_rows_become_examples_of_one_document_each(tokenizer):
     rows = Rows((("a b", "c"), ("d", "a b c")), np.array([1, 0]), np.array([1, 0]))
-    examples, truncated = TASK.encode(rows, tokenizer, 6)
-    expected, _ = encode_texts(tokenizer, rows.inputs, 6)
-    assert truncated == 1  # c and a b c are four words, and three special tokens
+    encoded = TASK.encode(rows, tokenizer, 6)
+    examples = encoded.examples
+    expected, _, _ = encode_texts(tokenizer, rows.inputs, 6)
+    assert encoded.truncated == 1  # c and a b c are four words, and three special tokens
+    assert encoded.kept.tolist() == [0, 1]
     assert examples.tokens.input_ids.tolist() == expected.input_ids.tolist()
     assert examples.targets.tolist() == [1, 0]
     assert examples.owner.tolist() == [0, 1]
     assert (examples.reads, examples.teacher) == ("documents", None)
     assert examples.tokens.protected.nonzero()[:, 0].tolist() == [0, 6]
+
+
+def test_rows_without_a_token_are_left_out_with_their_labels(tokenizer):
+    # Without special tokens, a text of blanks has no token. In a pair, one of both texts is enough.
+    tokenizer.backend_tokenizer.post_processor = None
+    rows = Rows((("a b", " ", "", "c d a"),), np.array([1, 0, 0, 2]), np.array([1, 0, 0, 2]))
+    encoded = TASK.encode(rows, tokenizer, 2)
+    assert encoded.kept.tolist() == [0, 3]
+    assert encoded.examples.targets.tolist() == [1, 2]
+    assert encoded.examples.tokens.input_ids.tolist() == [4, 5, 6, 7]
+    assert encoded.truncated == 1
+    tokens, _, kept = encode_texts(tokenizer, ((" ", "a", " "), ("b", " ", "")), 4)
+    assert (tokens.input_ids.tolist(), kept.tolist()) == ([5, 4], [0, 1])
+
+
+def test_texts_without_any_token_are_refused(tokenizer):
+    tokenizer.backend_tokenizer.post_processor = None
+    told = (
+        "tokenizer must give tokens for the texts, and gives none for any of the 2, such as ' ': "
+        "pass a model whose tokenizer knows this language"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        encode_texts(tokenizer, ((" ", ""),), 4)
 
 
 def of_labels(*labels):
@@ -186,6 +212,26 @@ def test_a_task_is_found_by_its_name():
         task_of("nonsense")
 
 
+def test_the_commonest_class_of_train_is_answered():
+    assert TASK.text_classes
+    assert TASK.commonest(of_labels(2, 0, 2, 1), of_labels(0, 2)) == [2, 2]
+    assert TASK.commonest(of_labels(1, 0), of_labels(1)) == [0]
+
+
+@pytest.mark.parametrize(
+    ("problem", "what"), [("multi_label_classification", "several labels"), ("regression", "a number")]
+)
+def test_a_model_of_another_problem_is_refused(problem, what):
+    config = transformers.BertConfig(problem_type=problem, name_or_path="some/model")
+    told = (
+        f"model 'some/model' must give each text one label, and was trained to give it {what} "
+        f"(problem_type {problem}): pass --new-head, or another model"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        TASK.check_config(config)
+    TASK.check_config(transformers.BertConfig(problem_type="single_label_classification"))
+
+
 # Tables. What is refused, and in which words, stands in tests/trbert/data/test_splits.py.
 
 COLUMNS = Columns(("text", "other"), "kind")
@@ -243,14 +289,6 @@ def test_marks_that_are_not_all_booleans_leave_no_row_out():
     train = table_of("train.csv", ("x", "1", "a"), ("y", "2", "b"))
     test = table_of("test.csv", ("v", "3", "a"), ("w", "4", "b"), marks=[True, "no"])
     assert TASK.read({"train": train, "test": test}, COLUMNS).rows["test"].targets.tolist() == [0, 1]
-
-
-def test_a_split_of_which_some_labels_are_secret_is_refused():
-    train = table_of("train.csv", ("x", "1", 0), ("y", "2", 1))
-    test = table_of("test.csv", ("v", "3", -1), ("w", "4", 1))
-    told = "label -1 of test.csv must have training rows, and has none in train.csv: add some, or remove its 1 rows"
-    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
-        TASK.read({"train": train, "test": test}, COLUMNS)
 
 
 def test_labels_of_the_same_value_are_in_the_order_of_their_texts():

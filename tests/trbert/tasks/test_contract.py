@@ -86,7 +86,7 @@ def rows(case):
 @pytest.fixture
 def examples(case, rows, tokenizer):
     """The table's five examples."""
-    return case.task.encode(rows, tokenizer, 16)[0]
+    return case.task.encode(rows, tokenizer, 16).examples
 
 
 @pytest.fixture
@@ -138,11 +138,24 @@ def test_encoding_counts_the_documents_that_it_truncates(task, rows, tokenizer):
     longest = max(len(text.split()) for column in rows.inputs for text in column) + 2
     of_five_words = sum(len(text.split()) == 5 for column in rows.inputs for text in column)
     assert of_five_words > 0
-    assert task.encode(rows, tokenizer, longest)[1] == 0
-    examples, truncated = task.encode(rows, tokenizer, longest - 1)
-    assert truncated == of_five_words
+    assert task.encode(rows, tokenizer, longest).truncated == 0
+    encoded = task.encode(rows, tokenizer, longest - 1)
+    examples = encoded.examples
+    assert encoded.truncated == of_five_words
     assert int(examples.tokens.lengths.max()) == longest - 1
     assert task.loss(torch.zeros(examples.num_outputs, 3), examples).shape == (5,)
+
+
+def test_encoding_says_which_rows_it_keeps(task, rows, tokenizer):
+    encoded = task.encode(rows, tokenizer, 16)
+    assert encoded.kept.tolist() == list(range(5))
+    assert len(encoded.examples) == 5
+
+
+def test_inputs_are_read_without_targets_and_without_empty_rows(case, task):
+    columns = task.columns(case.columns[0], "")
+    values = {name: [*case.values[name], " ", None] for name in columns.inputs}
+    assert task.inputs(Table("a.csv", values), columns) == tuple(tuple(case.values[name]) for name in columns.inputs)
 
 
 def test_serving_protects_the_same_tokens_as_encoding(task, examples):
@@ -247,6 +260,24 @@ def test_quality_is_one_for_right_outputs_and_below_it_for_others(case, task, ex
         assert all(0 <= score <= 1 for score in task.correct(decoded, examples))
         assert 0 <= task.quality(decoded, examples) <= 1
     assert task.metric
+
+
+def test_the_commonest_answer_of_train_is_one_for_each_example(task, examples):
+    train = examples.take(torch.tensor([1, 1, 1, 0, 2]))
+    answers = task.commonest(train, examples)
+    assert len(answers) == 5
+    assert task.correct(answers, examples)[1] == 1.0
+    assert 0 < task.quality(answers, examples) < 1
+
+
+def test_text_classes_are_class_indices(task, rows):
+    if task.text_classes:
+        assert rows.targets.shape == (5,)
+        assert rows.targets.min() >= 0
+
+
+def test_a_plain_config_is_fit_for_a_task(task, config_of):
+    task.check_config(config_of("bert"))
 
 
 def test_a_task_pickles(task, examples, draw):

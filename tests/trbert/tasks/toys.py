@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from trbert.errors import InputError
 from trbert.tasks.classification import encode_texts
-from trbert.tasks.examples import Examples
+from trbert.tasks.examples import Encoded, Examples
 from trbert.tasks.rows import Reading, Rows
 from trbert.tasks.task import Task
 
@@ -18,7 +18,7 @@ class PickOne(Task):
     head = "AutoModelForSequenceClassification"
     metric = "accuracy"
 
-    def read(self, tables, columns):
+    def read(self, tables, columns, renames=None):
         rows = {}
         for split, table in tables.items():
             targets = np.array(table.values[columns.target], dtype=np.int64)
@@ -27,9 +27,10 @@ class PickOne(Task):
 
     def encode(self, rows, tokenizer, max_length):
         texts = [text for options in zip(*rows.inputs, strict=True) for text in options]
-        tokens, truncated = encode_texts(tokenizer, (texts,), max_length)
+        tokens, truncated, _ = encode_texts(tokenizer, (texts,), max_length)
         owner = torch.arange(len(rows)).repeat_interleave(len(rows.inputs))
-        return Examples(self.protect(tokens), torch.tensor(rows.targets), owner, self.reads), truncated
+        examples = Examples(self.protect(tokens), torch.tensor(rows.targets), owner, self.reads)
+        return Encoded(examples, truncated, np.arange(len(rows)))
 
     def check_targets(self, examples, num_outputs):
         options = torch.bincount(examples.owner, minlength=len(examples))
@@ -50,6 +51,9 @@ class PickOne(Task):
     def decode(self, outputs, examples):
         return [int(outputs[examples.owner == number, 0].argmax()) for number in range(len(examples))]
 
+    def commonest(self, train, examples):
+        return [int(torch.bincount(train.targets).argmax())] * len(examples)
+
     def correct(self, decoded, examples):
         return [float(one == right) for one, right in zip(decoded, examples.targets.tolist(), strict=True)]
 
@@ -62,7 +66,7 @@ class MarkWords(Task):
     reads = "tokens"
     metric = "share of marks"
 
-    def read(self, tables, columns):
+    def read(self, tables, columns, renames=None):
         rows = {}
         for split, table in tables.items():
             marks = table.values[columns.target]
@@ -74,11 +78,11 @@ class MarkWords(Task):
         return Reading(rows=rows, labels=("plain", "marked"), notes=())
 
     def encode(self, rows, tokenizer, max_length):
-        tokens, truncated = encode_texts(tokenizer, rows.inputs, max_length)
+        tokens, truncated, kept = encode_texts(tokenizer, rows.inputs, max_length)
         targets = torch.full((len(rows), int(tokens.lengths.max())), -100)
         for row, (marks, length) in enumerate(zip(rows.targets, tokens.lengths.tolist(), strict=True)):
             targets[row, 1 : length - 1] = torch.tensor(marks[: length - 2])
-        return Examples.of_documents(self.protect(tokens), targets, self.reads), truncated
+        return Encoded(Examples.of_documents(self.protect(tokens), targets, self.reads), truncated, kept)
 
     def check_targets(self, examples, num_outputs):
         marks = examples.targets[examples.targets != -100]
@@ -104,6 +108,10 @@ class MarkWords(Task):
 
     def decode(self, outputs, examples):
         return [own.tolist() for own in outputs.argmax(-1).split(examples.tokens.lengths.tolist())]
+
+    def commonest(self, train, examples):
+        mark = int(torch.bincount(train.targets[train.targets != -100]).argmax())
+        return [[mark] * length for length in examples.tokens.lengths.tolist()]
 
     def correct(self, decoded, examples):
         shares = []
