@@ -13,6 +13,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from trbert.data import sources
 from trbert.data import splits as data
 from trbert.data.pages import Page
 from trbert.data.splits import Splits, load_splits
@@ -442,7 +443,7 @@ def test_one_text_column_is_named_or_two(tmp_path: Path, columns: str, most: str
 def few_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page of two libraries in each split, instead of those of the installed libraries."""
     pages = [Page(f"{split} {name}", name, split) for split in ("train", "validation", "test") for name in ("t", "n")]
-    monkeypatch.setattr(data, "documentation_pages", lambda: pages)
+    monkeypatch.setattr(sources, "documentation_pages", lambda: pages)
 
 
 @pytest.mark.usefixtures("few_pages")
