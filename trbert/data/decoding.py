@@ -40,8 +40,10 @@ begins like one of UTF-16."""
 _SAMPLE = 4096
 
 
-def read_text(path: Path, encoding: str | None) -> str:
-    """Returns the characters of a text file. A file that gzip has packed is unpacked, whatever its name is.
+def read_text(path: Path, encoding: str | None) -> bytes:
+    """Returns the characters of a text file as UTF-8, without a byte order mark.
+
+    A file that gzip has packed is unpacked, whatever its name is.
 
     Args:
         path: the file.
@@ -59,14 +61,16 @@ def read_text(path: Path, encoding: str | None) -> str:
                 f"{path.name} must be a whole gzip file, and cannot be unpacked ({error}): copy it again"
             ) from error
     refuse_foreign(content, path)
-    if encoding is None:
-        marked = next((name for mark, name in _MARKS if content.startswith(mark)), None)
-        if marked is None:
-            _refuse_unmarked_utf16(content, path)
-        text = _decode(content, marked or "utf-8", path, given=False)
-    else:
+    if encoding is not None:
         text = _decode(content, encoding, path, given=True)
-    return text.removeprefix("\ufeff")
+    elif marked := next((name for mark, name in _MARKS if content.startswith(mark)), None):
+        text = _decode(content, marked, path, given=False)
+    else:
+        _refuse_unmarked_utf16(content, path)
+        if not content.isascii():
+            _decode(content, "utf-8", path, given=False)
+        return content
+    return text.removeprefix("\ufeff").encode(errors="replace")
 
 
 def read_bytes(path: Path) -> bytes:
@@ -93,7 +97,7 @@ def refuse_foreign(content: bytes, path: Path) -> None:
     ends = content if len(content) <= 2 * _SAMPLE else content[:_SAMPLE] + content[-_SAMPLE:]
     for pattern, name, remedy in _FOREIGN:
         if re.match(pattern, ends):
-            raise InputError(f"{path.name} must be a text file, and is {name}: {remedy}")
+            raise InputError(f"{path.name} must hold what its name says, and is {name}: {remedy}")
 
 
 def _refuse_unmarked_utf16(content: bytes, path: Path) -> None:

@@ -28,7 +28,7 @@ def read_json(path: Path, columns: Columns, format: Format) -> Contents:
     Raises:
         InputError: The file cannot be decoded or is not JSON, holds no rows, or lacks a column.
     """
-    text = read_text(path, format.encoding)
+    text = read_text(path, format.encoding).decode()
     records, notes = _records(_values(text, path.name), columns, path.name)
     if not records:
         raise empty_table(path.name)
@@ -89,8 +89,10 @@ def _records(values: list[Any], columns: Columns, origin: str) -> tuple[list[Any
     (value,) = values
     if isinstance(value, list):
         return value, []
-    if not isinstance(value, dict) or not value:
+    if not isinstance(value, dict):
         return values, []
+    if not value:
+        return [], []
     needed = [name for _, name in columns.needed]
     parts = list(value.values())
     if "columns" in value and _is_list_of(value.get("data"), list):  # pandas: orient="split"
