@@ -25,6 +25,7 @@ class Classification(Task):
     name = "classification"
     head = "AutoModelForSequenceClassification"
     metric = "accuracy"
+    text_classes = True
 
     def columns(self, text_column: str, label_column: str) -> Columns:
         """Returns the columns of the texts and of the labels.
@@ -97,6 +98,10 @@ class Classification(Task):
         """Returns the entropy of the labels' frequencies, in nats."""
         shares = torch.bincount(examples.targets).double() / len(examples)
         return float(torch.special.entr(shares).sum())
+
+    def commonest(self, train: Examples, examples: Examples) -> list[int]:
+        """Returns for each document the class that most training documents have."""
+        return [int(torch.bincount(train.targets).argmax())] * len(examples)
 
     def decode(self, outputs: Outputs, examples: Examples) -> list[int]:
         """Returns the class index of each document."""

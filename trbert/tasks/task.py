@@ -31,12 +31,14 @@ class Task(ABC):
         reads: "documents" where the head reads one state of each document. "tokens" where it reads the last state of
             every original token. For a dropped token, that is the state with which it was dropped.
         metric: the name of its measure of quality, such as "accuracy".
+        text_classes: whether the target of each row is a class index that a linear classifier of words can learn.
     """
 
     name: ClassVar[str]
     head: ClassVar[str]
     reads: ClassVar[Reads] = "documents"
     metric: ClassVar[str]
+    text_classes: ClassVar[bool] = False
 
     @property
     def auto_class(self) -> Any:
@@ -131,6 +133,10 @@ class Task(ABC):
         that sees no input is here the one that predicts the frequencies of the targets.
         """
         return self.prior(examples) - float(self.loss(outputs.double(), examples).mean())
+
+    @abstractmethod
+    def commonest(self, train: Examples, examples: Examples) -> list[Any]:
+        """Returns for each example the most frequent answer of train, as `decode` would return it."""
 
     @abstractmethod
     def decode(self, outputs: Outputs, examples: Examples) -> list[Any]:

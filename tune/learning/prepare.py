@@ -18,6 +18,8 @@ from trbert.selection.reduction import Reducer, check_points
 from trbert.tasks import Task, task_of
 from trbert.tasks.examples import Examples
 from tune.budget import Plan
+from tune.learning.baselines import baselines, standing_of
+from tune.learning.standing import LEAST_KNOWN, Standing, figures, remarks
 from tune.learning.steps import autocast, pick_device
 from tune.learning.teacher_cache import teach, teacher_outputs
 from tune.learning.teacher_stage import train_teacher, training_seconds
@@ -28,12 +30,11 @@ Say = Callable[[str], None]
 
 PENALTY = 1.0
 """The price of an unreduced document if none is set, in nats. What the teacher knows of a label is used if it is less.
+It is at least `LEAST_KNOWN`, because a price must be positive.
 
 With a higher price than that, a policy does best to drop everything. This happened on text pairs: the price was 1 nat,
 and the teacher knew 0.4 nats.
 """
-LEAST_PENALTY = 1e-3
-"""The lowest price that is taken from what the teacher knows, in nats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,7 @@ class Prepared:
         labels: the names of the head's outputs, in their order; () if they have no names.
         penalty: the price of an unreduced document if none is set, in nats; the search varies it around this value.
         latency: how long the layers take, if the price is "latency".
+        standing: the figures of the teacher and of its baselines; None if they were not measured.
     """
 
     task: Task
@@ -69,6 +71,7 @@ class Prepared:
     labels: tuple[str, ...]
     penalty: float
     latency: LatencyTable | None = None
+    standing: Standing | None = None
 
     def plain(self, device: torch.device) -> Any:
         """Returns a copy of the teacher, for a trial to train further."""
@@ -131,6 +134,11 @@ def prepare(
     outputs = {name: teacher_outputs(reducer, part, name, compute) for name, part in taught.items()}
     quality = {name: task.quality(task.decode(outputs[name], part), part) for name, part in taught.items()}
     say(f"teacher: {100 * quality['validation']:.1f} % on validation, {100 * quality['test']:.1f} % on test")
+    known = task.known(outputs["train"], taught["train"])
+    answers = baselines(task, splits, taught, settings.seed)
+    standing = standing_of(task, answers, taught, outputs, known=known, trained=not pretrained.fine_tuned)
+    for line in (*figures(standing), *remarks(standing)):
+        say(line)
     if settings.positions is not None:
         extend_positions(pretrained.model, settings.positions)
         # The tokenizer is saved beside the model. It cuts texts at this length if its user gives no other.
@@ -151,24 +159,10 @@ def prepare(
         teacher_validation=quality["validation"],
         teacher_test=quality["test"],
         labels=splits.labels,
-        penalty=_penalty(task.known(outputs["train"], taught["train"]), say),
+        penalty=max(LEAST_KNOWN, min(PENALTY, known)),
         latency=latency,
+        standing=standing,
     )
-
-
-def _penalty(knows: float, say: Say) -> float:
-    """Returns the price of an unreduced document: `PENALTY`, or what the teacher knows of its labels if that is less.
-
-    Args:
-        knows: how much better the teacher predicts the training labels than their frequencies do, in nats.
-        say: is called with a warning if the teacher knows next to nothing.
-    """
-    if knows < LEAST_PENALTY:
-        say(
-            "teacher: it predicts its training labels no better than their frequencies do, so that the search cannot "
-            "tell a good selection from a bad one: check the labels, and train it longer (--set teacher.epochs=N)"
-        )
-    return max(LEAST_PENALTY, min(PENALTY, knows))
 
 
 def arrays_of(model: nn.Module) -> dict[str, NDArray[np.float32]]:
