@@ -2,8 +2,9 @@
 
 import logging
 import os
+import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -23,11 +24,12 @@ from tune.budget import Plan, after_preparing, fit_trial
 from tune.checkpoints import StateFolder, StateKeeper
 from tune.learning.inputs import Say, read_inputs
 from tune.learning.prepare import Prepared, prepare
+from tune.learning.standing import Standing
 from tune.learning.teacher_stage import train_teacher
 from tune.planner import bundle, cluster_at_hand, gpus_each
 from tune.preflight.places import below
 from tune.progress import Console, SearchProgress
-from tune.results.front import Point
+from tune.results.front import NO_MODEL, Point, has_model
 from tune.results.report import collect, finished
 from tune.results.rules import free_points
 from tune.results.table import table
@@ -95,7 +97,8 @@ def run_search(folder: RunFolder, saved: SavedRun, plan: Plan, *, cores: int, re
     console.line("measuring the front's models, one at a time")
     points = collect(folder, shared.prepared, fitted, shared.free, results)
     missing = f"{plan.trials - done} of {plan.trials} trials did not finish\n" if done < plan.trials else ""
-    return f"\n{table(points)}\n\n{missing}{_paths(folder)}"
+    standing = shared.prepared.standing
+    return f"\n{table(points, standing=standing)}\n\n{missing}{_paths(folder, points, standing)}"
 
 
 def _none_finished(folder: RunFolder, trials: int, errors: list[Any]) -> Exception:
@@ -314,12 +317,16 @@ def _tune_config(search: Search, fitted: Settings, plan: Plan, prepared: Prepare
     )
 
 
-def _paths(folder: RunFolder) -> str:
-    return "\n".join(
-        [
-            f"front     {folder.front_table}",
-            f"picture   {folder.front_picture}",
-            f"models    {folder.models}",
-            f"pick one  python tune/pareto.py {folder.path} --max-drop 0.5",
-        ]
-    )
+def _paths(folder: RunFolder, points: Sequence[Point], standing: Standing | None) -> str:
+    """Returns the lines that say where the results lie, and how a model is picked if there is one to pick."""
+    nothing = standing is not None and standing.knows_nothing
+    lines = [
+        f"{'points' if nothing else 'front':10}{folder.front_table}",
+        f"picture   {folder.front_picture}",
+        f"models    {folder.models}",
+    ]
+    if not has_model(points):
+        lines.append(f"pick one  {NO_MODEL}")
+    elif not nothing:
+        lines.append(f"pick one  python tune/pareto.py {shlex.quote(str(folder.path))} --max-drop 0.5")
+    return "\n".join(lines)

@@ -47,6 +47,11 @@ class RunFolder:
         return self.path / "front.png"
 
     @property
+    def baselines(self) -> Path:
+        """The file with the figures of the teacher and of its baselines."""
+        return self.path / "baselines.json"
+
+    @property
     def models(self) -> Path:
         """The folder of the models: one folder for each trained model, and one for the teacher."""
         return self.path / "models"

@@ -32,8 +32,7 @@ class Task(ABC):
         reads: "documents" where the head reads one state of each document. "tokens" where it reads the last state of
             every original token. For a dropped token, that is the state with which it was dropped.
         metric: the name of its measure of quality, such as "accuracy".
-        text_classes: whether the target of each row is a class index that a linear classifier of the words can be
-            trained for.
+        text_classes: whether the target of each row is a class index that a linear classifier of words can learn.
     """
 
     name: ClassVar[str]

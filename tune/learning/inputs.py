@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ class Inputs:
 
     Attributes:
         task: what is predicted.
-        splits: the rows of train, validation and test.
+        splits: the rows of train, validation and test, in the order of the examples.
         pretrained: the model that becomes the teacher.
         reducer: the model in stages.
         examples: the examples of each split, cut as the trained models read them.
@@ -95,9 +95,10 @@ def read_inputs(settings: Settings, say: Say, at_once: int | None = None) -> Inp
         point_choices(len(encoder.layers), len(settings.select.keep_ratios))
     longest = min(data.max_length, settings.positions or encoder.max_tokens)
     teacher_longest = min(settings.teacher.max_length or data.max_length, encoder.max_tokens)
-    examples = taught = _tokenised(task, pretrained.tokenizer, splits, longest, say)
+    splits, examples = _tokenised(task, pretrained.tokenizer, splits, longest, say)
+    taught = examples
     if teacher_longest != longest:  # tokenised again: of a pair the tokenizer cuts the longer text, not the end
-        taught = _tokenised(task, pretrained.tokenizer, splits, teacher_longest, say, " for the teacher")
+        _, taught = _tokenised(task, pretrained.tokenizer, splits, teacher_longest, say, " for the teacher")
     for part in taught.values():  # the positions for longer documents are added after the teacher has learned
         task.check_targets(part, config.num_labels)
         check_vocabulary(pretrained.model, pretrained.tokenizer, part.tokens.input_ids)
@@ -153,19 +154,20 @@ def splits_of(settings: Settings) -> Splits:
 
 def _tokenised(
     task: Task, tokenizer: Any, splits: Splits, max_length: int, say: Say, whose: str = ""
-) -> dict[str, Examples]:
-    """Returns the rows of each split as examples, and reports how many were truncated."""
-    found = {}
-    for name, rows in {"train": splits.train, "validation": splits.validation, "test": splits.test}.items():
-        encoded = task.encode(rows, tokenizer, max_length)
-        examples, left_out = encoded.examples, len(rows) - len(encoded.kept)
-        mean, many = float(examples.tokens.lengths.double().mean()), f"{len(examples.tokens):,} documents"
-        share = f" ({encoded.truncated / len(examples.tokens):.0%})" if encoded.truncated else ""
+) -> tuple[Splits, dict[str, Examples]]:
+    """Returns the rows that have a token, and the same rows as examples; reports how many were truncated."""
+    rows_of = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    encoded = {name: task.encode(rows, tokenizer, max_length) for name, rows in rows_of.items()}
+    for name, each in encoded.items():
+        tokens, left_out = each.examples.tokens, len(rows_of[name]) - len(each.kept)
+        share = f" ({each.truncated / len(tokens):.0%})" if each.truncated else ""
         without = f", {left_out:,} rows without a token left out" if left_out else ""
-        cut = f"{encoded.truncated:,} truncated at {max_length}{share}"
-        say(f"{name}{whose}: {many}, {mean:.0f} tokens on average, {cut}{without}")
-        found[name] = examples
-    return found
+        say(
+            f"{name}{whose}: {len(tokens):,} documents, {float(tokens.lengths.double().mean()):.0f} tokens on average, "
+            f"{each.truncated:,} truncated at {max_length}{share}{without}"
+        )
+    kept = {name: rows.take(encoded[name].kept) for name, rows in rows_of.items()}
+    return replace(splits, **kept), {name: each.examples for name, each in encoded.items()}
 
 
 def _say_memory(encoder: Encoder, needed: float, at_once: int, say: Say) -> None:

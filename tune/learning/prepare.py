@@ -14,7 +14,9 @@ from trbert.pretrained import extend_positions
 from trbert.tasks import Task
 from trbert.tasks.examples import Examples
 from tune.budget import Plan
+from tune.learning.baselines import baselines, standing_of
 from tune.learning.inputs import Say, check_unchanged, read_inputs
+from tune.learning.standing import LEAST_KNOWN, Standing, figures, remarks
 from tune.learning.steps import autocast
 from tune.learning.teacher_cache import teach, teacher_outputs
 from tune.learning.teacher_stage import train_teacher, training_seconds
@@ -22,12 +24,11 @@ from tune.settings import Settings
 
 PENALTY = 1.0
 """The price of an unreduced document if none is set, in nats. What the teacher knows of a label is used if it is less.
+It is at least `LEAST_KNOWN`, because a price must be positive.
 
 With a higher price than that, a policy does best to drop everything. This happened on text pairs: the price was 1 nat,
 and the teacher knew 0.4 nats.
 """
-LEAST_PENALTY = 1e-3
-"""The lowest price that is taken from what the teacher knows, in nats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,7 @@ class Prepared:
         penalty: the price of an unreduced document if none is set, in nats; the search varies it around this value.
         latency: how long the layers take, if the price is "latency".
         fingerprint: of the data and of the model.
+        standing: the figures of the teacher and of its baselines; None if they were not measured.
     """
 
     task: Task
@@ -65,6 +67,7 @@ class Prepared:
     penalty: float
     fingerprint: str
     latency: LatencyTable | None = None
+    standing: Standing | None = None
 
     def plain(self, device: torch.device) -> Any:
         """Returns a copy of the teacher, for a trial to train further."""
@@ -112,6 +115,11 @@ def prepare(
     outputs = {name: teacher_outputs(reducer, part, name, compute) for name, part in taught.items()}
     quality = {name: task.quality(task.decode(outputs[name], part), part) for name, part in taught.items()}
     say(f"teacher: {100 * quality['validation']:.1f} % on validation, {100 * quality['test']:.1f} % on test")
+    known = task.known(outputs["train"], taught["train"])
+    answers = baselines(task, inputs.splits, taught, settings.seed)
+    standing = standing_of(task, answers, taught, outputs, known=known, trained=not pretrained.fine_tuned)
+    for line in (*figures(standing), *remarks(standing)):
+        say(line)
     if settings.positions is not None:
         extend_positions(pretrained.model, settings.positions)
         # The tokenizer is saved beside the model. It cuts texts at this length if its user gives no other.
@@ -132,25 +140,11 @@ def prepare(
         teacher_validation=quality["validation"],
         teacher_test=quality["test"],
         labels=inputs.splits.labels,
-        penalty=_penalty(task.known(outputs["train"], taught["train"]), say),
+        penalty=max(LEAST_KNOWN, min(PENALTY, known)),
         fingerprint=inputs.fingerprint,
         latency=latency,
+        standing=standing,
     )
-
-
-def _penalty(knows: float, say: Say) -> float:
-    """Returns the price of an unreduced document: `PENALTY`, or what the teacher knows of its labels if that is less.
-
-    Args:
-        knows: how much better the teacher predicts the training labels than their frequencies do, in nats.
-        say: is called with a warning if the teacher knows next to nothing.
-    """
-    if knows < LEAST_PENALTY:
-        say(
-            "teacher: it predicts its training labels no better than their frequencies do, so that the search cannot "
-            "tell a good selection from a bad one: check the labels, and train it longer (--set teacher.epochs=N)"
-        )
-    return max(LEAST_PENALTY, min(PENALTY, knows))
 
 
 def arrays_of(model: nn.Module) -> dict[str, NDArray[np.float32]]:
