@@ -167,7 +167,8 @@ def _tokenised(
             f"{each.truncated:,} truncated at {max_length}{share}{without}"
         )
     kept = {name: rows.take(encoded[name].kept) for name, rows in rows_of.items()}
-    return replace(splits, **kept), {name: each.examples for name, each in encoded.items()}
+    splits = replace(splits, train=kept["train"], validation=kept["validation"], test=kept["test"])
+    return splits, {name: each.examples for name, each in encoded.items()}
 
 
 def _say_memory(encoder: Encoder, needed: float, at_once: int, say: Say) -> None:
