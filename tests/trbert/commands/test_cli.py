@@ -250,6 +250,11 @@ def test_a_folder_without_permission_to_write_is_told(saved, capsys, monkeypatch
     assert capsys.readouterr().err == told
 
 
+def test_a_dial_that_the_model_does_not_take_is_told_before_anything_is_measured(saved, asked):
+    assert main(words(saved, "--dial", "0", "nan")) == 2
+    assert not asked
+
+
 def test_a_model_without_a_tokenizer_is_told(saved, asked, capsys):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (saved / "model" / name).unlink()
