@@ -102,7 +102,7 @@ def run(options: argparse.Namespace) -> None:
         rounds=options.rounds,
         say=lambda line: print(line, flush=True),
         compiles=options.compile,
-        rivals={Path(name).name: load_pretrained(name, model.task, labels) for name in options.against},
+        rivals={Path(name).name: load_pretrained(name, model.task, labels, new_head=True) for name in options.against},
     )
     write(report, out)
     measure_latency(model.reducer.encoder, max(options.batch)).save(out / "latency.json")
