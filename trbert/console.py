@@ -3,10 +3,12 @@
 import argparse
 import errno
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from trbert.errors import InputError, TrbertError
 
@@ -21,6 +23,25 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}: see {self.prog} --help")
 
 
+def end_on_sigterm() -> None:
+    """Lets SIGTERM, with which batch systems and containers end a process, do the same as Ctrl-C.
+
+    It is called again after `ray.init`, which takes the signal for itself.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(number: int, frame: Any) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the end
+    raise KeyboardInterrupt
+
+
+def _was_terminated() -> bool:
+    # An error of our own would not tell: Ray waits in C++, and raises a new KeyboardInterrupt after any signal.
+    return signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+
+
 def exit_code(run: Callable[[], None], verbose: bool) -> int:
     """Runs a command, prints one line on stderr if it fails, and returns its exit code.
 
@@ -30,11 +51,22 @@ def exit_code(run: Callable[[], None], verbose: bool) -> int:
     | 1 | the disk is full, or the program has a fault; without a message: the output's reader has gone (`… | head`) |
     | 2 | the user made a mistake (any `TrbertError`) |
     | 130 | the user pressed Ctrl-C; the text of the `KeyboardInterrupt`, if it has one, says how to continue |
+    | 143 | the process got SIGTERM; the rest is as for Ctrl-C |
 
     Args:
         run: the command.
         verbose: whether to print the traceback, too.
     """
+    before = signal.getsignal(signal.SIGTERM)
+    end_on_sigterm()
+    try:
+        return _code_of(run, verbose)
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _code_of(run: Callable[[], None], verbose: bool) -> int:
     try:
         run()
         sys.stdout.flush()  # so that a closed pipe raises its error here, and not when the interpreter ends
@@ -42,7 +74,8 @@ def exit_code(run: Callable[[], None], verbose: bool) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt as error:
-        return _complain(error, f"interrupted: {error}" if str(error) else "interrupted", 130, verbose)
+        what, code = ("terminated", 143) if _was_terminated() else ("interrupted", 130)
+        return _complain(error, f"{what}: {error}" if str(error) else what, code, verbose)
     except TrbertError as error:
         return _complain(error, f"error: {error}", 2, verbose)
     # This is the only place that catches every exception. It prints each, and its traceback with --verbose.

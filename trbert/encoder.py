@@ -16,7 +16,7 @@ from trbert.packed.families import Family, family_of
 from trbert.packed.tokens import Tokens
 from trbert.runners.eager import Eager
 from trbert.runners.runner import RotaryTables, Runner
-from trbert.shapes import Float, Hidden, Logits
+from trbert.shapes import DocIndex, Float, Hidden, Logits
 
 _BLOCK_BYTES = 12 * 2**20
 """The most bytes of a layer's widest state on a CPU. It sets how many tokens a row may have there.
@@ -78,20 +78,68 @@ class Encoder:
         config = self.base.config
         return int(config.max_position_embeddings) - self.family.reserved_positions(config)
 
+    @property
+    def num_segments(self) -> int:
+        """The number of segments that the embeddings tell apart; 1 where they tell none apart."""
+        return int(self.base.config.type_vocab_size) if self.family.embeds_segments else 1
+
+    def check_tokens(self, tokens: Tokens) -> None:
+        """Checks that the embeddings can read these documents.
+
+        It reads the largest ids from the device, so it is for a whole split rather than for each batch.
+
+        Raises:
+            InputError: A token id or a segment id is beyond its table, or a document has more tokens than the model has
+                positions.
+        """
+        rows = self.base.get_input_embeddings().num_embeddings
+        least, most = (int(id) for id in tokens.input_ids.aminmax())
+        if not 0 <= least <= most < rows:
+            raise InputError(
+                f"token ids must be from 0 to {rows - 1}, because the model's table of embeddings has {rows} rows, and "
+                f"one is {most if most >= rows else least}: use the model's own tokenizer; where tokens were added to "
+                "it, call model.resize_token_embeddings(len(tokenizer)), and save the model again"
+            )
+        types, segments = tokens.token_type_ids, self.num_segments
+        if types is not None and segments > 1:
+            least, most = (int(kind) for kind in types.aminmax())
+            if not 0 <= least <= most < segments:
+                raise InputError(
+                    f"token_type_ids must be from 0 to {segments - 1}, because the model knows {segments} segments, "
+                    f"and one is {most if most >= segments else least}: use the model's own tokenizer"
+                )
+        self._check_length(tokens.lengths)
+
+    def _check_length(self, lengths: DocIndex) -> None:
+        """Raises InputError if a document has more tokens than the model has positions. Computed ones never end."""
+        if self.family.embeds_positions and (longest := int(lengths.max())) > self.max_tokens:
+            raise InputError(
+                f"a document may have at most {self.max_tokens} tokens for this model, and one has {longest}: "
+                "tokenise with truncation=True"
+            )
+
     def embed(self, tokens: Tokens) -> PackedBatch:
         """Returns the states of the documents that enter layer 0.
 
+        Segment ids are not read where the model has one segment or none.
+
         Raises:
-            InputError: A document has more tokens than the model has positions.
+            InputError: A document has more tokens than the model has positions. Or an id is beyond its table, which is
+                found out on a CPU only.
         """
         batch = start_batch(tokens, torch.empty(tokens.input_ids.numel(), 0, device=tokens.offsets.device))
         arguments: dict[str, Tensor] = {}
+        self._check_length(batch.original_lengths)
         if self.family.embeds_positions:
             arguments["position_ids"] = self._position_ids(tokens, batch)[None]
         if self.family.embeds_segments:
-            types = tokens.token_type_ids
+            types = tokens.token_type_ids if self.num_segments > 1 else None
             arguments["token_type_ids"] = (torch.zeros_like(tokens.input_ids) if types is None else types)[None]
-        states = attrgetter(self.family.embeddings)(self.base)(tokens.input_ids[None], **arguments)
+        try:
+            states = attrgetter(self.family.embeddings)(self.base)(tokens.input_ids[None], **arguments)
+        except IndexError:  # an id is beyond its table; a CPU finds that out at no cost
+            self.check_tokens(tokens)
+            raise
         if self.family.projection is not None and (projection := _maybe(self.base, self.family.projection)) is not None:
             states = projection(states)
         return batch.with_hidden(states[0])
@@ -174,12 +222,6 @@ class Encoder:
             count = real.cumsum(0)
             before = torch.cat([count.new_zeros(1), count])[tokens.offsets[:-1]]
             positions = (count - before[batch.documents]) * real + config.pad_token_id
-        longest = int(batch.original_lengths.max())
-        if longest > self.max_tokens:
-            raise InputError(
-                f"a document may have at most {self.max_tokens} tokens for this model, and one has {longest}: "
-                "tokenise with truncation=True"
-            )
         return positions
 
     def _rotary_tables(self, batch: PackedBatch) -> RotaryTables:

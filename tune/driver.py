@@ -2,10 +2,12 @@
 
 import logging
 import os
+import shlex
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 import ray
@@ -14,15 +16,20 @@ from ray import tune
 from ray.exceptions import RayTaskError
 from ray.util.queue import Queue
 
+from trbert.console import end_on_sigterm
+from trbert.errors import TrbertError
 from trbert.measure.latency import LatencyTable, load_latency
 from trbert.selection.selectors import free_selectors
 from tune.budget import Plan, after_preparing, fit_trial
 from tune.checkpoints import StateFolder, StateKeeper
+from tune.learning.inputs import Say, read_inputs
 from tune.learning.prepare import Prepared, prepare
+from tune.learning.standing import Standing
 from tune.learning.teacher_stage import train_teacher
 from tune.planner import bundle, cluster_at_hand, gpus_each
+from tune.preflight.places import below
 from tune.progress import Console, SearchProgress
-from tune.results.front import Point
+from tune.results.front import NO_MODEL, Point, has_model
 from tune.results.report import collect, finished
 from tune.results.rules import free_points
 from tune.results.table import table
@@ -32,6 +39,8 @@ from tune.space import first_guesses, point_choices, search_space, to_settings
 from tune.suggestions import FreshSearch
 from tune.teams import TeamPlan, teach_together
 from tune.trial import run_trial
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,41 +68,52 @@ def run_search(folder: RunFolder, saved: SavedRun, plan: Plan, *, cores: int, re
         verbose: whether to show Ray's own log.
     """
     console, started = Console(), time.monotonic()
-    if not verbose:
-        transformers.utils.logging.disable_progress_bar()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        # This logger prints a traceback whenever a trial loses a process. The console prints one line instead.
-        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    _quieten(verbose)
     settings, search = saved.settings, saved.search
     # The file is read here, because the other machines of a cluster do not have it.
     table_file = settings.select.latency_table
     latency = None if table_file is None else load_latency(table_file)
+    states = _states(folder, search)
+    work = partial(make_shared, settings, plan, latency=latency, states=states, fingerprint=saved.fingerprint)
     if search.address or search.num_learners > 1:
         _start_ray(search.address or "local", cores, verbose)
-        team = _team(folder, search, "teacher")
-        shared = _on_cluster(settings, plan, console, _gpus_each(search), latency, _states(folder, search), team)
+        shared = _on_cluster(partial(work, team=_team(folder, search, "teacher")), console, _gpus_each(search))
     else:
-        shared = make_shared(settings, plan, console.line, latency, _states(folder, search))
+        shared = work(console.line)
         _start_ray("local", cores, verbose)
     try:
         fitted = saved.fitted if resumed else None
         if fitted is None:
             plan = after_preparing(plan, time.monotonic() - started)
             fitted = _fit(settings, plan, shared.prepared, console)
-            write_run(folder, replace(saved, fitted=fitted))
+            write_run(folder, replace(saved, fitted=fitted, fingerprint=shared.prepared.fingerprint))
         results = _run_trials(folder, search, fitted, plan, shared.prepared, console, resumed=resumed, verbose=verbose)
     finally:
         console.end()
         ray.shutdown()
     done = len(finished(results))
     if done == 0:
-        errors = [str(result.error) for result in results if result.error is not None]
-        why = f" (the first error: {errors[0].strip().splitlines()[-1]})" if errors else ""
-        raise RuntimeError(f"none of {plan.trials} trials finished{why}: their logs are in {folder.trials}")
+        raise _none_finished(folder, plan.trials, [result.error for result in results if result.error is not None])
     console.line("measuring the front's models, one at a time")
     points = collect(folder, shared.prepared, fitted, shared.free, results)
     missing = f"{plan.trials - done} of {plan.trials} trials did not finish\n" if done < plan.trials else ""
-    return f"\n{table(points)}\n\n{missing}{_paths(folder)}"
+    standing = shared.prepared.standing
+    return f"\n{table(points, standing=standing)}\n\n{missing}{_paths(folder, points, standing)}"
+
+
+def _none_finished(folder: RunFolder, trials: int, errors: list[Any]) -> Exception:
+    """Returns the error for a search without a finished trial: the user's mistake if each of its trials made one."""
+    causes = [error.cause or error if isinstance(error, RayTaskError) else error for error in errors]
+    logs = f"the logs are in {folder.trials}"
+    if causes and all(isinstance(cause, TrbertError) for cause in causes):
+        kind: type[TrbertError] = type(causes[0])
+        return kind(f"none of {trials} trials finished: {causes[0]}; then start again under another --name ({logs})")
+    why = (
+        f" (the first error: {(str(errors[0]).strip().splitlines() or [type(errors[0]).__name__])[-1]})"
+        if errors
+        else ""
+    )
+    return RuntimeError(f"none of {trials} trials finished{why}: their logs are in {folder.trials}")
 
 
 def _fit(settings: Settings, plan: Plan, prepared: Prepared, console: Console) -> Settings:
@@ -122,8 +142,49 @@ def _team(folder: RunFolder, search: Search, stage: str) -> TeamPlan | None:
     return TeamPlan(size=search.num_learners, gpus=gpus, storage=_storage(folder, search), run=run)
 
 
+def inspect_inputs(saved: SavedRun, plan: Plan, *, cores: int, verbose: bool) -> None:
+    """Reads and checks the data and the model as a search does, prints what was found, and trains nothing.
+
+    Args:
+        saved: what the user asked for.
+        plan: how the budget is spent.
+        cores: the processors of this machine that Ray may use; a cluster counts its own.
+        verbose: whether to show Ray's own log.
+    """
+    console = Console()
+    _quieten(verbose)
+    work = partial(_inspect, saved.settings, plan)
+    if saved.search.address is None:
+        work(console.line)
+        return
+    _start_ray(saved.search.address, cores, verbose)
+    try:
+        _on_cluster(work, console, _gpus_each(saved.search))
+    finally:
+        ray.shutdown()
+
+
+def _inspect(settings: Settings, plan: Plan, say: Say) -> None:
+    read_inputs(settings, say, plan.concurrent)
+
+
+def _quieten(verbose: bool) -> None:
+    if not verbose:
+        transformers.utils.logging.disable_progress_bar()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        # This logger prints a traceback whenever a trial loses a process. The console prints one line instead.
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+
+
 def make_shared(
-    settings: Settings, plan: Plan, say: Any, latency: LatencyTable | None, states: str, team: TeamPlan | None = None
+    settings: Settings,
+    plan: Plan,
+    say: Say,
+    *,
+    latency: LatencyTable | None,
+    states: str,
+    fingerprint: str | None,
+    team: TeamPlan | None = None,
 ) -> Shared:
     """Prepares data and teacher, and measures the free rules.
 
@@ -133,6 +194,7 @@ def make_shared(
         say: is called with a line for each thing that is done.
         latency: the user's table of times, or None.
         states: the folder or URI for the teacher's states while it is trained.
+        fingerprint: of the data and the model that a resumed search started with; None checks nothing.
         team: the processes that train the teacher; None trains it in this process.
     """
     folder = StateFolder(states)
@@ -140,7 +202,7 @@ def make_shared(
         train = partial(train_teacher, keeper=StateKeeper("teacher", folder.newest(), folder.report))
     else:
         train = partial(teach_together, team)
-    prepared = prepare(settings, plan, say, latency, train)
+    prepared = prepare(settings, plan, say, latency, train, fingerprint)
     folder.delete()
     say(f"free rules: measuring {', '.join(rule.name for rule in free_selectors())} on the teacher")
     choice = to_settings({"select.points": point_choices(prepared.config.num_hidden_layers)[0]})
@@ -151,34 +213,31 @@ def _start_ray(address: str, cores: int, verbose: bool) -> None:
     options: dict[str, Any] = {"num_cpus": cores, "include_dashboard": False} if address == "local" else {}
     level = logging.INFO if verbose else logging.ERROR
     ray.init(address=address, log_to_driver=verbose, logging_level=level, **options)
+    end_on_sigterm()
 
 
-def _on_cluster(
-    settings: Settings,
-    plan: Plan,
-    console: Console,
-    gpus: float,
-    latency: LatencyTable | None,
-    states: str,
-    team: TeamPlan | None,
-) -> Shared:
-    """Runs `make_shared` on a worker, because the head of a cluster offers no processors; prints its lines here."""
+def _on_cluster(work: Callable[[Say], Found], console: Console, gpus: float) -> Found:
+    """Runs a function on a worker, because the head of a cluster offers no processors; prints its lines here."""
     lines = Queue(actor_options={"num_cpus": 0})
     # Whenever a machine is lost, Ray runs it again on another one.
-    remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=-1)(make_shared)
-    work = remote.remote(settings, plan, lines.put, latency, states, team)
+    remote: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=-1)(_told)
+    found_ref = remote.remote(work, lines.put)
     try:
         while True:
-            done, _ = ray.wait([work], timeout=0.5)
+            done, _ = ray.wait([found_ref], timeout=0.5)
             for line in lines.get_nowait_batch(lines.qsize()):
                 console.line(line)
             if done:
-                shared: Shared = ray.get(work)
-                return shared
+                found: Found = ray.get(found_ref)
+                return found
     except RayTaskError as error:
         raise error.cause from None
     finally:
         lines.shutdown()
+
+
+def _told(work: Callable[[Say], Found], say: Say) -> Found:
+    return work(say)
 
 
 def _run_trials(
@@ -206,7 +265,7 @@ def _run_trials(
         tune.PlacementGroupFactory([bundle(gpus)] * search.processes),
     )
     storage = _storage(folder, search)
-    trials = f"{storage}/{_trials_name(folder, search)}"
+    trials = below(storage, _trials_name(folder, search))
     if resumed and tune.Tuner.can_restore(trials):
         tuner = tune.Tuner.restore(trials, trainable=trainable, resume_unfinished=True, restart_errored=True)
     else:
@@ -229,7 +288,7 @@ def _run_trials(
 
 def _states(folder: RunFolder, search: Search) -> str:
     """Returns the folder for the teacher's states while it is trained."""
-    return f"{_storage(folder, search)}/{folder.path.name}-teacher-states"
+    return below(_storage(folder, search), f"{folder.path.name}-teacher-states")
 
 
 def _storage(folder: RunFolder, search: Search) -> str:
@@ -258,12 +317,16 @@ def _tune_config(search: Search, fitted: Settings, plan: Plan, prepared: Prepare
     )
 
 
-def _paths(folder: RunFolder) -> str:
-    return "\n".join(
-        [
-            f"front     {folder.front_table}",
-            f"picture   {folder.front_picture}",
-            f"models    {folder.models}",
-            f"pick one  python tune/pareto.py {folder.path} --max-drop 0.5",
-        ]
-    )
+def _paths(folder: RunFolder, points: Sequence[Point], standing: Standing | None) -> str:
+    """Returns the lines that say where the results lie, and how a model is picked if there is one to pick."""
+    nothing = standing is not None and standing.knows_nothing
+    lines = [
+        f"{'points' if nothing else 'front':10}{folder.front_table}",
+        f"picture   {folder.front_picture}",
+        f"models    {folder.models}",
+    ]
+    if not has_model(points):
+        lines.append(f"pick one  {NO_MODEL}")
+    elif not nothing:
+        lines.append(f"pick one  python tune/pareto.py {shlex.quote(str(folder.path))} --max-drop 0.5")
+    return "\n".join(lines)

@@ -13,8 +13,11 @@ from typing import Any
 
 from trbert.console import Parser, exit_code
 from trbert.errors import DamagedCheckpoint, InputError, RunFolderError
-from tune.results.front import UNREDUCED, Point, at_dial, is_saved, pick
+from tune.learning.standing import remarks
+from tune.results.front import NO_MODEL, UNREDUCED, Point, at_dial, has_model, is_saved, pick
+from tune.results.standing_file import read_standing
 from tune.results.table import read_front, table
+from tune.runs import RunFolder
 
 
 def export(run: Path, point: Point, out: Path) -> None:
@@ -102,11 +105,11 @@ def describe(run: Path, point: Point, exported: Path | None = None) -> str:
     lines = [f"picked  {folder}{at_dial(point)}: {', '.join(facts)}"]
     if exported is not None:
         lines.append(f"copied  to {exported}")
-    where = (exported or folder).as_posix()
+    where = json.dumps((exported or folder).as_posix(), ensure_ascii=False)  # a literal of Python's, too
     if point.selector == UNREDUCED:
-        load = f'transformers.{_architecture(exported or folder)}.from_pretrained("{where}")'
+        load = f"transformers.{_architecture(exported or folder)}.from_pretrained({where})"
     else:
-        load = f'trbert.load("{where}")' if exported else f'trbert.load("{where}", dial={point.dial!r})'
+        load = f"trbert.load({where})" if exported else f"trbert.load({where}, dial={point.dial!r})"
     return "\n".join([*lines, f"load    {load}"])
 
 
@@ -128,13 +131,18 @@ def _command(arguments: Sequence[str]) -> None:
     picking = chosen.max_drop is not None or chosen.min_speedup is not None
     if chosen.out is not None and not picking:
         raise InputError("--out needs a pick: add --max-drop, --min-speedup, or both")
-    points = read_front(chosen.run / "front.csv")
-    print(table(points, every=chosen.all))
+    folder = RunFolder(chosen.run)
+    points, standing = read_front(folder.front_table), read_standing(folder.baselines)
+    print(table(points, every=chosen.all, standing=standing))
     if picking:
         point = pick(points, chosen.max_drop, chosen.min_speedup)
         if chosen.out is not None:
             export(chosen.run, point, chosen.out)
         print(f"\n{describe(chosen.run, point, chosen.out)}")
+        if not has_model(points):
+            print(f"beware  of the saved models only the teacher is on the front: {NO_MODEL}")
+        if standing is not None and standing.knows_nothing:
+            print(f"beware  {remarks(standing)[0]}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,7 +1,11 @@
 """What a cluster can run: its machines, how many trials fit on them at once, and which resource limits that."""
 
+import json
 import logging
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,9 +15,12 @@ import ray
 import yaml
 
 from trbert.errors import InputError
+from tune.preflight.address import check_answer, remedy, source_of
 
 AUTOSCALER_FILE = Path("~/ray_bootstrap_config.yaml")
 """The file on a cluster's head in which `ray up` saves the description of the cluster."""
+PATIENCE_S = 60.0
+"""Seconds within which a cluster must tell its machines; they include the start of the process that asks."""
 
 Resources = dict[str, float]
 """Amounts of resources, by Ray's names for them: "CPU" and "GPU"."""
@@ -161,17 +168,37 @@ def gpus_each(cluster: Cluster, processes: int, learners: int = 1) -> float:
 def cluster_of(address: str) -> Cluster:
     """Returns the machines of the cluster at an address.
 
+    Another process asks, which can be ended at any time: Ray waits for an answer where no signal reaches it.
+
     Raises:
-        InputError: No Ray cluster answers at this address.
+        InputError: No Ray cluster answers at this address within `PATIENCE_S`.
     """
+    check_answer(address)
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", "tune.planner", address]
+    try:
+        asked = subprocess.run(
+            command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=PATIENCE_S
+        )
+        reason = ([line for line in asked.stderr.splitlines() if line.strip()] or ["no reason is given"])[-1].strip()
+    except subprocess.TimeoutExpired:
+        asked, reason = None, f"no answer within {PATIENCE_S:.0f} s"
+    if asked is None or asked.returncode != 0:
+        raise InputError(
+            f"{source_of(address)} {address} must be of a running Ray cluster, and is not ({reason}): {remedy(address)}"
+        )
+    machines, started = json.loads(asked.stdout.splitlines()[-1])
+    return Cluster(machines=tuple(machines), started=started)
+
+
+def _tell_cluster(address: str) -> None:
+    """Prints the machines of the cluster at an address as JSON; the last line on stderr says why if there is none."""
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        found = cluster_at_hand()
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise InputError(f"--address {address} must be of a running Ray cluster, and is not ({error})") from error
-    try:
-        return cluster_at_hand()
-    finally:
-        ray.shutdown()
+        sys.exit(" ".join(str(error).split()) or type(error).__name__)
+    print(json.dumps([found.machines, found.started]))
 
 
 def cluster_at_hand() -> Cluster:
@@ -202,3 +229,7 @@ def _described(path: Path) -> tuple[Resources, ...] | None:
 
 def _amounts(resources: dict[str, Any]) -> Resources:
     return {name: float(resources.get(name, 0.0)) for name in ("CPU", "GPU")}
+
+
+if __name__ == "__main__":
+    _tell_cluster(sys.argv[1])

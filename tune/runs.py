@@ -1,18 +1,22 @@
 """The folder of a run: its paths, how it is made and resumed, and files that are written completely or not at all."""
 
+import contextlib
+import errno
 import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from trbert.errors import InputError, RunFolderError
 from trbert.files import write_whole
-from tune.settings import Search, Settings, from_json, to_json
+from tune.settings import Search, Settings, from_json, search_from_json, to_json
 
 _VERSIONS_OF = ("torch", "transformers", "ray", "datasets", "gymnasium", "optuna", "numpy", "safetensors")
 
@@ -43,6 +47,11 @@ class RunFolder:
         return self.path / "front.png"
 
     @property
+    def baselines(self) -> Path:
+        """The file with the figures of the teacher and of its baselines."""
+        return self.path / "baselines.json"
+
+    @property
     def models(self) -> Path:
         """The folder of the models: one folder for each trained model, and one for the teacher."""
         return self.path / "models"
@@ -53,31 +62,101 @@ class RunFolder:
         return self.path / "trials"
 
 
+def check_new(folder: RunFolder) -> None:
+    """Checks that a folder is free for a new run.
+
+    Raises:
+        RunFolderError: The folder holds a run or other files already.
+    """
+    if folder.settings.exists():
+        raise RunFolderError(
+            f"run folder {folder.path} must not exist yet, and does: choose another --name, "
+            f"or continue it with --resume {shlex.quote(str(folder.path))}"
+        )
+    if folder.path.is_dir() and any(folder.path.iterdir()):
+        raise RunFolderError(f"run folder {folder.path} holds other files: choose another --name, or empty it")
+
+
 def make_run(folder: RunFolder) -> None:
     """Makes the folder of a new run.
 
     Raises:
         RunFolderError: The folder holds a run or other files already, or cannot be made.
     """
-    if folder.settings.exists():
-        raise RunFolderError(
-            f"run folder {folder.path} must not exist yet, and does: choose another --name, "
-            f"or continue it with --resume {folder.path}"
-        )
-    if folder.path.is_dir() and any(folder.path.iterdir()):
-        raise RunFolderError(f"run folder {folder.path} holds other files: choose another --name, or empty it")
+    check_new(folder)
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunFolderError(
-            f"run folder {folder.path} cannot be made ({error.strerror}): choose another --runs"
-        ) from error
+        raise _cannot_be_made(folder, error) from error
+
+
+def make_free_run(runs: Path, wanted: str) -> RunFolder:
+    """Makes the folder of a new run under the first free name, which no other search can take at the same time.
+
+    Args:
+        runs: the folder of all runs.
+        wanted: the first name; the next ones are wanted-2, wanted-3 and so on.
+
+    Raises:
+        RunFolderError: The folder cannot be made.
+    """
+    while True:
+        folder = RunFolder(runs / free_name(runs, wanted))
+        try:
+            folder.path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise _cannot_be_made(folder, error) from error
+        return folder
+
+
+def _cannot_be_made(folder: RunFolder, error: OSError) -> RunFolderError:
+    return RunFolderError(f"run folder {folder.path} cannot be made ({error.strerror}): choose another --runs")
+
+
+@contextlib.contextmanager
+def held(folder: RunFolder) -> Iterator[None]:
+    """Keeps other searches from this run for as long as it lasts. The folder must exist.
+
+    Raises:
+        RunFolderError: Another search has this run.
+    """
+    import fcntl  # not everywhere, and looking at results needs none
+
+    handle = os.open(folder.path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunFolderError(
+                f"run folder {folder.path} must be of one search at a time, and another search is using it: wait "
+                "until that search has ended, or start one under another --name"
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL):
+                raise  # else it is a file system that has no locks
+        yield
+    finally:
+        os.close(handle)
 
 
 def free_name(runs: Path, wanted: str) -> str:
     """Returns the wanted name, or the first of wanted-2, wanted-3 and so on that no run has yet."""
     names = [wanted, *(f"{wanted}-{number}" for number in range(2, 10_000))]
-    return next(name for name in names if not (runs / name).exists())
+    return next(name for name in names if not os.path.lexists(runs / name))
+
+
+def check_name(name: str) -> None:
+    """Checks the name that a user gives to a run.
+
+    Raises:
+        InputError: The name is not that of a folder in the folder of all runs.
+    """
+    if name in ("", ".", "..") or "/" in name or os.sep in name:
+        raise InputError(
+            f"--name must be the name of a folder, without '/', and is {name!r}: choose where it lies with --runs"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,18 +167,23 @@ class SavedRun:
         settings: the settings that the user asked for.
         search: everything else that the user asked for.
         fitted: the settings of a trial, with as many documents as the budget allows; None until they are computed.
+        fingerprint: of the examples that the data and the model's tokenizer made; None until they are made.
     """
 
     settings: Settings
     search: Search
     fitted: Settings | None = None
+    fingerprint: str | None = None
 
 
 def write_run(folder: RunFolder, saved: SavedRun) -> None:
     """Writes a run's `settings.json`, with the versions of the packages that its results depend on."""
-    values = {"settings": to_json(saved.settings), "search": asdict(saved.search), "versions": versions()}
+    values: dict[str, Any] = {"settings": to_json(saved.settings), "search": asdict(saved.search)}
+    values["versions"] = versions()
     if saved.fitted is not None:
         values["fitted"] = to_json(saved.fitted)
+    if saved.fingerprint is not None:
+        values["fingerprint"] = saved.fingerprint
     write_json(folder.settings, values)
 
 
@@ -123,20 +207,23 @@ def existing_run(path: str) -> tuple[RunFolder, SavedRun]:
             f"{folder.settings} cannot be read ({error}): start the search again under another --name"
         ) from error
     try:
-        search = Search(**{**found["search"], "fixed": tuple(found["search"].get("fixed", ()))})
+        search = search_from_json(found["search"])
         settings = from_json(found["settings"])
-        fitted = from_json(found["fitted"]) if "fitted" in found else None
+        fitted, fingerprint = found.get("fitted"), found.get("fingerprint")
+        if not isinstance(fitted, dict | None) or not isinstance(fingerprint, str | None):
+            raise TypeError("its fitted settings or its fingerprint are none")
+        fitted = None if fitted is None else from_json(fitted)
     except (TypeError, InputError) as error:
         raise RunFolderError(
             f"{folder.settings} was written by another version ({error}): start the search again under another --name"
         ) from error
-    return folder, SavedRun(settings=settings, search=search, fitted=fitted)
+    return folder, SavedRun(settings=settings, search=search, fitted=fitted, fingerprint=fingerprint)
 
 
 def forget_run(folder: RunFolder) -> None:
     """Removes the folder of a run that stopped before it wrote any results, so that its name is free again."""
-    if [path.name for path in folder.path.iterdir()] == [folder.settings.name]:
-        folder.settings.unlink()
+    if [path.name for path in folder.path.iterdir()] in ([folder.settings.name], []):
+        folder.settings.unlink(missing_ok=True)
         folder.path.rmdir()
 
 

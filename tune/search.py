@@ -1,17 +1,34 @@
 """The command that searches for reduced models and writes their front: `python tune/search.py --help`."""
 
 import argparse
+import contextlib
 import os
+import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from trbert.console import Parser, exit_code
 from trbert.errors import InputError, TrbertError
 from tune.budget import Plan, make_plan
-from tune.runs import RunFolder, SavedRun, existing_run, forget_run, free_name, make_run, write_run
+from tune.preflight.checks import run_checks
+from tune.preflight.machine import processors
+from tune.preflight.places import resolved
+from tune.runs import (
+    RunFolder,
+    SavedRun,
+    check_name,
+    check_new,
+    existing_run,
+    forget_run,
+    free_name,
+    held,
+    make_free_run,
+    make_run,
+    write_run,
+)
 from tune.settings import PRESETS, Search, Settings, override, setting_names
 from tune.space import varied
 
@@ -78,7 +95,10 @@ def _parser() -> Parser:
         "--name", help="name of the run, whose results lie in RUNS/NAME (default: search, then search-2 and so on)"
     )
     parser.add_argument("--runs", default="runs", help="folder of all runs (default: %(default)s)")
-    parser.add_argument("--address", help="address of a Ray cluster, or 'auto' (default: this machine alone)")
+    parser.add_argument(
+        "--address",
+        help="address of a Ray cluster, 'auto' or 'local' (default: $RAY_ADDRESS, or this machine alone)",
+    )
     parser.add_argument(
         "--storage",
         help="folder or s3:// URI that all machines of a cluster share, for the trials' checkpoints "
@@ -97,27 +117,64 @@ def _run(options: argparse.Namespace) -> None:
         _check_resumed(options)
         folder, saved = existing_run(options.resume)
     else:
-        folder = RunFolder(Path(options.runs) / (options.name or free_name(Path(options.runs), "search")))
-        saved = SavedRun(settings=_settings(options), search=_search(options))
+        folder, saved = _new_run(options)
     search = saved.search
+    warnings = run_checks(saved.settings, search, folder)
     plan, where = _plan(search)
     print(describe(plan, saved.settings, search, folder, where), flush=True)
+    for warning in warnings:
+        print(f"warning   {warning}", flush=True)
     if options.dry_run:
-        return
-    if not options.resume:
-        make_run(folder)
-        write_run(folder, saved)
-    from tune.driver import run_search  # imports Ray and torch, which takes seconds; the plan is printed before
+        from tune.driver import inspect_inputs  # imports Ray and torch, which takes seconds
 
-    try:
-        print(run_search(folder, saved, plan, cores=_cores(), resumed=bool(options.resume), verbose=options.verbose))
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"continue with python tune/search.py --resume {folder.path}") from None
-    except TrbertError:
-        if not options.resume and not search.storage:
-            forget_run(folder)
-        raise
+        inspect_inputs(saved, plan, cores=_cores(), verbose=options.verbose)
+        print("nothing was trained: leave out --dry-run to start the search", flush=True)
+        return
+    with _held(folder, saved, options) as folder:
+        from tune.driver import run_search  # imports Ray and torch, which takes seconds; the plan is printed before
+
+        resumed, verbose = bool(options.resume), options.verbose
+        try:
+            print(run_search(folder, saved, plan, cores=_cores(), resumed=resumed, verbose=verbose))
+        except KeyboardInterrupt:
+            name = shlex.quote(str(folder.path))
+            raise KeyboardInterrupt(f"continue with python tune/search.py --resume {name}") from None
+        except TrbertError:
+            if not options.resume and not search.storage:
+                forget_run(folder)
+            raise
     print(f"time      {time.monotonic() - started:.0f} s in all", flush=True)
+
+
+def _new_run(options: argparse.Namespace) -> tuple[RunFolder, SavedRun]:
+    """Returns the folder that a new run will have, and what the user asks for; nothing is made yet."""
+    if options.name is not None:
+        check_name(options.name)
+    runs = Path(options.runs)
+    folder = RunFolder(runs / (options.name or free_name(runs, "search")))
+    check_new(folder)
+    settings, search = resolved(_settings(options), _search(options))
+    return folder, SavedRun(settings=settings, search=search)
+
+
+@contextlib.contextmanager
+def _held(folder: RunFolder, saved: SavedRun, options: argparse.Namespace) -> Iterator[RunFolder]:
+    """Makes the folder of a new run, and keeps other searches from it; yields the folder.
+
+    It may have another name than the one that was planned, if another search has taken that name since.
+    """
+    if not options.resume and options.name is None:
+        made = make_free_run(Path(options.runs), "search")
+        if made != folder:
+            print(f"search    {made.path}, because another search has taken {folder.path} just now", flush=True)
+        folder = made
+    elif not options.resume:
+        make_run(folder)
+    with held(folder):
+        if not options.resume:
+            check_new(folder)  # again, because another search may have had the folder until now
+            write_run(folder, saved)
+        yield folder
 
 
 def _check_resumed(options: argparse.Namespace) -> None:
@@ -190,7 +247,7 @@ def _search(options: argparse.Namespace) -> Search:
         num_learners=options.num_learners,
         gpus_per_worker=options.gpus_per_worker,
         budget=options.budget,
-        address=options.address or os.environ.get("RAY_ADDRESS") or None,
+        address=None if options.address == "local" else options.address or os.environ.get("RAY_ADDRESS") or None,
         storage=options.storage,
         fixed=_fixed(options),
     )
@@ -206,12 +263,15 @@ def _plan(search: Search) -> tuple[Plan, str]:
     if search.address is None:
         cores, each = _cores(), processes + (learners if learners > 1 else 0)
         if each > cores:
-            which = "--num-learners" if learners > 1 else "--num-rollout-workers"
+            which, most = "--num-learners", max(1, cores - processes)
+            if learners == 1:
+                which, most = "--num-rollout-workers", cores - 1
             raise InputError(
                 f"{which} needs {each} processors for each trial, and this machine has {cores}: "
-                f"use at most {max(1, cores - 1)}, or a cluster with --address"
+                f"use at most {most}, or a cluster with --address"
             )
-        return make_plan(seconds, cores // each, search.num_trials, learners), f"this machine, {cores} cores"
+        where = f"this machine, {cores} core{'s' * (cores != 1)}"
+        return make_plan(seconds, cores // each, search.num_trials, learners), where
     from tune.planner import cluster_of, trials_at_once  # imports Ray, which takes seconds; other plans do not need it
 
     cluster = cluster_of(search.address)
@@ -221,7 +281,7 @@ def _plan(search: Search) -> tuple[Plan, str]:
 
 
 def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return processors()
 
 
 def describe(plan: Plan, settings: Settings, search: Search, folder: RunFolder, where: str) -> str:

@@ -419,6 +419,18 @@ def from_json(values: dict[str, Any]) -> Settings:
     return override(Settings(), changes)
 
 
+def search_from_json(values: dict[str, Any]) -> Search:
+    """Returns the search that `dataclasses.asdict` wrote as JSON values.
+
+    Raises:
+        InputError: A value is not allowed.
+        TypeError: A name is unknown.
+    """
+    kinds = typing.get_type_hints(Search)
+    found = {**values, "fixed": tuple(values.get("fixed", ()))}
+    return Search(**{name: _coerce(name, kinds[name], each) if name in kinds else each for name, each in found.items()})
+
+
 def _coerce(name: str, kind: Any, value: Any) -> Any:
     """Returns the value in the type of its field: a list becomes a tuple, and a whole number may become a float."""
     kinds = typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)

@@ -197,6 +197,40 @@ def test_a_document_of_padding_alone_is_refused(model, tokens):
         model(**inputs)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("input_ids", None, "the NoneType None"),
+        ("input_ids", [[7, 8]], "the list [[7, 8]]"),
+        ("attention_mask", [[1, 1]], "the list [[1, 1]]"),
+        ("token_type_ids", [[0, 0]], "the list [[0, 0]]"),
+    ],
+)
+def test_what_is_no_tensor_is_refused(model, name, value, told):
+    given = {"input_ids": torch.tensor([[7, 8]])} | {name: value}
+    told = f"{name} must be a tensor, and is {told}: pass what the tokenizer returns with return_tensors='pt'"
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        model(**given)
+
+
+def test_embeddings_in_place_of_ids_are_refused(model):
+    with pytest.raises(InputError, match="and was passed inputs_embeds: leave it out"):
+        model(inputs_embeds=torch.zeros(1, 2, 32))
+
+
+@pytest.mark.parametrize("dial", ["a", None, float("nan"), [0.0]])
+def test_a_dial_that_is_no_number_is_refused(model, tokens, dial):
+    told = f"the dial of 'policy' must be a finite number, and is {dial!r}: its default is 0"
+    model.config.dial = dial
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        logits_of(model, tokens)
+
+
+def test_a_model_is_not_loaded_at_a_dial_that_it_does_not_take(saved):
+    with pytest.raises(InputError, match=r"^the dial of 'policy' must be a finite number, and is nan: "):
+        load(saved, dial=float("nan"))
+
+
 def test_a_document_longer_than_the_model_is_refused(model, make_tokens):
     with pytest.raises(InputError, match="at most 40 tokens for this model, and one has 41: tokenise with truncation"):
         logits_of(model, make_tokens(41))
@@ -464,6 +498,15 @@ def test_a_config_that_is_no_json_object_is_said(saved, content):
         {"points": [0, 9]},
         {"points": "all"},
         {"policy_width": "wide"},
+        {"policy_features": "document"},
+        {"max_tokens": "many"},
+        {"fusion": "yes"},
+        {"dial": "fast"},
+        {"dial": float("nan")},
+        {"id2label": 5},
+        {"encoder": {"model_type": "bert", "hidden_size": "big"}},
+        {"encoder": {"model_type": "bert", "num_attention_heads": 0}},
+        {"encoder": {"model_type": "bert", "vocab_size": 9, "pad_token_id": 99}},
     ],
     ids=str,
 )
@@ -508,11 +551,38 @@ def test_a_weight_of_no_use_is_said(saved):
         load(saved)
 
 
+def write_config(folder, changes):
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps({name: value for name, value in config.items() if value != "gone"}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"points": [0.5]}, "points in {} must be a list of layer indices, and is the list [0.5]"),
+        ({"points": "gone"}, "points in {} must be a list of layer indices, and is missing"),
+        ({"max_tokens": 0}, "max_tokens in {} must be a whole number above 0, and is the int 0"),
+        ({"fusion": 1}, "fusion in {} must be true or false, and is the int 1"),
+        (
+            {"encoder": "gone"},
+            "encoder in {} must be an object whose model_type is one of albert, bert, camembert, distilbert, electra, "
+            "ernie, eurobert, modernbert, nomic_bert, roberta, xlm-roberta, and is missing",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_config_is_named(saved, changes, told):
+    write_config(saved, changes)
+    told = f"{told.format(saved / 'config.json')}: correct it, or copy or save it again"
+    with pytest.raises(DamagedCheckpoint, match=f"^{re.escape(told)}$"):
+        load(saved)
+
+
 def test_a_weight_of_a_wrong_shape_is_said(saved):
     weights = load_file(saved / "model.safetensors")
     weights["policy.heads.0.linear_1.weight"] = torch.zeros(9, 32)
     save_file(weights, saved / "model.safetensors", {"format": "pt"})
-    with pytest.raises(DamagedCheckpoint, match=r"copy or save it again$"):
+    told = f"{saved}/model.safetensors does not fit config.json: policy.heads.0.linear_1.weight: copy or save it again"
+    with pytest.raises(DamagedCheckpoint, match=f"^{re.escape(told)}$"):
         load(saved)
 
 

@@ -151,6 +151,66 @@ def test_a_missing_package_is_named(monkeypatch):
         load_pretrained("minilm", TASK, LABELS)
 
 
+# New heads.
+
+
+def test_a_new_head_has_none_of_the_old_weights_in_any_family(family_config, build_model, save):
+    model = build_model(family_config)
+    model.config.problem_type = "regression"
+    found = load_pretrained(str(save(model)), TASK, ("a", "b", "c"), new_head=True)
+    inner = f"{model.base_model_prefix}."
+    assert not found.fine_tuned
+    for name, value in model.state_dict().items():
+        assert torch.equal(found.model.state_dict()[name], value) == name.startswith(inner), name
+    assert found.model.config.id2label == {0: "a", 1: "b", 2: "c"}
+    assert found.model.config.label2id == {"a": 0, "b": 1, "c": 2}
+    assert found.model.config.problem_type is None
+    assert any("its own head is left out for a new one (--new-head)" in note for note in found.notes)
+
+
+def test_a_head_of_another_task_is_left_out_although_its_weights_would_fit(bert, config_of, save):
+    config = config_of("bert")
+    other = transformers.BertForTokenClassification(config)
+    with torch.no_grad():
+        other.classifier.weight.fill_(7)
+    found = load_pretrained(str(save(other)), TASK, LABELS)
+    assert not found.fine_tuned
+    assert not (found.model.classifier.weight == 7).any()
+    assert torch.equal(found.model.bert.embeddings.word_embeddings.weight, other.bert.embeddings.word_embeddings.weight)
+    told = "its own head (BertForTokenClassification) is left out for a new one, because it is of another task"
+    assert any(told in note for note in found.notes)
+
+
+def test_a_head_of_which_the_config_says_nothing_is_left_out(fine_tuned, bert):
+    config = json.loads((fine_tuned / "config.json").read_text())
+    (fine_tuned / "config.json").write_text(json.dumps(config | {"architectures": None}))
+    found = load_pretrained(str(fine_tuned), TASK, LABELS)
+    assert not found.fine_tuned
+    assert not torch.equal(found.model.classifier.weight, bert.classifier.weight)
+    assert any("does not say in `architectures` what the head is of" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("within", ["", "0_Transformer"])
+def test_the_encoder_of_sentence_transformers_is_taken(plain, tmp_path, within):
+    folder = tmp_path / "sentences"
+    shutil.copytree(plain, folder / within)
+    (folder / "modules.json").write_text(json.dumps([{"idx": 0, "path": within}, {"idx": 1, "path": "1_Pooling"}]))
+    found = load_pretrained(str(folder), TASK, LABELS)
+    assert not found.fine_tuned
+    assert any("is one of sentence-transformers: its encoder is taken" in note for note in found.notes)
+
+
+def test_a_head_of_several_labels_or_of_a_number_is_refused_until_it_is_a_new_one(bert, save):
+    for problem in ("multi_label_classification", "regression"):
+        bert.config.problem_type = problem
+        folder = str(save(bert, problem))
+        with pytest.raises(InputError, match=f"problem_type .* is {problem}: pass --new-head"):
+            load_pretrained(folder, TASK, LABELS)
+        assert load_pretrained(folder, TASK, LABELS, new_head=True).model.config.problem_type is None
+    bert.bert.config.problem_type = "regression"
+    assert load_pretrained(str(save(bert.bert)), TASK, LABELS).model.config.problem_type is None
+
+
 # Heads of another task.
 
 
@@ -188,14 +248,24 @@ def test_a_head_whose_output_has_no_name_has_one(bert, save):
 # What cannot.
 
 
-@pytest.mark.parametrize("labels", [("no", "yes"), ("no", "maybe", "yes"), ("no", "yes", "maybe", "never")])
-def test_a_model_fine_tuned_for_other_labels_is_refused(fine_tuned, labels):
+def test_a_model_fine_tuned_for_other_labels_is_refused_with_both_ways_out(fine_tuned):
     told = (
-        f"model {fine_tuned} was fine-tuned for the labels ['no', 'yes', 'maybe'], and the data has {list(labels)}: "
-        "pass data with the same labels in the same order, or an encoder that was not fine-tuned"
+        f"model {fine_tuned} was fine-tuned for the labels ['no', 'yes', 'maybe'], and the data has ['no', 'ja'], of "
+        "which 'ja' is not clearly one of the model's: pass --new-head to take its encoder with a new head, or, where "
+        "only the spelling differs, rename labels of the data to those of the model, such as --label-map ja=yes"
     )
     with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
-        load_pretrained(str(fine_tuned), TASK, labels)
+        load_pretrained(str(fine_tuned), TASK, ("no", "ja"))
+
+
+def test_more_labels_than_the_head_has_outputs_need_a_new_head(fine_tuned):
+    told = (
+        f"model {fine_tuned} was fine-tuned for the labels ['no', 'yes', 'maybe'], and the data has "
+        "['no', 'yes', 'maybe', 'never']: pass --new-head to take its encoder with a new head"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        load_pretrained(str(fine_tuned), TASK, (*LABELS, "never"))
+    assert load_pretrained(str(fine_tuned), TASK, (*LABELS, "never"), new_head=True).model.config.num_labels == 4
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -33,12 +34,16 @@ class Lines(Console):
         self.told.append((time.monotonic(), text))
 
 
+def shared_of(settings, states):
+    return partial(make_shared, settings, PLAN, latency=None, states=str(states), fingerprint=None)
+
+
 @needs_ray
 def test_a_worker_prepares_and_says_so_as_it_goes(ray_local, tiny_settings, tmp_path):
     console = Lines()
     longer = override(tiny_settings, {"seed": 11, "teacher.epochs": 8.0})  # no teacher of another test's
     states = tmp_path / "states"
-    shared = _on_cluster(longer, PLAN, console, gpus=0.0, latency=None, states=str(states), team=None)
+    shared = _on_cluster(shared_of(longer, states), console, gpus=0.0)
     assert isinstance(shared, Shared)
     assert [point.selector for point in shared.free]
     assert any("train: 240 documents" in text for _, text in console.told)
@@ -62,11 +67,11 @@ def test_a_teacher_that_was_interrupted_goes_on_where_it_was(tiny_settings, tmp_
     monkeypatch.setattr("tune.learning.teacher_cache.SAY_EVERY_S", 0.0)
     settings = override(tiny_settings, {"seed": 12})
     with pytest.raises(KeyboardInterrupt):
-        make_shared(settings, PLAN, say, None, str(tmp_path / "states"))
-    interrupted = make_shared(settings, PLAN, say, None, str(tmp_path / "states"))
+        shared_of(settings, tmp_path / "states")(say)
+    interrupted = shared_of(settings, tmp_path / "states")(say)
     assert steps[:3] == [1, 2, 2]  # the second step was taken, and not yet kept
     monkeypatch.setenv("TRBERT_CACHE", str(tmp_path / "cache"))
-    whole = make_shared(settings, PLAN, lambda line: None, None, str(tmp_path / "other"))
+    whole = shared_of(settings, tmp_path / "other")(lambda line: None)
     for name, weights in whole.prepared.weights.items():
         assert (weights == interrupted.prepared.weights[name]).all(), name
 
@@ -74,7 +79,7 @@ def test_a_teacher_that_was_interrupted_goes_on_where_it_was(tiny_settings, tmp_
 @needs_ray
 def test_the_users_mistake_comes_back_as_itself(ray_local, tiny_settings):
     with pytest.raises(InputError, match=r"gone\.csv"):
-        _on_cluster(override(tiny_settings, {"data.source": "gone.csv"}), PLAN, Lines(), 0.0, None, "/tmp", None)
+        _on_cluster(shared_of(override(tiny_settings, {"data.source": "gone.csv"}), "/tmp"), Lines(), 0.0)
 
 
 @pytest.fixture
@@ -147,7 +152,7 @@ def searched(folder, prepared, tiny_settings, small_front, monkeypatch):
     """
     now, given, rules = [0.0], {}, []
 
-    def prepare_slowly(*words):
+    def prepare_slowly(*words, **options):
         now[0] += 100.0
         return Shared(prepared=replace(prepared, training_seconds=0.1), free=rules)  # too slow for all documents
 
@@ -333,13 +338,13 @@ def test_a_team_or_a_cluster_prepares_in_a_worker_with_the_gpus_of_a_trials_proc
 ):
     started, given = [], []
 
-    def on_cluster(settings, plan, console, gpus, latency, states, team):
-        given.append((gpus, states, team))
+    def on_cluster(work, console, gpus):
+        given.append((gpus, work.keywords["states"], work.keywords["team"]))
         raise InputError("far enough")
 
     monkeypatch.setattr(driver, "_start_ray", lambda *words: started.append(words))
     monkeypatch.setattr(driver, "_on_cluster", on_cluster)
-    monkeypatch.setattr(driver, "make_shared", lambda *words: pytest.fail("the teacher was prepared in this process"))
+    monkeypatch.setattr(driver, "make_shared", lambda *words, **options: pytest.fail("the teacher was prepared here"))
     machines(monkeypatch, {"CPU": 4.0, "GPU": 2.0})
     with pytest.raises(InputError, match="far enough"):
         run_search(folder, SavedRun(settings=tiny_settings, search=search), PLAN, cores=4, resumed=False, verbose=False)
@@ -373,7 +378,7 @@ def test_an_interrupted_teacher_is_taken_up_and_its_states_are_deleted_once_the_
     states, taken_up, rules = tmp_path / "states", [], []
     six_layers = replace(prepared, config=SimpleNamespace(num_hidden_layers=6))
 
-    def prepare(settings, plan, say, latency, train):
+    def prepare(settings, plan, say, latency, train, fingerprint):
         keeper = train.keywords["keeper"]
         taken_up.append(keeper.load())
         if len(taken_up) == 1:
@@ -387,9 +392,9 @@ def test_an_interrupted_teacher_is_taken_up_and_its_states_are_deleted_once_the_
         driver, "free_points", lambda own, settings, points: rules.append((points, states.exists())) or []
     )
     with pytest.raises(KeyboardInterrupt):
-        make_shared(tiny_settings, PLAN, lambda line: None, None, str(states))
+        shared_of(tiny_settings, states)(lambda line: None)
     assert states.exists()
-    shared = make_shared(tiny_settings, PLAN, lambda line: None, None, str(states))
+    shared = shared_of(tiny_settings, states)(lambda line: None)
     assert taken_up == [None, {"step": 1, "steps": 2}]
     # The free rules drop tokens at the search's first choice of six layers: after the embeddings, and after a third.
     assert shared.prepared is six_layers

@@ -31,6 +31,14 @@ def folder(tmp_path, monkeypatch, own_environment):
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def inspected(monkeypatch):
+    """Stands for the part of the driver that reads and checks; notes what it was called with."""
+    calls = []
+    monkeypatch.setattr("tune.driver.inspect_inputs", lambda *words, **options: calls.append((words, options)))
+    return calls
+
+
 @pytest.fixture
 def searched(monkeypatch):
     """Stands for the driver: notes what it was called with, and runs nothing."""
@@ -62,11 +70,15 @@ joint stage of up to {Settings().joint.documents:,} documents
 """
 
 
-def test_a_dry_run_prints_the_plan_and_makes_nothing(capsys, folder):
+def test_a_dry_run_prints_the_plan_reads_what_a_search_reads_and_makes_nothing(capsys, folder, inspected):
     assert main(["--dry-run"]) == 0
     out, err = capsys.readouterr()
     assert out.startswith(PLAN)
-    assert out.endswith("time      about 10 minutes (--budget 10m)\n")
+    assert out.endswith(
+        "time      about 10 minutes (--budget 10m)\nnothing was trained: leave out --dry-run to start the search\n"
+    )
+    (((saved, plan), options),) = inspected
+    assert (saved.settings.data.source, plan.trials, options) == ("pages", 4, {"cores": 2, "verbose": False})
     assert err == ""
     assert list(folder.iterdir()) == []
 
@@ -159,12 +171,13 @@ def test_what_the_cluster_can_never_run_is_refused_before_anything_starts(capsys
 def test_the_plan_comes_before_torch_and_ray_are_loaded(words, folder):
     script = (
         f"import runpy, sys; sys.argv = ['search.py', '--dry-run', *{words}]\n"
+        "sys.modules['tune.driver'] = None  # the plan is printed before it is imported\n"
         f"try: runpy.run_path({str(ROOT / 'tune' / 'search.py')!r}, run_name='__main__')\n"
         "except SystemExit as end: code = end.code\n"
         "print(code, *{'torch', 'ray', 'transformers', 'datasets'} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "0"
+    assert done.stdout.splitlines()[-2:] == ["time      about 10 minutes (--budget 10m)", "1"]
 
 
 def test_the_script_runs_from_any_folder(folder):
@@ -361,7 +374,7 @@ ROWS = [f"alpha w{row},{'AB'[row % 2]}" for row in range(40)]
         ("a.csv", ["text,label", *["alpha,A"] * 30], "a.csv must have rows of at least two classes, and all have 'A'"),
         ("a.csv", ["text,label"], "a.csv must have at least one row, and is empty"),
         ("a.csv", ["text,label", *[" ,A", " ,B"] * 9], "a.csv must have a text in column 'text'"),
-        ("a.txt", ["text,label", *ROWS], "data file 'a.txt' must end in .parquet, .csv, .jsonl, .json"),
+        ("a.txt", ["text,label", *ROWS], "data file '{folder}/a.txt' must end in .parquet, .csv, .jsonl, .json"),
         ("no/such-data", None, "data 'no/such-data' is no file or folder here, and the hub is not reachable"),
     ],
     ids=["missing", "no text", "no label", "one class", "no rows", "empty texts", "suffix", "hub"],
@@ -370,7 +383,7 @@ def test_wrong_data_is_one_line_and_leaves_the_runs_name_free(capsys, folder, ti
     if rows is not None:
         (folder / name).write_text("\n".join(rows) + "\n")
     assert main(["--data", name, "--model", str(tiny_model), "--name", "mine"]) == 2
-    assert one_line(capsys).startswith(f"error: {told}")
+    assert one_line(capsys).startswith(f"error: {told.format(folder=folder)}")
     assert not (folder / "runs" / "mine").exists()
 
 
@@ -407,11 +420,14 @@ KNOWN = "model_type must be one of albert, bert, camembert, distilbert, electra"
     ("name", "told"),
     [
         ("no/such-model", "model 'no/such-model' is no folder here and could not be fetched from the hub (HF_HUB_OFF"),
-        ("cut", "model folder cut is not whole"),
-        ("empty", "model folder empty must hold config.json, and does not: pass a saved model"),
+        ("cut", "model folder {folder}/cut is not whole"),
+        ("empty", "model folder {folder}/empty must hold config.json, and does not: pass a saved model"),
         ("decoder", KNOWN),
         ("deberta", KNOWN),
-        ("five", "model five was fine-tuned for the labels ['LABEL_0', 'LABEL_1', 'LABEL_2', 'LABEL_3', 'LABEL_4']"),
+        (
+            "five",
+            "model {folder}/five was fine-tuned for the labels ['LABEL_0', 'LABEL_1', 'LABEL_2', 'LABEL_3', 'LABEL_",
+        ),
     ],
 )
 def test_a_wrong_model_is_one_line_and_leaves_the_runs_name_free(
@@ -419,7 +435,7 @@ def test_a_wrong_model_is_one_line_and_leaves_the_runs_name_free(
 ):
     broken_model(name, tiny_model, folder)
     assert main(["--data", str(tiny_data), "--model", name, "--name", "mine"]) == 2
-    assert one_line(capsys).startswith(f"error: {told}")
+    assert one_line(capsys).startswith(f"error: {told.format(folder=folder)}")
     assert not (folder / "runs" / "mine").exists()
 
 
@@ -508,13 +524,13 @@ def test_learners_that_cannot_be_are_refused(capsys, folder, searched, words, to
     assert (list(folder.iterdir()), searched) == ([], [])
 
 
-def test_columns_storage_and_switches_are_handed_on(searched, monkeypatch):
-    words = ["--data", "a.csv", "--label-column", "stars", "--storage", "/shared", "--verbose"]
+def test_columns_storage_and_switches_are_handed_on(folder, searched):
+    words = ["--data", "a.csv", "--label-column", "stars", "--storage", "shared", "--verbose"]
     assert main([*words, "--set", "select.token_average=true"]) == 0
     ((_, saved, _, arguments),) = searched
     assert saved.settings.data.label_column == "stars"
     assert saved.settings.select.token_average is True
-    assert saved.search.storage == "/shared"
+    assert saved.search.storage == str(folder / "shared")
     assert arguments["verbose"] is True
 
 
@@ -531,7 +547,7 @@ def test_a_mistake_leaves_the_run_where_others_may_have_written_to_its_storage(c
         raise InputError("the data is none: pass another")
 
     monkeypatch.setattr("tune.driver.run_search", mistaken)
-    assert main(["--name", "shared", "--storage", "/shared"]) == 2
+    assert main(["--name", "shared", "--storage", "shared"]) == 2
     assert main(["--name", "own"]) == 2
     assert [path.name for path in (folder / "runs").iterdir()] == ["shared"]
 

@@ -21,7 +21,7 @@ def table(report: Report) -> str:
         f"{report.tokenise_ms:.2f} ms a document, unpadding {report.pack_ms:.3f} ms.",
         "",
         f"| batch | dtype | variant | docs/s | with tokenising | p50 ms | p95 ms | time over padded {plain} | "
-        "over padded | over unpadded | FLOPs over padded | over unpadded | realised | peak MiB |",
+        "time over padded | time over unpadded | FLOPs over padded | FLOPs over unpadded | realised | peak MiB |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in report.rows:

@@ -1,9 +1,11 @@
 """`trbert bench`: how fast a model is on this machine, compared with itself padded, sorted and unpadded."""
 
 import argparse
+import os
 from pathlib import Path
+from typing import Any
 
-from trbert.errors import InputError
+from trbert.errors import DamagedCheckpoint, InputError
 
 HELP = "how fast a model is on this machine, compared with itself padded, sorted and unpadded"
 
@@ -18,8 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text-column", default="text", help="column of the texts, or of pairs a,b (default: %(default)s)"
     )
-    parser.add_argument("--label-column", default="label", help="column of the labels (default: %(default)s)")
-    parser.add_argument("--docs", type=int, default=128, help="test documents to time (default: %(default)s)")
+    parser.add_argument("--encoding", help="encoding of the text files, such as cp1252 (default: it is found out)")
+    parser.add_argument("--separator", help="what stands between two columns of csv files (default: it is found out)")
+    parser.add_argument("--no-header", action="store_true", help="csv files have no row of column names")
+    parser.add_argument("--docs", type=int, default=128, help="the most documents to time (default: %(default)s)")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32, 128], help="documents in a forward pass")
     parser.add_argument("--dial", type=float, nargs="+", help="dials to time the model at (default: its own)")
     parser.add_argument(
@@ -36,8 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Times the model, prints the report, and writes it and the latency table to a folder.
 
+    All that can be known before the timing is checked before it.
+
     Raises:
-        InputError: An option is out of its range, or its model, data or device cannot be used.
+        InputError: An option is out of its range, or its model, data, device or folder cannot be used.
+        DamagedCheckpoint: The folder of the model does not hold a whole model with its tokenizer.
     """
     for name in ("docs", "rounds", "threads"):
         value = getattr(options, name)
@@ -45,13 +52,21 @@ def run(options: argparse.Namespace) -> None:
             raise InputError(f"--{name} must be 1 or more, and is {value}")
     if min(options.batch) < 1:
         raise InputError(f"--batch must be 1 or more, and is {min(options.batch)}")
+    out = Path(options.out)
+    _check_out(out)
+    names = [Path(name).name for name in options.against]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(
+            f"--against must name each model once, and names {twice[0]!r} twice: the last part of a name is its name "
+            "in the report, so rename a folder or time the models one after the other"
+        )
     import torch  # imported here, so that the help and messages about wrong options come at once
-    from transformers import AutoTokenizer
     from transformers.utils import logging
 
     from trbert.bench.report import draw, table, write
     from trbert.bench.speed import bench
-    from trbert.data.splits import load_splits
+    from trbert.data.readers import Format
+    from trbert.data.splits import load_inputs
     from trbert.measure.latency import measure_latency
     from trbert.modeling import load
     from trbert.pretrained import load_pretrained
@@ -59,30 +74,36 @@ def run(options: argparse.Namespace) -> None:
     logging.disable_progress_bar()
     if options.threads:
         torch.set_num_threads(options.threads)
-    if options.device.startswith("cuda") and not torch.cuda.is_available():
+    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    if options.device not in ("cpu", *gpus, *(["cuda"] if gpus else [])):
         raise InputError(f"--device must be a device of this machine, and is {options.device!r}: use cpu")
     model = load(options.model).to(options.device)
-    rows = load_splits(
+    dials = options.dial or [model.config.dial]
+    for dial in dials:
+        model.selector.check_dial(dial)
+    tokenizer = _tokenizer(options.model)
+    inputs = load_inputs(
         options.data,
         task=model.task,
         text_column=options.text_column,
-        label_column=options.label_column,
-        test_rows=options.docs,
+        format=Format(encoding=options.encoding, separator=options.separator, header=not options.no_header),
+        rows=options.docs,
     )
+    if len(inputs[0]) < options.docs:
+        print(f"documents {len(inputs[0])}: the data has no more, and --docs is {options.docs}", flush=True)
     labels = list(model.config.id2label.values())
     report = bench(
         model,
-        AutoTokenizer.from_pretrained(options.model, local_files_only=True),
-        rows.test.inputs,
-        dials=options.dial or [model.config.dial],
+        tokenizer,
+        inputs,
+        dials=dials,
         batches=options.batch,
         dtypes=options.dtype or FIT[model.device.type],
         rounds=options.rounds,
         say=lambda line: print(line, flush=True),
         compiles=options.compile,
-        rivals={Path(name).name: load_pretrained(name, model.task, labels) for name in options.against},
+        rivals={Path(name).name: load_pretrained(name, model.task, labels, new_head=True) for name in options.against},
     )
-    out = Path(options.out)
     write(report, out)
     measure_latency(model.reducer.encoder, max(options.batch)).save(out / "latency.json")
     print(f"\n{table(report)}\nreport    {out / 'speed.md'}, {out / 'speed.json'}\nlatency   {out / 'latency.json'}")
@@ -92,3 +113,28 @@ def run(options: argparse.Namespace) -> None:
         print("picture   none: pip install matplotlib")
     else:
         print(f"picture   {out / 'speed.png'}")
+
+
+def _check_out(out: Path) -> None:
+    """Raises InputError if the folder of the report cannot be made or written. It makes nothing."""
+    try:
+        nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+        fault = "a file" if not nearest.is_dir() else "" if os.access(nearest, os.W_OK | os.X_OK) else "not writable"
+    except OSError as error:  # for example a name that is too long
+        nearest, fault = out, f"none ({error.strerror})"
+    if fault:
+        raise InputError(
+            f"--out must be a folder that can be written, and {str(nearest)!r} is {fault}: name another folder"
+        )
+
+
+def _tokenizer(folder: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises plain Exception
+        raise DamagedCheckpoint(
+            f"model folder {folder} must hold the model's tokenizer, and does not: copy its tokenizer.json and "
+            "tokenizer_config.json there"
+        ) from error

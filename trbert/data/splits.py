@@ -1,38 +1,22 @@
-"""Makes train, validation and test rows from a source. This is the only file that knows Hugging Face `datasets`."""
+"""Makes train, validation and test rows from a source."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
 from trbert.data.duplicates import Groups, duplicate_notes, text_groups, without_duplicates
 from trbert.data.label_map import read_label_map
-from trbert.data.pages import Page, documentation_pages
-from trbert.data.readers import (
-    SPLITS,
-    SUFFIXES,
-    Format,
-    check_columns,
-    empty_table,
-    read_file,
-    read_folder,
-    read_named_files,
-)
+from trbert.data.readers import Format, empty_table
+from trbert.data.sources import Source, read_source
 from trbert.errors import InputError
 from trbert.tasks import TASKS, Task
-from trbert.tasks.rows import Columns, Rows, Table
-from trbert.wording import listed
+from trbert.tasks.rows import Columns, Rows
 
 Strata = Int64[np.ndarray, " rows"]
 
-PAGES = "pages"
 VALIDATION_ROWS = 1000
 HELD_OUT_SHARE = 0.1
-
-_REMEDY = "pass a folder, a file, train=a.csv,test=b.csv, or --data pages"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -97,8 +81,9 @@ def load_splits(
     Args:
         source: one of these:
             `pages`, the documentation of the installed libraries;
-            a folder with files `train`, `validation` and `test` (.parquet, .csv, .jsonl or .json), and perhaps a
-            `labels.json` that names the classes;
+            a folder with files `train`, `validation` and `test` (.parquet, .csv, .tsv, .jsonl, .ndjson or .json), and
+            perhaps a `labels.json` that names the classes;
+            a folder that `save_to_disk` of Hugging Face `datasets` wrote;
             one file;
             the files one by one, as `train=a.csv,test=b.csv`;
             a name on the Hugging Face hub, with `name:configuration` where it has several configurations.
@@ -128,11 +113,9 @@ def load_splits(
             raise InputError(f"{name} must be at least {least}, and is {number}: leave it out to take the default")
     renames = None if label_map is None else read_label_map(label_map)
     columns = task.columns(text_column, label_column)
-    tables = _read_tables(source, columns, format)
-    reading = task.read(tables, columns, renames)
-    splits, notes = dict(reading.rows), list(reading.notes)
-    if tables["train"].others:
-        notes.append(f"columns that are not read: {listed(tables['train'].others)}")
+    read = _read_source(source, columns, format)
+    reading = task.read(read.tables, columns, renames)
+    splits, notes = dict(reading.rows), [*read.notes, *reading.notes]
 
     if "validation" in splits and "test" not in splits:
         splits["test"] = splits.pop("validation")
@@ -184,101 +167,19 @@ def load_inputs(
         InputError: The source, a file, a column or a text is wrong; the message says how.
     """
     columns = task.columns(text_column, "")
-    tables = _read_tables(source, columns, format)
+    tables = _read_source(source, columns, format).tables
     inputs = task.inputs(next(tables[split] for split in ("test", "validation", "train") if split in tables), columns)
     sample = np.random.default_rng([seed, *b"inputs"]).permutation(len(inputs[0]))[:rows]
     return tuple(tuple(column[row] for row in np.sort(sample)) for column in inputs)
 
 
-def _read_tables(source: str, columns: Columns, format: Format) -> dict[str, Table]:
+def _read_source(source: str, columns: Columns, format: Format) -> Source:
     """Returns the tables of a source, none of them empty."""
-    tables = _read_source(source, columns)
-    for table in tables.values():
+    read = read_source(source, columns, format)
+    for table in read.tables.values():
         if len(table) == 0:
             raise empty_table(table.origin)
-    return tables
-
-
-def _read_source(source: str, columns: Columns) -> dict[str, Table]:
-    if source == PAGES:
-        return _page_tables(documentation_pages(), columns)
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return read_folder(path, columns)
-    if path.is_file():
-        return {"train": read_file(path, columns)}
-    if "=" in source:
-        return read_named_files(source, columns)
-    if path.suffix in SUFFIXES or path.is_absolute() or source.startswith(("./", "../", "~")):
-        raise InputError(f"data {source!r} must be a file or folder that exists, and is missing: {_REMEDY}")
-    return _read_hub(source, columns)
-
-
-def _page_tables(pages: Sequence[Page], columns: Columns) -> dict[str, Table]:
-    tables: dict[str, Table] = {}
-    for split in SPLITS:
-        of_split = [page for page in pages if page.split == split]
-        values = {"text": [page.text for page in of_split], "label": [page.library for page in of_split]}
-        check_columns(list(values), columns, f"{PAGES} ({split})")
-        tables[split] = Table(split, values)
-    return tables
-
-
-def _read_hub(source: str, columns: Columns) -> dict[str, Table]:
-    import datasets
-    import huggingface_hub
-
-    name, _, configuration = source.partition(":")
-    try:
-        _reach_hub(name)
-        found: Any = datasets.load_dataset(name, configuration or None)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        unknown = (datasets.exceptions.DatasetNotFoundError, huggingface_hub.errors.RepositoryNotFoundError)
-        if isinstance(error, unknown):
-            known = "the hub has no such data set"
-        else:
-            known = "the hub is not reachable" if isinstance(error, OSError) else "it could not be loaded from the hub"
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(
-            f"data {source!r} is no file or folder here, and {known} ({type(error).__name__}: {reason}): {_REMEDY}"
-        ) from error
-    if "train" not in found:
-        raise InputError(f"data {source!r} must have a train split, and has {listed(found)}: {_REMEDY}")
-    tables: dict[str, Table] = {}
-    for split in SPLITS:
-        if split not in found:
-            continue
-        rows = found[split]
-        check_columns(rows.column_names, columns, f"{source} ({split})")
-        target = rows.features[columns.target]
-        tables[split] = Table(
-            f"{source} ({split})",
-            {name: rows[name][:] for name in rows.column_names if name in columns.wanted},
-            tuple(target.names) if isinstance(target, datasets.ClassLabel) else None,
-            source,
-        )
-    return tables
-
-
-def _reach_hub(name: str) -> None:
-    """Checks that the hub can be reached, with one short request. `load_dataset` would try for half a minute.
-
-    A data set that was loaded before is in the cache, so that the hub is not asked.
-
-    Raises:
-        OSError: The hub cannot be reached, or has no such data set.
-    """
-    import datasets
-    import huggingface_hub
-
-    if (Path(datasets.config.HF_DATASETS_CACHE) / name.replace("/", "___")).is_dir():
-        return
-    try:
-        huggingface_hub.HfApi().dataset_info(name, timeout=10)
-    except (OSError, ValueError):
-        raise
-    except Exception as error:  # the base class of the HTTP client's errors differs between versions
-        raise ConnectionError(str(error)) from error
+    return read
 
 
 def _hold_out(split: str, size: int, splits: dict[str, Rows], seed: int, notes: list[str]) -> None:

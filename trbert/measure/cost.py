@@ -3,14 +3,14 @@
 docs/cost.md explains the numbers.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trbert.runners.int8 import Int8Linear
 from trbert.selection.policy import Policy
 from trbert.selection.reduction import Reducer
 from trbert.selection.selectors import PolicySelector, Selector
@@ -187,5 +187,14 @@ def speed_up(unreduced: DocFloat, reduced: DocFloat) -> float:
     return float(unreduced.sum() / reduced.sum())
 
 
-def _linear_flops(modules: Any) -> float:
-    return float(sum(2 * m.in_features * m.out_features for m in modules if isinstance(m, nn.Linear | Int8Linear)))
+def _linear_flops(modules: Iterable[nn.Module]) -> float:
+    return float(sum(2 * each.in_features * each.out_features for each in modules if _is_linear(each)))
+
+
+def _is_linear(module: Any) -> TypeGuard[nn.Linear]:
+    """Returns whether a module is a linear map, be it quantised or not.
+
+    It is known by its two widths, because each way to quantise has a class of its own. A module that wraps a linear map
+    may have them as well. Then the map within it is counted, and the wrapper is not.
+    """
+    return hasattr(module, "out_features") and not any(hasattr(each, "out_features") for each in module.children())

@@ -24,6 +24,8 @@ class Family:
             have it and others do not; None where none has.
         final_norm: the normalisation after the last layer, or None.
         pooler: the module that maps the first token's state to what the head reads, or None.
+        pooler_activation: the activation after the pooler, where it is a module beside the pooler and not within it.
+            Such a pooler is one linear map, and takes the first token's state alone. None elsewhere.
         embeds_positions: whether the embeddings take `position_ids`.
         embeds_segments: whether the embeddings take `token_type_ids`.
         first_position_after_padding: whether positions start at `pad_token_id + 1`, and padding ids have the position
@@ -37,6 +39,7 @@ class Family:
     projection: str | None = None
     final_norm: str | None = None
     pooler: str | None = None
+    pooler_activation: str | None = None
     embeds_positions: bool = True
     embeds_segments: bool = True
     first_position_after_padding: bool = False
@@ -61,9 +64,9 @@ class Family:
         pooler = getattr(base, self.pooler, None) if self.pooler else None
         if pooler is None:
             return None
-        if isinstance(pooler, nn.Linear):  # ALBERT: the activation is a module beside the pooler, not within it
-            return base.pooler_activation(pooler(states[:, 0]))
-        return pooler(states)
+        if self.pooler_activation is None:
+            return pooler(states)
+        return getattr(base, self.pooler_activation)(pooler(states[:, 0]))
 
 
 def _albert_layers(base: Any) -> list[nn.Module]:
@@ -83,7 +86,12 @@ FAMILIES: dict[str, Family] = {
     "camembert": _ROBERTA,
     "distilbert": Family(layers="transformer.layer", embeds_segments=False),
     "electra": Family(layers="encoder.layer", projection="embeddings_project"),
-    "albert": Family(layers=_albert_layers, projection="encoder.embedding_hidden_mapping_in", pooler="pooler"),
+    "albert": Family(
+        layers=_albert_layers,
+        projection="encoder.embedding_hidden_mapping_in",
+        pooler="pooler",
+        pooler_activation="pooler_activation",
+    ),
     "nomic_bert": Family(layers="layers", pooler="pooler", embeds_positions=False, rotary="rotary_emb"),
     "eurobert": Family(
         layers="layers",

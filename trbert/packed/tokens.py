@@ -64,25 +64,34 @@ class Tokens:
     @classmethod
     def from_padded(
         cls,
-        input_ids: Int[Tensor, "docs width"],
+        input_ids: Tensor,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
     ) -> "Tokens":
         """Returns the tokens of a padded batch as one row without the padding.
 
         Args:
-            input_ids: the vocabulary ids, padded on either side.
+            input_ids: the vocabulary ids [docs, width], padded on either side.
             attention_mask: 1 for a token, 0 for padding; None where nothing is padding.
             token_type_ids: the segment ids, or None.
 
         Raises:
-            InputError: A document has no token, the mask or the segment ids have another shape than the batch, or the
-                mask holds a value other than 0 and 1.
+            InputError: There is no document, or one has no token. Or the ids are no whole numbers, or do not have two
+                dimensions. Or the mask or the segment ids have another shape than the batch, or the mask holds a value
+                other than 0 and 1.
 
         Example:
             >>> Tokens.from_padded(torch.tensor([[7, 8], [9, 0]]), torch.tensor([[1, 1], [1, 0]])).input_ids
             tensor([7, 8, 9])
         """
+        _check_ids("input_ids", input_ids)
+        if input_ids.dim() != 2:
+            raise InputError(
+                f"input_ids must have two dimensions, documents and their tokens, and have the shape "
+                f"{tuple(input_ids.shape)}: pass a batch, for a single text input_ids[None]"
+            )
+        if len(input_ids) == 0:
+            raise InputError("input_ids must hold at least one document, and hold none: leave the empty batch out")
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         if attention_mask.shape != input_ids.shape:
@@ -90,11 +99,13 @@ class Tokens:
                 f"attention_mask must have the shape of input_ids {tuple(input_ids.shape)}, and has "
                 f"{tuple(attention_mask.shape)}: pass the tokenizer's own 0/1 mask"
             )
-        if token_type_ids is not None and token_type_ids.shape != input_ids.shape:
-            raise InputError(
-                f"token_type_ids must have the shape of input_ids {tuple(input_ids.shape)}, and have "
-                f"{tuple(token_type_ids.shape)}: pass the tokenizer's own, or none"
-            )
+        if token_type_ids is not None:
+            _check_ids("token_type_ids", token_type_ids)
+            if token_type_ids.shape != input_ids.shape:
+                raise InputError(
+                    f"token_type_ids must have the shape of input_ids {tuple(input_ids.shape)}, and have "
+                    f"{tuple(token_type_ids.shape)}: pass the tokenizer's own, or none"
+                )
         real = attention_mask.bool()
         # For example a mask that is added to the attention scores: there 0 means a token.
         if bool((attention_mask != real).any()):
@@ -144,6 +155,12 @@ class Tokens:
         """Returns the row moved to a device."""
         types = None if self.token_type_ids is None else self.token_type_ids.to(device)
         return Tokens(self.input_ids.to(device), types, self.protected.to(device), self.offsets.to(device))
+
+
+def _check_ids(name: str, ids: Tensor) -> None:
+    if ids.dtype not in (torch.int64, torch.int32):
+        kind = str(ids.dtype).removeprefix("torch.")
+        raise InputError(f"{name} must be of type int64 or int32, and are of type {kind}: pass the tokenizer's own")
 
 
 def spans(starts: DocIndex, lengths: DocIndex) -> tuple[Int[Tensor, " total"], Int[Tensor, " docs_and_one"]]:

@@ -1,6 +1,7 @@
 """The policy: one small head for each reduction point, which gives each token a keep logit."""
 
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -55,7 +56,7 @@ class PolicyHead(nn.Module):
             batch: the remaining tokens.
             dials: an offset for each document, added to the logits of its tokens.
         """
-        states = batch.hidden.detach().to(self.linear_1.weight.dtype)
+        states = batch.hidden.detach().to(self._arithmetic)
         inner = self.linear_1(states)
         if "document" in self.features:
             inner = inner + self.features["document"](_summaries(batch, states))[batch.documents]
@@ -64,17 +65,24 @@ class PolicyHead(nn.Module):
         return self.linear_2(nn.functional.gelu(inner))[:, 0] + dials[:, batch.documents]
 
     @property
-    def per_token(self) -> list[nn.Linear]:
+    def _arithmetic(self) -> torch.dtype:
+        """The arithmetic that the first map takes."""
+        # A map that was quantised takes float32. It holds integers, and in torch.ao `weight` is a method.
+        weight: Any = self.linear_1.weight
+        return weight.dtype if isinstance(weight, Tensor) and weight.is_floating_point() else torch.float32
+
+    @property
+    def per_token(self) -> list[nn.Module]:
         """The linear maps that run once for each token."""
         return [self.linear_1, self.linear_2, *self._of("neighbours")]
 
     @property
-    def per_document(self) -> list[nn.Linear]:
+    def per_document(self) -> list[nn.Module]:
         """The linear maps that run once for each document."""
         return self._of("document")
 
-    def _of(self, name: str) -> list[nn.Linear]:
-        return [linear for each, linear in self.features.items() if each == name and isinstance(linear, nn.Linear)]
+    def _of(self, name: str) -> list[nn.Module]:
+        return [linear for each, linear in self.features.items() if each == name]
 
 
 def _summaries(batch: PackedBatch, states: Float[Tensor, "total dim"]) -> Float[Tensor, "docs dim+1"]:

@@ -191,7 +191,7 @@ def check_points(points: tuple[int, ...], num_layers: int) -> None:
     Raises:
         InputError: There is no point, they do not rise, or one is no layer of the model.
     """
-    rising = all(a < b for a, b in pairwise(points))
+    rising = all(isinstance(point, int) for point in points) and all(a < b for a, b in pairwise(points))
     if not points or not rising or points[0] < 0 or points[-1] >= num_layers:
         raise InputError(
             f"points must be rising layer indices from 0 to {num_layers - 1}, and are {points}: "

@@ -7,6 +7,7 @@ original tokens that is left after the last reduction point. A new selector is o
 
 import math
 from abc import ABC, abstractmethod
+from numbers import Real
 from typing import ClassVar, Literal
 
 import torch
@@ -61,13 +62,13 @@ class Selector(ABC):
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
 
-    def check_dial(self, dial: float) -> None:
+    def check_dial(self, dial: object) -> None:
         """Checks that the selector takes this dial.
 
         Raises:
-            InputError: The dial is not finite.
+            InputError: The dial is no number, or is not finite.
         """
-        if not math.isfinite(dial):
+        if not isinstance(dial, Real) or not math.isfinite(dial):
             raise InputError(
                 f"the dial of {self.name!r} must be a finite number, and is {dial!r}: its default is "
                 f"{self.default_dial:g}"
@@ -129,13 +130,13 @@ class CountSelector(Selector):
     keep_all = 1.0
     default_dial = 0.1
 
-    def check_dial(self, dial: float) -> None:
+    def check_dial(self, dial: object) -> None:
         """Checks that the dial is a fraction.
 
         Raises:
-            InputError: The dial is not from 0 to 1.
+            InputError: The dial is no number, or is not from 0 to 1.
         """
-        if not 0 <= dial <= 1:
+        if not isinstance(dial, Real) or not 0 <= float(dial) <= 1:
             raise InputError(
                 f"the dial of {self.name!r} must be a fraction of a document's tokens from 0 to 1, and is {dial!r}: "
                 f"its default is {self.default_dial:g}"

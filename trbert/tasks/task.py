@@ -32,8 +32,7 @@ class Task(ABC):
         reads: "documents" where the head reads one state of each document. "tokens" where it reads the last state of
             every original token. For a dropped token, that is the state with which it was dropped.
         metric: the name of its measure of quality, such as "accuracy".
-        text_classes: whether the target of each row is a class index that a linear classifier of the words can be
-            trained for.
+        text_classes: whether the target of each row is a class index that a linear classifier of words can learn.
     """
 
     name: ClassVar[str]
@@ -59,7 +58,7 @@ class Task(ABC):
         """
         return Columns.named(text_column, label_column)
 
-    def check_config(self, config: Any) -> None:
+    def check_config(self, config: Any) -> None:  # noqa: B027  most tasks have nothing to check
         """Checks that a fine-tuned model's head was trained for this task.
 
         Args:
@@ -68,7 +67,6 @@ class Task(ABC):
         Raises:
             InputError: It was trained for another one.
         """
-        return
 
     @abstractmethod
     def read(self, tables: Mapping[str, Table], columns: Columns, renames: Mapping[str, str] | None = None) -> Reading:

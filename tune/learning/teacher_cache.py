@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from trbert.encoder import Encoder
 from trbert.errors import Diverged
@@ -69,11 +69,14 @@ def teach(
     encoder = reducer.encoder
     limit = None if plan is None else round(plan.teacher_seconds)
     recipe = {name: value for name, value in asdict(settings.teacher).items() if name != "max_length"}
-    key = [settings.task, settings.model, settings.seed, encoder.plain.config.num_labels, recipe, limit]
+    # A folder may hold other weights than before under its name, or the same weights under another name.
+    is_folder = Path(settings.model).is_dir()
+    name = None if is_folder else settings.model
+    key = [settings.task, name, settings.seed, encoder.plain.config.num_labels, recipe, limit]
     digest = hashlib.sha256(json.dumps(key).encode())
-    _hash_examples(digest, examples)
-    if Path(settings.model).is_dir():
-        _hash_weights(digest, encoder)  # a folder may hold other weights than before under the same name
+    hash_examples(digest, examples)
+    if is_folder:
+        hash_weights(digest, encoder.plain)
     path = cache_folder() / "teachers" / f"{digest.hexdigest()[:24]}.safetensors"
     if path.is_file() and _load_teacher(encoder, path):
         say("teacher: taken from the cache of an earlier run")
@@ -119,8 +122,8 @@ def teacher_outputs(reducer: Reducer, examples: Examples, split: str, compute: C
     """
     device, dtype = reducer.encoder.device, compute.dtype if split == "train" else compute.evaluation
     key = hashlib.sha256(f"{reducer.task.name} bfloat16 {uses_bfloat16(device, dtype)}".encode())
-    _hash_examples(key, examples)
-    _hash_weights(key, reducer.encoder)
+    hash_examples(key, examples)
+    hash_weights(key, reducer.encoder.plain)
     path = cache_folder() / "outputs" / f"{key.hexdigest()[:24]}.safetensors"
     try:
         return load_file(path)["outputs"]
@@ -136,11 +139,13 @@ def teacher_outputs(reducer: Reducer, examples: Examples, split: str, compute: C
         return outputs
 
 
-def _hash_weights(digest: Any, encoder: Encoder) -> None:
-    _hash(digest, *encoder.plain.state_dict().values())
+def hash_weights(digest: Any, module: nn.Module) -> None:
+    """Adds a module's weights to a digest."""
+    _hash(digest, *module.state_dict().values())
 
 
-def _hash_examples(digest: Any, examples: Examples) -> None:
+def hash_examples(digest: Any, examples: Examples) -> None:
+    """Adds the documents and the targets of examples to a digest."""
     tokens = examples.tokens
     types = () if tokens.token_type_ids is None else (tokens.token_type_ids,)
     _hash(digest, tokens.input_ids, tokens.protected, tokens.offsets, *types, examples.targets, examples.owner)

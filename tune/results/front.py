@@ -17,6 +17,8 @@ UNNUMBERED = "trial"
 """`Point.trial` while a search is running: the trials get their numbers when all of them have finished."""
 UNREDUCED = "none"
 """`Point.selector` of an unreduced model."""
+NO_MODEL = "no trained model is on the front: search again with a larger --budget, or with more training rows"
+"""What a user is told where `has_model` is false."""
 
 # Rounding makes 0.9 − 0.895 a little more than half a percentage point, so that bounds need a tolerance.
 _HAIR = 1e-9
@@ -92,6 +94,11 @@ def is_trained(point: Point) -> bool:
     return point.selector != UNREDUCED and point.trial != FREE
 
 
+def has_model(points: Iterable[Point]) -> bool:
+    """Returns whether the front, which is marked, holds a trained model that is saved. If not, see `NO_MODEL`."""
+    return any(point.on_front and is_saved(point) and is_trained(point) for point in points)
+
+
 def pareto_front(points: Sequence[Point]) -> list[int]:
     """Returns the indices of the points that no other point dominates, slowest first.
 
@@ -164,10 +171,15 @@ def pick(points: Sequence[Point], max_drop: float | None = None, min_speedup: fl
     _check_bounds(max_drop, min_speedup)
     yardstick = max((point.quality_validation for point in points if keeps_all(point)), default=None)
     saved = [point for point in points if point.on_front and is_saved(point)]
-    if yardstick is None or not saved:
+    if yardstick is None:
         raise InputError(
-            f"the front must hold an unreduced model and a saved one, and of its {len(points)} points "
-            f"{len(saved)} are saved models on the front: search again with python tune/search.py"
+            f"the {len(points)} points must hold an unreduced model, from which drops are measured, and hold none: "
+            "search again with python tune/search.py"
+        )
+    if not saved:
+        raise InputError(
+            "the front must hold a saved model, and holds rules alone: take the teacher from models/teacher, or "
+            "search again with a larger --budget, or with more training rows"
         )
 
     def drop(point: Point) -> float:
@@ -191,7 +203,8 @@ def pick(points: Sequence[Point], max_drop: float | None = None, min_speedup: fl
         f"{point.model}{at_dial(point)} (drop {drop(point):z.1f}, {point.speed_up_validation:.2f}x)"
         for point in sorted(nearest, key=lambda p: p.speed_up_validation)
     )
-    raise InputError(f"no saved model of the front {' and '.join(wanted)}; the nearest: {there}: relax the bound")
+    remedy = "relax the bound" if has_model(points) else NO_MODEL
+    raise InputError(f"no saved model of the front {' and '.join(wanted)}; the nearest: {there}: {remedy}")
 
 
 def at_dial(point: Point) -> str:

@@ -7,13 +7,19 @@ from typing import Any
 
 from trbert.errors import InputError
 from trbert.files import write_whole
+from tune.learning.standing import COMMONEST, Standing
 from tune.results.front import FREE, TEACHER, Point, free_at_cost, is_trained
 
 
-def draw(points: Sequence[Point], path: Path) -> None:
+def draw(points: Sequence[Point], path: Path, standing: Standing | None = None) -> None:
     """Writes the picture of the front: quality on test over speed-up in FLOPs, with the teacher and the free rules.
 
     Points that were not measured on test are left out. The file is written completely or not at all.
+
+    Args:
+        points: of a finished search, with the front marked.
+        path: of the picture.
+        standing: of the teacher; if it knows nothing, the title says so.
 
     Raises:
         InputError: No point was measured on test.
@@ -39,6 +45,9 @@ def draw(points: Sequence[Point], path: Path) -> None:
     _draw_trained(axes, measured)
     _draw_rules(axes, measured)
     _frame(axes, measured)
+    nothing = standing is not None and standing.knows_nothing
+    title = f"No front: the teacher is not clearly better than the {COMMONEST}" if nothing else "Quality against cost"
+    axes.set_title(title, fontsize=17, fontweight="bold", color=_INK, loc="left", pad=16)
     figure.legend(loc="outside right upper", frameon=False, fontsize=12, handlelength=1.6, labelspacing=0.7)
     image = io.BytesIO()
     figure.savefig(image, format="png")
@@ -94,7 +103,7 @@ def _draw_teacher(axes: Any, points: Sequence[Point]) -> None:
 
 
 def _frame(axes: Any, points: Sequence[Point]) -> None:
-    """Sets limits, ticks and texts.
+    """Sets limits, ticks and labels.
 
     The view spans at least a factor of 2 in speed-up and 4 percentage points in quality. It is cut at the bottom, near
     the lowest point of the front, so that a rule far below the front does not squeeze the rest.
@@ -115,7 +124,6 @@ def _frame(axes: Any, points: Sequence[Point]) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=12, color=_GREY)
-    axes.set_title("Quality against cost", fontsize=17, fontweight="bold", color=_INK, loc="left", pad=16)
     axes.set_xlabel("speed-up in FLOPs (unpadded, log scale)", fontsize=13, labelpad=8)
     axes.set_ylabel("quality on test (%)", fontsize=13, labelpad=8)
 

@@ -17,10 +17,12 @@ from trbert.selection.selectors import selector_class
 from trbert.tasks.examples import Examples
 from tune.checkpoints import forget_elders
 from tune.learning.prepare import Prepared
+from tune.learning.standing import Standing, remarks
 from tune.learning.steps import autocast
 from tune.results.front import TEACHER, UNREDUCED, Point, is_trained, keeps_all, mark_front
 from tune.results.outcome import Outcome, read_outcome
 from tune.results.picture import draw
+from tune.results.standing_file import write_standing
 from tune.results.table import write_front
 from tune.runs import RunFolder, copy_folder
 from tune.settings import ComputeSettings, Settings
@@ -36,7 +38,7 @@ TIMED_ROUNDS = 3
 def collect(
     folder: RunFolder, prepared: Prepared, settings: Settings, free: Sequence[Point], results: Sequence[Any]
 ) -> tuple[Point, ...]:
-    """Writes a run's models, front.csv and front.png, and returns the points.
+    """Writes a run's models, baselines.json, front.csv and front.png, and returns the points.
 
     Args:
         folder: of the run.
@@ -55,10 +57,12 @@ def collect(
     models = {marked[i].model: load(folder.path / marked[i].model) for i in reported}
     tested = _with_drops(_tested(marked, reported, models, prepared, settings.compute))
     for number, outcome in enumerate(outcomes, start=1):
-        _write_card(folder, number, outcome, tested, prepared.task.metric)
+        _write_card(folder, number, outcome, tested, prepared)
     timed = _timed(tested, models, prepared)
+    if prepared.standing is not None:
+        write_standing(folder.baselines, prepared.standing)
     write_front(folder.front_table, timed)
-    draw(timed, folder.front_picture)
+    draw(timed, folder.front_picture, prepared.standing)
     return tuple(timed)
 
 
@@ -76,9 +80,8 @@ def save_teacher(folder: RunFolder, prepared: Prepared, settings: Settings) -> N
     with tempfile.TemporaryDirectory() as temporary:
         prepared.plain(torch.device("cpu")).save_pretrained(temporary)
         prepared.tokenizer.save_pretrained(temporary)
-        card = _card(
-            "The unreduced teacher", settings, [f"{prepared.task.metric} on test: {prepared.teacher_test:.4f}"]
-        )
+        own = f"{prepared.task.metric} on test: {prepared.teacher_test:.4f}"
+        card = _card("The unreduced teacher", settings, [own], prepared.standing)
         (Path(temporary) / "README.md").write_text(card, encoding="utf-8")
         copy_folder(Path(temporary), folder.models / "teacher")
 
@@ -135,8 +138,8 @@ def _tested(
     return tested
 
 
-def _write_card(folder: RunFolder, number: int, outcome: Outcome, points: Sequence[Point], metric: str) -> None:
-    settings = outcome.settings
+def _write_card(folder: RunFolder, number: int, outcome: Outcome, points: Sequence[Point], prepared: Prepared) -> None:
+    settings, metric = outcome.settings, prepared.task.metric
     own = [point for point in points if point.trial == str(number)]
     learned = selector_class(settings.selector).learns
     priced = f"penalty {settings.select.penalty:.3g}" if learned else "nothing learned but the encoder"
@@ -147,7 +150,7 @@ def _write_card(folder: RunFolder, number: int, outcome: Outcome, points: Sequen
             lines.append(f"  {point.dial:+.2f}  {point.quality_test:.4f}  {point.speed_up:.2f}x")
     if learned:
         lines.append(_sampled_gap(outcome, metric))
-    card = _card(f"Reduced model {number}", None, lines)
+    card = _card(f"Reduced model {number}", None, lines, prepared.standing)
     (folder.models / str(number) / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -197,10 +200,13 @@ def _measure(model: TrbertModel, point: Point, examples: Examples, tokens_per_ba
     return evaluate(model.reducer, model.cost_model(), model.selector, examples, point.dial or 0.0, tokens_per_batch)
 
 
-def _card(title: str, settings: Settings | None, lines: Sequence[str]) -> str:
+def _card(title: str, settings: Settings | None, lines: Sequence[str], standing: Standing | None) -> str:
     head = f"# {title}\n\nMade by `tune/search.py` on {time.strftime('%Y-%m-%d')}.\n\n"
     if settings is not None:
         longest = settings.teacher.max_length or settings.data.max_length
         head += f"Encoder {settings.model}, data {settings.data.source}, at most {longest} tokens.\n\n"
+    if standing is not None:
+        lines = [*lines, *(f"{each.name} on test: {each.test:.4f}" for each in standing.baselines)]
+        lines += [f"\nWarning: {remark}" for remark in remarks(standing)]
     use = "Load it with `trbert.load(path, dial=…)`, or with transformers after `import trbert.modeling`.\n"
     return head + "\n".join(lines) + "\n\n" + use

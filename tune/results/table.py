@@ -3,12 +3,14 @@
 import csv
 import io
 import math
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from trbert.errors import InputError, RunFolderError
 from trbert.files import write_whole
+from tune.learning.standing import Standing, precision, remarks
 from tune.results.front import FREE, TEACHER, Point, free_at_cost, is_trained
 
 
@@ -70,7 +72,7 @@ def _check_run(path: Path) -> None:
     if not path.is_file():
         raise RunFolderError(
             f"{path} does not exist, because the search has not finished: "
-            f"resume it with python tune/search.py --resume {run}"
+            f"resume it with python tune/search.py --resume {shlex.quote(str(run))}"
         )
 
 
@@ -160,14 +162,17 @@ def _parse(row: list[str], place: str) -> Point:
         raise InputError(f"{place}: {error}") from error
 
 
-def table(points: Sequence[Point], every: bool = False) -> str:
+def table(points: Sequence[Point], every: bool = False, standing: Standing | None = None) -> str:
     """Returns the front as text, the teacher first.
 
-    A second table below it shows the free rules' quality on test at the cost of each trained point of the front.
+    The baselines stand in its last lines. A line above it says so if the teacher knows nothing, and lines below it say
+    how exact the figures on test are, and what else is wrong with the teacher. A second table shows the free rules'
+    quality on test at the cost of each trained point of the front.
 
     Args:
         points: of a finished search, with the front marked.
         every: show all points, with their figures on validation and a star at those on the front.
+        standing: of the teacher; None shows no baselines.
 
     Example:
         >>> teacher = Point(trial="teacher", selector="none", quality_validation=0.9, speed_up_validation=1.0)
@@ -185,9 +190,17 @@ def table(points: Sequence[Point], every: bool = False) -> str:
             [*row, _percent(point.quality_validation), f"{point.speed_up_validation:.2f}x", "*" * point.on_front]
             for row, point in zip(rows, shown, strict=True)
         ]
-    text = _aligned(header, rows, left=2)
+    above, below = "", ""
+    if standing is not None:
+        for each in standing.baselines:
+            row = [each.name, "–", "–", "–", _percent(each.test), "–", "–", "–", "–"]
+            rows.append([*row, _percent(each.validation), "–", ""] if every else row)
+        told = remarks(standing)
+        above = f"no front: {told.pop(0)}\n\n" if standing.knows_nothing else ""
+        below = "\n\n" + "\n".join([*precision(standing), *told])
     against = _at_equal_cost(points)
-    return f"{text}\n\nquality (test) at equal cost\n{against}" if against else text
+    below += f"\n\nquality (test) at equal cost\n{against}" if against else ""
+    return above + _aligned(header, rows, left=2) + below
 
 
 def _at_equal_cost(points: Sequence[Point]) -> str:
@@ -195,13 +208,16 @@ def _at_equal_cost(points: Sequence[Point]) -> str:
     trained = [p for p in points if p.on_front and is_trained(p) and p.quality_test is not None]
     if not rules or not trained:
         return ""
-    rows = []
+    rows, compared = [], False
     for point in sorted(trained, key=lambda each: each.speed_up):
         assert point.quality_test is not None
         rivals = [free_at_cost(points, point.speed_up, rule) for rule in rules]
         best = max((each for each in rivals if each is not None), default=None)
+        compared = compared or best is not None
         ahead = "–" if best is None else f"{100 * (point.quality_test - best):z.1f}"
         rows.append([f"{point.speed_up:.2f}x", _percent(point.quality_test), *map(_percent, rivals), ahead])
+    if not compared:
+        return "none: the rules were not measured at the speed-ups of the trained models"
     return _aligned(["speed-up", "trained", *rules, "trained ahead by"], rows, left=0)
 
 

@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from trbert.commands.cli import main
+from trbert.data.readers import Format
 from trbert.errors import InputError
 from trbert.measure.latency import load_latency
 from trbert.modeling import assemble
@@ -131,6 +132,14 @@ def test_without_matplotlib_there_is_no_picture(saved, capsys, monkeypatch):
             "dtypes must be among float32, bfloat16, float16, int8, and hold 'float8': leave it out",
         ),
         (["--data", "gone.csv"], "gone.csv"),
+        (["--dial", "0", "nan"], "the dial of 'policy' must be a finite number, and is nan: its default is 0"),
+        (
+            ["--against", "a/small", "b/small"],
+            "--against must name each model once, and names 'small' twice: the last part of a name is its name in the "
+            "report, so rename a folder or time the models one after the other",
+        ),
+        (["--device", "gpu"], "--device must be a device of this machine, and is 'gpu': use cpu"),
+        (["--label-column", "label"], "unrecognized arguments: --label-column label"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(saved, capsys, more, told):
@@ -185,9 +194,76 @@ def test_a_bench_is_asked_for_what_the_command_says(saved, asked):
     assert asked["rounds"] == 7
 
 
-def test_the_labels_are_read_from_the_column_that_is_named(saved, capsys):
-    assert main(words(saved, "--label-column", "other")) == 2
-    assert "must have rows of at least two classes, and all have 'w1 w2'" in capsys.readouterr().err
+def test_texts_without_labels_are_timed(saved, asked):
+    with (saved / "data.csv").open() as file:
+        texts = [row["text"] for row in csv.DictReader(file)]
+    (saved / "traffic.csv").write_text("text\n" + "\n".join(texts) + "\n")
+    assert main([*words(saved), "--data", str(saved / "traffic.csv"), "--docs", "60"]) == 2
+    assert [list(column) for column in asked["inputs"]] == [texts]
+
+
+def test_fewer_documents_than_were_asked_for_are_said(saved, asked, capsys):
+    assert main([*words(saved), "--docs", "61"]) == 2
+    assert "documents 60: the data has no more, and --docs is 61\n" in capsys.readouterr().out
+    assert main([*words(saved), "--docs", "60"]) == 2
+    assert "documents" not in capsys.readouterr().out
+
+
+def test_a_bench_reads_files_as_a_search_does(saved, monkeypatch):
+    found = {}
+
+    def stop(source, **options):
+        found.update(options, source=source)
+        raise InputError("nothing is read")
+
+    monkeypatch.setattr("trbert.data.splits.load_inputs", stop)
+    more = ["--encoding", "cp1252", "--separator", ";", "--no-header", "--text-column", "text,other"]
+    assert main(words(saved, *more)) == 2
+    assert found["format"] == Format(encoding="cp1252", separator=";", header=False)
+    assert (found["source"], found["rows"], found["text_column"]) == (str(saved / "data.csv"), 4, "text,other")
+    assert main(words(saved)) == 2
+    assert found["format"] == Format()
+
+
+def test_a_file_without_rows_is_told(saved, asked, capsys):
+    (saved / "none.csv").write_text("text\n")
+    assert main([*words(saved), "--data", str(saved / "none.csv")]) == 2
+    assert "none.csv must have at least one row, and is empty" in capsys.readouterr().err
+    assert not asked
+
+
+def test_a_report_that_cannot_be_written_is_told_before_anything_is_read(saved, capsys):
+    (saved / "taken").write_text("a file")
+    for out, fault in (("taken", "taken' is a file"), ("taken/report", "taken' is a file"), ("x" * 300, "is none (")):
+        words = ["bench", str(saved / "gone"), "--out", str(saved / out)]
+        assert main(words) == 2
+        told = capsys.readouterr().err
+        assert told.startswith("error: --out must be a folder that can be written, and ")
+        assert fault in told
+        assert told.endswith(": name another folder\n")
+
+
+def test_a_folder_without_permission_to_write_is_told(saved, capsys, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert main(words(saved)) == 2
+    told = f"error: --out must be a folder that can be written, and '{saved}' is not writable: name another folder\n"
+    assert capsys.readouterr().err == told
+
+
+def test_a_dial_that_the_model_does_not_take_is_told_before_anything_is_measured(saved, asked):
+    assert main(words(saved, "--dial", "0", "nan")) == 2
+    assert not asked
+
+
+def test_a_model_without_a_tokenizer_is_told(saved, asked, capsys):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (saved / "model" / name).unlink()
+    assert main(words(saved)) == 2
+    assert capsys.readouterr().err == (
+        f"error: model folder {saved / 'model'} must hold the model's tokenizer, and does not: copy its tokenizer.json "
+        "and tokenizer_config.json there\n"
+    )
+    assert not asked
 
 
 def test_a_device_that_is_not_there_is_told_and_verbose_shows_where(saved, capsys, monkeypatch):

@@ -15,12 +15,11 @@ import pyarrow.parquet
 import pytest
 
 from trbert.data import splits as data
-from trbert.data.pages import Page
 from trbert.data.readers import Format
 from trbert.data.splits import Splits, load_inputs, load_splits
 from trbert.errors import InputError
 from trbert.tasks import TASKS
-from trbert.tasks.rows import Rows, Table
+from trbert.tasks.rows import Rows
 
 
 def write_rows(path: Path, labels: Sequence[Any], texts: Sequence[Any] | None = None, **columns: Sequence[Any]) -> Path:
@@ -420,13 +419,6 @@ def test_of_many_classes_the_smallest_and_the_largest_are_said(tmp_path: Path) -
     )
 
 
-def test_columns_that_are_not_read_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    values = {"text": list("abcdef"), "label": ["x", "y"] * 3}
-    tables = {split: Table(split, values, others=("id", "title")) for split in ("train", "validation", "test")}
-    monkeypatch.setattr(data, "_read_source", lambda *_, **__: tables)
-    assert "columns that are not read: 'id', 'title'" in load_splits("any").notes
-
-
 # Equal texts.
 
 
@@ -623,102 +615,6 @@ def test_one_text_column_is_named_or_two(tmp_path: Path, columns: str, most: str
     )
 
 
-@pytest.fixture
-def few_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page of two libraries in each split, instead of those of the installed libraries."""
-    pages = [Page(f"{split} {name}", name, split) for split in ("train", "validation", "test") for name in ("t", "n")]
-    monkeypatch.setattr(data, "documentation_pages", lambda: pages)
-
-
-@pytest.mark.usefixtures("few_pages")
-def test_pages_are_the_embedded_default() -> None:
-    splits = load_splits("pages")
-    assert splits.labels == ("n", "t")
-    assert splits.test.inputs[0] == ("test t", "test n")
-    assert splits.test.targets.tolist() == [1, 0]
-
-
-@pytest.mark.usefixtures("few_pages")
-def test_pages_refuse_columns_that_they_lack() -> None:
-    assert refusal("pages", text_column="text,sentence") == (
-        "pages (train) must have the column 'sentence', and has 'text', 'label': set --text-column to one of them"
-    )
-    assert refusal("pages", text_column="texts") == (
-        "pages (train) must have the column 'texts', and has 'text', 'label' (did you mean 'text'?): "
-        "set --text-column to one of them"
-    )
-    assert refusal("pages", label_column="library") == (
-        "pages (train) must have the column 'library', and has 'text', 'label': set --label-column to one of them"
-    )
-
-
-REMEDY = "pass a folder, a file, train=a.csv,test=b.csv, or --data pages"
-
-
-def test_a_source_that_is_missing_is_refused(tmp_path: Path) -> None:
-    missing = tmp_path / "none.csv"
-    assert refusal(missing) == f"data '{missing}' must be a file or folder that exists, and is missing: {REMEDY}"
-    assert refusal(f"train={missing}") == f"data file '{missing}' must exist, and is missing: check the path"
-    (tmp_path / "a.tsv").touch()
-    assert refusal(tmp_path / "a.tsv") == (
-        f"data file '{tmp_path / 'a.tsv'}' must end in .parquet, .csv, .jsonl, .json, and ends in '.tsv': convert it"
-    )
-
-
-def test_a_list_of_files_must_name_splits(tmp_path: Path) -> None:
-    assert refusal("trian=a.csv") == (
-        "data 'trian=a.csv' must name each of train, validation and test at most once, and has 'trian=a.csv' "
-        "(did you mean 'train'?): write train=a.csv,validation=b.csv,test=c.csv"
-    )
-    assert refusal("test=a.csv") == "data 'test=a.csv' must name a train file, and names 'test': add train=a.csv"
-
-
-def test_a_folder_needs_one_train_file(tmp_path: Path) -> None:
-    write_rows(tmp_path / "test.jsonl", ["a", "b"])
-    assert refusal(tmp_path) == (
-        f"folder '{tmp_path}' must have a train file (train.parquet, train.csv, train.jsonl, train.json), and has "
-        "'test.jsonl': name the files one by one, train=a.csv,test=b.csv"
-    )
-    (tmp_path / "train.csv").touch()
-    (tmp_path / "train.json").touch()
-    assert refusal(tmp_path) == (
-        f"folder '{tmp_path}' must have one train file, and has 'train.csv', 'train.json': move all but one away"
-    )
-
-
-def test_a_missing_column_is_answered_with_those_there_are(tmp_path: Path) -> None:
-    source = write_rows(tmp_path / "a.jsonl", ["a", "b"])
-    assert refusal(source, text_column="texts") == (
-        "a.jsonl must have the column 'texts', and has 'text', 'label' (did you mean 'text'?): "
-        "set --text-column to one of them"
-    )
-    assert refusal(source, label_column="class") == (
-        "a.jsonl must have the column 'class', and has 'text', 'label': set --label-column to one of them"
-    )
-
-
-@pytest.mark.parametrize(
-    ("name", "content"), [("a.csv", ""), ("a.csv", "text,label\n"), ("a.jsonl", "\n"), ("a.json", "[]")]
-)
-def test_an_empty_file_is_refused(tmp_path: Path, name: str, content: str) -> None:
-    (tmp_path / name).write_text(content)
-    assert (
-        refusal(tmp_path / name) == f"{name} must have at least one row, and is empty: check that it was written whole"
-    )
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "kind"),
-    [("a.csv", "text,label\na,b\nc,d,e\n", "csv"), ("a.jsonl", "{", "json"), ("a.parquet", "PAR1?", "parquet")],
-)
-def test_a_damaged_file_is_refused(tmp_path: Path, name: str, content: str, kind: str) -> None:
-    (tmp_path / name).write_text(content)
-    message = refusal(tmp_path / name)
-    assert message.startswith(f"data file '{tmp_path / name}' must be {kind}, and cannot be read as that (")
-    assert message.endswith("): correct it")
-    assert "\n" not in message
-
-
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
@@ -848,42 +744,6 @@ def test_counts_of_rows_are_checked(tmp_path: Path) -> None:
     assert refusal(tmp_path, train_rows=1) == (
         "train_rows must be at least the number of classes, 2, and is 1: take more rows"
     )
-
-
-def test_without_the_hub_a_name_is_refused_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-    import huggingface_hub
-
-    def fail(*_: object, **__: object) -> None:
-        raise RuntimeError("no network\nat all")
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", fail)
-    assert refusal("imdb") == (
-        "data 'imdb' is no file or folder here, and the hub is not reachable (ConnectionError: no network): " + REMEDY
-    )
-
-
-def test_a_name_is_loaded_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
-    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])})
-    rows = datasets.Dataset.from_dict({"text": list("abcdefghij"), "label": [0, 1] * 5}, features=features)
-    asked: list[object] = []
-
-    def load(*arguments: object) -> datasets.DatasetDict:
-        asked.extend(arguments)
-        return datasets.DatasetDict(train=rows, test=rows, unsupervised=rows)
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    monkeypatch.setattr(datasets, "load_dataset", load)
-    (tmp_path / "someone___set").mkdir()
-    splits = load_splits("someone/set:small")
-    pairs = load_splits("someone/set:small", text_column="text,text").test
-    assert pairs.inputs == (tuple("abcdefghij"),) * 2
-    assert asked == ["someone/set", "small"] * 2
-    assert splits.labels == ("neg", "pos")
-    assert splits.test.inputs[0] == tuple("abcdefghij")
 
 
 def test_importing_data_is_light() -> None:

@@ -69,6 +69,40 @@ def test_types_of_another_shape_are_refused():
         Tokens.from_padded(ids, None, ids[:, :2])
 
 
+@pytest.mark.parametrize(
+    ("ids", "told"),
+    [
+        (
+            torch.ones(3, dtype=torch.long),
+            "input_ids must have two dimensions, documents and their tokens, and have the shape (3,): pass a batch, "
+            "for a single text input_ids[None]",
+        ),
+        (
+            torch.ones(0, 3, dtype=torch.long),
+            "input_ids must hold at least one document, and hold none: leave the empty batch out",
+        ),
+        (
+            torch.ones(2, 3),
+            "input_ids must be of type int64 or int32, and are of type float32: pass the tokenizer's own",
+        ),
+    ],
+)
+def test_a_batch_that_is_none_is_refused(ids, told):
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        Tokens.from_padded(ids)
+
+
+def test_ids_of_32_bits_are_taken():
+    ids = torch.tensor([[7, 8]], dtype=torch.int32)
+    assert Tokens.from_padded(ids, None, ids).input_ids.tolist() == [7, 8]
+
+
+def test_segment_ids_that_are_no_whole_numbers_are_refused():
+    told = "token_type_ids must be of type int64 or int32, and are of type float32: pass the tokenizer's own"
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        Tokens.from_padded(torch.tensor([[7, 8]]), None, torch.zeros(1, 2))
+
+
 def test_a_mask_to_be_added_to_logits_is_refused():
     # Read as 0/1 it would keep the padding and drop the text.
     added = torch.tensor([[0.0, 0.0, -1e4]])

@@ -15,8 +15,8 @@ from trbert.encoder import Encoder
 from trbert.errors import InputError
 from trbert.selection.reduction import Reducer
 from trbert.tasks.classification import Classification
+from tune.learning import inputs, teacher_cache
 from tune.learning import prepare as module
-from tune.learning import teacher_cache
 from tune.learning.prepare import prepare
 from tune.settings import override
 
@@ -182,8 +182,8 @@ def test_the_seed_and_the_numbers_of_rows_choose_the_splits(settings, cache, unt
 
 
 def test_what_is_noted_of_the_rows_is_said(settings, cache, untaught, monkeypatch):
-    read = module.load_splits
-    monkeypatch.setattr(module, "load_splits", lambda *a, **k: dataclasses.replace(read(*a, **k), notes=("A note.",)))
+    read = inputs.load_splits
+    monkeypatch.setattr(inputs, "load_splits", lambda *a, **k: dataclasses.replace(read(*a, **k), notes=("A note.",)))
     told = []
     prepare(settings, None, told.append, train=untaught)
     assert told[0] == "A note."
@@ -199,7 +199,7 @@ def test_texts_far_over_the_limit_are_truncated_and_said(settings, cache, tmp_pa
     own = prepare(override(settings, changes), None, told.append)
     assert set(own.train.tokens.lengths.tolist()) == {limit}
     for split, count in (("train", 24), ("validation", 3), ("test", 3)):
-        assert f"{split}: {count} documents, {limit} tokens on average, {count} truncated at {limit}" in told
+        assert f"{split}: {count} documents, {limit} tokens on average, {count} truncated at {limit} (100%)" in told
     assert not any("Token indices" in line for line in told)
 
 
@@ -212,8 +212,8 @@ def test_a_trial_may_read_more_than_its_teacher(settings, cache, long_rows):
     told = []
     changes = {"data.max_length": 40, "teacher.max_length": 16, "positions": 48}
     own = prepare(override(settings, changes), None, told.append)
-    assert "test: 3 documents, 40 tokens on average, 3 truncated at 40" in told
-    assert "test for the teacher: 3 documents, 16 tokens on average, 3 truncated at 16" in told
+    assert "test: 3 documents, 40 tokens on average, 3 truncated at 40 (100%)" in told
+    assert "test for the teacher: 3 documents, 16 tokens on average, 3 truncated at 16 (100%)" in told
     for part in (own.train, own.validation, own.test):
         assert set(part.tokens.lengths.tolist()) == {40}
     # The teacher is that of 16 tokens.

@@ -1,0 +1,101 @@
+"""Where a plain model is: a folder, or a name on the Hugging Face hub."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers.utils.hub import cached_file
+
+from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound, TrbertError, UnsupportedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the files of a model are.
+
+    Attributes:
+        name: what the user calls the model.
+        source: the folder with config.json, or the name on the hub.
+        local: whether the source is a folder.
+    """
+
+    name: str
+    source: str
+    local: bool
+
+    def file(self, name: str) -> Path | None:
+        """Returns one of the model's files, or None if there is no such file. A file of the hub is fetched."""
+        if self.local:
+            path = Path(self.source) / name
+            return path if path.is_file() else None
+        try:
+            found = cached_file(self.source, name)
+        except (OSError, ValueError):
+            return None
+        return None if found is None else Path(found)
+
+    def json(self, name: str) -> dict[str, Any]:
+        """Returns the content of a JSON file; {} if there is no such file, or no object in it."""
+        path = self.file(name)
+        try:
+            found = json.loads(path.read_text(encoding="utf-8")) if path else {}
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def failed(self, error: Exception) -> TrbertError:
+        """Returns the error to raise where files of the model could not be read."""
+        if self.local:
+            return DamagedCheckpoint(f"model folder {self.source} is not whole ({error}): copy or save it again")
+        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
+        return ModelNotFound(
+            f"model {self.name!r} is no folder here and could not be fetched from the hub{offline}: "
+            "pass --model with a folder that holds config.json, model.safetensors and the tokenizer, or 'minilm'"
+        )
+
+
+def find_model(name: str) -> tuple[Place, tuple[str, ...]]:
+    """Returns where a model is, and notes on how it was found.
+
+    Args:
+        name: a folder, or a name on the hub.
+
+    Raises:
+        InputError: The name is a file.
+        UnsupportedModel: It is an adapter, and no whole model.
+        DamagedCheckpoint: The folder holds no config.json.
+    """
+    folder = Path(name)
+    if folder.is_file():
+        raise InputError(f"--model must be a folder or a name on the hub, and is the file {name}: pass {folder.parent}")
+    place = Place(name, name, local=folder.is_dir())
+    if place.file("adapter_config.json"):
+        raise UnsupportedModel(
+            f"model {name} must be a whole model, and is an adapter (adapter_config.json): load it with peft, call "
+            "model.merge_and_unload(), and save what that returns to another folder with save_pretrained"
+        )
+    if not place.local:
+        return place, ()
+    notes: tuple[str, ...] = ()
+    within = _of_sentence_transformers(folder)
+    if within is not None:
+        notes = (
+            f"model {name} is one of sentence-transformers: its encoder is taken, and its own pooling and the layers "
+            "after it are left out",
+        )
+        folder = within
+    if not (folder / "config.json").is_file():
+        raise DamagedCheckpoint(f"model folder {folder} must hold config.json, and does not: pass a saved model")
+    return Place(name, str(folder), local=True), notes
+
+
+def _of_sentence_transformers(folder: Path) -> Path | None:
+    """Returns the folder of the encoder in a folder of sentence-transformers; None for a folder of another kind."""
+    path = folder / "modules.json"
+    try:
+        within = Path(json.loads(path.read_text(encoding="utf-8"))[0]["path"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return folder if within.is_absolute() or ".." in within.parts else folder / within

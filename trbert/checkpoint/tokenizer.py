@@ -1,0 +1,192 @@
+"""Loads the tokenizer of a plain model, and makes it fit the encoder."""
+
+import importlib.util
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from trbert.checkpoint.config import first_line, max_tokens
+from trbert.checkpoint.place import Place
+from trbert.errors import DamagedCheckpoint, InputError, UnsupportedModel
+from trbert.packed.families import family_of
+from trbert.wording import listed
+
+SENTENCEPIECE = ("sentencepiece.bpe.model", "spiece.model", "sentencepiece.model", "tokenizer.model")
+"""Files of sentencepiece, as the families call them."""
+
+
+def load_tokenizer(place: Place, config: Any) -> tuple[Any, tuple[str, ...]]:
+    """Returns a model's tokenizer as it was saved, and notes on how it was read.
+
+    Args:
+        place: where the model is.
+        config: the configuration of the model.
+
+    Raises:
+        DamagedCheckpoint: There is no tokenizer, or its files are cut off.
+        UnsupportedModel: It needs code of its own, or a package that is not installed.
+        ModelNotFound: It could not be fetched from the hub.
+    """
+    said, notes = place.json("tokenizer_config.json"), []
+    options: dict[str, Any] = {}
+    if "do_lower_case" not in said and not place.file("tokenizer.json") and _has_capitals(place.file("vocab.txt")):
+        options["do_lower_case"] = False
+        notes.append(
+            f"tokenizer of model {place.name}: texts are not made lower-case, because its vocab.txt has capital "
+            "letters, and no other file says what to do"
+        )
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            place.source, config=config, local_files_only=place.local, trust_remote_code=False, **options
+        )
+    except Exception as error:  # the tokenizers library raises plain Exception
+        raise _unread(place, said, error) from error
+    names = sorted(tokenizer.vocab_files_names.values())
+    if place.local and not any(place.file(name) for name in names):
+        # In this case transformers makes a tokenizer that knows the special tokens only, without an error.
+        raise DamagedCheckpoint(
+            f"model folder {place.source} must hold a tokenizer ({' or '.join(names)}), and does not: save it there"
+        )
+    return tokenizer, tuple(notes)
+
+
+def fit_tokenizer(place: Place, tokenizer: Any, model: Any) -> tuple[str, ...]:
+    """Makes a tokenizer fit an encoder, in place, and returns notes on it.
+
+    It gets the length of the encoder where it has none or a larger one, so that a saved copy truncates as it should.
+    It gets a padding token where it has none, since batches are padded when a saved model is used.
+
+    Args:
+        place: where the model is.
+        tokenizer: the tokenizer of the model.
+        model: the model. The padding id of its config becomes that of the tokenizer where no position depends on it.
+
+    Raises:
+        InputError: The tokenizer has no padding token, and no token that could be one.
+    """
+    config, notes = model.config, []
+    rows = model.get_input_embeddings().num_embeddings
+    tokenizer.model_max_length = min(tokenizer.model_max_length, max_tokens(config))
+    if tokenizer.pad_token is None or tokenizer.pad_token_id >= rows:
+        tokenizer.pad_token = _padding(place, tokenizer, config, rows)
+        notes.append(
+            f"tokenizer of model {place.name}: it has no padding token of which the encoder has an embedding, so "
+            f"{tokenizer.pad_token!r} is taken for it"
+        )
+    if tokenizer.pad_token_id != config.pad_token_id:
+        if not family_of(config).first_position_after_padding:
+            config.pad_token_id = tokenizer.pad_token_id
+        else:
+            notes.append(
+                f"tokenizer of model {place.name}: it pads with {tokenizer.pad_token!r} (id {tokenizer.pad_token_id}), "
+                f"and pad_token_id in config.json is {config.pad_token_id}: the positions are counted from "
+                "config.json's, as transformers does"
+            )
+    first = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"][:1]
+    if first != [1]:
+        notes.append(
+            f"tokenizer of model {place.name}: it puts no special token before a text, so that the first token of its "
+            "first word is never dropped, and is what a head that reads the first token reads"
+        )
+    beyond = _named(tokenizer, rows)
+    if beyond:
+        notes.append(
+            f"tokenizer of model {place.name}: it has {len(tokenizer)} tokens, and the encoder has embeddings of "
+            f"{rows}: texts with {listed(beyond[:3])}{' and others' if len(beyond) > 3 else ''} cannot be read"
+        )
+    return tuple(notes)
+
+
+def check_vocabulary(model: Any, tokenizer: Any, used_ids: Tensor | Iterable[int]) -> None:
+    """Checks that the encoder has an embedding of every token that the data has.
+
+    Args:
+        model: the Hugging Face model.
+        tokenizer: its tokenizer, which names the tokens in the message.
+        used_ids: the token ids of the data, in any order, as often as they come.
+
+    Raises:
+        InputError: It has none of one of them.
+    """
+    rows = model.get_input_embeddings().num_embeddings
+    used = used_ids if isinstance(used_ids, Tensor) else torch.tensor(list(used_ids), dtype=torch.long)
+    beyond = used[used >= rows].unique().tolist()
+    if beyond:
+        tokens = listed(tokenizer.convert_ids_to_tokens(beyond[:3])) + (" and others" if len(beyond) > 3 else "")
+        raise InputError(
+            f"the tokens of the data must be among the {rows} of which the encoder has embeddings, and {tokens} "
+            f"{'is' if len(beyond) == 1 else 'are'} not: the tokenizer has {len(tokenizer)}, so call "
+            "model.resize_token_embeddings(len(tokenizer)), and save the model and the tokenizer to one folder"
+        )
+
+
+def _named(tokenizer: Any, first: int) -> list[str]:
+    """Returns the tokens with this id or a higher one, in the order of their ids."""
+    if len(tokenizer) <= first:
+        return []
+    found = [(index, token) for token, index in tokenizer.get_vocab().items() if index >= first]
+    return [token for _, token in sorted(found)]
+
+
+def _padding(place: Place, tokenizer: Any, config: Any, rows: int) -> str:
+    """Returns the token that can pad: that of the config's id, or else a special one."""
+    known = {token: index for token, index in tokenizer.get_vocab().items() if index < rows}
+    own = [token for token, index in known.items() if index == config.pad_token_id]
+    special = (tokenizer.eos_token, tokenizer.sep_token, tokenizer.unk_token)
+    for token in (*own, *(each for each in special if each in known)):
+        return str(token)
+    raise InputError(
+        f"the tokenizer of model {place.name} must have a padding token, and has none: set tokenizer.pad_token, and "
+        "save the tokenizer beside the model"
+    )
+
+
+def _unread(place: Place, said: dict[str, Any], error: Exception) -> Exception:
+    kind = said.get("tokenizer_class")
+    if not place.file("tokenizer.json"):
+        pieces = next((name for name in SENTENCEPIECE if place.file(name)), None)
+        lacking = [name for name in ("sentencepiece", "google.protobuf") if not _installed(name)]
+        if pieces and lacking:
+            packages = " and ".join(name.removeprefix("google.") for name in lacking)
+            return UnsupportedModel(
+                f"model {place.name} has its tokenizer in {pieces} alone, which cannot be read without {packages}: "
+                f"pip install {packages.replace(' and ', ' ')}, or put the model's tokenizer.json beside it"
+            )
+    if said.get("auto_map"):
+        return UnsupportedModel(
+            f"the tokenizer of model {place.name} ({kind}) must be one of transformers, and is Python code of its own "
+            "(auto_map in tokenizer_config.json), which trbert never runs: save a tokenizer.json of it beside the model"
+        )
+    if isinstance(error, ImportError):
+        return UnsupportedModel(
+            f"the tokenizer of model {place.name} ({kind}) needs a package that is not installed: {first_line(error)}"
+        )
+    if place.local and not _holds_tokenizer(Path(place.source)):
+        return DamagedCheckpoint(
+            f"model folder {place.source} must hold a tokenizer (tokenizer.json or vocab.txt), and does not: save it "
+            "there"
+        )
+    return place.failed(error)
+
+
+def _installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _holds_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json", *SENTENCEPIECE))
+
+
+def _has_capitals(vocabulary: Path | None) -> bool:
+    """Returns whether a vocab.txt has words with capital letters, beside special tokens such as [CLS]."""
+    if vocabulary is None:
+        return False
+    words = vocabulary.read_text(encoding="utf-8", errors="replace").splitlines()
+    return any(word != word.lower() for word in words if not (word.startswith("[") and word.endswith("]")))

@@ -1,0 +1,158 @@
+"""Finds the weights of a plain model, and tells what else was found in their place."""
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from trbert.checkpoint.place import Place
+from trbert.errors import DamagedCheckpoint, InputError, TrbertError, UnsupportedModel
+
+SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+OTHERS = {
+    "tf_model.h5": "TensorFlow",
+    "flax_model.msgpack": "Flax",
+    "model.ckpt.index": "TensorFlow",
+    "bert_model.ckpt.index": "TensorFlow",
+    "model.onnx": "ONNX",
+    "onnx/model.onnx": "ONNX",
+    "openvino_model.xml": "OpenVINO",
+    "model.gguf": "GGUF",
+}
+"""Files of weights that are not read, with the name of what made them."""
+
+
+def find_weights(place: Place) -> tuple[bool, tuple[str, ...]]:
+    """Returns whether a model's weights are safetensors, and notes where they are not.
+
+    Raises:
+        DamagedCheckpoint: There are no weights, or pointers of Git LFS in their place.
+        UnsupportedModel: The weights are of another library.
+    """
+    if place.local:
+        _check_pointers(Path(place.source))
+    if any(place.file(name) for name in SAFETENSORS):
+        return True, ()
+    pickled = next((name for name in PICKLED if place.file(name)), None)
+    if pickled:
+        return False, (
+            f"model {place.name} has its weights in {pickled} alone, of which tensors alone are read and no code is "
+            "run: save it once with model.save_pretrained(folder), which writes model.safetensors",
+        )
+    for name, library in OTHERS.items():
+        if place.file(name):
+            raise UnsupportedModel(
+                f"model {place.name} must hold weights of PyTorch (model.safetensors), and holds those of {library} "
+                f"alone ({name}): pass the same model as PyTorch saved it, or convert it there with an older "
+                "transformers and save_pretrained"
+            )
+    raise place.failed(FileNotFoundError("it has no model.safetensors"))
+
+
+def unread(place: Place, error: Exception) -> TrbertError:
+    """Returns the error to raise where the weights could not be read."""
+    if isinstance(error, KeyError):
+        return place.failed(ValueError(f"transformers does not know {error}, which its config.json names"))
+    if not isinstance(error, pickle.UnpicklingError | EOFError):
+        return place.failed(error)
+    whole, first = place.file(PICKLED[0]), sorted(Path(place.source).glob("pytorch_model-*.bin"))
+    path = whole or (first[0] if first else Path(PICKLED[0]))
+    if not _is_pickle(path):
+        return DamagedCheckpoint(
+            f"{path.name} of model {place.name} must be a file that torch.save wrote, and is not: copy it again"
+        )
+    return InputError(
+        f"{path.name} of model {place.name} must hold tensors alone, and holds other objects, which are not read "
+        "because that would run code from the file: if you trust it, load it once with torch.load and "
+        "weights_only=False, and save the model with model.save_pretrained(folder)"
+    )
+
+
+def check_finite(place: Place, model: nn.Module) -> None:
+    """Checks that every weight is a finite number.
+
+    Raises:
+        DamagedCheckpoint: One is not.
+    """
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            count = int((~torch.isfinite(value)).sum())
+            raise DamagedCheckpoint(
+                f"the weights of model {place.name} must be finite numbers, and {count} of the {value.numel()} in "
+                f"{name!r} are nan or inf: save it again, or take an earlier checkpoint of it"
+            )
+
+
+def check_report(place: Place, model: Any, report: dict[str, Any], fine_tuned: bool, named: bool) -> tuple[str, ...]:
+    """Checks that the weights are those that config.json speaks of, and returns notes on those that are not used.
+
+    The head may be missing, unless the model was fine-tuned. So may the pooler, which masked language models do not
+    have.
+
+    Args:
+        place: where the model is.
+        model: the model that was loaded.
+        report: what transformers reports of loading it.
+        fine_tuned: whether its head is needed.
+        named: whether config.json names the outputs of the head. If not, the labels of the data were taken as names.
+
+    Raises:
+        DamagedCheckpoint: A weight is missing or of another shape.
+        InputError: The head has more or fewer outputs than there are names.
+    """
+    prefix = f"{model.base_model_prefix}."
+    unused = sorted(report["unexpected_keys"])
+    for name in sorted(report["missing_keys"]):
+        if fine_tuned or (name.startswith(prefix) and "pooler" not in name):
+            instead = f", but {unused[0]!r}" if unused and not any(each.startswith(prefix) for each in unused) else ""
+            head = "" if name.startswith(prefix) else ", or pass --new-head"
+            raise DamagedCheckpoint(
+                f"model {place.name} must hold the weight {name!r}, and does not{instead}: copy or save it again{head}"
+            )
+    for name, found, wanted in sorted(report["mismatched_keys"]):
+        if not fine_tuned and not name.startswith(prefix):
+            continue
+        if not name.startswith(prefix) and found[1:] == wanted[1:] and wanted[0] == model.config.num_labels:
+            raise InputError(_number_refused(place, wanted[0], found[0], named))
+        raise place.failed(
+            ValueError(f"its weight {name!r} has the shape {list(found)}, and config.json says {list(wanted)}")
+        )
+    layers = [name for name in unused if name.startswith(prefix) and "pooler" not in name]
+    if not layers:
+        return ()
+    return (
+        f"model {place.name}: {len(layers)} of the weights in its files have no place in the model that its "
+        f"config.json describes, and are left out, such as {layers[0]!r}",
+    )
+
+
+def _number_refused(place: Place, names: int, outputs: int, named: bool) -> str:
+    if named:
+        return (
+            f"config.json of model {place.name} must name as many labels as its head has outputs, and names {names}, "
+            f"while the head has {outputs}: correct id2label in config.json, or pass --new-head"
+        )
+    return (
+        f"the head of model {place.name} must have an output for each of the {names} labels of the data, and has "
+        f"{outputs}: pass --new-head to take its encoder with a new head"
+    )
+
+
+def _check_pointers(folder: Path) -> None:
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("tokenizer.json")]):
+        with path.open("rb") as file:
+            pointer = file.read(64).startswith(b"version https://git-lfs")
+        if pointer:
+            raise DamagedCheckpoint(
+                f"{path} must be the file itself, and is a pointer of Git LFS: run `git lfs pull` in {folder}"
+            )
+
+
+def _is_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        return zipfile.is_zipfile(path) or file.read(1) == b"\x80"

@@ -1,0 +1,153 @@
+"""Which names mean which split, and which files of a folder are which split."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from trbert.data.readers import SPLITS, SUFFIXES, stem_of, suffix_of
+from trbert.errors import InputError
+from trbert.wording import briefly_listed, listed
+
+SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "dev", "val"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+"""The names that stand for each split; Hugging Face `datasets` takes the same. An earlier name wins over a later."""
+
+_SHARD = re.compile(r"(?P<name>.+)-(?P<part>\d{5})-of-(?P<parts>\d{5})(-[0-9a-f]{16})?")
+_PACKED = (".xlsx", ".xls", ".arrow", ".zip", ".bz2", ".xz", ".zst")
+_METADATA = ("labels.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+
+
+def split_of(name: str) -> str | None:
+    """Returns the split that a name stands for; None where it stands for none.
+
+    Example:
+        >>> split_of("dev")
+        'validation'
+    """
+    return next((split for split, names in SPLIT_NAMES.items() if name.lower() in names), None)
+
+
+def chosen_splits(names: Iterable[str]) -> dict[str, str]:
+    """Returns for each split the name that is taken for it: of the names that stand for it, the most exact one.
+
+    Example:
+        >>> chosen_splits(["train", "dev", "validation", "unsupervised"])
+        {'train': 'train', 'validation': 'validation'}
+    """
+    written = {name.lower(): name for name in names}
+    chosen: dict[str, str] = {}
+    for split in SPLITS:
+        found = [written[name] for name in SPLIT_NAMES[split] if name in written]
+        if found:
+            chosen[split] = found[0]
+    return chosen
+
+
+def folder_files(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
+    """Returns the files of each split of a folder, and notes on how they were chosen.
+
+    A split is a file such as `train.csv`, or several such as `train-00000-of-00002.parquet`. They lie in the folder, or
+    in its folder `data`.
+
+    Raises:
+        InputError: There is no train file, a split has two files, or a part of one is missing.
+    """
+    places = (folder, folder / "data")
+    claims = [_claims(place) for place in places]
+    found = next((claim for claim in claims if "train" in chosen_splits(claim)), None)
+    if found is None:
+        raise _no_train(folder)
+    notes: list[str] = []
+    files: dict[str, list[Path]] = {}
+    for split, name in chosen_splits(found).items():
+        files[split] = _whole(folder, split, found[name])
+        if name != split:
+            notes.append(f"{files[split][0].name} is the {split} split")
+    used = {file for split in files.values() for file in split}
+    beside = [file for place in places for file in _data_files(place) if file not in used]
+    if beside:
+        names = [file.relative_to(folder).as_posix() for file in beside]
+        one = "lies in the folder and is not used" if len(names) == 1 else "lie in the folder and are not used"
+        notes.append(
+            f"{briefly_listed(names)} {one}: to use a file, name all of them one by one, as "
+            f"train={files['train'][0].name},validation={names[0]}"
+        )
+    return files, notes
+
+
+def _data_files(folder: Path) -> list[Path]:
+    """Returns the files of a folder that look like data."""
+    if not folder.is_dir():
+        return []
+    return [
+        file
+        for file in sorted(folder.iterdir())
+        if (suffix_of(file) or file.suffix.lower() in _PACKED)
+        and not file.name.startswith((".", "_", "~"))
+        and file.name not in _METADATA
+        and file.is_file()
+    ]
+
+
+def _claims(folder: Path) -> dict[str, list[Path]]:
+    """Returns the files of a folder whose names stand for a split, by those names in small letters."""
+    claims: dict[str, list[Path]] = {}
+    for file in _data_files(folder):
+        stem = stem_of(file).lower()
+        shard = _SHARD.fullmatch(stem)
+        name = shard["name"] if shard else stem
+        if suffix_of(file) and split_of(name):
+            claims.setdefault(name, []).append(file)
+    return claims
+
+
+def _whole(folder: Path, split: str, files: list[Path]) -> list[Path]:
+    """Returns the file of a split, or all its parts in their order.
+
+    Raises:
+        InputError: There are two files, or a part is missing.
+    """
+    if len(files) == 1 and not _SHARD.fullmatch(stem_of(files[0])):
+        return files
+    parts: dict[int, Path] = {}
+    counts: set[int] = set()
+    for file in files:
+        shard = _SHARD.fullmatch(stem_of(file))
+        if shard is None or int(shard["part"]) in parts or suffix_of(file) != suffix_of(files[0]):
+            raise _several(folder, split, files)
+        parts[int(shard["part"])] = file
+        counts.add(int(shard["parts"]))
+    if len(counts) > 1:
+        raise _several(folder, split, files)
+    (count,) = counts
+    missing = [part for part in range(count) if part not in parts]
+    if missing:
+        lacking = [_SHARD.fullmatch(stem_of(files[0]))["name"] + f"-{part:05}-of-{count:05}" for part in missing]  # type: ignore[index]
+        raise InputError(
+            f"folder {str(folder)!r} must have all {count} parts of {split}, and lacks {briefly_listed(lacking)}: "
+            "copy or download the rest"
+        )
+    return [parts[part] for part in sorted(parts)]
+
+
+def _several(folder: Path, split: str, files: list[Path]) -> InputError:
+    return InputError(
+        f"folder {str(folder)!r} must have one {split} file, and has {listed(file.name for file in files)}: "
+        "move all but one away"
+    )
+
+
+def _no_train(folder: Path) -> InputError:
+    there = sorted(folder.iterdir())
+    inner = [place for place in there if place.is_dir() and "train" in chosen_splits(_claims(place))]
+    if inner:
+        remedy = f"pass one of its folders, such as {str(inner[0])!r}"
+    else:
+        remedy = "name the files one by one, train=a.csv,test=b.csv"
+    return InputError(
+        f"folder {str(folder)!r} must have a train file (train{', train'.join(SUFFIXES)}), and has "
+        f"{briefly_listed(place.name for place in there) or 'nothing'}: {remedy}"
+    )

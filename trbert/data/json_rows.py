@@ -1,0 +1,167 @@
+"""Reads JSON files: rows one after the other, lists of rows, and the forms in which pandas writes a table."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trbert.data.decoding import read_text
+from trbert.data.readers import SPLITS, Contents, Format, check_columns, empty_table, unused
+from trbert.errors import InputError
+from trbert.tasks.rows import Columns
+from trbert.wording import briefly_listed, listed, shown
+
+_HALF = re.compile("[\ud800-\udfff]")
+_ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def read_json(path: Path, columns: Columns, format: Format) -> Contents:
+    """Returns the columns of a JSON file. A row that lacks one of them has None there.
+
+    Args:
+        path: the file. It may hold a row a line; rows that are indented; a list of rows; or one object that holds the
+            columns, or the rows by their index, or one list of rows.
+        columns: the columns to read.
+        format: what the user says about the file.
+
+    Raises:
+        InputError: The file cannot be decoded or is not JSON, holds no rows, or lacks a column.
+    """
+    text = read_text(path, format.encoding).decode()
+    records, notes = _records(_values(text, path.name), columns, path.name)
+    if not records:
+        raise empty_table(path.name)
+    for row, record in enumerate(records):
+        if not isinstance(record, dict):
+            raise InputError(
+                f"row {row} of {path.name} must be an object with {listed(name for _, name in columns.needed)}, "
+                f"and is {shown(record)}: write one object for each row"
+            )
+    names = list(dict.fromkeys(name for record in records for name in record))
+    check_columns(names, columns, path.name, _nested_remedy(records[0], columns))
+    wanted = [name for name in names if name in columns.wanted]
+    values = {name: [record.get(name) for record in records] for name in wanted}
+    if _ESCAPED_HALF.search(text):
+        notes += _mend_halves(values)
+    return Contents(values=values, others=unused(names, columns), notes=tuple(notes))
+
+
+def _values(text: str, origin: str) -> list[Any]:
+    """Returns the JSON values that stand one after the other in a text.
+
+    Raises:
+        InputError: Something in it is not JSON. The message names the line.
+    """
+    # splitlines() would also split at a U+2028 within a JSON string.
+    lines = text.split("\n")
+    try:
+        return [json.loads(line) for line in lines if line.strip()]
+    except (ValueError, RecursionError):
+        pass  # the values are longer than a line, or wrong
+    decoder, blank = json.JSONDecoder(), re.compile(r"\s*")
+    values: list[Any] = []
+    at = 0
+    try:
+        while (at := blank.match(text, at).end()) < len(text):  # type: ignore[union-attr]
+            value, at = decoder.raw_decode(text, at)
+            values.append(value)
+    except json.JSONDecodeError as error:
+        line = text.count("\n", 0, error.pos) + 1
+        there = text[error.pos :].split("\n", 1)[0]
+        found = f"{error.msg}, before {there[:40]!r}" if there else f"{error.msg}, at the end of the line or file"
+        raise InputError(
+            f"line {line} of {origin} must be JSON, and is not ({found}): correct the line, or write one object a line"
+        ) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or thousands of brackets
+        raise InputError(f"{origin} must be JSON that can be read, and is not ({error}): correct it") from error
+    return values
+
+
+def _records(values: list[Any], columns: Columns, origin: str) -> tuple[list[Any], list[str]]:
+    """Returns the rows that JSON values hold, and notes on where they were found.
+
+    Raises:
+        InputError: The values hold several tables.
+    """
+    if len(values) != 1:
+        return values, []
+    (value,) = values
+    if isinstance(value, list):
+        return value, []
+    if not isinstance(value, dict):
+        return values, []
+    if not value:
+        return [], []
+    needed = [name for _, name in columns.needed]
+    parts = list(value.values())
+    if "columns" in value and _is_list_of(value.get("data"), list):  # pandas: orient="split"
+        return [dict(zip(value["columns"], row, strict=False)) for row in value["data"]], []
+    if all(isinstance(part, dict) and part for part in parts):
+        # pandas: orient="index" has a row under each name, orient="columns" a column.
+        if any(name in part for part in parts for name in needed):
+            return parts, []
+        return _from_columns({name: list(part.values()) for name, part in value.items()}, origin), []
+    tables = {name: part for name, part in value.items() if _is_list_of(part, dict)}
+    if len(tables) > 1 and not set(needed) <= set(value):
+        written = {split for split in (*SPLITS, "valid", "dev", "val", "eval") if split in tables}
+        remedy = (
+            f"save each in a file of its own, such as {next(iter(tables))}.jsonl, and name the files, "
+            "train=a.jsonl,test=b.jsonl"
+            if written
+            else "save the one to be used in a file of its own"
+        )
+        raise InputError(f"{origin} must hold one list of rows, and holds {briefly_listed(tables)}: {remedy}")
+    if len(tables) == 1 and not set(needed) <= set(value):
+        (name,) = tables
+        return tables[name], [f"the rows are those of the list {name!r}"]
+    if all(isinstance(part, list) for part in parts):
+        return _from_columns(value, origin), []
+    return values, []
+
+
+def _is_list_of(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, kind) for row in value)
+
+
+def _from_columns(table: Mapping[str, Sequence[Any]], origin: str) -> list[dict[str, Any]]:
+    """Returns the rows of a table that is written a column after the other.
+
+    Raises:
+        InputError: A column is longer than another one.
+    """
+    lengths = {name: len(column) for name, column in table.items()}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{name!r} {length}" for name, length in list(lengths.items())[:10])
+        raise InputError(
+            f"{origin} must have columns of one length, and has these numbers of values: {found}: "
+            "write one object for each row"
+        )
+    return [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
+
+
+def _nested_remedy(record: Mapping[str, Any], columns: Columns) -> str:
+    """Returns where a missing column may be: within another value; "" if it is not there either."""
+    for _, name in columns.needed:
+        holder = next((key for key, part in record.items() if isinstance(part, dict) and name in part), None)
+        if name not in record and holder is not None:
+            return f" ({name!r} stands within {holder!r}: write it one level up, since nested values are not read)"
+    return ""
+
+
+def _mend_halves(values: Mapping[str, list[Any]]) -> list[str]:
+    """Replaces halves of characters by U+FFFD, and returns notes on them. No tokenizer takes such a half.
+
+    JSON writes a character beyond U+FFFF as two halves. A text that was cut between them ends in one.
+    """
+    notes = []
+    for name, column in values.items():
+        rows = [row for row, value in enumerate(column) if isinstance(value, str) and _HALF.search(value)]
+        for row in rows:
+            column[row] = _HALF.sub("\ufffd", column[row])
+        if rows:
+            notes.append(
+                f"{len(rows)} values in column {name!r}, the first in row {rows[0]}, hold half a character "
+                "(a \\ud… that stands alone), which is read as \ufffd"
+            )
+    return notes

@@ -1,0 +1,174 @@
+"""Turns a source that a user names into tables: the packaged pages, a file, several, a folder, or a name on the hub."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trbert.data.csv_tables import read_csv
+from trbert.data.folders import folder_files, split_of
+from trbert.data.hub import REMEDY, is_saved, read_hub, read_saved
+from trbert.data.json_rows import read_json
+from trbert.data.pages import Page, documentation_pages
+from trbert.data.parquet_tables import read_parquet
+from trbert.data.readers import SPLITS, SUFFIXES, Contents, Format, check_columns, suffix_of
+from trbert.errors import InputError
+from trbert.tasks.rows import Columns, Table
+from trbert.wording import briefly_listed, did_you_mean, listed
+
+PAGES = "pages"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What was read.
+
+    Attributes:
+        tables: the table of each split.
+        notes: sentences for the user on how it was read.
+    """
+
+    tables: Mapping[str, Table]
+    notes: tuple[str, ...]
+
+
+def read_source(source: str, columns: Columns, format: Format) -> Source:
+    """Returns the tables of the splits that a source has. One of them is train.
+
+    Args:
+        source: what the user names; `load_splits` lists the kinds.
+        columns: the columns to read.
+        format: how the text files are written, as far as the user says so.
+
+    Raises:
+        InputError: The source is missing, or a file of it cannot be read. The message says how.
+    """
+    if source == PAGES:
+        return _page_tables(documentation_pages(), columns)
+    path = Path(source).expanduser()
+    if path.is_dir() and not is_saved(path):
+        files, notes = folder_files(path)
+        return _read_files(files, columns, format, _label_names(path / "labels.json"), notes)
+    if path.is_dir():
+        return _with_others(*read_saved(path, columns))
+    if path.is_file():
+        return _read_files({"train": [path]}, columns, format)
+    if "=" in source:
+        return _read_files(_named_files(source), columns, format)
+    if suffix_of(path) or path.is_absolute() or source.startswith(("./", "../", "~")):
+        raise InputError(f"data {source!r} must be a file or folder that exists, and is missing: {REMEDY}")
+    return _with_others(*read_hub(source, columns))
+
+
+def _page_tables(pages: Sequence[Page], columns: Columns) -> Source:
+    tables: dict[str, Table] = {}
+    for split in SPLITS:
+        of_split = [page for page in pages if page.split == split]
+        values = {"text": [page.text for page in of_split], "label": [page.library for page in of_split]}
+        check_columns(list(values), columns, f"{PAGES} ({split})")
+        tables[split] = Table(split, values)
+    return Source(tables, ())
+
+
+def _named_files(source: str) -> dict[str, list[Path]]:
+    """Returns the file of each split that a user has named, such as `train=a.csv,test=b.csv`.
+
+    A comma that no `name=` follows is part of a path.
+
+    Raises:
+        InputError: No train file is named, or a split is unknown or named twice.
+    """
+    files: dict[str, list[Path]] = {}
+    for part in re.split(r",(?=\s*\w+\s*=)", source):
+        name, _, file = part.partition("=")
+        split = split_of(name.strip())
+        if split is None or split in files or not file.strip():
+            raise InputError(
+                f"data {source!r} must name each of train, validation and test at most once, and has {part!r}"
+                f"{did_you_mean(name.strip(), SPLITS) if split is None else ''}: "
+                "write train=a.csv,validation=b.csv,test=c.csv"
+            )
+        files[split] = [Path(file.strip()).expanduser()]
+    if "train" not in files:
+        raise InputError(f"data {source!r} must name a train file, and names {listed(files)}: add train=a.csv")
+    return files
+
+
+def _label_names(path: Path) -> tuple[str, ...] | None:
+    """Returns the names of the classes that a `labels.json` gives; None where there is no such file."""
+    if not path.is_file():
+        return None
+    try:
+        names = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError:
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise InputError(
+            f"{str(path)!r} must be a JSON list of different strings, one for each class: correct it or remove it"
+        )
+    return tuple(names)
+
+
+def _read_files(
+    files: Mapping[str, Sequence[Path]],
+    columns: Columns,
+    format: Format,
+    names: tuple[str, ...] | None = None,
+    notes: Sequence[str] = (),
+) -> Source:
+    """Returns the tables of files.
+
+    Args:
+        files: the files of each split. Several are parts of one table.
+        columns: the columns to read.
+        format: how the text files are written, as far as the user says so.
+        names: the names of the classes; None takes those that a file has, if any.
+        notes: sentences that were found before.
+    """
+    tables: dict[str, Table] = {}
+    origins: dict[str, list[str]] = {}
+    for split, parts in files.items():
+        read = [_read_file(part, columns, format) for part in parts]
+        for part, contents in zip(parts, read, strict=True):
+            for note in contents.notes:
+                origins.setdefault(note, []).append(part.name)
+        tables[split] = _joined(parts, read, names)
+    own = [f"{', '.join(where)}: {note}" for note, where in origins.items()]
+    return _with_others(tables, [*notes, *own])
+
+
+def _read_file(path: Path, columns: Columns, format: Format) -> Contents:
+    suffix = suffix_of(path)
+    if path.is_dir():
+        raise InputError(f"data file {str(path)!r} must be a file, and is a folder: name a file in it")
+    if not path.is_file():
+        raise InputError(f"data file {str(path)!r} must exist, and is missing: check the path")
+    if suffix is None:
+        raise InputError(
+            f"data file {str(path)!r} must end in {', '.join(SUFFIXES)}, and ends in {path.suffix!r}: convert it"
+        )
+    if suffix == ".parquet":
+        return read_parquet(path, columns)
+    return (read_csv if suffix in (".csv", ".tsv") else read_json)(path, columns, format)
+
+
+def _joined(files: Sequence[Path], read: Sequence[Contents], names: tuple[str, ...] | None) -> Table:
+    """Returns the table of a split whose parts were read. It has the columns that all parts have."""
+    first = read[0]
+    origin = files[0].name
+    values = first.values
+    if len(read) > 1:
+        origin = re.sub(r"-\d{5}-of-", "-*-of-", origin)
+        shared = [name for name in first.values if all(name in part.values for part in read)]
+        values = {name: [value for part in read for value in part.values[name]] for name in shared}
+    others = tuple(dict.fromkeys(name for part in read for name in part.others))
+    return Table(origin, values, names or first.class_names, "labels.json" if names else origin, others)
+
+
+def _with_others(tables: Mapping[str, Table], notes: Sequence[str]) -> Source:
+    """Returns the tables with a last note on the columns of train that are not used."""
+    train = tables["train"]
+    if train.others:
+        notes = [*notes, f"{train.origin}: columns that are not used: {briefly_listed(train.others)}"]
+    return Source(tables, tuple(notes))

@@ -1,0 +1,192 @@
+"""Reads everything that a search starts from, the data and the model, and checks that they fit together."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from trbert.checkpoint.tokenizer import check_vocabulary
+from trbert.data.readers import Format
+from trbert.data.splits import Splits, load_splits
+from trbert.encoder import Encoder
+from trbert.errors import InputError
+from trbert.pretrained import Pretrained, check_positions, load_pretrained
+from trbert.rehearsal import rehearse
+from trbert.selection.reduction import Reducer, check_points
+from trbert.tasks import Task, task_of
+from trbert.tasks.examples import Examples
+from tune.learning.memory import training_bytes
+from tune.learning.steps import pick_device
+from tune.learning.teacher_cache import hash_examples, hash_weights
+from tune.preflight.machine import memory_available
+from tune.settings import Settings
+from tune.space import point_choices
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """The data and the model of a search, read and checked. Nothing is trained yet.
+
+    Attributes:
+        task: what is predicted.
+        splits: the rows of train, validation and test, in the order of the examples.
+        pretrained: the model that becomes the teacher.
+        reducer: the model in stages.
+        examples: the examples of each split, cut as the trained models read them.
+        taught: the examples of each split, cut as the teacher reads them.
+        longest: the most tokens of a document for the trained models.
+        fingerprint: a digest of the examples and of the encoder's weights. A resumed search must have the same one.
+    """
+
+    task: Task
+    splits: Splits
+    pretrained: Pretrained
+    reducer: Reducer
+    examples: dict[str, Examples]
+    taught: dict[str, Examples]
+    longest: int
+    fingerprint: str
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder of the model."""
+        return self.reducer.encoder
+
+
+def read_inputs(settings: Settings, say: Say, at_once: int | None = None) -> Inputs:
+    """Returns the data and the model of a search.
+
+    Whatever is wrong with them is found here, before anything is trained. A dry run calls this function, too.
+
+    Args:
+        settings: of the run; `data`, `model`, `new_head`, `positions`, `teacher` and `seed` decide the result.
+        say: is called with a line for each thing that was found.
+        at_once: the number of trials that will run at the same time on this machine; None says nothing about memory.
+
+    Raises:
+        InputError: The data, the device, the positions or the reduction points do not fit the model, or the model
+            cannot be saved.
+    """
+    data, task = settings.data, task_of(settings.task)
+    splits = splits_of(settings)
+    for note in splits.notes:
+        say(note)
+    torch.manual_seed(settings.seed)  # a new head is drawn at random
+    pretrained = load_pretrained(settings.model, task, splits.labels, settings.new_head)
+    for note in pretrained.notes:
+        say(note)
+    rehearse(pretrained.model, pretrained.tokenizer, task)
+    config = pretrained.model.config
+    if splits.labels:  # the examples number the labels as the head does
+        splits = splits.renumbered(np.array(pretrained.order), tuple(config.id2label.values()))
+    reducer = Reducer(encoder=Encoder(pretrained.model.to(pick_device(settings.compute.device))), task=task)
+    encoder = reducer.encoder
+    if settings.positions is not None:
+        check_positions(encoder.base.config, settings.positions)
+    if settings.select.points is not None:
+        check_points(settings.select.points, len(encoder.layers))
+    elif settings.select.keep_ratios is not None:
+        point_choices(len(encoder.layers), len(settings.select.keep_ratios))
+    longest = min(data.max_length, settings.positions or encoder.max_tokens)
+    teacher_longest = min(settings.teacher.max_length or data.max_length, encoder.max_tokens)
+    splits, examples = _tokenised(task, pretrained.tokenizer, splits, longest, say)
+    taught = examples
+    if teacher_longest != longest:  # tokenised again: of a pair the tokenizer cuts the longer text, not the end
+        _, taught = _tokenised(task, pretrained.tokenizer, splits, teacher_longest, say, " for the teacher")
+    for part in taught.values():  # the positions for longer documents are added after the teacher has learned
+        task.check_targets(part, config.num_labels)
+        check_vocabulary(pretrained.model, pretrained.tokenizer, part.tokens.input_ids)
+        encoder.check_tokens(part.tokens)
+    if at_once is not None:
+        _say_memory(encoder, training_bytes(encoder, settings, longest), at_once, say)
+    return Inputs(
+        task=task,
+        splits=splits,
+        pretrained=pretrained,
+        reducer=reducer,
+        examples=examples,
+        taught=taught,
+        longest=longest,
+        fingerprint=_fingerprint(encoder, splits.labels, taught),
+    )
+
+
+def check_unchanged(inputs: Inputs, fingerprint: str | None) -> None:
+    """Checks that a resumed search reads what it read when it started.
+
+    Args:
+        inputs: what it reads now.
+        fingerprint: of what it read at the start; None where the search had read nothing yet.
+
+    Raises:
+        InputError: The data or the model have changed.
+    """
+    if fingerprint is not None and inputs.fingerprint != fingerprint:
+        raise InputError(
+            "the data and the model of a resumed search must be those that it started with, and one of them has "
+            "changed since: put the old files back, or start another search"
+        )
+
+
+def splits_of(settings: Settings) -> Splits:
+    """Returns the rows of each split, as the run's `data` settings and its seed define them."""
+    data = settings.data
+    return load_splits(
+        data.source,
+        task=task_of(settings.task),
+        text_column=data.text_column,
+        label_column=data.label_column,
+        seed=settings.seed,
+        train_rows=data.train_rows,
+        validation_rows=data.validation_rows,
+        test_rows=data.test_rows,
+        format=Format(encoding=data.encoding, separator=data.separator, header=data.header),
+        label_map=data.label_map,
+        drop_duplicates=data.drop_duplicates,
+    )
+
+
+def _tokenised(
+    task: Task, tokenizer: Any, splits: Splits, max_length: int, say: Say, whose: str = ""
+) -> tuple[Splits, dict[str, Examples]]:
+    """Returns the rows that have a token, and the same rows as examples; reports how many were truncated."""
+    rows_of = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    encoded = {name: task.encode(rows, tokenizer, max_length) for name, rows in rows_of.items()}
+    for name, each in encoded.items():
+        tokens, left_out = each.examples.tokens, len(rows_of[name]) - len(each.kept)
+        share = f" ({each.truncated / len(tokens):.0%})" if each.truncated else ""
+        without = f", {left_out:,} rows without a token left out" if left_out else ""
+        say(
+            f"{name}{whose}: {len(tokens):,} documents, {float(tokens.lengths.double().mean()):.0f} tokens on average, "
+            f"{each.truncated:,} truncated at {max_length}{share}{without}"
+        )
+    kept = {name: rows.take(encoded[name].kept) for name, rows in rows_of.items()}
+    splits = replace(splits, train=kept["train"], validation=kept["validation"], test=kept["test"])
+    return splits, {name: each.examples for name, each in encoded.items()}
+
+
+def _say_memory(encoder: Encoder, needed: float, at_once: int, say: Say) -> None:
+    """Reports the memory that the trials need and that the machine has, with a warning if it is too little."""
+    on_gpu = encoder.device.type == "cuda"
+    available = torch.cuda.mem_get_info(encoder.device)[0] if on_gpu else memory_available()
+    trials = f"{at_once} trials at once" if at_once > 1 else "the trial"
+    say(f"memory: up to {at_once * needed / 1e9:.1f} GB for {trials}, of {available / 1e9:.1f} GB that are free")
+    if at_once * needed > available:
+        say(
+            "memory: that may be too little; then passes are halved, or the system ends a trial. Lower "
+            "joint.batch_size or --max-length, or use a smaller model"
+        )
+
+
+def _fingerprint(encoder: Encoder, labels: Sequence[str], taught: dict[str, Examples]) -> str:
+    digest = hashlib.sha256(json.dumps(labels).encode())
+    for part in taught.values():
+        hash_examples(digest, part)
+    hash_weights(digest, encoder.base)
+    return digest.hexdigest()[:24]

@@ -1,0 +1,139 @@
+"""The folders that a search writes to, and the files that it reads: whether it can, and what they are called."""
+
+import errno
+import os
+import re
+import shutil
+import stat
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from tune.settings import Search, Settings, override
+
+_SPLIT = re.compile(r"\w+\s*=\s*")
+"""What begins each part of `train=a.csv,test=b.csv`."""
+_NAMES = {"model": "minilm", "data.source": "pages"}
+"""Values that are names, even if a file of that name lies in the working directory."""
+
+
+def is_uri(place: str) -> bool:
+    """Returns whether a place is a URI, such as s3://bucket/runs, and not a folder of this machine."""
+    return "://" in place
+
+
+def below(place: str, name: str) -> str:
+    """Returns the place of this name in a folder or URI. The options at the end of a URI stay at the end.
+
+    Example:
+        >>> below("s3://bucket/runs?region=eu-west-1", "mine-trials")
+        's3://bucket/runs/mine-trials?region=eu-west-1'
+    """
+    path, mark, options = place.partition("?") if is_uri(place) else (place, "", "")
+    return f"{path.rstrip('/')}/{name}{mark}{options}"
+
+
+def why_not_writable(folder: Path) -> str | None:
+    """Returns why files cannot be written in a folder, or None if they can. The folder need not exist yet.
+
+    A folder is made and removed again, because permissions alone do not tell: a disk may be mounted to be read only.
+    """
+    try:
+        there = _nearest(Path(os.path.abspath(folder)))
+        with tempfile.TemporaryDirectory(dir=there, prefix=".trbert.") as made:
+            (Path(made) / "file").write_bytes(b"written")
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def free_bytes(folder: Path) -> int:
+    """Returns the free bytes of the disk on which a folder lies, or will lie."""
+    return shutil.disk_usage(_nearest(Path(os.path.abspath(folder)))).free
+
+
+def _nearest(folder: Path) -> Path:
+    """Returns the folder, or the nearest one above it that exists.
+
+    Raises:
+        OSError: What exists is not a folder, or a name is too long.
+    """
+    for each in (folder, *folder.parents):
+        try:
+            each.lstat()
+        except FileNotFoundError:
+            continue
+        if not each.is_dir():
+            raise NotADirectoryError(0, f"{each} is not a folder")
+        return each
+    raise FileNotFoundError(0, "the folder above it does not exist")
+
+
+def why_not_readable(path: Path) -> str | None:
+    """Returns why a path cannot be read as a file or a folder, or None if it can or does not exist at all."""
+    try:
+        if path.is_symlink() and not path.exists():
+            return f"is a symbolic link to {os.readlink(path)}, which does not exist"
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            os.listdir(path)
+        elif stat.S_ISREG(mode):
+            path.open("rb").close()
+        else:
+            kind = "a pipe" if stat.S_ISFIFO(mode) else "a device or a socket"
+            return f"is {kind}, which can be read only once"
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        # The text of a label map is too long to be the name of a file.
+        return None if error.errno == errno.ENAMETOOLONG else f"cannot be read ({error.strerror})"
+    return None
+
+
+def files_of(settings: Settings) -> dict[str, list[str]]:
+    """Returns what the user calls the files and folders that a search reads, by the setting that names them.
+
+    A hub name, or the text of a label map, is among them too: only the disk tells which of them are files.
+    """
+    parts = _parts(settings.data.source)
+    found = {"model": [settings.model], "data.source": [name for _, name in parts]}
+    if settings.data.label_map is not None:
+        found["data.label_map"] = [settings.data.label_map]
+    if settings.select.latency_table is not None:
+        found["select.latency_table"] = [settings.select.latency_table]
+    return {setting: [name for name in names if name != _NAMES.get(setting)] for setting, names in found.items()}
+
+
+def _parts(source: str) -> list[tuple[str, str]]:
+    """Returns the data's files, each with what stands before it: "train=" or "". A file may have commas in its name."""
+    if os.path.exists(os.path.expanduser(source)) or not _SPLIT.match(source):
+        return [("", source)]
+    parts = re.split(rf",(?=\s*{_SPLIT.pattern})", source)
+    heads = [_SPLIT.match(part.strip()) for part in parts]
+    return [(head[0], part.strip()[head.end() :].strip()) for head, part in zip(heads, parts, strict=True) if head]
+
+
+def resolved(settings: Settings, search: Search) -> tuple[Settings, Search]:
+    """Returns the same settings and search, in which every file and folder of this machine has its absolute path.
+
+    So a search can be continued from any folder. Names on the hub, and files that do not exist, stay as they are.
+
+    Args:
+        settings: of the run.
+        search: what else the user asked for.
+    """
+    singles = ("model", "data.label_map", "select.latency_table")
+    files = files_of(settings)
+    changes = {setting: _absolute(files[setting][0]) for setting in singles if files.get(setting)}
+    if settings.data.source != _NAMES["data.source"]:
+        changes["data.source"] = ",".join(f"{head}{_absolute(name)}" for head, name in _parts(settings.data.source))
+    storage = search.storage
+    if storage is not None and not is_uri(storage):
+        storage = os.path.abspath(os.path.expanduser(storage))
+    return override(settings, changes), replace(search, storage=storage)
+
+
+def _absolute(name: str) -> str:
+    """Returns the absolute path of a file or folder of this name; the name itself if there is none."""
+    path = os.path.expanduser(name)
+    return os.path.abspath(path) if name and os.path.exists(path) else name

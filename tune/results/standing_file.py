@@ -1,0 +1,54 @@
+"""The file baselines.json of a run folder: the figures of the teacher and of its baselines."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from trbert.errors import InputError
+from tune.learning.standing import Baseline, Standing
+from tune.runs import write_json
+
+
+def write_standing(path: Path, standing: Standing) -> None:
+    """Writes a teacher's standing as JSON, completely or not at all."""
+    write_json(path, asdict(standing))
+
+
+def read_standing(path: Path) -> Standing | None:
+    """Returns the standing that `write_standing` wrote; None if there is no such file.
+
+    Raises:
+        InputError: The file cannot be read, or holds something else.
+    """
+    try:
+        return _parse(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except InputError as error:
+        why = str(error)
+    except KeyError as error:
+        why = f"{error.args[0]} is missing"
+    except RecursionError:
+        why = "it is nested too deeply"
+    except (OSError, ValueError) as error:
+        why = str(error)
+    raise InputError(
+        f"{path} must hold the figures of a teacher and its baselines as tune/search.py writes them, and does not "
+        f"({why}): remove the file, and the table is shown without them"
+    )
+
+
+def _parse(found: Any) -> Standing:
+    values = _known(found, Standing, "the file")
+    if not isinstance(values["baselines"], list):
+        raise InputError("baselines must be a list")
+    several = [Baseline(**_known(each, Baseline, "a baseline")) for each in values["baselines"]]
+    return Standing(**{**values, "baselines": tuple(several)})
+
+
+def _known(found: Any, kind: type[Standing] | type[Baseline], what: str) -> dict[str, Any]:
+    """Returns the values of the fields of a class, and nothing else, from a JSON object."""
+    if not isinstance(found, dict):
+        raise InputError(f"{what} must be a JSON object")
+    return {name: found[name] for name in kind.__dataclass_fields__}
