@@ -30,7 +30,7 @@ def rows_with_texts(table: Table, names: Sequence[str]) -> list[int]:
     """Returns the indices of the rows that have a text in each of these columns.
 
     Raises:
-        InputError: A value is neither a text nor missing, a text is not valid, or no row is left.
+        InputError: A value is neither a text nor missing, or no row is left.
     """
     written = list(range(len(table)))
     for name in names:
@@ -61,12 +61,3 @@ def _check_texts(table: Table, name: str, rows: Sequence[int]) -> None:
         raise InputError(
             f"row {odd} of {table.origin} must have a string in column {name!r}, and has {shown(texts[odd])}: {remedy}"
         )
-    for row in rows:
-        try:
-            texts[row].encode()
-        except UnicodeEncodeError as error:
-            # Half of a pair of surrogates, from a text that was cut within a character. No tokenizer reads it.
-            raise InputError(
-                f"row {row} of {table.origin} must have a text of whole characters in column {name!r}, and has half a "
-                f"character (a surrogate) at place {error.start} of {shown(texts[row])}: correct it, or remove the row"
-            ) from error

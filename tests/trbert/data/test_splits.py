@@ -601,7 +601,7 @@ def test_what_is_wrong_with_a_second_column_is_said_of_it(tmp_path: Path) -> Non
     )
     assert refusal(source, text_column="text,blank") == (
         "a.jsonl must have a text in column 'blank', and its 2 texts are all empty: "
-        "set --text-column to the column of the texts"
+        "set --text-column to the column of the texts (not read: 'sentence')"
     )
 
 

@@ -42,14 +42,3 @@ def test_bytes_among_texts_are_refused_with_their_row():
     told = "row 1 of a.parquet must have a string in column 'text', and has the bytes b'b': write it as a string"
     with pytest.raises(InputError, match=f"^{told}"):
         rows_with_texts(table, ["text"])
-
-
-def test_half_a_character_is_refused_with_its_row():
-    table = Table("a.jsonl", {"text": ["caf\u00e9", "cut \ud83d"]})
-    told = (
-        "row 1 of a.jsonl must have a text of whole characters in column 'text', and has half a character (a "
-        "surrogate) at place 4 of the str 'cut \\ud83d': correct it, or remove the row"
-    )
-    with pytest.raises(InputError) as caught:
-        rows_with_texts(table, ["text"])
-    assert str(caught.value) == told
