@@ -131,12 +131,15 @@ class Rows:
     def renumbered(self, order: Int64[np.ndarray, " classes"]) -> "Rows":
         """Returns the rows with other numbers for the same classes: class `c` becomes `order[c]`.
 
+        A target below 0 stands for no class, such as padding, and stays as it is.
+
         Example:
             >>> rows = Rows((("x", "y"),), np.array([0, 1]), np.array([0, 1]))
             >>> rows.renumbered(np.array([1, 0])).targets
             array([1, 0])
         """
-        return Rows(self.inputs, order[self.targets], self.strata)
+        targets = np.where(self.targets < 0, self.targets, order[np.maximum(self.targets, 0)])
+        return Rows(self.inputs, targets, self.strata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -393,6 +393,11 @@ def test_splits_are_renumbered_for_a_model_that_numbers_the_classes_otherwise(tm
         ]
 
 
+def test_renumbered_targets_that_are_no_class_stay() -> None:
+    rows = Rows((("x", "y"),), np.array([[0, 1, -100], [2, -100, -100]]), np.array([0, 0]))
+    assert rows.renumbered(np.array([2, 0, 1])).targets.tolist() == [[2, 0, -100], [1, -100, -100]]
+
+
 # What is said of the rows.
 
 
