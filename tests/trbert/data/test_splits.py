@@ -14,6 +14,7 @@ import pyarrow.parquet
 import pytest
 
 from trbert.data import splits as data
+from trbert.data.readers import Format
 from trbert.data.splits import Splits, load_splits
 from trbert.errors import InputError
 from trbert.tasks.rows import Rows
@@ -104,6 +105,15 @@ def test_files_can_be_named_one_by_one(tmp_path: Path) -> None:
     assert splits.labels == ("False", "True")
     assert splits.test.inputs[0] == ("y 0", "y 1")
     assert splits.notes == ("validation held out: 2 of 20 train rows (seed 0)",)
+
+
+def test_how_files_were_read_is_said_first(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(("ä1;x\n" * 20).encode("cp1252") + b"a;y\n" * 20)
+    told = {"text_column": "1", "label_column": "2", "format": Format(encoding="cp1252", header=False)}
+    splits = load_splits(str(tmp_path / "a.csv"), **told)
+    assert splits.labels == ("x", "y")
+    assert splits.notes[0] == "a.csv: the columns are separated by ';'"
+    assert "ä1" in splits.train.inputs[0]
 
 
 def test_one_file_is_split_80_10_10_by_label(tmp_path: Path) -> None:
