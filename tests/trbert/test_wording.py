@@ -1,6 +1,6 @@
 """How a message names what it found."""
 
-from trbert.wording import did_you_mean, listed, shown
+from trbert.wording import briefly_listed, did_you_mean, listed, shown
 
 
 def test_names_are_listed_in_quotes():
@@ -11,6 +11,14 @@ def test_names_are_listed_in_quotes():
 def test_the_nearest_name_is_hinted_at():
     assert did_you_mean("texts", ["label", "text"]) == " (did you mean 'text'?)"
     assert did_you_mean("sentence", ["label", "text"]) == ""
+    assert did_you_mean("text", ["LABEL", "TEXT"]) == " (did you mean 'TEXT'?)"
+
+
+def test_ten_names_are_listed_each_cut_to_60_characters():
+    assert briefly_listed(["a", "b"]) == "'a', 'b'"
+    assert briefly_listed(["x" * 59]) == f"'{'x' * 56}..."
+    assert briefly_listed(range(10)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
+    assert briefly_listed(range(11)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 1 more"
 
 
 def test_a_value_is_shown_with_its_type_and_cut_to_60_characters():

@@ -132,9 +132,8 @@ def test_quotation_marks_within_cells_that_none_opens_are_characters(tmp_path: P
 
 def test_a_long_cell_is_read_in_a_file_that_is_read_row_by_row(tmp_path: Path) -> None:
     texts = ['5" disk', "word " * 60_000]
-    limit = csv.field_size_limit()
     assert rows(read(tmp_path, written(texts))) == expected(texts)
-    assert csv.field_size_limit() == limit
+    assert csv.field_size_limit() == 131_072  # Python's own
 
 
 def test_blank_lines_before_and_between_rows_are_left_out(tmp_path: Path) -> None:
@@ -304,6 +303,8 @@ def test_commas_in_every_text_are_not_taken_for_row_names(tmp_path: Path) -> Non
         ('text,label\nx,A\n"a 5" disk,A\ny,B\n', 1, 3, 3),
         ('text,label\nx,A\n"open,A\ny,B\nz,A\n', 1, 3, 5),
         ('text,label\n"open,A\ny,B\n"z",A\n', 0, 2, 4),
+        ('text,label\nx,A\ny,"B\n', 1, 3, 3),
+        ('text,label\n5" x,A\n",y"z,B\n6",A\n', 1, 3, 3),
     ],
 )
 def test_a_quotation_mark_that_is_not_closed_is_told_with_its_line(

@@ -36,6 +36,12 @@ def test_big_endian_utf_16_is_read_by_its_mark(tmp_path: Path) -> None:
     assert read_text(tmp_path / "a.csv", None).decode() == WORDS
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le"])
+def test_a_mark_is_no_character_where_the_encoding_is_named(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.csv").write_bytes(("\ufeff" + WORDS).encode(encoding))
+    assert read_text(tmp_path / "a.csv", encoding).decode() == WORDS
+
+
 def test_another_encoding_is_told_with_its_place_and_the_option(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes("text,label\nschön,A\n".encode("cp1252"))
     assert refusal(tmp_path / "a.csv") == (

@@ -115,6 +115,15 @@ def test_files_can_be_named_one_by_one(tmp_path: Path) -> None:
     assert changes(splits) == ("validation held out: 2 of 20 train rows (seed 0)",)
 
 
+def test_how_files_were_read_is_said_first(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(("ä1;x\n" * 20).encode("cp1252") + b"a;y\n" * 20)
+    told = {"text_column": "1", "label_column": "2", "format": Format(encoding="cp1252", header=False)}
+    splits = load_splits(str(tmp_path / "a.csv"), **told)
+    assert splits.labels == ("x", "y")
+    assert splits.notes[0] == "a.csv: the columns are separated by ';'"
+    assert "ä1" in splits.train.inputs[0]
+
+
 def test_one_file_is_split_80_10_10_by_label(tmp_path: Path) -> None:
     splits = load_splits(str(write_rows(tmp_path / "all.jsonl", ["a"] * 150 + ["b"] * 50)))
     counts = [Counter(rows.targets.tolist()) for rows in (splits.train, splits.validation, splits.test)]

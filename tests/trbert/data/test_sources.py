@@ -1,0 +1,200 @@
+"""Sources: what `--data` may name, and the tables and notes that come of it."""
+
+import gzip
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from trbert.data import sources
+from trbert.data.hub import REMEDY
+from trbert.data.pages import Page
+from trbert.data.readers import Format
+from trbert.data.sources import Source, read_source
+from trbert.errors import InputError
+from trbert.tasks.rows import Columns
+
+
+def read(source: object, text_column: str = "text", label_column: str = "label") -> Source:
+    return read_source(str(source), Columns.named(text_column, label_column), Format())
+
+
+def refusal(source: object, **columns: str) -> str:
+    with pytest.raises(InputError) as caught:
+        read(source, **columns)
+    return str(caught.value)
+
+
+def write_rows(path: Path, labels: Sequence[Any], **columns: Sequence[Any]) -> Path:
+    """Writes one row a label to a .jsonl, .csv or .parquet file. The texts are the name of the file and the row."""
+    table = {"text": [f"{path.stem} {row}" for row in range(len(labels))], "label": labels, **columns}
+    records = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.table(table), path)
+    elif path.suffix == ".csv":
+        lines = [table.keys(), *(record.values() for record in records)]
+        path.write_text("".join(",".join(map(str, line)) + "\n" for line in lines))
+    else:
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+@pytest.fixture
+def few_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page of two libraries in each split, instead of those of the installed libraries."""
+    pages = [Page(f"{split} {name}", name, split) for split in ("train", "validation", "test") for name in ("t", "n")]
+    monkeypatch.setattr(sources, "documentation_pages", lambda: pages)
+
+
+@pytest.mark.usefixtures("few_pages")
+def test_pages_are_the_embedded_default() -> None:
+    table = read("pages").tables["test"]
+    assert table.values == {"text": ["test t", "test n"], "label": ["t", "n"]}
+
+
+@pytest.mark.usefixtures("few_pages")
+def test_pages_refuse_columns_that_they_lack() -> None:
+    assert refusal("pages", text_column="text,sentence") == (
+        "pages (train) must have the column 'sentence', and has 'text', 'label': set --text-column to one of them"
+    )
+    assert refusal("pages", text_column="texts") == (
+        "pages (train) must have the column 'texts', and has 'text', 'label' (did you mean 'text'?): "
+        "set --text-column to one of them"
+    )
+    assert refusal("pages", label_column="library") == (
+        "pages (train) must have the column 'library', and has 'text', 'label': set --label-column to one of them"
+    )
+
+
+def test_a_source_that_is_missing_is_refused(tmp_path: Path) -> None:
+    missing = tmp_path / "none.csv"
+    assert refusal(missing) == f"data '{missing}' must be a file or folder that exists, and is missing: {REMEDY}"
+    assert refusal(f"train={missing}") == f"data file '{missing}' must exist, and is missing: check the path"
+    (tmp_path / "a.txt").touch()
+    assert refusal(tmp_path / "a.txt") == (
+        f"data file '{tmp_path / 'a.txt'}' must end in .parquet, .csv, .tsv, .jsonl, .ndjson, .json, and ends in "
+        "'.txt': convert it"
+    )
+    assert refusal(f"train={tmp_path}") == (
+        f"data file '{tmp_path}' must be a file, and is a folder: name a file in it"
+    )
+
+
+def test_a_list_of_files_must_name_splits(tmp_path: Path) -> None:
+    assert refusal("trian=a.csv") == (
+        "data 'trian=a.csv' must name each of train, validation and test at most once, and has 'trian=a.csv' "
+        "(did you mean 'train'?): write train=a.csv,validation=b.csv,test=c.csv"
+    )
+    assert refusal("test=a.csv") == "data 'test=a.csv' must name a train file, and names 'test': add train=a.csv"
+
+
+def test_a_missing_column_is_answered_with_those_there_are(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "a.jsonl", ["a", "b"])
+    assert refusal(source, text_column="texts") == (
+        "a.jsonl must have the column 'texts', and has 'text', 'label' (did you mean 'text'?): "
+        "set --text-column to one of them"
+    )
+    assert refusal(source, label_column="class") == (
+        "a.jsonl must have the column 'class', and has 'text', 'label': set --label-column to one of them"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.csv", ""), ("a.csv", "text,label\n"), ("a.jsonl", "\n"), ("a.json", "[]")]
+)
+def test_an_empty_file_is_refused(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    assert (
+        refusal(tmp_path / name) == f"{name} must have at least one row, and is empty: check that it was written whole"
+    )
+
+
+def test_a_damaged_parquet_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_text("PAR1?")
+    message = refusal(tmp_path / "a.parquet")
+    assert message.startswith(f"data file '{tmp_path / 'a.parquet'}' must be parquet, and cannot be read as that (")
+    assert message.endswith("): correct it")
+    assert "\n" not in message
+    (tmp_path / "a.parquet").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0")
+    assert refusal(tmp_path / "a.parquet").endswith("not the file itself: fetch the file with git lfs pull")
+
+
+# Files that are named.
+
+
+@pytest.mark.parametrize("name", ["a,b.jsonl", "a, b.jsonl", "a=b,c.jsonl"])
+def test_a_comma_may_be_part_of_a_path(tmp_path: Path, name: str) -> None:
+    train, test = write_rows(tmp_path / "d,e" / name, ["A"]), write_rows(tmp_path / "c.csv", ["B"])
+    found = read(f"train={train}, test={test}")
+    assert list(found.tables["train"].values["label"]) == ["A"]
+    assert list(found.tables["test"].values["label"]) == ["B"]
+
+
+def test_other_names_of_splits_can_be_written(tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "a.csv", ["A"])
+    assert list(read(f"training={file},dev={file},eval={file}").tables) == ["train", "validation", "test"]
+    assert "must name each of train, validation and test at most once, and has 'valid=" in refusal(
+        f"train={file},dev={file},valid={file}"
+    )
+
+
+# Folders.
+
+
+def test_parts_of_a_split_are_one_table(tmp_path: Path) -> None:
+    for part in range(3):
+        mark = {} if part == 2 else {"in_train": [False]}
+        write_rows(tmp_path / f"data/train-{part:05}-of-00003.parquet", ["AB"[part % 2]], **mark, **{f"x{part}": [1]})
+    table = read(tmp_path).tables["train"]
+    assert table.values == {"text": [f"train-{part:05}-of-00003 0" for part in range(3)], "label": ["A", "B", "A"]}
+    assert table.origin == "train-*-of-00003.parquet"
+    assert table.others == ("x0", "x1", "x2")
+
+
+def test_labels_json_beside_the_files_names_the_classes(tmp_path: Path) -> None:
+    write_rows(tmp_path / "train.csv", [0])
+    (tmp_path / "labels.json").write_text('\ufeff["neg", "pos"]', encoding="utf-8")
+    table = read(tmp_path).tables["train"]
+    assert (table.target_names, table.names_origin) == (("neg", "pos"), "labels.json")
+
+
+def test_what_was_done_to_several_files_is_said_once(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.csv").write_text("text;label;id\nx;A;1\n")
+    (tmp_path / "test.csv.gz").write_bytes(gzip.compress(b"text|label\nx|A\n"))
+    assert read(tmp_path).notes == (
+        "train.csv, validation.csv: the columns are separated by ';'",
+        "test.csv.gz: the columns are separated by '|'",
+        "train.csv: columns that are not used: 'id'",
+    )
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_columns_that_are_not_used_are_named_once(tmp_path: Path, suffix: str) -> None:
+    for split in ("train", "test"):
+        write_rows(tmp_path / f"{split}.{suffix}", ["A"], in_train=[False], title=["t"], id=[1])
+    found = read(tmp_path)
+    assert [table.others for table in found.tables.values()] == [("title", "id")] * 2
+    assert found.notes == (f"train.{suffix}: columns that are not used: 'title', 'id'",)
+
+
+def test_ten_of_many_columns_are_named(tmp_path: Path) -> None:
+    write_rows(tmp_path / "a.jsonl", ["A"], **{f"c{place}": [1] for place in range(12)})
+    names = ", ".join(f"'c{place}'" for place in range(10))
+    assert read(tmp_path / "a.jsonl").notes == (f"a.jsonl: columns that are not used: {names} and 2 more",)
+
+
+def test_the_index_that_pandas_saves_is_no_unused_column(tmp_path: Path) -> None:
+    write_rows(tmp_path / "a.parquet", ["A"], __index_level_0__=[7])
+    assert read(tmp_path / "a.parquet").notes == ()
+
+
+def test_a_parquet_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 3, names=["text", "text", "label"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    assert refusal(tmp_path / "a.parquet").startswith("a.parquet must have one column 'text', and has 2 of that name")
