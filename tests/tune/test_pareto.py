@@ -11,8 +11,8 @@ import pytest
 
 from trbert.errors import DamagedCheckpoint, InputError, RunFolderError
 from tune import pareto
-from tune.pareto import describe, export, main
 from tune.learning.standing import remarks
+from tune.pareto import describe, export, main
 from tune.results.front import mark_front, pick
 from tune.results.standing_file import write_standing
 from tune.results.table import table, write_front
