@@ -83,9 +83,20 @@ def test_texts_without_words_stop_nothing(texts, targets):
 
 
 def test_rows_that_are_drawn_from_one_class_alone_have_no_linear_model(monkeypatch):
-    monkeypatch.setattr(module, "ROWS", 1)
-    own = marked(20, WORDS)
+    monkeypatch.setattr(module, "ROWS", 20)
+    texts = marked(200, WORDS).inputs[0]
+    (left_out, *_) = set(range(200)) - set(module._drawn(texts, 2, 0).tolist())
+    own = rows(texts, [int(row == left_out) for row in range(200)])
     assert linear_answers(splits(own, own, own), 0) is None
+
+
+def test_texts_that_share_one_phrase_alone_are_read_by_characters():
+    # A word is what stands between blanks or punctuation: here the phrase, and one long word of each text's own.
+    def phrased(count):
+        own = marked(count, CHINESE, "", count)
+        return rows([f"今天，{text}" for text in own.inputs[0]], own.targets)
+
+    assert linear_answers(splits(phrased(200), phrased(20), phrased(30)), 0).test == [0, 1] * 15
 
 
 @pytest.mark.parametrize(
