@@ -1,8 +1,10 @@
 """Preparing on a cluster: the driver is told what a worker does while it does it. What a search starts from."""
 
+import shlex
 import time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +16,7 @@ from tune import driver, planner
 from tune.budget import make_plan
 from tune.driver import Shared, _on_cluster, _tune_config, make_shared, run_search
 from tune.progress import Console
+from tune.results.front import mark_front
 from tune.runs import RunFolder, SavedRun, existing_run, write_run
 from tune.settings import Search, Settings, override
 from tune.space import to_settings
@@ -154,7 +157,8 @@ def searched(folder, prepared, tiny_settings, small_front, monkeypatch):
 
     def prepare_slowly(*words, **options):
         now[0] += 100.0
-        return Shared(prepared=replace(prepared, training_seconds=0.1), free=rules)  # too slow for all documents
+        slow = replace(prepared, training_seconds=0.1, standing=given["standing"])  # too slow for all documents
+        return Shared(prepared=slow, free=rules)
 
     def run_trials(folder, search, fitted, plan, *others, **options):
         given.update(search=search, fitted=fitted, plan=plan, **options)
@@ -171,8 +175,8 @@ def searched(folder, prepared, tiny_settings, small_front, monkeypatch):
     monkeypatch.setattr(driver, "collect", collect)
     monkeypatch.setattr(driver.ray, "shutdown", lambda: given.update(ended=True))
 
-    def run(*results, resumed=False, fitted=None):
-        given.update(results=list(results), ended=False)
+    def run(*results, resumed=False, fitted=None, standing=None):
+        given.update(results=list(results), ended=False, standing=standing)
         saved = SavedRun(settings=tiny_settings, search=Search(num_trials=3), fitted=fitted)
         write_run(folder, saved)
         plan = make_plan(600.0, concurrent=2, num_trials=3)
@@ -222,6 +226,37 @@ def test_a_search_without_a_finished_trial_fails_with_the_first_ones_last_line(s
     assert searched.given["ended"]
     with pytest.raises(RuntimeError, match=r"^none of 3 trials finished: their logs"):
         searched()
+
+
+# What is printed of the results.
+
+
+def test_the_hint_to_pick_quotes_the_path(small_front, standing):
+    run = RunFolder(Path("my runs/it's"))
+    assert driver._paths(run, small_front(), standing()).splitlines() == [
+        "front     my runs/it's/front.csv",
+        "picture   my runs/it's/front.png",
+        "models    my runs/it's/models",
+        f"pick one  python tune/pareto.py {shlex.quote(str(run.path))} --max-drop 0.5",
+    ]
+
+
+def test_where_no_trained_model_is_on_the_front_none_is_offered(folder, unreduced, rule, at):
+    points = mark_front([unreduced(0.9), rule("first", 0.8, 3.0), at(0.8, 2.0)])
+    assert driver._paths(folder, points, None).splitlines()[-1] == (
+        "pick one  no trained model is on the front: search again with a larger --budget, or with more training rows"
+    )
+
+
+def test_where_the_teacher_knows_nothing_the_closing_text_offers_no_front(searched, small_front, standing):
+    given = searched(result(), standing=standing(ahead=0.0))
+    assert given["text"].startswith("\nno front: the teacher is not clearly better than the commonest answer")
+    assert "\npoints    " in given["text"]
+    assert "\nfront " not in given["text"]
+    assert "pick one" not in given["text"]
+    good = searched(result(), standing=standing())["text"]
+    assert good.startswith("\nmodel ")
+    assert "TF-IDF + LR" in good
 
 
 # Where things lie, and what each process has.

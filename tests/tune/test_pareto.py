@@ -11,9 +11,11 @@ import pytest
 
 from trbert.errors import DamagedCheckpoint, InputError, RunFolderError
 from tune import pareto
+from tune.learning.standing import remarks
 from tune.pareto import describe, export, main
-from tune.results.front import pick
-from tune.results.table import table
+from tune.results.front import mark_front, pick
+from tune.results.standing_file import write_standing
+from tune.results.table import table, write_front
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -194,3 +196,46 @@ def test_the_examples_run():
     failed, tried = doctest.testmod(pareto)
     assert failed == 0
     assert tried >= 8
+
+
+def test_baselines_that_the_run_kept_are_shown(run, capsys, small_front, standing):
+    write_standing(run / "baselines.json", standing())
+    assert main([str(run), "--max-drop", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(table(small_front(), standing=standing()))
+    assert "beware" not in shown
+
+
+def test_a_pick_from_a_teacher_that_knows_nothing_is_allowed_and_said(run, capsys, standing):
+    write_standing(run / "baselines.json", standing(ahead=0.0))
+    assert main([str(run), "--max-drop", "1"]) == 0
+    *_, load, beware = capsys.readouterr().out.splitlines()
+    assert load.startswith("load    trbert.load(")
+    assert beware == f"beware  {remarks(standing(ahead=0.0))[0]}"
+
+
+def test_baselines_that_are_none_are_one_line_and_exit_code_2(run, capsys):
+    (run / "baselines.json").write_text("[]")
+    assert main([str(run)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {run}/baselines.json must hold the figures of a teacher")
+    assert told.count("\n") == 1
+
+
+def test_a_pick_where_only_the_teacher_is_left_says_so(run, capsys, unreduced, rule, at):
+    # The trained model is slower than a rule that is as good.
+    write_front(run / "front.csv", mark_front([unreduced(0.9), rule("first", 0.8, 3.0), at(0.8, 2.0)]))
+    assert main([str(run), "--max-drop", "0.5"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "beware  of the saved models only the teacher is on the front: no trained model is on the front: search again "
+        "with a larger --budget, or with more training rows"
+    )
+
+
+@pytest.mark.parametrize("name", ["it's", 'a "b"', "back\\slash", "ümlaut #1", "line\nbreak"])
+@pytest.mark.parametrize("exported", [False, True])
+def test_a_line_of_python_to_paste_holds_the_path_as_it_is(at, name, exported):
+    run = Path("my runs") / name
+    line = describe(run, at(0.9, 4.0, dial=-0.5), run if exported else None).rpartition("load    trbert.load")[2]
+    found = eval(f"(lambda path, dial=None: path){line}")
+    assert found == str(run if exported else run / "models/1")

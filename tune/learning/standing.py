@@ -91,7 +91,6 @@ class Standing:
         _check_number("validation", self.validation, 0.0, 1.0)
         _check_number("test", self.test, 0.0, 1.0)
         _check_number("known", self.known)
-        _check(isinstance(self.trained, bool), "trained", "be true or false", self.trained)
         _check_count("train_rows", self.train_rows)
         _check_count("test_rows", self.test_rows)
         names = tuple(each.name for each in self.baselines)
@@ -198,11 +197,10 @@ def _check(holds: bool, name: str, rule: str, value: Any) -> None:
         raise InputError(f"{name} must {rule}, and is {shown(value)}")
 
 
-def _check_number(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> None:
-    number = isinstance(value, float) and math.isfinite(value) and least <= value <= most
+def _check_number(name: str, value: float, least: float = -math.inf, most: float = math.inf) -> None:
     limits = "" if math.isinf(least) else f" from {least:g} to {most:g}"
-    _check(number, name, f"be a finite number with a decimal point{limits}", value)
+    _check(math.isfinite(value) and least <= value <= most, name, f"be a finite number{limits}", value)
 
 
-def _check_count(name: str, value: Any) -> None:
-    _check(type(value) is int and 0 < value < 2**63, name, "be a whole number above 0", value)
+def _check_count(name: str, value: int) -> None:
+    _check(0 < value < 2**63, name, "be above 0 and below 2^63", value)

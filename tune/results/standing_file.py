@@ -1,13 +1,21 @@
 """The file baselines.json of a run folder: the figures of the teacher and of its baselines."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from trbert.errors import InputError
+from trbert.wording import shown
 from tune.learning.standing import Baseline, Standing
 from tune.runs import write_json
+
+_KINDS: dict[Any, str] = {
+    str: "text",
+    float: "a number with a decimal point",
+    int: "a whole number",
+    bool: "true or false",
+}
 
 
 def write_standing(path: Path, standing: Standing) -> None:
@@ -51,4 +59,8 @@ def _known(found: Any, kind: type[Standing] | type[Baseline], what: str) -> dict
     """Returns the values of the fields of a class, and nothing else, from a JSON object."""
     if not isinstance(found, dict):
         raise InputError(f"{what} must be a JSON object")
-    return {name: found[name] for name in kind.__dataclass_fields__}
+    for field in fields(kind):
+        value = found[field.name]
+        if field.type in _KINDS and type(value) is not field.type:
+            raise InputError(f"{field.name} must be {_KINDS[field.type]}, and is {shown(value)}")
+    return {field.name: found[field.name] for field in fields(kind)}

@@ -18,6 +18,7 @@ from trbert.tasks.classification import Classification
 from tune.learning import inputs, teacher_cache
 from tune.learning import prepare as module
 from tune.learning.prepare import prepare
+from tune.learning.standing import remarks
 from tune.settings import override
 
 
@@ -366,3 +367,34 @@ def test_layers_are_timed_up_to_the_longest_document_in_the_arithmetic_of_evalua
     changes = {"select.price": "latency", "data.max_length": asked, "compute.evaluation": "bfloat16"}
     prepare(override(settings, changes), None, lambda line: None, train=untaught)
     assert seen == [(longest, True)]
+
+
+# The baselines.
+
+
+def test_the_baselines_and_what_is_wrong_with_the_teacher_are_said_after_its_figures(
+    settings, cache, untaught, monkeypatch
+):
+    def says_a(reducer, examples, budget):
+        return torch.tensor([[1.0, 0.0]]).repeat(len(examples), 1)
+
+    monkeypatch.setattr(teacher_cache, "unreduced_outputs", says_a)
+    told = []
+    own = prepare(settings, None, told.append, train=untaught)
+    first = told.index("teacher: 50.0 % on validation, 50.0 % on test") + 1
+    assert told[first : first + 2] == [
+        "commonest answer: 50.0 % on validation, 50.0 % on test",
+        "TF-IDF + LR: 100.0 % on validation, 100.0 % on test",
+    ]
+    assert told[first + 2 :] == remarks(own.standing)
+    assert own.standing.knows_nothing
+    assert (own.standing.trained, own.standing.train_rows, own.standing.test_rows) == (True, 240, 30)
+    assert [line.partition("(")[0] for line in remarks(own.standing)] == [
+        "the teacher is not clearly better than the commonest answer ",
+        "a linear model of words, TF-IDF + LR, does better than the teacher ",
+    ]
+
+
+def test_a_teacher_that_learned_its_rows_stands_well(prepared):
+    assert not prepared.standing.knows_nothing
+    assert remarks(prepared.standing) == []

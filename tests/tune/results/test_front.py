@@ -8,7 +8,7 @@ import pytest
 
 from trbert.errors import InputError
 from tune.results import front as front_module
-from tune.results.front import free_at_cost, mark_front, pareto_front, pick
+from tune.results.front import free_at_cost, has_model, mark_front, pareto_front, pick
 
 
 def some_points(seed, at):
@@ -175,8 +175,34 @@ def test_a_drop_that_nothing_meets_names_the_least(at, unreduced):
 
 
 def test_a_front_without_a_saved_model_says_so(rule):
-    with pytest.raises(InputError, match="must hold an unreduced model and a saved one"):
+    with pytest.raises(InputError, match="must hold an unreduced model, from which drops are measured, and hold none"):
         pick(mark_front([rule("first", 0.8, 2.0)]), max_drop=1.0)
+
+
+def test_a_front_of_rules_alone_says_where_the_teacher_is_and_what_to_do(unreduced, rule, at):
+    points = mark_front([unreduced(0.8), rule("first", 0.8, 2.0), at(0.7, 1.5)])
+    assert [point.on_front for point in points] == [False, True, False]
+    assert not has_model(points)
+    told = (
+        "^the front must hold a saved model, and holds rules alone: take the teacher from models/teacher, or search "
+        "again with a larger --budget, or with more training rows$"
+    )
+    with pytest.raises(InputError, match=told):
+        pick(points, max_drop=1.0)
+
+
+def test_a_front_of_the_teacher_and_rules_has_the_teacher_to_pick_and_no_bound_to_relax(unreduced, rule):
+    points = mark_front([unreduced(0.8), rule("first", 0.7, 2.0)])
+    assert not has_model(points)
+    assert pick(points, max_drop=20.0).model == "models/teacher"
+    told = r"is at least 2x faster; the nearest: models/teacher \(drop 0.0, 1.00x\): no trained model is on the front: "
+    with pytest.raises(InputError, match=told):
+        pick(points, min_speedup=2.0)
+
+
+def test_a_front_has_a_model_where_a_trained_one_is_on_it(unreduced, at):
+    assert has_model(mark_front([unreduced(0.8), at(0.7, 2.0)]))
+    assert not has_model(mark_front([unreduced(0.8), at(0.7, 0.9)]))
 
 
 def test_a_free_rule_at_equal_cost_by_hand(at, rule):

@@ -12,7 +12,7 @@ from tune.results.front import mark_front
 from tune.results.picture import draw
 
 
-def picture(points, path):
+def picture(points, path, standing=None):
     """What is drawn, caught on its way to the file."""
     from matplotlib.figure import Figure
 
@@ -25,7 +25,7 @@ def picture(points, path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", catch)
-        draw(points, path)
+        draw(points, path, standing)
     return caught[0]
 
 
@@ -134,3 +134,17 @@ def test_a_rules_line_has_the_points_where_its_best_choice_was_measured(tmp_path
     (axes,) = picture(mark_front([unreduced(0.95), *low, *high]), tmp_path / "front.png").axes
     (line,) = [line for line in axes.lines if line.get_label() == "rule: first"]
     np.testing.assert_allclose(line.get_xydata(), [[2.0, 90.0], [4.0, 70.0], [8.0, 50.0]])
+
+
+@pytest.mark.parametrize(
+    ("ahead", "title"),
+    [(0.35, "Quality against cost"), (0.0, "No front: the teacher is not clearly better than the commonest answer")],
+)
+def test_the_title_says_where_the_teacher_knows_nothing(tmp_path, small_front, standing, ahead, title):
+    figure = picture(small_front(), tmp_path / "front.png", standing(ahead=ahead))
+    assert figure.axes[0].get_title(loc="left") == title
+
+
+def test_a_run_without_baselines_has_the_usual_title(tmp_path, small_front):
+    (axes,) = picture(small_front(), tmp_path / "front.png").axes
+    assert axes.get_title(loc="left") == "Quality against cost"

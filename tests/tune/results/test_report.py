@@ -8,11 +8,15 @@ import torch
 from ray import tune
 
 from trbert.measure.evaluate import Evaluation
+from tune import pareto
+from tune.learning.baselines import Answers, standing_of
 from tune.learning.model import Model
+from tune.learning.standing import COMMONEST
 from tune.results import report
 from tune.results.front import UNNUMBERED, Point, mark_front
 from tune.results.outcome import Outcome, write_outcome
 from tune.results.report import collect, finished
+from tune.results.standing_file import read_standing
 from tune.runs import RunFolder
 from tune.settings import ComputeSettings, override
 
@@ -55,10 +59,10 @@ def result_of(certain, tiny_settings, tmp_path):
 def collected(certain, tiny_settings, tmp_path):
     """A function: free points and trials' results -> the run's folder and its points."""
 
-    def run(free, *results):
+    def run(free, *results, shared=certain):
         folder = RunFolder(tmp_path / "run")
         folder.path.mkdir()
-        return folder, collect(folder, certain, tiny_settings, free, results)
+        return folder, collect(folder, shared, tiny_settings, free, results)
 
     return run
 
@@ -146,6 +150,49 @@ def test_a_learned_models_card_tells_its_price_and_what_drawn_masks_give(collect
         "masks drawn, as in training, instead of thresholded at dial 0: validation accuracy 0.6250 at 2.50x, "
         "against 0.7000 at 3.00x" in card
     )
+
+
+def test_baselines_are_kept_with_the_run_and_stand_in_every_card(collected, result_of, certain, standing):
+    good = standing()
+    folder, _ = collected([], result_of(1, *CURVE), shared=dataclasses.replace(certain, standing=good))
+    assert read_standing(folder.baselines) == good
+    for name in ("1", "teacher"):
+        card = (folder.models / name / "README.md").read_text().splitlines()
+        assert {"commonest answer on test: 0.5000", "TF-IDF + LR on test: 0.8000"} <= set(card)
+        assert not any(line.startswith("Warning") for line in card)
+
+
+def test_a_teacher_that_knows_nothing_is_told_of_from_its_answers_to_the_last_page(
+    collected, result_of, certain, tiny_settings, capsys
+):
+    # It says class 0 of every document, which is the commonest answer of train.
+    labels = (torch.arange(len(certain.train)) % 3 == 0).long()
+    train = dataclasses.replace(certain.train, targets=labels)
+    parts = {"train": train, "validation": certain.validation, "test": certain.test}
+    answers = [
+        Answers(
+            name=COMMONEST,
+            validation=certain.task.commonest(train, certain.validation),
+            test=certain.task.commonest(train, certain.test),
+            rows=len(train),
+        )
+    ]
+    outputs = {name: torch.tensor([[1.0, 0.0]]).repeat(len(part), 1) for name, part in parts.items()}
+    own = standing_of(certain.task, answers, parts, outputs, known=-0.1, trained=True)
+    folder, _ = collected([], result_of(1, *CURVE), shared=dataclasses.replace(certain, standing=own))
+    told = (
+        "the teacher is not clearly better than the commonest answer (40.0 % against 40.0 % on test) and predicts its "
+        "training labels no better than their frequencies do, so that a speed-up without a drop means nothing: check "
+    )
+    for name in ("1", "teacher"):
+        card = (folder.models / name / "README.md").read_text()
+        assert f"\n\nWarning: {told}" in card
+    assert pareto.main([str(folder.path), "--max-drop", "0.5"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"no front: {told}")
+    assert "commonest answer" in shown.split("\n\n")[1]
+    assert "test has 20 rows, so that one row is 5.0 points" in shown
+    assert shown.splitlines()[-1].startswith(f"beware  {told}")
 
 
 # The pieces.

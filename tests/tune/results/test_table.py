@@ -3,6 +3,7 @@
 import dataclasses
 import doctest
 import os
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -155,8 +156,10 @@ def test_points_are_shown_in_the_order_of_their_cost_on_test_beside_the_rules_th
 
 def test_only_measured_points_of_the_front_are_set_beside_the_rules(at, unreduced, rule):
     behind, unmeasured = at(0.7, 2.0), at(0.6, 9.0, quality_test=None)
-    points = mark_front([unreduced(0.9), behind, at(0.8, 4.0), unmeasured, rule("first", 0.5, 2.0)])
-    assert [point.on_front for point in points] == [True, False, True, True, False]
+    points = mark_front(
+        [unreduced(0.9), behind, at(0.8, 4.0), unmeasured, rule("first", 0.5, 2.0), rule("first", 0.4, 6.0)]
+    )
+    assert [point.on_front for point in points] == [True, False, True, True, False, False]
     against = table(points).split("\n\n")[1]
     assert [line.split()[0] for line in against.splitlines()[2:]] == ["4.00x"]
 
@@ -172,3 +175,45 @@ def test_all_points_are_shown_with_what_validation_says_of_them(at, unreduced):
     assert lines[2].split()[-3:] == ["80.0%", "2.00x", "*"]
     assert "79.0%" in lines[2]
     assert "3.00x" in lines[2]
+
+
+def test_a_comparison_that_would_be_empty_says_why(at, unreduced, rule):
+    points = mark_front([unreduced(0.9), at(0.8, 4.0), rule("first", 0.5, 2.0), rule("first", 0.4, 3.0)])
+    assert table(points).split("\n\n")[1:] == [
+        "quality (test) at equal cost\nnone: the rules were not measured at the speed-ups of the trained models"
+    ]
+
+
+def test_the_baselines_are_the_last_lines_of_the_table_and_no_points(small_front, standing):
+    front, told, _ = table(small_front(), standing=standing()).split("\n\n")
+    plain = table(small_front()).split("\n\n")[0]
+    assert [line.split() for line in front.splitlines()[:-2]] == [line.split() for line in plain.splitlines()]
+    assert front.splitlines()[-2:] == [
+        "commonest answer  –            –       –           50.0%     –               –       –        –",
+        "TF-IDF + LR       –            –       –           80.0%     –               –       –        –",
+    ]
+    assert told == "test has 500 rows; the 95 % interval of the teacher's quality is 6.3 points wide"
+    lines = table(small_front(), every=True, standing=standing()).split("\n\n")[0].splitlines()
+    assert [line.split()[-1] for line in lines[-2:]] == ["–", "–"]
+    assert [line.split()[-2] for line in lines[-2:]] == ["50.0%", "80.0%"]
+
+
+def test_a_table_is_no_front_where_the_teacher_knows_nothing(small_front, standing):
+    above, front, *_ = table(small_front(), standing=standing(ahead=0.0)).split("\n\n")
+    assert above.startswith("no front: the teacher is not clearly better than the commonest answer (85.0 % against")
+    assert "a speed-up without a drop means nothing: check the labels, and train the teacher longer" in above
+    assert front.startswith("model ")
+
+
+def test_a_linear_model_that_is_better_is_told_of_under_the_table(small_front, standing):
+    shown = table(small_front(), standing=standing(behind=-0.1))
+    assert not shown.startswith("no front")
+    assert "\na linear model of words, TF-IDF + LR, does better than the teacher (80.0 % against 85.0 %" in shown
+
+
+def test_a_command_to_paste_quotes_its_path(tmp_path):
+    run = tmp_path / "my runs" / "it's"
+    run.mkdir(parents=True)
+    with pytest.raises(RunFolderError) as raised:
+        read_front(run / "front.csv")
+    assert str(raised.value).endswith(f"python tune/search.py --resume {shlex.quote(str(run))}")
