@@ -222,7 +222,8 @@ def test_a_search_without_a_finished_trial_fails_with_the_first_ones_last_line(s
 
 def of_task(cause):
     """The error of a trial as Tune tells it: of both classes."""
-    return RayTaskError("train", "Traceback:", cause, ip="10.0.0.7", pid=1).as_instanceof_cause()
+    text = f"Traceback:\n{type(cause).__name__}: {cause}"
+    return RayTaskError("train", text, cause, ip="10.0.0.7", pid=1).as_instanceof_cause()
 
 
 def test_where_every_trial_made_the_users_mistake_the_search_ends_with_its_remedy(searched, folder):
