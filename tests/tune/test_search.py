@@ -548,6 +548,15 @@ def test_the_plan_is_for_the_processors_that_the_process_may_use(capsys, monkeyp
     assert "machine   this machine, 1 core\n" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("quota", "threads"), [(2, "2"), (8, None)])
+def test_the_teacher_has_as_many_threads_as_a_containers_quota_allows(monkeypatch, quota, threads):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(search, "affine_processors", lambda: 8)
+    monkeypatch.setattr(search, "processors", lambda: quota)
+    assert main(["--dry-run"]) == 0
+    assert os.environ.get("OMP_NUM_THREADS") == threads
+
+
 def test_a_check_that_fails_makes_nothing_in_a_dry_run_and_in_a_search(capsys, folder, searched):
     (folder / "file").write_text("")
     for words in (["--storage", "file/states"], ["--runs", "file"], ["--name", "a/b"], ["--name", ""]):
