@@ -103,11 +103,12 @@ def run_search(folder: RunFolder, saved: SavedRun, plan: Plan, *, cores: int, re
 
 def _none_finished(folder: RunFolder, trials: int, errors: list[Any]) -> Exception:
     """Returns the error for a search without a finished trial: the user's mistake if each of its trials made one."""
-    causes = [error.cause or error if isinstance(error, RayTaskError) else error for error in errors]
+    causes: list[Any] = [error.cause or error if isinstance(error, RayTaskError) else error for error in errors]
     logs = f"the logs are in {folder.trials}"
     if causes and all(isinstance(cause, TrbertError) for cause in causes):
-        kind: type[TrbertError] = type(causes[0])
-        return kind(f"none of {trials} trials finished: {causes[0]}; then start again under another --name ({logs})")
+        return type(causes[0])(
+            f"none of {trials} trials finished: {causes[0]}; then start again under another --name ({logs})"
+        )
     why = (
         f" (the first error: {(str(errors[0]).strip().splitlines() or [type(errors[0]).__name__])[-1]})"
         if errors

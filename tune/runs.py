@@ -211,7 +211,7 @@ def existing_run(path: str) -> tuple[RunFolder, SavedRun]:
         settings = from_json(found["settings"])
         fitted, fingerprint = found.get("fitted"), found.get("fingerprint")
         if not isinstance(fitted, dict | None) or not isinstance(fingerprint, str | None):
-            raise TypeError("its fitted settings or its fingerprint are none")
+            raise TypeError("its fitted settings or its fingerprint are of another type")
         fitted = None if fitted is None else from_json(fitted)
     except (TypeError, InputError) as error:
         raise RunFolderError(

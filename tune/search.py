@@ -14,7 +14,7 @@ from trbert.console import Parser, exit_code
 from trbert.errors import InputError, TrbertError
 from tune.budget import Plan, make_plan
 from tune.preflight.checks import run_checks
-from tune.preflight.machine import processors
+from tune.preflight.machine import affine_processors, processors
 from tune.preflight.places import resolved
 from tune.runs import (
     RunFolder,
@@ -318,6 +318,8 @@ def _quiet(verbose: bool) -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if processors() < affine_processors():  # OpenMP does not know the quota of a container
+        os.environ.setdefault("OMP_NUM_THREADS", str(processors()))
     # oneDNN makes new matrix kernels for every new row length. A thousand kept kernels would take gigabytes.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
     # Tune saves its state every second. So a search that is resumed after a kill repeats no finished trial.

@@ -1,6 +1,6 @@
 """Teams: several processes that learn a stage together, through Ray Train; the teacher's or a trial's joint stage."""
 
-import contextlib
+import json
 import posixpath
 import time
 from collections.abc import Sequence
@@ -15,7 +15,9 @@ from ray import train
 from ray.train import torch as train_torch
 from torch import nn
 
+from trbert import errors
 from trbert.encoder import Encoder
+from trbert.errors import TrbertError
 from trbert.selection.reduction import Reducer
 from trbert.tasks import Task
 from trbert.tasks.examples import Examples
@@ -26,6 +28,7 @@ from tune.learning.select_stage import flatten, load_flat
 from tune.learning.steps import Keeper, Progress, StageTimeout, Team, pick_device
 from tune.learning.teacher_stage import train_teacher
 from tune.planner import bundle
+from tune.preflight.places import below
 from tune.settings import ComputeSettings, Settings, TeacherSettings
 
 REPORT_S = 10.0
@@ -73,7 +76,8 @@ def learn_together(
 ) -> None:
     """Runs a stage in a team of processes, and copies the weights that it learned into `parameters`.
 
-    If a process dies, Ray stops the whole team and starts it again from its last state.
+    If a process dies, Ray stops the whole team and starts it again from its last state. After an error that the user
+    can put right the team is started once more, and then ends at once: Ray cannot be told not to start it.
 
     Args:
         stage: the stage to learn.
@@ -82,10 +86,14 @@ def learn_together(
         seconds: after this time the stage stops, and keeps what it has learned; None sets no limit.
         told: is called with the figures of each step, in the team's first process.
         callbacks: callbacks for Ray Train.
+
+    Raises:
+        TrbertError: The stage raised it in one of the processes.
     """
+    mistake = _Mistake(below(plan.storage, plan.run))
     trainer = train_torch.TorchTrainer(
         _learn,
-        train_loop_config={"stage": stage, "seconds": seconds, "told": told},
+        train_loop_config={"stage": stage, "seconds": seconds, "told": told, "mistake": mistake},
         scaling_config=train.ScalingConfig(
             num_workers=plan.size,
             use_gpu=plan.gpus,
@@ -100,6 +108,9 @@ def learn_together(
         ),
     )
     found = newest_state(trainer.fit().checkpoint)
+    if (error := mistake.read()) is not None:
+        _forget(plan)
+        raise error
     if found is None:
         raise RuntimeError(f"the {plan.size} learners of {plan.run} left no undamaged state in {plan.storage}")
     with torch.no_grad():
@@ -109,14 +120,48 @@ def learn_together(
     _forget(plan)
 
 
+@dataclass(frozen=True, slots=True)
+class _Mistake:
+    """The error that the user can put right and that ended a team, in a file that all its processes share.
+
+    Attributes:
+        place: the team's folder, as a path or a URI.
+    """
+
+    place: str
+
+    def write(self, error: TrbertError) -> None:
+        """Keeps the error for the processes that are started after it."""
+        files, path = self._file()
+        with files.open_output_stream(path) as stream:
+            stream.write(json.dumps([type(error).__name__, str(error)]).encode())
+
+    def read(self) -> TrbertError | None:
+        """Returns the error, or None if there was none."""
+        files, path = self._file()
+        if files.get_file_info(path).type == pyarrow.fs.FileType.NotFound:
+            return None
+        with files.open_input_stream(path) as stream:
+            kind, message = json.loads(stream.read())
+        made: TrbertError = getattr(errors, kind, TrbertError)(message)
+        return made
+
+    def _file(self) -> tuple[pyarrow.fs.FileSystem, str]:
+        files, path = pyarrow.fs.FileSystem.from_uri(self.place)
+        return files, posixpath.join(path, "mistake.json")
+
+
 def _forget(plan: TeamPlan) -> None:
     """Deletes the states of a finished stage, because they are large."""
-    files, path = pyarrow.fs.FileSystem.from_uri(plan.storage)
-    files.delete_dir(posixpath.join(path, plan.run))
+    files, path = pyarrow.fs.FileSystem.from_uri(below(plan.storage, plan.run))
+    files.delete_dir(path)
 
 
 def _learn(config: dict[str, Any]) -> None:
     """Runs a stage in one process of a team; Ray Train calls this in each of them."""
+    mistake: _Mistake = config["mistake"]
+    if mistake.read() is not None:
+        return
     context = train.get_context()
     team = Team(context.get_world_rank(), context.get_world_size())
     device = train_torch.get_device()
@@ -124,8 +169,13 @@ def _learn(config: dict[str, Any]) -> None:
         torch.cuda.set_device(device)
     stage: TeamStage = config["stage"]
     keeper = StateKeeper(stage.name, newest_state(train.get_checkpoint()), report_to_train, team, device)
-    with contextlib.suppress(StageTimeout):
+    try:
         stage.learn(team, _TeamProgress(stage.name, team, device, config["seconds"], config["told"]), keeper)
+    except StageTimeout:
+        pass  # what was learned until now is kept
+    except TrbertError as error:
+        mistake.write(error)
+        raise
     keeper.finish()
 
 

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -136,3 +137,47 @@ def test_errors_that_cause_each_other_come_to_an_end():
     first, second = ValueError("first"), ValueError("second")
     first.__cause__, second.__cause__ = second, first
     assert list(itertools.islice(_causes(first), 5)) == [first, second]
+
+
+SLEEPER = """
+import signal, sys, time
+from trbert.console import end_on_sigterm, exit_code
+
+def run():
+    if "taken" in sys.argv:  # as Ray takes it
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+        end_on_sigterm()
+    print("ready", flush=True)
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        if "hint" in sys.argv:
+            raise KeyboardInterrupt("continue so") from None
+        raise KeyboardInterrupt from None  # as Ray raises its own
+
+sys.exit(exit_code(run, verbose=False))
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "told"), [([], b"terminated\n"), (["hint"], b"terminated: continue so\n"), (["taken"], b"terminated\n")]
+)
+def test_sigterm_ends_a_command_as_ctrl_c_does_with_a_code_of_its_own(words, told):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLEEPER, *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout.readline() == b"ready\n"
+    process.terminate()
+    assert (process.communicate(timeout=60), process.returncode) == ((b"", told), 143)
+
+
+def test_after_a_command_sigterm_does_what_it_did_before():
+    before = signal.getsignal(signal.SIGTERM)
+    exit_code(lambda: None, verbose=False)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert exit_code(lambda: signal.raise_signal(signal.SIGTERM), verbose=False) == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert exit_code(failing(KeyboardInterrupt()), verbose=False) == 130

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from ray.exceptions import RayTaskError
 
-from trbert.errors import InputError
+from trbert.errors import Diverged, InputError
 from trbert.tasks.examples import Examples
 from tune import driver, planner
 from tune.budget import make_plan
@@ -228,6 +229,34 @@ def test_a_search_without_a_finished_trial_fails_with_the_first_ones_last_line(s
         searched()
 
 
+def of_task(cause):
+    """The error of a trial as Tune tells it: of both classes."""
+    text = f"Traceback:\n{type(cause).__name__}: {cause}"
+    return RayTaskError("train", text, cause, ip="10.0.0.7", pid=1).as_instanceof_cause()
+
+
+def test_where_every_trial_made_the_users_mistake_the_search_ends_with_its_remedy(searched, folder):
+    told = (
+        "none of 3 trials finished: it is nan: go slower; then start again under another --name "
+        f"(the logs are in {folder.trials})"
+    )
+    diverged = of_task(Diverged("it is nan: go slower"))
+    with pytest.raises(Diverged) as raised:
+        searched(result(finished=False, error=diverged), result(finished=False, error=diverged))
+    assert str(raised.value) == told
+    # A fault of the program beside it is not the user's to mend.
+    with pytest.raises(RuntimeError, match=r"^none of 3 trials finished \(the first error: .*it is nan: go slower\): "):
+        searched(result(finished=False, error=diverged), result(finished=False, error=of_task(ValueError("no"))))
+
+
+def test_after_ray_is_started_sigterm_is_ours_again(monkeypatch):
+    done = []
+    monkeypatch.setattr(driver.ray, "init", lambda **words: done.append("ray"))
+    monkeypatch.setattr(driver, "end_on_sigterm", lambda: done.append("ours"))
+    driver._start_ray("local", 1, verbose=False)
+    assert done == ["ray", "ours"]
+
+
 # What is printed of the results.
 
 
@@ -269,6 +298,8 @@ def test_a_run_of_its_own_keeps_its_trials_in_its_folder_and_one_of_a_shared_sto
     assert driver._storage(folder, shared) == "s3://bucket/runs"
     assert driver._trials_name(folder, shared) == "mine-trials"
     assert driver._states(folder, shared) == "s3://bucket/runs/mine-teacher-states"
+    with_options = Search(storage="s3://bucket/runs?region=eu")
+    assert driver._states(folder, with_options) == "s3://bucket/runs/mine-teacher-states?region=eu"
 
 
 def machines(monkeypatch, *each):

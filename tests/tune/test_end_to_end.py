@@ -123,7 +123,10 @@ def test_a_search_whose_driver_was_killed_is_resumed_and_repeats_no_finished_tri
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
 
-def test_ctrl_c_says_how_to_resume_and_exits_130(tiny_model, tiny_data, tmp_path) -> None:
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"])
+def test_a_search_that_is_told_to_end_says_how_to_resume_and_ends_ray(
+    tiny_model, tiny_data, tmp_path, sent, code
+) -> None:
     words = command("search.py", *search_arguments(tiny_model, tiny_data, tmp_path, 2))
     log = tmp_path / "log"
     with log.open("w") as file:
@@ -136,10 +139,18 @@ def test_ctrl_c_says_how_to_resume_and_exits_130(tiny_model, tiny_data, tmp_path
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.2)
     time.sleep(3.0)
-    driver.send_signal(signal.SIGINT)
-    assert driver.wait(timeout=120) == 130, log.read_text()
-    assert f"--resume {tmp_path / 'tiny'}" in log.read_text()
-    assert "Traceback" not in log.read_text()
+    rays = subprocess.run(["ps", "-o", "pid=", "--ppid", str(driver.pid)], capture_output=True, text=True)
+    pids = [int(pid) for pid in rays.stdout.split()]
+    assert pids
+    driver.send_signal(sent)
+    assert driver.wait(timeout=120) == code, log.read_text()
+    said = log.read_text()
+    assert said.splitlines()[-1].endswith(f": continue with python tune/search.py --resume {tmp_path / 'tiny'}")
+    assert "Traceback" not in said
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < deadline, pids
+        time.sleep(0.2)
 
 
 def test_a_search_whose_learners_are_two_processes_leaves_the_same_things(tiny_model, tiny_data, tmp_path) -> None:

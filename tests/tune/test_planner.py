@@ -1,5 +1,7 @@
 """How many trials a cluster holds, what limits them, and what can never be had."""
 
+import subprocess
+
 import pytest
 import yaml
 
@@ -121,10 +123,50 @@ def test_without_a_description_the_machines_are_those_that_run(ray_local, tmp_pa
     assert planner.cluster_at_hand() == Cluster(machines=({"CPU": 2.0, "GPU": 0.0},), started=1)
 
 
-@pytest.mark.slow
 def test_an_address_without_a_cluster_is_the_users_to_mend() -> None:
     with pytest.raises(InputError, match=r"--address 127\.0\.0\.1:1 must be of a running Ray cluster"):
         cluster_of("127.0.0.1:1")
+
+
+class Asked:
+    """Stands for `subprocess.run`: the answer of the process that asks a cluster."""
+
+    def __init__(self, code: int, out: str = "", err: str = "") -> None:
+        self.returncode, self.stdout, self.stderr = code, out, err
+        self.given: dict[str, object] = {}
+
+    def __call__(self, command: list[str], **words: object) -> "Asked":
+        self.given = {"command": command, **words}
+        return self
+
+
+def test_another_process_asks_a_cluster_for_its_machines(monkeypatch) -> None:
+    asked = Asked(0, 'a line of Ray\n[[{"CPU": 8.0, "GPU": 1.0}], 1]\n')
+    monkeypatch.setattr(planner.subprocess, "run", asked)
+    assert cluster_of("auto") == Cluster(machines=({"CPU": 8.0, "GPU": 1.0},), started=1)
+    assert asked.given["command"][1:] == ["-m", "tune.planner", "auto"]
+    assert asked.given["timeout"] == planner.PATIENCE_S
+
+
+def test_why_there_is_no_cluster_is_the_last_thing_that_the_process_says(monkeypatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(planner.subprocess, "run", Asked(1, err="Traceback\nno Ray here\n\n"))
+    with pytest.raises(
+        InputError, match=r"^--address auto must be of a running Ray cluster, and is not \(no Ray here\): "
+    ):
+        cluster_of("auto")
+
+
+def test_a_cluster_that_answers_nothing_is_given_up(monkeypatch) -> None:
+    def run(command: list[str], timeout: float, **words: object) -> None:
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr(planner.subprocess, "run", run)
+    with pytest.raises(
+        InputError, match=r"^RAY_ADDRESS auto must be .* \(no answer within 60 s\): .*unset it to search"
+    ):
+        cluster_of("auto")
 
 
 def test_learners_of_a_team_count_among_those_that_share_the_gpus() -> None:

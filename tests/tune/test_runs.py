@@ -1,19 +1,24 @@
 """A run's folder: nothing half-written, nothing overwritten unasked."""
 
+import errno
 import importlib.metadata
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
-from trbert.errors import RunFolderError
+from trbert.errors import InputError, RunFolderError
 from tune.runs import (
     RunFolder,
     SavedRun,
+    check_name,
     copy_folder,
     existing_run,
     forget_run,
     free_name,
+    held,
+    make_free_run,
     make_run,
     versions,
     write_json,
@@ -109,6 +114,59 @@ def test_a_free_name_is_the_wanted_one_or_the_next_number(tmp_path):
     assert free_name(tmp_path / "none", "search") == "search"
 
 
+def test_a_free_folder_is_made_by_one_search_alone(tmp_path, monkeypatch):
+    assert make_free_run(tmp_path / "runs", "search") == RunFolder(tmp_path / "runs" / "search")
+    # Another search looks for a free name at the same time: it was told that "search" is free just before.
+    told = iter(["search", "search-2"])
+    monkeypatch.setattr("tune.runs.free_name", lambda runs, wanted: next(told))
+    assert make_free_run(tmp_path / "runs", "search") == RunFolder(tmp_path / "runs" / "search-2")
+
+
+def test_a_broken_link_is_no_free_name(tmp_path):
+    (tmp_path / "search").symlink_to("gone")
+    assert free_name(tmp_path, "search") == "search-2"
+
+
+def test_a_free_folder_that_cannot_be_made_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match=r"^run folder .*/file/search cannot be made \(Not a directory\): choose "):
+        make_free_run(tmp_path / "file", "search")
+
+
+def test_a_run_is_of_one_search_at_a_time(tmp_path):
+    folder = RunFolder(tmp_path / "mine")
+    make_run(folder)
+    told = (
+        f"run folder {folder.path} must be of one search at a time, and another search is using it: wait until that "
+        "search has ended, or start one under another --name"
+    )
+    with held(folder), pytest.raises(RunFolderError, match=f"^{re.escape(told)}$"), held(folder):
+        pass
+    with held(folder):
+        assert list(folder.path.iterdir()) == []  # nothing of it is left on the disk
+
+
+def test_where_a_file_system_has_no_locks_the_search_goes_on(tmp_path, monkeypatch):
+    def unsupported(handle, how):
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with held(RunFolder(tmp_path)):
+        pass
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a", "../a"])
+def test_a_name_is_that_of_one_folder(name):
+    told = f"--name must be the name of a folder, without '/', and is {name!r}: choose where it lies with --runs"
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        check_name(name)
+
+
+@pytest.mark.parametrize("name", ["mine", "-x", "a b#%41,'ü", "..."])
+def test_a_name_may_have_any_other_characters(name):
+    check_name(name)
+
+
 def test_nothing_to_resume_is_said(tmp_path):
     told = f"{tmp_path} must be the folder of a run, with a settings.json, and is not one: check --resume"
     with pytest.raises(RunFolderError, match=f"^{re.escape(told)}$"):
@@ -153,6 +211,14 @@ def write_values(folder, **values):
         ({"search": {"fixed": 3}}, "'int' object is not iterable"),
         ({"search": {"num_learners": 0}}, "--num-learners must be 1 or more, and is 0"),
         ({"search": {"budget": "soon"}}, "a budget must be a duration"),
+        ({"search": {"budget": None}}, "budget must be text, and is None"),
+        ({"search": {"num_trials": "two"}}, "num_trials must be a whole number or none, and is 'two'"),
+        ({"search": {"address": 3}}, "address must be text or none, and is 3"),
+        ({"search": {"fixed": [1]}}, "fixed must be text, and is 1"),
+        ({"settings": {"model": None}}, "model must be text, and is None"),
+        ({"settings": {"data": None}}, "there is no setting 'data'"),
+        ({"fitted": 3}, "its fitted settings or its fingerprint are of another type"),
+        ({"fingerprint": 3}, "its fitted settings or its fingerprint are of another type"),
     ],
 )
 def test_a_run_of_another_version_is_refused_with_the_remedy(values, why, tmp_path):
@@ -163,6 +229,14 @@ def test_a_run_of_another_version_is_refused_with_the_remedy(values, why, tmp_pa
     assert told.startswith(f"{tmp_path}/settings.json was written by another version (")
     assert why in told
     assert told.endswith("): start the search again under another --name")
+
+
+def test_the_fingerprint_of_the_examples_is_kept(tmp_path):
+    folder, saved = RunFolder(tmp_path / "mine"), replace(SAVED, fingerprint="abc")
+    write_run(folder, saved)
+    assert existing_run(str(folder.path)) == (folder, saved)
+    write_run(folder, SAVED)
+    assert "fingerprint" not in json.loads(folder.settings.read_text())
 
 
 def test_what_an_older_version_did_not_ask_for_is_as_it_is_by_default(tmp_path):

@@ -524,6 +524,129 @@ def test_learners_that_cannot_be_are_refused(capsys, folder, searched, words, to
     assert (list(folder.iterdir()), searched) == ([], [])
 
 
+@pytest.mark.parametrize(
+    ("cores", "words", "told"),
+    [
+        (
+            1,
+            ["--num-rollout-workers", "1"],
+            "--num-rollout-workers needs 2 processors for each trial, and this machine "
+            "has 1: use at most 0, or a cluster with --address",
+        ),
+        (
+            1,
+            ["--num-learners", "2"],
+            "--num-learners needs 3 processors for each trial, and this machine has 1: use at "
+            "most 1, or a cluster with --address",
+        ),
+        (
+            4,
+            ["--num-learners", "4"],
+            "--num-learners needs 5 processors for each trial, and this machine has 4: use at "
+            "most 3, or a cluster with --address",
+        ),
+    ],
+)
+def test_the_remedy_for_too_few_processors_helps(capsys, monkeypatch, cores, words, told):
+    monkeypatch.setattr(search, "_cores", lambda: cores)
+    assert main([*words, "--dry-run"]) == 2
+    assert one_line(capsys) == f"error: {told}"
+    assert main([words[0], told.split("at most ")[1][0], "--dry-run"]) == 0
+
+
+def test_the_plan_is_for_the_processors_that_the_process_may_use(capsys, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(search, "processors", lambda: 1)
+    assert main(["--dry-run"]) == 0
+    assert "machine   this machine, 1 core\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("quota", "threads"), [(2, "2"), (8, None)])
+def test_the_teacher_has_as_many_threads_as_a_containers_quota_allows(monkeypatch, quota, threads):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(search, "affine_processors", lambda: 8)
+    monkeypatch.setattr(search, "processors", lambda: quota)
+    assert main(["--dry-run"]) == 0
+    assert os.environ.get("OMP_NUM_THREADS") == threads
+
+
+def test_a_check_that_fails_makes_nothing_in_a_dry_run_and_in_a_search(capsys, folder, searched):
+    (folder / "file").write_text("")
+    for words in (["--storage", "file/states"], ["--runs", "file"], ["--name", "a/b"], ["--name", ""]):
+        for more in ([], ["--dry-run"]):
+            assert main([*words, *more]) == 2
+            assert one_line(capsys).startswith(f"error: {'run folder' if words[0] == '--runs' else words[0]} ")
+    assert ([path.name for path in folder.iterdir()], searched) == (["file"], [])
+
+
+def test_a_warning_stands_below_the_plan(capsys, monkeypatch):
+    monkeypatch.setattr(search, "run_checks", lambda *_: ["the disk is nearly full"])
+    assert main(["--dry-run"]) == 0
+    assert capsys.readouterr().out.endswith("(--budget 10m)\nwarning   the disk is nearly full\n")
+
+
+def test_a_name_that_is_taken_is_told_by_a_dry_run_too(capsys, searched):
+    assert main(["--name", "mine"]) == 0
+    capsys.readouterr()
+    assert main(["--name", "mine", "--dry-run"]) == 2
+    assert one_line(capsys).startswith("error: run folder runs/mine must not exist yet, and does: ")
+
+
+def test_a_run_is_saved_with_absolute_paths_so_that_it_is_the_same_from_any_folder(
+    folder, searched, monkeypatch, tiny_model
+):
+    shutil.copytree(tiny_model, folder / "enc")
+    (folder / "rows.csv").write_text("text,label\n")
+    assert main(["--name", "mine", "--model", "enc", "--data", "train=rows.csv", "--storage", "states"]) == 0
+    other = folder / "other"
+    other.mkdir()
+    (other / "rows.csv").write_text("text,label\nother,data\n")
+    monkeypatch.chdir(other)
+    assert main(["--resume", "../runs/mine"]) == 0
+    for _, saved, _, _ in searched:
+        assert saved.settings.model == str(folder / "enc")
+        assert saved.settings.data.source == f"train={folder}/rows.csv"
+        assert saved.search.storage == str(folder / "states")
+
+
+def test_two_searches_at_once_have_two_names(capsys, folder, monkeypatch):
+    """The second search starts while the first one runs; its plan was made before the first took the name."""
+    found = []
+
+    def both(where, *_, **__):
+        found.append(where.path.name)
+        if len(found) == 1:
+            with monkeypatch.context() as patch:
+                patch.setattr(search, "free_name", lambda *_: "search")
+                patch.setattr(search, "check_new", lambda folder: None)
+                assert main([]) == 0
+            assert main(["--resume", "runs/search"]) == 2
+        return "the front"
+
+    monkeypatch.setattr("tune.driver.run_search", both)
+    assert main([]) == 0
+    assert found == ["search", "search-2"]
+    out, err = capsys.readouterr()
+    assert "search    runs/search-2, because another search has taken runs/search just now\n" in out
+    assert err.startswith("error: run folder runs/search must be of one search at a time, and another search is using")
+
+
+def test_a_hint_to_resume_can_be_pasted_whatever_the_name_is(capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tune.driver.run_search", interrupted)
+    assert main(["--name", "a b"]) == 130
+    assert one_line(capsys) == "interrupted: continue with python tune/search.py --resume 'runs/a b'"
+
+
+def test_an_address_of_this_machine_alone_overrules_the_shells(capsys, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    assert main(["--dry-run"]) == 2
+    assert one_line(capsys).startswith("error: RAY_ADDRESS http://127.0.0.1:8265 must be of a running Ray cluster")
+    assert main(["--dry-run", "--address", "local"]) == 0
+
+
 def test_columns_storage_and_switches_are_handed_on(folder, searched):
     words = ["--data", "a.csv", "--label-column", "stars", "--storage", "shared", "--verbose"]
     assert main([*words, "--set", "select.token_average=true"]) == 0

@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from trbert.encoder import Encoder
+from trbert.errors import Diverged
 from trbert.selection.reduction import Reducer
 from tune import checkpoints, teams
 from tune.learning.select_stage import flatten
@@ -268,3 +269,33 @@ def test_what_a_team_learned_is_copied_and_its_states_are_deleted(plan, tmp_path
     assert asked["train_loop_config"] == {"stage": stage, "seconds": 5.0, "told": None}
     assert (asked["scaling_config"].num_workers, asked["scaling_config"].use_gpu) == (2, False)
     assert asked["run_config"].checkpoint_config.num_to_keep == 2  # an older one, should the newest be damaged
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Diverging(JointStage):
+    """A joint stage that gives numbers that are not finite; it notes each time that one of its processes learns."""
+
+    marker: str = ""
+
+    def learn(self, team, progress, keeper):
+        with Path(self.marker).open("a") as file:
+            file.write(f"{team.rank}")
+        raise Diverged("it is nan: go slower")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_an_error_that_the_user_can_put_right_ends_a_team_and_leaves_nothing_behind(
+    ray_local, prepared, make_model, plan, tmp_path
+) -> None:
+    model = make_model(TWELVE_STEPS)
+    stage = Diverging(
+        prepared=ray_local.put(prepared),
+        settings=model.settings,
+        policy=flatten(model.policy),
+        marker=str(tmp_path / "marker"),
+    )
+    with pytest.raises(Diverged, match=r"^it is nan: go slower$"):
+        learn_together(stage, plan, model.parameters)
+    assert len((tmp_path / "marker").read_text()) <= 2  # no process learns again
+    assert not (tmp_path / "stage").exists()

@@ -9,6 +9,11 @@ _NO_LIMIT = 1 << 60
 """Memory limits from here on mean that there is none: version 1 of cgroups writes a very large number then."""
 
 
+def affine_processors() -> int:
+    """Returns the number of processors on which the system may run this process."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def processors(root: Path = ROOT) -> int:
     """Returns the number of processors that this process may use: those of its affinity, or its cgroups' quota if less.
 
@@ -17,9 +22,8 @@ def processors(root: Path = ROOT) -> int:
     Args:
         root: the folder that holds `proc` and `sys`.
     """
-    affine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quotas = [_quota_v2(group) for group in _groups(root, "")] + [_quota_v1(group) for group in _groups(root, "cpu")]
-    return max(1, min([affine, *(int(quota) for quota in quotas if quota is not None)]))
+    return max(1, min([affine_processors(), *(int(quota) for quota in quotas if quota is not None)]))
 
 
 def memory_available(root: Path = ROOT) -> int:

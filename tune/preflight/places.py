@@ -61,7 +61,7 @@ def _nearest(folder: Path) -> Path:
     for each in (folder, *folder.parents):
         try:
             each.lstat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
         if not each.is_dir():
             raise NotADirectoryError(0, f"{each} is not a folder")
@@ -110,7 +110,9 @@ def _parts(source: str) -> list[tuple[str, str]]:
         return [("", source)]
     parts = re.split(rf",(?=\s*{_SPLIT.pattern})", source)
     heads = [_SPLIT.match(part.strip()) for part in parts]
-    return [(head[0], part.strip()[head.end() :].strip()) for head, part in zip(heads, parts, strict=True) if head]
+    return [
+        (head[0].rstrip(), part.strip()[head.end() :].strip()) for head, part in zip(heads, parts, strict=True) if head
+    ]
 
 
 def resolved(settings: Settings, search: Search) -> tuple[Settings, Search]:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -157,6 +158,15 @@ def test_a_folder_whose_weights_changed_gets_a_teacher_of_its_own(settings, cach
     second = prepare(settings, None, lambda line: None)
     assert not same_weights(first, second)
     assert len(teachers(cache)) == 2
+
+
+def test_the_same_weights_in_another_folder_are_the_same_teacher(settings, cache, no_training, tiny_model, tmp_path):
+    shutil.copytree(tiny_model, tmp_path / "copy")
+    first = prepare(settings, None, lambda line: None)
+    copied = override(settings, {"model": str(tmp_path / "copy")})
+    second = prepare(copied, None, lambda line: None, train=no_training)
+    assert same_weights(first, second)
+    assert len(teachers(cache)) == 1
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
