@@ -142,6 +142,9 @@ def commands(script, pages=tuple(PAGES)):
 def test_a_search_command_is_taken(words, tmp_path, monkeypatch, capsys):
     machines = ({"CPU": 8.0, "GPU": 1.0},) * 4  # of cluster.yaml
     monkeypatch.setattr("tune.planner.cluster_of", lambda address: Cluster(machines=machines, started=4))
+    # The reader's files, clusters and buckets are not here.
+    monkeypatch.setattr(search, "run_checks", lambda *words: [])
+    monkeypatch.setattr("tune.driver.inspect_inputs", lambda *words, **options: None)
     monkeypatch.chdir(tmp_path)
     run = RunFolder(Path("runs/search"))
     make_run(run)
