@@ -36,8 +36,9 @@ from trbert.measure.timing import machine
 from trbert.pretrained import load_pretrained
 from trbert.selection.reduction import Reducer
 from trbert.tasks.examples import Examples, Outputs
+from tune.learning.inputs import splits_of
 from tune.learning.model import Model, scout
-from tune.learning.prepare import Prepared, prepare, splits_of
+from tune.learning.prepare import Prepared, prepare
 from tune.learning.steps import autocast, pick_device
 from tune.learning.teacher_stage import train_teacher
 from tune.runs import versions, write_json

@@ -151,6 +151,7 @@ def prepared_of(name: str, length: int) -> Prepared:
         teacher_test=0.0,
         labels=("a", "b"),
         penalty=1.0,
+        fingerprint="",
     )
 
 
