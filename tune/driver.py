@@ -2,11 +2,13 @@
 
 import logging
 import os
+import secrets
 import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
@@ -27,7 +29,7 @@ from tune.learning.prepare import Prepared, prepare
 from tune.learning.standing import Standing
 from tune.learning.teacher_stage import train_teacher
 from tune.planner import bundle, cluster_at_hand, gpus_each
-from tune.preflight.places import below
+from tune.preflight.places import below, why_not_writable
 from tune.progress import Console, SearchProgress
 from tune.results.front import NO_MODEL, Point, has_model
 from tune.results.report import collect, finished
@@ -211,6 +213,10 @@ def make_shared(
 
 
 def _start_ray(address: str, cores: int, verbose: bool) -> None:
+    given = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    if address == "local" and not given and why_not_writable(Path(os.path.expanduser("~/.ray"))) is not None:
+        # Ray would keep the token with which its processes know each other in the home folder.
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     options: dict[str, Any] = {"num_cpus": cores, "include_dashboard": False} if address == "local" else {}
     level = logging.INFO if verbose else logging.ERROR
     ray.init(address=address, log_to_driver=verbose, logging_level=level, **options)

@@ -1,5 +1,6 @@
 """Preparing on a cluster: the driver is told what a worker does while it does it. What a search starts from."""
 
+import os
 import shlex
 import time
 from dataclasses import replace
@@ -255,6 +256,18 @@ def test_after_ray_is_started_sigterm_is_ours_again(monkeypatch):
     monkeypatch.setattr(driver, "end_on_sigterm", lambda: done.append("ours"))
     driver._start_ray("local", 1, verbose=False)
     assert done == ["ray", "ours"]
+
+
+@pytest.mark.parametrize(("home", "token"), [("", False), ("file", True)])
+def test_where_the_home_folder_cannot_be_written_ray_is_given_its_token(tmp_path, monkeypatch, home, token):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(driver.ray, "init", lambda **words: None)
+    monkeypatch.setattr(driver, "end_on_sigterm", lambda: None)
+    monkeypatch.setattr(driver.os, "environ", {"HOME": str(tmp_path / home)})
+    driver._start_ray("local", 1, verbose=False)
+    assert ("RAY_AUTH_TOKEN" in os.environ) == token
+    driver._start_ray("10.0.0.1:6379", 1, verbose=False)
+    assert ("RAY_AUTH_TOKEN" in os.environ) == token  # a cluster has its own
 
 
 # What is printed of the results.

@@ -133,6 +133,11 @@ def check_sockets(settings: Settings, search: Search, folder: RunFolder) -> None
     names = ("RAY_TMPDIR", "TMPDIR") if sys.platform.startswith("linux") else ("RAY_TMPDIR",)
     name = next((each for each in names if each in os.environ), None)
     place = os.environ[name] if name else "/tmp"
+    if not os.path.isabs(place):
+        raise InputError(
+            f"{name} must be a path that begins with '/', because Ray's processes have several working folders, and is "
+            f"{place!r}: name another folder, RAY_TMPDIR=/tmp/ray"
+        )
     most = SOCKET_BYTES - len(RAY_SOCKET)
     found = len(os.fsencode(place))
     if found > most:

@@ -19,6 +19,7 @@ from tune.checkpoints import forget_elders
 from tune.learning.prepare import Prepared
 from tune.learning.standing import Standing, remarks
 from tune.learning.steps import autocast
+from tune.preflight.places import files_of
 from tune.results.front import TEACHER, UNREDUCED, Point, is_trained, keeps_all, mark_front
 from tune.results.outcome import Outcome, read_outcome
 from tune.results.picture import draw
@@ -204,9 +205,20 @@ def _card(title: str, settings: Settings | None, lines: Sequence[str], standing:
     head = f"# {title}\n\nMade by `tune/search.py` on {time.strftime('%Y-%m-%d')}.\n\n"
     if settings is not None:
         longest = settings.teacher.max_length or settings.data.max_length
-        head += f"Encoder {settings.model}, data {settings.data.source}, at most {longest} tokens.\n\n"
+        model, data = _without_folders(settings, "model"), _without_folders(settings, "data.source")
+        head += f"Encoder {model}, data {data}, at most {longest} tokens.\n\n"
     if standing is not None:
         lines = [*lines, *(f"{each.name} on test: {each.test:.4f}" for each in standing.baselines)]
         lines += [f"\nWarning: {remark}" for remark in remarks(standing)]
     use = "Load it with `trbert.load(path, dial=…)`, or with transformers after `import trbert.modeling`.\n"
     return head + "\n".join(lines) + "\n\n" + use
+
+
+def _without_folders(settings: Settings, setting: str) -> str:
+    """Returns a setting that may name files, with their names alone: a card is passed on, and its reader has no use
+    for the folders of the machine that made it.
+    """
+    value = settings.model if setting == "model" else settings.data.source
+    for name in files_of(settings)[setting]:
+        value = value.replace(name, Path(name).name) if Path(name).is_absolute() else value
+    return value

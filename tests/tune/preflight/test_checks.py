@@ -99,6 +99,15 @@ def test_a_temporary_folder_is_as_long_as_rays_sockets_allow(machine, monkeypatc
     assert check(address="10.0.0.1:6379") == []  # a cluster's machines have their own
 
 
+@pytest.mark.parametrize("relative", ["scratch", ""])
+def test_a_temporary_folder_is_absolute(monkeypatch, relative):
+    monkeypatch.setenv("RAY_TMPDIR", relative)
+    refused(
+        "RAY_TMPDIR must be a path that begins with '/', because Ray's processes have several working folders, and is "
+        f"{relative!r}: name another folder, RAY_TMPDIR=/tmp/ray"
+    )
+
+
 def test_rays_own_variable_comes_before_that_of_the_system(monkeypatch):
     monkeypatch.setenv("TMPDIR", "/tmp/".ljust(200, "x"))
     assert check() == []
