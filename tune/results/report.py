@@ -205,7 +205,9 @@ def _card(title: str, settings: Settings | None, lines: Sequence[str], standing:
     head = f"# {title}\n\nMade by `tune/search.py` on {time.strftime('%Y-%m-%d')}.\n\n"
     if settings is not None:
         longest = settings.teacher.max_length or settings.data.max_length
-        model, data = _without_folders(settings, "model"), _without_folders(settings, "data.source")
+        files = files_of(settings)
+        model = _without_folders(settings.model, files["model"])
+        data = _without_folders(settings.data.source, files["data.source"])
         head += f"Encoder {model}, data {data}, at most {longest} tokens.\n\n"
     if standing is not None:
         lines = [*lines, *(f"{each.name} on test: {each.test:.4f}" for each in standing.baselines)]
@@ -214,11 +216,8 @@ def _card(title: str, settings: Settings | None, lines: Sequence[str], standing:
     return head + "\n".join(lines) + "\n\n" + use
 
 
-def _without_folders(settings: Settings, setting: str) -> str:
-    """Returns a setting that may name files, with their names alone: a card is passed on, and its reader has no use
-    for the folders of the machine that made it.
-    """
-    value = settings.model if setting == "model" else settings.data.source
-    for name in files_of(settings)[setting]:
+def _without_folders(value: str, files: Sequence[str]) -> str:
+    """Returns a setting with the names of files alone: a card is passed on, without the folders of this machine."""
+    for name in files:
         value = value.replace(name, Path(name).name) if Path(name).is_absolute() else value
     return value
