@@ -189,14 +189,21 @@ def searched(folder, prepared, tiny_settings, small_front, monkeypatch):
     return run
 
 
-def test_trials_get_what_preparing_left_of_the_time_and_their_settings_are_saved(searched, folder, tiny_settings):
+def test_trials_get_what_preparing_left_of_the_time_and_their_settings_are_saved(
+    searched, folder, prepared, tiny_settings
+):
     given = searched(result(), result(), result())
     # 600 s less 90 for the end and 100 of preparing, in two waves.
     assert given["plan"].trial_seconds == pytest.approx(205.0)
     assert given["ray"] == ("local", 4, False)
     assert given["fitted"] == given["settings"]  # trials and report have the same
     assert given["fitted"].select.documents < tiny_settings.select.documents  # cut to the time
-    saved = SavedRun(settings=tiny_settings, search=Search(num_trials=3), fitted=given["fitted"])
+    saved = SavedRun(
+        settings=tiny_settings,
+        search=Search(num_trials=3),
+        fitted=given["fitted"],
+        fingerprint=prepared.fingerprint,
+    )
     assert existing_run(str(folder.path)) == (folder, saved)
     assert given["search"] == saved.search
     assert given["measured"]  # the free rules, with the teacher

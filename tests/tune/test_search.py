@@ -374,7 +374,7 @@ ROWS = [f"alpha w{row},{'AB'[row % 2]}" for row in range(40)]
         ("a.csv", ["text,label", *["alpha,A"] * 30], "a.csv must have rows of at least two classes, and all have 'A'"),
         ("a.csv", ["text,label"], "a.csv must have at least one row, and is empty"),
         ("a.csv", ["text,label", *[" ,A", " ,B"] * 9], "a.csv must have a text in column 'text'"),
-        ("a.txt", ["text,label", *ROWS], "data file '{folder}/a.txt' must end in .parquet, .csv, .jsonl, .json"),
+        ("a.docx", ["text,label", *ROWS], "data file '{folder}/a.docx' must end in .parquet, .csv, .tsv, .txt, .jsonl"),
         ("no/such-data", None, "data 'no/such-data' is no file or folder here, and the hub is not reachable"),
     ],
     ids=["missing", "no text", "no label", "one class", "no rows", "empty texts", "suffix", "hub"],
@@ -410,7 +410,7 @@ def broken_model(name, tiny_model, folder):
     elif name == "five":
         config = transformers.BertConfig.from_pretrained(tiny_model, num_labels=5)
         config.architectures = ["BertForSequenceClassification"]
-        config.save_pretrained(path)
+        config.save_pretrained(path)  # without its weights
 
 
 KNOWN = "model_type must be one of albert, bert, camembert, distilbert, electra"
@@ -426,7 +426,7 @@ KNOWN = "model_type must be one of albert, bert, camembert, distilbert, electra"
         ("deberta", KNOWN),
         (
             "five",
-            "model {folder}/five was fine-tuned for the labels ['LABEL_0', 'LABEL_1', 'LABEL_2', 'LABEL_3', 'LABEL_",
+            "model folder {folder}/five is not whole (it has no model.safetensors): copy or save it again",
         ),
     ],
 )
@@ -582,7 +582,10 @@ def test_a_check_that_fails_makes_nothing_in_a_dry_run_and_in_a_search(capsys, f
 def test_a_warning_stands_below_the_plan(capsys, monkeypatch):
     monkeypatch.setattr(search, "run_checks", lambda *_: ["the disk is nearly full"])
     assert main(["--dry-run"]) == 0
-    assert capsys.readouterr().out.endswith("(--budget 10m)\nwarning   the disk is nearly full\n")
+    assert capsys.readouterr().out.endswith(
+        "(--budget 10m)\nwarning   the disk is nearly full\n"
+        "nothing was trained: leave out --dry-run to start the search\n"
+    )
 
 
 def test_a_name_that_is_taken_is_told_by_a_dry_run_too(capsys, searched):

@@ -266,7 +266,8 @@ def test_what_a_team_learned_is_copied_and_its_states_are_deleted(plan, tmp_path
     learn_together(stage, plan, parameters, seconds=5.0)
     assert [parameter.tolist() for parameter in parameters] == [[1.0, 2.0], [3.0]]
     assert not (tmp_path / "stage").exists()
-    assert asked["train_loop_config"] == {"stage": stage, "seconds": 5.0, "told": None}
+    config = asked["train_loop_config"]
+    assert (config["stage"], config["seconds"], config["told"]) == (stage, 5.0, None)
     assert (asked["scaling_config"].num_workers, asked["scaling_config"].use_gpu) == (2, False)
     assert asked["run_config"].checkpoint_config.num_to_keep == 2  # an older one, should the newest be damaged
 

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from trbert.data.decoding import read_text
-from trbert.data.readers import Contents, Format, check_columns, empty_table, unused
+from trbert.data.readers import Contents, Format, check_columns, empty_table, suffix_of, unused
 from trbert.errors import InputError
 from trbert.tasks.rows import Columns
 from trbert.wording import shown
@@ -84,7 +84,7 @@ class _Reader:
     def __init__(self, path: Path, content: bytes, columns: Columns, format: Format) -> None:
         self.origin, self.content, self.columns, self.header = path.name, content, columns, format.header
         self.notes: list[str] = []
-        self.usual = "\t" if ".tsv" in path.name.lower() else ","
+        self.usual = "," if suffix_of(path) == ".csv" else "\t"
         self.begin, self.given = 0, _named_separator(format.separator)
         excel = re.match(rb'"?sep=([ -~\t])"?(?:\r\n|\r|\n)', content, re.IGNORECASE)
         if excel:  # a line that Excel reads and writes

@@ -68,6 +68,7 @@ def folder_files(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
             notes.append(f"{files[split][0].name} is the {split} split")
     used = {file for split in files.values() for file in split}
     beside = [file for place in places for file in _data_files(place) if file not in used]
+    beside = [file for file in beside if suffix_of(file) != ".txt"]  # it may be a text on the data
     if beside:
         names = [file.relative_to(folder).as_posix() for file in beside]
         one = "lies in the folder and is not used" if len(names) == 1 else "lie in the folder and are not used"

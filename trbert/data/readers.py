@@ -10,7 +10,7 @@ from trbert.tasks.rows import Columns
 from trbert.wording import briefly_listed, did_you_mean
 
 SPLITS = ("train", "validation", "test")
-SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+SUFFIXES = (".parquet", ".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json")
 """The suffixes of files that can be read, in any case. All but .parquet may be followed by .gz."""
 
 

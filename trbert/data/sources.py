@@ -150,7 +150,7 @@ def _read_file(path: Path, columns: Columns, format: Format) -> Contents:
         )
     if suffix == ".parquet":
         return read_parquet(path, columns)
-    return (read_csv if suffix in (".csv", ".tsv") else read_json)(path, columns, format)
+    return (read_csv if suffix in (".csv", ".tsv", ".txt") else read_json)(path, columns, format)
 
 
 def _joined(files: Sequence[Path], read: Sequence[Contents], names: tuple[str, ...] | None) -> Table:

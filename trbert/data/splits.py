@@ -81,8 +81,8 @@ def load_splits(
     Args:
         source: one of these:
             `pages`, the documentation of the installed libraries;
-            a folder with files `train`, `validation` and `test` (.parquet, .csv, .tsv, .jsonl, .ndjson or .json), and
-            perhaps a `labels.json` that names the classes;
+            a folder with files `train`, `validation` and `test` (.parquet, .csv, .tsv, .txt, .jsonl, .ndjson or .json),
+            and perhaps a `labels.json` that names the classes;
             a folder that `save_to_disk` of Hugging Face `datasets` wrote;
             one file;
             the files one by one, as `train=a.csv,test=b.csv`;

@@ -229,7 +229,7 @@ def test_an_arithmetic_is_a_copys(model):
 
 @torch.inference_mode()
 def test_a_rival_runs_in_each_arithmetic_and_is_left_as_it_was(model, bert):
-    rival = Pretrained(model=bert, tokenizer=Numbers("right"), fine_tuned=True)
+    rival = Pretrained(model=bert, tokenizer=Numbers("right"), fine_tuned=True, order=(0, 1), notes=())
     documents = Documents(rival.tokenizer, (TEXTS,), 40, torch.device("cpu"))
     variants = list(_rival_variants("small", rival, model.task, documents, ["float32", "bfloat16", "int8"]))
     assert [(each.name, each.dtype, each.sorts) for each in variants] == [
@@ -380,7 +380,7 @@ def test_a_rival_reads_no_more_than_it_can_and_no_more_than_the_model(
 ):
     config = config_of("bert")
     config.max_position_embeddings = positions
-    rival = Pretrained(model=build_model(config), tokenizer=Numbers("right"), fine_tuned=True)
+    rival = Pretrained(model=build_model(config), tokenizer=Numbers("right"), fine_tuned=True, order=(0, 1), notes=())
     read = []
 
     class Noted(Documents):

@@ -331,3 +331,9 @@ def test_a_file_without_rows_is_refused(tmp_path: Path, content: str) -> None:
     assert (
         refusal(tmp_path, content) == "a.csv must have at least one row, and is empty: check that it was written whole"
     )
+
+
+def test_a_txt_file_is_a_table_too(tmp_path: Path) -> None:
+    (tmp_path / "spam.txt").write_text('ham\tI said "no\nspam\tYou have won\n' * 10)
+    found = read_csv(tmp_path / "spam.txt", Columns(("2",), "1"), Format(header=False))
+    assert found.values == {"2": ['I said "no', "You have won"] * 10, "1": ["ham", "spam"] * 10}

@@ -75,10 +75,10 @@ def test_a_source_that_is_missing_is_refused(tmp_path: Path) -> None:
     missing = tmp_path / "none.csv"
     assert refusal(missing) == f"data '{missing}' must be a file or folder that exists, and is missing: {REMEDY}"
     assert refusal(f"train={missing}") == f"data file '{missing}' must exist, and is missing: check the path"
-    (tmp_path / "a.txt").touch()
-    assert refusal(tmp_path / "a.txt") == (
-        f"data file '{tmp_path / 'a.txt'}' must end in .parquet, .csv, .tsv, .jsonl, .ndjson, .json, and ends in "
-        "'.txt': convert it"
+    (tmp_path / "a.docx").touch()
+    assert refusal(tmp_path / "a.docx") == (
+        f"data file '{tmp_path / 'a.docx'}' must end in .parquet, .csv, .tsv, .txt, .jsonl, .ndjson, .json, and ends "
+        "in '.docx': convert it"
     )
     assert refusal(f"train={tmp_path}") == (
         f"data file '{tmp_path}' must be a file, and is a folder: name a file in it"
