@@ -306,7 +306,7 @@ def describe(plan: Plan, settings: Settings, search: Search, folder: RunFolder, 
             f"machine   {where}",
             f"trials    {plan.trials}, {min(plan.trials, plan.concurrent)} at once, "
             f"{workers or 'no'} rollout workers{together} each, up to {plan.trial_seconds:.0f} s a trial",
-            f"stages    teacher up to {plan.teacher_seconds:.0f} s (kept for later runs), select on up to "
+            f"stages    teacher, if it must be trained, up to {plan.teacher_seconds:.0f} s, select on up to "
             f"{settings.select.documents:,} documents, {joint}",
             f"space     {', '.join(varied(search.fixed)) or 'nothing, all is fixed'}; quality against cost",
             f"time      about {plan.seconds / 60:.0f} minutes (--budget {search.budget})",

@@ -15,7 +15,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from trbert.measure.evaluate import Evaluation
 from trbert.tasks.examples import Examples
 from tune.checkpoints import StageState, StateKeeper, newest_state, report_to_tune
-from tune.learning.model import Model, measure_along_dial
+from tune.learning.model import Model, measure_along_dial, save_deployable
 from tune.learning.prepare import Prepared
 from tune.learning.steps import Progress, StageTimeout
 from tune.pool import RolloutPool
@@ -149,8 +149,7 @@ def _report(
     default = next(found for dial, found in along if dial == model.selector.default_dial)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        model.deployable().save_pretrained(place / "model")
-        prepared.tokenizer.save_pretrained(place / "model")
+        save_deployable(model, prepared.tokenizer, place / "model")
         points = tuple(_point(model, dial, found) for dial, found in along)
         outcome = Outcome(settings=model.settings, points=points, deployed=default, sampled=sampled)
         write_outcome(place, outcome)

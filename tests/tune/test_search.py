@@ -65,7 +65,7 @@ search    runs/search
 model     minilm, data pages, at most 128 tokens
 machine   this machine, 2 cores
 trials    4, 2 at once, no rollout workers each, up to 150 s a trial
-stages    teacher up to 150 s (kept for later runs), select on up to {Settings().select.documents:,} documents, \
+stages    teacher, if it must be trained, up to 150 s, select on up to {Settings().select.documents:,} documents, \
 joint stage of up to {Settings().joint.documents:,} documents
 """
 

@@ -20,8 +20,9 @@ def table(report: Report) -> str:
         f"{shortest} to {longest} tokens (median {middle}), {report.rounds} rounds in turns; tokenising takes "
         f"{report.tokenise_ms:.2f} ms a document, unpadding {report.pack_ms:.3f} ms.",
         "",
-        f"| batch | dtype | variant | docs/s | with tokenising | p50 ms | p95 ms | time over padded {plain} | "
-        "time over padded | time over unpadded | FLOPs over padded | FLOPs over unpadded | realised | peak MiB |",
+        f"| batch | dtype | variant | docs/s | with tokenising | p50 ms | p95 ms | speed-up over padded {plain} | "
+        "speed-up over padded | speed-up over unpadded | FLOPs speed-up over padded | "
+        "FLOPs speed-up over unpadded | realised | peak MiB |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in report.rows:

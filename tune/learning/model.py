@@ -1,6 +1,9 @@
 """One model in training: its select stage, its joint stage, and its measurement along the dial."""
 
+import copy
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -154,6 +157,23 @@ class Model:
         """Returns the Hugging Face model to save and to serve, at this dial; None is the selector's default dial."""
         longest = min(self.settings.data.max_length, self.reducer.encoder.max_tokens)
         return assemble(self.reducer, self.selector, self.selector.default_dial if dial is None else dial, longest)
+
+
+def save_deployable(model: Model, tokenizer: Any, folder: Path) -> None:
+    """Saves a trained model at its default dial, with a tokenizer that cuts texts as they were cut in training."""
+    deployable = model.deployable()
+    deployable.save_pretrained(folder)
+    save_tokenizer(tokenizer, deployable.config.max_tokens, folder)
+
+
+def save_tokenizer(tokenizer: Any, longest: int, folder: Path) -> None:
+    """Saves a tokenizer whose own truncation cuts texts at so many tokens, or at the encoder's length if that is less.
+
+    The figures of a model are for texts that were cut there.
+    """
+    saved = copy.deepcopy(tokenizer)
+    saved.model_max_length = min(saved.model_max_length, longest)
+    saved.save_pretrained(folder)
 
 
 def measure_along_dial(

@@ -200,7 +200,7 @@ def pick(points: Sequence[Point], max_drop: float | None = None, min_speedup: fl
     fastest = max(good or saved, key=lambda p: (p.speed_up_validation, -drop(p)))
     nearest = {best} if min_speedup is None else {fastest} if max_drop is None else {best, fastest}
     there = " and ".join(
-        f"{point.model}{at_dial(point)} (drop {drop(point):z.1f}, {point.speed_up_validation:.2f}x)"
+        f"{point.model}{at_dial(point)} (on validation drop {drop(point):z.1f}, {point.speed_up_validation:.2f}x)"
         for point in sorted(nearest, key=lambda p: p.speed_up_validation)
     )
     remedy = "relax the bound" if has_model(points) else NO_MODEL

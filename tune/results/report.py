@@ -16,6 +16,7 @@ from trbert.selection.reduction import Reducer
 from trbert.selection.selectors import selector_class
 from trbert.tasks.examples import Examples
 from tune.checkpoints import forget_elders
+from tune.learning.model import save_tokenizer
 from tune.learning.prepare import Prepared
 from tune.learning.standing import Standing, remarks
 from tune.learning.steps import autocast
@@ -80,7 +81,8 @@ def save_teacher(folder: RunFolder, prepared: Prepared, settings: Settings) -> N
     """Saves the unreduced model as an ordinary Hugging Face checkpoint."""
     with tempfile.TemporaryDirectory() as temporary:
         prepared.plain(torch.device("cpu")).save_pretrained(temporary)
-        prepared.tokenizer.save_pretrained(temporary)
+        longest = settings.teacher.max_length or settings.data.max_length
+        save_tokenizer(prepared.tokenizer, longest, Path(temporary))
         own = f"{prepared.task.metric} on test: {prepared.teacher_test:.4f}"
         card = _card("The unreduced teacher", settings, [own], prepared.standing)
         (Path(temporary) / "README.md").write_text(card, encoding="utf-8")
@@ -213,6 +215,8 @@ def _card(title: str, settings: Settings | None, lines: Sequence[str], standing:
         lines = [*lines, *(f"{each.name} on test: {each.test:.4f}" for each in standing.baselines)]
         lines += [f"\nWarning: {remark}" for remark in remarks(standing)]
     use = "Load it with `trbert.load(path, dial=…)`, or with transformers after `import trbert.modeling`.\n"
+    if settings is not None:  # the teacher
+        use = "Load it with the Auto classes of transformers, as any model.\n"
     return head + "\n".join(lines) + "\n\n" + use
 
 

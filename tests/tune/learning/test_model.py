@@ -1,9 +1,11 @@
 """A model measured: masks thresholded as deployed, and masks drawn as in training."""
 
+import copy
 import dataclasses
 
 import pytest
 import torch
+import transformers
 from torch.testing import assert_close
 
 from trbert.errors import InputError
@@ -13,7 +15,7 @@ from trbert.selection.selectors import SELECTORS
 from tune.learning import joint_stage as joint
 from tune.learning import model as training
 from tune.learning import select_stage as stages
-from tune.learning.model import SPEED_UPS, Model, measure_along_dial, spread_dials
+from tune.learning.model import SPEED_UPS, Model, measure_along_dial, save_tokenizer, spread_dials
 from tune.learning.steps import StageTimeout
 from tune.settings import PRESETS, override
 
@@ -344,3 +346,13 @@ def test_a_model_is_measured_within_the_token_budget(prepared, tiny_settings, sp
     model.evaluate(split, 0.0)
     model.evaluate_sampled(split)
     assert used == [123, 123]
+
+
+@pytest.mark.parametrize(("own", "longest", "saved"), [(32, 20, 20), (16, 20, 16), (10**30, 20, 20)])
+def test_a_saved_tokenizer_cuts_texts_as_training_cut_them(prepared, tmp_path, own, longest, saved):
+    tokenizer = copy.deepcopy(prepared.tokenizer)
+    tokenizer.model_max_length = own
+    save_tokenizer(tokenizer, longest, tmp_path)
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert len(again("w1 " * 50, truncation=True)["input_ids"]) == saved
+    assert tokenizer.model_max_length == own

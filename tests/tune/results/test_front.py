@@ -118,7 +118,7 @@ def test_a_speed_up_on_test_chooses_nothing_and_is_what_is_shown(at, unreduced):
     points = mark_front([unreduced(0.9), slow, fast])
     assert [point.on_front for point in points] == [True, False, True]
     assert pick(points, min_speedup=2.5).speed_up == 1.5
-    with pytest.raises(InputError, match=r"\(drop 1\.0, 3\.00x\)"):
+    with pytest.raises(InputError, match=r"\(on validation drop 1\.0, 3\.00x\)"):
         pick(points, max_drop=0.5, min_speedup=2.5)
 
 
@@ -148,12 +148,13 @@ def test_only_saved_models_on_the_front_are_picked(at, unreduced, rule):
         (
             {"min_speedup": 20.0},
             "no saved model of the front is at least 20x faster; "
-            "the nearest: models/1 at dial -3 (drop 5.0, 9.00x): relax the bound",
+            "the nearest: models/1 at dial -3 (on validation drop 5.0, 9.00x): relax the bound",
         ),
         (
             {"min_speedup": 6.0, "max_drop": 2.0},
             "no saved model of the front drops at most 2 points on validation and is at least 6x faster; the nearest: "
-            "models/2 at dial -1.5 (drop 1.0, 5.00x) and models/1 at dial -3 (drop 5.0, 9.00x): relax the bound",
+            "models/2 at dial -1.5 (on validation drop 1.0, 5.00x) "
+            "and models/1 at dial -3 (on validation drop 5.0, 9.00x): relax the bound",
         ),
         ({}, "a pick needs a bound, and none is given: pass max_drop (points), min_speedup, or both"),
         ({"max_drop": -1.0}, "max_drop must be 0 or more percentage points, and is -1.0"),
@@ -170,7 +171,7 @@ def test_a_pick_that_is_none_names_the_nearest_there_is(bounds, message, small_f
 def test_a_drop_that_nothing_meets_names_the_least(at, unreduced):
     unsaved = dataclasses.replace(unreduced(0.92), model="")
     points = mark_front([unsaved, at(0.9, 2.0), at(0.8, 4.0)])
-    with pytest.raises(InputError, match=r"the nearest: models/1 at dial 0 \(drop 2\.0, 2\.00x\)"):
+    with pytest.raises(InputError, match=r"the nearest: models/1 at dial 0 \(on validation drop 2\.0, 2\.00x\)"):
         pick(points, max_drop=1.0)
 
 
@@ -195,7 +196,8 @@ def test_a_front_of_the_teacher_and_rules_has_the_teacher_to_pick_and_no_bound_t
     points = mark_front([unreduced(0.8), rule("first", 0.7, 2.0)])
     assert not has_model(points)
     assert pick(points, max_drop=20.0).model == "models/teacher"
-    told = r"is at least 2x faster; the nearest: models/teacher \(drop 0.0, 1.00x\): no trained model is on the front: "
+    nearest = r"the nearest: models/teacher \(on validation drop 0.0, 1.00x\)"
+    told = f"is at least 2x faster; {nearest}: no trained model is on the front: "
     with pytest.raises(InputError, match=told):
         pick(points, min_speedup=2.0)
 
