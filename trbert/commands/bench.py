@@ -1,11 +1,11 @@
 """`trbert bench`: how fast a model is on this machine, compared with itself padded, sorted and unpadded."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
 from trbert.errors import DamagedCheckpoint, InputError
+from trbert.files import why_not_writable
 
 HELP = "how fast a model is on this machine, compared with itself padded, sorted and unpadded"
 
@@ -53,7 +53,10 @@ def run(options: argparse.Namespace) -> None:
     if min(options.batch) < 1:
         raise InputError(f"--batch must be 1 or more, and is {min(options.batch)}")
     out = Path(options.out)
-    _check_out(out)
+    if (why := why_not_writable(out)) is not None:
+        raise InputError(
+            f"--out must be a folder that can be written, and {out} cannot be ({why}): name another folder"
+        )
     names = [Path(name).name for name in options.against]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(
@@ -113,19 +116,6 @@ def run(options: argparse.Namespace) -> None:
         print("picture   none: pip install matplotlib")
     else:
         print(f"picture   {out / 'speed.png'}")
-
-
-def _check_out(out: Path) -> None:
-    """Raises InputError if the folder of the report cannot be made or written. It makes nothing."""
-    try:
-        nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-        fault = "a file" if not nearest.is_dir() else "" if os.access(nearest, os.W_OK | os.X_OK) else "not writable"
-    except OSError as error:  # for example a name that is too long
-        nearest, fault = out, f"none ({error.strerror})"
-    if fault:
-        raise InputError(
-            f"--out must be a folder that can be written, and {str(nearest)!r} is {fault}: name another folder"
-        )
 
 
 def _tokenizer(folder: str) -> Any:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trbert.errors import InputError, RunFolderError
-from trbert.files import cache_folder
+from trbert.files import cache_folder, free_bytes, why_not_writable
+from trbert.wording import first_line
 from tune.preflight.address import check_form
-from tune.preflight.places import files_of, free_bytes, is_uri, why_not_readable, why_not_writable
+from tune.preflight.places import files_of, is_uri, why_not_readable
 from tune.runs import RunFolder
 from tune.settings import Search, Settings
 
@@ -83,7 +84,7 @@ def _why_no_storage(uri: str) -> str | None:
             stream.write(b"written")
         files.delete_file(probe)
     except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
-        return str(error).strip().partition("\n")[0]
+        return first_line(error)
     return None
 
 
