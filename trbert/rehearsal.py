@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
-from trbert.checkpoint.config import first_line
 from trbert.checkpoint.quiet import quiet
 from trbert.encoder import Encoder
 from trbert.errors import DamagedCheckpoint
@@ -15,6 +14,7 @@ from trbert.selection.policy import Policy
 from trbert.selection.reduction import Reducer
 from trbert.selection.selectors import selector_of
 from trbert.tasks import Task
+from trbert.wording import first_line
 
 PROBE = "a rehearsal of texts, 1 2 3"
 
