@@ -46,23 +46,8 @@ def run(options: argparse.Namespace) -> None:
         InputError: An option is out of its range, or its model, data, device or folder cannot be used.
         DamagedCheckpoint: The folder of the model does not hold a whole model with its tokenizer.
     """
-    for name in ("docs", "rounds", "threads"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name} must be 1 or more, and is {value}")
-    if min(options.batch) < 1:
-        raise InputError(f"--batch must be 1 or more, and is {min(options.batch)}")
+    _check_options(options)
     out = Path(options.out)
-    if (why := why_not_writable(out)) is not None:
-        raise InputError(
-            f"--out must be a folder that can be written, and {out} cannot be ({why}): name another folder"
-        )
-    names = [Path(name).name for name in options.against]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(
-            f"--against must name each model once, and names {twice[0]!r} twice: the last part of a name is its name "
-            "in the report, so rename a folder or time the models one after the other"
-        )
     import torch  # imported here, so that the help and messages about wrong options come at once
     from transformers.utils import logging
 
@@ -116,6 +101,26 @@ def run(options: argparse.Namespace) -> None:
         print("picture   none: pip install matplotlib")
     else:
         print(f"picture   {out / 'speed.png'}")
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Checks what can be known without torch: the numbers, the folder of the report, and the names of the rivals."""
+    for name in ("docs", "rounds", "threads"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} must be 1 or more, and is {value}")
+    if min(options.batch) < 1:
+        raise InputError(f"--batch must be 1 or more, and is {min(options.batch)}")
+    if (why := why_not_writable(Path(options.out))) is not None:
+        raise InputError(
+            f"--out must be a folder that can be written, and {options.out} cannot be ({why}): name another folder"
+        )
+    names = [Path(name).name for name in options.against]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(
+            f"--against must name each model once, and names {twice[0]!r} twice: the last part of a name is its name "
+            "in the report, so rename a folder or time the models one after the other"
+        )
 
 
 def _tokenizer(folder: str) -> Any:

@@ -94,17 +94,14 @@ def check_cache(settings: Settings, search: Search, folder: RunFolder) -> None:
         return
     try:
         place = cache_folder()
+        why = why_not_writable(place)
     except RuntimeError as error:  # there is no home folder
-        why, place = str(error), Path("~/.cache/trbert")
-    else:
-        found = why_not_writable(place)
-        if found is None:
-            return
-        why = found
-    raise InputError(
-        f"the cache folder {place} must be a folder that can be written, and is not ({why}): name another one in the "
-        "environment, TRBERT_CACHE=/a/folder"
-    )
+        place, why = Path("~/.cache/trbert"), str(error)
+    if why is not None:
+        raise InputError(
+            f"the cache folder {place} must be a folder that can be written, and is not ({why}): name another one in "
+            "the environment, TRBERT_CACHE=/a/folder"
+        )
 
 
 def check_free_space(settings: Settings, search: Search, folder: RunFolder) -> str | None:
