@@ -75,8 +75,7 @@ class Encoder:
     @property
     def max_tokens(self) -> int:
         """The most tokens of a document, with its special tokens."""
-        config = self.base.config
-        return int(config.max_position_embeddings) - self.family.reserved_positions(config)
+        return self.family.max_tokens(self.base.config)
 
     @property
     def num_segments(self) -> int:

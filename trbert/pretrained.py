@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from trbert.checkpoint.config import max_tokens, name_outputs, read_config
-from trbert.checkpoint.labels import match_labels
+from trbert.checkpoint.config import name_outputs, read_config
+from trbert.checkpoint.head import match_labels
 from trbert.checkpoint.place import Place, find_model
 from trbert.checkpoint.quiet import quiet
 from trbert.checkpoint.tokenizer import fit_tokenizer, load_tokenizer
@@ -104,7 +104,7 @@ def check_positions(config: Any, tokens: int) -> None:
             f"positions must be unset for a {config.model_type} model, and is {tokens}: its positions are rotary, "
             "computed and not learned, and it needs no more of them"
         )
-    own = max_tokens(config)
+    own = family.max_tokens(config)
     if tokens < own:
         raise InputError(
             f"positions must be at least the {own} that the model has, and is {tokens}: leave it unset, and truncate "
@@ -129,7 +129,7 @@ def extend_positions(model: Any, tokens: int) -> None:
     config, family = model.config, family_of(model.config)
     check_positions(config, tokens)
     reserved = family.reserved_positions(config)
-    own = config.max_position_embeddings - reserved
+    own = family.max_tokens(config)
     rows = torch.cat([torch.arange(reserved), reserved + torch.arange(tokens) % own])
     embeddings = attrgetter(family.embeddings)(model.base_model)
     table = embeddings.position_embeddings

@@ -22,8 +22,18 @@ def briefly_listed(names: Iterable[Any]) -> str:
         >>> briefly_listed(range(12))
         '0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more'
     """
-    texts = [text if len(text := repr(name)) <= 60 else text[:57] + "..." for name in names]
-    return ", ".join(texts[:10]) + (f" and {len(texts) - 10} more" if len(texts) > 10 else "")
+    return the_first(10, map(cut, names))
+
+
+def the_first(most: int, texts: Iterable[str]) -> str:
+    """Returns the first of some texts, with commas, and how many more there are.
+
+    Example:
+        >>> the_first(2, ["one", "two", "three"])
+        'one, two and 1 more'
+    """
+    every = list(texts)
+    return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
 
 
 def did_you_mean(name: str, there: Sequence[str]) -> str:
@@ -63,3 +73,9 @@ def shown(value: object) -> str:
         'the int 3'
     """
     return f"the {type(value).__name__} {cut(value)}"
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's message, or the name of its class where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__

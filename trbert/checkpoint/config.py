@@ -4,10 +4,11 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from trbert.checkpoint.labels import label_names
+from trbert.checkpoint.head import label_names
 from trbert.checkpoint.place import Place
 from trbert.errors import DamagedCheckpoint, UnsupportedModel
 from trbert.packed.families import FAMILIES, Family, family_of
+from trbert.wording import first_line
 
 LEFT_OVER: dict[str, Any] = {
     "output_attentions": False,
@@ -91,17 +92,6 @@ def name_outputs(config: Any, names: tuple[str, ...]) -> None:
     """Gives the outputs of a head these names, in place."""
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
-
-
-def max_tokens(config: Any) -> int:
-    """Returns the most tokens that a document may have, with its special tokens."""
-    return int(config.max_position_embeddings) - family_of(config).reserved_positions(config)
-
-
-def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's message, or the name of its class where it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__
 
 
 def _check_known(place: Place, raw: dict[str, Any]) -> None:

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from trbert.checkpoint.config import first_line, max_tokens
 from trbert.checkpoint.place import Place
 from trbert.errors import DamagedCheckpoint, InputError, UnsupportedModel
 from trbert.packed.families import family_of
-from trbert.wording import listed
+from trbert.wording import first_line, listed
 
 SENTENCEPIECE = ("sentencepiece.bpe.model", "spiece.model", "sentencepiece.model", "tokenizer.model")
 """Files of sentencepiece, as the families call them."""
@@ -70,7 +69,7 @@ def fit_tokenizer(place: Place, tokenizer: Any, model: Any) -> tuple[str, ...]:
     """
     config, notes = model.config, []
     rows = model.get_input_embeddings().num_embeddings
-    tokenizer.model_max_length = min(tokenizer.model_max_length, max_tokens(config))
+    tokenizer.model_max_length = min(tokenizer.model_max_length, family_of(config).max_tokens(config))
     if tokenizer.pad_token is None or tokenizer.pad_token_id >= rows:
         tokenizer.pad_token = _padding(place, tokenizer, config, rows)
         notes.append(

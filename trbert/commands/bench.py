@@ -1,11 +1,11 @@
 """`trbert bench`: how fast a model is on this machine, compared with itself padded, sorted and unpadded."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
 from trbert.errors import DamagedCheckpoint, InputError
+from trbert.files import why_not_writable
 
 HELP = "how fast a model is on this machine, compared with itself padded, sorted and unpadded"
 
@@ -46,20 +46,8 @@ def run(options: argparse.Namespace) -> None:
         InputError: An option is out of its range, or its model, data, device or folder cannot be used.
         DamagedCheckpoint: The folder of the model does not hold a whole model with its tokenizer.
     """
-    for name in ("docs", "rounds", "threads"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name} must be 1 or more, and is {value}")
-    if min(options.batch) < 1:
-        raise InputError(f"--batch must be 1 or more, and is {min(options.batch)}")
+    _check_options(options)
     out = Path(options.out)
-    _check_out(out)
-    names = [Path(name).name for name in options.against]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(
-            f"--against must name each model once, and names {twice[0]!r} twice: the last part of a name is its name "
-            "in the report, so rename a folder or time the models one after the other"
-        )
     import torch  # imported here, so that the help and messages about wrong options come at once
     from transformers.utils import logging
 
@@ -115,16 +103,23 @@ def run(options: argparse.Namespace) -> None:
         print(f"picture   {out / 'speed.png'}")
 
 
-def _check_out(out: Path) -> None:
-    """Raises InputError if the folder of the report cannot be made or written. It makes nothing."""
-    try:
-        nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-        fault = "a file" if not nearest.is_dir() else "" if os.access(nearest, os.W_OK | os.X_OK) else "not writable"
-    except OSError as error:  # for example a name that is too long
-        nearest, fault = out, f"none ({error.strerror})"
-    if fault:
+def _check_options(options: argparse.Namespace) -> None:
+    """Checks what can be known without torch: the numbers, the folder of the report, and the names of the rivals."""
+    for name in ("docs", "rounds", "threads"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} must be 1 or more, and is {value}")
+    if min(options.batch) < 1:
+        raise InputError(f"--batch must be 1 or more, and is {min(options.batch)}")
+    if (why := why_not_writable(Path(options.out))) is not None:
         raise InputError(
-            f"--out must be a folder that can be written, and {str(nearest)!r} is {fault}: name another folder"
+            f"--out must be a folder that can be written, and {options.out} cannot be ({why}): name another folder"
+        )
+    names = [Path(name).name for name in options.against]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(
+            f"--against must name each model once, and names {twice[0]!r} twice: the last part of a name is its name "
+            "in the report, so rename a folder or time the models one after the other"
         )
 
 

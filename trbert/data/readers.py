@@ -7,7 +7,7 @@ from typing import Any
 
 from trbert.errors import InputError
 from trbert.tasks.rows import Columns
-from trbert.wording import briefly_listed, did_you_mean
+from trbert.wording import briefly_listed, did_you_mean, first_line
 
 SPLITS = ("train", "validation", "test")
 SUFFIXES = (".parquet", ".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json")
@@ -107,5 +107,6 @@ def empty_table(origin: str) -> InputError:
 
 def unreadable(path: Path, kind: str, error: Exception) -> InputError:
     """Returns the error for a file whose contents are not what its suffix says."""
-    reason = str(error).strip().partition("\n")[0]
-    return InputError(f"data file {str(path)!r} must be {kind}, and cannot be read as that ({reason}): correct it")
+    return InputError(
+        f"data file {str(path)!r} must be {kind}, and cannot be read as that ({first_line(error)}): correct it"
+    )

@@ -54,6 +54,10 @@ class Family:
         """Returns how many first rows of the position table are never the position of a token."""
         return config.pad_token_id + 1 if self.first_position_after_padding else 0
 
+    def max_tokens(self, config: Any) -> int:
+        """Returns the most tokens that a document may have, with its special tokens."""
+        return int(config.max_position_embeddings) - self.reserved_positions(config)
+
     def pool(self, base: Any, states: Tensor) -> Tensor | None:
         """Returns the pooled state of each document's first token, or None where the model has no pooler.
 

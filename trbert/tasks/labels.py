@@ -12,7 +12,7 @@ from typing import Any
 from trbert.errors import InputError
 from trbert.tasks.rows import Table
 from trbert.tasks.texts import is_missing
-from trbert.wording import cut, did_you_mean, listed, shown
+from trbert.wording import briefly_listed, cut, did_you_mean, listed, shown
 
 KINDS = {bool: "booleans", int: "integers", str: "strings"}
 """The types that a label can have, with their names in error messages."""
@@ -119,7 +119,9 @@ def find_classes(
     else:
         values = [name for name in names if name in present]
         if without := [name for name in names if name not in present]:
-            notes.append(f"classes left out that no training row has: {_some(without)} (named in {train.names_origin})")
+            notes.append(
+                f"classes left out that no training row has: {briefly_listed(without)} (named in {train.names_origin})"
+            )
     for split, own in found.items():
         _check_trained(own, known[split], tables[split], train, values)
     if len(values) < 2:
@@ -211,7 +213,7 @@ def _name(label: Any, named: Table, origin: str, as_place: bool) -> str:
     if isinstance(label, str) and not as_place:
         if label in names or label in NO_LABEL:
             return label
-        rule = f"be one of the names in {named.names_origin}, {_some(names)}{did_you_mean(label, names)}"
+        rule = f"be one of the names in {named.names_origin}, {briefly_listed(names)}{did_you_mean(label, names)}"
     else:
         place = int(float(label))
         if place == -1:
@@ -227,7 +229,7 @@ def _check_renames(renames: Mapping[str, str], labels: Sequence[str]) -> None:
         if old not in labels:
             raise InputError(
                 f"--label-map must name labels that rows have, and {cut(old)} is none of them"
-                f"{did_you_mean(old, labels)}: the labels are {_some(labels)}"
+                f"{did_you_mean(old, labels)}: the labels are {briefly_listed(labels)}"
             )
 
 
@@ -314,11 +316,6 @@ def _label_map(renames: Mapping[str, str]) -> str:
     ):
         return '--label-map with a JSON file such as {"old": "new"}'
     return f"--label-map {shlex.quote(words)}"
-
-
-def _some(names: Sequence[Any]) -> str:
-    """Returns the first ten names, each cut, and how many more there are."""
-    return ", ".join(map(cut, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def _sort_key(labels: Iterable[Any]) -> Callable[[Any], Any] | None:

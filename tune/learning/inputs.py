@@ -53,11 +53,6 @@ class Inputs:
     longest: int
     fingerprint: str
 
-    @property
-    def encoder(self) -> Encoder:
-        """The encoder of the model."""
-        return self.reducer.encoder
-
 
 def read_inputs(settings: Settings, say: Say, at_once: int | None = None) -> Inputs:
     """Returns the data and the model of a search.

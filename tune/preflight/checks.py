@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trbert.errors import InputError, RunFolderError
-from trbert.files import cache_folder
+from trbert.files import cache_folder, free_bytes, why_not_writable
+from trbert.wording import first_line
 from tune.preflight.address import check_form
-from tune.preflight.places import files_of, free_bytes, is_uri, why_not_readable, why_not_writable
+from tune.preflight.places import files_of, is_uri, why_not_readable
 from tune.runs import RunFolder
 from tune.settings import Search, Settings
 
@@ -83,7 +84,7 @@ def _why_no_storage(uri: str) -> str | None:
             stream.write(b"written")
         files.delete_file(probe)
     except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
-        return str(error).strip().partition("\n")[0]
+        return first_line(error)
     return None
 
 
@@ -93,17 +94,14 @@ def check_cache(settings: Settings, search: Search, folder: RunFolder) -> None:
         return
     try:
         place = cache_folder()
+        why = why_not_writable(place)
     except RuntimeError as error:  # there is no home folder
-        why, place = str(error), Path("~/.cache/trbert")
-    else:
-        found = why_not_writable(place)
-        if found is None:
-            return
-        why = found
-    raise InputError(
-        f"the cache folder {place} must be a folder that can be written, and is not ({why}): name another one in the "
-        "environment, TRBERT_CACHE=/a/folder"
-    )
+        place, why = Path("~/.cache/trbert"), str(error)
+    if why is not None:
+        raise InputError(
+            f"the cache folder {place} must be a folder that can be written, and is not ({why}): name another one in "
+            "the environment, TRBERT_CACHE=/a/folder"
+        )
 
 
 def check_free_space(settings: Settings, search: Search, folder: RunFolder) -> str | None:

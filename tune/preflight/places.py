@@ -1,11 +1,9 @@
-"""The folders that a search writes to, and the files that it reads: whether it can, and what they are called."""
+"""The files and folders that a user names for a search: what they are called, and whether they can be read."""
 
 import errno
 import os
 import re
-import shutil
 import stat
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,42 +29,6 @@ def below(place: str, name: str) -> str:
     """
     path, mark, options = place.partition("?") if is_uri(place) else (place, "", "")
     return f"{path.rstrip('/')}/{name}{mark}{options}"
-
-
-def why_not_writable(folder: Path) -> str | None:
-    """Returns why files cannot be written in a folder, or None if they can. The folder need not exist yet.
-
-    A folder is made and removed again, because permissions alone do not tell: a disk may be mounted to be read only.
-    """
-    try:
-        there = _nearest(Path(os.path.abspath(folder)))
-        with tempfile.TemporaryDirectory(dir=there, prefix=".trbert.") as made:
-            (Path(made) / "file").write_bytes(b"written")
-    except OSError as error:
-        return error.strerror or str(error)
-    return None
-
-
-def free_bytes(folder: Path) -> int:
-    """Returns the free bytes of the disk on which a folder lies, or will lie."""
-    return shutil.disk_usage(_nearest(Path(os.path.abspath(folder)))).free
-
-
-def _nearest(folder: Path) -> Path:
-    """Returns the folder, or the nearest one above it that exists.
-
-    Raises:
-        OSError: What exists is not a folder, or a name is too long.
-    """
-    for each in (folder, *folder.parents):
-        try:
-            each.lstat()
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        if not each.is_dir():
-            raise NotADirectoryError(0, f"{each} is not a folder")
-        return each
-    raise FileNotFoundError(0, "the folder above it does not exist")
 
 
 def why_not_readable(path: Path) -> str | None:

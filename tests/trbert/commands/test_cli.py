@@ -234,7 +234,7 @@ def test_a_file_without_rows_is_told(saved, asked, capsys):
 
 def test_a_report_that_cannot_be_written_is_told_before_anything_is_read(saved, capsys):
     (saved / "taken").write_text("a file")
-    for out, fault in (("taken", "taken' is a file"), ("taken/report", "taken' is a file"), ("x" * 300, "is none (")):
+    for out, fault in (("taken", "taken is not"), ("taken/report", "taken is not"), ("x" * 300, "name too long")):
         words = ["bench", str(saved / "gone"), "--out", str(saved / out)]
         assert main(words) == 2
         told = capsys.readouterr().err
@@ -244,9 +244,13 @@ def test_a_report_that_cannot_be_written_is_told_before_anything_is_read(saved, 
 
 
 def test_a_folder_without_permission_to_write_is_told(saved, capsys, monkeypatch):
-    monkeypatch.setattr("os.access", lambda path, mode: False)
+    def refused(**options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", refused)
     assert main(words(saved)) == 2
-    told = f"error: --out must be a folder that can be written, and '{saved}' is not writable: name another folder\n"
+    out = f"{saved / 'out'} cannot be (Permission denied)"
+    told = f"error: --out must be a folder that can be written, and {out}: name another folder\n"
     assert capsys.readouterr().err == told
 
 

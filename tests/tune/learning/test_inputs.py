@@ -42,7 +42,7 @@ def test_memory_is_compared_with_what_the_trials_need(tiny_settings, cache, monk
 
 def test_the_memory_of_a_trial_by_hand(tiny_settings, cache):
     settings = override(tiny_settings, {"joint.samples": 2, "joint.batch_size": 4, "joint.fastest": 16.0})
-    encoder = read_inputs(settings, silent).encoder
+    encoder = read_inputs(settings, silent).reducer.encoder
     parameters = sum(each.numel() for each in encoder.plain.parameters())
     states = STATE_BYTES * (4 * 20) * 3 * len(encoder.layers) * encoder.base.config.hidden_size
     assert training_bytes(encoder, settings, 20) == PROCESS_BYTES + 16 * parameters + states

@@ -1,11 +1,11 @@
-"""The labels of a model and of the data: which output of a head stands for which label."""
+"""The outputs of a fine-tuned head: their names, and which of them stands for which label of the data."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from trbert.errors import InputError
-from trbert.wording import listed
+from trbert.wording import cut, the_first
 
 SHOWN = 8
 """The most labels that a message lists."""
@@ -57,7 +57,7 @@ def match_labels(source: str, names: Sequence[str], labels: Sequence[str]) -> tu
     if unnamed(names) and len(names) == len(labels) and list(names) != list(labels):
         return tuple(range(len(names))), (
             f"labels: model {source} has no names for its labels, so they are taken in the order of the data's: "
-            f"{_some([f'{name} is {label!r}' for name, label in zip(names, labels, strict=True)], 3)}; if that is "
+            f"{the_first(3, [f'{name} is {label!r}' for name, label in zip(names, labels, strict=True)])}; if that is "
             "wrong, rename the labels with --label-map, or pass --new-head",
         )
     order = [_place(label, names, labels) for label in labels]
@@ -85,13 +85,13 @@ def _notes(source: str, names: Sequence[str], labels: Sequence[str], places: Seq
         if names[place] != label
     ]
     if respelt:
-        notes.append(f"labels: matched by name with those of model {source}: {_some(respelt, 3)}")
+        notes.append(f"labels: matched by name with those of model {source}: {the_first(3, respelt)}")
     elif list(places) != sorted(places):
         notes.append(f"labels: matched by name with those of model {source}, which has them in another order")
     others = [name for index, name in enumerate(names) if index not in places]
     if others:
         notes.append(
-            f"labels: model {source} also knows {_some(list(map(repr, others)), SHOWN)}, of which the data has no row: "
+            f"labels: model {source} also knows {the_first(SHOWN, map(cut, others))}, of which the data has no row: "
             "it may still predict them; pass --new-head for a head with the labels of the data alone"
         )
     return tuple(notes)
@@ -109,7 +109,7 @@ def _refusal(source: str, names: Sequence[str], labels: Sequence[str], order: Se
         return f"{told}: pass --new-head to take its encoder with a new head"
     pairs = ",".join(f"{label}={name}" for label, name in zip(lacking, free, strict=False))
     return (
-        f"{told}, of which {_some(list(map(repr, lacking)), 3)} {'is' if len(lacking) == 1 else 'are'} not clearly "
+        f"{told}, of which {the_first(3, map(cut, lacking))} {'is' if len(lacking) == 1 else 'are'} not clearly "
         "one of the model's: pass --new-head to take its encoder with a new head, or, where only the spelling differs, "
         f"rename labels of the data to those of the model, such as --label-map {shlex.quote(pairs)}"
     )
@@ -138,10 +138,5 @@ def _folded(name: str) -> str:
     return name.strip().casefold()
 
 
-def _list(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"[{listed(list(names)[:SHOWN])}]{more}"
-
-
-def _some(parts: Sequence[str], most: int) -> str:
-    return ", ".join(parts[:most]) + (f" and {len(parts) - most} more" if len(parts) > most else "")
+def _list(names: Iterable[str]) -> str:
+    return f"[{the_first(SHOWN, map(cut, names))}]"

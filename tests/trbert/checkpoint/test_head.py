@@ -2,7 +2,7 @@
 
 import pytest
 
-from trbert.checkpoint.labels import label_names, match_labels
+from trbert.checkpoint.head import label_names, match_labels
 from trbert.errors import InputError
 from trbert.pretrained import load_pretrained
 from trbert.rehearsal import rehearse
