@@ -14,10 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Int64, UInt8
-
 from trbert.data.decoding import read_text
+from trbert.data.quotes import has_regular_quotes, hides_rows
 from trbert.data.readers import Contents, Format, check_columns, empty_table, suffix_of, unused
 from trbert.errors import InputError
 from trbert.tasks.rows import Columns
@@ -28,10 +26,8 @@ SEPARATORS = (",", ";", "\t", "|")
 
 _SAMPLE = 100_000
 _SAMPLE_ROWS = 200
-_PIECE = 1 << 18
 _MARK = "\x1a"
 """Stands for a quotation mark that a backslash marks, while the file is read."""
-_QUOTE, _NEWLINES = ord('"'), (ord("\n"), ord("\r"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,11 +205,11 @@ class _Reader:
         """Returns the wanted columns. A regular file is read by pyarrow, and any other one row by row."""
         content = memoryview(self.content)[layout.start :]
         separator = ord(layout.separator)
-        regular = b'"' not in self.content or _has_regular_quotes(content, separator)
+        regular = b'"' not in self.content or has_regular_quotes(content, separator)
         if layout.separator == "\t" and not regular:
             self.notes.append("quotation marks are read as they stand, because some stand alone")
             layout, regular = _literal(layout), True
-        elif layout.separator == "\t" and _hides_rows(content, len(layout.names)):
+        elif layout.separator == "\t" and hides_rows(content, len(layout.names)):
             self.notes.append("quotation marks are read as they stand, because every line is a row of its own")
             layout = _literal(layout)
         if layout.stripped or not layout.separator.isascii():
@@ -221,7 +217,7 @@ class _Reader:
         if regular:
             return self._read_fast(content, layout)
         escaped = memoryview(content.tobytes().replace(b'\\"', _MARK.encode()))
-        if _MARK.encode() in self.content or not _has_regular_quotes(escaped, separator):
+        if _MARK.encode() in self.content or not has_regular_quotes(escaped, separator):
             return self._read_strictly(layout)
         self.notes.append('a quotation mark within a cell is written \\"')
         values = self._read_fast(escaped, layout)
@@ -354,43 +350,6 @@ def _word(separator: str) -> str:
 
 def _literal(layout: _Layout) -> _Layout:
     return _Layout(layout.names, layout.separator, layout.start, quoted=False, stripped=layout.stripped)
-
-
-def _has_regular_quotes(content: memoryview, separator: int) -> bool:
-    """Returns whether quotation marks only open and close cells, and stand twice within them.
-
-    In such a file, each mark that opens a cell follows a separator or an end of line, and each mark that closes one
-    stands before a separator or an end of line. A mark within a cell closes it and opens it again.
-    """
-    characters = np.frombuffer(content, dtype=np.uint8)
-    marks = _places(characters, _QUOTE)
-    opening, closing = marks[0::2], marks[1::2]
-    if len(opening) != len(closing):
-        return False
-    around = np.array([separator, *_NEWLINES, _QUOTE], dtype=np.int64)
-    before = characters[opening[opening > 0] - 1]
-    after = characters[closing[closing < len(characters) - 1] + 1]
-    return bool(np.isin(before, around).all() and np.isin(after, around).all())
-
-
-def _hides_rows(content: memoryview, width: int) -> bool:
-    """Returns whether every line of a tab-separated file is a whole row, although some are within quoted cells."""
-    characters = np.frombuffer(content, dtype=np.uint8)
-    marks = _places(characters, _QUOTE)
-    if len(marks) == 0:
-        return False
-    ends = _places(characters, _NEWLINES[0])
-    within_cells = (np.searchsorted(marks, ends) % 2 == 1).any()
-    return bool(within_cells) and all(
-        line.count(b"\t") == width - 1 for line in content.tobytes().splitlines() if line.strip()
-    )
-
-
-def _places(characters: UInt8[np.ndarray, " characters"], wanted: int) -> Int64[np.ndarray, " places"]:
-    """Returns the places of a character. They are looked for piece by piece, which needs less memory and time."""
-    starts = range(0, len(characters), _PIECE)
-    found = [np.flatnonzero(characters[start : start + _PIECE] == wanted) + start for start in starts]
-    return np.concatenate(found)
 
 
 def _as_booleans(cells: list[str]) -> list[Any]:
