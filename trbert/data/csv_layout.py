@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -104,14 +105,14 @@ class _Finder:
                 names = [name.strip() for name in names] if stripped else names
                 check_columns(names, self.columns, self.origin)
                 layout = Layout(names, separator, start, stripped=stripped)
-                return self._with_row_names(layout)
+                return self._with_nameless_column(layout)
             if likeliest is None or len(names) > len(likeliest.names):
                 likeliest = Layout(names, separator, start)
         assert likeliest is not None
         remedy = (
             "" if self.given else f", or name the separator with --separator ({', '.join(map(word, tried))} were tried)"
         )
-        remedy += self._no_header_remedy(likeliest)
+        remedy += self._blank_remedy(likeliest) or self._no_header_remedy(likeliest)
         check_columns(likeliest.names, self.columns, self.origin, remedy)
         raise AssertionError("a column is missing")
 
@@ -147,19 +148,31 @@ class _Finder:
         whole = layout.start + _SAMPLE >= len(self.content) or len(rows) == _SAMPLE_ROWS
         return rows if whole or len(rows) == 1 else rows[:-1]
 
-    def _with_row_names(self, layout: Layout) -> Layout:
-        """Returns a layout with a first column of no name, if the header lacks its name, as it does in R's files.
+    def _with_nameless_column(self, layout: Layout) -> Layout:
+        """Returns a layout with a column of no name, if the rows have one cell more than the header.
 
-        Such a column holds the numbers of the rows.
+        In R's files it is the first column, and holds the numbers of the rows. Where every row ends with a separator,
+        it is the last column, and empty.
         """
         rows = self._sample(layout)
         wider = bool(rows) and all(len(row) == len(layout.names) + 1 for row in rows)
+        if wider and not any(row[-1] for row in rows):
+            self.notes.append(f"every row ends with {word(layout.separator)}, which the header does not")
+            return Layout([*layout.names, ""], layout.separator, layout.start, stripped=layout.stripped)
         if not wider or [row[0] for row in rows] not in [
             [str(first + place) for place in range(len(rows))] for first in (0, 1)
         ]:
             return layout
         self.notes.append("the first column has no name and holds the numbers of the rows")
         return Layout(["", *layout.names], layout.separator, layout.start, stripped=layout.stripped)
+
+    def _blank_remedy(self, layout: Layout) -> str:
+        """Returns what to do if each line is a label, a blank and a text, as TREC and fastText have it; "" if not."""
+        firsts = [words[0] for row in self._sample(layout) if len(words := row[0].split(maxsplit=1)) == 2]
+        if len(layout.names) > 1 or not 1 < len(set(firsts)) <= len(firsts) / 2:
+            return ""
+        command = f"sed 's/ /\\t/' {shlex.quote(self.origin)} > NEW.txt"
+        return f"; if each line is a label, a blank and a text, write a tab for the blank: {command}"
 
     def _no_header_remedy(self, layout: Layout) -> str:
         """Returns what to do if the first row is data; "" if it looks like a header."""
@@ -177,8 +190,22 @@ class _Finder:
         left = [place for place in places if place not in texts]
         remedy = f"--no-header --text-column {','.join(str(place + 1) for place in texts)}"
         if self.columns.target and left:
-            remedy += f" --label-column {min(left, key=lambda place: len(below[place])) + 1}"
+            remedy += (
+                f" --label-column {min(left, key=lambda place: _unlike_classes([row[place] for row in rows])) + 1}"
+            )
         return f"; if the first row is data and names no columns, set {remedy}"
+
+
+def _unlike_classes(cells: Sequence[str]) -> tuple[bool, bool, bool, int, int]:
+    """Returns how little the cells of a column look like names of classes. The lowest value is the likeliest column."""
+    different = set(cells)
+    return (
+        2 * len(different) > len(cells) > 2,  # as ids have
+        "" in different,
+        len(different) == 1,
+        len(different),
+        sum(map(len, cells)),
+    )
 
 
 def _named_separator(separator: str | None) -> str | None:

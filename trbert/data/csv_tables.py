@@ -67,6 +67,8 @@ class _Reader:
         values = self._values(layout)
         if not next(iter(values.values())):
             raise empty_table(self.origin)
+        if self.header:
+            values = self._without_headers(values)
         self._note_doubtful_rows(values, layout)
         if "in_train" in values:
             values["in_train"] = _as_booleans(values["in_train"])
@@ -171,6 +173,17 @@ class _Reader:
     def _wanted(self, layout: Layout) -> dict[str, int]:
         """Returns the place of each column that is wanted and there."""
         return {name: layout.names.index(name) for name in self.columns.wanted if name in layout.names}
+
+    def _without_headers(self, values: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """Returns the columns without the rows that name them once more, as in files that were put together."""
+        needed = [name for _, name in self.columns.needed]
+        first = values[needed[-1]]
+        again = {row for row in range(len(first)) if all(values[name][row].lstrip("\ufeff") == name for name in needed)}
+        if not again or len(again) == len(first):
+            return values
+        one = "row names the columns again and is" if len(again) == 1 else "rows name the columns again and are"
+        self.notes.append(f"{len(again)} {one} left out, the first of them row {min(again)}")
+        return {name: [cell for row, cell in enumerate(cells) if row not in again] for name, cells in values.items()}
 
     def _note_doubtful_rows(self, values: dict[str, list[Any]], layout: Layout) -> None:
         """Notes what was read without a fault, and may still be wrong: a header among the data, rows within a cell."""
