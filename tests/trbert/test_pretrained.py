@@ -1,6 +1,7 @@
 """Where models come from, and what is said of those that cannot be used."""
 
 import json
+import os
 import re
 import shutil
 
@@ -319,6 +320,19 @@ def test_a_folder_that_is_not_there_is_said(name):
 def test_a_folder_without_config_is_said(tmp_path):
     told = f"model folder {tmp_path} must hold config.json, and does not: pass a saved model"
     with pytest.raises(DamagedCheckpoint, match=f"^{re.escape(told)}$"):
+        load_pretrained(str(tmp_path), TASK, LABELS)
+
+
+@pytest.mark.parametrize("inner", ["checkpoint-500", "snapshots/0a1b"])
+def test_a_folder_of_models_without_config_is_said_with_the_newest_of_them(tmp_path, inner):
+    for place in ("1_Pooling", "checkpoint-20", inner):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "config.json").touch()
+    for at, place in enumerate(("checkpoint-20", inner)):
+        (tmp_path / place / "model.safetensors").touch()
+        os.utime(tmp_path / place, (at, at))
+    told = f"must hold config.json, and does not: pass the model within it, {tmp_path / inner}"
+    with pytest.raises(DamagedCheckpoint, match=f"{re.escape(told)}$"):
         load_pretrained(str(tmp_path), TASK, LABELS)
 
 

@@ -9,49 +9,19 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Int64, UInt8
-
+from trbert.data.csv_layout import Layout, find_layout, word
 from trbert.data.decoding import read_text
-from trbert.data.readers import Contents, Format, check_columns, empty_table, suffix_of, unused
+from trbert.data.quotes import has_regular_quotes, hides_rows
+from trbert.data.readers import Contents, Format, empty_table, unused
 from trbert.errors import InputError
 from trbert.tasks.rows import Columns
 from trbert.wording import shown
 
-SEPARATORS = (",", ";", "\t", "|")
-"""The separators that are tried where the user names none. The one that the suffix stands for is tried first."""
-
-_SAMPLE = 100_000
-_SAMPLE_ROWS = 200
-_PIECE = 1 << 18
 _MARK = "\x1a"
 """Stands for a quotation mark that a backslash marks, while the file is read."""
-_QUOTE, _NEWLINES = ord('"'), (ord("\n"), ord("\r"))
-
-
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """How a csv file is laid out.
-
-    Attributes:
-        names: the name of each column.
-        separator: the character between two columns.
-        start: the index of the first byte after the header.
-        quoted: whether a quotation mark at the start of a cell begins a cell that may hold separators. If not,
-            quotation marks are characters like any other.
-        stripped: whether blanks around cells are no part of them.
-    """
-
-    names: list[str]
-    separator: str
-    start: int
-    quoted: bool = True
-    stripped: bool = False
 
 
 def read_csv(path: Path, columns: Columns, format: Format) -> Contents:
@@ -83,12 +53,7 @@ class _Reader:
 
     def __init__(self, path: Path, content: bytes, columns: Columns, format: Format) -> None:
         self.origin, self.content, self.columns, self.header = path.name, content, columns, format.header
-        self.notes: list[str] = []
-        self.usual = "," if suffix_of(path) == ".csv" else "\t"
-        self.begin, self.given = 0, _named_separator(format.separator)
-        excel = re.match(rb'"?sep=([ -~\t])"?(?:\r\n|\r|\n)', content, re.IGNORECASE)
-        if excel:  # a line that Excel reads and writes
-            self.begin, self.given = excel.end(), self.given or excel[1].decode()
+        self.layout, self.notes = find_layout(path, content, columns, format)
 
     def contents(self) -> Contents:
         """Returns what the file holds.
@@ -96,124 +61,28 @@ class _Reader:
         Raises:
             InputError: The file lacks a column, or has a row whose cells do not fit the header.
         """
-        layout = self._layout()
-        if not self.content[layout.start : layout.start + _SAMPLE].strip() and not self.content[layout.start :].strip():
+        layout = self.layout
+        if not re.search(rb"\S", memoryview(self.content)[layout.start :]):
             raise empty_table(self.origin)
         values = self._values(layout)
         if not next(iter(values.values())):
             raise empty_table(self.origin)
+        if self.header:
+            values = self._without_headers(values)
         self._note_doubtful_rows(values, layout)
         if "in_train" in values:
             values["in_train"] = _as_booleans(values["in_train"])
         return Contents(values=values, others=unused(layout.names, self.columns), notes=tuple(self.notes))
 
-    def _layout(self) -> _Layout:
-        tried = (self.given,) if self.given else (self.usual, *(one for one in SEPARATORS if one != self.usual))
-        layout = self._headed(tried) if self.header else self._headless(tried)
-        if not self.given and layout.separator != self.usual:
-            self.notes.append(f"the columns are separated by {_word(layout.separator)}")
-        if layout.stripped:
-            self.notes.append("blanks around cells are left out, as the header has blanks around its names")
-        return layout
-
-    def _headed(self, tried: Sequence[str]) -> _Layout:
-        """Returns the layout of a file whose first row names the columns."""
-        needed = {name for _, name in self.columns.needed}
-        likeliest = None
-        for separator in tried:
-            names, start = self._first_row(separator)
-            stripped = not needed <= set(names) and needed <= {name.strip() for name in names}
-            if stripped or needed <= set(names):
-                names = [name.strip() for name in names] if stripped else names
-                check_columns(names, self.columns, self.origin)
-                layout = _Layout(names, separator, start, stripped=stripped)
-                return self._with_row_names(layout)
-            if likeliest is None or len(names) > len(likeliest.names):
-                likeliest = _Layout(names, separator, start)
-        assert likeliest is not None
-        remedy = (
-            ""
-            if self.given
-            else f", or name the separator with --separator ({', '.join(map(_word, tried))} were tried)"
-        )
-        remedy += self._no_header_remedy(likeliest)
-        check_columns(likeliest.names, self.columns, self.origin, remedy)
-        raise AssertionError("a column is missing")
-
-    def _headless(self, tried: Sequence[str]) -> _Layout:
-        """Returns the layout of a file whose first row is data. Its columns are named 1, 2 and so on."""
-        needed = {name for _, name in self.columns.needed}
-        fit: dict[str, int] = {}  # how many columns each separator makes that gives all rows the same number
-        for separator in tried:
-            counts = {len(row) for row in self._sample(_Layout([], separator, self.begin))}
-            if len(counts) == 1 and needed <= set(map(str, range(1, max(counts) + 1))):
-                fit[separator] = max(counts)
-        best = max(fit, key=lambda separator: fit[separator], default=tried[0])
-        names = [str(place + 1) for place in range(len(self._first_row(best)[0]))]
-        check_columns(names, self.columns, self.origin, ", as --no-header numbers the columns")
-        return _Layout(names, best, self.begin)
-
-    def _first_row(self, separator: str) -> tuple[list[str], int]:
-        """Returns the cells of the first row that is not blank, and the index of the byte after it."""
-        lines = io.StringIO(self._head(self.begin), newline="")
-        reader = csv.reader(lines, delimiter=separator)
-        names: list[str] = next((row for row in reader if row), [])
-        lines.seek(0)
-        return names, self.begin + sum(len(line.encode()) for line in islice(lines, reader.line_num))
-
-    def _head(self, start: int) -> str:
-        """Returns the first characters after an index. The last one is left out where it is cut."""
-        return self.content[start : start + _SAMPLE].decode(errors="ignore")
-
-    def _sample(self, layout: _Layout) -> list[list[str]]:
-        """Returns the first rows of data."""
-        lines = io.StringIO(self._head(layout.start), newline="")
-        rows = [row for row in islice(csv.reader(lines, delimiter=layout.separator), _SAMPLE_ROWS) if row]
-        whole = layout.start + _SAMPLE >= len(self.content) or len(rows) == _SAMPLE_ROWS
-        return rows if whole or len(rows) == 1 else rows[:-1]
-
-    def _with_row_names(self, layout: _Layout) -> _Layout:
-        """Returns a layout with a first column of no name, if the header lacks its name, as it does in R's files.
-
-        Such a column holds the numbers of the rows.
-        """
-        rows = self._sample(layout)
-        wider = bool(rows) and all(len(row) == len(layout.names) + 1 for row in rows)
-        if not wider or [row[0] for row in rows] not in [
-            [str(first + place) for place in range(len(rows))] for first in (0, 1)
-        ]:
-            return layout
-        self.notes.append("the first column has no name and holds the numbers of the rows")
-        return _Layout(["", *layout.names], layout.separator, layout.start, stripped=layout.stripped)
-
-    def _no_header_remedy(self, layout: _Layout) -> str:
-        """Returns what to do if the first row is data; "" if it looks like a header."""
-        rows = [row for row in self._sample(layout) if len(row) == len(layout.names)]
-        below = [set(column) for column in zip(*rows, strict=True)]
-        like_data = (
-            len(cell.split()) > 4 or re.fullmatch(r"[-+]?\d+([.,]\d+)?", cell) or (below and cell in below[place])
-            for place, cell in enumerate(layout.names)
-        )
-        if not rows or len(layout.names) < len(self.columns.needed) or not any(like_data):
-            return ""
-        places = range(len(layout.names))
-        by_length = sorted(places, key=lambda place: -sum(len(row[place]) for row in rows))
-        texts = sorted(by_length[: len(self.columns.inputs)])
-        left = [place for place in places if place not in texts]
-        remedy = f"--no-header --text-column {','.join(str(place + 1) for place in texts)}"
-        if self.columns.target and left:
-            remedy += f" --label-column {min(left, key=lambda place: len(below[place])) + 1}"
-        return f"; if the first row is data and names no columns, set {remedy}"
-
-    def _values(self, layout: _Layout) -> dict[str, list[Any]]:
+    def _values(self, layout: Layout) -> dict[str, list[Any]]:
         """Returns the wanted columns. A regular file is read by pyarrow, and any other one row by row."""
         content = memoryview(self.content)[layout.start :]
         separator = ord(layout.separator)
-        regular = b'"' not in self.content or _has_regular_quotes(content, separator)
+        regular = b'"' not in self.content or has_regular_quotes(content, separator)
         if layout.separator == "\t" and not regular:
             self.notes.append("quotation marks are read as they stand, because some stand alone")
             layout, regular = _literal(layout), True
-        elif layout.separator == "\t" and _hides_rows(content, len(layout.names)):
+        elif layout.separator == "\t" and hides_rows(content, len(layout.names)):
             self.notes.append("quotation marks are read as they stand, because every line is a row of its own")
             layout = _literal(layout)
         if layout.stripped or not layout.separator.isascii():
@@ -221,13 +90,13 @@ class _Reader:
         if regular:
             return self._read_fast(content, layout)
         escaped = memoryview(content.tobytes().replace(b'\\"', _MARK.encode()))
-        if _MARK.encode() in self.content or not _has_regular_quotes(escaped, separator):
+        if _MARK.encode() in self.content or not has_regular_quotes(escaped, separator):
             return self._read_strictly(layout)
         self.notes.append('a quotation mark within a cell is written \\"')
         values = self._read_fast(escaped, layout)
         return {name: [cell.replace(_MARK, '"') for cell in cells] for name, cells in values.items()}
 
-    def _read_fast(self, content: memoryview, layout: _Layout) -> dict[str, list[Any]]:
+    def _read_fast(self, content: memoryview, layout: Layout) -> dict[str, list[Any]]:
         import pyarrow
         import pyarrow.csv
 
@@ -252,7 +121,7 @@ class _Reader:
             return self._read_strictly(layout)  # which finds the row that is wrong
         return {name: table[str(place)].to_pylist() for name, place in places.items()}
 
-    def _read_strictly(self, layout: _Layout) -> dict[str, list[Any]]:
+    def _read_strictly(self, layout: Layout) -> dict[str, list[Any]]:
         """Returns the wanted columns, read row by row.
 
         Raises:
@@ -289,7 +158,7 @@ class _Reader:
                 ) from error
         return values
 
-    def _misfit(self, row: int, line: int, cells: Sequence[str], layout: _Layout) -> InputError:
+    def _misfit(self, row: int, line: int, cells: Sequence[str], layout: Layout) -> InputError:
         whole = layout.separator.join(cells)
         model = "as the header has" if self.header else "as the first row has"
         if len(cells) > len(layout.names):
@@ -298,14 +167,25 @@ class _Reader:
             remedy = "write the cells that are missing"
         return InputError(
             f"row {row} of {self.origin} (line {line}) must have {len(layout.names)} cells separated by "
-            f"{_word(layout.separator)}, {model}, and has {len(cells)} in {shown(whole)}: {remedy}, or set --separator"
+            f"{word(layout.separator)}, {model}, and has {len(cells)} in {shown(whole)}: {remedy}, or set --separator"
         )
 
-    def _wanted(self, layout: _Layout) -> dict[str, int]:
+    def _wanted(self, layout: Layout) -> dict[str, int]:
         """Returns the place of each column that is wanted and there."""
         return {name: layout.names.index(name) for name in self.columns.wanted if name in layout.names}
 
-    def _note_doubtful_rows(self, values: dict[str, list[Any]], layout: _Layout) -> None:
+    def _without_headers(self, values: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """Returns the columns without the rows that name them once more, as in files that were put together."""
+        needed = [name for _, name in self.columns.needed]
+        first = values[needed[-1]]
+        again = {row for row in range(len(first)) if all(values[name][row].lstrip("\ufeff") == name for name in needed)}
+        if not again or len(again) == len(first):
+            return values
+        one = "row names the columns again and is" if len(again) == 1 else "rows name the columns again and are"
+        self.notes.append(f"{len(again)} {one} left out, the first of them row {min(again)}")
+        return {name: [cell for row, cell in enumerate(cells) if row not in again] for name, cells in values.items()}
+
+    def _note_doubtful_rows(self, values: dict[str, list[Any]], layout: Layout) -> None:
         """Notes what was read without a fault, and may still be wrong: a header among the data, rows within a cell."""
         target = self.columns.target
         if self.header and target and (count := values[target].count(target)):
@@ -329,68 +209,15 @@ class _Reader:
                 "check whether a quotation mark is not closed there"
             )
 
-    def _is_row(self, line: str, layout: _Layout, classes: set[str]) -> bool:
+    def _is_row(self, line: str, layout: Layout, classes: set[str]) -> bool:
         cells = line.split(layout.separator)
         if len(cells) != len(layout.names) or len(cells) == 1:
             return False
         return not classes or cells[layout.names.index(self.columns.target)] in classes
 
 
-def _named_separator(separator: str | None) -> str | None:
-    if separator is None:
-        return None
-    found = {"tab": "\t", "\\t": "\t"}.get(separator, separator)
-    if len(found) != 1 or found in '"\r\n':
-        raise InputError(
-            f"--separator must be one character other than a quotation mark, or the word tab, and is {separator!r}: "
-            "write for example ';' or tab"
-        )
-    return found
-
-
-def _word(separator: str) -> str:
-    return "tabs" if separator == "\t" else repr(separator)
-
-
-def _literal(layout: _Layout) -> _Layout:
-    return _Layout(layout.names, layout.separator, layout.start, quoted=False, stripped=layout.stripped)
-
-
-def _has_regular_quotes(content: memoryview, separator: int) -> bool:
-    """Returns whether quotation marks only open and close cells, and stand twice within them.
-
-    In such a file, each mark that opens a cell follows a separator or an end of line, and each mark that closes one
-    stands before a separator or an end of line. A mark within a cell closes it and opens it again.
-    """
-    characters = np.frombuffer(content, dtype=np.uint8)
-    marks = _places(characters, _QUOTE)
-    opening, closing = marks[0::2], marks[1::2]
-    if len(opening) != len(closing):
-        return False
-    around = np.array([separator, *_NEWLINES, _QUOTE], dtype=np.int64)
-    before = characters[opening[opening > 0] - 1]
-    after = characters[closing[closing < len(characters) - 1] + 1]
-    return bool(np.isin(before, around).all() and np.isin(after, around).all())
-
-
-def _hides_rows(content: memoryview, width: int) -> bool:
-    """Returns whether every line of a tab-separated file is a whole row, although some are within quoted cells."""
-    characters = np.frombuffer(content, dtype=np.uint8)
-    marks = _places(characters, _QUOTE)
-    if len(marks) == 0:
-        return False
-    ends = _places(characters, _NEWLINES[0])
-    within_cells = (np.searchsorted(marks, ends) % 2 == 1).any()
-    return bool(within_cells) and all(
-        line.count(b"\t") == width - 1 for line in content.tobytes().splitlines() if line.strip()
-    )
-
-
-def _places(characters: UInt8[np.ndarray, " characters"], wanted: int) -> Int64[np.ndarray, " places"]:
-    """Returns the places of a character. They are looked for piece by piece, which needs less memory and time."""
-    starts = range(0, len(characters), _PIECE)
-    found = [np.flatnonzero(characters[start : start + _PIECE] == wanted) + start for start in starts]
-    return np.concatenate(found)
+def _literal(layout: Layout) -> Layout:
+    return Layout(layout.names, layout.separator, layout.start, quoted=False, stripped=layout.stripped)
 
 
 def _as_booleans(cells: list[str]) -> list[Any]:

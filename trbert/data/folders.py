@@ -1,6 +1,7 @@
 """Which names mean which split, and which files of a folder are which split."""
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -49,8 +50,8 @@ def chosen_splits(names: Iterable[str]) -> dict[str, str]:
 def folder_files(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
     """Returns the files of each split of a folder, and notes on how they were chosen.
 
-    A split is a file such as `train.csv`, or several such as `train-00000-of-00002.parquet`. They lie in the folder, or
-    in its folder `data`.
+    A split is a file such as `train.csv`, several such as `train-00000-of-00002.parquet`, or all files of a folder such
+    as `train`. They lie in the folder, or in its folder `data`.
 
     Raises:
         InputError: There is no train file, a split has two files, or a part of one is missing.
@@ -74,7 +75,7 @@ def folder_files(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
         one = "lies in the folder and is not used" if len(names) == 1 else "lie in the folder and are not used"
         notes.append(
             f"{briefly_listed(names)} {one}: to use a file, name all of them one by one, as "
-            f"train={files['train'][0].name},validation={names[0]}"
+            f"train={files['train'][0]},validation={beside[0]}"
         )
     return files, notes
 
@@ -94,7 +95,10 @@ def _data_files(folder: Path) -> list[Path]:
 
 
 def _claims(folder: Path) -> dict[str, list[Path]]:
-    """Returns the files of a folder whose names stand for a split, by those names in small letters."""
+    """Returns the files of a folder whose names stand for a split, by those names in small letters.
+
+    All files of a folder within it stand for the split that this folder is named after.
+    """
     claims: dict[str, list[Path]] = {}
     for file in _data_files(folder):
         stem = stem_of(file).lower()
@@ -102,7 +106,16 @@ def _claims(folder: Path) -> dict[str, list[Path]]:
         name = shard["name"] if shard else stem
         if suffix_of(file) and split_of(name):
             claims.setdefault(name, []).append(file)
+    for inner in _folders(folder):
+        if split_of(inner.name) and inner.name.lower() not in claims:
+            parts = [file for file in _data_files(inner) if suffix_of(file) not in (None, ".txt")]
+            if parts:
+                claims[inner.name.lower()] = parts
     return claims
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [place for place in sorted(folder.iterdir()) if place.is_dir()] if folder.is_dir() else []
 
 
 def _whole(folder: Path, split: str, files: list[Path]) -> list[Path]:
@@ -111,8 +124,11 @@ def _whole(folder: Path, split: str, files: list[Path]) -> list[Path]:
     Raises:
         InputError: There are two files, or a part is missing.
     """
-    if len(files) == 1 and not _SHARD.fullmatch(stem_of(files[0])):
-        return files
+    if not any(_SHARD.fullmatch(stem_of(file)) for file in files):
+        kinds, stems = {suffix_of(file) for file in files}, {stem_of(file) for file in files}
+        in_folder = split_of(files[0].parent.name) == split and len(kinds) == 1 and len(stems) == len(files)
+        if len(files) == 1 or in_folder:
+            return files
     parts: dict[int, Path] = {}
     counts: set[int] = set()
     for file in files:
@@ -147,8 +163,35 @@ def _no_train(folder: Path) -> InputError:
     if inner:
         remedy = f"pass one of its folders, such as {str(inner[0])!r}"
     else:
-        remedy = "name the files one by one, train=a.csv,test=b.csv"
+        remedy = _remedy(folder)
     return InputError(
         f"folder {str(folder)!r} must have a train file (train{', train'.join(SUFFIXES)}), and has "
         f"{briefly_listed(place.name for place in there) or 'nothing'}: {remedy}"
     )
+
+
+def _remedy(folder: Path) -> str:
+    """Returns what to do with a folder in which no file has the name of a split alone."""
+    files = [file for file in _data_files(folder) if suffix_of(file)]
+    named: dict[str, list[Path]] = {}  # the files with the name of a split among the words of their names
+    for file in files:
+        for split in {split_of(word) for word in re.split(r"[^a-z]+", stem_of(file).lower())} - {None}:
+            named.setdefault(str(split), []).append(file)
+    train = named.get("train", [])
+    apart = [next((file for file in train if word in file.name.lower()), None) for word in ("label", "text")]
+    if len(train) == 2 and apart[0] and apart[1] and apart[0] != apart[1]:
+        return (
+            "put the labels of each split beside its texts, "
+            f"paste {shlex.quote(str(apart[0]))} {shlex.quote(str(apart[1]))} > train.tsv"
+        )
+    if len(train) == 1:
+        pairs = [f"{split}={named[split][0]}" for split in SPLITS if len(named.get(split, [])) == 1]
+        return f"name the files one by one, {shlex.quote(','.join(pairs))}"
+    if len(files) == 1 and not named:
+        return f"pass the file {str(files[0])!r}"
+    texts = next((file for depth in ("*/*.txt", "*/*/*.txt") for file in sorted(folder.glob(depth))), None)
+    if texts is not None:
+        return (
+            f"write one table with a row for each text, since files of one text, such as {str(texts)!r}, are not read"
+        )
+    return "name the files one by one, train=a.csv,test=b.csv"

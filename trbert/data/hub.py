@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from trbert.data.folders import chosen_splits
-from trbert.data.readers import check_columns, unused
+from trbert.data.readers import NoTarget, check_columns, unused, without_target
 from trbert.errors import InputError
 from trbert.tasks.rows import Columns, Table
 from trbert.wording import briefly_listed
@@ -83,7 +83,13 @@ def _tables(found: Mapping[str, Any], columns: Columns, source: str) -> tuple[di
     for split, name in chosen.items():
         rows = found[name]
         origin = f"{source} ({name})"
-        check_columns(rows.column_names, columns, origin)
+        try:
+            check_columns(rows.column_names, columns, origin)
+        except NoTarget:
+            if split == "train":
+                raise
+            notes.append(without_target(split, origin, columns))
+            continue
         target = rows.features[columns.target] if columns.target else None
         tables[split] = Table(
             origin,

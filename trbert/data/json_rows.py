@@ -68,6 +68,12 @@ def _values(text: str, origin: str) -> list[Any]:
             values.append(value)
     except json.JSONDecodeError as error:
         line = text.count("\n", 0, error.pos) + 1
+        if re.match(r"\s*[{\[]+\s*'", text):
+            raise InputError(
+                f"line {line} of {origin} must be JSON, and is Python with single quotation marks: convert the file, "
+                "python -c 'import ast, json, sys; [print(json.dumps(ast.literal_eval(line))) for line in sys.stdin]' "
+                "< OLD > NEW.jsonl"
+            ) from error
         there = text[error.pos :].split("\n", 1)[0]
         found = f"{error.msg}, before {there[:40]!r}" if there else f"{error.msg}, at the end of the line or file"
         raise InputError(
@@ -102,11 +108,13 @@ def _records(values: list[Any], columns: Columns, origin: str) -> tuple[list[Any
         if any(name in part for part in parts for name in needed):
             return parts, []
         return _from_columns({name: list(part.values()) for name, part in value.items()}, origin), []
-    tables = {name: part for name, part in value.items() if _is_list_of(part, dict)}
+    tables = {name: part for name, part in value.items() if _is_list_of(part, dict) or _is_list_of(part, list)}
     if len(tables) > 1 and not set(needed) <= set(value):
         written = {split for split in (*SPLITS, "valid", "dev", "val", "eval") if split in tables}
+        lists = any(_is_list_of(part, list) for part in tables.values())
+        rows = f" (an object with {listed(needed)} for each row)" if lists else ""
         remedy = (
-            f"save each in a file of its own, such as {next(iter(tables))}.jsonl, and name the files, "
+            f"save each in a file of its own, such as {next(iter(tables))}.jsonl{rows}, and name the files, "
             "train=a.jsonl,test=b.jsonl"
             if written
             else "save the one to be used in a file of its own"

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from trbert.data.decoding import read_bytes, refuse_foreign
 from trbert.data.readers import Contents, check_columns, unreadable, unused
@@ -21,7 +22,8 @@ def read_parquet(path: Path, columns: Columns) -> Contents:
         schema = pyarrow.parquet.read_schema(path)
         check_columns(schema.names, columns, path.name)
         wanted = [name for name in schema.names if name in columns.wanted]
-        values = pyarrow.parquet.read_table(path, columns=wanted, partitioning=None).to_pydict()
+        table = pyarrow.parquet.read_table(path, columns=wanted, partitioning=None)
+        values = {name: _plain(table[name]).to_pylist() for name in wanted}
     except (pyarrow.ArrowInvalid, OSError) as error:
         content = read_bytes(path)
         if not content.startswith(b"PAR1"):
@@ -31,3 +33,22 @@ def read_parquet(path: Path, columns: Columns) -> Contents:
     feature = metadata.get("info", {}).get("features", {}).get(columns.target, {})
     names = feature.get("names") if feature.get("_type") == "ClassLabel" else None
     return Contents(values=values, others=unused(schema.names, columns), class_names=tuple(names) if names else None)
+
+
+def _plain(column: Any) -> Any:
+    """Returns a column with its bytes as strings and its whole decimals as integers, as some programs write them.
+
+    A column of other values is returned as it is. So is one whose bytes are no UTF-8.
+    """
+    import pyarrow
+
+    of = pyarrow.types
+    wanted = None
+    if of.is_binary(column.type) or of.is_large_binary(column.type):
+        wanted = pyarrow.large_string()
+    elif of.is_decimal(column.type) and column.type.scale == 0:
+        wanted = pyarrow.int64()
+    try:
+        return column if wanted is None else column.cast(wanted)
+    except pyarrow.ArrowInvalid:
+        return column

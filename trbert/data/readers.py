@@ -29,6 +29,10 @@ class Format:
     header: bool = True
 
 
+class NoTarget(InputError):
+    """A table lacks the column of the targets, and has the columns of the inputs."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
     """What a reader has found in a file.
@@ -80,11 +84,13 @@ def check_columns(there: Sequence[str], columns: Columns, origin: str, remedy: s
         remedy: what else can be done about a missing column, to end the message.
 
     Raises:
-        InputError: A column is missing or stands there twice. The message names the columns that are there.
+        InputError: A column is missing or stands there twice. The message names the columns that are there. It is a
+            `NoTarget` where only the column of the targets is missing.
     """
     for option, name in columns.needed:
         if name not in there:
-            raise InputError(
+            kind = InputError if name in columns.inputs else NoTarget
+            raise kind(
                 f"{origin} must have the column {name!r}, and has {briefly_listed(there)}{did_you_mean(name, there)}: "
                 f"set {option} to one of them{remedy}"
             )
@@ -93,6 +99,11 @@ def check_columns(there: Sequence[str], columns: Columns, origin: str, remedy: s
                 f"{origin} must have one column {name!r}, and has {there.count(name)} of that name among its "
                 f"{len(there)} columns: give them different names"
             )
+
+
+def without_target(split: str, origin: str, columns: Columns) -> str:
+    """Returns the note on a split that is not used because its table has no targets, as in competitions."""
+    return f"{split} is not used: {origin} has no column {columns.target!r}"
 
 
 def unused(there: Sequence[str], columns: Columns) -> tuple[str, ...]:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trbert.data.csv_tables import read_csv
+from trbert.data.decoding import read_bytes, refuse_foreign
 from trbert.data.folders import folder_files, split_of
 from trbert.data.hub import REMEDY, is_saved, read_hub, read_saved
 from trbert.data.json_rows import read_json
 from trbert.data.pages import Page, documentation_pages
 from trbert.data.parquet_tables import read_parquet
-from trbert.data.readers import SPLITS, SUFFIXES, Contents, Format, check_columns, suffix_of
+from trbert.data.readers import SPLITS, SUFFIXES, Contents, Format, NoTarget, check_columns, suffix_of, without_target
 from trbert.errors import InputError
 from trbert.tasks.rows import Columns, Table
 from trbert.wording import briefly_listed, did_you_mean, listed
@@ -129,7 +130,13 @@ def _read_files(
     tables: dict[str, Table] = {}
     origins: dict[str, list[str]] = {}
     for split, parts in files.items():
-        read = [_read_file(part, columns, format) for part in parts]
+        try:
+            read = [_read_file(part, columns, format) for part in parts]
+        except NoTarget:
+            if split == "train":
+                raise
+            notes = [*notes, without_target(split, parts[0].name, columns)]
+            continue
         for part, contents in zip(parts, read, strict=True):
             for note in contents.notes:
                 origins.setdefault(note, []).append(part.name)
@@ -144,13 +151,17 @@ def _read_file(path: Path, columns: Columns, format: Format) -> Contents:
         raise InputError(f"data file {str(path)!r} must be a file, and is a folder: name a file in it")
     if not path.is_file():
         raise InputError(f"data file {str(path)!r} must exist, and is missing: check the path")
-    if suffix is None:
+    if suffix is None and path.suffix:
+        content = read_bytes(path)
+        refuse_foreign(content, path)
+        text = content and b"\0" not in content
         raise InputError(
-            f"data file {str(path)!r} must end in {', '.join(SUFFIXES)}, and ends in {path.suffix!r}: convert it"
+            f"data file {str(path)!r} must end in {', '.join(SUFFIXES)}, and ends in {path.suffix!r}: "
+            f"{'rename it to end in .txt if it is a table, or else ' if text else ''}convert it"
         )
     if suffix == ".parquet":
         return read_parquet(path, columns)
-    return (read_csv if suffix in (".csv", ".tsv", ".txt") else read_json)(path, columns, format)
+    return (read_csv if suffix in (".csv", ".tsv", ".txt", None) else read_json)(path, columns, format)
 
 
 def _joined(files: Sequence[Path], read: Sequence[Contents], names: tuple[str, ...] | None) -> Table:

@@ -100,6 +100,8 @@ class Classification(Task):
         if len(labels) > LISTED:
             least, most = counts.index(min(counts)), counts.index(max(counts))
             each = f", from {counts[least]:,} of {cut(labels[least])} to {counts[most]:,} of {cut(labels[most])}"
+            if counts[least] == counts[most]:
+                each = f", {counts[most]:,} of each"
         else:
             each = ": " + ", ".join(f"{cut(name)} {count:,}" for name, count in zip(labels, counts, strict=True))
         found = [what + each]

@@ -22,6 +22,8 @@ WHOLE = re.compile(r"-?\d+(\.0+)?", re.ASCII)
 """A whole number as a string. pandas writes 1.0 for 1 in a column that has an empty cell."""
 NO_LABEL = ("-1", -1)
 """What public data sets write for a label that is missing or kept secret."""
+DASH = ("-",)
+"""What data sets of inference write for a label on which nobody agreed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ def find_classes(
     train = tables["train"]
     found, names = _alike(tables, labels, renames)
     known = _known(found, names)
-    notes = _missing_notes(known, train, column)
+    notes = _missing_notes(found, known, train, column)
     present = Counter(label for label, is_known in zip(found["train"], known["train"], strict=True) if is_known)
     if names is None:
         _check_class_like(present, train, column)
@@ -159,10 +161,25 @@ def _alike(
 def _known(labels: Mapping[str, list[Any]], names: Sequence[str] | None) -> dict[str, list[bool]]:
     """Returns for each label whether it is one. -1 is none, unless it is one of the names, or train has it."""
     is_class = "-1" in names if names is not None else any(label in NO_LABEL for label in labels["train"])
-    return {split: [is_class or label not in NO_LABEL for label in own] for split, own in labels.items()}
+    missing = {*(() if is_class else NO_LABEL), *(DASH if _dash_is_missing(labels["train"], names) else ())}
+    return {split: [label not in missing for label in own] for split, own in labels.items()}
 
 
-def _missing_notes(known: Mapping[str, list[bool]], train: Table, column: str) -> list[str]:
+def _dash_is_missing(train: Sequence[Any], names: Sequence[str] | None) -> bool:
+    """Returns whether "-" is no class: where two classes or more have names of letters, and no list has "-" as a name.
+
+    The data sets of inference (SNLI, MNLI) write it where those who labelled a row did not agree. Of "+" and "-", both
+    are classes.
+    """
+    others = set(train).difference(DASH)
+    return (
+        names is None and len(others) > 1 and all(isinstance(one, str) and re.search(r"[^\W\d]", one) for one in others)
+    )
+
+
+def _missing_notes(
+    labels: Mapping[str, list[Any]], known: Mapping[str, list[bool]], train: Table, column: str
+) -> list[str]:
     """Returns notes on the rows without a label, and refuses a train split that has no other rows."""
     notes: list[str] = []
     for split, own in known.items():
@@ -172,10 +189,14 @@ def _missing_notes(known: Mapping[str, list[bool]], train: Table, column: str) -
                 f"{train.origin} must have labels in column {column!r}, and its {missing} labels are all -1, which "
                 f"stands for missing ones: set --label-column to the column of the classes{train.unread}"
             )
+        found = {str(label) for label, is_known in zip(labels[split], own, strict=True) if not is_known}
+        marks = " or ".join(sorted(found))
         if missing == len(own):
-            notes.append(f"{split} is not used: its {missing} labels are all -1, which stands for secret ones")
+            notes.append(f"{split} is not used: its {missing} labels are all {marks}, which stands for secret ones")
         elif missing:
-            notes.append(f"{split}: {missing} rows left out that are labelled -1, which stands for a missing label")
+            notes.append(
+                f"{split}: {missing} rows left out that are labelled {marks}, which stands for a missing label"
+            )
     return notes
 
 
@@ -265,7 +286,7 @@ def _check_trained(
     same = _same(str(label), names)
     hint = f" (did you mean {same!r}?)" if same else did_you_mean(str(label), names)
     # A name that is only spelled alike may be another class, so that it is no rename to paste.
-    renamed = _label_map({str(label): same or "CLASS"})
+    renamed = _label_map({str(one): _same(str(one), names) or "CLASS" for one in counts})
     raise InputError(
         f"label {cut(label)} of {table.origin} must have training rows, and has none in {train.origin}{hint}: add "
         f"some, remove its {count} rows, or give them another class ({renamed})"

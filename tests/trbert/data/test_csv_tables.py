@@ -257,7 +257,7 @@ def test_a_first_row_that_is_data_is_told_with_the_options_that_read_it(tmp_path
 
 
 def test_a_label_that_is_the_name_of_its_column_is_noted(tmp_path: Path) -> None:
-    assert read(tmp_path, "text,label\nx,A\ntext,label\ny,B\n").notes == (
+    assert read(tmp_path, "text,label\nx,A\ny,label\nz,B\n").notes == (
         "1 rows, the first of them row 1, have the label 'label', which is the column's name: if the first row is "
         "data, set --no-header; if the header stands there again, remove it",
     )
@@ -337,3 +337,34 @@ def test_a_txt_file_is_a_table_too(tmp_path: Path) -> None:
     (tmp_path / "spam.txt").write_text('ham\tI said "no\nspam\tYou have won\n' * 10)
     found = read_csv(tmp_path / "spam.txt", Columns(("2",), "1"), Format(header=False))
     assert found.values == {"2": ['I said "no', "You have won"] * 10, "1": ["ham", "spam"] * 10}
+
+
+# What files from elsewhere hold beside their rows.
+
+
+def test_a_header_that_stands_again_within_a_file_is_left_out(tmp_path: Path) -> None:
+    found = read(tmp_path, "text,label\nx,A\n\ufefftext,label\ny,B\ntext,label\ntext,A\n")
+    assert rows(found) == [("x", "A"), ("y", "B"), ("text", "A")]
+    assert found.notes == ("2 rows name the columns again and are left out, the first of them row 1",)
+
+
+def test_a_separator_at_the_end_of_every_row_is_no_cell(tmp_path: Path) -> None:
+    found = read(tmp_path, "text,label\nx,A,\ny,B,\n")
+    assert rows(found) == [("x", "A"), ("y", "B")]
+    assert found.notes == ("every row ends with ',', which the header does not",)
+
+
+def test_the_column_of_classes_is_told_from_constants_and_numbers_of_rows(tmp_path: Path) -> None:
+    texts = [f"one two three four five {row}" for row in range(9)]
+    told = refusal(tmp_path, "".join(f"gj04\t{row % 2}\t{'*' * (row % 2)}\t{text}\n" for row, text in enumerate(texts)))
+    assert told.endswith("set --no-header --text-column 4 --label-column 2")
+    sorted_by_class = "".join(f'"0","{400 + row}","NO_QUERY","{text}"\n' for row, text in enumerate(texts))
+    assert refusal(tmp_path, sorted_by_class).endswith("set --no-header --text-column 4 --label-column 1")
+
+
+def test_a_label_and_a_text_with_a_blank_between_them_are_refused_with_the_command_that_helps(tmp_path: Path) -> None:
+    lines = [f"{'LOC:city' if row % 2 else 'NUM:date'} What is it {row} ?\n" for row in range(8)]
+    assert refusal(tmp_path, "".join(lines), "a.txt").endswith(
+        "; if each line is a label, a blank and a text, write a tab for the blank: sed 's/ /\\t/' a.txt > NEW.txt"
+    )
+    assert "sed" not in refusal(tmp_path, "".join(f"{row} no label\n" for row in range(8)), "a.txt")

@@ -60,7 +60,7 @@ def test_data_beside_the_splits_that_is_not_used_is_named(tmp_path: Path) -> Non
     touch(tmp_path, ["train.csv", "validation.csv", *beside, *no_data])
     assert folder_files(tmp_path)[1] == [
         "'dev2.csv', 'old.xlsx', 'val.csv', 'data/test.csv' lie in the folder and are not used: to use a file, name "
-        "all of them one by one, as train=train.csv,validation=dev2.csv"
+        f"all of them one by one, as train={tmp_path}/train.csv,validation={tmp_path}/dev2.csv"
     ]
 
 
@@ -115,3 +115,47 @@ def test_a_folder_without_train_is_refused_with_what_it_has(tmp_path: Path) -> N
     assert refusal(tmp_path) == (
         f"folder '{tmp_path}' {rule} 'en', 'test.jsonl': pass one of its folders, such as '{tmp_path / 'en'}'"
     )
+
+
+@pytest.mark.parametrize("outer", ["", "data/"])
+def test_all_files_of_a_folder_that_is_named_after_a_split_are_that_split(tmp_path: Path, outer: str) -> None:
+    touch(tmp_path, [f"{outer}train/0000.parquet", f"{outer}train/0001.parquet", f"{outer}test/0000.parquet"])
+    assert found(tmp_path) == {"train": ["0000.parquet", "0001.parquet"], "test": ["0000.parquet"]}
+
+
+def test_files_of_two_kinds_in_the_folder_of_a_split_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path, ["train/a.csv", "train/b.json"])
+    assert refusal(tmp_path) == (
+        f"folder '{tmp_path}' must have one train file, and has 'a.csv', 'b.json': move all but one away"
+    )
+
+
+def test_a_file_of_a_split_wins_over_a_folder_of_its_name(tmp_path: Path) -> None:
+    touch(tmp_path, ["train.csv", "train/a.csv"])
+    assert found(tmp_path) == {"train": ["train.csv"]}
+
+
+@pytest.mark.parametrize(
+    ("names", "remedy"),
+    [
+        (
+            ["x_1.0_dev.jsonl", "x_1.0_test.jsonl", "x_1.0_train.jsonl"],
+            "name the files one by one, train={0}/x_1.0_train.jsonl,validation={0}/x_1.0_dev.jsonl,"
+            "test={0}/x_1.0_test.jsonl",
+        ),
+        (
+            ["train_labels.txt", "train_text.txt", "val_labels.txt", "val_text.txt"],
+            "put the labels of each split beside its texts, paste {0}/train_labels.txt {0}/train_text.txt > train.tsv",
+        ),
+        (["reviews.csv"], "pass the file '{0}/reviews.csv'"),
+        (
+            ["train/neg/0.txt", "train/pos/0.txt"],
+            "write one table with a row for each text, since files of one text, such as '{0}/train/neg/0.txt', are not "
+            "read",
+        ),
+        (["a.csv", "b.csv"], "name the files one by one, train=a.csv,test=b.csv"),
+    ],
+)
+def test_the_remedy_names_the_files_that_are_there(tmp_path: Path, names: list[str], remedy: str) -> None:
+    touch(tmp_path, names)
+    assert refusal(tmp_path).endswith(f": {remedy.format(tmp_path)}")

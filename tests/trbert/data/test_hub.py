@@ -106,3 +106,10 @@ def test_a_saved_data_set_that_is_not_whole_is_refused(tmp_path: Path) -> None:
 def test_a_folder_with_a_state_beside_its_files_is_no_saved_data_set(tmp_path: Path) -> None:
     (tmp_path / "state.json").touch()
     assert not is_saved(tmp_path)
+
+
+def test_a_saved_split_without_labels_is_not_used(tmp_path: Path) -> None:
+    datasets.DatasetDict({"train": rows("train"), "test": rows("test").remove_columns("label")}).save_to_disk(tmp_path)
+    found = read(tmp_path)
+    assert set(found.tables) == {"train"}
+    assert found.notes == (f"test is not used: {tmp_path.name} (test) has no column 'label'",)

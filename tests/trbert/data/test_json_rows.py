@@ -1,6 +1,8 @@
 """JSON files: the forms in which people and pandas write rows."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +140,20 @@ def test_the_encoding_can_be_named(tmp_path: Path) -> None:
     assert read_json(tmp_path / "a.jsonl", COLUMNS, Format(encoding="cp1252")).values["text"] == ["schön"]
     with pytest.raises(InputError, match="--encoding cp1252"):
         read_json(tmp_path / "a.jsonl", COLUMNS, Format())
+
+
+def test_lists_of_pairs_by_split_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    assert refusal(tmp_path, json.dumps({"val": [["a", "x"]], "train": [["b", "y"]]})) == (
+        "a.json must hold one list of rows, and holds 'val', 'train': save each in a file of its own, such as "
+        "val.jsonl (an object with 'text', 'label' for each row), and name the files, train=a.jsonl,test=b.jsonl"
+    )
+
+
+def test_python_in_place_of_json_is_told_with_a_command_that_converts_it(tmp_path: Path) -> None:
+    content = "".join(f"{record!r}\n" for record in RECORDS)
+    told = refusal(tmp_path, content)
+    assert told.startswith("line 1 of a.json must be JSON, and is Python with single quotation marks: convert the file")
+    command = told.split("convert the file, ")[1].replace("python", sys.executable, 1)
+    command = command.replace("OLD", "a.json").replace("NEW.jsonl", "b.json")
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    assert read(tmp_path, (tmp_path / "b.json").read_text()).values == VALUES

@@ -198,3 +198,55 @@ def test_a_parquet_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
     table = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 3, names=["text", "text", "label"])
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
     assert refusal(tmp_path / "a.parquet").startswith("a.parquet must have one column 'text', and has 2 of that name")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_test_file_without_labels_is_not_used(tmp_path: Path, suffix: str) -> None:
+    write_rows(tmp_path / f"train.{suffix}", ["A", "B"])
+    write_rows(tmp_path / f"dev.{suffix}", ["A", "B"])
+    write_rows(tmp_path / f"test.{suffix}", ["A", "B"], id=[1, 2])
+    whole = read(tmp_path)
+    assert set(whole.tables) == {"train", "validation", "test"}
+    (tmp_path / f"test.{suffix}").unlink()
+    unlabelled = write_rows(tmp_path / f"other.{suffix}", ["A", "B"], label=["x", "y"])
+    rename_label(unlabelled, tmp_path / f"test.{suffix}")
+    found = read(tmp_path)
+    assert set(found.tables) == {"train", "validation"}
+    assert f"test is not used: test.{suffix} has no column 'label'" in found.notes
+    assert read(tmp_path, label_column="").tables["test"].values["text"]
+
+
+def rename_label(old: Path, new: Path) -> None:
+    """Moves a file, and gives the column of its labels another name."""
+    if old.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.parquet.read_table(old).rename_columns(["text", "id"]), new)
+    else:
+        new.write_text(old.read_text().replace("label", "id"))
+    old.unlink()
+
+
+def test_a_train_file_without_labels_is_refused(tmp_path: Path) -> None:
+    write_rows(tmp_path / "test.csv", ["A"])
+    (tmp_path / "train.csv").write_text("text,id\nx,1\n")
+    assert refusal(tmp_path).startswith("train.csv must have the column 'label', and has 'text', 'id'")
+
+
+def test_bytes_and_whole_decimals_of_parquet_are_strings_and_integers(tmp_path: Path) -> None:
+    labels = pyarrow.array([0, 1]).cast(pyarrow.decimal128(20, 0))
+    table = pyarrow.table({"text": pyarrow.array(["é".encode(), b"y"]), "label": labels})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet").tables["train"].values == {"text": ["é", "y"], "label": [0, 1]}
+
+
+def test_a_file_without_a_suffix_is_a_table_of_text(tmp_path: Path) -> None:
+    (tmp_path / "Collection").write_text("label\ttext\nham\tx\nspam\ty\n")
+    assert read(tmp_path / "Collection").tables["train"].values == {"text": ["x", "y"], "label": ["ham", "spam"]}
+
+
+def test_a_file_of_another_suffix_is_refused_with_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a.xlsx").write_bytes(b"PK\3\4 [Content_Types].xml xl/workbook.xml")
+    assert refusal(tmp_path / "a.xlsx").endswith("is an Excel workbook: save the sheet as csv (UTF-8)")
+    (tmp_path / "a.dat").write_text("text\tlabel\n")
+    assert refusal(tmp_path / "a.dat").endswith(
+        "and ends in '.dat': rename it to end in .txt if it is a table, or else convert it"
+    )

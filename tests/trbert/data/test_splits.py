@@ -719,7 +719,7 @@ def test_texts_that_are_none_are_refused(tmp_path: Path, texts: list[Any], messa
             [0, 1],
             None,
             "label '0' of test.jsonl must have training rows, and has none in train.jsonl: add some, remove its 1 "
-            "rows, or give them another class (--label-map 0=CLASS)",
+            "rows, or give them another class (--label-map 0=CLASS,1=CLASS)",
         ),
         (
             ["a", "b"],

@@ -303,3 +303,10 @@ def test_labels_of_rows_that_are_left_out_are_not_looked_at():
     reading = TASK.read({"train": train, "test": test}, COLUMNS)
     assert reading.rows["train"].targets.tolist() == [0, 1, 0]
     assert reading.rows["test"].targets.tolist() == [1]
+
+
+def test_classes_of_the_same_size_are_counted_once():
+    labels = tuple(f"c{row}" for row in range(9))
+    ten = Rows((("x",) * 18,), np.arange(18) % 9, np.arange(18) % 9)
+    told = TASK.counts({"train": ten, "validation": ten, "test": ten}, labels)
+    assert told[0] == "train: 18 rows of 9 classes, 2 of each"

@@ -157,7 +157,7 @@ def test_a_name_that_is_only_spelled_alike_is_asked_for_and_not_pasted():
 def test_a_number_that_is_written_otherwise_in_test_is_named():
     told = refused(["0", "1"], test=["1.0", "0.0"])
     assert told.endswith(
-        "(did you mean '1'?): add some, remove its 1 rows, or give them another class (--label-map 1.0=1)"
+        "(did you mean '1'?): add some, remove its 1 rows, or give them another class (--label-map 1.0=1,0.0=0)"
     )
 
 
@@ -319,3 +319,22 @@ def test_a_message_on_the_wrong_column_names_those_that_are_not_read():
     tables = {"train": table("train", ["a", "a"], others=("kind",))}
     with pytest.raises(InputError, match=r"set --label-column to the column of the classes \(not read: 'kind'\)$"):
         TASKS["classification"].read(tables, COLUMNS)
+
+
+def test_a_dash_beside_names_is_a_missing_label():
+    reading = read(["yes", "no", "-", "maybe", "-"], test=["yes", "-"])
+    assert reading.labels == ("maybe", "no", "yes")
+    assert named(reading, "train") == ["yes", "no", "maybe"]
+    assert reading.notes == (
+        "train: 2 rows left out that are labelled -, which stands for a missing label",
+        "test: 1 rows left out that are labelled -, which stands for a missing label",
+    )
+
+
+@pytest.mark.parametrize("train", [["+", "-", "+"], ["-", "yes", "-"], ["1", "-", "2"], ["-", "!", "yes"]])
+def test_a_dash_beside_signs_or_numbers_is_a_class(train):
+    assert set(read(train).labels) == set(train)
+
+
+def test_a_dash_becomes_a_class_by_a_new_name():
+    assert read(["yes", "no", "-"], {"-": "undecided"}).labels == ("no", "undecided", "yes")
