@@ -3,7 +3,6 @@
 import logging
 import os
 import secrets
-import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from trbert.console import end_on_sigterm
 from trbert.errors import TrbertError
 from trbert.measure.latency import LatencyTable, load_latency
 from trbert.selection.selectors import free_selectors
+from trbert.wording import pasted
 from tune.budget import Plan, after_preparing, fit_trial
 from tune.checkpoints import StateFolder, StateKeeper
 from tune.learning.inputs import Say, read_inputs
@@ -335,5 +335,5 @@ def _paths(folder: RunFolder, points: Sequence[Point], standing: Standing | None
     if not has_model(points):
         lines.append(f"pick one  {NO_MODEL}")
     elif not nothing:
-        lines.append(f"pick one  python tune/pareto.py {shlex.quote(str(folder.path))} --max-drop 0.5")
+        lines.append(f"pick one  python tune/pareto.py {pasted(folder.path)} --max-drop 0.5")
     return "\n".join(lines)
