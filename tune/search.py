@@ -15,7 +15,7 @@ from trbert.wording import pasted
 from tune.budget import Plan, make_plan
 from tune.preflight.checks import run_checks
 from tune.preflight.machine import affine_processors, processors
-from tune.preflight.places import resolved
+from tune.preflight.places import kept_in_storage, resolved
 from tune.runs import (
     RunFolder,
     SavedRun,
@@ -140,7 +140,8 @@ def _run(options: argparse.Namespace) -> None:
             again = f"python tune/search.py --resume {pasted(folder.path)}"
             raise KeyboardInterrupt(f"continue with {again}") from None
         except TrbertError:
-            if not options.resume and not search.storage:
+            # If its storage holds something of the run, the name stays taken, so that no other run finds that.
+            if not options.resume and not kept_in_storage(search, folder.path.name):
                 forget_run(folder)
             raise
     print(f"time      {time.monotonic() - started:.0f} s in all", flush=True)

@@ -669,11 +669,14 @@ def test_the_address_is_the_shells_where_none_is_given(searched, monkeypatch):
 
 
 def test_a_mistake_leaves_the_run_where_others_may_have_written_to_its_storage(capsys, folder, monkeypatch):
-    def mistaken(*_, **__):
+    def mistaken(run, saved, *_, **__):
+        if saved.search.storage and run.path.name == "shared":
+            (folder / "states" / "shared-teacher-states").mkdir(parents=True)
         raise InputError("the data is none: pass another")
 
     monkeypatch.setattr("tune.driver.run_search", mistaken)
-    assert main(["--name", "shared", "--storage", "shared"]) == 2
+    assert main(["--name", "shared", "--storage", "states"]) == 2
+    assert main(["--name", "nothing", "--storage", "states"]) == 2
     assert main(["--name", "own"]) == 2
     assert [path.name for path in (folder / "runs").iterdir()] == ["shared"]
 
