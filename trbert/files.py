@@ -28,12 +28,16 @@ def write_whole(path: Path, content: bytes) -> None:
 def why_not_writable(folder: Path) -> str | None:
     """Returns why files cannot be written in a folder, or None if they can. The folder need not exist yet.
 
-    A folder is made and removed again, because permissions alone do not tell: a disk may be mounted to be read only.
+    A folder is made and removed again, because permissions alone do not tell: a disk may be mounted to be read only, or
+    may not take every name.
     """
+    whole = Path(os.path.abspath(folder))
     try:
-        there = _nearest(Path(os.path.abspath(folder)))
+        there = _nearest(whole)
         with tempfile.TemporaryDirectory(dir=there, prefix=".trbert.") as made:
-            (Path(made) / "file").write_bytes(b"written")
+            inner = made / whole.relative_to(there)
+            inner.mkdir(parents=True, exist_ok=True)
+            (inner / "file").write_bytes(b"written")
     except OSError as error:
         return error.strerror or str(error)
     return None

@@ -1,6 +1,8 @@
 """Words for messages: how a message lists names, hints at a near one, and shows a value."""
 
 import difflib
+import os
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -52,6 +54,17 @@ def did_you_mean(name: str, there: Sequence[str]) -> str:
     written = {other.casefold(): other for other in reversed(there)}
     close = difflib.get_close_matches(name.casefold(), written, 1)
     return f" (did you mean {written[close[0]]!r}?)" if close else ""
+
+
+def pasted(path: str | os.PathLike[str]) -> str:
+    """Returns a path as a user can paste it into a command, where it is neither split nor taken for an option.
+
+    Example:
+        >>> pasted("-my runs/search")
+        "'./-my runs/search'"
+    """
+    text = os.fspath(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def cut(value: object) -> str:

@@ -55,7 +55,7 @@ def make_plan(seconds: float, concurrent: int, num_trials: int | None, learners:
 
     Args:
         seconds: the whole budget.
-        concurrent: the number of trials that run at the same time.
+        concurrent: the number of trials for which there is room at the same time.
         num_trials: the number of trials wanted; as many as fit the budget if None.
         learners: the number of processes that share a joint stage, or the teacher's training.
 
@@ -71,7 +71,7 @@ def make_plan(seconds: float, concurrent: int, num_trials: int | None, learners:
         waves = math.ceil(num_trials / concurrent)
     return Plan(
         seconds=seconds,
-        concurrent=concurrent,
+        concurrent=min(concurrent, num_trials),
         trials=num_trials,
         trial_seconds=available / waves,
         learners=learners,

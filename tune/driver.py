@@ -3,7 +3,6 @@
 import logging
 import os
 import secrets
-import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,14 +22,15 @@ from trbert.errors import TrbertError
 from trbert.files import why_not_writable
 from trbert.measure.latency import LatencyTable, load_latency
 from trbert.selection.selectors import free_selectors
+from trbert.wording import pasted
 from tune.budget import Plan, after_preparing, fit_trial
 from tune.checkpoints import StateFolder, StateKeeper
-from tune.learning.inputs import Say, read_inputs
+from tune.learning.inputs import Say, check_unchanged, read_inputs
 from tune.learning.prepare import Prepared, prepare
 from tune.learning.standing import Standing
 from tune.learning.teacher_stage import train_teacher
 from tune.planner import bundle, cluster_at_hand, gpus_each
-from tune.preflight.places import below
+from tune.preflight.places import below, states_name, trials_name
 from tune.progress import Console, SearchProgress
 from tune.results.front import NO_MODEL, Point, has_model
 from tune.results.report import collect, finished
@@ -157,7 +157,7 @@ def inspect_inputs(saved: SavedRun, plan: Plan, *, cores: int, verbose: bool) ->
     """
     console = Console()
     _quieten(verbose)
-    work = partial(_inspect, saved.settings, plan)
+    work = partial(_inspect, saved, plan)
     if saved.search.address is None:
         work(console.line)
         return
@@ -168,8 +168,8 @@ def inspect_inputs(saved: SavedRun, plan: Plan, *, cores: int, verbose: bool) ->
         ray.shutdown()
 
 
-def _inspect(settings: Settings, plan: Plan, say: Say) -> None:
-    read_inputs(settings, say, plan.concurrent)
+def _inspect(saved: SavedRun, plan: Plan, say: Say) -> None:
+    check_unchanged(read_inputs(saved.settings, say, plan.concurrent), saved.fingerprint)
 
 
 def _quieten(verbose: bool) -> None:
@@ -296,7 +296,7 @@ def _run_trials(
 
 def _states(folder: RunFolder, search: Search) -> str:
     """Returns the folder for the teacher's states while it is trained."""
-    return below(_storage(folder, search), f"{folder.path.name}-teacher-states")
+    return below(_storage(folder, search), states_name(folder.path.name))
 
 
 def _storage(folder: RunFolder, search: Search) -> str:
@@ -306,7 +306,7 @@ def _storage(folder: RunFolder, search: Search) -> str:
 
 def _trials_name(folder: RunFolder, search: Search) -> str:
     """Returns the name of the trials' folder; in a storage that several runs share it contains the run's name."""
-    return f"{folder.path.name}-trials" if search.storage else folder.trials.name
+    return trials_name(folder.path.name) if search.storage else folder.trials.name
 
 
 def _tune_config(search: Search, fitted: Settings, plan: Plan, prepared: Prepared) -> tune.TuneConfig:
@@ -336,5 +336,5 @@ def _paths(folder: RunFolder, points: Sequence[Point], standing: Standing | None
     if not has_model(points):
         lines.append(f"pick one  {NO_MODEL}")
     elif not nothing:
-        lines.append(f"pick one  python tune/pareto.py {shlex.quote(str(folder.path))} --max-drop 0.5")
+        lines.append(f"pick one  python tune/pareto.py {pasted(folder.path)} --max-drop 0.5")
     return "\n".join(lines)

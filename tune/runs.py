@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,8 +15,11 @@ from typing import Any
 
 from trbert.errors import InputError, RunFolderError
 from trbert.files import write_whole
+from trbert.wording import pasted
 from tune.settings import Search, Settings, from_json, search_from_json, to_json
 
+LONGEST_NAME = 200
+"""The most bytes of a run's name. Folders of a shared storage have longer ones, and the system allows 255 bytes."""
 _VERSIONS_OF = ("torch", "transformers", "ray", "datasets", "gymnasium", "optuna", "numpy", "safetensors")
 
 
@@ -71,7 +73,7 @@ def check_new(folder: RunFolder) -> None:
     if folder.settings.exists():
         raise RunFolderError(
             f"run folder {folder.path} must not exist yet, and does: choose another --name, "
-            f"or continue it with --resume {shlex.quote(str(folder.path))}"
+            f"or continue it with --resume {pasted(folder.path)}"
         )
     if folder.path.is_dir() and any(folder.path.iterdir()):
         raise RunFolderError(f"run folder {folder.path} holds other files: choose another --name, or empty it")
@@ -151,8 +153,13 @@ def check_name(name: str) -> None:
     """Checks the name that a user gives to a run.
 
     Raises:
-        InputError: The name is not that of a folder in the folder of all runs.
+        InputError: The name is not that of a folder in the folder of all runs, or is too long.
     """
+    if (size := len(os.fsencode(name))) > LONGEST_NAME:
+        raise InputError(
+            f"--name must have at most {LONGEST_NAME} bytes, because other names are made of it, and has {size}: "
+            "choose a shorter one"
+        )
     if name in ("", ".", "..") or "/" in name or os.sep in name:
         raise InputError(
             f"--name must be the name of a folder, without '/', and is {name!r}: choose where it lies with --runs"

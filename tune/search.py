@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import os
-import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -12,10 +11,11 @@ from typing import Any
 
 from trbert.console import Parser, exit_code
 from trbert.errors import InputError, TrbertError
+from trbert.wording import pasted
 from tune.budget import Plan, make_plan
 from tune.preflight.checks import run_checks
 from tune.preflight.machine import affine_processors, processors
-from tune.preflight.places import resolved
+from tune.preflight.places import kept_in_storage, resolved
 from tune.runs import (
     RunFolder,
     SavedRun,
@@ -139,10 +139,11 @@ def _run(options: argparse.Namespace) -> None:
         try:
             print(run_search(folder, saved, plan, cores=_cores(), resumed=resumed, verbose=verbose))
         except KeyboardInterrupt:
-            name = shlex.quote(str(folder.path))
-            raise KeyboardInterrupt(f"continue with python tune/search.py --resume {name}") from None
+            again = f"python tune/search.py --resume {pasted(folder.path)}"
+            raise KeyboardInterrupt(f"continue with {again}") from None
         except TrbertError:
-            if not options.resume and not search.storage:
+            # If its storage holds something of the run, the name stays taken, so that no other run finds that.
+            if not options.resume and not kept_in_storage(search, folder.path.name):
                 forget_run(folder)
             raise
     print(f"time      {time.monotonic() - started:.0f} s in all", flush=True)
@@ -152,7 +153,7 @@ def _new_run(options: argparse.Namespace) -> tuple[RunFolder, SavedRun]:
     """Returns the folder that a new run will have, and what the user asks for; nothing is made yet."""
     if options.name is not None:
         check_name(options.name)
-    runs = Path(options.runs)
+    runs = Path(options.runs).expanduser()
     folder = RunFolder(runs / (options.name or free_name(runs, "search")))
     check_new(folder)
     settings, search = resolved(_settings(options), _search(options))
@@ -166,7 +167,7 @@ def _held(folder: RunFolder, saved: SavedRun, options: argparse.Namespace) -> It
     It may have another name than the one that was planned, if another search has taken that name since.
     """
     if not options.resume and options.name is None:
-        made = make_free_run(Path(options.runs), "search")
+        made = make_free_run(folder.path.parent, "search")
         if made != folder:
             print(f"search    {made.path}, because another search has taken {folder.path} just now", flush=True)
         folder = made
@@ -243,13 +244,14 @@ def _value(text: str) -> Any:
 
 
 def _search(options: argparse.Namespace) -> Search:
+    address = options.address or os.environ.get("RAY_ADDRESS") or None
     return Search(
         num_trials=options.num_trials,
         num_rollout_workers=options.num_rollout_workers,
         num_learners=options.num_learners,
         gpus_per_worker=options.gpus_per_worker,
         budget=options.budget,
-        address=None if options.address == "local" else options.address or os.environ.get("RAY_ADDRESS") or None,
+        address=None if address == "local" else address,
         storage=options.storage,
         fixed=_fixed(options),
     )
@@ -304,14 +306,20 @@ def describe(plan: Plan, settings: Settings, search: Search, folder: RunFolder, 
             f"search    {folder.path}",
             f"model     {settings.model}, data {settings.data.source}, at most {settings.data.max_length} tokens",
             f"machine   {where}",
-            f"trials    {plan.trials}, {min(plan.trials, plan.concurrent)} at once, "
+            f"trials    {plan.trials}, {plan.concurrent} at once, "
             f"{workers or 'no'} rollout workers{together} each, up to {plan.trial_seconds:.0f} s a trial",
             f"stages    teacher, if it must be trained, up to {plan.teacher_seconds:.0f} s, select on up to "
             f"{settings.select.documents:,} documents, {joint}",
             f"space     {', '.join(varied(search.fixed)) or 'nothing, all is fixed'}; quality against cost",
-            f"time      about {plan.seconds / 60:.0f} minutes (--budget {search.budget})",
+            f"time      about {_minutes(plan.seconds)} (--budget {search.budget})",
         ]
     )
+
+
+def _minutes(seconds: float) -> str:
+    """Returns the seconds as whole minutes, in words."""
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes} minute{'s' * (minutes != 1)}"
 
 
 def _quiet(verbose: bool) -> None:

@@ -53,6 +53,7 @@ class DataSettings:
     test_rows: int | None = _setting(None, "test rows to report on; all when unset")
 
     def __post_init__(self) -> None:
+        _check(self.source.strip() != "", "--data", "a name, a folder or files", self.source)
         _check(self.max_length > 2, "data.max_length", "more than 2 tokens", self.max_length)
         for name in ("train_rows", "test_rows"):
             value = getattr(self, name)
@@ -235,6 +236,7 @@ class Settings:
     compute: ComputeSettings = field(default_factory=ComputeSettings)
 
     def __post_init__(self) -> None:
+        _check(self.model.strip() != "", "--model", "a name or a folder", self.model)
         _check(self.positions is None or self.positions > 0, "positions", "positive or unset", self.positions)
         _check(self.policy_width > 0, "policy_width", "positive", self.policy_width)
         known = set(self.policy_features) <= {"document", "neighbours"}
@@ -296,6 +298,7 @@ class Search:
         for name in ("num_trials", "num_learners"):
             value = getattr(self, name)
             _check(value is None or value >= 1, f"--{name.replace('_', '-')}", "1 or more", value)
+        _check(self.storage is None or self.storage.strip() != "", "--storage", "a folder or a URI", self.storage)
         parse_duration(self.budget)
 
     @property

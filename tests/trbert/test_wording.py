@@ -1,6 +1,10 @@
 """How a message names what it found."""
 
-from trbert.wording import briefly_listed, did_you_mean, listed, shown
+import shlex
+
+import pytest
+
+from trbert.wording import briefly_listed, did_you_mean, listed, pasted, shown
 
 
 def test_names_are_listed_in_quotes():
@@ -26,3 +30,10 @@ def test_a_value_is_shown_with_its_type_and_cut_to_60_characters():
     assert shown("x" * 58) == f"the str '{'x' * 58}'"  # 60 with its quotes
     # 61 with its quotes: 57 of them, and three dots.
     assert shown("x" * 59) == f"the str '{'x' * 56}..."
+
+
+@pytest.mark.parametrize("path", ["runs/search", "a b#%41,'ü", "-x/y", "--help"])
+def test_a_pasted_path_is_one_word_that_is_no_option(path):
+    (word,) = shlex.split(pasted(path))
+    assert word.removeprefix("./") == path
+    assert not word.startswith("-")

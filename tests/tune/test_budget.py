@@ -205,3 +205,11 @@ def test_a_budget_too_short_for_a_trial_is_one_wave_of_shorter_ones():
     # Half of 100 s is less than the 130 s that a trial is to have at least.
     plan = make_plan(100.0, concurrent=2, num_trials=None)
     assert (plan.trials, plan.trial_seconds) == (2, 50.0)
+
+
+def test_no_more_trials_run_at_once_than_there_are():
+    plan = make_plan(600.0, concurrent=8, num_trials=2)
+    assert (plan.trials, plan.concurrent) == (2, 2)
+    alone = make_plan(600.0, concurrent=8, num_trials=1)
+    # A trial that has the machine to itself is not slowed down by others.
+    assert fit_trial(Settings(), alone, 0.03, 300) == fit_trial(Settings(), make_plan(600.0, 1, 1), 0.03, 300)

@@ -485,3 +485,10 @@ def test_an_interrupted_teacher_is_taken_up_and_its_states_are_deleted_once_the_
     # The free rules drop tokens at the search's first choice of six layers: after the embeddings, and after a third.
     assert shared.prepared is six_layers
     assert rules == [((0, 2), False)]
+
+
+def test_a_dry_run_of_a_resumed_search_finds_that_the_data_have_changed(tiny_settings):
+    saved = SavedRun(settings=tiny_settings, search=Search(), fingerprint="of other data")
+    with pytest.raises(InputError, match="one of them has changed since: put the old files back"):
+        driver.inspect_inputs(saved, PLAN, cores=2, verbose=False)
+    driver.inspect_inputs(replace(saved, fingerprint=None), PLAN, cores=2, verbose=False)

@@ -162,6 +162,13 @@ def test_a_name_is_that_of_one_folder(name):
         check_name(name)
 
 
+def test_a_name_leaves_room_for_the_names_that_are_made_of_it():
+    check_name("ü" * 100)
+    told = "--name must have at most 200 bytes, because other names are made of it, and has 202: choose a shorter one"
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        check_name("ü" * 101)
+
+
 @pytest.mark.parametrize("name", ["mine", "-x", "a b#%41,'ü", "..."])
 def test_a_name_may_have_any_other_characters(name):
     check_name(name)

@@ -669,11 +669,14 @@ def test_the_address_is_the_shells_where_none_is_given(searched, monkeypatch):
 
 
 def test_a_mistake_leaves_the_run_where_others_may_have_written_to_its_storage(capsys, folder, monkeypatch):
-    def mistaken(*_, **__):
+    def mistaken(run, saved, *_, **__):
+        if saved.search.storage and run.path.name == "shared":
+            (folder / "states" / "shared-teacher-states").mkdir(parents=True)
         raise InputError("the data is none: pass another")
 
     monkeypatch.setattr("tune.driver.run_search", mistaken)
-    assert main(["--name", "shared", "--storage", "shared"]) == 2
+    assert main(["--name", "shared", "--storage", "states"]) == 2
+    assert main(["--name", "nothing", "--storage", "states"]) == 2
     assert main(["--name", "own"]) == 2
     assert [path.name for path in (folder / "runs").iterdir()] == ["shared"]
 
@@ -690,3 +693,38 @@ def test_what_ray_reads_from_the_environment_is_set_and_the_users_own_choices_st
     assert "TQDM_DISABLE" not in os.environ
     assert main(["--dry-run"]) == 0
     assert os.environ["TQDM_DISABLE"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--model", ""], "--model must be a name or a folder, and is ''"),
+        (["--data", " "], "--data must be a name, a folder or files, and is ' '"),
+        (["--storage", ""], "--storage must be a folder or a URI, and is ''"),
+    ],
+)
+def test_an_option_that_is_empty_is_told_and_not_taken_for_the_working_folder(capsys, folder, searched, words, told):
+    assert main(words) == 2
+    assert one_line(capsys) == f"error: {told}"
+    assert list(folder.iterdir()) == []
+
+
+def test_this_machine_may_be_named_in_the_environment_too(searched, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    assert main([]) == 0
+    ((_, saved, *_),) = searched
+    assert saved.search.address is None
+
+
+def test_the_folder_of_all_runs_may_lie_in_the_home_folder(folder, searched, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder / "home"))
+    assert main(["--runs=~/runs", "--name", "mine"]) == 0
+    assert main(["--runs=~/runs"]) == 0
+    home = folder / "home" / "runs"
+    assert [run.path for run, *_ in searched] == [home / "mine", home / "search"]
+
+
+def test_the_plan_says_minutes_as_one_says_them(capsys):
+    for budget, told in (("20s", "about 1 minute "), ("1m", "about 1 minute "), ("90s", "about 2 minutes ")):
+        assert main(["--dry-run", "--budget", budget]) == 0
+        assert f"time      {told}(--budget {budget})" in capsys.readouterr().out

@@ -10,7 +10,7 @@ from trbert.errors import InputError, RunFolderError
 from trbert.files import cache_folder, free_bytes, why_not_writable
 from trbert.wording import first_line
 from tune.preflight.address import check_form
-from tune.preflight.places import files_of, is_uri, why_not_readable
+from tune.preflight.places import files_of, is_uri, kept_in_storage, why_not_readable
 from tune.runs import RunFolder
 from tune.settings import Search, Settings
 
@@ -60,7 +60,7 @@ def check_run_folder(settings: Settings, search: Search, folder: RunFolder) -> N
 
 
 def check_storage(settings: Settings, search: Search, folder: RunFolder) -> None:
-    """Checks that the place of the trials' checkpoints can be written, if the user named one."""
+    """Checks that the place of the trials' checkpoints, if the user named one, can be written and is free."""
     place = search.storage
     if place is None:
         return
@@ -70,6 +70,15 @@ def check_storage(settings: Settings, search: Search, folder: RunFolder) -> None
             f"--storage must be a folder or a URI (s3://bucket/folder) that can be written, and {place} cannot be "
             f"({why}): choose another, or leave it out to use the run folder"
         )
+    if not _is_resumed(folder) and (kept := kept_in_storage(search, folder.path.name)):
+        raise InputError(
+            f"--storage must hold nothing of another run named {folder.path.name}, and holds {kept[0]}: choose another "
+            "--name or --storage"
+        )
+
+
+def _is_resumed(folder: RunFolder) -> bool:
+    return folder.settings.exists()
 
 
 def _why_no_storage(uri: str) -> str | None:
@@ -157,9 +166,17 @@ def check_address(settings: Settings, search: Search, folder: RunFolder) -> None
 
 
 def check_files(settings: Settings, search: Search, folder: RunFolder) -> None:
-    """Checks that the files and folders that the user named can be read, again and again."""
+    """Checks that the files and folders that the user named can be read, again and again.
+
+    Those that a run was started with have absolute paths. They must still be there when it is resumed.
+    """
     for setting, names in files_of(settings).items():
         for name in names:
+            if _is_resumed(folder) and os.path.isabs(name) and "=" not in name and not os.path.lexists(name):
+                raise InputError(
+                    f"a resumed search must find what it started with, and {name} is missing: put it back there, or "
+                    "start another search"
+                )
             if (why := why_not_readable(Path(os.path.expanduser(name)))) is not None:
                 raise InputError(f"{_OPTIONS[setting]} must name files or folders that can be read, and {name} {why}")
 

@@ -31,6 +31,42 @@ def below(place: str, name: str) -> str:
     return f"{path.rstrip('/')}/{name}{mark}{options}"
 
 
+def trials_name(run: str) -> str:
+    """Returns the name of the folder with the trials of a run, in a storage that several runs share."""
+    return f"{run}-trials"
+
+
+def states_name(run: str) -> str:
+    """Returns the name of the folder with the states of a run's teacher while it is trained."""
+    return f"{run}-teacher-states"
+
+
+def is_there(place: str) -> bool:
+    """Returns whether something exists at a path or a URI; False if the URI cannot be asked."""
+    if not is_uri(place):
+        return os.path.lexists(place)
+    import pyarrow.fs  # takes a part of a second, and most searches have no such storage
+
+    try:
+        files, path = pyarrow.fs.FileSystem.from_uri(place)
+        return bool(files.get_file_info(path).type != pyarrow.fs.FileType.NotFound)
+    except (OSError, ValueError):  # ArrowInvalid is a ValueError
+        return False
+
+
+def kept_in_storage(search: Search, run: str) -> list[str]:
+    """Returns the places of a run's trials and states that exist in the storage that the user named.
+
+    Args:
+        search: what the user asked for.
+        run: the name of the run.
+    """
+    if search.storage is None:
+        return []
+    places = [below(search.storage, name) for name in (trials_name(run), states_name(run))]
+    return [place for place in places if is_there(place)]
+
+
 def why_not_readable(path: Path) -> str | None:
     """Returns why a path cannot be read as a file or a folder, or None if it can or does not exist at all."""
     try:

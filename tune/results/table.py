@@ -3,13 +3,13 @@
 import csv
 import io
 import math
-import shlex
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from trbert.errors import InputError, RunFolderError
 from trbert.files import write_whole
+from trbert.wording import pasted
 from tune.learning.standing import Standing, precision, remarks
 from tune.results.front import FREE, TEACHER, Point, free_at_cost, is_trained
 
@@ -72,7 +72,7 @@ def _check_run(path: Path) -> None:
     if not path.is_file():
         raise RunFolderError(
             f"{path} does not exist, because the search has not finished: "
-            f"resume it with python tune/search.py --resume {shlex.quote(str(run))}"
+            f"resume it with python tune/search.py --resume {pasted(run)}"
         )
 
 
