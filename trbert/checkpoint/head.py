@@ -107,11 +107,14 @@ def _refusal(source: str, names: Sequence[str], labels: Sequence[str], order: Se
     free = [name for index, name in enumerate(names) if index not in taken and names.count(name) == 1]
     if len(free) < len(lacking):
         return f"{told}: pass --new-head to take its encoder with a new head"
-    pairs = ",".join(f"{label}={name}" for label, name in zip(lacking, free, strict=False))
+    # With several labels on either side nobody but the user knows which is which.
+    certain = len(lacking) == len(free) == 1
+    pairs = ",".join(f"{label}={free[0] if certain else 'NAME'}" for label in lacking)
+    names_there = "" if certain else f", each NAME one of {_list(free)}"
     return (
         f"{told}, of which {the_first(3, map(cut, lacking))} {'is' if len(lacking) == 1 else 'are'} not clearly "
         "one of the model's: pass --new-head to take its encoder with a new head, or, where only the spelling differs, "
-        f"rename labels of the data to those of the model, such as --label-map {shlex.quote(pairs)}"
+        f"rename labels of the data to those of the model, such as --label-map {shlex.quote(pairs)}{names_there}"
     )
 
 

@@ -42,7 +42,7 @@ def duplicate_notes(splits: Mapping[str, Rows]) -> list[str]:
                 f"{split}: {known} of {len(rows)} rows have a text that also stands in train, so that any accuracy on "
                 f"them says little: {_KEEP_NONE}"
             )
-    return notes + _contradictions(splits)
+    return notes + _contradictions(splits, "no model can be right on all these rows")
 
 
 def without_duplicates(splits: Mapping[str, Rows]) -> tuple[dict[str, Rows], list[str]]:
@@ -75,15 +75,20 @@ def without_duplicates(splits: Mapping[str, Rows]) -> tuple[dict[str, Rows], lis
             f"train must keep a row of each class, and --drop-duplicates leaves out the {len(lost)} rows of one, whose "
             f"texts stand before with another label, such as {cut(text)}: correct these labels"
         )
-    return found, notes + _contradictions(splits)
+    return found, notes + _contradictions(splits, "the first one counts")
 
 
 def _keys(rows: Rows) -> list[tuple[str, ...]]:
     return [tuple(str(value).strip() for value in row) for row in zip(*rows.inputs, strict=True)]
 
 
-def _contradictions(splits: Mapping[str, Rows]) -> list[str]:
-    """Returns a note on the texts that stand with different targets, within a split or in two of them."""
+def _contradictions(splits: Mapping[str, Rows], so: str) -> list[str]:
+    """Returns a note on the texts that stand with different targets, within a split or in two of them.
+
+    Args:
+        splits: the rows of each split.
+        so: what follows from it, to end the note.
+    """
     targets: dict[tuple[str, ...], set[bytes]] = {}
     for rows in splits.values():
         for key, target in zip(_keys(rows), rows.targets, strict=True):
@@ -92,4 +97,4 @@ def _contradictions(splits: Mapping[str, Rows]) -> list[str]:
     if not several:
         return []
     texts = "1 text stands" if len(several) == 1 else f"{len(several)} texts stand"
-    return [f"{texts} with more than one label, such as {cut(several[0][0])}: no model can be right on all these rows"]
+    return [f"{texts} with more than one label, such as {cut(several[0][0])}: {so}"]

@@ -89,6 +89,11 @@ def check_columns(there: Sequence[str], columns: Columns, origin: str, remedy: s
     """
     for option, name in columns.needed:
         if name not in there:
+            if name == columns.target and set(there) <= set(columns.inputs):
+                raise NoTarget(
+                    f"{origin} must have the column {name!r}, and has {briefly_listed(there)} alone: add the labels as "
+                    f"a column{remedy}"
+                )
             kind = InputError if name in columns.inputs else NoTarget
             raise kind(
                 f"{origin} must have the column {name!r}, and has {briefly_listed(there)}{did_you_mean(name, there)}: "

@@ -62,7 +62,7 @@ def test_outputs_without_names_are_taken_in_the_order_of_the_data():
 
 
 def test_numbers_as_names_are_refused_with_a_map_to_type():
-    with pytest.raises(InputError, match=r"such as --label-map no=0,yes=1$"):
+    with pytest.raises(InputError, match=r"such as --label-map no=NAME,yes=NAME, each NAME one of \['0', '1'\]$"):
         match_labels("m", ("0", "1"), ("no", "yes"))
     assert match_labels("m", ("0", "1"), ("0", "1")) == ((0, 1), ())
 
