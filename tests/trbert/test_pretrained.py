@@ -253,8 +253,8 @@ def test_a_model_fine_tuned_for_other_labels_is_refused_with_both_ways_out(fine_
     told = (
         f"model {fine_tuned} was fine-tuned for the labels ['no', 'yes', 'maybe'], and the data has ['no', 'ja'], of "
         "which 'ja' is not clearly one of the model's: pass --new-head to take its encoder with a new head, or, where "
-        "only the spelling differs, rename labels of the data to those of the model, such as --label-map ja=NAME, each NAME "
-        "one of ['yes', 'maybe']"
+        "only the spelling differs, rename labels of the data to those of the model, such as --label-map ja=NAME, "
+        "each NAME one of ['yes', 'maybe']"
     )
     with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
         load_pretrained(str(fine_tuned), TASK, ("no", "ja"))

@@ -16,7 +16,7 @@ from trbert.tasks.labels import checked_labels, find_classes, without_labels
 from trbert.tasks.rows import Columns, Reading, Rows, Table, outside_train
 from trbert.tasks.task import PerExample, Task
 from trbert.tasks.texts import rows_with_texts
-from trbert.wording import cut
+from trbert.wording import cut, the_first
 
 LISTED = 8
 """The most classes whose rows are counted one by one in what is said of the data."""
@@ -94,7 +94,7 @@ class Classification(Task):
         return Reading(rows=rows, labels=classes.names, notes=(*notes, *classes.notes))
 
     def counts(self, rows: Mapping[str, Rows], labels: Sequence[str]) -> list[str]:
-        """Returns how many training rows each class has, and what one row weighs in a small split."""
+        """Returns how many training rows each class has, a row of train, and what small splits lack."""
         counts = np.bincount(rows["train"].targets, minlength=len(labels)).tolist()
         what = f"train: {len(rows['train']):,} rows of {len(labels)} classes"
         if len(labels) > LISTED:
@@ -104,7 +104,11 @@ class Classification(Task):
                 each = f", {counts[most]:,} of each"
         else:
             each = ": " + ", ".join(f"{cut(name)} {count:,}" for name, count in zip(labels, counts, strict=True))
-        found = [what + each]
+        sample = " and ".join(cut(column[0]) for column in rows["train"].inputs)
+        found = [what + each, f"train: one of the rows is {sample}, of class {cut(labels[rows['train'].targets[0]])}"]
+        tested = set(rows["test"].targets.tolist())
+        if missing := [cut(name) for index, name in enumerate(labels) if index not in tested]:
+            found.append(f"test: no row of {len(missing)} of {len(labels)} classes: {the_first(LISTED, missing)}")
         for split in ("validation", "test"):
             if (many := len(rows[split])) < HALF_A_POINT:
                 found.append(

@@ -90,6 +90,8 @@ def read_inputs(settings: Settings, say: Say, at_once: int | None = None) -> Inp
         point_choices(len(encoder.layers), len(settings.select.keep_ratios))
     longest = min(data.max_length, settings.positions or encoder.max_tokens)
     teacher_longest = min(settings.teacher.max_length or data.max_length, encoder.max_tokens)
+    if longest < data.max_length:
+        say(f"documents are cut at {longest} tokens: the model has positions for no more")
     splits, examples = _tokenised(task, pretrained.tokenizer, splits, longest, say)
     taught = examples
     if teacher_longest != longest:  # tokenised again: of a pair the tokenizer cuts the longer text, not the end

@@ -59,7 +59,7 @@ def rows_of(splits: Splits) -> list[object]:
 
 def changes(splits: Splits) -> tuple[str, ...]:
     """Returns the notes on what was done to the rows, without those that count what is there."""
-    counts = re.compile(r"(train|validation|test): [\d,]+ rows of \d+ classes[:,] ")
+    counts = re.compile(r"(train|validation|test): ([\d,]+ rows of \d+ classes[:,] |one of the rows is |no row of )")
     return tuple(note for note in splits.notes if not counts.match(note))
 
 
@@ -412,12 +412,14 @@ def test_renumbered_targets_that_are_no_class_stay() -> None:
 
 def test_the_classes_of_train_are_counted_after_all_sampling(tmp_path: Path) -> None:
     source = str(write_rows(tmp_path / "a.jsonl", ["a"] * 1500 + ["b"] * 1500))
-    assert load_splits(source, test_rows=199, validation_rows=200).notes[-2:] == (
+    assert load_splits(source, test_rows=199, validation_rows=200).notes[-3:] == (
         "train: 2,500 rows of 2 classes: 'a' 1,250, 'b' 1,250",
+        "train: one of the rows is 'a 1825', of class 'b'",
         "test: 199 rows of 2 classes, so that one row is 0.5 points",
     )
-    assert load_splits(source, train_rows=50, validation_rows=40).notes[-2:] == (
+    assert load_splits(source, train_rows=50, validation_rows=40).notes[-3:] == (
         "train: 50 rows of 2 classes: 'a' 25, 'b' 25",
+        "train: one of the rows is 'a 147', of class 'a'",
         "validation: 40 rows of 2 classes, so that one row is 2.5 points",
     )
 
@@ -428,9 +430,16 @@ def test_of_many_classes_the_smallest_and_the_largest_are_said(tmp_path: Path) -
         write_rows(tmp_path / f"{split}.jsonl", labels)
     assert load_splits(str(tmp_path)).notes == (
         "train: 63 rows of 9 classes, from 3 of 'c0' to 11 of 'c8'",
+        "train: one of the rows is 'train 12', of class 'c3'",
         "validation: 63 rows of 9 classes, so that one row is 1.6 points",
         "test: 63 rows of 9 classes, so that one row is 1.6 points",
     )
+
+
+def test_classes_without_a_test_row_are_said(tmp_path: Path) -> None:
+    write_rows(tmp_path / "train.jsonl", ["a", "b", "c"] * 4)
+    write_rows(tmp_path / "test.jsonl", ["b"] * 4)
+    assert "test: no row of 2 of 3 classes: 'a', 'c'" in load_splits(str(tmp_path)).notes
 
 
 # Equal texts.
