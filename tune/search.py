@@ -105,7 +105,9 @@ def _parser() -> Parser:
         "(default: the run folder)",
     )
     parser.add_argument("--resume", metavar="RUN", help="continue the search in this run folder")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan, check the data, the model and the machine, and stop")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the plan, check the data, the model and the machine, and stop"
+    )
     parser.add_argument("--verbose", action="store_true", help="show tracebacks and Ray's own log")
     return parser
 
