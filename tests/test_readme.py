@@ -240,7 +240,8 @@ def test_the_columns_of_the_front_are_the_codes_own():
 
 def test_the_folder_of_a_run_is_the_codes_own():
     run = RunFolder(Path())
-    names = {run.settings.name, run.front_table.name, run.front_picture.name, f"{run.trials.name}/"}
+    files = (run.settings, run.front_table, run.baselines, run.front_picture)
+    names = {*(file.name for file in files), f"{run.trials.name}/"}
     named = set(first_cells("docs/results.md", "The folder of a run"))
     assert named == names | {f"{run.models.name}/K/", f"{run.models.name}/teacher/"}
 

@@ -106,7 +106,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--resume", metavar="RUN", help="continue the search in this run folder")
     parser.add_argument(
-        "--dry-run", action="store_true", help="print the plan, read and check everything, train nothing"
+        "--dry-run", action="store_true", help="print the plan, check the data, the model and the machine, and stop"
     )
     parser.add_argument("--verbose", action="store_true", help="show tracebacks and Ray's own log")
     return parser

@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from trbert.wording import briefly_listed, did_you_mean, listed, pasted, shown
+from trbert.wording import briefly_listed, did_you_mean, first_line, listed, pasted, shown, the_first
 
 
 def test_names_are_listed_in_quotes():
@@ -23,6 +23,16 @@ def test_ten_names_are_listed_each_cut_to_60_characters():
     assert briefly_listed(["x" * 59]) == f"'{'x' * 56}..."
     assert briefly_listed(range(10)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
     assert briefly_listed(range(11)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 1 more"
+
+
+def test_as_many_texts_are_listed_as_are_asked_for():
+    assert the_first(2, iter(["a", "b"])) == "a, b"
+    assert the_first(2, iter(["a", "b", "c", "d"])) == "a, b and 2 more"
+
+
+def test_of_an_error_its_first_line_is_told_or_its_class():
+    assert first_line(ValueError("\n no such file \nat line 3")) == "no such file"
+    assert first_line(KeyError()) == "KeyError"
 
 
 def test_a_value_is_shown_with_its_type_and_cut_to_60_characters():

@@ -8,7 +8,7 @@ from trbert.data.folders import chosen_splits
 from trbert.data.readers import NoTarget, check_columns, unused, without_target
 from trbert.errors import InputError
 from trbert.tasks.rows import Columns, Table
-from trbert.wording import briefly_listed
+from trbert.wording import briefly_listed, first_line
 
 REMEDY = "pass a folder, a file, train=a.csv,test=b.csv, or --data pages"
 
@@ -36,10 +36,8 @@ def read_hub(source: str, columns: Columns) -> tuple[dict[str, Table], list[str]
             known = "the hub has no such data set"
         else:
             known = "the hub is not reachable" if isinstance(error, OSError) else "it could not be loaded from the hub"
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(
-            f"data {source!r} is no file or folder here, and {known} ({type(error).__name__}: {reason}): {REMEDY}"
-        ) from error
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"data {source!r} is no file or folder here, and {known} ({reason}): {REMEDY}") from error
     return _tables(found, columns, source)
 
 
@@ -60,9 +58,8 @@ def read_saved(folder: Path, columns: Columns) -> tuple[dict[str, Table], list[s
     try:
         found: Any = datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().partition("\n")[0]
         raise InputError(
-            f"folder {str(folder)!r} must be whole as save_to_disk wrote it, and cannot be read ({reason}): "
+            f"folder {str(folder)!r} must be whole as save_to_disk wrote it, and cannot be read ({first_line(error)}): "
             "save it again, or write parquet files with to_parquet"
         ) from error
     splits = found if isinstance(found, Mapping) else {"train": found}

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from trbert.data.decoding import read_text
-from trbert.data.readers import SPLITS, Contents, Format, check_columns, empty_table, unused
+from trbert.data.folders import split_of
+from trbert.data.readers import Contents, Format, check_columns, empty_table, unused
 from trbert.errors import InputError
 from trbert.tasks.rows import Columns
 from trbert.wording import briefly_listed, listed, shown
@@ -110,13 +111,12 @@ def _records(values: list[Any], columns: Columns, origin: str) -> tuple[list[Any
         return _from_columns({name: list(part.values()) for name, part in value.items()}, origin), []
     tables = {name: part for name, part in value.items() if _is_list_of(part, dict) or _is_list_of(part, list)}
     if len(tables) > 1 and not set(needed) <= set(value):
-        written = {split for split in (*SPLITS, "valid", "dev", "val", "eval") if split in tables}
         lists = any(_is_list_of(part, list) for part in tables.values())
         rows = f" (an object with {listed(needed)} for each row)" if lists else ""
         remedy = (
             f"save each in a file of its own, such as {next(iter(tables))}.jsonl{rows}, and name the files, "
             "train=a.jsonl,test=b.jsonl"
-            if written
+            if any(map(split_of, tables))
             else "save the one to be used in a file of its own"
         )
         raise InputError(f"{origin} must hold one list of rows, and holds {briefly_listed(tables)}: {remedy}")

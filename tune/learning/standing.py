@@ -18,7 +18,7 @@ CLEAR = 2.0
 LEAST_KNOWN = 1e-3
 """A teacher that knows less of its training labels than this, in nats, knows nothing of them."""
 COARSE = 0.5
-"""A test row that is so many percentage points or more is told of under the table."""
+"""From so many percentage points on, the line under the table says how much one test row is."""
 
 _NAMES = (COMMONEST, LINEAR)
 _LONGER = "train the teacher longer (--set teacher.epochs=N with a larger --budget), or with more rows"
