@@ -94,11 +94,10 @@ def find_model(name: str) -> tuple[Place, tuple[str, ...]]:
 
 
 def _models_within(folder: Path) -> list[Path]:
-    """Returns the models that a folder holds, as a run of a trainer or the cache of the hub does. The last is newest."""
+    """Returns the models that a folder holds, as a run of a trainer or the cache of the hub does, the newest last."""
     configs = [*folder.glob("*/config.json"), *folder.glob("snapshots/*/config.json")]
-    models = [
-        path.parent for path in configs if any(any(path.parent.glob(kind)) for kind in ("*.safetensors", "*.bin"))
-    ]
+    weights = ("*.safetensors", "*.bin")
+    models = [path.parent for path in configs if any(any(path.parent.glob(kind)) for kind in weights)]
     return sorted(models, key=lambda model: model.stat().st_mtime)
 
 
