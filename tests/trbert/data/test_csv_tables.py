@@ -374,3 +374,9 @@ def test_texts_that_are_printed_bytes_are_noted(tmp_path: Path) -> None:
     (note,) = read(tmp_path, "text,label\nb'x',A\nb'caf\\xc3',B\n").notes
     assert note.startswith("all texts of column 'text' are bytes as Python prints them (b'…'): decode them before")
     assert read(tmp_path, "text,label\nb'x',A\nb,B\n").notes == ()
+
+
+def test_quoted_cells_may_stand_after_a_separator_and_a_blank(tmp_path: Path) -> None:
+    found = read(tmp_path, '"text", "label"\n"x, y", "A"\n"z", "B"\n')
+    assert rows(found) == [("x, y", "A"), ("z", "B")]
+    assert found.notes == ("blanks around cells are left out, as the header has blanks around its names",)
