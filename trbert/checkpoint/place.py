@@ -87,16 +87,17 @@ def find_model(name: str) -> tuple[Place, tuple[str, ...]]:
         )
         folder = within
     if not (folder / "config.json").is_file():
-        within = _models_within(folder)
-        remedy = f"pass the model within it, {within[-1]}" if within else "pass a saved model"
+        models = _models_within(folder)
+        remedy = f"pass the model within it, {models[-1]}" if models else "pass a saved model"
         raise DamagedCheckpoint(f"model folder {folder} must hold config.json, and does not: {remedy}")
     return Place(name, str(folder), local=True), notes
 
 
 def _models_within(folder: Path) -> list[Path]:
-    """Returns the models that a folder holds, as a run of a trainer or the cache of the hub does. The last is newest."""
+    """Returns the models that a folder holds, as a run of a trainer or the cache of the hub does, the newest last."""
     configs = [*folder.glob("*/config.json"), *folder.glob("snapshots/*/config.json")]
-    models = [path.parent for path in configs if any(path.parent.glob(kind) for kind in ("*.safetensors", "*.bin"))]
+    weights = ("*.safetensors", "*.bin")
+    models = [path.parent for path in configs if any(any(path.parent.glob(kind)) for kind in weights)]
     return sorted(models, key=lambda model: model.stat().st_mtime)
 
 

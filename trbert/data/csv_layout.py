@@ -100,9 +100,10 @@ class _Finder:
         likeliest = None
         for separator in tried:
             names, start = self._first_row(separator)
-            stripped = not needed <= set(names) and needed <= {name.strip() for name in names}
+            bare = [name.strip() for name in self._first_row(separator, after_blanks=True)[0]]
+            stripped = not needed <= set(names) and needed <= set(bare)
             if stripped or needed <= set(names):
-                names = [name.strip() for name in names] if stripped else names
+                names = bare if stripped else names
                 check_columns(names, self.columns, self.origin)
                 layout = Layout(names, separator, start, stripped=stripped)
                 return self._with_nameless_column(layout)
@@ -129,10 +130,15 @@ class _Finder:
         check_columns(names, self.columns, self.origin, ", as --no-header numbers the columns")
         return Layout(names, best, self.begin)
 
-    def _first_row(self, separator: str) -> tuple[list[str], int]:
-        """Returns the cells of the first row that is not blank, and the index of the byte after it."""
+    def _first_row(self, separator: str, *, after_blanks: bool = False) -> tuple[list[str], int]:
+        """Returns the cells of the first row that is not blank, and the index of the byte after it.
+
+        Args:
+            separator: the character between two columns.
+            after_blanks: whether blanks before a cell are left out, so that a quotation mark may follow them.
+        """
         lines = io.StringIO(self._head(self.begin), newline="")
-        reader = csv.reader(lines, delimiter=separator)
+        reader = csv.reader(lines, delimiter=separator, skipinitialspace=after_blanks)
         names: list[str] = next((row for row in reader if row), [])
         lines.seek(0)
         return names, self.begin + sum(len(line.encode()) for line in islice(lines, reader.line_num))

@@ -194,6 +194,12 @@ class _Reader:
                 f"{count} rows, the first of them row {row}, have the label {target!r}, which is the column's name: "
                 "if the first row is data, set --no-header; if the header stands there again, remove it"
             )
+        for name in self.columns.inputs:
+            if all(re.fullmatch(r"""(?s)b(['"]).*\1""", cell) for cell in values[name]):
+                self.notes.append(
+                    f"all texts of column {name!r} are bytes as Python prints them (b'…'): decode them before they are "
+                    "written, so that no b, quotation marks and \\x.. are read as text"
+                )
         if b'"' not in self.content:
             return
         classes = set(values[target]) if target else set()

@@ -160,10 +160,7 @@ def _several(folder: Path, split: str, files: list[Path]) -> InputError:
 def _no_train(folder: Path) -> InputError:
     there = sorted(folder.iterdir())
     inner = [place for place in there if place.is_dir() and "train" in chosen_splits(_claims(place))]
-    if inner:
-        remedy = f"pass one of its folders, such as {str(inner[0])!r}"
-    else:
-        remedy = _remedy(folder)
+    remedy = f"pass one of its folders, such as {str(inner[0])!r}" if inner else _remedy(folder)
     return InputError(
         f"folder {str(folder)!r} must have a train file (train{', train'.join(SUFFIXES)}), and has "
         f"{briefly_listed(place.name for place in there) or 'nothing'}: {remedy}"

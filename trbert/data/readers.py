@@ -29,7 +29,11 @@ class Format:
     header: bool = True
 
 
-class NoTarget(InputError):
+class NoColumn(InputError):
+    """A table lacks a column that is needed."""
+
+
+class NoTarget(NoColumn):
     """A table lacks the column of the targets, and has the columns of the inputs."""
 
 
@@ -94,7 +98,7 @@ def check_columns(there: Sequence[str], columns: Columns, origin: str, remedy: s
                     f"{origin} must have the column {name!r}, and has {briefly_listed(there)} alone: add the labels as "
                     f"a column{remedy}"
                 )
-            kind = InputError if name in columns.inputs else NoTarget
+            kind = NoColumn if name in columns.inputs else NoTarget
             raise kind(
                 f"{origin} must have the column {name!r}, and has {briefly_listed(there)}{did_you_mean(name, there)}: "
                 f"set {option} to one of them{remedy}"

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,17 @@ from trbert.data.hub import REMEDY, is_saved, read_hub, read_saved
 from trbert.data.json_rows import read_json
 from trbert.data.pages import Page, documentation_pages
 from trbert.data.parquet_tables import read_parquet
-from trbert.data.readers import SPLITS, SUFFIXES, Contents, Format, NoTarget, check_columns, suffix_of, without_target
+from trbert.data.readers import (
+    SPLITS,
+    SUFFIXES,
+    Contents,
+    Format,
+    NoColumn,
+    NoTarget,
+    check_columns,
+    suffix_of,
+    without_target,
+)
 from trbert.errors import InputError
 from trbert.tasks.rows import Columns, Table
 from trbert.wording import briefly_listed, did_you_mean, listed
@@ -137,6 +148,11 @@ def _read_files(
                 raise
             notes = [*notes, without_target(split, parts[0].name, columns)]
             continue
+        except NoColumn as error:
+            if split == "train":
+                raise
+            others = ",".join(f"{other}={files[other][0]}" for other in files if other != split)
+            raise InputError(f"{error}; or leave this file out, --data {shlex.quote(others)}") from error
         for part, contents in zip(parts, read, strict=True):
             for note in contents.notes:
                 origins.setdefault(note, []).append(part.name)

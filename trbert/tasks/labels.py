@@ -79,7 +79,9 @@ def checked_labels(table: Table, column: str, rows: Sequence[int], mixed: bool) 
         if type(label) not in KINDS:
             raise InputError(
                 f"row {row} of {table.origin} must have a string, an integer or a boolean in column {column!r}, and "
-                f"has {shown(label)}: set --label-column to the column of the classes{table.unread}"
+                f"has {shown(label)}: "
+                f"{'write one label for each text, or ' if isinstance(label, list) else ''}"
+                f"set --label-column to the column of the classes{table.unread}"
             )
         first.setdefault(type(label), row)
         labels.append(label)

@@ -53,7 +53,9 @@ def _check_texts(table: Table, name: str, rows: Sequence[int]) -> None:
     odd = next((row for row in rows if not isinstance(texts[row], str)), None)
     if odd is not None:
         if not any(isinstance(texts[row], str) for row in rows):
-            remedy = f"set --text-column to the column of the texts{table.unread}"
+            words = isinstance(texts[odd], list) and all(isinstance(word, str) for word in texts[odd])
+            join = "join the words of each row to one text, or " if words else ""
+            remedy = f"{join}set --text-column to the column of the texts{table.unread}"
         elif isinstance(texts[odd], int | float):
             remedy = "write it in quotes, or remove the row"
         else:

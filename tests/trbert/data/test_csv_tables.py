@@ -368,3 +368,15 @@ def test_a_label_and_a_text_with_a_blank_between_them_are_refused_with_the_comma
         "; if each line is a label, a blank and a text, write a tab for the blank: sed 's/ /\\t/' a.txt > NEW.txt"
     )
     assert "sed" not in refusal(tmp_path, "".join(f"{row} no label\n" for row in range(8)), "a.txt")
+
+
+def test_texts_that_are_printed_bytes_are_noted(tmp_path: Path) -> None:
+    (note,) = read(tmp_path, "text,label\nb'x',A\nb'caf\\xc3',B\n").notes
+    assert note.startswith("all texts of column 'text' are bytes as Python prints them (b'…'): decode them before")
+    assert read(tmp_path, "text,label\nb'x',A\nb,B\n").notes == ()
+
+
+def test_quoted_cells_may_stand_after_a_separator_and_a_blank(tmp_path: Path) -> None:
+    found = read(tmp_path, '"text", "label"\n"x, y", "A"\n"z", "B"\n')
+    assert rows(found) == [("x, y", "A"), ("z", "B")]
+    assert found.notes == ("blanks around cells are left out, as the header has blanks around its names",)

@@ -250,3 +250,12 @@ def test_a_file_of_another_suffix_is_refused_with_what_it_is(tmp_path: Path) -> 
     assert refusal(tmp_path / "a.dat").endswith(
         "and ends in '.dat': rename it to end in .txt if it is a table, or else convert it"
     )
+
+
+def test_a_test_file_of_other_columns_may_be_left_out(tmp_path: Path) -> None:
+    for split in ("train", "dev"):
+        write_rows(tmp_path / f"{split}.csv", ["A", "B"])
+    (tmp_path / "test.csv").write_text("id,sentence,label\n1,x,A\n")
+    others = f"train={tmp_path}/train.csv,validation={tmp_path}/dev.csv"
+    assert refusal(tmp_path).endswith(f"; or leave this file out, --data {others}")
+    assert set(read(others).tables) == {"train", "validation"}

@@ -662,7 +662,7 @@ def test_one_text_column_is_named_or_two(tmp_path: Path, columns: str, most: str
         (
             [["a"], ["b"]],
             "row 0 of a.jsonl must have a string, an integer or a boolean in column 'label', and has the list ['a']: "
-            "set --label-column to the column of the classes",
+            "write one label for each text, or set --label-column to the column of the classes",
         ),
         (
             [1, "b"],

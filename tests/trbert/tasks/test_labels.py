@@ -338,3 +338,9 @@ def test_a_dash_beside_signs_or_numbers_is_a_class(train):
 
 def test_a_dash_becomes_a_class_by_a_new_name():
     assert read(["yes", "no", "-"], {"-": "undecided"}).labels == ("no", "undecided", "yes")
+
+
+def test_lists_of_labels_are_refused_with_the_rule():
+    assert refused([[0, 1], [1]]).endswith(
+        "has the list [0, 1]: write one label for each text, or set --label-column to the column of the classes"
+    )

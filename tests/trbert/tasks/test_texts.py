@@ -42,3 +42,11 @@ def test_bytes_among_texts_are_refused_with_their_row():
     told = "row 1 of a.parquet must have a string in column 'text', and has the bytes b'b': write it as a string"
     with pytest.raises(InputError, match=f"^{told}"):
         rows_with_texts(table, ["text"])
+
+
+def test_lists_of_words_are_refused_with_the_way_out():
+    table = Table("a.parquet", {"text": [["a", "b"], ["c"]]})
+    with pytest.raises(
+        InputError, match=r"join the words of each row to one text, or set --text-column to the column of"
+    ):
+        rows_with_texts(table, ["text"])
