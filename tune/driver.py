@@ -19,6 +19,7 @@ from ray.util.queue import Queue
 
 from trbert.console import end_on_sigterm
 from trbert.errors import TrbertError
+from trbert.files import why_not_writable
 from trbert.measure.latency import LatencyTable, load_latency
 from trbert.selection.selectors import free_selectors
 from trbert.wording import pasted
@@ -29,7 +30,7 @@ from tune.learning.prepare import Prepared, prepare
 from tune.learning.standing import Standing
 from tune.learning.teacher_stage import train_teacher
 from tune.planner import bundle, cluster_at_hand, gpus_each
-from tune.preflight.places import below, states_name, trials_name, why_not_writable
+from tune.preflight.places import below, states_name, trials_name
 from tune.progress import Console, SearchProgress
 from tune.results.front import NO_MODEL, Point, has_model
 from tune.results.report import collect, finished

@@ -1,10 +1,11 @@
 """Files are there whole, or as they were."""
 
 import os
+from pathlib import Path
 
 import pytest
 
-from trbert.files import cache_folder, write_whole
+from trbert.files import cache_folder, why_not_writable, write_whole
 
 
 def test_a_file_is_written_with_the_folders_it_needs(tmp_path):
@@ -46,3 +47,21 @@ def test_two_processes_that_write_one_file_write_beside_each_other(tmp_path, mon
         write_whole(tmp_path / "file", b"content")
     assert len(set(sources)) == 2
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_folder_that_can_be_written_is_left_as_it_was(tmp_path):
+    for folder in (tmp_path, tmp_path / "new" / "deep"):
+        assert why_not_writable(folder) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_below_a_file_or_a_broken_link_or_in_proc_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    assert why_not_writable(tmp_path / "file" / "below") == f"{tmp_path}/file is not a folder"
+    assert why_not_writable(tmp_path / "link") == f"{tmp_path}/link is not a folder"
+    assert why_not_writable(tmp_path / ("long" * 100)) == "File name too long"
+    assert why_not_writable(tmp_path / "new" / ("long" * 100)) == "File name too long"
+    if os.path.isdir("/proc"):
+        assert why_not_writable(Path("/proc/none")) is not None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]

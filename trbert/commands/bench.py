@@ -1,11 +1,11 @@
 """`trbert bench`: how fast a model is on this machine, compared with itself padded, sorted and unpadded."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
 from trbert.errors import DamagedCheckpoint, InputError
+from trbert.files import why_not_writable
 
 HELP = "how fast a model is on this machine, compared with itself padded, sorted and unpadded"
 
@@ -52,8 +52,8 @@ def run(options: argparse.Namespace) -> None:
             raise InputError(f"--{name} must be 1 or more, and is {value}")
     if min(options.batch) < 1:
         raise InputError(f"--batch must be 1 or more, and is {min(options.batch)}")
+    _check_out(options.out)
     out = Path(options.out)
-    _check_out(out)
     names = [Path(name).name for name in options.against]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(
@@ -115,17 +115,12 @@ def run(options: argparse.Namespace) -> None:
         print(f"picture   {out / 'speed.png'}")
 
 
-def _check_out(out: Path) -> None:
-    """Raises InputError if the folder of the report cannot be made or written. It makes nothing."""
-    try:
-        nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-        fault = "a file" if not nearest.is_dir() else "" if os.access(nearest, os.W_OK | os.X_OK) else "not writable"
-    except OSError as error:  # for example a name that is too long
-        nearest, fault = out, f"none ({error.strerror})"
-    if fault:
-        raise InputError(
-            f"--out must be a folder that can be written, and {str(nearest)!r} is {fault}: name another folder"
-        )
+def _check_out(out: str) -> None:
+    """Raises InputError if the folder of the report cannot be made or written. It leaves nothing behind."""
+    if not out.strip():
+        raise InputError(f"--out must be a folder that can be written, and is {out!r}: name a folder")
+    if (why := why_not_writable(Path(out))) is not None:
+        raise InputError(f"--out must be a folder that can be written, and {out!r} is not ({why}): name another folder")
 
 
 def _tokenizer(folder: str) -> Any:

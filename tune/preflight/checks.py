@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trbert.errors import InputError, RunFolderError
-from trbert.files import cache_folder
+from trbert.files import cache_folder, why_not_writable
 from tune.preflight.address import check_form
 from tune.preflight.places import (
     files_of,
@@ -15,7 +15,6 @@ from tune.preflight.places import (
     is_uri,
     kept_in_storage,
     why_not_readable,
-    why_not_writable,
 )
 from tune.runs import RunFolder
 from tune.settings import Search, Settings

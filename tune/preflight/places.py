@@ -5,10 +5,10 @@ import os
 import re
 import shutil
 import stat
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from trbert.files import nearest_folder
 from tune.settings import Search, Settings, override
 
 _SPLIT = re.compile(r"\w+\s*=\s*")
@@ -69,44 +69,9 @@ def kept_in_storage(search: Search, run: str) -> list[str]:
     return [place for place in places if is_there(place)]
 
 
-def why_not_writable(folder: Path) -> str | None:
-    """Returns why files cannot be written in a folder, or None if they can. The folder need not exist yet.
-
-    A folder is made and removed again, because permissions alone do not tell: a disk may be mounted to be read only, or
-    may not take every name.
-    """
-    whole = Path(os.path.abspath(folder))
-    try:
-        there = _nearest(whole)
-        with tempfile.TemporaryDirectory(dir=there, prefix=".trbert.") as made:
-            inner = made / whole.relative_to(there)
-            inner.mkdir(parents=True, exist_ok=True)
-            (inner / "file").write_bytes(b"written")
-    except OSError as error:
-        return error.strerror or str(error)
-    return None
-
-
 def free_bytes(folder: Path) -> int:
     """Returns the free bytes of the disk on which a folder lies, or will lie."""
-    return shutil.disk_usage(_nearest(Path(os.path.abspath(folder)))).free
-
-
-def _nearest(folder: Path) -> Path:
-    """Returns the folder, or the nearest one above it that exists.
-
-    Raises:
-        OSError: What exists is not a folder, or a name is too long.
-    """
-    for each in (folder, *folder.parents):
-        try:
-            each.lstat()
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        if not each.is_dir():
-            raise NotADirectoryError(0, f"{each} is not a folder")
-        return each
-    raise FileNotFoundError(0, "the folder above it does not exist")
+    return shutil.disk_usage(nearest_folder(Path(os.path.abspath(folder)))).free
 
 
 def why_not_readable(path: Path) -> str | None:

@@ -5,26 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tune.preflight.places import below, files_of, free_bytes, resolved, why_not_readable, why_not_writable
+from tune.preflight.places import below, files_of, free_bytes, resolved, why_not_readable
 from tune.settings import Search, Settings, override
-
-
-def test_a_folder_that_can_be_written_is_left_as_it_was(tmp_path):
-    for folder in (tmp_path, tmp_path / "new" / "deep"):
-        assert why_not_writable(folder) is None
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_place_below_a_file_or_a_broken_link_or_in_proc_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_text("")
-    (tmp_path / "link").symlink_to(tmp_path / "gone")
-    assert why_not_writable(tmp_path / "file" / "below") == f"{tmp_path}/file is not a folder"
-    assert why_not_writable(tmp_path / "link") == f"{tmp_path}/link is not a folder"
-    assert why_not_writable(tmp_path / ("long" * 100)) == "File name too long"
-    assert why_not_writable(tmp_path / "new" / ("long" * 100)) == "File name too long"
-    if os.path.isdir("/proc"):
-        assert why_not_writable(Path("/proc/none")) is not None
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
 
 
 def test_the_free_bytes_are_those_of_the_disk_that_a_folder_will_lie_on(tmp_path):
