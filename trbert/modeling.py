@@ -159,7 +159,7 @@ class TrbertModel(PreTrainedModel):
         input_ids: Any = None,
         attention_mask: Any = None,
         token_type_ids: Any = None,
-        labels: Tensor | None = None,
+        labels: Any = None,
         return_dict: bool | None = True,
         **kwargs: Any,
     ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
@@ -187,12 +187,10 @@ class TrbertModel(PreTrainedModel):
                 f"{', '.join(unknown)}: leave it out (states and attentions of dropped tokens do not exist)"
             )
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        for name, value in given.items():
+        for name, value in {**given, "labels": labels}.items():
             if not isinstance(value, Tensor) and (name == "input_ids" or value is not None):
-                raise InputError(
-                    f"{name} must be a tensor, and is {shown(value)}: pass what the tokenizer returns with "
-                    "return_tensors='pt'"
-                )
+                remedy = "pass what the tokenizer returns with return_tensors='pt'" if name in given else "make it one"
+                raise InputError(f"{name} must be a tensor, and is {shown(value)}: {remedy}")
         task, reducer, selector = self.task, self.reducer, self.selector
         selector.check_dial(self.config.dial)
         tokens = task.protect(Tokens.from_padded(input_ids, attention_mask, token_type_ids))

@@ -13,6 +13,7 @@ from typing import Any
 
 from trbert.console import Parser, exit_code
 from trbert.errors import DamagedCheckpoint, InputError, RunFolderError
+from trbert.files import why_not_writable
 from tune.learning.standing import remarks
 from tune.results.front import NO_MODEL, UNREDUCED, Point, at_dial, has_model, is_saved, pick
 from tune.results.standing_file import read_standing
@@ -54,6 +55,8 @@ def export(run: Path, point: Point, out: Path) -> None:
         raise RunFolderError(f"{out} exists already: pass --out with a new or empty folder, or remove it")
     if source.resolve() in (out.resolve(), *out.resolve().parents):
         raise RunFolderError(f"{out} lies inside the model's own folder {source}: pass --out with a folder elsewhere")
+    if (why := why_not_writable(out)) is not None:
+        raise RunFolderError(f"{out} cannot be written ({why}): pass --out with a folder that you may write to")
     beside = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -62,10 +65,6 @@ def export(run: Path, point: Point, out: Path) -> None:
             text = json.dumps({**config, "dial": float(point.dial)}, indent=2)
             (beside / "config.json").write_text(f"{text}\n", encoding="utf-8")
         os.replace(beside, out)
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise RunFolderError(
-            f"{out} cannot be written ({error}): pass --out with a folder that you may write to"
-        ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

@@ -61,6 +61,7 @@ def test_a_place_below_a_file_or_a_broken_link_or_in_proc_cannot_be_written(tmp_
     assert why_not_writable(tmp_path / "file" / "below") == f"{tmp_path}/file is not a folder"
     assert why_not_writable(tmp_path / "link") == f"{tmp_path}/link is not a folder"
     assert why_not_writable(tmp_path / ("long" * 100)) == "File name too long"
+    assert why_not_writable(tmp_path / "new" / ("long" * 100)) == "File name too long"
     if os.path.isdir("/proc"):
         assert why_not_writable(Path("/proc/none")) is not None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]

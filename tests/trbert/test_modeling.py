@@ -204,11 +204,13 @@ def test_a_document_of_padding_alone_is_refused(model, tokens):
         ("input_ids", [[7, 8]], "the list [[7, 8]]"),
         ("attention_mask", [[1, 1]], "the list [[1, 1]]"),
         ("token_type_ids", [[0, 0]], "the list [[0, 0]]"),
+        ("labels", [1], "the list [1]"),
     ],
 )
 def test_what_is_no_tensor_is_refused(model, name, value, told):
     given = {"input_ids": torch.tensor([[7, 8]])} | {name: value}
-    told = f"{name} must be a tensor, and is {told}: pass what the tokenizer returns with return_tensors='pt'"
+    remedy = "make it one" if name == "labels" else "pass what the tokenizer returns with return_tensors='pt'"
+    told = f"{name} must be a tensor, and is {told}: {remedy}"
     with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
         model(**given)
 

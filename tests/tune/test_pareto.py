@@ -48,6 +48,15 @@ def test_an_export_takes_an_empty_folder_and_refuses_a_full_one(run, tmp_path, s
         export(run, point, run / "models" / "2" / "sub" / "out")
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "new/" + "x" * 300])
+def test_an_export_to_a_name_that_is_too_long_says_so_and_leaves_nothing(run, small_front, tmp_path, name):
+    before = sorted(path.name for path in tmp_path.iterdir())
+    told = r"cannot be written \(File name too long\): pass --out with a folder that you may write to"
+    with pytest.raises(RunFolderError, match=told):
+        export(run, pick(small_front(), max_drop=1.0), tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
 def test_an_export_below_a_file_says_so(run, small_front):
     with pytest.raises(
         RunFolderError, match=r"cannot be written \(.*\): pass --out with a folder that you may write to"

@@ -111,6 +111,8 @@ def _check_options(options: argparse.Namespace) -> None:
             raise InputError(f"--{name} must be 1 or more, and is {value}")
     if min(options.batch) < 1:
         raise InputError(f"--batch must be 1 or more, and is {min(options.batch)}")
+    if not options.out.strip():
+        raise InputError(f"--out must be a folder that can be written, and is {options.out!r}: name a folder")
     if (why := why_not_writable(Path(options.out))) is not None:
         raise InputError(
             f"--out must be a folder that can be written, and {options.out} cannot be ({why}): name another folder"

@@ -128,6 +128,11 @@ def family_of(config: Any) -> Family:
         'encoder.layer'
     """
     known = ", ".join(sorted(FAMILIES))
+    if config.model_type == "trbert":
+        raise UnsupportedModel(
+            "a model to reduce must be a plain encoder, and is a reduced model already: pass the model that it was "
+            "made of, such as models/teacher in the folder of its run"
+        )
     if config.model_type not in FAMILIES:
         raise UnsupportedModel(
             f"model_type must be one of {known}, and is {config.model_type!r}: "

@@ -234,13 +234,19 @@ def test_a_file_without_rows_is_told(saved, asked, capsys):
 
 def test_a_report_that_cannot_be_written_is_told_before_anything_is_read(saved, capsys):
     (saved / "taken").write_text("a file")
-    for out, fault in (("taken", "taken is not"), ("taken/report", "taken is not"), ("x" * 300, "name too long")):
+    before = sorted(path.name for path in saved.iterdir())
+    long = "File name too long"
+    faults = {"taken": "taken is not a folder", "taken/report": "taken is not a folder", "x" * 300: long}
+    for out, fault in {**faults, "new/" + "x" * 300: long}.items():
         words = ["bench", str(saved / "gone"), "--out", str(saved / out)]
         assert main(words) == 2
         told = capsys.readouterr().err
         assert told.startswith("error: --out must be a folder that can be written, and ")
         assert fault in told
-        assert told.endswith(": name another folder\n")
+        assert told.endswith("): name another folder\n")
+        assert sorted(path.name for path in saved.iterdir()) == before
+    assert main(["bench", str(saved / "gone"), "--out", ""]) == 2
+    assert capsys.readouterr().err == "error: --out must be a folder that can be written, and is '': name a folder\n"
 
 
 def test_a_folder_without_permission_to_write_is_told(saved, capsys, monkeypatch):

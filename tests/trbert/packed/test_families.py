@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from trbert.encoder import Encoder
 from trbert.errors import InputError, UnsupportedModel
+from trbert.modeling import TrbertConfig
 from trbert.packed.batch import gather_kept
 from trbert.packed.families import FAMILIES, family_of
 from trbert.packed.tokens import Tokens
@@ -285,6 +286,15 @@ def test_an_unknown_family_is_refused(config):
     )
     with pytest.raises(UnsupportedModel, match=f"^{re.escape(message)}$"):
         family_of(config)
+
+
+def test_a_reduced_model_is_refused_with_the_plain_one_that_it_was_made_of():
+    message = (
+        "a model to reduce must be a plain encoder, and is a reduced model already: pass the model that it was made "
+        "of, such as models/teacher in the folder of its run"
+    )
+    with pytest.raises(UnsupportedModel, match=f"^{re.escape(message)}$"):
+        family_of(TrbertConfig())
 
 
 def test_a_decoder_is_refused(config_of, build_model):
