@@ -104,7 +104,8 @@ def test_two_files_of_one_split_are_refused(tmp_path: Path, names: list[str]) ->
 
 
 def test_a_folder_without_train_is_refused_with_what_it_has(tmp_path: Path) -> None:
-    rule = "must have a train file (train.parquet, train.csv, train.tsv, train.txt, train.jsonl, train.ndjson, train.json), and has"
+    files = "train.parquet, train.csv, train.tsv, train.txt, train.jsonl, train.ndjson, train.json"
+    rule = f"must have a train file ({files}), and has"
     assert refusal(tmp_path) == f"folder '{tmp_path}' {rule} nothing: name the files one by one, train=a.csv,test=b.csv"
     touch(tmp_path, ["test.jsonl"])
     assert refusal(tmp_path) == (
