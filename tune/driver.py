@@ -12,13 +12,14 @@ from typing import Any, TypeVar
 
 import optuna
 import ray
+import torch
 import transformers
 from ray import tune
 from ray.exceptions import RayTaskError
 from ray.util.queue import Queue
 
 from trbert.console import end_on_sigterm
-from trbert.errors import TrbertError
+from trbert.errors import InputError, TrbertError
 from trbert.files import why_not_writable
 from trbert.measure.latency import LatencyTable, load_latency
 from trbert.selection.selectors import free_selectors
@@ -73,9 +74,8 @@ def run_search(folder: RunFolder, saved: SavedRun, plan: Plan, *, cores: int, re
     console, started = Console(), time.monotonic()
     _quieten(verbose)
     settings, search = saved.settings, saved.search
-    # The file is read here, because the other machines of a cluster do not have it.
-    table_file = settings.select.latency_table
-    latency = None if table_file is None else load_latency(table_file)
+    latency = _given_latency(settings)
+    _check_gpus(search)
     states = _states(folder, search)
     work = partial(make_shared, settings, plan, latency=latency, states=states, fingerprint=saved.fingerprint)
     if search.address or search.num_learners > 1:
@@ -157,6 +157,8 @@ def inspect_inputs(saved: SavedRun, plan: Plan, *, cores: int, verbose: bool) ->
     """
     console = Console()
     _quieten(verbose)
+    _given_latency(saved.settings)
+    _check_gpus(saved.search)
     work = partial(_inspect, saved, plan)
     if saved.search.address is None:
         work(console.line)
@@ -166,6 +168,27 @@ def inspect_inputs(saved: SavedRun, plan: Plan, *, cores: int, verbose: bool) ->
         _on_cluster(work, console, _gpus_each(saved.search))
     finally:
         ray.shutdown()
+
+
+def _given_latency(settings: Settings) -> LatencyTable | None:
+    """Returns the user's table of times; None if there is none. Other machines of a cluster do not have the file."""
+    file = settings.select.latency_table
+    return None if file is None else load_latency(file)
+
+
+def _check_gpus(search: Search) -> None:
+    """Checks that this machine has the GPUs of a trial, for which Ray would otherwise wait without end.
+
+    Raises:
+        InputError: It has too few.
+    """
+    wanted = search.processes * (search.gpus_per_worker or 0.0)
+    there = torch.cuda.device_count()
+    if search.address is None and wanted > there:
+        raise InputError(
+            f"--gpus-per-worker needs {wanted:g} GPUs for each trial, and this machine has {there}: leave it out, or "
+            "use a cluster with --address"
+        )
 
 
 def _inspect(saved: SavedRun, plan: Plan, say: Say) -> None:

@@ -51,7 +51,7 @@ def export(run: Path, point: Point, out: Path) -> None:
         raise InputError(f"a point must be a saved model to be exported, and is {point.selector!r} of {point.trial!r}")
     source = run / point.model
     config = _read_config(source)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if os.path.lexists(out) and (not out.is_dir() or any(out.iterdir())):
         raise RunFolderError(f"{out} exists already: pass --out with a new or empty folder, or remove it")
     if source.resolve() in (out.resolve(), *out.resolve().parents):
         raise RunFolderError(f"{out} lies inside the model's own folder {source}: pass --out with a folder elsewhere")

@@ -1,6 +1,7 @@
 """Preparing on a cluster: the driver is told what a worker does while it does it. What a search starts from."""
 
 import os
+import re
 import shlex
 import time
 from dataclasses import replace
@@ -492,3 +493,25 @@ def test_a_dry_run_of_a_resumed_search_finds_that_the_data_have_changed(tiny_set
     with pytest.raises(InputError, match="one of them has changed since: put the old files back"):
         driver.inspect_inputs(saved, PLAN, cores=2, verbose=False)
     driver.inspect_inputs(replace(saved, fingerprint=None), PLAN, cores=2, verbose=False)
+
+
+def test_a_dry_run_reads_the_table_of_times(tiny_settings, tmp_path):
+    (tmp_path / "latency.json").write_text("text,label")
+    settings = override(
+        tiny_settings, {"select.price": "latency", "select.latency_table": str(tmp_path / "latency.json")}
+    )
+    with pytest.raises(InputError, match=r"latency\.json"):
+        driver.inspect_inputs(SavedRun(settings=settings, search=Search()), PLAN, cores=2, verbose=False)
+
+
+@pytest.mark.parametrize("there", [0, 1])
+def test_gpus_that_this_machine_has_not_are_told_before_ray_waits_for_them(folder, tiny_settings, monkeypatch, there):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    saved = SavedRun(settings=tiny_settings, search=Search(num_rollout_workers=1, gpus_per_worker=0.75))
+    told = f"--gpus-per-worker needs 1.5 GPUs for each trial, and this machine has {there}: leave it out, or use a "
+    with pytest.raises(InputError, match=f"^{re.escape(told)}"):
+        driver.inspect_inputs(saved, PLAN, cores=2, verbose=False)
+    with pytest.raises(InputError, match=f"^{re.escape(told)}"):
+        run_search(folder, saved, PLAN, cores=2, resumed=False, verbose=False)
+    driver._check_gpus(Search(gpus_per_worker=8.0, address="auto"))
+    driver._check_gpus(Search(gpus_per_worker=0.0))

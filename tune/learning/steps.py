@@ -85,8 +85,10 @@ def pick_device(name: str) -> torch.device:
     """Returns the named device. "auto" is the first GPU, or the processor if there is no GPU.
 
     Raises:
-        InputError: The name is a GPU's, and torch finds no GPU.
+        InputError: The name is a GPU's, and torch finds no GPU. Or it is neither a GPU's nor the processor's.
     """
+    if name.partition(":")[0] not in ("auto", "cpu", "cuda"):
+        raise InputError(f"compute.device must be 'auto', 'cpu' or 'cuda', and is {name!r}: leave it out for 'auto'")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     elif name.startswith("cuda") and not torch.cuda.is_available():

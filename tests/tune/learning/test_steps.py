@@ -2,6 +2,7 @@
 
 import copy
 import io
+import re
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -544,3 +545,10 @@ def test_a_stage_that_stops_within_its_first_step_has_told_its_state(model):
     optimizer.step()
     next(batches)
     assert kept == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["tpu", "mps", "", "GPU", "meta"])
+def test_another_device_is_refused(name):
+    told = f"compute.device must be 'auto', 'cpu' or 'cuda', and is {name!r}: leave it out for 'auto'"
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        pick_device(name)
