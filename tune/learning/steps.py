@@ -167,8 +167,8 @@ def check_finite(number: float, what: str) -> None:
     """
     if not math.isfinite(number):
         raise Diverged(
-            f"{what} must be finite, and is {number}: lower the learning rate, or train in float32 "
-            "(--set compute.dtype=float32)"
+            f"{what} must be finite, and is {number}: lower the learning rate of the stage (teacher.learning_rate, "
+            "select.learning_rate or joint.learning_rate), or train in float32 (--set compute.dtype=float32)"
         )
 
 
