@@ -76,6 +76,8 @@ def read_inputs(settings: Settings, say: Say, at_once: int | None = None) -> Inp
     pretrained = load_pretrained(settings.model, task, splits.labels, settings.new_head)
     for note in pretrained.notes:
         say(note)
+    if pretrained.fine_tuned:
+        say("the model was fine-tuned for these labels, so it is the teacher as it is")
     rehearse(pretrained.model, pretrained.tokenizer, task)
     config = pretrained.model.config
     if splits.labels:  # the examples number the labels as the head does

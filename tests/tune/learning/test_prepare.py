@@ -42,6 +42,7 @@ def test_a_fine_tuned_model_needs_no_teacher_stage(prepared, tiny_settings, cach
     assert own.teacher_test == prepared.teacher_test
     assert not (cache / "teachers").exists()
     assert not any("training" in line for line in told)
+    assert "the model was fine-tuned for these labels, so it is the teacher as it is" in told
 
 
 def test_the_teachers_outputs_are_those_of_the_plain_model(prepared):
