@@ -35,6 +35,27 @@ from tune.space import varied
 PAGES_SIZE = {"data.max_length": 128, "data.train_rows": 4000, "data.validation_rows": 300, "data.test_rows": 500}
 """Settings for the packaged pages: as many of the 8,743 pages as a search of ten minutes on two cores can use."""
 
+SETTING_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "--model": ("model", {}),
+    "--data": ("data.source", {"metavar": "NAME_OR_FILES"}),
+    "--text-column": ("data.text_column", {}),
+    "--label-column": ("data.label_column", {}),
+    "--label-map": ("data.label_map", {"metavar": "MAP"}),
+    "--encoding": ("data.encoding", {}),
+    "--separator": ("data.separator", {}),
+    "--no-header": (
+        "data.header",
+        {"action": "store_const", "const": False, "help": "csv files have no row of column names"},
+    ),
+    "--drop-duplicates": ("data.drop_duplicates", {"action": "store_const", "const": True}),
+    "--new-head": ("new_head", {"action": "store_const", "const": True}),
+    "--max-length": ("data.max_length", {"type": int}),
+    "--seed": ("seed", {"type": int}),
+    "--price": ("select.price", {"choices": ("flops", "latency", "tokens")}),
+    "--latency-table": ("select.latency_table", {"metavar": "FILE"}),
+}
+"""The options that stand for one setting: its name, and what argparse is told besides the setting's own help."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line, and returns its exit code."""
@@ -48,23 +69,9 @@ def _parser() -> Parser:
         description="Searches for reduced models of an encoder, and writes their front of quality against cost.",
     )
     help_of = {name: field.metadata.get("help") for name, field in setting_names().items()}
-    parser.add_argument("--model", help=help_of["model"])
-    parser.add_argument("--data", metavar="NAME_OR_FILES", help=help_of["data.source"])
-    parser.add_argument("--text-column", help=help_of["data.text_column"])
-    parser.add_argument("--label-column", help=help_of["data.label_column"])
-    parser.add_argument("--label-map", metavar="MAP", help=help_of["data.label_map"])
-    parser.add_argument("--encoding", help=help_of["data.encoding"])
-    parser.add_argument("--separator", help=help_of["data.separator"])
-    parser.add_argument(
-        "--no-header", action="store_const", const=False, dest="header", help="csv files have no row of column names"
-    )
-    parser.add_argument("--drop-duplicates", action="store_const", const=True, help=help_of["data.drop_duplicates"])
-    parser.add_argument("--new-head", action="store_const", const=True, help=help_of["new_head"])
-    parser.add_argument("--max-length", type=int, help=help_of["data.max_length"])
-    parser.add_argument("--seed", type=int, help=help_of["seed"])
+    for option, (setting, words) in SETTING_OPTIONS.items():
+        parser.add_argument(option, **{"help": help_of[setting], **words})
     parser.add_argument("--preset", choices=sorted(PRESETS), help="a set of settings: 'tr-bert' is the paper's recipe")
-    parser.add_argument("--price", choices=("flops", "latency", "tokens"), help=help_of["select.price"])
-    parser.add_argument("--latency-table", metavar="FILE", help=help_of["select.latency_table"])
     parser.add_argument(
         "--set",
         action="append",
@@ -195,22 +202,8 @@ def _settings(options: argparse.Namespace) -> Settings:
     changes: dict[str, Any] = dict(PRESETS[options.preset]) if options.preset else {}
     if options.data is None:
         changes |= PAGES_SIZE
-    named = {
-        "model": options.model,
-        "data.source": options.data,
-        "data.text_column": options.text_column,
-        "data.label_column": options.label_column,
-        "data.label_map": options.label_map,
-        "data.encoding": options.encoding,
-        "data.separator": options.separator,
-        "data.header": options.header,
-        "data.drop_duplicates": options.drop_duplicates,
-        "new_head": options.new_head,
-        "data.max_length": options.max_length,
-        "seed": options.seed,
-        "select.price": options.price,
-        "select.latency_table": options.latency_table,
-    }
+    given = vars(options)
+    named = {setting: given[_variable(option)] for option, (setting, _) in SETTING_OPTIONS.items()}
     changes |= {name: value for name, value in named.items() if value is not None}
     known = setting_names()
     for pair in options.set:
@@ -221,6 +214,11 @@ def _settings(options: argparse.Namespace) -> Settings:
         words = kind is str or (kind == str | None and text.lower() != "none")  # a text with a comma is not a list
         changes[name] = text if words else _value(text)
     return override(Settings(), changes)
+
+
+def _variable(option: str) -> str:
+    """Returns the name under which argparse keeps an option."""
+    return option.removeprefix("--").replace("-", "_")
 
 
 def _fixed(options: argparse.Namespace) -> tuple[str, ...]:
