@@ -189,10 +189,16 @@ def encode_texts(
     if not texts[0]:
         raise InputError("texts must not be empty: pass at least one document")
     encoded = tokenizer(*texts, truncation=False, verbose=False)
-    truncated = sum(len(ids) > max_length for ids in encoded["input_ids"])
-    if truncated:
-        encoded = tokenizer(*texts, truncation="longest_first", max_length=max_length)
     ids, kinds = encoded["input_ids"], encoded.get("token_type_ids")
+    long = [row for row, own in enumerate(ids) if len(own) > max_length]
+    if long:  # they alone are read again
+        cut_off = tokenizer(
+            *([column[row] for row in long] for column in texts), truncation="longest_first", max_length=max_length
+        )
+        for place, row in enumerate(long):
+            ids[row] = cut_off["input_ids"][place]
+            if kinds is not None:
+                kinds[row] = cut_off["token_type_ids"][place]
     kept = np.flatnonzero([len(own) > 0 for own in ids])
     if len(kept) == 0:
         raise InputError(
@@ -200,7 +206,7 @@ def encode_texts(
             f"{cut(texts[0][0])}: pass a model whose tokenizer knows this language"
         )
     own_ids, own_kinds = [ids[row] for row in kept], None if kinds is None else [kinds[row] for row in kept]
-    return Tokens.from_lists(own_ids, own_kinds), truncated, kept
+    return Tokens.from_lists(own_ids, own_kinds), len(long), kept
 
 
 def _exact(outputs: Tensor) -> Tensor:
