@@ -24,9 +24,11 @@ from typing import Any
 import torch
 from hosts import HEAD, Hosts, LocalCluster, missing
 
+from trbert.files import write_json
 from trbert.measure.timing import machine
 from tune.results.table import read_front
-from tune.runs import RunFolder, versions, write_json
+from tune.runs.folder import RunFolder
+from tune.runs.versions import versions
 
 SHARED = Path("/var/tmp/trbert_faults")
 """A folder that all hosts see. Other clusters have a network file system or a bucket for this."""

@@ -30,6 +30,7 @@ from quality_report import is_current, write_report
 from trbert.data.splits import Rows
 from trbert.dial import DialCurve
 from trbert.encoder import Encoder
+from trbert.files import write_json
 from trbert.measure.cost import CostModel, speed_up
 from trbert.measure.evaluate import forward_at, predict, unreduced_outputs
 from trbert.measure.timing import machine
@@ -41,7 +42,7 @@ from tune.learning.model import Model, scout
 from tune.learning.prepare import Prepared, prepare
 from tune.learning.steps import autocast, pick_device
 from tune.learning.teacher_stage import train_teacher
-from tune.runs import versions, write_json
+from tune.runs.versions import versions
 from tune.settings import TR_BERT, Settings, override
 
 OUT = Path("docs/results")

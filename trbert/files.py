@@ -1,28 +1,120 @@
-"""Files: whether a folder can be written, how a file is never half written, and the folder of the cache."""
+"""Files: how they get onto the disk whole or not at all, and whether a folder can be written."""
 
+import filecmp
+import json
 import os
+import secrets
 import shutil
+import stat
 import tempfile
 from pathlib import Path
+from typing import Any
 
-
-def cache_folder() -> Path:
-    """Returns the folder of files that trbert can make again: `$TRBERT_CACHE`, or else `~/.cache/trbert`."""
-    chosen = os.environ.get("TRBERT_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "trbert"
+from trbert.errors import InputError
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all: first a new file beside it, which is then moved to its place."""
+    """Writes a file whole or not at all, also if the machine loses its power meanwhile.
+
+    A new file is written beside it, under a name that nobody else has, and moved to its place once it is on the disk.
+    A symbolic link in its place is replaced, and not followed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}")
     try:
-        beside.write_bytes(content)
-        with beside.open("rb+") as file:
+        with beside.open("xb") as file:
+            file.write(content)
+            file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Writes values as a JSON file, completely or not at all."""
+    write_whole(path, json.dumps(values, indent=2).encode())
+
+
+def sync_folder(folder: Path) -> None:
+    """Waits until the names in a folder are on the disk. A file that was moved there is lost without this."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass  # some shared file systems cannot do this for a folder
+    finally:
+        os.close(handle)
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copies a folder whole or not at all. An existing target is replaced, unless it holds the same already.
+
+    The copy has the modes of new files and folders, whatever those of the source are.
+
+    Raises:
+        InputError: The source holds something that is neither a file nor a folder, such as a symbolic link.
+    """
+    if _same(source, target):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name[:100]}."))
+    try:
+        _copy(source, made / "new")
+        if os.path.lexists(target):
+            os.replace(target, made / "old")
+        os.replace(made / "new", target)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    sync_folder(target.parent)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copies a folder, and waits until it is on the disk."""
+    target.mkdir()
+    for entry in sorted(os.scandir(source), key=lambda each: each.name):
+        if entry.is_dir(follow_symlinks=False):
+            _copy(Path(entry.path), target / entry.name)
+        elif entry.is_file(follow_symlinks=False):
+            with Path(entry.path).open("rb") as old, (target / entry.name).open("wb") as new:
+                shutil.copyfileobj(old, new)
+                new.flush()
+                os.fsync(new.fileno())
+        else:
+            raise InputError(
+                f"a folder that is copied must hold files and folders alone, and {entry.path} is {kind_of(entry.path)}:"
+                " remove it, or put the file itself there"
+            )
+    sync_folder(target)
+
+
+def kind_of(path: str | Path) -> str:
+    """Returns in words what lies at a path. A symbolic link is not followed."""
+    mode = os.lstat(path).st_mode
+    kinds = {
+        "a symbolic link": stat.S_ISLNK,
+        "a folder": stat.S_ISDIR,
+        "a file": stat.S_ISREG,
+        "a pipe": stat.S_ISFIFO,
+        "a socket": stat.S_ISSOCK,
+    }
+    return next((name for name, holds in kinds.items() if holds(mode)), "a device")
+
+
+def _same(source: Path, target: Path) -> bool:
+    """Returns whether two folders hold the same files."""
+    if target.is_symlink() or not target.is_dir():
+        return False
+    names = _below(source)
+    if names != _below(target) or not all((folder / name).is_file() for folder in (source, target) for name in names):
+        return False
+    return all(filecmp.cmp(source / name, target / name, shallow=False) for name in names)
+
+
+def _below(folder: Path) -> list[Path]:
+    """Returns the paths, relative to a folder, of everything in it that is no folder, sorted."""
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
 
 
 def why_not_writable(folder: Path) -> str | None:

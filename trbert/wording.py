@@ -2,9 +2,12 @@
 
 import difflib
 import os
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+from trbert.errors import InputError
 
 
 def listed(names: Iterable[Any]) -> str:
@@ -67,6 +70,27 @@ def pasted(path: str | os.PathLike[str]) -> str:
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
+def parse_size(text: str, name: str) -> int:
+    """Returns the bytes of a size such as "500MB" or "1.5GB". The units are powers of 1,000.
+
+    Args:
+        text: the size.
+        name: what the user calls it, for the message.
+
+    Raises:
+        InputError: The text is no size, or it is 0.
+
+    Example:
+        >>> parse_size("1.5GB", "--max-data-size")
+        1500000000
+    """
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,9})?) ?([kMGT]?)B?", text.strip())
+    found = 0 if match is None else int(float(match[1]) * 1000 ** " kMGT".index(match[2] or " "))
+    if found == 0:
+        raise InputError(f"{name} must be a size above 0 such as 500MB or 8GB, and is {cut(text)}")
+    return found
+
+
 def cut(value: object) -> str:
     """Returns a value as text, cut to 60 characters.
 
@@ -92,3 +116,9 @@ def first_line(error: BaseException) -> str:
     """Returns the first line of an error's message, or the name of its class where it has none."""
     lines = str(error).strip().splitlines()
     return lines[0].strip() if lines else type(error).__name__
+
+
+def cut_line(error: BaseException) -> str:
+    """Returns the first line of an error's message, cut to 200 characters; it may quote a file of any length."""
+    line = first_line(error)
+    return line if len(line) <= 200 else line[:197] + "..."

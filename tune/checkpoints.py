@@ -14,6 +14,7 @@ import pyarrow.fs
 import torch
 from ray import train, tune
 
+from trbert.errors import RunFolderError
 from tune.learning.steps import ALONE, Team
 
 STATE, MANIFEST = "state.pt", "manifest.json"
@@ -28,10 +29,12 @@ class StageState:
     Attributes:
         stage: the stage's name: "teacher", "select" or "joint".
         state: what `Learner.state` returned.
+        key: a digest of what the stage learns from: the data, the model and the settings.
     """
 
     stage: str
     state: dict[str, Any]
+    key: str
 
 
 Report = Callable[[dict[str, Any], Path | None], None]
@@ -45,6 +48,7 @@ class StateKeeper:
         stage: the name of the stage.
         found: the state that an earlier process left, of this stage or of another; None if there is none.
         report: takes metrics and a checkpoint. Every process of a team calls it; only the first one has a checkpoint.
+        key: a digest of what the stage learns from; it is saved with each state.
         team: the processes that learn together.
         device: where the team's tensors are; the processor by default.
     """
@@ -54,10 +58,11 @@ class StateKeeper:
         stage: str,
         found: StageState | None,
         report: Report,
+        key: str,
         team: Team = ALONE,
         device: torch.device | None = None,
     ) -> None:
-        self._stage, self._found, self._report = stage, found, report
+        self._stage, self._found, self._report, self._key = stage, found, report, key
         self._team, self._device = team, device or torch.device("cpu")
         self._last = time.monotonic()
         self._state: Callable[[], dict[str, Any]] | None = None
@@ -88,7 +93,7 @@ class StateKeeper:
             self._report(told, None)
         else:
             with tempfile.TemporaryDirectory() as folder:
-                write_state(Path(folder), StageState(self._stage, state))
+                write_state(Path(folder), StageState(self._stage, state, self._key))
                 self._report(told, Path(folder))
         self._last = time.monotonic()
 
@@ -113,10 +118,10 @@ class StateFolder:
     def __init__(self, place: str) -> None:
         self._files, self._path = pyarrow.fs.FileSystem.from_uri(place)
 
-    def newest(self) -> StageState | None:
-        """Returns the newest undamaged state, or None if there is none."""
+    def newest(self, key: str) -> StageState | None:
+        """Returns the newest undamaged state, or None if there is none. See `newest_state`."""
         found = self._checkpoints()
-        return newest_state(found[-1]) if found else None
+        return newest_state(found[-1], key) if found else None
 
     def report(self, told: dict[str, Any], folder: Path | None) -> None:
         """Copies a checkpoint into this folder, and deletes those that are no longer needed.
@@ -146,21 +151,30 @@ def write_state(folder: Path, found: StageState) -> None:
     """Writes a state, and a manifest with its checksum."""
     with (folder / STATE).open("wb") as file:  # given a path, torch reports a full disk as a corrupt stream
         torch.save(found.state, file)
-    manifest = {"stage": found.stage, "sha256": _digest(folder / STATE)}
+    manifest = {"stage": found.stage, "sha256": _digest(folder / STATE), "key": found.key}
     (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
 
 
-def newest_state(checkpoint: train.Checkpoint | None) -> StageState | None:
+def newest_state(checkpoint: train.Checkpoint | None, key: str) -> StageState | None:
     """Returns the newest undamaged state of a trial or of a team, or None if there is none.
 
     Args:
         checkpoint: the newest checkpoint; older ones lie beside it.
+        key: a digest of what the stage learns from.
+
+    Raises:
+        RunFolderError: The state was learned from something else.
     """
     if checkpoint is None:
         return None
     for each in (checkpoint, *_elders(checkpoint)):
         with each.as_directory() as folder:
             if (found := _read(Path(folder))) is not None:
+                if found.key != key:
+                    raise RunFolderError(
+                        "a state must be of the data, the model and the settings that are learned from, and "
+                        f"{each.path} is of others: remove it, or start the search again under another --name"
+                    )
                 return found
     return None
 
@@ -188,11 +202,12 @@ def _checkpoints(files: pyarrow.fs.FileSystem, folder: str) -> list[train.Checkp
 def _read(folder: Path) -> StageState | None:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        stage, whole = str(manifest["stage"]), _digest(folder / STATE) == manifest["sha256"]
+        stage, key = str(manifest["stage"]), str(manifest["key"])
+        whole = _digest(folder / STATE) == manifest["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     # The state may have been written on a GPU, and this machine may have none.
-    return StageState(stage, torch.load(folder / STATE, weights_only=True, map_location="cpu")) if whole else None
+    return StageState(stage, torch.load(folder / STATE, weights_only=True, map_location="cpu"), key) if whole else None
 
 
 def _digest(path: Path) -> str:

@@ -37,7 +37,8 @@ from tune.results.front import NO_MODEL, Point, has_model
 from tune.results.report import collect, finished
 from tune.results.rules import free_points
 from tune.results.table import table
-from tune.runs import RunFolder, SavedRun, write_run
+from tune.runs.folder import RunFolder
+from tune.runs.record import SavedRun, write_run
 from tune.settings import Search, Settings
 from tune.space import first_guesses, point_choices, search_space, to_settings
 from tune.suggestions import FreshSearch
@@ -76,13 +77,19 @@ def run_search(folder: RunFolder, saved: SavedRun, plan: Plan, *, cores: int, re
     settings, search = saved.settings, saved.search
     latency = _given_latency(settings)
     _check_gpus(search)
-    states = _states(folder, search)
+    states = below(_storage(folder, search), states_name(saved.id))
     work = partial(make_shared, settings, plan, latency=latency, states=states, fingerprint=saved.fingerprint)
+
+    def keep(fingerprint: str) -> None:
+        if saved.fingerprint is None:  # from now on the run can be continued with the same data and model alone
+            write_run(folder, replace(saved, fingerprint=fingerprint))
+
     if search.address or search.num_learners > 1:
         _start_ray(search.address or "local", cores, verbose)
-        shared = _on_cluster(partial(work, team=_team(folder, search, "teacher")), console, _gpus_each(search))
+        work = partial(work, team=_team(folder, saved, "teacher"))
+        shared = _on_cluster(work, {"say": console.line, "keep": keep}, _gpus_each(search))
     else:
-        shared = work(console.line)
+        shared = work(say=console.line, keep=keep)
         _start_ray("local", cores, verbose)
     try:
         fitted = saved.fitted if resumed else None
@@ -90,7 +97,7 @@ def run_search(folder: RunFolder, saved: SavedRun, plan: Plan, *, cores: int, re
             plan = after_preparing(plan, time.monotonic() - started)
             fitted = _fit(settings, plan, shared.prepared, console)
             write_run(folder, replace(saved, fitted=fitted, fingerprint=shared.prepared.fingerprint))
-        results = _run_trials(folder, search, fitted, plan, shared.prepared, console, resumed=resumed, verbose=verbose)
+        results = _run_trials(folder, saved, fitted, plan, shared.prepared, console, resumed=resumed, verbose=verbose)
     finally:
         console.end()
         ray.shutdown()
@@ -137,13 +144,14 @@ def _gpus_each(search: Search) -> float:
     return gpus_each(cluster_at_hand(), search.processes, search.num_learners)
 
 
-def _team(folder: RunFolder, search: Search, stage: str) -> TeamPlan | None:
+def _team(folder: RunFolder, saved: SavedRun, stage: str) -> TeamPlan | None:
     """Returns the plan of a team for a stage, or None if the search has one learner only."""
+    search = saved.search
     if search.num_learners == 1:
         return None
     gpus = cluster_at_hand().total("GPU") > 0
-    run = f"{folder.path.name}-{stage}"
-    return TeamPlan(size=search.num_learners, gpus=gpus, storage=_storage(folder, search), run=run)
+    storage = _storage(folder, search)
+    return TeamPlan(size=search.num_learners, gpus=gpus, storage=storage, run=f"{saved.id}-{stage}")
 
 
 def inspect_inputs(saved: SavedRun, plan: Plan, *, cores: int, verbose: bool) -> None:
@@ -161,11 +169,11 @@ def inspect_inputs(saved: SavedRun, plan: Plan, *, cores: int, verbose: bool) ->
     _check_gpus(saved.search)
     work = partial(_inspect, saved, plan)
     if saved.search.address is None:
-        work(console.line)
+        work(say=console.line)
         return
     _start_ray(saved.search.address, cores, verbose)
     try:
-        _on_cluster(work, console, _gpus_each(saved.search))
+        _on_cluster(work, {"say": console.line}, _gpus_each(saved.search))
     finally:
         ray.shutdown()
 
@@ -206,8 +214,9 @@ def _quieten(verbose: bool) -> None:
 def make_shared(
     settings: Settings,
     plan: Plan,
-    say: Say,
     *,
+    say: Say,
+    keep: Say,
     latency: LatencyTable | None,
     states: str,
     fingerprint: str | None,
@@ -219,21 +228,25 @@ def make_shared(
         settings: of the run.
         plan: limits the teacher's epochs to its share of the budget.
         say: is called with a line for each thing that is done.
+        keep: is called with the fingerprint of the data and the model, before anything is learned.
         latency: the user's table of times, or None.
         states: the folder or URI for the teacher's states while it is trained.
         fingerprint: of the data and the model that a resumed search started with; None checks nothing.
         team: the processes that train the teacher; None trains it in this process.
     """
     folder = StateFolder(states)
-    if team is None:
-        train = partial(train_teacher, keeper=StateKeeper("teacher", folder.newest(), folder.report))
-    else:
-        train = partial(teach_together, team)
-    prepared = prepare(settings, plan, say, latency, train, fingerprint)
+    train = partial(_train_alone, folder) if team is None else partial(teach_together, team)
+    prepared = prepare(settings, plan, say, latency, train, fingerprint, keep)
     folder.delete()
     say(f"free rules: measuring {', '.join(rule.name for rule in free_selectors())} on the teacher")
     choice = to_settings({"select.points": point_choices(prepared.config.num_hidden_layers)[0]})
     return Shared(prepared=prepared, free=free_points(prepared, settings, choice["select.points"]))
+
+
+def _train_alone(folder: StateFolder, *inputs: Any, key: str) -> None:
+    """Trains the teacher in this process, from the last state in the folder on."""
+    keeper = StateKeeper("teacher", folder.newest(key), folder.report, key)
+    partial(train_teacher, keeper=keeper)(*inputs)
 
 
 def _start_ray(address: str, cores: int, verbose: bool) -> None:
@@ -247,17 +260,23 @@ def _start_ray(address: str, cores: int, verbose: bool) -> None:
     end_on_sigterm()
 
 
-def _on_cluster(work: Callable[[Say], Found], console: Console, gpus: float) -> Found:
-    """Runs a function on a worker, because the head of a cluster offers no processors; prints its lines here."""
+def _on_cluster(work: Callable[..., Found], takers: dict[str, Say], gpus: float) -> Found:
+    """Runs a function on a worker, because the head of a cluster offers no processors.
+
+    Args:
+        work: the function. Its arguments are functions that take a line, by the names of the takers.
+        takers: are called here with the lines that the function gives to its arguments of the same names.
+        gpus: the GPUs that the function needs.
+    """
     lines = Queue(actor_options={"num_cpus": 0})
     # Whenever a machine is lost, Ray runs it again on another one.
     remote: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=-1)(_told)
-    found_ref = remote.remote(work, lines.put)
+    found_ref = remote.remote(work, list(takers), lines.put)
     try:
         while True:
             done, _ = ray.wait([found_ref], timeout=0.5)
-            for line in lines.get_nowait_batch(lines.qsize()):
-                console.line(line)
+            for name, line in lines.get_nowait_batch(lines.qsize()):
+                takers[name](line)
             if done:
                 found: Found = ray.get(found_ref)
                 return found
@@ -267,13 +286,17 @@ def _on_cluster(work: Callable[[Say], Found], console: Console, gpus: float) -> 
         lines.shutdown()
 
 
-def _told(work: Callable[[Say], Found], say: Say) -> Found:
-    return work(say)
+def _told(work: Callable[..., Found], names: Sequence[str], put: Callable[[tuple[str, str]], None]) -> Found:
+    return work(**{name: partial(_put, put, name) for name in names})
+
+
+def _put(put: Callable[[tuple[str, str]], None], name: str, line: str) -> None:
+    put((name, line))
 
 
 def _run_trials(
     folder: RunFolder,
-    search: Search,
+    saved: SavedRun,
     fitted: Settings,
     plan: Plan,
     prepared: Prepared,
@@ -282,6 +305,7 @@ def _run_trials(
     resumed: bool,
     verbose: bool,
 ) -> list[Any]:
+    search = saved.search
     gpus = _gpus_each(search)
     trainable = tune.with_resources(
         tune.with_parameters(
@@ -291,12 +315,13 @@ def _run_trials(
             num_rollout_workers=search.num_rollout_workers,
             gpus_per_worker=gpus,
             deadline_s=1.3 * plan.trial_seconds,
-            team=_team(folder, search, "joint"),
+            team=_team(folder, saved, "joint"),
         ),
         tune.PlacementGroupFactory([bundle(gpus)] * search.processes),
     )
     storage = _storage(folder, search)
-    trials = below(storage, _trials_name(folder, search))
+    name = trials_name(saved.id) if search.storage else folder.trials.name
+    trials = below(storage, name)
     if resumed and tune.Tuner.can_restore(trials):
         tuner = tune.Tuner.restore(trials, trainable=trainable, resume_unfinished=True, restart_errored=True)
     else:
@@ -304,7 +329,7 @@ def _run_trials(
             trainable,
             tune_config=_tune_config(search, fitted, plan, prepared),
             run_config=tune.RunConfig(
-                name=_trials_name(folder, search),
+                name=name,
                 storage_path=storage,
                 callbacks=[SearchProgress(console, plan.trials)],
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
@@ -317,19 +342,9 @@ def _run_trials(
     return list(results)
 
 
-def _states(folder: RunFolder, search: Search) -> str:
-    """Returns the folder for the teacher's states while it is trained."""
-    return below(_storage(folder, search), states_name(folder.path.name))
-
-
 def _storage(folder: RunFolder, search: Search) -> str:
     """Returns the folder in which trials and learners keep their checkpoints."""
     return search.storage or os.path.abspath(folder.path)
-
-
-def _trials_name(folder: RunFolder, search: Search) -> str:
-    """Returns the name of the trials' folder; in a storage that several runs share it contains the run's name."""
-    return trials_name(folder.path.name) if search.storage else folder.trials.name
 
 
 def _tune_config(search: Search, fitted: Settings, plan: Plan, prepared: Prepared) -> tune.TuneConfig:

@@ -18,7 +18,7 @@ from tune.learning.standing import remarks
 from tune.results.front import NO_MODEL, UNREDUCED, Point, at_dial, has_model, is_saved, pick
 from tune.results.standing_file import read_standing
 from tune.results.table import read_front, table
-from tune.runs import RunFolder
+from tune.runs.folder import RunFolder
 
 
 def export(run: Path, point: Point, out: Path) -> None:

@@ -16,19 +16,18 @@ from tune.budget import Plan, make_plan
 from tune.preflight.checks import run_checks
 from tune.preflight.machine import affine_processors, processors
 from tune.preflight.places import kept_in_storage, resolved
-from tune.runs import (
+from tune.runs.folder import (
     RunFolder,
-    SavedRun,
     check_name,
     check_new,
-    existing_run,
     forget_run,
     free_name,
     held,
     make_free_run,
     make_run,
-    write_run,
 )
+from tune.runs.record import SavedRun, existing_run, new_id, write_run
+from tune.runs.versions import versions
 from tune.settings import PRESETS, Search, Settings, override, setting_names
 from tune.space import varied
 
@@ -111,7 +110,14 @@ def _parser() -> Parser:
         help="folder or s3:// URI that all machines of a cluster share, for the trials' checkpoints "
         "(default: the run folder)",
     )
-    parser.add_argument("--resume", metavar="RUN", help="continue the search in this run folder")
+    parser.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="continue the search in this run folder; its files can run any code, so continue only runs that you made",
+    )
+    parser.add_argument(
+        "--trust", action="store_true", help="with --resume: the run folder belongs to another user, whom you trust"
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="print the plan, check the data, the model and the machine, and stop"
     )
@@ -124,11 +130,11 @@ def _run(options: argparse.Namespace) -> None:
     _quiet(options.verbose)
     if options.resume:
         _check_resumed(options)
-        folder, saved = existing_run(options.resume)
+        folder, saved = existing_run(options.resume, options.trust)
     else:
         folder, saved = _new_run(options)
     search = saved.search
-    warnings = run_checks(saved.settings, search, folder)
+    warnings = [*run_checks(saved.settings, search, folder), *_other_commit(saved)]
     plan, where = _plan(search)
     print(describe(plan, saved.settings, search, folder, where), flush=True)
     for warning in warnings:
@@ -149,8 +155,8 @@ def _run(options: argparse.Namespace) -> None:
             again = f"python tune/search.py --resume {pasted(folder.path)}"
             raise KeyboardInterrupt(f"continue with {again}") from None
         except TrbertError:
-            # If its storage holds something of the run, the name stays taken, so that no other run finds that.
-            if not options.resume and not kept_in_storage(search, folder.path.name):
+            # If its storage holds something of the run, its folder stays, because that says what belongs to it.
+            if not options.resume and not kept_in_storage(search, saved.id):
                 forget_run(folder)
             raise
     print(f"time      {time.monotonic() - started:.0f} s in all", flush=True)
@@ -164,7 +170,15 @@ def _new_run(options: argparse.Namespace) -> tuple[RunFolder, SavedRun]:
     folder = RunFolder(runs / (options.name or free_name(runs, "search")))
     check_new(folder)
     settings, search = resolved(_settings(options), _search(options))
-    return folder, SavedRun(settings=settings, search=search)
+    return folder, SavedRun(id=new_id(folder.path.name), settings=settings, search=search)
+
+
+def _other_commit(saved: SavedRun) -> list[str]:
+    """Returns a warning if a resumed run was started with another commit of trbert."""
+    there, here = saved.made_by.get("commit"), versions().get("commit")
+    if there == here:
+        return []
+    return [f"the run was started with trbert's commit {there}, and this is {here}: its figures may not fit together"]
 
 
 @contextlib.contextmanager
@@ -191,7 +205,7 @@ def _check_resumed(options: argparse.Namespace) -> None:
     """Raises InputError if an option is given that a resumed run does not read."""
     defaults = vars(_parser().parse_args([]))
     for name, value in vars(options).items():
-        if name not in ("resume", "dry_run", "verbose") and value != defaults[name]:
+        if name not in ("resume", "trust", "dry_run", "verbose") and value != defaults[name]:
             raise InputError(
                 f"--{name.replace('_', '-')} must not be given with --resume, which takes everything from the run: "
                 "leave it out, or start another search"

@@ -45,6 +45,10 @@ class TeamStage(Protocol):
     def name(self) -> str:
         """The stage's name, which is saved in its states."""
 
+    @property
+    def key(self) -> str:
+        """A digest of what the stage learns from, which is saved in its states."""
+
     def learn(self, team: Team, progress: Progress, keeper: Keeper) -> None:
         """Runs the stage in this process of the team."""
 
@@ -107,7 +111,7 @@ def learn_together(
             callbacks=list(callbacks),
         ),
     )
-    found = newest_state(trainer.fit().checkpoint)
+    found = newest_state(trainer.fit().checkpoint, stage.key)
     if (error := mistake.read()) is not None:
         _forget(plan)
         raise error
@@ -168,7 +172,8 @@ def _learn(config: dict[str, Any]) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     stage: TeamStage = config["stage"]
-    keeper = StateKeeper(stage.name, newest_state(train.get_checkpoint()), report_to_train, team, device)
+    found = newest_state(train.get_checkpoint(), stage.key)
+    keeper = StateKeeper(stage.name, found, report_to_train, stage.key, team, device)
     try:
         stage.learn(team, _TeamProgress(stage.name, team, device, config["seconds"], config["told"]), keeper)
     except StageTimeout:
@@ -208,12 +213,14 @@ class JointStage:
         prepared: what all trials share.
         settings: of the trial.
         policy: the policy's weights after the select stage, as one vector.
+        key: `Prepared.fingerprint`.
         name: the stage's name.
     """
 
     prepared: "ray.ObjectRef[Prepared]"
     settings: Settings
     policy: NDArray[Any]
+    key: str
     name: str = "joint"
 
     def learn(self, team: Team, progress: Progress, keeper: Keeper) -> None:
@@ -237,6 +244,7 @@ class TeacherStage:
         settings: of the stage.
         compute: how the machine is used.
         seed: of the run.
+        key: a digest of the examples, the weights and the settings.
         name: the stage's name.
     """
 
@@ -247,6 +255,7 @@ class TeacherStage:
     settings: TeacherSettings
     compute: ComputeSettings
     seed: int
+    key: str
     name: str = "teacher"
 
     def learn(self, team: Team, progress: Progress, keeper: Keeper) -> None:
@@ -265,8 +274,9 @@ def teach_together(
     compute: ComputeSettings,
     seed: int,
     told: Progress,
+    key: str,
 ) -> None:
-    """Does the same as `train_teacher`, in a team of processes."""
+    """Does the same as `train_teacher`, in a team of processes. The key is that of `TeacherStage`."""
     plain = reducer.encoder.plain
     stage = TeacherStage(
         task=reducer.task,
@@ -276,6 +286,7 @@ def teach_together(
         settings=settings,
         compute=compute,
         seed=seed,
+        key=key,
     )
     learn_together(stage, plan, list(plain.parameters()), told=told)
     plain.eval()
@@ -287,5 +298,5 @@ def join_together(
     """Does the same as `Model.join`, in a team of processes."""
     if model.settings.joint.documents == 0:
         return
-    stage = JointStage(prepared=prepared, settings=model.settings, policy=flatten(model.policy))
+    stage = JointStage(prepared=prepared, settings=model.settings, policy=flatten(model.policy), key=model.fingerprint)
     learn_together(stage, plan, model.parameters, seconds, callbacks=callbacks)

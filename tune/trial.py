@@ -57,14 +57,14 @@ def run_trial(
     started = time.monotonic()
     model = Model(prepared, own)
     train, validation = prepared.train, prepared.validation
-    found = newest_state(tune.get_checkpoint())
+    found = newest_state(tune.get_checkpoint(), prepared.fingerprint)
     items: dict[str, float] = {}
     if found is None or found.stage == "select":
         until = started + SELECT_SHARE * deadline_s if deadline_s else None
         items = _select(model, train, prepared, found, until, num_rollout_workers, gpus_per_worker)
     until = started + deadline_s if deadline_s else None
     if team is None:
-        keeper = StateKeeper("joint", found, report_to_tune)
+        keeper = StateKeeper("joint", found, report_to_tune, prepared.fingerprint)
         _timed(lambda progress: model.join(train, progress, keeper), _Teller("joint", until))
     else:
         left = until - time.monotonic() if until is not None else None
@@ -87,7 +87,7 @@ def _select(
     gpus: float,
 ) -> dict[str, float]:
     """Runs the select stage, with a pool of actors if there are workers, and returns the pool's figures."""
-    keeper, pool = StateKeeper("select", found, report_to_tune), None
+    keeper, pool = StateKeeper("select", found, report_to_tune, prepared.fingerprint), None
     if num_workers and (found is None or found.state["step"] < found.state["steps"]):
         pool = RolloutPool(ray.put(prepared), model.settings, num_workers, gpus=gpus)
     teller = _Teller("select", until, pool)

@@ -6,6 +6,7 @@ libraries, the aliases under which they are imported, module paths, and the mark
 """
 
 import ast
+import contextlib
 import gc
 import hashlib
 import importlib.metadata
@@ -23,7 +24,8 @@ from dataclasses import astuple, dataclass
 from itertools import islice
 from pathlib import Path
 
-from trbert.files import cache_folder, write_whole
+from trbert.cache import Entry
+from trbert.errors import InputError
 
 FORMAT = 1
 """The version of the rules in this file. It rises when they change, so that caches of older rules are not read."""
@@ -131,11 +133,11 @@ def documentation_pages() -> list[Page]:
     """
     versions = {library: version for library, (_, version) in _installed().items()}
     key = hashlib.sha256(json.dumps([FORMAT, versions]).encode()).hexdigest()[:16]
-    path = cache_folder() / f"pages-{key}.json"
-    pages = _read_cache(path)
+    entry = Entry("pages", key)
+    pages = _read_cache(entry)
     if pages is None:
         pages = build_pages({library: root for library, (root, _) in _installed().items()})
-        _write_cache(path, pages)
+        _write_cache(entry, pages)
     return pages
 
 
@@ -298,24 +300,16 @@ def _hash(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
 
 
-def _read_cache(path: Path) -> list[Page] | None:
-    """Returns the pages of a cache file, or None where the file is missing or damaged."""
-    try:
-        checksum, _, body = path.read_text(encoding="utf-8").partition("\n")
-    except (OSError, UnicodeDecodeError):
-        return None
-    if _hash(body) != checksum:
-        return None
-    return [Page(*fields) for fields in json.loads(body)]
+def _read_cache(entry: Entry) -> list[Page] | None:
+    """Returns the pages of an entry of the cache, or None where there is none."""
+    content = entry.read()
+    return None if content is None else [Page(*fields) for fields in json.loads(content)]
 
 
-def _write_cache(path: Path, pages: Iterable[Page]) -> None:
-    """Writes the pages to a cache file, after a checksum. The file is written whole or not at all.
+def _write_cache(entry: Entry, pages: Iterable[Page]) -> None:
+    """Writes the pages to the cache.
 
     A cache that cannot be written is no error: the pages are then made again each time.
     """
-    body = json.dumps([astuple(page) for page in pages])
-    try:
-        write_whole(path, f"{_hash(body)}\n{body}".encode())
-    except OSError:
-        return
+    with contextlib.suppress(OSError, InputError):
+        entry.write(json.dumps([astuple(page) for page in pages]).encode())

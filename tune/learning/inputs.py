@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,8 @@ class Inputs:
         examples: the examples of each split, cut as the trained models read them.
         taught: the examples of each split, cut as the teacher reads them.
         longest: the most tokens of a document for the trained models.
-        fingerprint: a digest of the examples and of the encoder's weights. A resumed search must have the same one.
+        fingerprint: a digest of the examples, of the encoder's weights, and of the settings of the teacher. A resumed
+            search must have the same one.
     """
 
     task: Task
@@ -112,7 +113,7 @@ def read_inputs(settings: Settings, say: Say, at_once: int | None = None) -> Inp
         examples=examples,
         taught=taught,
         longest=longest,
-        fingerprint=_fingerprint(encoder, splits.labels, taught),
+        fingerprint=_fingerprint(encoder, splits.labels, taught, settings),
     )
 
 
@@ -183,8 +184,9 @@ def _say_memory(encoder: Encoder, needed: float, at_once: int, say: Say) -> None
         )
 
 
-def _fingerprint(encoder: Encoder, labels: Sequence[str], taught: dict[str, Examples]) -> str:
-    digest = hashlib.sha256(json.dumps(labels).encode())
+def _fingerprint(encoder: Encoder, labels: Sequence[str], taught: dict[str, Examples], settings: Settings) -> str:
+    own = [labels, settings.task, settings.seed, settings.positions, asdict(settings.teacher)]
+    digest = hashlib.sha256(json.dumps(own).encode())
     for part in taught.values():
         hash_examples(digest, part)
     hash_weights(digest, encoder.base)

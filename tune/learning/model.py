@@ -49,6 +49,7 @@ class Model:
     def __init__(self, prepared: Prepared, settings: Settings) -> None:
         penalty = prepared.penalty if settings.select.penalty is None else settings.select.penalty
         self.settings = settings = override(settings, {"select.penalty": penalty})
+        self.fingerprint = prepared.fingerprint
         device = pick_device(settings.compute.device)
         plain = prepared.plain(device)
         layers = plain.config.num_hidden_layers

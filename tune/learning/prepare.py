@@ -88,6 +88,7 @@ def prepare(
     latency: LatencyTable | None = None,
     train: Callable[..., None] = train_teacher,
     fingerprint: str | None = None,
+    keep: Say | None = None,
 ) -> Prepared:
     """Returns what all trials share. The teacher and its outputs come from the cache if they were made before.
 
@@ -99,6 +100,7 @@ def prepare(
             arithmetic and with the threads of evaluation.
         train: fine-tunes the teacher, in this process or in several.
         fingerprint: of the data and the model that a resumed search started with; None checks nothing.
+        keep: is called with the fingerprint of the data and the model once they are read, before anything is learned.
 
     Raises:
         InputError: The data and the model do not fit together, or have changed since the search started.
@@ -109,6 +111,8 @@ def prepare(
         torch.set_num_threads(compute.threads)
     inputs = read_inputs(settings, say, None if plan is None else plan.concurrent)
     check_unchanged(inputs, fingerprint)
+    if keep is not None:
+        keep(inputs.fingerprint)
     task, pretrained, reducer, taught = inputs.task, inputs.pretrained, inputs.reducer, inputs.taught
     if not pretrained.fine_tuned:
         teach(reducer, taught["train"], settings, plan, say, train)

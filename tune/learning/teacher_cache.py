@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from trbert.cache import Entry
 from trbert.encoder import Encoder
 from trbert.errors import Diverged
-from trbert.files import cache_folder, write_whole
 from trbert.measure.evaluate import unreduced_outputs
 from trbert.selection.reduction import Reducer
 from trbert.tasks.examples import Examples, Outputs
@@ -61,9 +61,11 @@ def teach(
         settings: of the run.
         plan: limits the epochs to the teacher's share of the budget; None limits nothing.
         say: is called with a line for each thing that is done.
-        train: fine-tunes the model, in this process or in several.
+        train: fine-tunes the model, in this process or in several. Its `key` is a digest of what the teacher learns
+            from.
 
     Raises:
+        InputError: The folder of the cache cannot be used.
         Diverged: A loss or a gradient of the training is not finite.
     """
     encoder = reducer.encoder
@@ -77,28 +79,35 @@ def teach(
     hash_examples(digest, examples)
     if is_folder:
         hash_weights(digest, encoder.plain)
-    path = cache_folder() / "teachers" / f"{digest.hexdigest()[:24]}.safetensors"
-    if path.is_file() and _load_teacher(encoder, path):
-        say("teacher: taken from the cache of an earlier run")
-        return
-    if plan is not None:
-        seconds = training_seconds(reducer, examples, settings.compute.dtype, torch.get_num_threads())
-        settings = fit_teacher(settings, plan, seconds, len(examples.tokens))
-    say(f"teacher: training for {settings.teacher.epochs:g} epochs of {len(examples.tokens):,} documents")
-    train(reducer, examples, settings.teacher, settings.compute, settings.seed, _Told(say))
-    _keep(path, encoder.plain.state_dict())
+    entry = Entry("teachers", digest.hexdigest()[:24])
+    with entry.held(lambda holder: say(f"teacher: waiting for {holder}, which is making the same one")):
+        if _load_teacher(encoder, entry):
+            say("teacher: taken from the cache of an earlier run")
+            return
+        if plan is not None:
+            seconds = training_seconds(reducer, examples, settings.compute.dtype, torch.get_num_threads())
+            settings = fit_teacher(settings, plan, seconds, len(examples.tokens))
+        say(f"teacher: training for {settings.teacher.epochs:g} epochs of {len(examples.tokens):,} documents")
+        train(reducer, examples, settings.teacher, settings.compute, settings.seed, _Told(say), key=entry.key)
+        _keep(entry, encoder.plain.state_dict())
 
 
-def _load_teacher(encoder: Encoder, path: Path) -> bool:
-    try:
-        state = load_file(path)
-    except (SafetensorError, OSError):
-        state = {}
+def _load_teacher(encoder: Encoder, entry: Entry) -> bool:
+    """Loads the weights of an entry, if there are weights of this model in it."""
+    state = _tensors(entry)
     if _shapes(state) != _shapes(encoder.plain.state_dict()):
-        path.unlink()  # damaged, or from another version; the model's own weights are not changed yet
-        return False
+        return False  # another version wrote them, or there are none
     encoder.plain.load_state_dict(state)
     return True
+
+
+def _tensors(entry: Entry) -> dict[str, Tensor]:
+    """Returns the tensors of an entry; {} if there are none."""
+    content = entry.read()
+    try:
+        return {} if content is None else load(content)
+    except SafetensorError:
+        return {}
 
 
 def _shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -124,19 +133,18 @@ def teacher_outputs(reducer: Reducer, examples: Examples, split: str, compute: C
     key = hashlib.sha256(f"{reducer.task.name} bfloat16 {uses_bfloat16(device, dtype)}".encode())
     hash_examples(key, examples)
     hash_weights(key, reducer.encoder.plain)
-    path = cache_folder() / "outputs" / f"{key.hexdigest()[:24]}.safetensors"
-    try:
-        return load_file(path)["outputs"]
-    except (SafetensorError, OSError):
-        with autocast(device, dtype):
-            outputs = unreduced_outputs(reducer, examples, compute.tokens_per_batch)
-        if not outputs.isfinite().all():
-            raise Diverged(
-                f"the teacher's outputs on {split} must be finite, and some are not: check whether its weights are "
-                "damaged, and compute in float32 (--set compute.dtype=float32 --set compute.evaluation=float32)"
-            ) from None
-        _keep(path, {"outputs": outputs})
-        return outputs
+    entry = Entry("outputs", key.hexdigest()[:24])
+    if (kept := _tensors(entry).get("outputs")) is not None:
+        return kept
+    with autocast(device, dtype):
+        outputs = unreduced_outputs(reducer, examples, compute.tokens_per_batch)
+    if not outputs.isfinite().all():
+        raise Diverged(
+            f"the teacher's outputs on {split} must be finite, and some are not: check whether its weights are "
+            "damaged, and compute in float32 (--set compute.dtype=float32 --set compute.evaluation=float32)"
+        )
+    _keep(entry, {"outputs": outputs})
+    return outputs
 
 
 def hash_weights(digest: Any, module: nn.Module) -> None:
@@ -156,6 +164,6 @@ def _hash(digest: Any, *tensors: Tensor) -> None:
         digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
 
 
-def _keep(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Writes tensors to the cache, completely or not at all."""
-    write_whole(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+def _keep(entry: Entry, tensors: dict[str, Tensor]) -> None:
+    """Writes tensors to the cache."""
+    entry.write(save({name: tensor.contiguous() for name, tensor in tensors.items()}))

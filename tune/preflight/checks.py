@@ -6,12 +6,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from trbert.cache import cache_folder, cache_size, why_not_trusted
 from trbert.errors import InputError, RunFolderError
-from trbert.files import cache_folder, free_bytes, why_not_writable
+from trbert.files import free_bytes, why_not_writable
 from trbert.wording import first_line
 from tune.preflight.address import check_form
-from tune.preflight.places import files_of, is_uri, kept_in_storage, why_not_readable
-from tune.runs import RunFolder
+from tune.preflight.places import files_of, is_uri, why_not_readable
+from tune.runs.folder import RunFolder
 from tune.settings import Search, Settings
 
 Check = Callable[[Settings, Search, RunFolder], str | None]
@@ -60,7 +61,7 @@ def check_run_folder(settings: Settings, search: Search, folder: RunFolder) -> N
 
 
 def check_storage(settings: Settings, search: Search, folder: RunFolder) -> None:
-    """Checks that the place of the trials' checkpoints, if the user named one, can be written and is free."""
+    """Checks that the place of the trials' checkpoints, if the user named one, can be written."""
     place = search.storage
     if place is None:
         return
@@ -69,11 +70,6 @@ def check_storage(settings: Settings, search: Search, folder: RunFolder) -> None
         raise InputError(
             f"--storage must be a folder or a URI (s3://bucket/folder) that can be written, and {place} cannot be "
             f"({why}): choose another, or leave it out to use the run folder"
-        )
-    if not _is_resumed(folder) and (kept := kept_in_storage(search, folder.path.name)):
-        raise InputError(
-            f"--storage must hold nothing of another run named {folder.path.name}, and holds {kept[0]}: choose another "
-            "--name or --storage"
         )
 
 
@@ -99,17 +95,18 @@ def _why_no_storage(uri: str) -> str | None:
 
 def check_cache(settings: Settings, search: Search, folder: RunFolder) -> None:
     """Checks that the teacher can be kept in the cache. On a cluster other machines keep it."""
+    cache_size()
     if search.address is not None:
         return
     try:
         place = cache_folder()
-        why = why_not_writable(place)
+        why = why_not_trusted(place) or why_not_writable(place)
     except RuntimeError as error:  # there is no home folder
         place, why = Path("~/.cache/trbert"), str(error)
     if why is not None:
         raise InputError(
-            f"the cache folder {place} must be a folder that can be written, and is not ({why}): name another one in "
-            "the environment, TRBERT_CACHE=/a/folder"
+            f"the cache folder {place} must be a folder that you alone can write, and is not ({why}): name another one "
+            "in the environment, TRBERT_CACHE=/a/folder"
         )
 
 

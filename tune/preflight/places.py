@@ -32,12 +32,12 @@ def below(place: str, name: str) -> str:
 
 
 def trials_name(run: str) -> str:
-    """Returns the name of the folder with the trials of a run, in a storage that several runs share."""
+    """Returns the name of the folder with the trials of the run of this id, in a storage that several runs share."""
     return f"{run}-trials"
 
 
 def states_name(run: str) -> str:
-    """Returns the name of the folder with the states of a run's teacher while it is trained."""
+    """Returns the name of the folder with the states of its teacher while it is trained."""
     return f"{run}-teacher-states"
 
 
@@ -59,7 +59,7 @@ def kept_in_storage(search: Search, run: str) -> list[str]:
 
     Args:
         search: what the user asked for.
-        run: the name of the run.
+        run: the id of the run.
     """
     if search.storage is None:
         return []

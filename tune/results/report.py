@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from trbert.encoder import Encoder
+from trbert.files import copy_tree
 from trbert.measure.evaluate import Evaluation, evaluate, evaluate_unreduced
 from trbert.modeling import TrbertModel, load
 from trbert.selection.reduction import Reducer
@@ -26,7 +27,7 @@ from tune.results.outcome import Outcome, read_outcome
 from tune.results.picture import draw
 from tune.results.standing_file import write_standing
 from tune.results.table import write_front
-from tune.runs import RunFolder, copy_folder
+from tune.runs.folder import RunFolder
 from tune.settings import ComputeSettings, Settings
 
 TIMED_DOCUMENTS = 96
@@ -86,7 +87,7 @@ def save_teacher(folder: RunFolder, prepared: Prepared, settings: Settings) -> N
         own = f"{prepared.task.metric} on test: {prepared.teacher_test:.4f}"
         card = _card("The unreduced teacher", settings, [own], prepared.standing)
         (Path(temporary) / "README.md").write_text(card, encoding="utf-8")
-        copy_folder(Path(temporary), folder.models / "teacher")
+        copy_tree(Path(temporary), folder.models / "teacher")
 
 
 def _teacher_point(prepared: Prepared) -> Point:
@@ -106,7 +107,7 @@ def _save_model(folder: RunFolder, number: int, result: Any) -> Outcome:
     """Copies a trial's model into the run's folder, and returns the trial's outcome with its points numbered."""
     with result.checkpoint.as_directory() as checkpoint:
         outcome = read_outcome(Path(checkpoint))
-        copy_folder(Path(checkpoint) / "model", folder.models / str(number))
+        copy_tree(Path(checkpoint) / "model", folder.models / str(number))
     forget_elders(result.checkpoint)
     numbered = (replace(point, trial=str(number), model=f"models/{number}") for point in outcome.points)
     return replace(outcome, points=tuple(numbered))

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from trbert.errors import InputError
+from trbert.files import write_json
 from trbert.wording import shown
 from tune.learning.standing import Baseline, Standing
-from tune.runs import write_json
 
 _KINDS: dict[Any, str] = {
     str: "text",

@@ -1,0 +1,141 @@
+"""The file settings.json of a run: what the user asked for, and what it was started with."""
+
+import json
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trbert.errors import InputError, RunFolderError
+from trbert.files import write_json
+from trbert.wording import cut, cut_line, shown
+from tune.runs.folder import RunFolder
+from tune.runs.versions import versions
+from tune.settings import Search, Settings, from_json, search_from_json, to_json
+
+LARGEST = 1 << 20
+"""The most bytes of a settings.json that are read. Those that trbert writes have some thousand."""
+_ID = re.compile(r"[^/\\\x00-\x1f?]{2,240}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedRun:
+    """The content of `settings.json`.
+
+    Attributes:
+        id: the name of the run and random characters. What is kept outside the run's folder has it in its name.
+        settings: the settings that the user asked for.
+        search: everything else that the user asked for.
+        fitted: the settings of a trial, with as many documents as the budget allows; None until they are computed.
+        fingerprint: of the data and the model that were read; None until they were.
+        made_by: the versions of trbert and of the packages that the run was started with.
+    """
+
+    id: str
+    settings: Settings
+    search: Search
+    fitted: Settings | None = None
+    fingerprint: str | None = None
+    made_by: Mapping[str, str] = field(default_factory=versions)
+
+
+def write_run(folder: RunFolder, saved: SavedRun) -> None:
+    """Writes a run's `settings.json`."""
+    values: dict[str, Any] = {"id": saved.id, "settings": to_json(saved.settings), "search": asdict(saved.search)}
+    values["versions"] = dict(saved.made_by)
+    if saved.fitted is not None:
+        values["fitted"] = to_json(saved.fitted)
+    if saved.fingerprint is not None:
+        values["fingerprint"] = saved.fingerprint
+    write_json(folder.settings, values)
+
+
+def new_id(name: str) -> str:
+    """Returns the id of a new run: its name, and characters that no other run has."""
+    return f"{name}-{secrets.token_hex(4)}"
+
+
+def existing_run(path: str, trusted: bool = False) -> tuple[RunFolder, SavedRun]:
+    """Returns a run's folder and what its `settings.json` says.
+
+    Args:
+        path: the folder.
+        trusted: whether the user trusts a folder that belongs to somebody else.
+
+    Raises:
+        RunFolderError: There is no run in this folder, its settings cannot be read, another version of trbert wrote
+            them, or the folder is not trusted.
+    """
+    folder = RunFolder(Path(path))
+    if folder.settings.is_symlink() or not folder.settings.is_file():
+        raise RunFolderError(
+            f"{folder.path} must be the folder of a run, with a settings.json, and is not one: check --resume"
+        )
+    if not trusted:
+        _check_owner(folder)
+    try:
+        with folder.settings.open("rb") as file:
+            found = json.loads(file.read(LARGEST).decode())
+        if not all(isinstance(found[part], dict) for part in ("settings", "search", "versions")):
+            raise TypeError("its settings are not JSON objects")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RunFolderError(
+            f"{folder.settings} cannot be read ({cut_line(error)}), and without it the run cannot be continued: start "
+            "the search again under another --name; its finished models can still be looked at and picked"
+        ) from error
+    there, here = found["versions"].get("trbert", "an older version"), versions()["trbert"]
+    if there != here:
+        raise RunFolderError(
+            f"a run must be continued with the trbert that it was started with, and {folder.path} was started with "
+            f"{cut(there)} while this is {here!r}: install that one, or start the search again under another --name"
+        )
+    try:
+        saved = _parsed(found)
+    except (TypeError, InputError) as error:
+        raise RunFolderError(
+            f"{folder.settings} holds what this version of trbert does not write ({cut_line(error)}): start the search "
+            "again under another --name"
+        ) from error
+    return folder, saved
+
+
+def _parsed(found: dict[str, Any]) -> SavedRun:
+    """Returns what a settings.json holds.
+
+    Raises:
+        TypeError: A value is of another type.
+        InputError: A value is not allowed.
+    """
+    fitted, fingerprint, own = found.get("fitted"), found.get("fingerprint"), found.get("id")
+    if not isinstance(fitted, dict | None) or not isinstance(fingerprint, str | None):
+        raise TypeError("its fitted settings or its fingerprint are of another type")
+    if not isinstance(own, str) or not _ID.fullmatch(own):
+        raise TypeError(f"its id must be a name without '/', and is {shown(own)}")
+    made_by = found["versions"]
+    if not all(isinstance(value, str) for value in made_by.values()):
+        raise TypeError("its versions are no texts")
+    return SavedRun(
+        id=own,
+        settings=from_json(found["settings"]),
+        search=search_from_json(found["search"]),
+        fitted=None if fitted is None else from_json(fitted),
+        fingerprint=fingerprint,
+        made_by=made_by,
+    )
+
+
+def _check_owner(folder: RunFolder) -> None:
+    """Checks that a run is of the user who continues it, which runs code from Ray's files in its folder.
+
+    Raises:
+        RunFolderError: It is of somebody else.
+    """
+    for path in (folder.path, folder.settings, folder.trials, folder.study):
+        if path.exists() and path.stat().st_uid != os.getuid():
+            raise RunFolderError(
+                f"a run that is continued must belong to you, because Ray's files in it can run any code, and {path} "
+                f"belongs to user {path.stat().st_uid}: pass --trust if you trust that user, or start another search"
+            )
