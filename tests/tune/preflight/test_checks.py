@@ -68,7 +68,7 @@ def test_a_storage_that_cannot_be_written_is_told(machine):
 def test_a_cache_that_cannot_be_written_is_told_with_its_variable_unless_other_machines_have_it(machine, monkeypatch):
     monkeypatch.setenv("TRBERT_CACHE", str(machine / "file" / "cache"))
     refused(
-        f"the cache folder {machine}/file/cache must be a folder that can be written, and is not "
+        f"the cache folder {machine}/file/cache must be a folder that you alone can write, and is not "
         f"({machine}/file is not a folder): name another one in the environment, TRBERT_CACHE=/a/folder"
     )
     assert check(address="10.0.0.1:6379") == []
