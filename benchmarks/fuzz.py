@@ -160,7 +160,7 @@ def _make_tables(folder: Path) -> None:
     }
     for name, text in texts.items():
         (folder / name).write_text(text)
-        (folder / f"{name}.gz").write_bytes(gzip.compress(text.encode()))
+        (folder / f"{name}.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "rows.parquet")
     # Files of some kilobytes that grow to hundreds of megabytes.
     long = pyarrow.DictionaryArray.from_arrays(numpy.zeros(5_000_000, numpy.int32), ["x" * 100])
@@ -333,7 +333,7 @@ def _table(name: str, damage: Callable[[Random, bytes], tuple[bytes, str]]) -> M
             content = (box.seeds / name).read_bytes()
             if packed and draw.random() < 0.5:
                 content, said = damage(draw, gzip.decompress(content))
-                data.write_bytes(gzip.compress(content))
+                data.write_bytes(gzip.compress(content, mtime=0))
             else:
                 data.write_bytes(content)
                 said = _damaged(draw, data, damage_gzip if packed else damage)

@@ -539,7 +539,9 @@ def damage_gzip(draw: Random, content: bytes) -> Damage:
     if kind == "checksum":
         return content[:-8] + draw.randbytes(8), "the checksum"
     if kind == "twice":
-        return content + draw.choice((content, gzip.compress(b"\xff"), b"\x00" * 100, b"more")), "more after the end"
+        return content + draw.choice(
+            (content, gzip.compress(b"\xff", mtime=0), b"\x00" * 100, b"more")
+        ), "more after the end"
     return (gzip.decompress(content), "not compressed") if kind == "plain" else damage_bytes(draw, content)
 
 

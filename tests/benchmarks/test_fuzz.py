@@ -1,5 +1,7 @@
 """The fuzzer: its damage is determined by the seed, and it notices what a command must not do."""
 
+import gzip
+import io
 import json
 import os
 import signal
@@ -9,6 +11,8 @@ import sys
 from pathlib import Path
 from random import Random
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -19,12 +23,16 @@ ROOT = Path(__file__).parents[2]
 HEADER = {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, "__metadata__": {"format": "pt"}}
 TEXT = json.dumps(HEADER).encode()
 TENSORS = len(TEXT).to_bytes(8, "little") + TEXT + bytes(8)
+TABLE = io.BytesIO()
+pyarrow.parquet.write_table(pyarrow.table({"text": ["one", "two", "three"], "label": ["A", "B", "A"]}), TABLE)
 CONTENTS = {
     "bytes": b"some bytes to be damaged",
     "json": b'{"a": {"b": [1, 2, "three"]}, "model_type": "bert"}',
     "lines": b'{"text": "one", "label": "A"}\n{"text": "two", "label": "B"}\n',
     "csv": b"text,label\none,A\ntwo,B\n",
     "safetensors": TENSORS,
+    "parquet": TABLE.getvalue(),
+    "gzip": gzip.compress(b"text,label\none,A\n", mtime=0),
 }
 
 
@@ -195,7 +203,7 @@ def test_a_command_that_breaks_a_rule_has_failed(box, command, outcome, why):
 
 def test_an_empty_box_is_as_it_was_made(box):
     before = box.listing("case", "home", "cache", "tmp", "cwd")
-    deep = box.case / "/".join(["d"] * 900)
+    deep = box.case / "/".join(["d"] * 300)
     os.makedirs(deep)
     (box.path / "home" / "file").write_text("left")
     box.empty()
