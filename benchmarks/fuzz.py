@@ -534,7 +534,9 @@ def summarise(results: Sequence[Result], seconds: float) -> None:
     FAILURES.write_text("".join(f"{json.dumps(asdict(result))}\n" for result in failed))
     alike = collections.defaultdict(list)
     for result in failed:
-        why = "" if result.why.startswith("exit code") and result.place else re.sub(r"\d+", "N", result.why)[:90]
+        why = (
+            "" if result.why.startswith("exit code") and result.place else re.sub(r"\d+| in '.*", "N", result.why)[:90]
+        )
         alike[(result.kind, why, result.place)].append(result.number)
     print(f"{len(results):,} cases in {seconds:.0f} s, {len(failed)} failed")
     for (kind, why, place), numbers in sorted(alike.items()):

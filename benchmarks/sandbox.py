@@ -209,13 +209,16 @@ def judge(ended: Ended, order: Order, box: Box, before: Listing, given: Listing,
 
 
 def _control(text: bytes) -> str | None:
-    """Returns the first character of a text that may do something to a terminal; None if there is none."""
+    """Returns the first character of a text that may do something to a terminal, and what is around it."""
     try:
         shown = text.decode()
     except UnicodeDecodeError:
         return "bytes that are no UTF-8"
     found = re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]", shown)
-    return None if found is None else f"a control character, {found[0]!a}"
+    if found is None:
+        return None
+    around = shown[max(0, found.start() - 30) : found.end() + 30]
+    return f"a control character, {found[0]!a} in {around!a}"
 
 
 def _changes(before: Listing, after: Listing) -> str:
