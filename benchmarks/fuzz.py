@@ -65,6 +65,8 @@ from tune.settings import Search, Settings, override
 ROOT = Path(__file__).resolve().parents[1]
 LIMITS = Limits(seconds=20.0, megabytes=1000)
 """What a case may take. A case alone on a machine takes a tenth of a second."""
+GROWN = ("many.parquet", "long.parquet", "grown.csv.gz", "grown.jsonl.gz")
+"""Good files that are small, and hold hundreds of megabytes."""
 WORDS = [*(f"w{number}" for number in range(30)), "alpha", "beta"]
 FAILURES = Path("runs/fuzz/failures.jsonl")
 
@@ -162,7 +164,7 @@ def _make_tables(folder: Path) -> None:
         (folder / name).write_text(text)
         (folder / f"{name}.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "rows.parquet")
-    # Files of some kilobytes that grow to hundreds of megabytes.
+    # The rest are those of `GROWN`.
     long = pyarrow.DictionaryArray.from_arrays(numpy.zeros(5_000_000, numpy.int32), ["x" * 100])
     grown = pyarrow.table({"text": long, "label": pyarrow.DictionaryArray.from_arrays(long.indices, ["A"])})
     pyarrow.parquet.write_table(grown, folder / "many.parquet")
@@ -171,7 +173,6 @@ def _make_tables(folder: Path) -> None:
     for name, start, line in (
         ("grown.csv.gz", "text,label\n", "some words,A\n"),
         ("grown.jsonl.gz", "", f"{lines[0]}\n"),
-        ("grown.json.gz", "", "[" * 50),
     ):
         with gzip.open(folder / name, "wb", compresslevel=1) as file:
             file.write(start.encode())
@@ -324,9 +325,9 @@ def _table(name: str, damage: Callable[[Random, bytes], tuple[bytes, str]]) -> M
 
     def order(box: Box, draw: Random) -> Order:
         packed = name.endswith(".gz")
-        grown = [each for each in ("many.parquet", "long.parquet", f"grown{name[4:]}") if each.endswith(name[4:])]
+        grown = [each for each in GROWN if each.endswith(name[4:])]
         data = box.case / name
-        if draw.random() < 0.03 and (box.seeds / grown[-1]).exists():
+        if draw.random() < 0.03 and grown:
             said = draw.choice(grown)
             shutil.copy(box.seeds / said, data)
         else:
