@@ -6,6 +6,9 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+_LIKE = 1000
+"""The most names that are compared with a wrong one, and the most characters of such a name."""
+
 
 def listed(names: Iterable[Any]) -> str:
     """Returns the names as text, with quotation marks and commas.
@@ -51,7 +54,9 @@ def did_you_mean(name: str, there: Sequence[str]) -> str:
         >>> did_you_mean("tset", ["train", "test"])
         " (did you mean 'test'?)"
     """
-    written = {other.casefold(): other for other in reversed(there)}
+    if len(name) > _LIKE:
+        return ""
+    written = {other.casefold(): other for other in reversed(there[:_LIKE]) if len(other) <= _LIKE}
     close = difflib.get_close_matches(name.casefold(), written, 1)
     return f" (did you mean {written[close[0]]!r}?)" if close else ""
 
@@ -74,7 +79,12 @@ def cut(value: object) -> str:
         >>> cut("a" * 100)
         "'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa..."
     """
-    text = repr(value)
+    if isinstance(value, str):
+        value = value[:60]  # its quotation marks make it longer, so that a cut one is still seen to be cut
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # lists within lists, or an integer of thousands of digits
+        text = f"a value of type {type(value).__name__} that is too large to show"
     return text if len(text) <= 60 else text[:57] + "..."
 
 

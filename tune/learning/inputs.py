@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from trbert.checkpoint.tokenizer import check_vocabulary
+from trbert.data.limits import parse_size
 from trbert.data.readers import Format
 from trbert.data.splits import Splits, load_splits
 from trbert.encoder import Encoder
@@ -145,7 +146,12 @@ def splits_of(settings: Settings) -> Splits:
         train_rows=data.train_rows,
         validation_rows=data.validation_rows,
         test_rows=data.test_rows,
-        format=Format(encoding=data.encoding, separator=data.separator, header=data.header),
+        format=Format(
+            encoding=data.encoding,
+            separator=data.separator,
+            header=data.header,
+            max_bytes=parse_size(data.max_size),
+        ),
         label_map=data.label_map,
         drop_duplicates=data.drop_duplicates,
     )
