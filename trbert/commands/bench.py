@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from trbert.data.limits import parse_size
+from trbert.data.limits import MAX_SIZE, parse_size
 from trbert.errors import DamagedCheckpoint, InputError
 from trbert.files import why_not_writable
 
@@ -26,9 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-header", action="store_true", help="csv files have no row of column names")
     parser.add_argument(
         "--max-data-size",
-        default="4GB",
+        default=MAX_SIZE,
         metavar="SIZE",
-        help="most memory that the data may take (default: %(default)s)",
+        help="most memory of the data (default: %(default)s)",
     )
     parser.add_argument("--docs", type=int, default=128, help="the most documents to time (default: %(default)s)")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32, 128], help="documents in a forward pass")
