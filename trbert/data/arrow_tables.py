@@ -22,8 +22,8 @@ def read_parquet(path: Path, columns: Columns, room: Room) -> Contents:
     Args:
         path: the file.
         columns: the columns to read.
-        room: the memory that the data may take. What the file says of its size is checked first. Then every piece of
-            it is counted, because the file may say too little.
+        room: the memory that the data may take. The rows that the file says it has are counted first. Then every piece
+            of it is counted, because the file may say too little.
 
     Raises:
         InputError: The file is no parquet file, is damaged, lacks a column, or needs too much memory. Or its metadata
@@ -36,9 +36,10 @@ def read_parquet(path: Path, columns: Columns, room: Room) -> Contents:
             schema = file.schema_arrow
             check_columns(schema.names, columns, path.name)
             wanted = [name for name in schema.names if name in columns.wanted]
-            room.check(_claimed_size(file.metadata, wanted), path.name)
-            values = python_values(file.iter_batches(batch_size=_ROWS, columns=wanted), wanted, room, path.name)
             rows = file.metadata.num_rows
+            # What it says of each column is not asked for: pyarrow ends the process if that is damaged.
+            room.check(CELL * rows * len(wanted), path.name)
+            values = python_values(file.iter_batches(batch_size=_ROWS, columns=wanted), wanted, room, path.name)
     except (TrbertError, MemoryError):
         raise
     except Exception as error:  # pyarrow raises errors of nearly every kind for a damaged file
@@ -120,16 +121,6 @@ def _member(holder: Any, name: str) -> Any:
     if not isinstance(holder, Mapping):
         raise ValueError(f"they must be an object that may hold {name!r}, and are {shown(holder)}")
     return {} if holder.get(name) is None else holder[name]
-
-
-def _claimed_size(metadata: Any, wanted: Sequence[str]) -> int:
-    """Returns the bytes that the wanted columns of a parquet file take in memory, as the file itself says."""
-    places = [
-        place for place in range(metadata.num_columns) if metadata.schema.column(place).path.split(".")[0] in wanted
-    ]
-    groups = map(metadata.row_group, range(metadata.num_row_groups))
-    unpacked = sum(max(0, group.column(place).total_uncompressed_size) for group in groups for place in places)
-    return int(unpacked + CELL * metadata.num_rows * len(wanted))
 
 
 def _pieces(column: Any) -> Iterator[Any]:

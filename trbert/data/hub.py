@@ -133,7 +133,7 @@ def _names(path: Path, member: str, inner: str | None = None) -> list[str]:
         ValueError: It lists none, or one that lies elsewhere.
     """
     names = [item[inner] if inner else item for item in parsed_json(small_text(path))[member]]
-    wrong = [name for name in names if not isinstance(name, str) or Path(name).name != name]
+    wrong = [name for name in names if not isinstance(name, str) or Path(name).name != name or name == ".."]
     if wrong:
         raise ValueError(f"{path.name} must name what lies beside it, and names {cut(wrong[0])}")
     return names
