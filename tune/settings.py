@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
-from trbert.data.limits import MAX_SIZE, parse_size
 from trbert.errors import InputError
+from trbert.limits import MAX_SIZE, parse_size
 
 
 def _setting(default: Any, help: str) -> Any:

@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from trbert.data.limits import MAX_SIZE, parse_size
 from trbert.errors import DamagedCheckpoint, InputError
 from trbert.files import why_not_writable
+from trbert.limits import MAX_SIZE, parse_size
 
 HELP = "how fast a model is on this machine, compared with itself padded, sorted and unpadded"
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from trbert.data.decoding import parsed_json, read_bytes, refuse_foreign
-from trbert.data.limits import CELL, Room
 from trbert.data.readers import Contents, check_columns, unreadable, unused
 from trbert.errors import InputError, TrbertError
+from trbert.limits import CELL, Room
 from trbert.tasks.rows import Columns
 from trbert.wording import cut, first_line, shown
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from trbert.data.csv_layout import Layout, find_layout, word
 from trbert.data.decoding import read_text
-from trbert.data.limits import CELL, Room
 from trbert.data.quotes import has_regular_quotes, hides_rows
 from trbert.data.readers import Contents, Format, empty_table, unused
 from trbert.errors import InputError
+from trbert.limits import CELL, Room
 from trbert.tasks.rows import Columns
 from trbert.wording import shown
 

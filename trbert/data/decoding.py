@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from trbert.data.limits import Room, shown_size
 from trbert.errors import InputError
+from trbert.limits import Room, shown_size
 
 _FOREIGN = (
     (rb"BZh[1-9]1AY&SY", "a bzip2 archive", "unpack it with bunzip2"),

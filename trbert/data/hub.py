@@ -7,9 +7,9 @@ from typing import Any
 from trbert.data.arrow_tables import class_names, python_values
 from trbert.data.decoding import parsed_json, small_text
 from trbert.data.folders import chosen_splits
-from trbert.data.limits import Room
 from trbert.data.readers import Contents, NoTarget, check_columns, unused, without_target
 from trbert.errors import InputError, TrbertError
+from trbert.limits import Room
 from trbert.tasks.rows import Columns, Table
 from trbert.wording import briefly_listed, cut, first_line
 

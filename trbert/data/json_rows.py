@@ -8,9 +8,9 @@ from typing import Any
 
 from trbert.data.decoding import read_text
 from trbert.data.folders import split_of
-from trbert.data.limits import CELL, Room
 from trbert.data.readers import Contents, Format, check_columns, empty_table, unused
 from trbert.errors import InputError
+from trbert.limits import CELL, Room
 from trbert.tasks.rows import Columns
 from trbert.wording import briefly_listed, listed, shown
 

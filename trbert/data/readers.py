@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trbert.data.limits import MAX_BYTES
 from trbert.errors import InputError
+from trbert.limits import MAX_BYTES
 from trbert.tasks.rows import Columns
 from trbert.wording import briefly_listed, did_you_mean, first_line
 

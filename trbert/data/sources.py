@@ -12,7 +12,6 @@ from trbert.data.decoding import parsed_json, read_bytes, refuse_foreign, small_
 from trbert.data.folders import folder_files, split_of
 from trbert.data.hub import REMEDY, is_saved, read_hub, read_saved
 from trbert.data.json_rows import read_json
-from trbert.data.limits import MAX_CHARACTERS, Room, shown_size
 from trbert.data.pages import Page, documentation_pages
 from trbert.data.readers import (
     SPLITS,
@@ -26,6 +25,7 @@ from trbert.data.readers import (
     without_target,
 )
 from trbert.errors import InputError
+from trbert.limits import MAX_CHARACTERS, Room, shown_size
 from trbert.tasks.rows import Columns, Table
 from trbert.wording import briefly_listed, cut, did_you_mean, listed
 

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from trbert.checkpoint.tokenizer import check_vocabulary
-from trbert.data.limits import parse_size
 from trbert.data.readers import Format
 from trbert.data.splits import Splits, load_splits
 from trbert.encoder import Encoder
 from trbert.errors import InputError
+from trbert.limits import parse_size
 from trbert.pretrained import Pretrained, check_positions, load_pretrained
 from trbert.rehearsal import rehearse
 from trbert.selection.reduction import Reducer, check_points

@@ -12,8 +12,8 @@ import pyarrow.parquet
 import pytest
 
 from trbert.data.decoding import read_text
-from trbert.data.limits import MAX_BYTES, Room
 from trbert.errors import InputError
+from trbert.limits import MAX_BYTES, Room
 
 WORDS = "Grüße, très bon 🙂\n"
 

@@ -10,9 +10,9 @@ import pandas
 import pytest
 
 from trbert.data.json_rows import read_json
-from trbert.data.limits import MAX_BYTES, Room
 from trbert.data.readers import Contents, Format
 from trbert.errors import InputError
+from trbert.limits import MAX_BYTES, Room
 from trbert.tasks.rows import Columns
 
 COLUMNS = Columns(("text",), "label")

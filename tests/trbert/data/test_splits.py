@@ -15,10 +15,10 @@ import pyarrow.parquet
 import pytest
 
 from trbert.data import splits as data
-from trbert.data.limits import MAX_CHARACTERS
 from trbert.data.readers import Format
 from trbert.data.splits import Splits, load_inputs, load_splits
 from trbert.errors import InputError
+from trbert.limits import MAX_CHARACTERS
 from trbert.tasks import TASKS
 from trbert.tasks.rows import Rows
 

@@ -10,10 +10,10 @@ import pyarrow.parquet
 import pytest
 
 from trbert.data import sources
-from trbert.data.limits import MAX_BYTES, MAX_SIZE, Room, parse_size, shown_size
 from trbert.data.readers import Format
 from trbert.data.sources import Source, read_source
 from trbert.errors import InputError
+from trbert.limits import MAX_BYTES, MAX_SIZE, Room, parse_size, shown_size
 from trbert.tasks.rows import Columns
 
 MB = 10**6
