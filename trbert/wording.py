@@ -2,12 +2,12 @@
 
 import difflib
 import os
-import re
 import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from trbert.errors import InputError
+_LIKE = 1000
+"""The most names that are compared with a wrong one, and the most characters of such a name."""
 
 
 def listed(names: Iterable[Any]) -> str:
@@ -54,7 +54,9 @@ def did_you_mean(name: str, there: Sequence[str]) -> str:
         >>> did_you_mean("tset", ["train", "test"])
         " (did you mean 'test'?)"
     """
-    written = {other.casefold(): other for other in reversed(there)}
+    if len(name) > _LIKE:
+        return ""
+    written = {other.casefold(): other for other in reversed(there[:_LIKE]) if len(other) <= _LIKE}
     close = difflib.get_close_matches(name.casefold(), written, 1)
     return f" (did you mean {written[close[0]]!r}?)" if close else ""
 
@@ -70,27 +72,6 @@ def pasted(path: str | os.PathLike[str]) -> str:
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
-def parse_size(text: str, name: str) -> int:
-    """Returns the bytes of a size such as "500MB" or "1.5GB". The units are powers of 1,000.
-
-    Args:
-        text: the size.
-        name: what the user calls it, for the message.
-
-    Raises:
-        InputError: The text is no size, or it is 0.
-
-    Example:
-        >>> parse_size("1.5GB", "--max-data-size")
-        1500000000
-    """
-    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,9})?) ?([kMGT]?)B?", text.strip())
-    found = 0 if match is None else int(float(match[1]) * 1000 ** " kMGT".index(match[2] or " "))
-    if found == 0:
-        raise InputError(f"{name} must be a size above 0 such as 500MB or 8GB, and is {cut(text)}")
-    return found
-
-
 def cut(value: object) -> str:
     """Returns a value as text, cut to 60 characters.
 
@@ -98,7 +79,12 @@ def cut(value: object) -> str:
         >>> cut("a" * 100)
         "'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa..."
     """
-    text = repr(value)
+    if isinstance(value, str):
+        value = value[:60]  # its quotation marks make it longer, so that a cut one is still seen to be cut
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # lists within lists, or an integer of thousands of digits
+        text = f"a value of type {type(value).__name__} that is too large to show"
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -113,12 +99,9 @@ def shown(value: object) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's message, or the name of its class where it has none."""
+    """Returns the first line of an error's message, or the name of its class where it has none.
+
+    It is cut to 300 characters, and what cannot be printed is left out, since it may quote a file.
+    """
     lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__
-
-
-def cut_line(error: BaseException) -> str:
-    """Returns the first line of an error's message, cut to 200 characters; it may quote a file of any length."""
-    line = first_line(error)
-    return line if len(line) <= 200 else line[:197] + "..."
+    return "".join(filter(str.isprintable, lines[0].strip()[:300])) if lines else type(error).__name__
