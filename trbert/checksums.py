@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trbert.errors import DamagedCheckpoint
 from trbert.files import files_below, open_plain, read_plain, write_whole
-from trbert.wording import briefly_listed
+from trbert.wording import briefly_listed, reason
 
 SUMS = "SHA256SUMS"
 """The name of the file. `sha256sum -c SHA256SUMS`, run in the model's folder, reads it, too."""
@@ -39,7 +39,7 @@ def write_checksums(folder: Path) -> None:
             lines.append(_line(name, _digest(folder / name)))
         except OSError as error:
             raise DamagedCheckpoint(
-                f"{folder} must hold files that can be read, and {str(name)!r} cannot ({error.strerror or error}): "
+                f"{folder} must hold files that can be read, and {str(name)!r} cannot ({reason(error)}): "
                 "remove it, or save the model again"
             ) from error
     write_whole(folder / SUMS, b"".join(lines))
@@ -76,8 +76,7 @@ def _names(folder: Path) -> list[Path]:
         return [name for name in files_below(folder) if name != Path(SUMS)]
     except OSError as error:
         raise DamagedCheckpoint(
-            f"{folder} must be the folder of a model, and cannot be read as one ({error.strerror or error}): "
-            "copy the model again"
+            f"{folder} must be the folder of a model, and cannot be read as one ({reason(error)}): copy the model again"
         ) from error
 
 
@@ -112,7 +111,7 @@ def _listed(folder: Path) -> dict[Path, str]:
             "verifying, or save it again with this version of trbert"
         ) from error
     except OSError as error:
-        raise DamagedCheckpoint(f"{path} cannot be read ({error.strerror or error}): copy the model again") from error
+        raise DamagedCheckpoint(f"{path} cannot be read ({reason(error)}): copy the model again") from error
     found, back = {}, {escape: plain for plain, escape in _ESCAPES.items()}
     for number, line in enumerate(lines, start=1):
         match = _LINE.fullmatch(line)

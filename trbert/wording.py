@@ -174,3 +174,17 @@ def cut_line(error: BaseException) -> str:
     """Returns the first line of an error's message, cut to 200 characters; it may quote a file of any length."""
     line = first_line(error)
     return line if len(line) <= 200 else line[:197] + "..."
+
+
+def reason(error: BaseException) -> str:
+    """Returns why a file could not be read, for the brackets of a message.
+
+    Example:
+        >>> reason(FileNotFoundError(2, "No such file or directory", "settings.json"))
+        'No such file or directory'
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return f"{cut(error.args[0])} is missing" if isinstance(error, KeyError) else cut_line(error)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from trbert.checksums import SUMS, check_checksums, write_checksums
 from trbert.console import Parser, disk_full, exit_code
-from trbert.errors import InputError, RunFolderError, TrbertError
+from trbert.errors import DamagedCheckpoint, InputError, RunFolderError, TrbertError
 from trbert.files import copy_tree, files_below, free_bytes, sync_folder, why_not_writable, write_json
-from trbert.wording import printable, python_text
+from trbert.wording import printable, python_text, reason
 from tune.learning.standing import remarks
 from tune.results.check import check_run
 from tune.results.front import NO_MODEL, UNREDUCED, Point, at_dial, has_model, is_saved, pick
@@ -71,12 +71,15 @@ def export(run: Path, point: Point, out: Path) -> None:
         sync_folder(out.parent)
     except TrbertError:
         raise
+    except RecursionError as error:
+        raise DamagedCheckpoint(
+            f"{source}/config.json is nested too deeply to be written again: search again, or copy it back"
+        ) from error
     except OSError as error:
         if disk_full(error) is not None:
             raise
         raise RunFolderError(
-            f"{source} cannot be copied to {out} ({error.strerror or error}): check that you may read the one and "
-            "write the other"
+            f"{source} cannot be copied to {out} ({reason(error)}): check that you may read the one and write the other"
         ) from error
 
 

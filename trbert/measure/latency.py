@@ -20,7 +20,7 @@ from trbert.files import read_plain, write_whole
 from trbert.measure.timing import take_turns
 from trbert.packed.tokens import Tokens
 from trbert.shapes import DocIndex
-from trbert.wording import cut, cut_line, shown
+from trbert.wording import cut, reason, shown
 
 LENGTHS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """The lengths of a document, in tokens, at which a layer is timed. Those too long for the model are left out."""
@@ -123,7 +123,7 @@ def load_latency(path: str | Path) -> LatencyTable:
     except (OSError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(
             f"a latency table must be a JSON file that `trbert bench` wrote, and {str(path)!r} is not one "
-            f"({cut_line(error)}): pass as --latency-table the latency.json of a bench on the machine that will serve "
+            f"({reason(error)}): pass as --latency-table the latency.json of a bench on the machine that will serve "
             "the model, or leave it out, and this machine is measured"
         ) from error
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from trbert.checksums import check_checksums
 from trbert.errors import DamagedCheckpoint, RunFolderError, TrbertError
 from trbert.files import kind_of, read_plain
-from trbert.wording import cut_line, printable, the_first
+from trbert.wording import printable, reason, the_first
 from tune.results.models import model_folder
 from tune.results.standing_file import read_standing
 from tune.results.table import read_front
@@ -102,5 +102,5 @@ def _check_settings(path: Path) -> None:
             raise TypeError("its settings are not JSON objects")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunFolderError(
-            f"{path} must hold the settings of a run, and does not ({cut_line(error)}): copy it back, or search again"
+            f"{path} must hold the settings of a run, and does not ({reason(error)}): copy it back, or search again"
         ) from error

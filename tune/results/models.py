@@ -6,9 +6,9 @@ from typing import Any
 
 from trbert.errors import DamagedCheckpoint, RunFolderError
 from trbert.files import files_below, kind_of, read_plain
-from trbert.wording import cut_line, shown
+from trbert.wording import reason, shown
 
-_LARGEST_CONFIG = 16_000_000
+_LARGEST_CONFIG = 4_000_000
 
 
 def model_folder(run: Path, model: str) -> Path:
@@ -31,8 +31,7 @@ def model_folder(run: Path, model: str) -> Path:
         raise DamagedCheckpoint(f"{run} must hold {model}, and does not: copy it back, or search again") from error
     except OSError as error:
         raise DamagedCheckpoint(
-            f"{folder} must be a folder that can be read, and is not ({error.strerror or error}): copy it back, or "
-            "search again"
+            f"{folder} must be a folder that can be read, and is not ({reason(error)}): copy it back, or search again"
         ) from error
     for path, (kind, wanted) in kinds.items():
         if kind != wanted:
@@ -47,18 +46,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Returns what the config.json of a model holds.
 
     Raises:
-        DamagedCheckpoint: It is missing or damaged, or larger than 16 MB.
+        DamagedCheckpoint: It is missing or damaged, or larger than 4 MB.
     """
     try:
         config = json.loads(read_plain(folder / "config.json", _LARGEST_CONFIG))
-        json.dumps(config, indent=2)  # what is nested too deeply to be written is told here
     except FileNotFoundError as error:
         raise DamagedCheckpoint(
             f"{folder} must hold config.json, and does not: search again, or copy it back"
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise DamagedCheckpoint(
-            f"{folder}/config.json is not JSON that can be read ({cut_line(error)}): search again, or copy it back"
+            f"{folder}/config.json is not JSON that can be read ({reason(error)}): search again, or copy it back"
         ) from error
     if not isinstance(config, dict):
         raise DamagedCheckpoint(f"{folder}/config.json must be a JSON object, and is {shown(config)}: search again")

@@ -9,7 +9,7 @@ from typing import Any
 from trbert.errors import InputError
 from trbert.files import read_plain
 from trbert.measure.evaluate import Evaluation
-from trbert.wording import cut_line
+from trbert.wording import reason
 from tune.results.front import Point
 from tune.results.table import read_points, write_front
 from tune.settings import Settings, from_json, to_json
@@ -59,7 +59,7 @@ def read_outcome(folder: Path) -> Outcome:
         saved = {**record["settings"]}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
-            f"{path} must hold what a trial measured, and does not ({cut_line(error)}), so that its model cannot be "
+            f"{path} must hold what a trial measured, and does not ({reason(error)}), so that its model cannot be "
             "reported: copy the trial's folder back, or search again"
         ) from error
     return Outcome(settings=from_json(saved), points=read_points(folder / _POINTS), deployed=deployed, sampled=sampled)

@@ -7,7 +7,7 @@ from typing import Any
 
 from trbert.errors import InputError
 from trbert.files import read_plain, write_json
-from trbert.wording import cut_line, shown
+from trbert.wording import reason, shown
 from tune.learning.standing import Baseline, Standing
 
 _LARGEST = 1_000_000
@@ -34,20 +34,11 @@ def read_standing(path: Path) -> Standing | None:
         return _parse(json.loads(read_plain(path, _LARGEST)))
     except FileNotFoundError:
         return None
-    except InputError as error:
-        why = str(error)
-    except KeyError as error:
-        why = f"{error.args[0]} is missing"
-    except RecursionError:
-        why = "it is nested too deeply"
-    except OSError as error:
-        why = str(error.strerror or error)
-    except ValueError as error:
-        why = cut_line(error)
-    raise InputError(
-        f"{path} must hold the figures of a teacher and its baselines as tune/search.py writes them, and does not "
-        f"({why}): remove the file, and the table is shown without them"
-    )
+    except (OSError, ValueError, KeyError, RecursionError) as error:
+        raise InputError(
+            f"{path} must hold the figures of a teacher and its baselines as tune/search.py writes them, and does not "
+            f"({reason(error)}): remove the file, and the table is shown without them"
+        ) from error
 
 
 def _parse(found: Any) -> Standing:

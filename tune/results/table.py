@@ -11,7 +11,7 @@ from typing import Any
 
 from trbert.errors import InputError, RunFolderError
 from trbert.files import read_plain, write_whole
-from trbert.wording import briefly_listed, cell, cut, cut_line, pasted
+from trbert.wording import briefly_listed, cell, cut, pasted, reason
 from tune.learning.standing import Standing, precision, remarks
 from tune.results.front import FREE, TEACHER, Point, free_at_cost, is_trained
 
@@ -50,7 +50,8 @@ def read_front(path: Path) -> tuple[Point, ...]:
     except InputError as error:
         raise InputError(
             f"{error}; until then this run has no table and no pick, but its models can be loaded: copy the file back, "
-            f"or let python tune/search.py --resume {pasted(path.parent)} write it again"
+            "or, where the search was your own, write it again with python tune/search.py --resume "
+            f"{pasted(path.parent)}"
         ) from error
 
 
@@ -71,8 +72,9 @@ def read_points(path: Path) -> tuple[Point, ...]:
             _parse(row, f"{path} line {reader.line_num}") for row in itertools.islice(reader, MOST_ROWS + 1) if row
         ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        why = cut_line(error) if not isinstance(error, OSError) else error.strerror
-        raise InputError(f"{path} must be a csv file as tune/search.py writes it, and is not one ({why})") from error
+        raise InputError(
+            f"{path} must be a csv file as tune/search.py writes it, and is not one ({reason(error)})"
+        ) from error
     if not found:
         raise InputError(f"{path} must hold at least one point, and holds only its header: search again")
     for name, most, have in (

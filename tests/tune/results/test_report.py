@@ -7,6 +7,7 @@ import pytest
 import torch
 from ray import tune
 
+from trbert.checksums import write_checksums
 from trbert.measure.evaluate import Evaluation
 from tune import pareto
 from tune.learning.baselines import Answers, standing_of
@@ -33,6 +34,7 @@ def result_of(certain, tiny_settings, tmp_path):
         settings = override(tiny_settings, {"selector": selector, "select.points": (0, 2)})
         model, folder = Model(certain, settings), tmp_path / "trials" / str(number)
         model.deployable().save_pretrained(folder / "model")
+        write_checksums(folder / "model")
         points = tuple(
             Point(
                 trial=UNNUMBERED,
