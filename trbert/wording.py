@@ -111,15 +111,15 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
-def cell(text: str) -> str:
-    """Returns a text for a cell of a table: as `printable` does, cut to 100 characters.
+def cell(text: str, most: int = 100) -> str:
+    """Returns a text for a cell of a table: as `printable` does, cut to so many characters.
 
     Example:
         >>> len(cell("a" * 1000))
         100
     """
-    shown = printable(text[:101])
-    return shown if len(shown) <= 100 else shown[:97] + "..."
+    shown = printable(text[: most + 1])
+    return shown if len(shown) <= most else shown[: most - 3] + "..."
 
 
 def parse_size(text: str, name: str) -> int:
@@ -187,4 +187,4 @@ def reason(error: BaseException) -> str:
         return error.strerror
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
-    return f"{cut(error.args[0])} is missing" if isinstance(error, KeyError) else cut_line(error)
+    return f"{cell(str(error.args[0]))} is missing" if isinstance(error, KeyError) else cut_line(error)

@@ -108,7 +108,7 @@ def test_what_a_terminal_would_act_on_is_shown_as_an_escape():
     ("error", "told"),
     [
         (OSError(22, "it is a pipe"), "it is a pipe"),
-        (KeyError("settings"), "'settings' is missing"),
+        (KeyError("settings"), "settings is missing"),
         (RecursionError("maximum recursion depth exceeded"), "it is nested too deeply"),
         (ValueError("x" * 300), "x" * 197 + "..."),
     ],

@@ -75,7 +75,7 @@ def _draw_rules(axes: Any, points: Sequence[Point]) -> None:
         best = [p for p in own if p.quality_test == free_at_cost(own, p.speed_up, rule)]
         marker = _MARKERS[number % len(_MARKERS)]
         axes.plot(
-            *_xy(best), color=_GREY, linewidth=1, marker=marker, markersize=6, label=f"rule: {cell(rule)}", zorder=1
+            *_xy(best), color=_GREY, linewidth=1, marker=marker, markersize=6, label=f"rule: {cell(rule, 40)}", zorder=1
         )
 
 
@@ -88,7 +88,7 @@ def _draw_trained(axes: Any, points: Sequence[Point]) -> None:
     colours = {trial: _COLOURS[number % len(_COLOURS)] for number, trial in enumerate(models)}
     for number, trial in enumerate(models):
         own = [point for point in front if point.trial == trial]
-        label = f"model {cell(trial)}: drops at layers {cell(', '.join(map(str, own[0].points)))}"
+        label = f"model {cell(trial, 20)}: drops at layers {cell(', '.join(map(str, own[0].points)))}"
         shape = {"marker": "oph"[number // len(_COLOURS) % 3], "edgecolor": "white"}
         axes.scatter(*_xy(own), s=90, color=colours[trial], label=label, zorder=4, **shape)
     behind = [point for point in trained if not point.on_front]
