@@ -175,22 +175,6 @@ def test_few_open_files_are_warned_of(monkeypatch, most, warned):
     assert check() == ([told] if warned else [])
 
 
-@pytest.mark.parametrize("uri", [False, True])
-@pytest.mark.parametrize("name", ["mine-trials", "mine-teacher-states"])
-def test_a_storage_must_hold_nothing_of_another_run_of_this_name(machine, name, uri):
-    (machine / "states" / name).mkdir(parents=True)
-    storage = f"file://{machine}/states" if uri else str(machine / "states")
-    refused(
-        f"--storage must hold nothing of another run named mine, and holds {storage}/{name}: choose another --name or "
-        "--storage",
-        storage=storage,
-    )
-    assert check(storage=storage, folder="runs/other") == []
-    (machine / "resumed" / "mine").mkdir(parents=True)
-    (machine / "resumed" / "mine" / "settings.json").write_text("{}")
-    assert check(storage=storage, folder=machine / "resumed" / "mine") == []
-
-
 @pytest.mark.parametrize("setting", ["model", "data.source", "select.latency_table"])
 def test_what_a_resumed_search_started_with_must_still_be_there(machine, setting):
     gone = {setting: f"{machine}/gone"} | ({"select.price": "latency"} if "latency" in setting else {})
