@@ -69,7 +69,59 @@ def pasted(path: str | os.PathLike[str]) -> str:
         "'./-my runs/search'"
     """
     text = os.fspath(path)
-    return shlex.quote(f"./{text}" if text.startswith("-") else text)
+    text = f"./{text}" if text.startswith("-") else text
+    if text.isprintable():
+        return shlex.quote(text)
+    # Even within quotation marks a terminal acts on control characters. Bash, zsh and ksh read such bytes in $'…'.
+    shown = (each if each.isprintable() and each not in "'\\" else _bytes_of(each) for each in text)
+    return f"$'{''.join(shown)}'"
+
+
+def _bytes_of(character: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
+
+
+def python_text(text: str) -> str:
+    r"""Returns a text as a literal of Python that can be pasted: whatever the text is, a shell does not act on it.
+
+    Example:
+        >>> print(python_text("runs/`my` $run"))
+        "runs/\x60my\x60 \x24run"
+    """
+    return f'"{"".join(each if each.isprintable() and each not in _ACTIVE else _escape(each) for each in text)}"'
+
+
+_ACTIVE = '"“”„$`!\\'
+"""What acts within the quotation marks of Python, of a shell on Linux or macOS, or of PowerShell."""
+
+
+def _escape(character: str) -> str:
+    number = ord(character)
+    return "\\\\" if character == "\\" else f"\\x{number:02x}" if number < 256 else f"\\U{number:08x}"
+
+
+def printable(text: str) -> str:
+    r"""Returns a text with an escape for each character that a terminal does not show as it is.
+
+    These are control characters, with which a terminal can be made to hide or to change lines, and characters that turn
+    the direction of writing. A file that somebody else wrote may hold them.
+
+    Example:
+        >>> print(printable("red \x1b[31m, and\n turned \u202e"))
+        red \x1b[31m, and\n turned \u202e
+    """
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
+def cell(text: str, most: int = 100) -> str:
+    """Returns a text for a cell of a table: as `printable` does, cut to so many characters.
+
+    Example:
+        >>> len(cell("a" * 1000))
+        100
+    """
+    shown = printable(text[: most + 1])
+    return shown if len(shown) <= most else shown[: most - 3] + "..."
 
 
 def cut(value: object) -> str:
@@ -105,3 +157,17 @@ def first_line(error: BaseException) -> str:
     """
     lines = str(error).strip().splitlines()
     return "".join(filter(str.isprintable, lines[0].strip()[:300])) if lines else type(error).__name__
+
+
+def reason(error: BaseException) -> str:
+    """Returns why a file could not be read, for the brackets of a message.
+
+    Example:
+        >>> reason(FileNotFoundError(2, "No such file or directory", "settings.json"))
+        'No such file or directory'
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return f"{cell(str(error.args[0]))} is missing" if isinstance(error, KeyError) else first_line(error)

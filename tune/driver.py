@@ -105,7 +105,7 @@ def run_search(folder: RunFolder, saved: SavedRun, plan: Plan, *, cores: int, re
     if done == 0:
         raise _none_finished(folder, plan.trials, [result.error for result in results if result.error is not None])
     console.line("measuring the front's models, one at a time")
-    points = collect(folder, shared.prepared, fitted, shared.free, results)
+    points = collect(folder, shared.prepared, fitted, shared.free, results, console.line)
     missing = f"{plan.trials - done} of {plan.trials} trials did not finish\n" if done < plan.trials else ""
     standing = shared.prepared.standing
     return f"\n{table(points, standing=standing)}\n\n{missing}{_paths(folder, points, standing)}"
