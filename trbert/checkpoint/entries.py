@@ -25,13 +25,14 @@ Modules and lists are made from some sizes before weights are read. Without a li
 """
 
 FOREIGN = {
-    "quantization_config": "unset, because a quantised model cannot learn: save the model as it was before it was quantised, or call "
-    "model.dequantize() and save that",
-    "pruned_heads": "empty, because transformers no longer loads models without some of their heads: pass the model as it was before "
-    "its heads were pruned",
+    "quantization_config": "unset, because a quantised model cannot learn: save the model as it was before it was "
+    "quantised, or call model.dequantize() and save that",
+    "pruned_heads": "empty, because transformers no longer loads models without some of their heads: pass the model "
+    "as it was before its heads were pruned",
     "fusion_config": "unset, because trbert runs no modules in place of those of the family: remove it",
     "distributed_config": "unset, because trbert loads a model whole: remove it",
-    "compression_config": "unset, because a compressed model cannot learn: save the model as it was before it was compressed",
+    "compression_config": "unset, because a compressed model cannot learn: save the model as it was before it was "
+    "compressed",
 }
 """Entries that make another model of it, with what they must be, why, and the remedy."""
 

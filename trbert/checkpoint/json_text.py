@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 from typing import Any, Never
 
+from trbert.wording import cut
+
 SIZE = 10_000_000
 """The most bytes of a file."""
 DEPTH = 50
@@ -13,18 +15,22 @@ DIGITS = 40
 """The most characters of a whole number. Tokenizers write 31 of them for a length without limit."""
 
 
+class BrokenLimit(ValueError):
+    """A file is JSON, and breaks one of the limits of this module."""
+
+
 def read_json(path: Path) -> Any:
     """Returns what a JSON file holds.
 
     Raises:
-        ValueError: It is no JSON, or breaks a limit. It holds an entry twice, or a number that is not finite. The
-            message says which, with the name of the file.
+        BrokenLimit: It is too large or too deep, holds an entry twice, or a number that is not finite or too long.
+        ValueError: It is no JSON.
         OSError: The file cannot be read.
     """
     with path.open("rb") as file:
         content = file.read(SIZE + 1)
     if len(content) > SIZE:
-        raise ValueError(f"{path.name} must have at most {SIZE // 1_000_000} MB, and has more")
+        raise BrokenLimit(f"{path.name} must have at most {SIZE // 1_000_000} MB, and has more")
     try:
         found = json.loads(
             content.decode("utf-8"),
@@ -34,11 +40,13 @@ def read_json(path: Path) -> Any:
             parse_int=_whole,
         )
     except RecursionError:
-        raise ValueError(_too_deep(path)) from None
+        raise BrokenLimit(_too_deep(path)) from None
+    except BrokenLimit as error:
+        raise BrokenLimit(f"{path.name} {error}") from None
     except ValueError as error:
-        raise ValueError(f"{path.name} is no JSON that can be read: {error}") from error
+        raise ValueError(f"{path.name} is no JSON object ({error})") from error
     if _is_deep(found):
-        raise ValueError(_too_deep(path))
+        raise BrokenLimit(_too_deep(path))
     return found
 
 
@@ -51,7 +59,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     found = read_json(path)
     if not isinstance(found, dict):
-        raise ValueError(f"{path.name} must hold a JSON object, and holds a {type(found).__name__}")
+        raise ValueError(f"{path.name} is no JSON object (it holds a {type(found).__name__})")
     return found
 
 
@@ -60,24 +68,24 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in found if names.count(name) > 1)
-        raise ValueError(f"each entry must stand there once, and {twice[:60]!r} stands there twice")
+        raise BrokenLimit(f"must hold each entry once, and holds {cut(twice)} twice")
     return found
 
 
 def _refuse_constant(text: str) -> Never:
-    raise ValueError(f"every number must be finite, and one is {text}")
+    raise BrokenLimit(f"must hold finite numbers, and holds {text}")
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"every number must be finite, and one is {text[:60]}")
+        raise BrokenLimit(f"must hold finite numbers, and holds {text[:60]}")
     return number
 
 
 def _whole(text: str) -> int:
     if len(text) > DIGITS:
-        raise ValueError(f"a number must have at most {DIGITS} digits, and one has {len(text)}")
+        raise BrokenLimit(f"must hold numbers of at most {DIGITS} digits, and holds one of {len(text)}")
     return int(text)
 
 

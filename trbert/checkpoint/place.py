@@ -1,6 +1,7 @@
 """Where a plain model is: a folder, or a name on the Hugging Face hub."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,24 @@ def check_no_adapter(place: Place) -> None:
             f"model {place.name} must be a whole model, and is an adapter (adapter_config.json): load it with peft, "
             "call model.merge_and_unload(), and save what that returns to another folder with save_pretrained"
         )
+
+
+def check_is_whole_model(folder: Path) -> None:
+    """Checks that a folder holds nothing that transformers would load in place of the model, whatever it holds.
+
+    Raises:
+        UnsupportedModel: It holds an adapter, or parts of a model that several machines saved.
+    """
+    check_no_adapter(Place(str(folder), str(folder), local=True))
+    if part := next((path for path in folder.iterdir() if _OF_MACHINES.match(path.name)), None):
+        raise UnsupportedModel(
+            f"model folder {folder} must hold its weights in model.safetensors, and has parts of several machines, "
+            f"such as {part.name}: save the whole model with save_pretrained"
+        )
+
+
+_OF_MACHINES = re.compile(r"shard-\d+-model-.*\.safetensors$")
+"""Files of a distributed checkpoint. Transformers prefers them to all others."""
 
 
 def _models_within(folder: Path) -> list[Path]:

@@ -133,9 +133,7 @@ def check_numbers(model: nn.Module, held: Held) -> None:
     """
     count = sum(value.numel() for value in (*model.parameters(), *model.buffers()))
     if count > held.numbers + SPARE:
-        raise ValueError(
-            f"config.json describes a model of {count:,} numbers, and the weights have {held.numbers:,}"
-        )
+        raise ValueError(f"config.json describes a model of {count:,} numbers, and the weights have {held.numbers:,}")
 
 
 def _why(entries: dict[str, Any], name: str, wanted: Shapes, there: Shapes) -> str:

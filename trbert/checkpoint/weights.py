@@ -1,7 +1,6 @@
 """Finds the weights of a plain model, and tells what else was found in their place."""
 
 import pickle
-import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 from trbert.checkpoint.headers import shards_of
-from trbert.checkpoint.place import Place
+from trbert.checkpoint.place import Place, check_is_whole_model
 from trbert.checkpoint.sizes import Held, Misfit, check_numbers, check_stacks, misfits, without_memory
 from trbert.errors import DamagedCheckpoint, InputError, TrbertError, UnsupportedModel
 
@@ -220,12 +219,7 @@ def _number_refused(place: Place, names: int, outputs: int, named: bool) -> str:
 
 def _check_files(folder: Path) -> None:
     """Raises the error for files that are not what their names say, or that transformers would read instead."""
-    parts = next((path for path in folder.iterdir() if _OF_MACHINES.match(path.name)), None)
-    if parts is not None:
-        raise UnsupportedModel(
-            f"model folder {folder} must hold its weights in model.safetensors, and has parts of several machines, "
-            f"such as {parts.name}: save the whole model with save_pretrained"
-        )
+    check_is_whole_model(folder)
     for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("tokenizer.json")]):
         with path.open("rb") as file:
             pointer = file.read(64).startswith(b"version https://git-lfs")
@@ -233,10 +227,6 @@ def _check_files(folder: Path) -> None:
             raise DamagedCheckpoint(
                 f"{path} must be the file itself, and is a pointer of Git LFS: run `git lfs pull` in {folder}"
             )
-
-
-_OF_MACHINES = re.compile(r"shard-\d+-model-.*\.safetensors$")
-"""Files of a distributed checkpoint. Transformers prefers them to all others, whatever they hold."""
 
 
 def _is_pickle(path: Path) -> bool:
