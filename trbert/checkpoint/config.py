@@ -9,7 +9,6 @@ from trbert.checkpoint.head import label_names
 from trbert.checkpoint.place import Place
 from trbert.errors import DamagedCheckpoint, UnsupportedModel
 from trbert.packed.families import FAMILIES, Family, family_of
-from trbert.wording import first_line
 
 LEFT_OVER: dict[str, Any] = {
     "output_attentions": False,
@@ -70,7 +69,7 @@ def read_config(place: Place) -> tuple[Any, tuple[str, ...] | None, tuple[str, .
         config = AutoConfig.for_model(raw.pop("model_type"), **raw)
     except Exception as error:  # transformers checks the values of a config with errors of many classes
         raise DamagedCheckpoint(
-            f"config.json of model {place.name} is not whole ({first_line(error)}): copy or save it again"
+            f"config.json of model {place.name} is not whole ({' '.join(str(error).split())}): copy or save it again"
         ) from error
     family = family_of(config)
     _check_padding(place, config, family)

@@ -61,6 +61,9 @@ def check_entries(where: str, entries: Mapping[str, Any]) -> None:
             raise DamagedCheckpoint(
                 f"{name} in {where} must be a whole number from {least} to {most}, and is {shown(value)}: {_REMEDY}"
             )
+    heads = entries.get("architectures") or []
+    if not isinstance(heads, list) or not all(isinstance(head, str) for head in heads):
+        raise DamagedCheckpoint(f"architectures in {where} must be a list of names, and is {shown(heads)}: {_REMEDY}")
     problem = entries.get("problem_type")
     if not isinstance(problem, str | None):
         raise DamagedCheckpoint(f"problem_type in {where} must be a name or null, and is {shown(problem)}: {_REMEDY}")
