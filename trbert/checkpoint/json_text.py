@@ -95,7 +95,7 @@ def _too_deep(path: Path) -> str:
 
 def _is_deep(found: Any) -> bool:
     level = [found]
-    for _ in range(DEPTH):
+    for _ in range(DEPTH + 1):
         level = [
             value
             for each in level
