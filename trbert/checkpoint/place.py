@@ -134,6 +134,8 @@ _OF_MACHINES = re.compile(r"shard-\d+-model-.*\.safetensors$")
 
 def _models_within(folder: Path) -> list[Path]:
     """Returns the models that a folder holds, as a run of a trainer or the cache of the hub does, the newest last."""
+    if not os.path.isdir(folder):  # a name may be too long for one, and glob would fail by it
+        return []
     configs = [*folder.glob("*/config.json"), *folder.glob("snapshots/*/config.json")]
     weights = ("*.safetensors", "*.bin")
     models = [path.parent for path in configs if any(any(path.parent.glob(kind)) for kind in weights)]

@@ -27,7 +27,10 @@ ABSURD = {
 REFUSED = {
     "num_hidden_layers": (10**6, "num_hidden_layers in {} must be a whole number from 1 to 1000, and is"),
     "num_attention_heads": (10**7, "num_attention_heads in {} must be a whole number from 1 to 10000, and is"),
-    "num_labels": (10**9, "num_labels in {} must be a whole number from 0 to 1000000, and is the int 1000000000: correct"),
+    "num_labels": (
+        10**9,
+        "num_labels in {} must be a whole number from 0 to 1000000, and is the int 1000000000: correct",
+    ),
 }
 
 
@@ -101,7 +104,9 @@ def test_a_vocabulary_that_is_too_large_is_told_in_other_families(config_of, bui
     build_model(config_of(name)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     write(tmp_path, vocab_size=10**8)
-    with pytest.raises(DamagedCheckpoint, match=r"\(vocab_size in config\.json is 100000000, and the weights have 60\)"):
+    with pytest.raises(
+        DamagedCheckpoint, match=r"\(vocab_size in config\.json is 100000000, and the weights have 60\)"
+    ):
         load_pretrained(str(tmp_path), TASK, LABELS)
 
 
