@@ -2,9 +2,8 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from trbert.errors import DamagedCheckpoint, InputError
+from trbert.errors import InputError
 from trbert.files import why_not_writable
 from trbert.limits import MAX_SIZE, parse_size
 
@@ -60,6 +59,8 @@ def run(options: argparse.Namespace) -> None:
 
     from trbert.bench.report import draw, table, write
     from trbert.bench.speed import bench
+    from trbert.checkpoint.place import Place
+    from trbert.checkpoint.tokenizer import load_tokenizer
     from trbert.data.readers import Format
     from trbert.data.splits import load_inputs
     from trbert.measure.latency import measure_latency
@@ -76,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
     dials = options.dial or [model.config.dial]
     for dial in dials:
         model.selector.check_dial(dial)
-    tokenizer = _tokenizer(options.model)
+    tokenizer, _ = load_tokenizer(Place(options.model, options.model, local=True), model.config)
     inputs = load_inputs(
         options.data,
         task=model.task,
@@ -136,15 +137,3 @@ def _check_options(options: argparse.Namespace) -> None:
             f"--against must name each model once, and names {twice[0]!r} twice: the last part of a name is its name "
             "in the report, so rename a folder or time the models one after the other"
         )
-
-
-def _tokenizer(folder: str) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the tokenizers library raises plain Exception
-        raise DamagedCheckpoint(
-            f"model folder {folder} must hold the model's tokenizer, and does not: copy its tokenizer.json and "
-            "tokenizer_config.json there"
-        ) from error

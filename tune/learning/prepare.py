@@ -76,7 +76,7 @@ class Prepared:
 
 def rebuilt(task: Task, config: Any, weights: dict[str, NDArray[np.float32]], device: torch.device) -> Any:
     """Returns a new plain model with a copy of these weights, in evaluation mode."""
-    model = task.auto_class.from_config(config)
+    model = task.auto_class.from_config(config, trust_remote_code=False)
     model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
     return model.to(device).eval()
 

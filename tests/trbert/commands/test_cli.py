@@ -285,8 +285,8 @@ def test_a_model_without_a_tokenizer_is_told(saved, asked, capsys):
         (saved / "model" / name).unlink()
     assert main(words(saved)) == 2
     assert capsys.readouterr().err == (
-        f"error: model folder {saved / 'model'} must hold the model's tokenizer, and does not: copy its tokenizer.json "
-        "and tokenizer_config.json there\n"
+        f"error: model folder {saved / 'model'} must hold a tokenizer (tokenizer.json or vocab.txt), and does not: "
+        "save it there\n"
     )
     assert not asked
 
