@@ -153,10 +153,10 @@ def shown(value: object) -> str:
 def first_line(error: BaseException) -> str:
     """Returns the first line of an error's message, or the name of its class where it has none.
 
-    It is cut to 300 characters, and what cannot be printed is left out, since it may quote a file.
+    It is escaped as `printable` does, and cut to 200 characters, because it may quote a file.
     """
     lines = str(error).strip().splitlines()
-    return "".join(filter(str.isprintable, lines[0].strip()[:300])) if lines else type(error).__name__
+    return cell(lines[0].strip(), 200) if lines else type(error).__name__
 
 
 def reason(error: BaseException) -> str:
