@@ -174,14 +174,14 @@ def test_a_zone_of_another_region_is_found_by_rays_own_preparation(account, monk
 
 
 @pytest.mark.slow
-def test_a_file_whose_security_group_was_not_edited_is_refused_before_a_machine_starts(account, monkeypatch, capsys):
+def test_a_file_whose_security_group_was_not_edited_is_refused_before_a_machine_starts(account, monkeypatch, caplog):
     def forget(config):
         for node in config["available_node_types"].values():
             node["node_config"]["SecurityGroupIds"] = ["sg-EDIT"]
 
     with pytest.raises(click.ClickException):
         bootstrap(account, monkeypatch, forget)
-    assert "Failed to detect a security group" in capsys.readouterr().err
+    assert "Failed to detect a security group" in caplog.text
 
 
 @pytest.mark.slow

@@ -2,7 +2,8 @@
 
     model = trbert.load("runs/default/models/3")
 
-`import trbert` is fast, because torch and transformers are imported only at the first use.
+`import trbert` is fast, because torch and transformers are imported only at the first use. After it, transformers' Auto
+classes load reduced models too.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from trbert.errors import (
     TrbertError,
     UnsupportedModel,
 )
+from trbert.registration import register_when_loaded
 
 if TYPE_CHECKING:
     from trbert.modeling import TrbertConfig, TrbertForSequenceClassification, TrbertModel, load
@@ -43,3 +45,6 @@ def __getattr__(name: str) -> Any:
 
         return getattr(modeling, name)
     raise AttributeError(f"module 'trbert' has no attribute {name!r}")
+
+
+register_when_loaded()

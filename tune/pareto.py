@@ -126,6 +126,7 @@ def _command(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="copy the picked model to this new folder")
     parser.add_argument("--all", action="store_true", help="show the points off the front too")
     parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+    parser.add_version()
     chosen = parser.parse_args(arguments)
     picking = chosen.max_drop is not None or chosen.min_speedup is not None
     if chosen.out is not None and not picking:

@@ -116,6 +116,7 @@ def _parser() -> Parser:
         "--dry-run", action="store_true", help="print the plan, check the data, the model and the machine, and stop"
     )
     parser.add_argument("--verbose", action="store_true", help="show tracebacks and Ray's own log")
+    parser.add_version()
     return parser
 
 

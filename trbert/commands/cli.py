@@ -26,6 +26,7 @@ def _run(words: Sequence[str]) -> None:
 
 def _parser() -> Parser:
     parser = Parser(prog="trbert", description="Commands for a reduced model.")
+    parser.add_version()
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         own = commands.add_parser(name, help=command.HELP)
