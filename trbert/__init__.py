@@ -16,7 +16,7 @@ from trbert.errors import (
     TrbertError,
     UnsupportedModel,
 )
-from trbert.registration import register_when_loaded
+from trbert.checkpoint.auto_classes import register_when_loaded
 
 if TYPE_CHECKING:
     from trbert.modeling import TrbertConfig, TrbertForSequenceClassification, TrbertModel, load

@@ -1,4 +1,4 @@
-"""Lets transformers' Auto classes find reduced models after `import trbert`, which loads neither torch nor transformers."""
+"""Lets transformers' Auto classes open reduced models after `import trbert`, which loads no transformers itself."""
 
 import importlib.util
 import sys
