@@ -8,6 +8,7 @@ classes load reduced models too.
 
 from typing import TYPE_CHECKING, Any
 
+from trbert.checkpoint.auto_classes import register_when_loaded
 from trbert.errors import (
     DamagedCheckpoint,
     InputError,
@@ -16,7 +17,6 @@ from trbert.errors import (
     TrbertError,
     UnsupportedModel,
 )
-from trbert.checkpoint.auto_classes import register_when_loaded
 
 if TYPE_CHECKING:
     from trbert.modeling import TrbertConfig, TrbertForSequenceClassification, TrbertModel, load

@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-from trbert import __version__
 from trbert.errors import InputError, TrbertError
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -23,9 +22,9 @@ class Parser(argparse.ArgumentParser):
         """Raises argparse's message as an InputError."""
         raise InputError(f"{message}: see {self.prog} --help")
 
-    def add_version(self) -> None:
-        """Adds the option --version, which prints the version of trbert and ends."""
-        self.add_argument("--version", action="version", version=f"trbert {__version__}", help="print the version")
+    def add_version(self, version: str) -> None:
+        """Adds the option --version, which prints the version of trbert and ends the command."""
+        self.add_argument("--version", action="version", version=f"trbert {version}", help="print the version")
 
 
 def end_on_sigterm() -> None:

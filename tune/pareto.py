@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from trbert import __version__
 from trbert.console import Parser, exit_code
 from trbert.errors import DamagedCheckpoint, InputError, RunFolderError
 from trbert.files import why_not_writable
@@ -126,7 +127,7 @@ def _command(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="copy the picked model to this new folder")
     parser.add_argument("--all", action="store_true", help="show the points off the front too")
     parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
-    parser.add_version()
+    parser.add_version(__version__)
     chosen = parser.parse_args(arguments)
     picking = chosen.max_drop is not None or chosen.min_speedup is not None
     if chosen.out is not None and not picking:

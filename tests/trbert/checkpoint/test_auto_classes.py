@@ -7,8 +7,8 @@ import pytest
 import transformers
 
 import trbert
-from trbert.modeling import assemble
 from trbert.checkpoint.auto_classes import CONFIGS
+from trbert.modeling import assemble
 from trbert.selection.policy import Policy
 from trbert.selection.selectors import PolicySelector
 
@@ -30,7 +30,8 @@ def saved(bert, make_reducer, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
 def test_an_auto_class_loads_a_reduced_model_after_import_trbert_alone(order, saved):
-    script = f"{order}; Auto = transformers.AutoModelForSequenceClassification; print(type(Auto.from_pretrained({str(saved)!r})).__name__)"
+    load = f"transformers.AutoModelForSequenceClassification.from_pretrained({str(saved)!r})"
+    script = f"{order}; print(type({load}).__name__)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "TrbertForSequenceClassification"
