@@ -51,7 +51,8 @@ for table in ("tcp", "tcp6"):
         words = line.split()
         if words[3] == "{LISTEN}" and f"socket:[{{words[9]}}]" in owner:
             process = owner[f"socket:[{{words[9]}}]"]
-            print(words[1].split(":")[0], *Path(f"/proc/{{process}}/cmdline").read_text().replace("\\0", " ").split()[:3])
+            command = Path(f"/proc/{{process}}/cmdline").read_text().replace("\\0", " ").split()
+            print(words[1].split(":")[0], *command[:3])
 ray.shutdown()
 """
 
