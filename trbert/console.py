@@ -23,6 +23,10 @@ class Parser(argparse.ArgumentParser):
         """Raises argparse's message as an InputError."""
         raise InputError(f"{message}: see {self.prog} --help")
 
+    def add_version(self, version: str) -> None:
+        """Adds the option --version, which prints the version of trbert and ends the command."""
+        self.add_argument("--version", action="version", version=f"trbert {version}", help="print the version")
+
 
 def end_on_sigterm() -> None:
     """Lets SIGTERM, with which batch systems and containers end a process, do the same as Ctrl-C.

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
@@ -15,12 +14,12 @@ import ray
 import torch
 import transformers
 from ray import tune
+from ray._private import ray_constants
 from ray.exceptions import RayTaskError
 from ray.util.queue import Queue
 
 from trbert.console import end_on_sigterm
 from trbert.errors import InputError, TrbertError
-from trbert.files import why_not_writable
 from trbert.measure.latency import LatencyTable, load_latency
 from trbert.selection.selectors import free_selectors
 from trbert.wording import pasted
@@ -250,14 +249,28 @@ def _train_alone(folder: StateFolder, *inputs: Any, key: str) -> None:
 
 
 def _start_ray(address: str, cores: int, verbose: bool) -> None:
-    given = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
-    if address == "local" and not given and why_not_writable(Path(os.path.expanduser("~/.ray"))) is not None:
-        # Ray would keep the token with which its processes know each other in the home folder.
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    options: dict[str, Any] = {"num_cpus": cores, "include_dashboard": False} if address == "local" else {}
+    options: dict[str, Any] = {}
+    if address == "local":
+        # Ray would keep the token with which its processes know each other in the home folder, readable by everybody.
+        if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        _listen_on_loopback()
+        options = {"num_cpus": cores, "include_dashboard": False}
     level = logging.INFO if verbose else logging.ERROR
     ray.init(address=address, log_to_driver=verbose, logging_level=level, **options)
     end_on_sigterm()
+
+
+def _listen_on_loopback() -> None:
+    """Lets the processes of Ray that this one starts listen on 127.0.0.1 alone; else they listen on all addresses.
+
+    Ray does so by default on macOS and Windows, where it makes no clusters. The argument `_node_ip_address` of
+    `ray.init` does not help, because Ray replaces a loopback address in it.
+    """
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"  # for the processes that Ray starts
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    if os.path.exists("/sys/class/net/lo"):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # for what the learners of a team send each other
 
 
 def _on_cluster(work: Callable[..., Found], takers: dict[str, Say], gpus: float) -> Found:

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from trbert import __version__
 from trbert.checksums import SUMS, check_checksums, write_checksums
 from trbert.console import Parser, disk_full, exit_code
 from trbert.errors import DamagedCheckpoint, InputError, RunFolderError, TrbertError
@@ -152,6 +153,7 @@ def _command(arguments: Sequence[str]) -> None:
     parser.add_argument("--check", action="store_true", help="verify every file and every model of the run")
     parser.add_argument("--all", action="store_true", help="show the points off the front too")
     parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+    parser.add_version(__version__)
     chosen = parser.parse_args(arguments)
     picking = chosen.max_drop is not None or chosen.min_speedup is not None
     if chosen.out is not None and not picking:

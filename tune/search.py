@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from trbert import __version__
 from trbert.console import Parser, exit_code
 from trbert.errors import InputError, TrbertError
 from trbert.wording import pasted
@@ -123,6 +124,7 @@ def _parser() -> Parser:
         "--dry-run", action="store_true", help="print the plan, check the data, the model and the machine, and stop"
     )
     parser.add_argument("--verbose", action="store_true", help="show tracebacks and Ray's own log")
+    parser.add_version(__version__)
     return parser
 
 

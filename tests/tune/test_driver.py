@@ -1,6 +1,5 @@
 """Preparing on a cluster: the driver is told what a worker does while it does it. What a search starts from."""
 
-import os
 import re
 import shlex
 import time
@@ -272,20 +271,24 @@ def test_after_ray_is_started_sigterm_is_ours_again(monkeypatch):
     done = []
     monkeypatch.setattr(driver.ray, "init", lambda **words: done.append("ray"))
     monkeypatch.setattr(driver, "end_on_sigterm", lambda: done.append("ours"))
+    monkeypatch.setattr(driver.ray_constants, "ENABLE_RAY_CLUSTER", True)
+    monkeypatch.setattr(driver.os, "environ", dict(driver.os.environ))
     driver._start_ray("local", 1, verbose=False)
     assert done == ["ray", "ours"]
 
 
-@pytest.mark.parametrize(("home", "token"), [("", False), ("file", True)])
-def test_where_the_home_folder_cannot_be_written_ray_is_given_its_token(tmp_path, monkeypatch, home, token):
-    (tmp_path / "file").write_text("")
+def test_a_local_search_has_a_token_of_its_own_and_keeps_none_in_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(driver.ray, "init", lambda **words: None)
     monkeypatch.setattr(driver, "end_on_sigterm", lambda: None)
-    monkeypatch.setattr(driver.os, "environ", {"HOME": str(tmp_path / home)})
-    driver._start_ray("local", 1, verbose=False)
-    assert ("RAY_AUTH_TOKEN" in os.environ) == token
+    monkeypatch.setattr(driver.ray_constants, "ENABLE_RAY_CLUSTER", True)
+    monkeypatch.setattr(driver.os, "environ", {"HOME": str(tmp_path)})
     driver._start_ray("10.0.0.1:6379", 1, verbose=False)
-    assert ("RAY_AUTH_TOKEN" in os.environ) == token  # a cluster has its own
+    assert "RAY_AUTH_TOKEN" not in driver.os.environ  # a cluster has its own
+    driver._start_ray("local", 1, verbose=False)
+    assert len(driver.os.environ["RAY_AUTH_TOKEN"]) == 64
+    driver.os.environ["RAY_AUTH_TOKEN"] = "mine"
+    driver._start_ray("local", 1, verbose=False)
+    assert driver.os.environ["RAY_AUTH_TOKEN"] == "mine"
 
 
 # What is printed of the results.

@@ -78,18 +78,24 @@ def run(options: argparse.Namespace) -> None:
     for dial in dials:
         model.selector.check_dial(dial)
     tokenizer, _ = load_tokenizer(Place(options.model, options.model, local=True), model.config)
-    inputs = load_inputs(
-        options.data,
-        task=model.task,
-        text_column=options.text_column,
-        format=Format(
-            encoding=options.encoding,
-            separator=options.separator,
-            header=not options.no_header,
-            max_bytes=parse_size(options.max_data_size),
-        ),
-        rows=options.docs,
-    )
+    try:
+        inputs = load_inputs(
+            options.data,
+            task=model.task,
+            text_column=options.text_column,
+            format=Format(
+                encoding=options.encoding,
+                separator=options.separator,
+                header=not options.no_header,
+                max_bytes=parse_size(options.max_data_size),
+            ),
+            rows=options.docs,
+        )
+    except ModuleNotFoundError as error:  # trbert is installed without the extra `search`
+        raise InputError(
+            f"--data {options.data} needs the package {error.name}, which is not installed: pip install {error.name}, "
+            "or name a csv, jsonl or parquet file"
+        ) from error
     if len(inputs[0]) < options.docs:
         print(f"documents {len(inputs[0])}: the data has no more, and --docs is {options.docs}", flush=True)
     labels = list(model.config.id2label.values())

@@ -1,16 +1,19 @@
 """The command `trbert`: a bench from a saved model and a file, and its mistakes in one line."""
 
 import csv
+import importlib.metadata
 import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import tokenizers
 import torch
 import transformers
 
+import trbert
 from trbert.commands.cli import main
 from trbert.data.readers import Format
 from trbert.errors import InputError
@@ -300,3 +303,31 @@ def test_a_device_that_is_not_there_is_told_and_verbose_shows_where(saved, capsy
     shown = capsys.readouterr().err
     assert "Traceback" in shown
     assert shown.endswith(told)
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"trbert {importlib.metadata.version('trbert')}\n"
+    assert trbert.__version__ == importlib.metadata.version("trbert")
+
+
+WAYS = (["-m", "trbert"], ["tune/search.py"], ["tune/pareto.py"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS, ids=" ".join)
+def test_each_command_tells_its_version(way):
+    root = Path(trbert.__file__).parents[1]
+    done = subprocess.run([sys.executable, *way, "--version"], cwd=root, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"trbert {trbert.__version__}\n")
+
+
+def test_data_that_needs_a_package_that_is_not_installed_names_it(saved, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert main(words(saved, "--data", "somebody/texts")) == 2
+    assert capsys.readouterr().err == (
+        "error: --data somebody/texts needs the package datasets, which is not installed: pip install datasets, or "
+        "name a csv, jsonl or parquet file\n"
+    )
