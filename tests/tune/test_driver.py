@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import tempfile
 import time
 from dataclasses import replace
 from functools import partial
@@ -92,12 +93,14 @@ def test_the_users_mistake_comes_back_as_itself(ray_local, tiny_settings):
 
 
 @pytest.fixture
-def searcher_of(prepared):
+def searcher_of(prepared, tmp_path):
     """A function: settings that the user fixed -> what decides what is tried on six layers."""
 
     def searcher(fixed, plan=PLAN):
         six_layers = replace(prepared, config=SimpleNamespace(num_hidden_layers=6))
-        return _tune_config(Search(fixed=tuple(fixed)), override(Settings(), fixed), plan, six_layers).search_alg
+        folder = RunFolder(Path(tempfile.mkdtemp(dir=tmp_path)))
+        settings, search = override(Settings(), fixed), Search(fixed=tuple(fixed))
+        return _tune_config(folder, search, settings, plan, six_layers, print, []).search_alg
 
     return searcher
 
@@ -129,7 +132,8 @@ def test_fixed_ratios_of_which_no_points_are_tried_are_refused(searcher_of):
 
 def test_a_search_tries_no_more_first_guesses_than_it_has_trials(searcher_of):
     for trials, tried in ((1, 1), (4, 4), (9, 4)):
-        assert len(searcher_of({}, make_plan(3600.0, 1, trials))._optuna._points_to_evaluate) == tried
+        waiting = searcher_of({}, make_plan(3600.0, 1, trials))._study.get_trials()
+        assert [trial.state.name for trial in waiting] == ["WAITING"] * tried
 
 
 def test_the_runs_seed_is_the_samplers(searcher_of):
