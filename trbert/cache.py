@@ -11,8 +11,8 @@ from pathlib import Path
 
 from trbert.errors import InputError
 from trbert.files import kind_of, write_whole
+from trbert.limits import parse_size
 from trbert.locks import locked
-from trbert.wording import parse_size
 
 SUFFIX = ".cached"
 """The end of the name of every entry."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from trbert.errors import InputError, TrbertError
+from trbert.wording import printable
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -92,8 +93,10 @@ def _code_of(run: Callable[[], None], verbose: bool) -> int:
 
 def _complain(error: BaseException, message: str, code: int, verbose: bool) -> int:
     if verbose:
-        traceback.print_exception(error, file=sys.stderr)
-    print(" ".join(message.split()), file=sys.stderr)
+        lines = "".join(traceback.format_exception(error)).splitlines()
+        print("\n".join(map(printable, lines)), file=sys.stderr)
+    # A message may quote a file that somebody else wrote.
+    print(printable(" ".join(message.split())), file=sys.stderr)
     return code
 
 

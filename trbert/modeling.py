@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from trbert.checksums import check_checksums
 from trbert.encoder import Encoder
 from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound
 from trbert.measure.cost import CostModel
@@ -267,7 +268,7 @@ def assemble(reducer: Reducer, selector: Selector, dial: float, max_tokens: int)
     return model.eval()
 
 
-def load(path: str | Path, dial: float | None = None, runner: str = "eager") -> TrbertModel:
+def load(path: str | Path, dial: float | None = None, runner: str = "eager", verify: bool = False) -> TrbertModel:
     """Returns a saved reduced model, ready to use.
 
     Args:
@@ -278,16 +279,22 @@ def load(path: str | Path, dial: float | None = None, runner: str = "eager") -> 
             `torch.compile` where no gradient is wanted. The first use takes seconds to compile, and on a CPU it needs a
             C++ compiler. "int8" runs the matrix products in int8, on a CPU only. Such a model can neither learn nor be
             saved.
+        verify: whether to compare all files with the checksums in `SHA256SUMS`, which a search writes beside a model.
+            This reads every file once more. It tells damage, such as from a copy or a disk; it does not tell tampering,
+            because whoever changes a model can write its checksums anew.
 
     Raises:
         InputError: The folder holds another kind of model, there is no such runner, or the runner cannot run here.
         ModelNotFound: There is no such folder.
-        DamagedCheckpoint: The files of the model are missing or cut off, or do not fit together.
+        DamagedCheckpoint: The files of the model are missing or cut off, or do not fit together. Or `verify` is set,
+            and they are not those that `SHA256SUMS` lists, or there is no such list.
     """
     way = runner_of(runner)
     folder = Path(path)
     if not folder.is_dir():
         raise ModelNotFound(f"path must be a folder with a saved model, and is {str(path)!r}, which does not exist")
+    if verify:
+        check_checksums(folder)
     task, weights = _check_config(folder), _check_weights(folder)
     try:
         loaded: Any = model_class(task).from_pretrained(

@@ -46,6 +46,7 @@ SETTING_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
         "data.header",
         {"action": "store_const", "const": False, "help": "csv files have no row of column names"},
     ),
+    "--max-data-size": ("data.max_size", {"metavar": "SIZE"}),
     "--drop-duplicates": ("data.drop_duplicates", {"action": "store_const", "const": True}),
     "--new-head": ("new_head", {"action": "store_const", "const": True}),
     "--max-length": ("data.max_length", {"type": int}),

@@ -6,6 +6,7 @@ from typing import Any
 
 from trbert.errors import DamagedCheckpoint, InputError
 from trbert.files import why_not_writable
+from trbert.limits import MAX_SIZE, parse_size
 
 HELP = "how fast a model is on this machine, compared with itself padded, sorted and unpadded"
 
@@ -23,6 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoding", help="encoding of the text files, such as cp1252 (default: it is found out)")
     parser.add_argument("--separator", help="what stands between two columns of csv files (default: it is found out)")
     parser.add_argument("--no-header", action="store_true", help="csv files have no row of column names")
+    parser.add_argument(
+        "--max-data-size",
+        default=MAX_SIZE,
+        metavar="SIZE",
+        help="most memory of the data (default: %(default)s)",
+    )
     parser.add_argument("--docs", type=int, default=128, help="the most documents to time (default: %(default)s)")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32, 128], help="documents in a forward pass")
     parser.add_argument("--dial", type=float, nargs="+", help="dials to time the model at (default: its own)")
@@ -74,7 +81,12 @@ def run(options: argparse.Namespace) -> None:
         options.data,
         task=model.task,
         text_column=options.text_column,
-        format=Format(encoding=options.encoding, separator=options.separator, header=not options.no_header),
+        format=Format(
+            encoding=options.encoding,
+            separator=options.separator,
+            header=not options.no_header,
+            max_bytes=parse_size(options.max_data_size),
+        ),
         rows=options.docs,
     )
     if len(inputs[0]) < options.docs:
@@ -109,6 +121,7 @@ def _check_options(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise InputError(f"--{name} must be 1 or more, and is {value}")
+    parse_size(options.max_data_size)
     if min(options.batch) < 1:
         raise InputError(f"--batch must be 1 or more, and is {min(options.batch)}")
     if not options.out.strip():

@@ -14,6 +14,7 @@ from trbert.data.readers import Format
 from trbert.data.splits import Splits, load_splits
 from trbert.encoder import Encoder
 from trbert.errors import InputError
+from trbert.limits import parse_size
 from trbert.pretrained import Pretrained, check_positions, load_pretrained
 from trbert.rehearsal import rehearse
 from trbert.selection.reduction import Reducer, check_points
@@ -146,7 +147,12 @@ def splits_of(settings: Settings) -> Splits:
         train_rows=data.train_rows,
         validation_rows=data.validation_rows,
         test_rows=data.test_rows,
-        format=Format(encoding=data.encoding, separator=data.separator, header=data.header),
+        format=Format(
+            encoding=data.encoding,
+            separator=data.separator,
+            header=data.header,
+            max_bytes=parse_size(data.max_size),
+        ),
         label_map=data.label_map,
         drop_duplicates=data.drop_duplicates,
     )

@@ -217,12 +217,27 @@ def test_a_bench_reads_files_as_a_search_does(saved, monkeypatch):
         raise InputError("nothing is read")
 
     monkeypatch.setattr("trbert.data.splits.load_inputs", stop)
-    more = ["--encoding", "cp1252", "--separator", ";", "--no-header", "--text-column", "text,other"]
+    more = [
+        "--encoding",
+        "cp1252",
+        "--separator",
+        ";",
+        "--no-header",
+        "--text-column",
+        "text,other",
+        "--max-data-size",
+        "9GB",
+    ]
     assert main(words(saved, *more)) == 2
-    assert found["format"] == Format(encoding="cp1252", separator=";", header=False)
+    assert found["format"] == Format(encoding="cp1252", separator=";", header=False, max_bytes=9 * 10**9)
     assert (found["source"], found["rows"], found["text_column"]) == (str(saved / "data.csv"), 4, "text,other")
     assert main(words(saved)) == 2
     assert found["format"] == Format()
+
+
+def test_a_size_of_data_that_is_none_is_told_before_anything_is_read(saved, capsys):
+    assert main(words(saved, "--max-data-size", "lots")) == 2
+    assert "--max-data-size must be a size above 0, and is 'lots'" in capsys.readouterr().err
 
 
 def test_a_file_without_rows_is_told(saved, asked, capsys):
