@@ -13,7 +13,7 @@ from ray.tune import ExperimentAnalysis, Tuner
 from ray.tune.search import Searcher
 
 from trbert.errors import RunFolderError
-from trbert.wording import cut_line
+from trbert.wording import reason
 from tune.runs.study import CURVE, GUESS, INTERRUPTED, REJECTED, TRIAL, is_finite, open_study
 
 Curve = list[tuple[float, float]]
@@ -166,7 +166,7 @@ def known_trials(place: str) -> list[Any]:
     except json.JSONDecodeError as error:
         raise RunFolderError(
             f"Ray Tune's record of the trials, the newest experiment_state file in {place}, is damaged "
-            f"({cut_line(error)}): remove this file, and resume again; then the search goes on from an older record, "
+            f"({reason(error)}): remove this file, and resume again; then the search goes on from an older record, "
             "or begins its trials anew"
         ) from error
     except ValueError:

@@ -154,5 +154,5 @@ def test_another_error_of_the_disk_is_not_taken_for_one_without_locks(path, monk
 def test_a_lock_that_says_nothing_is_held_by_another_process(path, content):
     with locked(path):
         path.write_bytes(content)
-        with pytest.raises(Taken, match="^another process$"), locked(path):
+        with pytest.raises(Taken, match=r"^another process$"), locked(path):
             pass

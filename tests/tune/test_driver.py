@@ -25,6 +25,7 @@ from tune.runs.folder import RunFolder
 from tune.runs.record import SavedRun, existing_run, write_run
 from tune.settings import Search, Settings, override
 from tune.space import to_settings
+from tune.suggestions import FreshSearch
 from tune.teams import TeamPlan
 
 needs_ray = pytest.mark.ray
@@ -373,6 +374,7 @@ def test_ray_is_started_with_this_machines_cores_and_joined_with_its_own(address
 @pytest.mark.parametrize(("address", "failures"), [(None, 1), ("10.0.0.1:6379", 10)])
 def test_trials_are_run_with_their_time_and_their_processes(address, failures, folder, prepared, monkeypatch):
     found = {}
+    folder.path.mkdir()
 
     def tuner(trainable, tune_config, run_config):
         found.update(config=tune_config, run=run_config)
@@ -415,25 +417,27 @@ def test_trials_are_run_with_their_time_and_their_processes(address, failures, f
 def test_a_resumed_search_takes_up_the_trials_that_it_finds_and_those_that_failed(
     resumed, there, restored, folder, prepared, monkeypatch
 ):
-    done = []
+    done, tuners = [], []
+    ended = SimpleNamespace(trial_id="a", status="TERMINATED", last_result={}, is_finished=lambda: True)
+    folder.path.mkdir()
 
     class Tuner:
         def __init__(self, trainable, **words):
             done.append("new")
 
-        @staticmethod
-        def can_restore(path):
-            return there and path == f"{folder.path}/trials"
-
         @classmethod
         def restore(cls, path, trainable, resume_unfinished, restart_errored):
             made = cls.__new__(cls)
+            made._local_tuner = SimpleNamespace(_tune_config=SimpleNamespace(search_alg="an empty one"))
+            tuners.append(made._local_tuner._tune_config)
             done.append((path, resume_unfinished, restart_errored))
             return made
 
         def fit(self):
             return []
 
+    known = {f"{folder.path}/trials": [ended]} if there else {}
+    monkeypatch.setattr(driver, "known_trials", lambda place: known.get(place, []))
     monkeypatch.setattr(driver.tune, "Tuner", Tuner)
     monkeypatch.setattr(driver.tune, "with_parameters", lambda function, **words: function)
     monkeypatch.setattr(driver.tune, "with_resources", lambda function, group: function)
@@ -441,6 +445,7 @@ def test_a_resumed_search_takes_up_the_trials_that_it_finds_and_those_that_faile
     saved = SavedRun(id="mine-1", settings=Settings(), search=search)
     driver._run_trials(folder, saved, Settings(), PLAN, six_layers, Lines(), resumed=resumed, verbose=False)
     assert done == [(f"{folder.path}/trials", True, True) if restored else "new"]
+    assert [isinstance(each.search_alg, FreshSearch) for each in tuners] == [True] * restored  # of the study's file
 
 
 @pytest.mark.parametrize("search", [Search(num_learners=2), Search(address="10.0.0.1:6379")], ids=["team", "cluster"])

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from trbert.errors import RunFolderError
 from trbert.files import kind_of
-from trbert.wording import cut, cut_line
+from trbert.wording import cut, reason
 
 NAME = "trbert"
 """The study's name in its file."""
@@ -65,7 +65,7 @@ def open_study(
         raise
     except Exception as error:  # whatever Optuna raises from a file that others have written
         raise RunFolderError(
-            f"{path} must be Optuna's record of this search, and is not ({cut_line(error) or type(error).__name__}): "
+            f"{path} must be Optuna's record of this search, and is not ({reason(error)}): "
             "move it away and resume again; then the search suggests as if nothing had been tried before"
         ) from error
     study.sampler = optuna.samplers.TPESampler(seed=seed + len(trials))
