@@ -40,7 +40,7 @@ from tune.runs.folder import RunFolder
 from tune.runs.record import SavedRun, write_run
 from tune.settings import Search, Settings
 from tune.space import first_guesses, point_choices, search_space, to_settings
-from tune.suggestions import FreshSearch
+from tune.suggestions import FreshSearch, known_trials
 from tune.teams import TeamPlan, teach_together
 from tune.trial import run_trial
 
@@ -335,12 +335,15 @@ def _run_trials(
     storage = _storage(folder, search)
     name = _trials_name(folder, saved)
     trials = below(storage, name)
-    if resumed and tune.Tuner.can_restore(trials):
-        tuner = tune.Tuner.restore(trials, trainable=trainable, resume_unfinished=True, restart_errored=True)
+    known = known_trials(trials) if resumed else []
+    config = _tune_config(folder, search, fitted, plan, prepared, console.line, known)
+    if known:
+        tuner: Any = tune.Tuner.restore(trials, trainable=trainable, resume_unfinished=True, restart_errored=True)
+        tuner._local_tuner._tune_config.search_alg = config.search_alg  # Ray's files hold nothing of it
     else:
         tuner = tune.Tuner(
             trainable,
-            tune_config=_tune_config(search, fitted, plan, prepared),
+            tune_config=config,
             run_config=tune.RunConfig(
                 name=name,
                 storage_path=storage,
@@ -370,7 +373,15 @@ def _storage(folder: RunFolder, search: Search) -> str:
     return search.storage or os.path.abspath(folder.path)
 
 
-def _tune_config(search: Search, fitted: Settings, plan: Plan, prepared: Prepared) -> tune.TuneConfig:
+def _tune_config(
+    folder: RunFolder,
+    search: Search,
+    fitted: Settings,
+    plan: Plan,
+    prepared: Prepared,
+    say: Say,
+    known: Sequence[Any],
+) -> tune.TuneConfig:
     fixed, num_layers = search.fixed, prepared.config.num_hidden_layers
     ratios = fitted.select.keep_ratios
     # If the user fixed the ratios but not the points, there must be as many points as ratios.
@@ -379,7 +390,8 @@ def _tune_config(search: Search, fitted: Settings, plan: Plan, prepared: Prepare
     pairs = len(prepared.task.columns(fitted.data.text_column, fitted.data.label_column).inputs) == 2
     documents = fitted.select.documents
     guesses = first_guesses(num_layers, prepared.penalty, documents, fixed, num_points, pairs=pairs)
-    searcher = space and FreshSearch(space, guesses[: plan.trials], seed=fitted.seed)
+    first = guesses[: plan.trials]
+    searcher = space and FreshSearch(folder.study, space, first, seed=fitted.seed, say=say, known=known)
     # If the user fixed everything, there is no searcher, and all trials have the same configuration.
     return tune.TuneConfig(
         search_alg=searcher or None, num_samples=plan.trials, max_concurrent_trials=plan.concurrent, reuse_actors=False

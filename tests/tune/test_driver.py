@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tempfile
 import time
 from dataclasses import replace
 from functools import partial
@@ -23,6 +24,7 @@ from tune.runs.folder import RunFolder
 from tune.runs.record import SavedRun, existing_run, write_run
 from tune.settings import Search, Settings, override
 from tune.space import to_settings
+from tune.suggestions import FreshSearch
 from tune.teams import TeamPlan
 
 needs_ray = pytest.mark.ray
@@ -97,12 +99,14 @@ def test_the_users_mistake_comes_back_as_itself(ray_local, tiny_settings):
 
 
 @pytest.fixture
-def searcher_of(prepared):
+def searcher_of(prepared, tmp_path):
     """A function: settings that the user fixed -> what decides what is tried on six layers."""
 
     def searcher(fixed, plan=PLAN):
         six_layers = replace(prepared, config=SimpleNamespace(num_hidden_layers=6))
-        return _tune_config(Search(fixed=tuple(fixed)), override(Settings(), fixed), plan, six_layers).search_alg
+        folder = RunFolder(Path(tempfile.mkdtemp(dir=tmp_path)))
+        settings, search = override(Settings(), fixed), Search(fixed=tuple(fixed))
+        return _tune_config(folder, search, settings, plan, six_layers, print, []).search_alg
 
     return searcher
 
@@ -134,7 +138,8 @@ def test_fixed_ratios_of_which_no_points_are_tried_are_refused(searcher_of):
 
 def test_a_search_tries_no_more_first_guesses_than_it_has_trials(searcher_of):
     for trials, tried in ((1, 1), (4, 4), (9, 4)):
-        assert len(searcher_of({}, make_plan(3600.0, 1, trials))._optuna._points_to_evaluate) == tried
+        waiting = searcher_of({}, make_plan(3600.0, 1, trials))._study.get_trials()
+        assert [trial.state.name for trial in waiting] == ["WAITING"] * tried
 
 
 def test_the_runs_seed_is_the_samplers(searcher_of):
@@ -372,6 +377,7 @@ def test_ray_is_started_with_this_machines_cores_and_joined_with_its_own(address
 @pytest.mark.parametrize(("address", "failures"), [(None, 1), ("10.0.0.1:6379", 10)])
 def test_trials_are_run_with_their_time_and_their_processes(address, failures, folder, prepared, monkeypatch):
     found = {}
+    folder.path.mkdir()
 
     def tuner(trainable, tune_config, run_config):
         found.update(config=tune_config, run=run_config)
@@ -414,25 +420,27 @@ def test_trials_are_run_with_their_time_and_their_processes(address, failures, f
 def test_a_resumed_search_takes_up_the_trials_that_it_finds_and_those_that_failed(
     resumed, there, restored, folder, prepared, monkeypatch
 ):
-    done = []
+    done, tuners = [], []
+    ended = SimpleNamespace(trial_id="a", status="TERMINATED", last_result={}, is_finished=lambda: True)
+    folder.path.mkdir()
 
     class Tuner:
         def __init__(self, trainable, **words):
             done.append("new")
 
-        @staticmethod
-        def can_restore(path):
-            return there and path == f"{folder.path}/trials"
-
         @classmethod
         def restore(cls, path, trainable, resume_unfinished, restart_errored):
             made = cls.__new__(cls)
+            made._local_tuner = SimpleNamespace(_tune_config=SimpleNamespace(search_alg="an empty one"))
+            tuners.append(made._local_tuner._tune_config)
             done.append((path, resume_unfinished, restart_errored))
             return made
 
         def fit(self):
             return []
 
+    known = {f"{folder.path}/trials": [ended]} if there else {}
+    monkeypatch.setattr(driver, "known_trials", lambda place: known.get(place, []))
     monkeypatch.setattr(driver.tune, "Tuner", Tuner)
     monkeypatch.setattr(driver.tune, "with_parameters", lambda function, **words: function)
     monkeypatch.setattr(driver.tune, "with_resources", lambda function, group: function)
@@ -440,6 +448,7 @@ def test_a_resumed_search_takes_up_the_trials_that_it_finds_and_those_that_faile
     saved = SavedRun(id="mine-1", settings=Settings(), search=search)
     driver._run_trials(folder, saved, Settings(), PLAN, six_layers, Lines(), resumed=resumed, verbose=False)
     assert done == [(f"{folder.path}/trials", True, True) if restored else "new"]
+    assert [isinstance(each.search_alg, FreshSearch) for each in tuners] == [True] * restored  # of the study's file
 
 
 @pytest.mark.parametrize("search", [Search(num_learners=2), Search(address="10.0.0.1:6379")], ids=["team", "cluster"])
