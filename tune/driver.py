@@ -77,8 +77,8 @@ def run_search(folder: RunFolder, saved: SavedRun, plan: Plan, *, cores: int, re
     settings, search = saved.settings, saved.search
     latency = _given_latency(settings)
     _check_gpus(search)
-    states = below(_storage(folder, search), states_name(saved.id))
-    work = partial(make_shared, settings, plan, latency=latency, states=states, fingerprint=saved.fingerprint)
+    work = partial(make_shared, settings, plan, latency=latency, states=_states(folder, saved))
+    work = partial(work, fingerprint=saved.fingerprint)
 
     def keep(fingerprint: str) -> None:
         if saved.fingerprint is None:  # from now on the run can be continued with the same data and model alone
@@ -320,7 +320,7 @@ def _run_trials(
         tune.PlacementGroupFactory([bundle(gpus)] * search.processes),
     )
     storage = _storage(folder, search)
-    name = trials_name(saved.id) if search.storage else folder.trials.name
+    name = _trials_name(folder, saved)
     trials = below(storage, name)
     if resumed and tune.Tuner.can_restore(trials):
         tuner = tune.Tuner.restore(trials, trainable=trainable, resume_unfinished=True, restart_errored=True)
@@ -340,6 +340,16 @@ def _run_trials(
     console.line(f"searching: {plan.trials} trials")
     results: Any = tuner.fit()
     return list(results)
+
+
+def _states(folder: RunFolder, saved: SavedRun) -> str:
+    """Returns the folder for the teacher's states while it is trained."""
+    return below(_storage(folder, saved.search), states_name(saved.id))
+
+
+def _trials_name(folder: RunFolder, saved: SavedRun) -> str:
+    """Returns the name of the trials' folder; in a storage that several runs share it contains the run's id."""
+    return trials_name(saved.id) if saved.search.storage else folder.trials.name
 
 
 def _storage(folder: RunFolder, search: Search) -> str:

@@ -86,7 +86,7 @@ def prepare(
     plan: Plan | None,
     say: Say,
     latency: LatencyTable | None = None,
-    train: Callable[..., None] = train_teacher,
+    train: Callable[..., None] | None = None,
     fingerprint: str | None = None,
     keep: Say | None = None,
 ) -> Prepared:
@@ -98,7 +98,7 @@ def prepare(
         say: is called with a line for each thing that is done.
         latency: the user's table of times. If it is None and the price is "latency", the layers are timed here, in the
             arithmetic and with the threads of evaluation.
-        train: fine-tunes the teacher, in this process or in several.
+        train: fine-tunes the teacher, in this process or in several; None does it here, and saves no states.
         fingerprint: of the data and the model that a resumed search started with; None checks nothing.
         keep: is called with the fingerprint of the data and the model once they are read, before anything is learned.
 
@@ -115,7 +115,7 @@ def prepare(
         keep(inputs.fingerprint)
     task, pretrained, reducer, taught = inputs.task, inputs.pretrained, inputs.reducer, inputs.taught
     if not pretrained.fine_tuned:
-        teach(reducer, taught["train"], settings, plan, say, train)
+        teach(reducer, taught["train"], settings, plan, say, train or _train_at_once)
     outputs = {name: teacher_outputs(reducer, part, name, compute) for name, part in taught.items()}
     quality = {name: task.quality(task.decode(outputs[name], part), part) for name, part in taught.items()}
     say(f"teacher: {100 * quality['validation']:.1f} % on validation, {100 * quality['test']:.1f} % on test")
@@ -149,6 +149,11 @@ def prepare(
         latency=latency,
         standing=standing,
     )
+
+
+def _train_at_once(*inputs: Any, key: str) -> None:
+    """Trains the teacher in this process, without saving states, so that it needs no key."""
+    train_teacher(*inputs)
 
 
 def arrays_of(model: nn.Module) -> dict[str, NDArray[np.float32]]:
