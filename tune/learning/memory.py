@@ -109,16 +109,16 @@ class Footprint:
         )
 
 
-def footprint(reducer: Reducer, train: Examples, dtype: str) -> Footprint:
+def footprint(reducer: Reducer, taught: Examples, lengths: Tensor, dtype: str) -> Footprint:
     """Returns what the memory of a pass depends on. It is measured in one pass over the longest example.
 
     Args:
         reducer: the model.
-        train: the training examples.
+        taught: the training examples as the teacher reads them. It has positions for no longer ones.
+        lengths: the number of tokens of each training example, as the trained models read it.
         dtype: arithmetic, as `compute.dtype`.
     """
-    lengths, order = torch.sort(train.lengths, descending=True, stable=True)
-    part = train.take(order[:1]).to(reducer.encoder.device)
+    part = taught.take(taught.lengths.argmax()[None]).to(reducer.encoder.device)
     weights = {each.untyped_storage().data_ptr() for each in reducer.encoder.plain.parameters()}
     kept: dict[int, tuple[int, Tensor]] = {}  # the tensors are held, so that no two have the same address
 
@@ -134,8 +134,8 @@ def footprint(reducer: Reducer, train: Examples, dtype: str) -> Footprint:
     return Footprint(
         parameters=sum(each.numel() for each in reducer.encoder.plain.parameters()),
         layers=len(reducer.encoder.layers),
-        token_bytes=ALLOCATED * sum(size for size, _ in kept.values()) / int(lengths[0]),
-        lengths=lengths.cpu(),
+        token_bytes=ALLOCATED * sum(size for size, _ in kept.values()) / int(part.lengths.sum()),
+        lengths=lengths.cpu().sort(descending=True).values,
     )
 
 
@@ -167,17 +167,15 @@ def fitting_budget(found: Footprint, settings: Settings, crew: tuple[int, int], 
     Raises:
         InputError: Not even a trial with the smallest passes fits into the memory that is free.
     """
-    budget = settings.compute.tokens_per_batch
-    while found.needs(settings, budget).of_trial(*crew) > usable and budget > 1:
-        budget //= 2
     least = found.needs(settings, 1).of_trial(*crew)
     if least > free:
         raise InputError(
             f"a trial needs at least {least / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free: cut the "
-            "documents shorter (--max-length), use a smaller model, or fewer --num-rollout-workers, or free some memory"
+            "documents shorter (--max-length), use a smaller model or fewer --num-rollout-workers, or free some memory"
         )
-    if budget == 1:  # a trial takes more than it should whatever its passes are
-        return settings.compute.tokens_per_batch if least > usable else budget
+    budget, most = settings.compute.tokens_per_batch, usable if least <= usable else free
+    while found.needs(settings, budget).of_trial(*crew) > most:
+        budget //= 2
     return budget
 
 
