@@ -36,6 +36,8 @@ class Plan:
         trials: the number of all trials.
         trial_seconds: the time for one trial, in seconds.
         learners: the number of processes that share a joint stage, or the teacher's training.
+        workers: the number of rollout workers of a trial.
+        spread: whether the processes may be on several machines, of which each has its own memory.
     """
 
     seconds: float
@@ -43,6 +45,8 @@ class Plan:
     trials: int
     trial_seconds: float
     learners: int = 1
+    workers: int = 0
+    spread: bool = False
 
     @property
     def teacher_seconds(self) -> float:
@@ -50,7 +54,7 @@ class Plan:
         return TEACHER_SHARE * self.seconds
 
 
-def make_plan(seconds: float, concurrent: int, num_trials: int | None, learners: int = 1) -> Plan:
+def make_plan(seconds: float, concurrent: int, num_trials: int | None, learners: int = 1, workers: int = 0) -> Plan:
     """Returns how the budget is spent: how many trials fit it, or how long each of the wanted trials may take.
 
     Args:
@@ -58,6 +62,7 @@ def make_plan(seconds: float, concurrent: int, num_trials: int | None, learners:
         concurrent: the number of trials for which there is room at the same time.
         num_trials: the number of trials wanted; as many as fit the budget if None.
         learners: the number of processes that share a joint stage, or the teacher's training.
+        workers: the number of rollout workers of a trial.
 
     Example:
         >>> make_plan(600.0, concurrent=2, num_trials=None).trials
@@ -75,6 +80,7 @@ def make_plan(seconds: float, concurrent: int, num_trials: int | None, learners:
         trials=num_trials,
         trial_seconds=available / waves,
         learners=learners,
+        workers=workers,
     )
 
 

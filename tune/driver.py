@@ -19,15 +19,17 @@ from ray.exceptions import RayTaskError
 from ray.util.queue import Queue
 
 from trbert.console import end_on_sigterm
-from trbert.errors import InputError, TrbertError
+from trbert.errors import InputError, OutOfMemory, TrbertError
 from trbert.measure.latency import LatencyTable, load_latency
 from trbert.selection.selectors import free_selectors
 from trbert.wording import pasted
-from tune.budget import Plan, after_preparing, fit_trial
+from tune.budget import Plan, after_preparing, fit_trial, make_plan
 from tune.checkpoints import StateFolder, StateKeeper
-from tune.learning.inputs import Say, check_unchanged, read_inputs
+from tune.learning.inputs import Say, check_unchanged, read_inputs, trials_in_memory
+from tune.learning.memory import REMEDY, let_go, memory_ended
 from tune.learning.prepare import Prepared, prepare
 from tune.learning.standing import Standing
+from tune.learning.steps import pick_device
 from tune.learning.teacher_stage import train_teacher
 from tune.planner import bundle, cluster_at_hand, gpus_each
 from tune.preflight.places import below, states_name, trials_name
@@ -38,7 +40,7 @@ from tune.results.rules import free_points
 from tune.results.table import table
 from tune.runs.folder import RunFolder
 from tune.runs.record import SavedRun, write_run
-from tune.settings import Search, Settings
+from tune.settings import Search, Settings, override
 from tune.space import first_guesses, point_choices, search_space, to_settings
 from tune.suggestions import FreshSearch, known_trials
 from tune.teams import TeamPlan, teach_together
@@ -87,13 +89,20 @@ def run_search(folder: RunFolder, saved: SavedRun, plan: Plan, *, cores: int, re
         _start_ray(search.address or "local", cores, verbose)
         work = partial(work, team=_team(folder, saved, "teacher"))
         shared = _on_cluster(work, {"say": console.line, "keep": keep}, _gpus_each(search))
+        if search.address is None:
+            plan = _in_memory(plan, shared.prepared, saved, console, resumed=resumed)
     else:
         shared = work(say=console.line, keep=keep)
+        fewer = _in_memory(plan, shared.prepared, saved, console, resumed=resumed)
+        if fewer.concurrent < plan.concurrent:  # the trials of a resumed search are limited by processors alone
+            cores = fewer.concurrent * search.processes
+        plan = fewer
         _start_ray("local", cores, verbose)
     try:
         fitted = saved.fitted if resumed else None
         if fitted is None:
             plan = after_preparing(plan, time.monotonic() - started)
+            settings = override(settings, {"compute.tokens_per_batch": shared.prepared.tokens_per_batch})
             fitted = _fit(settings, plan, shared.prepared, console)
             write_run(folder, replace(saved, fitted=fitted, fingerprint=shared.prepared.fingerprint))
         results = _run_trials(folder, saved, fitted, plan, shared.prepared, console, resumed=resumed, verbose=verbose)
@@ -110,6 +119,21 @@ def run_search(folder: RunFolder, saved: SavedRun, plan: Plan, *, cores: int, re
     return f"\n{table(points, standing=standing)}\n\n{missing}{_paths(folder, points, standing)}"
 
 
+def _in_memory(plan: Plan, prepared: Prepared, saved: SavedRun, console: Console, *, resumed: bool) -> Plan:
+    """Returns the plan, with fewer trials at once on this machine if its memory is for no more."""
+    let_go()
+    if prepared.needs is None:
+        return plan
+    parameters = sum(array.size for array in prepared.weights.values())
+    at_once = trials_in_memory(prepared.needs, pick_device(saved.settings.compute.device), parameters, plan)
+    if at_once == plan.concurrent:
+        return plan
+    number = plan.trials if resumed else saved.search.num_trials
+    fewer = make_plan(plan.seconds, at_once, number, plan.learners, plan.workers)
+    console.line(f"trials: {fewer.trials}, {fewer.concurrent} at once: memory for no more at once")
+    return fewer
+
+
 def _none_finished(folder: RunFolder, trials: int, errors: list[Any]) -> Exception:
     """Returns the error for a search without a finished trial: the user's mistake if each of its trials made one."""
     causes: list[Any] = [error.cause or error if isinstance(error, RayTaskError) else error for error in errors]
@@ -118,6 +142,8 @@ def _none_finished(folder: RunFolder, trials: int, errors: list[Any]) -> Excepti
         return type(causes[0])(
             f"none of {trials} trials finished: {causes[0]}; then start again under another --name ({logs})"
         )
+    if errors and (how := memory_ended(errors[0])) is not None:
+        return OutOfMemory(f"none of {trials} trials finished: the first {how} ({REMEDY}); {logs}")
     why = (
         f" (the first error: {(str(errors[0]).strip().splitlines() or [type(errors[0]).__name__])[-1]})"
         if errors
@@ -199,7 +225,7 @@ def _check_gpus(search: Search) -> None:
 
 
 def _inspect(saved: SavedRun, plan: Plan, say: Say) -> None:
-    check_unchanged(read_inputs(saved.settings, say, plan.concurrent), saved.fingerprint)
+    check_unchanged(read_inputs(saved.settings, say, plan), saved.fingerprint)
 
 
 def _quieten(verbose: bool) -> None:

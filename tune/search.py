@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -290,13 +291,14 @@ def _plan(search: Search) -> tuple[Plan, str]:
                 f"use at most {most}, or a cluster with --address"
             )
         where = f"this machine, {cores} core{'s' * (cores != 1)}"
-        return make_plan(seconds, cores // each, search.num_trials, learners), where
+        return make_plan(seconds, cores // each, search.num_trials, learners, search.num_rollout_workers), where
     from tune.planner import cluster_of, trials_at_once  # imports Ray, which takes seconds; other plans do not need it
 
     cluster = cluster_of(search.address)
     fit = trials_at_once(cluster, processes, search.gpus_per_worker, learners)
     where = f"Ray cluster at {search.address}: {cluster}; room for {fit.trials} trials, and no {fit.limit} for more"
-    return make_plan(seconds, fit.trials, search.num_trials, learners), where
+    plan = make_plan(seconds, fit.trials, search.num_trials, learners, search.num_rollout_workers)
+    return replace(plan, spread=True), where
 
 
 def _cores() -> int:

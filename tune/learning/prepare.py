@@ -16,6 +16,7 @@ from trbert.tasks.examples import Examples
 from tune.budget import Plan
 from tune.learning.baselines import baselines, standing_of
 from tune.learning.inputs import Say, check_unchanged, read_inputs
+from tune.learning.memory import Needs
 from tune.learning.standing import LEAST_KNOWN, Standing, figures, remarks
 from tune.learning.steps import autocast
 from tune.learning.teacher_cache import teach, teacher_outputs
@@ -48,6 +49,8 @@ class Prepared:
         teacher_test: the teacher's quality on test, a fraction; measured at the teacher's `max_length`.
         labels: the names of the head's outputs, in their order; () if they have no names.
         penalty: the price of an unreduced document if none is set, in nats; the search varies it around this value.
+        tokens_per_batch: the most tokens of a pass: those of the settings, or fewer if memory is for no more.
+        needs: the memory that a trial needs; None if it was not measured.
         latency: how long the layers take, if the price is "latency".
         fingerprint: of the data and of the model.
         standing: the figures of the teacher and of its baselines; None if they were not measured.
@@ -66,6 +69,8 @@ class Prepared:
     labels: tuple[str, ...]
     penalty: float
     fingerprint: str
+    tokens_per_batch: int
+    needs: Needs | None = None
     latency: LatencyTable | None = None
     standing: Standing | None = None
 
@@ -94,7 +99,8 @@ def prepare(
 
     Args:
         settings: of the run; `data`, `model`, `positions`, `teacher` and `seed` decide the result.
-        plan: limits the teacher's epochs to its share of the budget; None limits nothing.
+        plan: limits the teacher's epochs to its share of the budget, and the tokens of a pass to what fits into memory;
+            None limits nothing.
         say: is called with a line for each thing that is done.
         latency: the user's table of times. If it is None and the price is "latency", the layers are timed here, in the
             arithmetic and with the threads of evaluation.
@@ -103,13 +109,17 @@ def prepare(
         keep: is called with the fingerprint of the data and the model once they are read, before anything is learned.
 
     Raises:
-        InputError: The data and the model do not fit together, or have changed since the search started.
+        InputError: The data and the model do not fit together, or have changed since the search started. Or the
+            memory is too little for one trial.
+        OutOfMemory: There is too little memory for one document.
         Diverged: The teacher's loss, gradient or outputs are not finite.
     """
     compute = settings.compute
     if compute.threads is not None:
         torch.set_num_threads(compute.threads)
-    inputs = read_inputs(settings, say, None if plan is None else plan.concurrent)
+    inputs = read_inputs(settings, say, plan)
+    settings = inputs.settings
+    compute = settings.compute
     check_unchanged(inputs, fingerprint)
     if keep is not None:
         keep(inputs.fingerprint)
@@ -146,6 +156,8 @@ def prepare(
         labels=inputs.splits.labels,
         penalty=max(LEAST_KNOWN, min(PENALTY, known)),
         fingerprint=inputs.fingerprint,
+        tokens_per_batch=compute.tokens_per_batch,
+        needs=inputs.needs,
         latency=latency,
         standing=standing,
     )
