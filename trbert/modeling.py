@@ -15,7 +15,7 @@ from trbert.checkpoint.headers import shards_of
 from trbert.checkpoint.json_text import BrokenLimit, read_object
 from trbert.checkpoint.place import check_is_whole_model
 from trbert.checkpoint.sizes import Held, check_numbers, check_stacks, misfits, without_memory
-from trbert.checksums import check_checksums
+from trbert.disk.checksums import check_checksums
 from trbert.encoder import Encoder
 from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound
 from trbert.measure.cost import CostModel

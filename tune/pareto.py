@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trbert import __version__
-from trbert.checksums import SUMS, check_checksums, write_checksums
 from trbert.console import Parser, disk_full, exit_code
+from trbert.disk.checksums import SUMS, check_checksums, write_checksums
+from trbert.disk.files import copy_tree, files_below, free_bytes, sync_folder, why_not_writable, write_json
 from trbert.errors import DamagedCheckpoint, InputError, RunFolderError, TrbertError
-from trbert.files import copy_tree, files_below, free_bytes, sync_folder, why_not_writable, write_json
 from trbert.wording import printable, python_text, reason
 from tune.learning.standing import remarks
 from tune.results.check import check_run

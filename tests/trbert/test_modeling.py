@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 import trbert
-from trbert.checksums import write_checksums
+from trbert.disk.checksums import write_checksums
 from trbert.encoder import Encoder
 from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound
 from trbert.modeling import TrbertConfig, TrbertForSequenceClassification, TrbertModel, assemble, load, model_class

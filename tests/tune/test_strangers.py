@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trbert.checksums import SUMS, check_checksums, write_checksums
+from trbert.disk.checksums import SUMS, check_checksums, write_checksums
 from tune.pareto import main
 from tune.results.table import LONGEST_CELL, MOST_BYTES, MOST_ROWS, MOST_SELECTORS
 

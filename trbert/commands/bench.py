@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
+from trbert.disk.files import why_not_writable
 from trbert.errors import InputError
-from trbert.files import why_not_writable
 from trbert.limits import MAX_SIZE, parse_size
 
 HELP = "how fast a model is on this machine, compared with itself padded, sorted and unpadded"

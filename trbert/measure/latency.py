@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from trbert.disk.files import read_plain, write_whole
 from trbert.encoder import Encoder
 from trbert.errors import InputError
-from trbert.files import read_plain, write_whole
 from trbert.measure.timing import take_turns
 from trbert.packed.tokens import Tokens
 from trbert.shapes import DocIndex

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from envs.dynamics import Dynamics, RewardTerms
 from envs.rollout import Draw, sample_trajectories
-from trbert.checksums import write_checksums
 from trbert.dial import DialCurve
+from trbert.disk.checksums import write_checksums
 from trbert.encoder import Encoder
 from trbert.measure.cost import CostModel
 from trbert.measure.evaluate import Evaluation, evaluate, evaluate_forward

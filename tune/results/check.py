@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from trbert.checksums import check_checksums
+from trbert.disk.checksums import check_checksums
+from trbert.disk.files import kind_of, read_plain
 from trbert.errors import DamagedCheckpoint, RunFolderError, TrbertError
-from trbert.files import kind_of, read_plain
 from trbert.wording import printable, reason, the_first
 from tune.results.models import model_folder
 from tune.results.standing_file import read_standing

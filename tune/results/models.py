@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from trbert.disk.files import files_below, kind_of, read_plain
 from trbert.errors import DamagedCheckpoint, RunFolderError
-from trbert.files import files_below, kind_of, read_plain
 from trbert.wording import reason, shown
 
 _LARGEST_CONFIG = 4_000_000

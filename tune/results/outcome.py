@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from trbert.disk.files import read_plain
 from trbert.errors import InputError
-from trbert.files import read_plain
 from trbert.measure.evaluate import Evaluation
 from trbert.wording import reason
 from tune.results.front import Point

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from trbert.disk.files import write_whole
 from trbert.errors import InputError
-from trbert.files import write_whole
 from trbert.wording import cell
 from tune.learning.standing import COMMONEST, Standing
 from tune.results.front import FREE, TEACHER, Point, free_at_cost, is_trained

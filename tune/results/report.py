@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from trbert.checksums import check_checksums, write_checksums
+from trbert.disk.checksums import check_checksums, write_checksums
+from trbert.disk.files import copy_tree, write_whole
 from trbert.encoder import Encoder
 from trbert.errors import DamagedCheckpoint, InputError
-from trbert.files import copy_tree, write_whole
 from trbert.measure.evaluate import Evaluation, evaluate, evaluate_unreduced
 from trbert.modeling import TrbertModel, load
 from trbert.selection.reduction import Reducer

@@ -5,8 +5,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from trbert.disk.files import read_plain, write_json
 from trbert.errors import InputError
-from trbert.files import read_plain, write_json
 from trbert.wording import reason, shown
 from tune.learning.standing import Baseline, Standing
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from trbert.disk.files import read_plain, write_whole
 from trbert.errors import InputError, RunFolderError
-from trbert.files import read_plain, write_whole
 from trbert.wording import briefly_listed, cell, cut, pasted, reason
 from tune.learning.standing import Standing, precision, remarks
 from tune.results.front import FREE, TEACHER, Point, free_at_cost, is_trained

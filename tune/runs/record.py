@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trbert.disk.files import write_json
 from trbert.errors import InputError, RunFolderError
-from trbert.files import write_json
 from trbert.wording import cut, first_line, shown
 from tune.runs.folder import RunFolder
 from tune.runs.versions import versions

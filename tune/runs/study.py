@@ -15,8 +15,8 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from trbert.disk.files import kind_of
 from trbert.errors import RunFolderError
-from trbert.files import kind_of
 from trbert.wording import cut, reason
 
 NAME = "trbert"

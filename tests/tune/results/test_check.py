@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from trbert.checksums import SUMS, write_checksums
+from trbert.disk.checksums import SUMS, write_checksums
 from tune.pareto import main
 from tune.results.standing_file import write_standing
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from ray import tune
 
-from trbert.checksums import SUMS, check_checksums, write_checksums
+from trbert.disk.checksums import SUMS, check_checksums, write_checksums
 from trbert.errors import DamagedCheckpoint, InputError
 from trbert.measure.evaluate import Evaluation
 from tune import pareto

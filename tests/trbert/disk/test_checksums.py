@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from trbert import checksums as checksums_module
-from trbert.checksums import SUMS, check_checksums, write_checksums
+from trbert.disk import checksums as checksums_module
+from trbert.disk.checksums import SUMS, check_checksums, write_checksums
 from trbert.errors import DamagedCheckpoint
 
 ODD = ["with space", "ümlaut", "line\nbreak", "back\\slash", "both\\\nof them", "\r", os.fsdecode(b"no text \xff")]

@@ -12,12 +12,12 @@ import time
 
 import pytest
 
-from trbert.locks import Taken, locked
+from trbert.disk.locks import Taken, locked
 
 HOLDS = """
 import sys, time
 from pathlib import Path
-from trbert.locks import locked
+from trbert.disk.locks import locked
 with locked(Path(sys.argv[1]), lambda holder: print("waits", holder, flush=True)):
     print("has it", flush=True)
     time.sleep(float(sys.argv[2]))

@@ -5,8 +5,8 @@ import os
 import re
 from pathlib import Path
 
+from trbert.disk.files import files_below, open_plain, read_plain, write_whole
 from trbert.errors import DamagedCheckpoint
-from trbert.files import files_below, open_plain, read_plain, write_whole
 from trbert.wording import briefly_listed, reason
 
 SUMS = "SHA256SUMS"
