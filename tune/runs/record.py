@@ -12,8 +12,8 @@ from typing import Any
 from trbert.disk.files import write_json
 from trbert.errors import InputError, RunFolderError
 from trbert.wording import cut, first_line, shown
-from tune.preflight.places import below, is_uri, trials_name
 from tune.runs.folder import RunFolder
+from tune.runs.places import below, is_uri, trials_name
 from tune.runs.versions import versions
 from tune.settings import Search, Settings, from_json, search_from_json, to_json
 
