@@ -109,7 +109,7 @@ def make_seeds(folder: Path) -> None:
     """Writes small good files of each kind: plain and reduced models, a run, and tables."""
     torch.manual_seed(0)
     for name, config in _configs().items():
-        model = transformers.AutoModelForSequenceClassification.from_config(config)
+        model = transformers.AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
         model.save_pretrained(folder / name)
         _tokenizer().save_pretrained(folder / name)
     plain = _configs()["bert"]

@@ -125,7 +125,7 @@ def test_every_flag_named_is_one_that_exists(page, capsys):
 )
 def test_every_flag_that_exists_is_in_its_pages_table(command, page, capsys):
     cells = re.findall(r"^\| (`--.*?`) \|", PAGES[page], re.MULTILINE)
-    assert flags_of(command, capsys) - {"--help"} - set(FLAG.findall(" ".join(cells))) == set()
+    assert flags_of(command, capsys) - {"--help", "--version"} - set(FLAG.findall(" ".join(cells))) == set()
 
 
 def commands(script, pages=tuple(PAGES)):
@@ -241,7 +241,7 @@ def test_the_columns_of_the_front_are_the_codes_own():
 
 def test_the_folder_of_a_run_is_the_codes_own():
     run = RunFolder(Path())
-    files = (run.settings, run.front_table, run.baselines, run.front_picture)
+    files = (run.settings, run.front_table, run.baselines, run.front_picture, run.study, run.lock)
     names = {*(file.name for file in files), f"{run.trials.name}/"}
     named = set(first_cells("docs/results.md", "The folder of a run"))
     assert named == names | {f"{run.models.name}/K/", f"{run.models.name}/teacher/"}

@@ -147,8 +147,8 @@ def run():
     if "taken" in sys.argv:  # as Ray takes it
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
         end_on_sigterm()
-    print("ready", flush=True)
     try:
+        print("ready", flush=True)
         time.sleep(60)
     except KeyboardInterrupt:
         if "hint" in sys.argv:

@@ -180,7 +180,7 @@ def searched(folder, prepared, tiny_settings, small_front, monkeypatch):
         given.update(search=search, fitted=fitted, plan=plan, **options)
         return given["results"]
 
-    def collect(folder, prepared, settings, free, results):
+    def collect(folder, prepared, settings, free, results, say):
         given.update(settings=settings, measured=free is rules, collected=results)
         return small_front()
 
