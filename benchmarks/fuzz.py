@@ -67,6 +67,8 @@ from tune.settings import Search, Settings, override
 ROOT = Path(__file__).resolve().parents[1]
 LIMITS = Limits(seconds=20.0, hang=120.0, megabytes=1000)
 """What a case may take. A case alone on a machine takes a tenth of a second."""
+DATA_SIZE = "300MB"
+"""What the data may take: `--max-data-size`, because as much as it allows without it is more than a case may take."""
 GROWN = ("many.parquet", "long.parquet", "grown.csv.gz", "grown.jsonl.gz")
 """Good files that are small, and hold hundreds of megabytes."""
 WORDS = [*(f"w{number}" for number in range(30)), "alpha", "beta"]
@@ -343,7 +345,7 @@ def _table(name: str, damage: Callable[[Random, bytes], tuple[bytes, str]]) -> M
                 data.write_bytes(content)
                 said = _damaged(draw, data, damage_gzip if packed else damage)
         words = ("--dry-run", "--model", str(box.seeds / "bert"), "--data", str(data), "--max-length", "16")
-        return Order(command=search.main, words=(*words, "--new-head"), damage=said)
+        return Order(command=search.main, words=(*words, "--new-head", "--max-data-size", DATA_SIZE), damage=said)
 
     return order
 
@@ -565,6 +567,7 @@ def report(results: Sequence[Result], seconds: float, options: argparse.Namespac
             megabytes=LIMITS.megabytes,
             seconds=LIMITS.seconds,
             hang=LIMITS.hang,
+            size=DATA_SIZE,
             took=seconds,
             each=len(results) / seconds,
             seed=options.seed,
@@ -605,7 +608,7 @@ def _row(kind: str, results: Sequence[Result]) -> str:
 HOW = """\
 Seed {seed}, commit {commit}. All cases took {took:.0f} s, {each:.0f} a second.
 
-A case is a good file or folder that was damaged by its structure (a value, a key, a row, a column, an offset, a link)
+Tables are read with `--max-data-size {size}`. A case is a good file or folder that was damaged by its structure (a value, a key, a row, a column, an offset, a link)
 or in its bytes, and then given to a command in a process of its own. `--case NUMBER` runs one again.
 
 * **accepted**: the command ended with code 0. **refused**: with code 2, and one line that begins with "error: ".
