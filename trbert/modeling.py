@@ -362,6 +362,8 @@ def _check_weights(folder: Path) -> tuple[Path, tuple[Path, ...]]:
         shards = tuple(folder / name for name in shards_of(index))
     except ValueError as error:
         raise _not_json(folder, error) from error
+    except OSError as error:
+        raise _not_whole(folder, error) from error
     for shard in shards:
         _check_file(shard)
     return index, shards
@@ -444,6 +446,8 @@ def _check_config(folder: Path) -> tuple[Task, dict[str, Any]]:
         config = read_object(folder / "config.json")
     except ValueError as error:
         raise _not_json(folder, error) from error
+    except OSError as error:
+        raise _not_whole(folder, error) from error
     if (kind := config.get("model_type")) != TrbertConfig.model_type:
         raise InputError(
             f"model_type in {folder}/config.json must be 'trbert', and is {kind!r}: "
