@@ -608,8 +608,9 @@ def _row(kind: str, results: Sequence[Result]) -> str:
 HOW = """\
 Seed {seed}, commit {commit}. All cases took {took:.0f} s, {each:.0f} a second.
 
-Tables are read with `--max-data-size {size}`. A case is a good file or folder that was damaged by its structure (a value, a key, a row, a column, an offset, a link)
-or in its bytes, and then given to a command in a process of its own. `--case NUMBER` runs one again.
+A case is a good file or folder that was damaged by its structure (a value, a key, a row, a column, an offset, a link)
+or in its bytes, and then given to a command in a process of its own. `--case NUMBER` runs one again. Tables are read
+with `--max-data-size {size}`.
 
 * **accepted**: the command ended with code 0. **refused**: with code 2, and one line that begins with "error: ".
 * **failed**: it ended in another way, took more than {megabytes:,} MB, {seconds:.0f} s of the

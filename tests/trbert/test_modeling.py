@@ -558,7 +558,7 @@ def test_nothing_of_a_damaged_model_is_printed_as_it_stands(saved, capfd):
     weights = load_file(saved / "model.safetensors")
     weights["plain.bert.\x1b[31m"] = weights.pop("plain.bert.embeddings.LayerNorm.bias")
     save_file(weights, saved / "model.safetensors", {"format": "pt"})
-    with pytest.raises(DamagedCheckpoint, match="does not fit config.json") as told:
+    with pytest.raises(DamagedCheckpoint, match=r"does not fit config\.json") as told:
         load(saved)
     assert str(told.value).isprintable()
     said = "".join(capfd.readouterr())
