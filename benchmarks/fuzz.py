@@ -52,6 +52,7 @@ from reports import write_report
 from sandbox import Box, Command, Limits, Order, run_forked, run_judged
 
 import trbert
+from trbert.checksums import write_checksums
 from trbert.console import exit_code
 from trbert.modeling import TrbertConfig, TrbertForSequenceClassification
 from tune import driver, pareto, search  # noqa: F401  (the driver is imported before anything is forked)
@@ -59,12 +60,15 @@ from tune.learning.standing import COMMONEST, LINEAR, Baseline, Standing
 from tune.results.front import Point, mark_front
 from tune.results.standing_file import write_standing
 from tune.results.table import write_front
-from tune.runs import RunFolder, SavedRun, write_run
+from tune.runs.folder import RunFolder
+from tune.runs.record import SavedRun, new_id, write_run
 from tune.settings import Search, Settings, override
 
 ROOT = Path(__file__).resolve().parents[1]
-LIMITS = Limits(seconds=20.0, megabytes=1000)
+LIMITS = Limits(seconds=20.0, hang=120.0, megabytes=1000)
 """What a case may take. A case alone on a machine takes a tenth of a second."""
+DATA_SIZE = "300MB"
+"""What the data may take: `--max-data-size`, because as much as it allows without it is more than a case may take."""
 GROWN = ("many.parquet", "long.parquet", "grown.csv.gz", "grown.jsonl.gz")
 """Good files that are small, and hold hundreds of megabytes."""
 WORDS = [*(f"w{number}" for number in range(30)), "alpha", "beta"]
@@ -85,7 +89,7 @@ class Result:
         outcome: "accepted", "refused" or "failed".
         why: the rule that was broken; "" if none was.
         place: the line of this project in which a failure happened.
-        seconds: how long it took.
+        seconds: of the processor that it took.
         megabytes: the memory that it took.
         said: what the command printed on stderr.
     """
@@ -184,6 +188,8 @@ def _make_run(folder: Path) -> None:
     run = RunFolder(folder / "run")
     shutil.copytree(folder / "bert", run.models / "teacher")
     shutil.copytree(folder / "reduced", run.models / "0")
+    for model in run.models.iterdir():
+        write_checksums(model)
     teacher = {"quality_validation": 0.9, "quality_test": 0.9, "drop": 0.0}
     better = {"quality_validation": 0.88, "quality_test": 0.87, "drop": 3.0, "docs_per_second": 80.0}
     faster = {"quality_validation": 0.8, "quality_test": 0.8, "drop": 10.0, "docs_per_second": 150.5}
@@ -206,7 +212,7 @@ def _make_run(folder: Path) -> None:
     write_standing(run.baselines, Standing(**figures, baselines=baselines))
     changes = {"model": str(folder / "bert"), "data.source": str(folder / "rows.csv"), "new_head": True}
     settings = override(Settings(), {**changes, "data.max_length": 16, "data.train_rows": 16})
-    write_run(run, SavedRun(settings=settings, search=Search(num_trials=2), fitted=settings))
+    write_run(run, SavedRun(id=new_id("run"), settings=settings, search=Search(num_trials=2), fitted=settings))
 
 
 # -- the kinds of cases
@@ -261,7 +267,7 @@ def _models(box: Box, draw: Random) -> Order:
 def _looking(box: Box, draw: Random, run: Path, picks: float = 0.5) -> tuple[str, ...]:
     """Returns the arguments with which tune/pareto.py looks at a run, or picks a model of it."""
     if draw.random() > picks:
-        return (str(run), *draw.choice(((), ("--all",))))
+        return (str(run), *draw.choice(((), ("--all",), ("--check",))))
     bound = draw.choice((("--max-drop", "100"), ("--min-speedup", "3"), ("--max-drop", "1")))
     return (str(run), *bound, *(("--out", str(box.case / "out")) if draw.random() < 0.7 else ()))
 
@@ -272,7 +278,7 @@ def _settings(box: Box, draw: Random) -> Order:
     while True:
         said = _damaged(draw, run / "settings.json", lambda draw, content: damage_json(draw, content, ()))
         if _names_inputs((run / "settings.json").read_bytes()):
-            words = ("--resume", str(run), "--dry-run")
+            words = ("--resume", str(run), "--dry-run", *draw.choice(((), ("--trust",))))
             return Order(command=resume, words=words, damage=said, may_connect=True)
         (run / "settings.json").write_bytes(good)
 
@@ -339,7 +345,7 @@ def _table(name: str, damage: Callable[[Random, bytes], tuple[bytes, str]]) -> M
                 data.write_bytes(content)
                 said = _damaged(draw, data, damage_gzip if packed else damage)
         words = ("--dry-run", "--model", str(box.seeds / "bert"), "--data", str(data), "--max-length", "16")
-        return Order(command=search.main, words=(*words, "--new-head"), damage=said)
+        return Order(command=search.main, words=(*words, "--new-head", "--max-data-size", DATA_SIZE), damage=said)
 
     return order
 
@@ -499,6 +505,7 @@ def warm_up(box: Box) -> None:
     words = ["--dry-run", "--data", "", "--model", ""]
     orders: list[tuple[Command, list[str]]] = [(load_reduced, [str(box.seeds / "reduced")])]
     orders += [(pareto.main, [str(box.seeds / "run"), "--max-drop", "100", "--out", str(box.case / "out")])]
+    orders += [(pareto.main, [str(box.seeds / "run"), "--check"])]
     for name in _configs():
         for data in ("rows.csv", "rows.jsonl.gz", "rows.json", "rows.parquet"):
             words = ["--dry-run", "--data", str(box.seeds / data), "--model", str(box.seeds / name)]
@@ -559,6 +566,8 @@ def report(results: Sequence[Result], seconds: float, options: argparse.Namespac
         HOW.format(
             megabytes=LIMITS.megabytes,
             seconds=LIMITS.seconds,
+            hang=LIMITS.hang,
+            size=DATA_SIZE,
             took=seconds,
             each=len(results) / seconds,
             seed=options.seed,
@@ -600,10 +609,12 @@ HOW = """\
 Seed {seed}, commit {commit}. All cases took {took:.0f} s, {each:.0f} a second.
 
 A case is a good file or folder that was damaged by its structure (a value, a key, a row, a column, an offset, a link)
-or in its bytes, and then given to a command in a process of its own. `--case NUMBER` runs one again.
+or in its bytes, and then given to a command in a process of its own. `--case NUMBER` runs one again. Tables are read
+with `--max-data-size {size}`.
 
 * **accepted**: the command ended with code 0. **refused**: with code 2, and one line that begins with "error: ".
-* **failed**: it ended in another way, took more than {megabytes:,} MB or {seconds:.0f} s, printed control characters,
+* **failed**: it ended in another way, took more than {megabytes:,} MB, {seconds:.0f} s of the
+  processor or {hang:.0f} s in all, printed control characters,
   wrote or left anything outside of its folder, opened a connection, started a program, unpickled a class, or showed or
   copied what stands in a file outside of its input.
 * **most memory**: of one case, beside what its process has when all packages are imported.

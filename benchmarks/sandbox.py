@@ -51,11 +51,13 @@ class Limits:
     """What a process may take.
 
     Attributes:
-        seconds: of time.
+        seconds: of the processor. What else runs on the machine does not count.
+        hang: seconds of time, which end a process that waits without end.
         megabytes: of memory, beside what it has when it is forked.
     """
 
     seconds: float
+    hang: float
     megabytes: float
 
 
@@ -124,7 +126,7 @@ class Ended:
 
     Attributes:
         code: its exit code; minus the number of the signal that ended it.
-        seconds: how long it took.
+        seconds: of the processor that it took.
         megabytes: the most memory that it had, beside what it had when it was forked.
         out: what it printed.
         err: what it printed on stderr.
@@ -240,15 +242,16 @@ def run_forked(order: Order, box: Box, limits: Limits) -> Ended:
     while not watched.poll(20 if not stopped else 1000):
         if stopped:
             signal.pidfd_send_signal(handle, signal.SIGKILL)
-        elif time.monotonic() - started > limits.seconds:
+        elif _processor_seconds(process) > limits.seconds:
             stopped = "took too long"
+        elif time.monotonic() - started > limits.hang:
+            stopped = "waited too long"
         elif _megabytes(process) - idle > limits.megabytes:
             stopped = "took too much memory"
         if stopped:
             signal.pidfd_send_signal(handle, signal.SIGABRT)  # faulthandler prints where it is
     os.close(handle)
     _, status, usage = os.wait4(process, 0)
-    seconds = time.monotonic() - started
     contents = {}
     for name, file in files.items():
         file.seek(0)
@@ -258,7 +261,7 @@ def run_forked(order: Order, box: Box, limits: Limits) -> Ended:
     at_first, *touched = contents["touched"].decode(errors="backslashreplace").splitlines() or ["0"]
     return Ended(
         code=os.waitstatus_to_exitcode(status),
-        seconds=seconds,
+        seconds=usage.ru_utime + usage.ru_stime,
         megabytes=max(0.0, usage.ru_maxrss / 1024 - float(at_first)),
         out=contents["stdout"],
         err=contents["stderr"],
@@ -273,6 +276,15 @@ def _megabytes(process: int) -> float:
     except (FileNotFoundError, ProcessLookupError, IndexError):
         return 0.0
     return pages * resource.getpagesize() / (1 << 20)
+
+
+def _processor_seconds(process: int) -> float:
+    """Returns the time of the processor that a process and all its threads took until now."""
+    try:
+        times = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _become(order: Order, box: Box, files: dict[str, Any]) -> NoReturn:

@@ -14,10 +14,11 @@ from trbert.checkpoint.entries import check_entries, check_not_fetched
 from trbert.checkpoint.headers import shards_of
 from trbert.checkpoint.json_text import BrokenLimit, read_object
 from trbert.checkpoint.place import check_is_whole_model
+from trbert.checkpoint.quiet import quiet
 from trbert.checkpoint.sizes import Held, check_numbers, check_stacks, misfits, without_memory
 from trbert.disk.checksums import check_checksums
 from trbert.encoder import Encoder
-from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound
+from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound, TrbertError
 from trbert.measure.cost import CostModel
 from trbert.packed.families import FAMILIES
 from trbert.packed.tokens import Tokens
@@ -29,7 +30,7 @@ from trbert.selection.reduction import Reducer, check_points
 from trbert.selection.selectors import Selector, selector_class, selector_of
 from trbert.tasks import Task, task_of
 from trbert.tasks.examples import Examples
-from trbert.wording import shown
+from trbert.wording import cell, shown
 
 
 class TrbertConfig(PreTrainedConfig):
@@ -303,15 +304,16 @@ def load(path: str | Path, dial: float | None = None, runner: str = "eager", ver
     weights, files = _check_weights(folder)
     config = _check_sizes(folder, task, entries, weights, files)
     try:
-        loaded: Any = model_class(task).from_pretrained(
-            folder,
-            config=config,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # they are reported, and refused below by their names
-            output_loading_info=True,
-        )
+        with quiet():  # what transformers would report is refused below
+            loaded: Any = model_class(task).from_pretrained(
+                folder,
+                config=config,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
     except Exception as error:  # for a config that was written by hand, transformers raises errors of almost any class
         raise _not_whole(folder, error) from error
     model: TrbertModel = loaded[0]
@@ -323,8 +325,27 @@ def load(path: str | Path, dial: float | None = None, runner: str = "eager", ver
         raise _misfit(weights, wrong)
     model.config.dial = model.config.dial if dial is None else dial
     model.selector.check_dial(model.config.dial)
+    try:
+        try_out(model.eval())
+    except TrbertError:
+        raise
+    except Exception as error:  # for a config that was written by hand, as above
+        raise _not_whole(folder, error) from error
     model.run_with(way)
-    return model.eval()
+    return model
+
+
+def try_out(model: TrbertModel) -> None:
+    """Runs a model on a few tokens, to find what is wrong with values of its config that are used here alone.
+
+    Raises:
+        Exception: It cannot run.
+    """
+    encoder = Encoder(model.plain)
+    rows = model.plain.get_input_embeddings().num_embeddings
+    ids = torch.arange(min(4, rows, encoder.max_tokens), device=encoder.device)[None]
+    with torch.no_grad():
+        model(input_ids=ids)
 
 
 def _check_weights(folder: Path) -> tuple[Path, tuple[Path, ...]]:
@@ -341,6 +362,8 @@ def _check_weights(folder: Path) -> tuple[Path, tuple[Path, ...]]:
         shards = tuple(folder / name for name in shards_of(index))
     except ValueError as error:
         raise _not_json(folder, error) from error
+    except OSError as error:
+        raise _not_whole(folder, error) from error
     for shard in shards:
         _check_file(shard)
     return index, shards
@@ -377,7 +400,7 @@ def _not_whole(folder: Path, error: Exception) -> DamagedCheckpoint:
 
 def _misfit(weights: Path, names: Sequence[str]) -> DamagedCheckpoint:
     return DamagedCheckpoint(
-        f"{weights} does not fit config.json: {', '.join(names[:3])}"
+        f"{weights} does not fit config.json: {', '.join(map(cell, names[:3]))}"
         f"{' and more' if len(names) > 3 else ''}: copy or save it again"
     )
 
@@ -423,6 +446,8 @@ def _check_config(folder: Path) -> tuple[Task, dict[str, Any]]:
         config = read_object(folder / "config.json")
     except ValueError as error:
         raise _not_json(folder, error) from error
+    except OSError as error:
+        raise _not_whole(folder, error) from error
     if (kind := config.get("model_type")) != TrbertConfig.model_type:
         raise InputError(
             f"model_type in {folder}/config.json must be 'trbert', and is {kind!r}: "

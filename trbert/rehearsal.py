@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoTokenizer
 from trbert.checkpoint.quiet import quiet
 from trbert.encoder import Encoder
 from trbert.errors import DamagedCheckpoint
-from trbert.modeling import assemble
+from trbert.modeling import assemble, try_out
 from trbert.selection.policy import Policy
 from trbert.selection.reduction import Reducer
 from trbert.selection.selectors import selector_of
@@ -20,7 +20,7 @@ PROBE = "a rehearsal of texts, 1 2 3"
 
 
 def rehearse(model: Any, tokenizer: Any, task: Task) -> None:
-    """Saves a plain model and a reduced one made of it without their weights, and loads them and the tokenizer again.
+    """Runs a model on a few tokens; saves it and a reduced one without their weights, and loads both again.
 
     What fails here would fail after the search, when its time is spent. The weights are left out, so that it takes
     a fraction of a second. With a vocabulary of 250,000 tokens it takes two seconds, to read the tokenizer twice.
@@ -31,12 +31,20 @@ def rehearse(model: Any, tokenizer: Any, task: Task) -> None:
         task: the task of the model.
 
     Raises:
-        DamagedCheckpoint: The model or the tokenizer cannot be saved, or is another one when it is loaded again.
+        DamagedCheckpoint: The model cannot run. Or it or the tokenizer cannot be saved, or is another one when it is
+            loaded again.
     """
     encoder = Encoder(model)
     reducer = Reducer(encoder=encoder, task=task, points=(0,))
     selector = selector_of("first", Policy(model.config.hidden_size, 0))
     reduced = assemble(reducer, selector, selector.keep_all, encoder.max_tokens)
+    try:
+        try_out(reduced)
+    except Exception as error:  # whatever it is, the search would fail by it
+        raise DamagedCheckpoint(
+            f"the model must run on a few tokens, and does not ({type(error).__name__}: {first_line(error)}): correct "
+            "the model's config.json"
+        ) from error
     for each in (model, reduced):
         with tempfile.TemporaryDirectory() as folder:
             try:

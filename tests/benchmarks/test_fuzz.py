@@ -156,6 +156,11 @@ def sleeps(words):
     return 0
 
 
+def works_without_end(words):
+    while True:
+        pass
+
+
 def dies(words):
     os.kill(os.getpid(), signal.SIGSEGV)
     return 0
@@ -185,12 +190,14 @@ def raises(words):
         (connects, "failed", "socket."),
         (starts_a_program, "failed", "subprocess.Popen"),
         (takes_memory, "failed", "took too much memory"),
-        (sleeps, "failed", "took too long"),
+        (sleeps, "failed", "waited too long"),
+        (works_without_end, "failed", "took too long"),
         (dies, "failed", "ended by SIGSEGV"),
     ],
 )
 def test_a_command_that_breaks_a_rule_has_failed(box, command, outcome, why):
-    limits = sandbox.Limits(seconds=0.3 if command is sleeps else 20.0, megabytes=60)
+    seconds, hang = 0.3 if command is works_without_end else 20.0, 0.3 if command is sleeps else 300.0
+    limits = sandbox.Limits(seconds=seconds, hang=hang, megabytes=60)
     before = box.listing()
     (box.case / "input").write_text("good")
     words = (str(box.case / "input"), "--out", str(box.case / "out"))

@@ -554,6 +554,25 @@ def test_a_weight_of_no_use_is_said(saved):
         load(saved)
 
 
+def test_nothing_of_a_damaged_model_is_printed_as_it_stands(saved, capfd):
+    weights = load_file(saved / "model.safetensors")
+    weights["plain.bert.\x1b[31m"] = weights.pop("plain.bert.embeddings.LayerNorm.bias")
+    save_file(weights, saved / "model.safetensors", {"format": "pt"})
+    with pytest.raises(DamagedCheckpoint, match=r"does not fit config\.json") as told:
+        load(saved)
+    assert str(told.value).isprintable()
+    said = "".join(capfd.readouterr())
+    assert "\x1b" not in said
+    assert "REPORT" not in said
+
+
+def test_a_model_that_loads_and_cannot_run_is_said(saved):
+    config = json.loads((saved / "config.json").read_text())
+    write_config(saved, {"encoder": config["encoder"] | {"layer_norm_eps": "small"}})
+    with pytest.raises(DamagedCheckpoint, match=r"does not hold a whole model \(.*eps.*\): copy or save it again"):
+        load(saved)
+
+
 def write_config(folder, changes):
     config = json.loads((folder / "config.json").read_text()) | changes
     (folder / "config.json").write_text(json.dumps({name: value for name, value in config.items() if value != "gone"}))

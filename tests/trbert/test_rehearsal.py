@@ -34,6 +34,12 @@ def test_a_config_that_does_not_describe_the_weights_is_told(bert, tokenizer):
         rehearse(bert, tokenizer, TASK)
 
 
+def test_a_model_that_cannot_run_is_told(bert, tokenizer):
+    bert.bert.encoder.layer[1].chunk_size_feed_forward = 3  # of 4 tokens, as a config.json can have it
+    with pytest.raises(DamagedCheckpoint, match=r"must run on a few tokens, and does not \(ValueError: .*config\.json"):
+        rehearse(bert, tokenizer, TASK)
+
+
 def test_a_tokenizer_that_is_saved_as_another_is_told(bert, tokenizer, monkeypatch):
     other = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0, "[PAD]": 1}, unk_token="[UNK]")),

@@ -29,6 +29,8 @@ FOREIGN = {
     "quantised, or call model.dequantize() and save that",
     "pruned_heads": "empty, because transformers no longer loads models without some of their heads: pass the model "
     "as it was before its heads were pruned",
+    "chunk_size_feed_forward": "0, because trbert computes the tokens of all documents at once, which are any number: "
+    "set it to 0, which changes no result",
     "fusion_config": "unset, because trbert runs no modules in place of those of the family: remove it",
     "distributed_config": "unset, because trbert loads a model whole: remove it",
     "compression_config": "unset, because a compressed model cannot learn: save the model as it was before it was "

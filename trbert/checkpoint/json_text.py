@@ -1,7 +1,9 @@
 """Reads JSON that others wrote, within limits of its size, its depth and its numbers."""
 
+import errno
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any, Never
 
@@ -27,6 +29,8 @@ def read_json(path: Path) -> Any:
         ValueError: It is no JSON.
         OSError: The file cannot be read.
     """
+    if os.path.lexists(path) and not os.path.isfile(path):  # a pipe would be waited for
+        raise OSError(errno.EINVAL, f"{path.name} is no file")
     with path.open("rb") as file:
         content = file.read(SIZE + 1)
     if len(content) > SIZE:

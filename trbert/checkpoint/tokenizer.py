@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 from trbert.checkpoint.place import Place
 from trbert.errors import DamagedCheckpoint, InputError, TrbertError, UnsupportedModel
 from trbert.packed.families import family_of
+from trbert.panics import panics_told
 from trbert.wording import first_line, listed
 
 SENTENCEPIECE = ("sentencepiece.bpe.model", "spiece.model", "sentencepiece.model", "tokenizer.model")
@@ -42,11 +43,12 @@ def load_tokenizer(place: Place, config: Any) -> tuple[Any, tuple[str, ...]]:
             "letters, and no other file says what to do"
         )
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(
-            place.source, config=config, local_files_only=place.local, trust_remote_code=False, **options
-        )
-    except BaseException as error:  # the tokenizers library raises plain Exception, or panics
-        raise _unread(place, said, _not_interrupted(error)) from error
+        with panics_told():
+            tokenizer: Any = AutoTokenizer.from_pretrained(
+                place.source, config=config, local_files_only=place.local, trust_remote_code=False, **options
+            )
+    except Exception as error:  # as the tokenizers library raises it
+        raise _unread(place, said, error) from error
     names = sorted(tokenizer.vocab_files_names.values())
     if place.local and not any(place.file(name) for name in names):
         # In this case transformers makes a tokenizer that knows the special tokens only, without an error.
@@ -95,11 +97,12 @@ def fit_tokenizer(place: Place, tokenizer: Any, model: Any) -> tuple[str, ...]:
         DamagedCheckpoint: The tokenizer cannot read a text.
     """
     try:
-        return _fit(place, tokenizer, model)
+        with panics_told():
+            return _fit(place, tokenizer, model)
     except TrbertError:
         raise
-    except BaseException as error:  # the tokenizers library raises plain Exception, or panics
-        raise place.damaged(_not_interrupted(error)) from error
+    except Exception as error:  # as the tokenizers library raises it
+        raise place.damaged(error) from error
 
 
 def _fit(place: Place, tokenizer: Any, model: Any) -> tuple[str, ...]:
@@ -206,15 +209,6 @@ def _unread(place: Place, said: dict[str, Any], error: Exception) -> Exception:
             "there"
         )
     return place.failed(error)
-
-
-def _not_interrupted(error: BaseException) -> Exception:
-    """Returns an error that a library had. Raises it where it is none, such as an interrupt by the user."""
-    if isinstance(error, Exception):
-        return error
-    if type(error).__name__ == "PanicException":  # pyo3 has no name for its class that could be imported
-        return ValueError(f"the tokenizer panicked: {first_line(error)}")
-    raise error
 
 
 def _installed(name: str) -> bool:

@@ -1,5 +1,6 @@
 """Finds the weights of a plain model, and tells what else was found in their place."""
 
+import os
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -221,6 +222,10 @@ def _check_files(folder: Path) -> None:
     """Raises the error for files that are not what their names say, or that transformers would read instead."""
     check_is_whole_model(folder)
     for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("tokenizer.json")]):
+        if not os.path.isfile(path):
+            raise DamagedCheckpoint(
+                f"{path} must be a file, or a symbolic link to one, and is not: copy or save the model again"
+            )
         with path.open("rb") as file:
             pointer = file.read(64).startswith(b"version https://git-lfs")
         if pointer:

@@ -22,8 +22,8 @@ def read_parquet(path: Path, columns: Columns, room: Room) -> Contents:
     Args:
         path: the file.
         columns: the columns to read.
-        room: the memory that the data may take. The rows that the file says it has are counted first. Then every piece
-            of it is counted, because the file may say too little.
+        room: the memory that the data may take. The rows that the file says it has are counted first, and the largest
+            of its groups of rows. Then every piece of it is counted, because the file may say too little.
 
     Raises:
         InputError: The file is no parquet file, is damaged, lacks a column, or needs too much memory. Or its metadata
@@ -39,6 +39,9 @@ def read_parquet(path: Path, columns: Columns, room: Room) -> Contents:
             rows = file.metadata.num_rows
             # What it says of each column is not asked for: pyarrow ends the process if that is damaged.
             room.check(CELL * rows * len(wanted), path.name)
+            # A row group may be a single piece, and is read before it can be counted.
+            groups = (file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups))
+            room.check(max(groups, default=0), path.name)
             values = python_values(file.iter_batches(batch_size=_ROWS, columns=wanted), wanted, room, path.name)
     except (TrbertError, MemoryError):
         raise

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from trbert.errors import InputError
 from trbert.packed.tokens import Tokens
+from trbert.panics import panics_told
 from trbert.tasks.examples import Encoded, Examples, Outputs
 from trbert.tasks.labels import checked_labels, find_classes, without_labels
 from trbert.tasks.rows import Columns, Reading, Rows, Table, outside_train
 from trbert.tasks.task import PerExample, Task
 from trbert.tasks.texts import rows_with_texts
-from trbert.wording import cut, the_first
+from trbert.wording import cut, first_line, the_first
 
 LISTED = 8
 """The most classes whose rows are counted one by one in what is said of the data."""
@@ -180,7 +181,7 @@ def encode_texts(
 
     Raises:
         InputError: max_length leaves no room for a token beside the special ones. There is no text. Or the tokenizer
-            gives no token for any of them.
+            fails, or gives no token for any of them.
     """
     texts = [list(column) for column in columns]
     special = tokenizer.num_special_tokens_to_add(pair=len(texts) == 2)
@@ -188,6 +189,28 @@ def encode_texts(
         raise InputError(f"max_length must be more than the {special} special tokens, and is {max_length}")
     if not texts[0]:
         raise InputError("texts must not be empty: pass at least one document")
+    try:
+        with panics_told():
+            ids, kinds, long = _read(tokenizer, texts, max_length)
+    except Exception as error:  # as the tokenizers library raises it
+        raise InputError(
+            f"tokenizer must read the texts of the data, and does not ({first_line(error)}): correct tokenizer.json, "
+            "or pass another --model"
+        ) from error
+    kept = np.flatnonzero([len(own) > 0 for own in ids])
+    if len(kept) == 0:
+        raise InputError(
+            f"tokenizer must give tokens for the texts, and gives none for any of the {len(ids)}, such as "
+            f"{cut(texts[0][0])}: pass a model whose tokenizer knows this language"
+        )
+    own_ids, own_kinds = [ids[row] for row in kept], None if kinds is None else [kinds[row] for row in kept]
+    return Tokens.from_lists(own_ids, own_kinds), long, kept
+
+
+def _read(
+    tokenizer: Any, texts: Sequence[Sequence[str]], max_length: int
+) -> tuple[list[list[int]], list[list[int]] | None, int]:
+    """Returns the ids and the types of the tokens of each text, and how many texts were truncated."""
     encoded = tokenizer(*texts, truncation=False, verbose=False)
     ids, kinds = encoded["input_ids"], encoded.get("token_type_ids")
     long = [row for row, own in enumerate(ids) if len(own) > max_length]
@@ -199,14 +222,7 @@ def encode_texts(
             ids[row] = cut_off["input_ids"][place]
             if kinds is not None:
                 kinds[row] = cut_off["token_type_ids"][place]
-    kept = np.flatnonzero([len(own) > 0 for own in ids])
-    if len(kept) == 0:
-        raise InputError(
-            f"tokenizer must give tokens for the texts, and gives none for any of the {len(ids)}, such as "
-            f"{cut(texts[0][0])}: pass a model whose tokenizer knows this language"
-        )
-    own_ids, own_kinds = [ids[row] for row in kept], None if kinds is None else [kinds[row] for row in kept]
-    return Tokens.from_lists(own_ids, own_kinds), len(long), kept
+    return ids, kinds, len(long)
 
 
 def _exact(outputs: Tensor) -> Tensor:

@@ -113,9 +113,9 @@ def check_cache(settings: Settings, search: Search, folder: RunFolder) -> None:
 
 def check_free_space(settings: Settings, search: Search, folder: RunFolder) -> str | None:
     """Returns a warning if a disk has little space for the models."""
-    model = Path(settings.model).expanduser()
-    weights = [*model.glob("*.safetensors"), *model.glob("*.bin")] if model.is_dir() else []
-    needed = max(LEAST_FREE, MODELS_KEPT * sum(file.stat().st_size for file in weights))
+    model = Path(os.path.expanduser(settings.model))
+    weights = [*model.glob("*.safetensors"), *model.glob("*.bin")] if os.path.isdir(model) else []
+    needed = max(LEAST_FREE, MODELS_KEPT * sum(os.path.getsize(file) for file in weights if os.path.isfile(file)))
     places = {folder.path: "--runs"}
     if search.address is None:
         places[cache_folder()] = "TRBERT_CACHE"

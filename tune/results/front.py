@@ -6,6 +6,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from trbert.errors import InputError
@@ -247,23 +248,34 @@ def free_at_cost(points: Iterable[Point], speed_up: float, selector: str) -> flo
         >>> free_at_cost([first(0.5, 4.0), first(0.75, 2.0)], 3.0, "first")
         0.625
     """
-    lines: dict[tuple[int, ...], list[tuple[float, float]]] = {}
+    return highest(free_lines(points, selector), speed_up)
+
+
+Line = tuple[tuple[float, float], ...]
+"""Speed-ups, rising, and the best quality at each."""
+
+
+def free_lines(points: Iterable[Point], selector: str) -> tuple[Line, ...]:
+    """Returns a free rule's lines, one for each choice of reduction points at which it was measured on test."""
+    best: dict[tuple[int, ...], dict[float, float]] = {}
     for point in points:
-        if point.trial == FREE and point.selector == selector and point.quality_test is not None:
-            lines.setdefault(point.points, []).append((point.speed_up, point.quality_test))
-    return max((each for line in lines.values() if (each := _on_line(line, speed_up)) is not None), default=None)
+        if point.trial == FREE and point.selector == selector and (quality := point.quality_test) is not None:
+            line = best.setdefault(point.points, {})
+            line[point.speed_up] = max(quality, line.get(point.speed_up, quality))
+    return tuple(tuple(sorted(line.items())) for line in best.values())
 
 
-def _on_line(line: list[tuple[float, float]], at: float) -> float | None:
-    best: dict[float, float] = {}
-    for x, y in line:
-        best[x] = max(y, best.get(x, y))
-    xs = sorted(best)
-    if not xs[0] <= at <= xs[-1]:
+def highest(lines: Iterable[Line], speed_up: float) -> float | None:
+    """Returns the quality of the highest line at a speed-up; None where no line reaches it."""
+    return max((each for line in lines if (each := _on_line(line, speed_up)) is not None), default=None)
+
+
+def _on_line(line: Line, at: float) -> float | None:
+    if not line[0][0] <= at <= line[-1][0]:
         return None
-    right = bisect_left(xs, at)
-    high = best[xs[right]]
-    if xs[right] == at:
+    place = bisect_left(line, at, key=itemgetter(0))
+    right, high = line[place]
+    if right == at:
         return high
-    low, left = best[xs[right - 1]], xs[right - 1]
-    return low + (high - low) * (at - left) / (xs[right] - left)
+    left, low = line[place - 1]
+    return low + (high - low) * (at - left) / (right - left)

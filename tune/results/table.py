@@ -13,7 +13,7 @@ from trbert.disk.files import read_plain, write_whole
 from trbert.errors import InputError, RunFolderError
 from trbert.wording import briefly_listed, cell, cut, pasted, reason
 from tune.learning.standing import Standing, precision, remarks
-from tune.results.front import FREE, TEACHER, Point, free_at_cost, is_trained
+from tune.results.front import FREE, TEACHER, Point, free_lines, highest, is_trained
 
 MOST_BYTES, MOST_ROWS, MOST_SELECTORS, LONGEST_CELL = 4_000_000, 5_000, 50, 1_000
 """What a table of points may have at most. Somebody else may have written it, and it must not take a day to show."""
@@ -237,10 +237,10 @@ def _at_equal_cost(points: Sequence[Point]) -> str:
     if not rules or not trained:
         return ""
     rows, compared = [], False
-    of_rule = {rule: [point for point in points if point.trial == FREE and point.selector == rule] for rule in rules}
+    lines = [free_lines(points, rule) for rule in rules]
     for point in sorted(trained, key=lambda each: each.speed_up):
         assert point.quality_test is not None
-        rivals = [free_at_cost(of_rule[rule], point.speed_up, rule) for rule in rules]
+        rivals = [highest(each, point.speed_up) for each in lines]
         best = max((each for each in rivals if each is not None), default=None)
         compared = compared or best is not None
         ahead = "–" if best is None else f"{100 * (point.quality_test - best):z.1f}"

@@ -1,5 +1,7 @@
 """JSON that somebody else wrote, within limits."""
 
+import os
+
 import pytest
 
 from trbert.checkpoint import json_text
@@ -31,6 +33,12 @@ def test_what_breaks_a_limit_is_refused_by_its_name(path, name):
     content, told = BROKEN[name]
     path.write_text(content)
     with pytest.raises(BrokenLimit, match=rf"^some\.json {told}"):
+        read_json(path)
+
+
+def test_a_pipe_is_not_waited_for(path):
+    os.mkfifo(path)
+    with pytest.raises(OSError, match=r"some\.json is no file"):
         read_json(path)
 
 

@@ -1,6 +1,7 @@
 """Weights that are not safetensors, or not weights."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -77,6 +78,24 @@ def test_a_pytorch_model_bin_that_is_none_is_told(folder, weights, content):
 def test_a_pointer_of_git_lfs_is_told(folder, weights, name):
     (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
     with pytest.raises(DamagedCheckpoint, match="is a pointer of Git LFS: run `git lfs pull`"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("model.safetensors", os.mkdir),
+        ("model.safetensors", os.mkfifo),
+        ("model.safetensors", lambda path: path.symlink_to("gone")),
+        ("tokenizer.json", os.mkdir),
+        ("tokenizer.json", os.mkfifo),
+    ],
+)
+def test_what_is_no_file_is_told(folder, weights, name, make):
+    path = folder / name
+    path.unlink(missing_ok=True)
+    make(path)
+    with pytest.raises(DamagedCheckpoint, match=f"{name} must be a file, or a symbolic link to one, and is not"):
         load(folder)
 
 

@@ -174,6 +174,15 @@ def test_splits_outside_a_saved_data_set_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_one_value_that_fills_the_memory_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: Any) -> None:
+    path = tmp_path / "long.parquet"
+    one = pyarrow.table({"text": ["x" * 10_000_000, "y"], "label": ["A", "B"]})
+    pyarrow.parquet.write_table(one, path, compression="zstd")
+    monkeypatch.setattr(pyarrow.parquet.ParquetFile, "iter_batches", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(InputError, match=r"must take at most 5 MB in memory, and long\.parquet brings them to 10 MB"):
+        read_source(str(path), Columns(("text",), "label"), Format(max_bytes=5_000_000))
+
+
 def test_no_damaged_byte_of_a_parquet_file_ends_the_process(tmp_path: Path) -> None:
     path = written(tmp_path, {"text": COLUMNS["text"], "label": COLUMNS["label"]}, features(names=["x", "y"]))
     content = path.read_bytes()

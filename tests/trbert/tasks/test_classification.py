@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import transformers
 from torch.testing import assert_close
@@ -310,3 +311,11 @@ def test_classes_of_the_same_size_are_counted_once():
     ten = Rows((("x",) * 18,), np.arange(18) % 9, np.arange(18) % 9)
     told = TASK.counts({"train": ten, "validation": ten, "test": ten}, labels)
     assert told[0] == "train: 18 rows of 9 classes, 2 of each"
+
+
+def test_a_tokenizer_that_fails_at_a_text_is_told():
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="gone"))
+    plain = transformers.PreTrainedTokenizerFast(tokenizer_object=words)
+    assert encode_texts(plain, (["a"],), 8)[0].input_ids.tolist() == [0]
+    with pytest.raises(InputError, match=r"must read the texts of the data, and does not \(.*correct tokenizer\.json"):
+        encode_texts(plain, (["a", "other"],), 8)

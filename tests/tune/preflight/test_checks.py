@@ -168,6 +168,14 @@ def test_a_large_model_needs_more_space(monkeypatch, machine):
     assert "has 8.0 GB free, and the models may need 8.6 GB" in told
 
 
+@pytest.mark.parametrize("kind", ["a folder", "a broken link", "a link to itself"])
+def test_weights_that_are_no_file_are_left_to_the_loader(machine, kind):
+    (machine / "enc").mkdir()
+    weights = machine / "enc" / "model.safetensors"
+    weights.mkdir() if kind == "a folder" else weights.symlink_to("nowhere" if kind == "a broken link" else weights)
+    assert check(settings={"model": "enc"}) == []
+
+
 @pytest.mark.parametrize(("most", "warned"), [(255, True), (256, False), (resource.RLIM_INFINITY, False)])
 def test_few_open_files_are_warned_of(monkeypatch, most, warned):
     monkeypatch.setattr(resource, "getrlimit", lambda what: (64, most))
