@@ -50,9 +50,9 @@ from mutations import (
 )
 from reports import write_report
 from sandbox import Box, Command, Limits, Order, run_forked, run_judged
+from trbert.checksums import write_checksums
 
 import trbert
-from trbert.checksums import write_checksums
 from trbert.console import exit_code
 from trbert.modeling import TrbertConfig, TrbertForSequenceClassification
 from tune import driver, pareto, search  # noqa: F401  (the driver is imported before anything is forked)

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from trbert.checkpoint.place import Place
 from trbert.errors import DamagedCheckpoint, InputError, TrbertError, UnsupportedModel
 from trbert.packed.families import family_of
-from trbert.panics import panics_told
+from trbert.tasks.panics import panics_told
 from trbert.wording import first_line, listed
 
 SENTENCEPIECE = ("sentencepiece.bpe.model", "spiece.model", "sentencepiece.model", "tokenizer.model")

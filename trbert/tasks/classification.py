@@ -11,9 +11,9 @@ from torch import Tensor
 
 from trbert.errors import InputError
 from trbert.packed.tokens import Tokens
-from trbert.panics import panics_told
 from trbert.tasks.examples import Encoded, Examples, Outputs
 from trbert.tasks.labels import checked_labels, find_classes, without_labels
+from trbert.tasks.panics import panics_told
 from trbert.tasks.rows import Columns, Reading, Rows, Table, outside_train
 from trbert.tasks.task import PerExample, Task
 from trbert.tasks.texts import rows_with_texts

@@ -5,7 +5,7 @@ import os
 import pytest
 import tokenizers
 
-from trbert.panics import Panicked, panics_told
+from trbert.tasks.panics import Panicked, panics_told
 
 
 def panic():
