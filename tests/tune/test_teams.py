@@ -15,8 +15,9 @@ from trbert.encoder import Encoder
 from trbert.errors import Diverged
 from trbert.selection.reduction import Reducer
 from tune import checkpoints, teams
+from tune.budget import StageTimeout
 from tune.learning.select_stage import flatten
-from tune.learning.steps import StageTimeout, Team
+from tune.learning.steps import Team
 from tune.learning.teacher_stage import train_teacher
 from tune.settings import Settings, override
 from tune.teams import JointStage, TeamPlan, _TeamProgress, join_together, learn_together, teach_together

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from trbert.measure.evaluate import Evaluation
 from trbert.modeling import load
 from trbert.selection.selectors import SELECTORS, selector_class
+from tune.budget import StageTimeout
 from tune.checkpoints import StageState, StateKeeper, newest_state, write_state
 from tune.learning.model import Model
 from tune.learning.select_stage import Sampler
-from tune.learning.steps import StageTimeout
 from tune.pool import PoolStatistics, RolloutPool
 from tune.results.front import UNNUMBERED, Point
 from tune.results.outcome import read_outcome

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from trbert.measure.evaluate import Evaluation
 from tune.results.front import Point
@@ -20,13 +21,13 @@ class Outcome:
         settings: of the model.
         points: the model's points along its dial, measured on validation; without the trial's number.
         deployed: the model on validation at its default dial, with thresholded masks.
-        sampled: the model on validation with masks that are drawn, as in training.
+        sampled: the model on validation with masks that are drawn, as in training; None if there was no time for it.
     """
 
     settings: Settings
     points: tuple[Point, ...]
     deployed: Evaluation
-    sampled: Evaluation
+    sampled: Evaluation | None
 
 
 def write_outcome(folder: Path, outcome: Outcome) -> None:
@@ -35,7 +36,7 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
     record = {
         "settings": to_json(outcome.settings),
         "deployed": asdict(outcome.deployed),
-        "sampled": asdict(outcome.sampled),
+        "sampled": None if outcome.sampled is None else asdict(outcome.sampled),
     }
     (folder / _RECORD).write_text(json.dumps(record), encoding="utf-8")
 
@@ -47,12 +48,13 @@ def read_outcome(folder: Path) -> Outcome:
         InputError: Another version wrote its points or its settings.
     """
     record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-    deployed, sampled = (
-        Evaluation(**{**record[name], "kept": tuple(record[name]["kept"])}) for name in ("deployed", "sampled")
-    )
     return Outcome(
         settings=from_json(record["settings"]),
         points=read_points(folder / _POINTS),
-        deployed=deployed,
-        sampled=sampled,
+        deployed=_evaluation(record["deployed"]),
+        sampled=None if record["sampled"] is None else _evaluation(record["sampled"]),
     )
+
+
+def _evaluation(values: dict[str, Any]) -> Evaluation:
+    return Evaluation(**{**values, "kept": tuple(values["kept"])})

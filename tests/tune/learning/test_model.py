@@ -12,11 +12,11 @@ from trbert.errors import InputError
 from trbert.measure.latency import LatencyTable
 from trbert.modeling import load
 from trbert.selection.selectors import SELECTORS
+from tune.budget import StageTimeout
 from tune.learning import joint_stage as joint
 from tune.learning import model as training
 from tune.learning import select_stage as stages
 from tune.learning.model import SPEED_UPS, Model, measure_along_dial, save_tokenizer, spread_dials
-from tune.learning.steps import StageTimeout
 from tune.settings import PRESETS, override
 
 QUICK = {"select.points": (0, 2)}
