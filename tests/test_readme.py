@@ -27,7 +27,8 @@ from tune import pareto, search
 from tune.planner import Cluster
 from tune.results.front import Point, mark_front
 from tune.results.table import write_front
-from tune.runs import RunFolder, SavedRun, make_run, write_run
+from tune.runs.folder import RunFolder, make_run
+from tune.runs.record import SavedRun, write_run
 from tune.settings import TR_BERT, Search, Settings, override, setting_names
 from tune.space import search_space
 
@@ -148,7 +149,7 @@ def test_a_search_command_is_taken(words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run = RunFolder(Path("runs/search"))
     make_run(run)
-    write_run(run, SavedRun(settings=Settings(), search=Search()))
+    write_run(run, SavedRun(id="mine-1", settings=Settings(), search=Search()))
     assert search.main([*words, "--dry-run"]) == 0, capsys.readouterr().err
 
 

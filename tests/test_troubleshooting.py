@@ -14,7 +14,7 @@ from trbert.tasks import TASKS
 from tune.learning.standing import COMMONEST, Baseline, Standing, remarks
 from tune.preflight.address import check_answer
 from tune.preflight.checks import check_cache, check_sockets
-from tune.runs import RunFolder
+from tune.runs.folder import RunFolder
 from tune.settings import Search, Settings
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "troubleshooting.md").read_text(encoding="utf-8")

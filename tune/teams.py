@@ -194,7 +194,7 @@ def _learn(config: dict[str, Any]) -> None:
 
 
 class _TeamProgress:
-    """Reports the team's progress every `REPORT_S` seconds; raises `StageTimeout` in all processes when time is over."""
+    """Reports the team's progress every `REPORT_S` seconds; raises `StageTimeout` in all of them when time is over."""
 
     def __init__(self, stage: str, team: Team, device: torch.device, clock: Clock, told: Progress | None) -> None:
         self.stage, self.team, self.device, self.clock, self.told = stage, team, device, clock, told

@@ -1,5 +1,6 @@
 """Full disks on a cluster: a worker's own, and the storage that all share. Said, and nothing that was kept is lost."""
 
+import json
 import re
 import subprocess
 import sys
@@ -76,11 +77,12 @@ def test_a_full_disk_of_a_worker_is_said_and_its_trial_goes_on(cluster) -> None:
 def test_a_full_storage_is_said_what_was_kept_stays_whole_and_the_search_goes_on(cluster) -> None:
     log = search(cluster)
     kept = states()[0]
-    before = newest_state(train.Checkpoint.from_directory(str(kept)))
+    key = json.loads((kept / "manifest.json").read_text())["key"]
+    before = newest_state(train.Checkpoint.from_directory(str(kept)), key)
     filled = STORAGE / "filled"
     subprocess.run(["dd", "if=/dev/zero", f"of={filled}", "bs=1M"], check=False, capture_output=True)
     cluster.wait(lambda: FULL.search(log.read_text()) is not None, 400, f"word of it: {log}")
-    after = newest_state(train.Checkpoint.from_directory(str(kept)))
+    after = newest_state(train.Checkpoint.from_directory(str(kept)), key)
     assert before is not None
     assert after is not None
     assert after.state["step"] == before.state["step"]

@@ -22,6 +22,7 @@ from tune.checkpoints import (
 )
 from tune.learning.steps import Team
 
+KEY = "of these data"
 STATES = [{"step": step, "steps": 4, "weights": [torch.full((3,), float(step))]} for step in range(5)]
 
 
@@ -29,19 +30,19 @@ def leave(folder, number, step, stage="joint"):
     """A trial's checkpoint, as Ray Tune names it."""
     path = folder / f"checkpoint_{number:06d}"
     path.mkdir(parents=True)
-    write_state(path, StageState(stage, STATES[step]))
+    write_state(path, StageState(stage, STATES[step], KEY))
     return path
 
 
 def newest(folder, number):
-    return newest_state(tune.Checkpoint.from_directory(str(folder / f"checkpoint_{number:06d}")))
+    return newest_state(tune.Checkpoint.from_directory(str(folder / f"checkpoint_{number:06d}")), KEY)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk_is_told_of_as_one(tmp_path):
     (tmp_path / STATE).symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left") as found:
-        write_state(tmp_path, StageState("select", {"weights": torch.zeros(1_000_000)}))
+        write_state(tmp_path, StageState("select", {"weights": torch.zeros(1_000_000)}, KEY))
     assert disk_full(found.value) is not None
 
 
@@ -53,7 +54,7 @@ def test_a_state_is_read_as_it_was_written(tmp_path):
 
 
 def test_without_a_checkpoint_or_a_state_in_it_there_is_none(tmp_path):
-    assert newest_state(None) is None
+    assert newest_state(None, KEY) is None
     (tmp_path / "checkpoint_000000").mkdir()
     assert newest(tmp_path, 0) is None
 
@@ -101,7 +102,7 @@ def reported(tmp_path, monkeypatch):
     found = []
 
     def report(metrics, checkpoint):
-        found.append((metrics, newest_state(checkpoint)))
+        found.append((metrics, newest_state(checkpoint, KEY)))
 
     monkeypatch.setattr(tune, "report", report)
     return found
@@ -111,7 +112,7 @@ def test_a_state_is_written_when_the_last_is_old_enough(reported, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("tune.checkpoints.time.monotonic", lambda: now[0])
     monkeypatch.setattr("tune.checkpoints.EVERY_S", 10.0)
-    keeper = StateKeeper("joint", None, report_to_tune)
+    keeper = StateKeeper("joint", None, report_to_tune, KEY)
     for now[0], step in ((4.0, 0), (11.0, 1), (20.0, 2), (22.0, 3)):
         keeper.keep(lambda step=step: STATES[step])
     assert [(metrics, found.state["step"]) for metrics, found in reported] == [
@@ -121,7 +122,7 @@ def test_a_state_is_written_when_the_last_is_old_enough(reported, monkeypatch):
 
 
 def test_a_stage_that_ended_is_left_as_finished_at_whatever_step(reported):
-    keeper = StateKeeper("select", None, report_to_tune)
+    keeper = StateKeeper("select", None, report_to_tune, KEY)
     keeper.keep(lambda: STATES[2])
     assert reported == []
     keeper.finish()
@@ -132,22 +133,22 @@ def test_a_stage_that_ended_is_left_as_finished_at_whatever_step(reported):
 
 
 def test_a_stage_that_took_no_step_leaves_nothing(reported):
-    StateKeeper("select", None, report_to_tune).finish()
+    StateKeeper("select", None, report_to_tune, KEY).finish()
     assert reported == []
 
 
 def test_a_stage_takes_up_its_own_state_alone():
-    found = StageState("joint", STATES[1])
-    assert StateKeeper("joint", found, report_to_tune).load() is STATES[1]
-    assert StateKeeper("select", found, report_to_tune).load() is None
-    assert StateKeeper("joint", None, report_to_tune).load() is None
+    found = StageState("joint", STATES[1], KEY)
+    assert StateKeeper("joint", found, report_to_tune, KEY).load() is STATES[1]
+    assert StateKeeper("select", found, report_to_tune, KEY).load() is None
+    assert StateKeeper("joint", None, report_to_tune, KEY).load() is None
 
 
 def test_of_a_team_the_first_process_writes_and_all_report_alike(tmp_path):
     told = []
     for rank in (0, 1):
         keeper = StateKeeper(
-            "joint", None, lambda metrics, folder: told.append((metrics, folder is None)), Team(rank, 2)
+            "joint", None, lambda metrics, folder: told.append((metrics, folder is None)), KEY, Team(rank, 2)
         )
         keeper._state = lambda: STATES[2]
         keeper.finish()
@@ -155,8 +156,8 @@ def test_of_a_team_the_first_process_writes_and_all_report_alike(tmp_path):
 
 
 def test_the_other_processes_of_a_team_go_on_with_random_numbers_of_their_own():
-    found = StageState("joint", STATES[1] | {"random": [torch.zeros(3, dtype=torch.uint8)]})
-    first, second = (StateKeeper("joint", found, report_to_tune, Team(rank, 2)).load() for rank in (0, 1))
+    found = StageState("joint", STATES[1] | {"random": [torch.zeros(3, dtype=torch.uint8)]}, KEY)
+    first, second = (StateKeeper("joint", found, report_to_tune, KEY, Team(rank, 2)).load() for rank in (0, 1))
     assert first == found.state
     assert torch.equal(second["random"][0], torch.get_rng_state())
     assert second["weights"] is found.state["weights"]
@@ -164,15 +165,15 @@ def test_the_other_processes_of_a_team_go_on_with_random_numbers_of_their_own():
 
 def test_a_folder_of_states_keeps_the_last_two_and_gives_the_newest_that_is_whole(tmp_path):
     folder = StateFolder(str(tmp_path / "states"))
-    assert folder.newest() is None
+    assert folder.newest(KEY) is None
     for step in range(4):
-        write_state(tmp_path, StageState("teacher", STATES[step]))
+        write_state(tmp_path, StageState("teacher", STATES[step], KEY))
         folder.report({}, tmp_path)
     assert sorted(path.name for path in (tmp_path / "states").iterdir()) == ["checkpoint_000002", "checkpoint_000003"]
     again = StateFolder(str(tmp_path / "states"))
-    assert again.newest().state["step"] == 3
+    assert again.newest(KEY).state["step"] == 3
     cut(tmp_path / "states" / "checkpoint_000003" / STATE)
-    assert again.newest().state["step"] == 2
+    assert again.newest(KEY).state["step"] == 2
     again.delete()
     assert not (tmp_path / "states").exists()
     again.delete()
@@ -180,7 +181,7 @@ def test_a_folder_of_states_keeps_the_last_two_and_gives_the_newest_that_is_whol
 
 def test_a_team_writes_when_its_first_process_wants_to(tmp_path, monkeypatch):
     told = []
-    keeper = StateKeeper("joint", None, lambda metrics, folder: told.append(metrics["share"]), Team(1, 2))
+    keeper = StateKeeper("joint", None, lambda metrics, folder: told.append(metrics["share"]), KEY, Team(1, 2))
     for agreed in (False, True):
         monkeypatch.setattr(Team, "agreed", lambda self, wanted, device, agreed=agreed: agreed)
         monkeypatch.setattr("tune.checkpoints.EVERY_S", -1.0 if not agreed else 1e9)  # its own clock says otherwise
@@ -204,5 +205,5 @@ def test_a_team_agrees_on_its_own_device(monkeypatch):
     devices = []
     monkeypatch.setattr(Team, "agreed", lambda self, wanted, device: devices.append(device.type) or False)
     for device in (torch.device("meta"), None):
-        StateKeeper("joint", None, report_to_tune, Team(0, 2), device).keep(lambda: STATES[0])
+        StateKeeper("joint", None, report_to_tune, KEY, Team(0, 2), device).keep(lambda: STATES[0])
     assert devices == ["meta", "cpu"]

@@ -20,7 +20,8 @@ from tune.budget import make_plan
 from tune.driver import Shared, _on_cluster, _tune_config, make_shared, run_search
 from tune.progress import Console
 from tune.results.front import mark_front
-from tune.runs import RunFolder, SavedRun, existing_run, write_run
+from tune.runs.folder import RunFolder
+from tune.runs.record import SavedRun, existing_run, write_run
 from tune.settings import Search, Settings, override
 from tune.space import to_settings
 from tune.teams import TeamPlan
@@ -41,7 +42,9 @@ class Lines(Console):
 
 
 def shared_of(settings, states):
-    return partial(make_shared, settings, PLAN, latency=None, states=str(states), fingerprint=None)
+    return partial(
+        make_shared, settings, PLAN, keep=lambda fingerprint: None, latency=None, states=str(states), fingerprint=None
+    )
 
 
 @needs_ray
@@ -180,7 +183,7 @@ def searched(folder, prepared, tiny_settings, small_front, monkeypatch):
 
     def run(*results, resumed=False, fitted=None, standing=None):
         given.update(results=list(results), ended=False, standing=standing)
-        saved = SavedRun(settings=tiny_settings, search=Search(num_trials=3), fitted=fitted)
+        saved = SavedRun(id="mine-1", settings=tiny_settings, search=Search(num_trials=3), fitted=fitted)
         write_run(folder, saved)
         plan = make_plan(600.0, concurrent=2, num_trials=3)
         given["text"] = run_search(folder, saved, plan, cores=4, resumed=resumed, verbose=False)
@@ -200,6 +203,7 @@ def test_trials_get_what_preparing_left_of_the_time_and_their_settings_are_saved
     assert given["fitted"] == given["settings"]  # trials and report have the same
     assert given["fitted"].select.documents < tiny_settings.select.documents  # cut to the time
     saved = SavedRun(
+        id="mine-1",
         settings=tiny_settings,
         search=Search(num_trials=3),
         fitted=given["fitted"],
@@ -434,7 +438,14 @@ def test_a_team_or_a_cluster_prepares_in_a_worker_with_the_gpus_of_a_trials_proc
     monkeypatch.setattr(driver, "make_shared", lambda *words, **options: pytest.fail("the teacher was prepared here"))
     machines(monkeypatch, {"CPU": 4.0, "GPU": 2.0})
     with pytest.raises(InputError, match="far enough"):
-        run_search(folder, SavedRun(settings=tiny_settings, search=search), PLAN, cores=4, resumed=False, verbose=False)
+        run_search(
+            folder,
+            SavedRun(id="mine-1", settings=tiny_settings, search=search),
+            PLAN,
+            cores=4,
+            resumed=False,
+            verbose=False,
+        )
     assert started == [(search.address or "local", 4, False)]
     # Four processors hold four trials of one process, or one trial of a process and two learners.
     states = f"{folder.path}/mine-teacher-states"
@@ -489,7 +500,7 @@ def test_an_interrupted_teacher_is_taken_up_and_its_states_are_deleted_once_the_
 
 
 def test_a_dry_run_of_a_resumed_search_finds_that_the_data_have_changed(tiny_settings):
-    saved = SavedRun(settings=tiny_settings, search=Search(), fingerprint="of other data")
+    saved = SavedRun(id="mine-1", settings=tiny_settings, search=Search(), fingerprint="of other data")
     with pytest.raises(InputError, match="one of them has changed since: put the old files back"):
         driver.inspect_inputs(saved, PLAN, cores=2, verbose=False)
     driver.inspect_inputs(replace(saved, fingerprint=None), PLAN, cores=2, verbose=False)
@@ -501,13 +512,13 @@ def test_a_dry_run_reads_the_table_of_times(tiny_settings, tmp_path):
         tiny_settings, {"select.price": "latency", "select.latency_table": str(tmp_path / "latency.json")}
     )
     with pytest.raises(InputError, match=r"latency\.json"):
-        driver.inspect_inputs(SavedRun(settings=settings, search=Search()), PLAN, cores=2, verbose=False)
+        driver.inspect_inputs(SavedRun(id="mine-1", settings=settings, search=Search()), PLAN, cores=2, verbose=False)
 
 
 @pytest.mark.parametrize("there", [0, 1])
 def test_gpus_that_this_machine_has_not_are_told_before_ray_waits_for_them(folder, tiny_settings, monkeypatch, there):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
-    saved = SavedRun(settings=tiny_settings, search=Search(num_rollout_workers=1, gpus_per_worker=0.75))
+    saved = SavedRun(id="mine-1", settings=tiny_settings, search=Search(num_rollout_workers=1, gpus_per_worker=0.75))
     told = f"--gpus-per-worker needs 1.5 GPUs for each trial, and this machine has {there}: leave it out, or use a "
     with pytest.raises(InputError, match=f"^{re.escape(told)}"):
         driver.inspect_inputs(saved, PLAN, cores=2, verbose=False)

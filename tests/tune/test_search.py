@@ -14,7 +14,7 @@ import transformers
 
 from trbert.errors import InputError
 from tune import planner, search
-from tune.runs import existing_run
+from tune.runs.record import existing_run
 from tune.search import main
 from tune.settings import Settings
 from tune.space import search_space
@@ -346,7 +346,7 @@ def test_a_full_disk_is_said(capsys, monkeypatch):
     def full(path, content):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr("tune.runs.write_whole", full)
+    monkeypatch.setattr("trbert.files.write_whole", full)
     assert main(["--name", "mine"]) == 1
     assert (
         one_line(capsys)

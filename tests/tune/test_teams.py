@@ -114,7 +114,7 @@ def test_two_learners_teach_what_one_does(ray_local, tiny_settings, prepared, tr
         prepared.config.to_dict() | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     )
     learned = []
-    for teach in (train_teacher, lambda *words: teach_together(plan, *words)):
+    for teach in (train_teacher, lambda *words: teach_together(plan, *words, key="of these data")):
         torch.manual_seed(3)
         plain = transformers.AutoModelForSequenceClassification.from_config(config)
         before = vector(plain.parameters())
@@ -139,7 +139,9 @@ def test_what_travels_to_a_team_is_small(ray_local, prepared, make_model) -> Non
     import cloudpickle
 
     model = make_model()
-    stage = JointStage(prepared=ray_local.put(prepared), settings=model.settings, policy=flatten(model.policy))
+    stage = JointStage(
+        prepared=ray_local.put(prepared), settings=model.settings, policy=flatten(model.policy), key="of these data"
+    )
     assert len(cloudpickle.dumps(stage)) < 10_000 + flatten(model.policy).nbytes
     assert isinstance(stage.policy, np.ndarray)
     assert teams.FAILURES > 0
@@ -238,7 +240,7 @@ def test_a_process_of_a_team_starts_from_the_selected_policy_on_the_threads_that
     monkeypatch.setattr(teams.ray, "get", lambda reference: prepared)
     monkeypatch.setattr(teams.torch, "set_num_threads", threads.append)
     monkeypatch.setattr(teams.Model, "join", lambda self, *words: joined.append((flatten(self.policy), words)))
-    stage = JointStage(prepared=some_reference(), settings=model.settings, policy=selected)
+    stage = JointStage(prepared=some_reference(), settings=model.settings, policy=selected, key="of these data")
     team, progress, keeper = Team(1, 2), print, object.__new__(checkpoints.StateKeeper)
     stage.learn(team, progress, keeper)
     ((policy, words),) = joined
@@ -252,7 +254,7 @@ def test_what_a_team_learned_is_copied_and_its_states_are_deleted(plan, tmp_path
     folder.mkdir(parents=True)
     # Two weights that learned, and a carried tensor after them.
     state = {"step": 4, "steps": 4, "weights": [torch.tensor([1.0, 2.0]), torch.tensor([3.0]), torch.tensor([9.0])]}
-    checkpoints.write_state(folder, checkpoints.StageState("joint", state))
+    checkpoints.write_state(folder, checkpoints.StageState("joint", state, "of these data"))
 
     class Trainer:
         def __init__(self, learn, **words):
@@ -262,7 +264,7 @@ def test_what_a_team_learned_is_copied_and_its_states_are_deleted(plan, tmp_path
             return SimpleNamespace(checkpoint=teams.train.Checkpoint.from_directory(str(folder)))
 
     monkeypatch.setattr(teams.train_torch, "TorchTrainer", Trainer)
-    stage = JointStage(prepared=some_reference(), settings=Settings(), policy=np.zeros(1))
+    stage = JointStage(prepared=some_reference(), settings=Settings(), policy=np.zeros(1), key="of these data")
     parameters = [torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(1))]
     learn_together(stage, plan, parameters, seconds=5.0)
     assert [parameter.tolist() for parameter in parameters] == [[1.0, 2.0], [3.0]]

@@ -22,7 +22,7 @@ from tune.results.front import UNNUMBERED, Point
 from tune.results.outcome import read_outcome
 from tune.results.report import collect
 from tune.results.table import read_front
-from tune.runs import RunFolder
+from tune.runs.folder import RunFolder
 from tune.settings import override
 from tune.teams import TeamPlan
 from tune.trial import _Teller, _timed, run_trial
@@ -115,7 +115,7 @@ def weights(session):
 
 
 @pytest.mark.parametrize(("name", "stage"), [("policy", "select"), ("policy", "joint"), ("first", "joint")])
-def test_a_trial_that_died_goes_on_where_it_was_to_the_same_model(name, stage, trial, monkeypatch, tmp_path):
+def test_a_trial_that_died_goes_on_where_it_was_to_the_same_model(name, stage, trial, prepared, monkeypatch, tmp_path):
     monkeypatch.setattr("tune.checkpoints.EVERY_S", 0.0)  # after every step
     whole = trial(name, Session(tmp_path / "whole"))
     before, after = Session(tmp_path / "before"), Session(tmp_path / "after")
@@ -123,7 +123,7 @@ def test_a_trial_that_died_goes_on_where_it_was_to_the_same_model(name, stage, t
         dies_after_the_first_step_of(stage, dying)
         with pytest.raises(Died):
             trial(name, before)
-    left = newest_state(before.result.checkpoint)
+    left = newest_state(before.result.checkpoint, prepared.fingerprint)
     assert (left.stage, left.state["step"]) == (stage, 1)
     trial(name, after, before)
     expected = [*(["select"] if stage == "select" else []), "joint", "measure", "done"]
@@ -133,7 +133,7 @@ def test_a_trial_that_died_goes_on_where_it_was_to_the_same_model(name, stage, t
     assert all(weight.equal(expected_weights[key]) for key, weight in weights(after).items())
 
 
-def test_a_trial_that_died_between_its_stages_does_not_select_again(trial, monkeypatch, tmp_path):
+def test_a_trial_that_died_between_its_stages_does_not_select_again(trial, prepared, monkeypatch, tmp_path):
     def die(self, train, progress, keeper):
         raise Died
 
@@ -142,7 +142,7 @@ def test_a_trial_that_died_between_its_stages_does_not_select_again(trial, monke
         dying.setattr(Model, "join", die)
         with pytest.raises(Died):
             trial("gumbel", before)
-    assert newest_state(before.result.checkpoint).stage == "select"
+    assert newest_state(before.result.checkpoint, prepared.fingerprint).stage == "select"
     monkeypatch.setattr(Sampler, "gradients", lambda *_: pytest.fail("it selected again"))
     trial("gumbel", after, before)
     assert list(dict.fromkeys(after.stages)) == ["joint", "measure", "done"]
@@ -359,7 +359,7 @@ def test_a_pool_is_closed_where_select_fails(prepared, tiny_settings, session, p
 def test_a_select_stage_that_is_over_needs_no_pool(
     step, made, prepared, tiny_settings, session, pools, tmp_path, monkeypatch
 ):
-    write_state(tmp_path, StageState("select", {"step": step, "steps": 4}))
+    write_state(tmp_path, StageState("select", {"step": step, "steps": 4}, prepared.fingerprint))
     checkpoint = tune.Checkpoint.from_directory(str(tmp_path))
     monkeypatch.setattr(tune, "get_checkpoint", lambda: checkpoint)
     monkeypatch.setattr(Model, "select", lambda *arguments: None)

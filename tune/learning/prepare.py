@@ -109,7 +109,7 @@ def prepare(
     plan: Plan | None,
     say: Say,
     latency: LatencyTable | None = None,
-    train: Callable[..., float | None] = train_teacher,
+    train: Callable[..., float | None] | None = None,
     fingerprint: str | None = None,
     keep: Say | None = None,
     documents: Mapping[str, int] | None = None,
@@ -123,7 +123,7 @@ def prepare(
         say: is called with a line for each thing that is done.
         latency: the user's table of times. If it is None and the price is "latency", the layers are timed here, in the
             arithmetic and with the threads of evaluation.
-        train: fine-tunes the teacher, in this process or in several.
+        train: fine-tunes the teacher, in this process or in several; None does it here, and saves no states.
         fingerprint: of the data and the model that a resumed search started with; None checks nothing.
         keep: is called with the fingerprint of the data and the model once they are read, before anything is learned.
         documents: how many documents of each split a resumed search started with; None computes it from the plan.
@@ -148,7 +148,9 @@ def prepare(
             there = {name: len(part) for name, part in inputs.taught.items()}
             documents = fit_documents(plan, seconds, torch.get_num_threads(), there)
     if not pretrained.fine_tuned:
-        epochs = teach(reducer, inputs.taught["train"], settings, plan, say, train, fingerprint is not None)
+        epochs = teach(
+            reducer, inputs.taught["train"], settings, plan, say, train or _train_at_once, fingerprint is not None
+        )
         cuts += [] if epochs is None else [f"teacher after {epochs:.2g} of {settings.teacher.epochs:g} epochs"]
     rows, learned = inputs.splits.train, inputs.taught["train"]
     inputs, fewer = _used(inputs, documents or {}, settings.seed)
@@ -210,6 +212,11 @@ def _used(inputs: Inputs, documents: Mapping[str, int], seed: int) -> tuple[Inpu
             cuts.append(f"{name} on {most:,} of {len(part):,} rows")
     splits = replace(splits, train=rows["train"], validation=rows["validation"], test=rows["test"])
     return replace(inputs, splits=splits, examples=examples, taught=taught), cuts
+
+
+def _train_at_once(*inputs: Any, key: str) -> None:
+    """Trains the teacher in this process, without saving states, so that it needs no key."""
+    train_teacher(*inputs)
 
 
 def arrays_of(model: nn.Module) -> dict[str, NDArray[np.float32]]:

@@ -12,7 +12,7 @@ import pytest
 from trbert.errors import InputError, RunFolderError
 from tune.preflight import checks
 from tune.preflight.checks import RAY_SOCKET, SOCKET_BYTES, run_checks
-from tune.runs import RunFolder
+from tune.runs.folder import RunFolder
 from tune.settings import Search, Settings, override
 
 

@@ -17,7 +17,7 @@ from tune.results.front import UNNUMBERED, Point, mark_front
 from tune.results.outcome import Outcome, write_outcome
 from tune.results.report import collect, finished
 from tune.results.standing_file import read_standing
-from tune.runs import RunFolder
+from tune.runs.folder import RunFolder
 from tune.settings import ComputeSettings, override
 
 
