@@ -131,14 +131,13 @@ def _run_search(record: _Record, plan: Plan, *, cores: int, resumed: bool, verbo
     timed = not settings.compute.deterministic
     latency = _given_latency(settings)
     _check_gpus(search)
-    states = below(_storage(folder, search), states_name(saved.id))
     work = partial(
         make_shared,
         settings,
         plan if timed else None,
         clock=clock,
         latency=latency,
-        states=states,
+        states=_states(folder, saved),
         fingerprint=saved.fingerprint,
         documents=saved.documents,
     )
@@ -461,7 +460,7 @@ def _run_trials(
         tune.PlacementGroupFactory([bundle(gpus)] * search.processes),
     )
     storage = _storage(folder, search)
-    name = trials_name(saved.id) if search.storage else folder.trials.name
+    name = _trials_name(folder, saved)
     trials = below(storage, name)
     if resumed and tune.Tuner.can_restore(trials):
         tuner = tune.Tuner.restore(trials, trainable=trainable, resume_unfinished=True, restart_errored=True)
@@ -481,6 +480,16 @@ def _run_trials(
     console.line(f"searching: {plan.trials} trials")
     results: Any = tuner.fit()
     return list(results)
+
+
+def _states(folder: RunFolder, saved: SavedRun) -> str:
+    """Returns the folder for the teacher's states while it is trained."""
+    return below(_storage(folder, saved.search), states_name(saved.id))
+
+
+def _trials_name(folder: RunFolder, saved: SavedRun) -> str:
+    """Returns the name of the trials' folder; in a storage that several runs share it contains the run's id."""
+    return trials_name(saved.id) if saved.search.storage else folder.trials.name
 
 
 def _storage(folder: RunFolder, search: Search) -> str:

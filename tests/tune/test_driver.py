@@ -41,10 +41,14 @@ class Lines(Console):
         self.told.append((time.monotonic(), text))
 
 
+def saved_run(**search):
+    return SavedRun(id="mine-1", settings=Settings(), search=Search(**search))
+
+
 def shared_of(settings, states):
-    return partial(
-        make_shared, settings, PLAN, keep=lambda fingerprint: None, latency=None, states=str(states), fingerprint=None
-    )
+    """A function: what is called with each line -> what the trials of a search with these settings share."""
+    work = partial(make_shared, settings, PLAN, latency=None, states=str(states), fingerprint=None)
+    return lambda say: work(say=say, keep=lambda fingerprint: None)
 
 
 @needs_ray
@@ -52,7 +56,9 @@ def test_a_worker_prepares_and_says_so_as_it_goes(ray_local, tiny_settings, tmp_
     console = Lines()
     longer = override(tiny_settings, {"seed": 11, "teacher.epochs": 8.0})  # no teacher of another test's
     states = tmp_path / "states"
-    shared = _on_cluster(shared_of(longer, states), console, gpus=0.0)
+    work, kept = partial(make_shared, longer, PLAN, latency=None, states=str(states), fingerprint=None), []
+    shared = _on_cluster(work, {"say": console.line, "keep": kept.append}, gpus=0.0)
+    assert kept == [shared.prepared.fingerprint]
     assert isinstance(shared, Shared)
     assert [point.selector for point in shared.free]
     assert any("train: 240 documents" in text for _, text in console.told)
@@ -88,7 +94,7 @@ def test_a_teacher_that_was_interrupted_goes_on_where_it_was(tiny_settings, tmp_
 @needs_ray
 def test_the_users_mistake_comes_back_as_itself(ray_local, tiny_settings):
     with pytest.raises(InputError, match=r"gone\.csv"):
-        _on_cluster(shared_of(override(tiny_settings, {"data.source": "gone.csv"}), "/tmp"), Lines(), 0.0)
+        _on_cluster(shared_of(override(tiny_settings, {"data.source": "gone.csv"}), "/tmp"), {"say": print}, 0.0)
 
 
 @pytest.fixture
@@ -210,7 +216,7 @@ def test_trials_get_what_preparing_left_of_the_time_and_their_settings_are_saved
         fingerprint=prepared.fingerprint,
     )
     assert existing_run(str(folder.path)) == (folder, saved)
-    assert given["search"] == saved.search
+    assert given["search"].search == saved.search
     assert given["measured"]  # the free rules, with the teacher
     assert given["ended"]
     assert "did not finish" not in given["text"]
@@ -318,13 +324,13 @@ def test_where_the_teacher_knows_nothing_the_closing_text_offers_no_front(search
 
 def test_a_run_of_its_own_keeps_its_trials_in_its_folder_and_one_of_a_shared_storage_under_its_name(folder):
     assert driver._storage(folder, Search()) == str(folder.path)
-    assert driver._trials_name(folder, Search()) == "trials"
-    shared = Search(storage="s3://bucket/runs")
-    assert driver._storage(folder, shared) == "s3://bucket/runs"
-    assert driver._trials_name(folder, shared) == "mine-trials"
-    assert driver._states(folder, shared) == "s3://bucket/runs/mine-teacher-states"
-    with_options = Search(storage="s3://bucket/runs?region=eu")
-    assert driver._states(folder, with_options) == "s3://bucket/runs/mine-teacher-states?region=eu"
+    assert driver._trials_name(folder, saved_run()) == "trials"
+    shared = saved_run(storage="s3://bucket/runs")
+    assert driver._storage(folder, shared.search) == "s3://bucket/runs"
+    assert driver._trials_name(folder, shared) == "mine-1-trials"
+    assert driver._states(folder, shared) == "s3://bucket/runs/mine-1-teacher-states"
+    with_options = saved_run(storage="s3://bucket/runs?region=eu")
+    assert driver._states(folder, with_options) == "s3://bucket/runs/mine-1-teacher-states?region=eu"
 
 
 def machines(monkeypatch, *each):
@@ -333,11 +339,11 @@ def machines(monkeypatch, *each):
 
 def test_several_learners_are_a_team_with_gpus_where_there_are_any(folder, monkeypatch):
     machines(monkeypatch, {"CPU": 8.0, "GPU": 2.0})
-    assert driver._team(folder, Search(), "joint") is None
-    team = TeamPlan(size=3, gpus=True, storage=str(folder.path), run="mine-joint")
-    assert driver._team(folder, Search(num_learners=3), "joint") == team
+    assert driver._team(folder, saved_run(), "joint") is None
+    team = TeamPlan(size=3, gpus=True, storage=str(folder.path), run="mine-1-joint")
+    assert driver._team(folder, saved_run(num_learners=3), "joint") == team
     machines(monkeypatch, {"CPU": 8.0, "GPU": 0.0})
-    assert not driver._team(folder, Search(num_learners=3), "joint").gpus
+    assert not driver._team(folder, saved_run(num_learners=3), "joint").gpus
 
 
 def test_each_process_has_the_gpus_that_were_asked_for_or_an_even_share(monkeypatch):
@@ -379,7 +385,16 @@ def test_trials_are_run_with_their_time_and_their_processes(address, failures, f
     fitted = override(Settings(), {"select.documents": 77})
     plan = make_plan(600.0, concurrent=2, num_trials=4)
     six_layers = replace(prepared, config=SimpleNamespace(num_hidden_layers=6))
-    results = driver._run_trials(folder, search, fitted, plan, six_layers, Lines(), resumed=False, verbose=False)
+    results = driver._run_trials(
+        folder,
+        SavedRun(id="mine-1", settings=Settings(), search=search),
+        fitted,
+        plan,
+        six_layers,
+        Lines(),
+        resumed=False,
+        verbose=False,
+    )
     assert results == ["a result"]
     assert found["settings"] == fitted
     assert found["deadline_s"] == pytest.approx(1.3 * 150)
@@ -419,7 +434,8 @@ def test_a_resumed_search_takes_up_the_trials_that_it_finds_and_those_that_faile
     monkeypatch.setattr(driver.tune, "with_parameters", lambda function, **words: function)
     monkeypatch.setattr(driver.tune, "with_resources", lambda function, group: function)
     search, six_layers = Search(gpus_per_worker=0.0), replace(prepared, config=SimpleNamespace(num_hidden_layers=6))
-    driver._run_trials(folder, search, Settings(), PLAN, six_layers, Lines(), resumed=resumed, verbose=False)
+    saved = SavedRun(id="mine-1", settings=Settings(), search=search)
+    driver._run_trials(folder, saved, Settings(), PLAN, six_layers, Lines(), resumed=resumed, verbose=False)
     assert done == [(f"{folder.path}/trials", True, True) if restored else "new"]
 
 
@@ -429,7 +445,8 @@ def test_a_team_or_a_cluster_prepares_in_a_worker_with_the_gpus_of_a_trials_proc
 ):
     started, given = [], []
 
-    def on_cluster(work, console, gpus):
+    def on_cluster(work, takers, gpus):
+        assert set(takers) == {"say", "keep"}
         given.append((gpus, work.keywords["states"], work.keywords["team"]))
         raise InputError("far enough")
 
@@ -448,8 +465,8 @@ def test_a_team_or_a_cluster_prepares_in_a_worker_with_the_gpus_of_a_trials_proc
         )
     assert started == [(search.address or "local", 4, False)]
     # Four processors hold four trials of one process, or one trial of a process and two learners.
-    states = f"{folder.path}/mine-teacher-states"
-    team = TeamPlan(size=2, gpus=True, storage=str(folder.path), run="mine-teacher")
+    states = f"{folder.path}/mine-1-teacher-states"
+    team = TeamPlan(size=2, gpus=True, storage=str(folder.path), run="mine-1-teacher")
     assert given == [(0.5, states, team if search.num_learners == 2 else None)]
 
 
@@ -476,16 +493,19 @@ def test_an_interrupted_teacher_is_taken_up_and_its_states_are_deleted_once_the_
     states, taken_up, rules = tmp_path / "states", [], []
     six_layers = replace(prepared, config=SimpleNamespace(num_hidden_layers=6))
 
-    def prepare(settings, plan, say, latency, train, fingerprint):
-        keeper = train.keywords["keeper"]
+    def train(*inputs, keeper):
         taken_up.append(keeper.load())
         if len(taken_up) == 1:
             keeper.keep(lambda: {"step": 1, "steps": 2})
             raise KeyboardInterrupt
+
+    def prepare(settings, plan, say, latency, train, fingerprint, keep):
+        train(key="of these data")
         return six_layers
 
     monkeypatch.setattr("tune.checkpoints.EVERY_S", -1.0)
     monkeypatch.setattr(driver, "prepare", prepare)
+    monkeypatch.setattr(driver, "train_teacher", train)
     monkeypatch.setattr(
         driver, "free_points", lambda own, settings, points: rules.append((points, states.exists())) or []
     )

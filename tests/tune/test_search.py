@@ -15,6 +15,7 @@ import transformers
 from trbert.errors import InputError
 from tune import planner, search
 from tune.runs.record import existing_run
+from tune.runs.versions import versions
 from tune.search import main
 from tune.settings import Settings
 from tune.space import search_space
@@ -305,6 +306,9 @@ def test_a_resumed_search_is_the_one_that_was_asked_for_then(capsys, folder, sea
     assert (first[3]["resumed"], second[3]["resumed"]) == (False, True)
 
 
+SAVED = {"id": "run-1", "settings": {}, "search": {}, "versions": versions()}
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"settings": {}}'])
 def test_a_run_whose_settings_are_damaged_is_not_resumed(capsys, folder, searched, content):
     (folder / "run").mkdir()
@@ -317,16 +321,16 @@ def test_a_run_whose_settings_are_damaged_is_not_resumed(capsys, folder, searche
 @pytest.mark.parametrize(
     ("saved", "why"),
     [
-        ({"settings": {}, "search": {"budget": "10m", "of_old": 1}}, "'of_old'"),
-        ({"settings": {"select": {"dial_range": 2.0}}, "search": {}}, "there is no setting 'select.dial_range'"),
+        ({"search": {"budget": "10m", "of_old": 1}}, "'of_old'"),
+        ({"settings": {"select": {"dial_range": 2.0}}}, "there is no setting 'select.dial_range'"),
     ],
 )
 def test_a_run_that_another_version_wrote_is_not_resumed(capsys, folder, searched, saved, why):
     (folder / "run").mkdir()
-    (folder / "run" / "settings.json").write_text(json.dumps(saved))
+    (folder / "run" / "settings.json").write_text(json.dumps(SAVED | saved))
     assert main(["--resume", "run"]) == 2
     told = one_line(capsys)
-    assert told.startswith("error: run/settings.json was written by another version (")
+    assert told.startswith("error: run/settings.json holds what this version of trbert does not write (")
     assert why in told
     assert told.endswith("): start the search again under another --name")
     assert searched == []
@@ -440,7 +444,7 @@ def test_a_wrong_model_is_one_line_and_leaves_the_runs_name_free(
 
 
 def test_a_mistake_in_a_resumed_run_does_not_remove_it(capsys, folder, no_ray, tiny_model):
-    saved = {"settings": {"model": str(tiny_model), "data": {"source": "gone.csv"}}, "versions": {}}
+    saved = SAVED | {"settings": {"model": str(tiny_model), "data": {"source": "gone.csv"}}}
     asked = {
         "num_trials": 1,
         "num_rollout_workers": 0,
@@ -671,7 +675,7 @@ def test_the_address_is_the_shells_where_none_is_given(searched, monkeypatch):
 def test_a_mistake_leaves_the_run_where_others_may_have_written_to_its_storage(capsys, folder, monkeypatch):
     def mistaken(run, saved, *_, **__):
         if saved.search.storage and run.path.name == "shared":
-            (folder / "states" / "shared-teacher-states").mkdir(parents=True)
+            (folder / "states" / f"{saved.id}-teacher-states").mkdir(parents=True)
         raise InputError("the data is none: pass another")
 
     monkeypatch.setattr("tune.driver.run_search", mistaken)

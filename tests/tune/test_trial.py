@@ -1,6 +1,7 @@
 """A trial of every selector in this process, and the run that is collected from them; Ray is not started."""
 
 import dataclasses
+import math
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from trbert.measure.evaluate import Evaluation
 from trbert.modeling import load
 from trbert.selection.selectors import SELECTORS, selector_class
-from tune.budget import StageTimeout
+from tune.budget import Clock, StageTimeout
 from tune.checkpoints import StageState, StateKeeper, newest_state, write_state
 from tune.learning.model import Model
 from tune.learning.select_stage import Sampler
@@ -276,7 +277,7 @@ def test_a_stage_reports_its_progress_at_most_every_five_seconds(session, clock)
 
 
 def test_a_stage_whose_time_is_over_is_stopped_and_says_that_it_was_cut_short(session, clock):
-    teller, told = _Teller("joint", until=1010.0), []
+    teller, told = _Teller("joint", Clock(10.0)), []
 
     def stage(progress):
         for clock[0] in (1009.0, 1010.0, 1011.0, 1012.0):
@@ -295,12 +296,14 @@ def test_select_gets_55_hundredths_of_a_trials_time_and_joint_the_rest(
     prepared, tiny_settings, session, clock, monkeypatch
 ):
     ends = {}
-    monkeypatch.setattr(Model, "select", lambda self, train, source, told, keeper: ends.update(select=told.until))
-    monkeypatch.setattr(Model, "join", lambda self, train, told, keeper: ends.update(joint=told.until))
+    monkeypatch.setattr(
+        Model, "select", lambda self, train, source, told, keeper, own: ends.update(select=told.clock.left())
+    )
+    monkeypatch.setattr(Model, "join", lambda self, train, told, keeper: ends.update(joint=told.clock.left()))
     start(prepared, tiny_settings, deadline_s=200.0)
-    assert ends == {"select": pytest.approx(1000 + 0.55 * 200), "joint": 1200.0}
+    assert ends == {"select": pytest.approx(0.55 * 200), "joint": 200.0}
     start(prepared, tiny_settings)
-    assert ends == {"select": None, "joint": None}
+    assert ends == {"select": math.inf, "joint": math.inf}
 
 
 # Its processes.
@@ -311,7 +314,7 @@ class Pool(RolloutPool):
 
     made: ClassVar[list["Pool"]] = []
 
-    def __init__(self, prepared, settings, num_workers, gpus):
+    def __init__(self, prepared, settings, num_workers, gpus, clock):
         self.asked, self.closed = (num_workers, gpus), False
         self.made.append(self)
 
@@ -335,7 +338,7 @@ def test_with_workers_select_runs_over_a_pool_that_is_closed_after_it(
     prepared, tiny_settings, session, pools, monkeypatch
 ):
     sources = []
-    monkeypatch.setattr(Model, "select", lambda self, train, source, told, keeper: sources.append(source))
+    monkeypatch.setattr(Model, "select", lambda self, train, source, told, keeper, clock: sources.append(source))
     cpu = {"compute.device": "cpu"}
     start(prepared, tiny_settings, cpu, num_rollout_workers=2, gpus_per_worker=0.25)
     (pool,) = pools
@@ -370,7 +373,7 @@ def test_a_select_stage_that_is_over_needs_no_pool(
 def test_a_team_joins_in_what_is_left_of_the_time_under_the_trials_own_name(
     prepared, tiny_settings, session, clock, pools, monkeypatch
 ):
-    def select(self, train, source, told, keeper):
+    def select(self, train, source, told, keeper, clock_of_stage):
         clock[0] += 30.0
 
     teams = []
@@ -407,7 +410,7 @@ def test_a_trial_computes_on_a_gpu_where_it_was_given_one(
 def test_masks_are_drawn_on_validation_and_reported_beside_those_in_use(prepared, tiny_settings, session, monkeypatch):
     given, drawn = [], measured(0.0, 0.25, 3.0)[1]
     monkeypatch.setattr("tune.trial.measure_along_dial", lambda *arguments: [measured(0.0, 0.75, 4.0)])
-    monkeypatch.setattr(Model, "evaluate_sampled", lambda self, split: given.append(split) or drawn)
+    monkeypatch.setattr(Model, "evaluate_sampled", lambda self, split, clock: given.append(split) or drawn)
     start(prepared, tiny_settings)
     assert given == [prepared.validation]
     outcome = outcome_of(session)

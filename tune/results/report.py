@@ -166,7 +166,7 @@ def _reported(points: Sequence[Point]) -> list[int]:
     chosen = [i for i, point in enumerate(points) if is_trained(point) and (point.on_front or i == yardstick)]
     models = dict.fromkeys(points[i].model for i in chosen)
     of_models = {model: [i for i in chosen if points[i].model == model] for model in models}
-    best = [max(each, key=lambda i: points[i].quality_validation) for each in of_models.values()]
+    best = [max(each, key=lambda i: (points[i].on_front, points[i].quality_validation)) for each in of_models.values()]
     return best + [i for i in chosen if i not in best]
 
 

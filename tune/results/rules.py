@@ -80,8 +80,8 @@ def rules_on_test(
 
 
 def _in_order(points: Sequence[Point]) -> Iterator[int]:
-    """Yields the indices of the free rules' points: those of the front first, and then dial by dial."""
-    free = [index for index, point in enumerate(points) if point.trial == FREE]
+    """Yields the indices of the free rules' points to measure: those of the front first, and then dial by dial."""
+    free = [i for i, point in enumerate(points) if point.trial == FREE and point.quality_test is None]
     yield from sorted(free, key=lambda i: (not points[i].on_front, BY_IMPORTANCE.index(points[i].dial or 0.0)))
 
 

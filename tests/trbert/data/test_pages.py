@@ -174,7 +174,7 @@ def test_the_cache_is_read_and_a_damaged_one_is_rebuilt(
     tmp_path: Path, two_libraries: dict[str, tuple[Path, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built = documentation_pages()
-    (cache,) = (tmp_path / "cache").iterdir()
+    (cache,) = (tmp_path / "cache" / "pages").iterdir()
     sound = cache.read_bytes()
     assert {page.library for page in built} == {"one", "three"}
 
@@ -195,7 +195,7 @@ def test_another_version_has_a_cache_of_its_own(
     documentation_pages()
     monkeypatch.setattr(pages, "FORMAT", pages.FORMAT + 1)
     documentation_pages()
-    assert len(list((tmp_path / "cache").iterdir())) == 3
+    assert len(list((tmp_path / "cache" / "pages").iterdir())) == 3
 
 
 def test_a_cache_folder_that_cannot_be_written_costs_time_only(

@@ -22,7 +22,7 @@ def settings(tiny_settings):
 def no_training():
     """What trains a teacher; it fails the test."""
 
-    def refuse(*arguments):
+    def refuse(*arguments, key):
         pytest.fail("a teacher was trained")
 
     return refuse
@@ -31,7 +31,7 @@ def no_training():
 @pytest.fixture
 def untaught():
     """What trains a teacher; it leaves it as it is drawn."""
-    return lambda *arguments: None
+    return lambda *arguments, key: None
 
 
 @pytest.fixture

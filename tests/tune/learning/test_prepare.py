@@ -310,7 +310,7 @@ def test_a_teacher_of_pairs_reads_them_cut_as_the_tokenizer_cuts_pairs(settings,
         override(settings, changes),
         None,
         lambda line: None,
-        train=lambda reducer, train, *rest: seen.append(train.tokens),
+        train=lambda reducer, train, *rest, key: seen.append(train.tokens),
     )
     (tokens,) = seen
     # [CLS] w1 w1 [SEP] marker [SEP]: the end of a longer pair would have lost its marker.

@@ -8,9 +8,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save, save_file
 
 from tests.trbert.tasks.toys import PickOne
+from trbert.cache import Entry
 from trbert.errors import Diverged
 from trbert.tasks.examples import Examples
 from tune.budget import make_plan
@@ -42,16 +43,21 @@ def test_a_second_run_takes_the_teacher_from_the_cache(settings, cache, no_train
 
 
 def damaged(path, how):
-    whole, weights = path.read_bytes(), load_file(path)
+    entry, whole = Entry("teachers", path.stem), path.read_bytes()
+    weights = load(entry.read())
     if how == "of another model":
-        save_file({"weight": torch.zeros(2)}, path)
+        entry.write(save({"weight": torch.zeros(2)}))
     elif how == "one weight missing":
-        save_file(dict(list(weights.items())[1:]), path)
+        entry.write(save(dict(list(weights.items())[1:])))
+    elif how == "no safetensors":
+        entry.write(b"{}" * 500)
     else:
-        path.write_bytes({"truncated": whole[: len(whole) // 2], "empty": b"", "no safetensors": b"{}" * 500}[how])
+        path.write_bytes({"truncated": whole[: len(whole) // 2], "empty": b"", "one bit": whole[:-1] + b"\xff"}[how])
 
 
-@pytest.mark.parametrize("how", ["truncated", "empty", "no safetensors", "of another model", "one weight missing"])
+@pytest.mark.parametrize(
+    "how", ["truncated", "empty", "one bit", "no safetensors", "of another model", "one weight missing"]
+)
 def test_a_damaged_teacher_is_made_again(settings, cache, how):
     first = prepare(settings, None, lambda line: None)
     (path,) = teachers(cache)
@@ -203,7 +209,7 @@ def test_what_a_teacher_says_must_be_finite_and_is_not_kept_else(settings, cache
 def test_how_far_the_teacher_is_is_said_every_ten_seconds_and_at_the_end_by_hand(settings, cache, monkeypatch):
     clock, told = [0.0], []
 
-    def taught(reducer, examples, teacher, compute, seed, progress):
+    def taught(reducer, examples, teacher, compute, seed, progress, key):
         for step, seconds in ((1, 4.0), (2, 10.0), (3, 12.0), (4, 19.9), (5, 20.0), (6, 21.0)):
             clock[0] = seconds
             progress({"step": float(step), "steps": 6.0, "loss": step / 4})
@@ -237,7 +243,7 @@ def test_documents_of_other_examples_or_targets_get_a_teacher_of_their_own(model
     parted = dataclasses.replace(pairs, owner=torch.tensor([0, 1, 1, 1]))
     trained = []
     for examples in (single, pairs, other, parted, pairs):
-        teach(model.reducer, examples, settings, None, lambda line: None, lambda *asked: trained.append(asked[1]))
+        teach(model.reducer, examples, settings, None, lambda line: None, lambda *asked, key: trained.append(asked[1]))
     assert len(trained) == 4
     assert all(one is own for one, own in zip(trained, (single, pairs, other, parted), strict=True))
     assert len(list((cache / "teachers").iterdir())) == 4
@@ -247,7 +253,7 @@ def test_another_seed_gets_a_teacher_of_its_own_though_weights_and_examples_are_
     trained = []
     for seed in (1, 2, 1):
         seeded = override(settings, {"seed": seed})
-        teach(model.reducer, train, seeded, None, lambda line: None, lambda *asked: trained.append(asked[4]))
+        teach(model.reducer, train, seeded, None, lambda line: None, lambda *asked, key: trained.append(asked[4]))
     assert trained == [1, 2]  # the third is the first
 
 
@@ -270,7 +276,7 @@ def test_a_teachers_budget_is_for_documents_and_is_timed_with_the_threads_at_han
     # Two examples of two documents each.
     pairs = Examples(train.tokens.take(torch.arange(4)), torch.tensor([0, 1]), owner=torch.tensor([0, 0, 1, 1]))
     plan = make_plan(100.0, concurrent=1, num_trials=1)
-    teach(model.reducer, pairs, settings, plan, lambda line: None, lambda *asked: None)
+    teach(model.reducer, pairs, settings, plan, lambda line: None, lambda *asked, key: None)
     assert timed == [("float32", 3)]
     assert fitted == [(0.5, 4)]
 

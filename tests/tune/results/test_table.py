@@ -4,7 +4,6 @@ import dataclasses
 import doctest
 import os
 import shlex
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,12 +41,10 @@ def test_a_failed_write_leaves_the_old_front_and_nothing_beside_it(tmp_path, mon
     write_front(path, [at(0.5, 2.0)])
     before = path.read_bytes()
 
-    def full(self, content):
-        with self.open("wb") as file:
-            file.write(content[:10])
+    def full(handle):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_front(path, small_front())
     assert path.read_bytes() == before
