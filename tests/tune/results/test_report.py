@@ -8,7 +8,9 @@ import torch
 from ray import tune
 
 from trbert.measure.evaluate import Evaluation
+from trbert.tasks.examples import Examples
 from tune import pareto
+from tune.budget import Clock
 from tune.learning.baselines import Answers, standing_of
 from tune.learning.model import Model
 from tune.learning.standing import COMMONEST
@@ -259,7 +261,7 @@ def test_documents_a_second_are_the_median_of_three_rounds_for_the_front_and_the
 
     monkeypatch.setattr(report, "_measure", timed("model"))
     monkeypatch.setattr(report, "evaluate_unreduced", timed("teacher"))
-    found = report._timed(points, {"models/1": None}, certain)
+    found = report._timed(points, lambda name: None, certain, Clock())
     assert [point.docs_per_second for point in found] == [300.0, 30.0, None, None]
     assert asked == ["teacher", "model"] * 3  # in turns
 
@@ -282,14 +284,14 @@ def test_a_trial_that_failed_takes_no_number_and_leaves_no_model(collected, resu
 def test_the_front_is_measured_on_test_in_the_arithmetic_of_evaluation(certain, at, monkeypatch, evaluation_in, dtype):
     asked = []
 
-    def measure(model, point, examples, tokens_per_batch):
+    def measure(model, point, examples, tokens_per_batch, clock):
         asked.append((torch.is_autocast_enabled("cpu"), examples is certain.test, tokens_per_batch))
         return evaluation(0.5, 2.0, 0.5, 0.25)
 
     monkeypatch.setattr(report, "_measure", measure)
     compute = ComputeSettings(evaluation=evaluation_in, dtype=dtype, tokens_per_batch=123)
-    models = {"models/1": SimpleNamespace(device=torch.device("cpu"))}
-    (tested,) = report._tested([at(0.8, 4.0)], [0], models, certain, compute)
+    model = SimpleNamespace(device=torch.device("cpu"))
+    (tested,) = report._tested([at(0.8, 4.0)], [0], lambda name: model, certain, compute, Clock())
     assert asked == [(evaluation_in == "bfloat16", True, 123)]
     assert (tested.quality_test, tested.speed_up_test, tested.kept) == (0.5, 2.0, (0.5, 0.25))
 
@@ -300,14 +302,15 @@ def test_throughput_is_measured_on_a_few_documents_of_test_for_models_and_teache
     asked = []
 
     def timed(*arguments):
-        asked.append((arguments[-2].tokens.input_ids, arguments[-1]))
+        (place,) = (place for place, each in enumerate(arguments) if isinstance(each, Examples))
+        asked.append((arguments[place].tokens.input_ids, arguments[place + 1]))
         return evaluation(0.5, 1.0)
 
     monkeypatch.setattr(report, "TIMED_DOCUMENTS", 3)  # of 20
     monkeypatch.setattr(report, "_measure", timed)
     monkeypatch.setattr(report, "evaluate_unreduced", timed)
     points = [dataclasses.replace(point, on_front=True) for point in (unreduced(0.7), at(0.8, 2.0))]
-    report._timed(points, {"models/1": None}, certain)
+    report._timed(points, lambda name: None, certain, Clock())
     first = certain.test.tokens.input_ids[: certain.test.lengths[:3].sum()]
     assert len(asked) == 6  # two models in three rounds
     assert all(torch.equal(ids, first) and most == 4096 for ids, most in asked)
