@@ -14,10 +14,13 @@ import pytest
 import torch
 from ray.exceptions import RayTaskError
 
+from trbert.encoder import Encoder
 from trbert.errors import Diverged, InputError
+from trbert.selection.reduction import Reducer
 from trbert.tasks.examples import Examples
 from tune import driver, planner
 from tune.budget import SIDE_BY_SIDE, Clock, make_plan
+from tune.checkpoints import StateFolder
 from tune.driver import Shared, _on_cluster, _tune_config, make_shared, run_search
 from tune.progress import Console
 from tune.results.front import mark_front
@@ -554,8 +557,10 @@ def test_an_interrupted_teacher_is_taken_up_and_its_states_are_deleted_once_the_
             keeper.keep(lambda: {"step": 1, "steps": 2})
             raise KeyboardInterrupt
 
+    reducer = Reducer(encoder=Encoder(prepared.plain(torch.device("cpu"))), task=prepared.task)
+
     def prepare(settings, plan, say, latency, train, fingerprint, keep, documents):
-        train(None, prepared.train, settings.teacher, settings.compute, 0, print, key="of these data")
+        train(reducer, prepared.train, settings.teacher, settings.compute, 0, print, key="of these data")
         return six_layers
 
     monkeypatch.setattr("tune.checkpoints.EVERY_S", -1.0)
@@ -601,3 +606,31 @@ def test_gpus_that_this_machine_has_not_are_told_before_ray_waits_for_them(folde
         run_search(folder, saved, PLAN, Clock(), cores=2, resumed=False, verbose=False)
     driver._check_gpus(Search(gpus_per_worker=8.0, address="auto"))
     driver._check_gpus(Search(gpus_per_worker=0.0))
+
+
+def test_a_teacher_whose_time_is_over_keeps_what_it_learned_and_a_later_life_has_what_is_left(
+    prepared, tiny_settings, tmp_path, monkeypatch
+):
+    now, states = [0.0], StateFolder(str(tmp_path))
+    monkeypatch.setattr("tune.budget.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("tune.checkpoints.EVERY_S", -1.0)
+    inputs = (prepared.train, tiny_settings.teacher, tiny_settings.compute, 0)
+    told = []
+
+    def teach(seconds, die_after=100):
+        def tell(step):
+            now[0] += 1.0
+            told.append(step["step"])
+            if len(told) == die_after:
+                raise KeyboardInterrupt
+
+        reducer = Reducer(encoder=Encoder(prepared.plain(torch.device("cpu"))), task=prepared.task)
+        share = driver._train_alone(states, seconds, reducer, *inputs, tell, key="k")
+        assert not reducer.encoder.plain.training
+        return share
+
+    with pytest.raises(KeyboardInterrupt):
+        teach(9.5, die_after=4)  # three steps are kept, and 3 s
+    assert teach(9.5) == 10 / 60  # 4 epochs of 240 documents in batches of 16
+    assert told == [1, 2, 3, 4, 4, 5, 6, 7, 8, 9, 10]
+    assert teach(None) is None

@@ -309,6 +309,69 @@ def test_select_gets_55_hundredths_of_a_trials_time_and_joint_the_rest(
     assert ends == {"select": math.inf, "joint": math.inf}
 
 
+def test_a_life_that_follows_a_death_has_what_is_left_of_the_trials_time(
+    prepared, tiny_settings, session, clock, tmp_path, monkeypatch
+):
+    found = StageState("select", {"step": 1, "steps": 4}, prepared.fingerprint, spent=90.0)
+    write_state(tmp_path, found)
+    checkpoint = tune.Checkpoint.from_directory(str(tmp_path))
+    monkeypatch.setattr(tune, "get_checkpoint", lambda: checkpoint)
+    ends = {}
+
+    def end(self, *arguments):
+        (told,) = (each for each in arguments if isinstance(each, _Teller))
+        ends[told.stage] = told.clock.left()
+
+    monkeypatch.setattr(Model, "select", end)
+    monkeypatch.setattr(Model, "join", end)
+    start(prepared, tiny_settings, deadline_s=200.0)
+    assert ends == {"select": pytest.approx(0.55 * 200 - 90), "joint": pytest.approx(110.0)}
+    # What it saves says how much all of its lives have used.
+    keeper = StateKeeper("joint", found, lambda *told: None, "key", clock=Clock(10.0, used=found.spent))
+    clock[0] += 5.0
+    assert keeper._clock.used() == 95.0
+
+
+def test_a_trial_ends_with_the_time_of_the_trials_of_its_search(prepared, tiny_settings, session, clock, monkeypatch):
+    ends = {}
+
+    def end(self, *arguments):
+        (told,) = (each for each in arguments if isinstance(each, _Teller))
+        ends[told.stage] = told.clock.left()
+
+    monkeypatch.setattr(Model, "select", end)
+    monkeypatch.setattr(Model, "join", end)
+    monkeypatch.setattr("tune.trial.ray.get", lambda answer: answer)
+    for left, joint in ((80.0, 60.0), (1000.0, 200.0)):
+        search = SimpleNamespace(left=SimpleNamespace(remote=lambda left=left: left))
+        start(prepared, tiny_settings, deadline_s=200.0, measuring_s=20.0, clock=search)
+        assert ends["joint"] == pytest.approx(joint)
+
+
+def test_a_trial_without_time_to_measure_has_its_point_at_the_default_dial_and_says_what_was_cut(
+    prepared, tiny_settings, session, clock, monkeypatch
+):
+    def wait(self, *arguments):
+        (told,) = (each for each in arguments if isinstance(each, _Teller))
+        clock[0] += 1000.0
+        told({"step": 1.0, "steps": 2.0})
+
+    monkeypatch.setattr(Model, "join", wait)
+    start(prepared, tiny_settings, {"selector": "first"}, deadline_s=200.0, measuring_s=20.0)
+    assert session.told["cut"] == "joint, measuring"
+    outcome = outcome_of(session)
+    assert [point.dial for point in outcome.points] == [selector_class("first").default_dial]
+    assert outcome.sampled is None
+
+
+def test_a_stage_that_has_taken_its_last_step_is_not_cut(session, clock):
+    teller = _Teller("joint", Clock(10.0))
+    clock[0] += 20.0
+    teller({"step": 8.0, "steps": 8.0})
+    with pytest.raises(StageTimeout):
+        teller({"step": 7.0, "steps": 8.0})
+
+
 # Its processes.
 
 

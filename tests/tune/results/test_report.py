@@ -1,6 +1,7 @@
 """What a finished search reports: which points, on which rows, from which yardstick."""
 
 import dataclasses
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -314,3 +315,60 @@ def test_throughput_is_measured_on_a_few_documents_of_test_for_models_and_teache
     first = certain.test.tokens.input_ids[: certain.test.lengths[:3].sum()]
     assert len(asked) == 6  # two models in three rounds
     assert all(torch.equal(ids, first) and most == 4096 for ids, most in asked)
+
+
+def test_one_model_is_open_at_a_time_and_each_is_opened_once_a_round(collected, result_of, monkeypatch):
+    opened, kept = [], []
+
+    def opens(path):
+        opened.append(path.name)
+        kept[:] = [ref for ref in kept if ref() is not None]
+        assert kept == []  # the one before it is forgotten
+        model = load(path)
+        kept.append(weakref.ref(model))
+        return model
+
+    load = report.load
+    monkeypatch.setattr(report, "load", opens)
+    fast = (0.125, evaluation(0.65, 6.0, 0.25, 0.125))
+    _, points = collected([], result_of(1, *CURVE), result_of(2, fast))
+    assert {point.trial for point in points if point.on_front} == {"teacher", "1", "2"}
+    # The best point of each on test, then the yardstick of the first; and three rounds of both.
+    assert opened == ["1", "2", "1", "2", "1", "2", "1", "2"]
+    assert all(point.docs_per_second for point in points if point.on_front)
+
+
+def test_points_that_are_not_reached_on_test_stay_empty(certain, at):
+    points, seen = [at(0.9, 2.0), at(0.8, 4.0), at(0.7, 5.0)], []
+
+    class Once(Clock):
+        def left(self):
+            seen.append(None)
+            return 1.0 if len(seen) <= 1 else -1.0
+
+    def opened(name):
+        return SimpleNamespace(device=torch.device("cpu"))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(report, "_measure", lambda *words: evaluation(0.5, 3.0, 0.5))
+        tested = report._tested(
+            [dataclasses.replace(point, quality_test=None) for point in points],
+            [1, 0, 2],
+            opened,
+            certain,
+            ComputeSettings(),
+            Once(),
+        )
+    assert [point.quality_test for point in tested] == [None, 0.5, None]
+
+
+def test_the_best_point_of_each_model_is_measured_on_test_before_the_second_of_any(at):
+    points = mark_front(
+        [
+            at(0.8, 3.0, trial="1", model="models/1"),
+            at(0.9, 2.0, trial="1", model="models/1"),
+            at(0.7, 5.0, trial="2", model="models/2"),
+            at(0.6, 9.0, trial="2", model="models/2"),
+        ]
+    )
+    assert report._reported(points) == [1, 2, 0, 3]

@@ -1,10 +1,13 @@
 """The rules that need nothing learned, on the teacher."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from trbert.measure.evaluate import Evaluation
 from trbert.selection.selectors import free_selectors
+from tune.budget import Clock, StageTimeout
 from tune.results import rules
 from tune.results.rules import FREE_DIALS, free_points, rules_on_test
 from tune.settings import override
@@ -63,3 +66,36 @@ def test_the_free_rules_are_measured_in_the_arithmetic_of_evaluation(
     monkeypatch.setattr(rules, "evaluate_in_time", evaluated)
     measured(prepared, override(tiny_settings, {"compute.evaluation": evaluation, "compute.dtype": dtype}), (0, 2))
     assert rounded == [evaluation == "bfloat16"] * (3 * len(FREE_DIALS) * 2)  # three rules on two splits
+
+
+class Few(Clock):
+    """A clock whose time is over after so many looks at it."""
+
+    def __init__(self, looks):
+        super().__init__()
+        self.looks = looks
+
+    def check(self):
+        self.looks -= 1
+        if self.looks < 0:
+            raise StageTimeout
+
+
+def test_rules_for_which_there_is_no_time_are_left_out_and_every_rule_has_a_dial_before_the_second(
+    prepared, tiny_settings, monkeypatch
+):
+    measure = rules.evaluate_in_time
+
+    def once(*arguments):
+        arguments[-1].check()
+        return measure(*arguments[:-1], Clock())
+
+    monkeypatch.setattr(rules, "evaluate_in_time", once)
+    names = [rule.name for rule in free_selectors()]
+    points = free_points(prepared, tiny_settings.compute, (0, 2), Few(4))
+    assert {(p.selector, p.dial) for p in points} == {*((name, 0.12) for name in names), (names[0], 0.35)}
+    assert all(point.quality_test is None for point in points)
+    # On test those of the front come first.
+    points[-1] = dataclasses.replace(points[-1], on_front=True)
+    tested = rules_on_test(points, prepared, tiny_settings.compute, Few(1))
+    assert [point.quality_test is not None for point in tested] == [False, False, False, True]
