@@ -1,6 +1,6 @@
 # The project's commands; `make help` lists them. ARGS goes to the command: make test ARGS='-k packed'
 .DEFAULT_GOAL := help
-.PHONY: help install search test quick check clean
+.PHONY: help install search test quick check check-cluster check-gpu newest clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +10,7 @@ PY ?= $(VENV)/bin/python
 READY := $(if $(filter $(VENV)/bin/python,$(PY)),$(STAMP))
 
 help:  ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(READY)  ## make .venv and install the project there, with the tested versions
 
@@ -25,6 +25,15 @@ quick: $(READY)  ## run the tests that are fast and do not start Ray
 
 check: $(READY)  ## run all of CI: format, lint, types, import contracts, tests
 	@PY=$(PY) scripts/check
+
+check-cluster: $(READY)  ## install what the tests on several hosts need, and run them (needs root and Linux)
+	@PY=$(PY) scripts/check-cluster $(ARGS)
+
+check-gpu: $(READY)  ## run the tests that need a CUDA device
+	@PY=$(PY) scripts/check-gpu $(ARGS)
+
+newest: $(READY)  ## run the tests with the newest libraries that pyproject.toml allows, and print what differs
+	@$(PY) scripts/newest $(ARGS)
 
 clean:  ## remove .venv, build outputs and tool caches, but not runs/
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from hosts import HEAD, Hosts, LocalCluster, missing
 
-from trbert.files import write_json
+from trbert.disk.files import write_json
 from trbert.measure.timing import machine
 from tune.results.table import read_front
 from tune.runs.folder import RunFolder

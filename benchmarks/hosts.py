@@ -1,9 +1,8 @@
 """Makes a cluster of hosts on one machine, which `ray up` treats as real ones.
 
-Each host has its own network, processes, /tmp and /root. Needed are root and
-`apt-get install iproute2 openssh-server openssh-client rsync`. The project's virtual environment needs the extra
-`cluster`. It must lie outside /tmp and /root, because each host has its own. The stand-in for EC2 also needs
-`moto[server]`.
+Each host has its own network, processes, /tmp and /root. `make check-cluster` installs what this needs: packages of the
+system, and the extra `cluster-test` in the project's virtual environment. The environment must lie outside /tmp and
+/root, because each host has its own.
 """
 
 import importlib.util
@@ -24,7 +23,7 @@ import botocore.exceptions
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-TOOLS = ROOT.parent / "shared" / "tools" / "hosts"
+TOOLS = ROOT / "scripts" / "hosts"
 SCRIPT, EC2_SCRIPT = TOOLS / "hosts.sh", TOOLS / "fake_ec2.py"
 VENV = Path(sys.prefix)
 HEAD = 0
@@ -52,8 +51,6 @@ print(json.dumps([node["NodeManagerAddress"] for node in ray.nodes() if node["Al
 
 def missing() -> str | None:
     """Returns what this machine lacks to make hosts, or None."""
-    if not SCRIPT.is_file():
-        return f"{SCRIPT} is not there"
     if os.geteuid() != 0:
         return "making hosts needs root"
     lacking = [
@@ -62,18 +59,20 @@ def missing() -> str | None:
         if not any((Path(folder) / tool).exists() for folder in (*os.get_exec_path(), "/usr/sbin"))
     ]
     if lacking:
-        return f"there is no {lacking[0]}: apt-get install iproute2 openssh-server openssh-client rsync"
+        return f"there is no {lacking[0]} (packages iproute2, openssh-server, openssh-client, rsync)"
     if VENV.is_relative_to("/tmp") or VENV.is_relative_to("/root"):
         return f"the virtual environment {VENV} lies where every host has a folder of its own: make one elsewhere"
     if not (VENV / "bin" / "ray").exists():
         return f"{VENV} holds no ray"
+    if importlib.util.find_spec("aiohttp_cors") is None:
+        return f"{VENV} holds no dashboard of Ray (extra cluster)"
     return None
 
 
 def missing_of_ec2() -> str | None:
     """Returns what this machine lacks for the stand-in for EC2, or None."""
     server = importlib.util.find_spec("flask") and importlib.util.find_spec("flask_cors")
-    return missing() or (None if server else "its server is not installed: pip install 'moto[server]'")
+    return missing() or (None if server else "moto's server is not installed (extra cluster-test)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +153,8 @@ class Cluster:
         config["auth"] = {"ssh_user": "root", "ssh_private_key": str(hosts.folder / "id_ed25519")}
         config["file_mounts"] = {"~/trbert": str(ROOT), "~/.ray/auth_token": str(self.home / ".ray" / "auth_token")}
         config["rsync_exclude"] = [*config["rsync_exclude"], ".venv", "runs"]
-        config["setup_commands"] = [f"ln -sfn {VENV} ~/trbert/.venv"]
+        offline = [command for command in config["setup_commands"] if "install" not in command]
+        config["setup_commands"] = [f"ln -sfn {VENV} ~/trbert/.venv", *offline]
         self.file = folder / "cluster.yaml"
         self.file.write_text(yaml.safe_dump(config))
         self._given = {
@@ -295,8 +295,14 @@ class Ec2Cluster(Cluster):
             self.off()
             raise
         image = client.describe_images()["Images"][0]["ImageId"]
+        (network,) = client.describe_vpcs()["Vpcs"]
+        group = client.create_security_group(GroupName="trbert", Description="trbert", VpcId=network["VpcId"])[
+            "GroupId"
+        ]
         client.create_key_pair(KeyName="trbert")
-        config = yaml.safe_load((ROOT / "cluster.yaml").read_text().replace("ami-EDIT", image))
+        config = yaml.safe_load(
+            (ROOT / "cluster.yaml").read_text().replace("ami-EDIT", image).replace("sg-EDIT", group)
+        )
         config["provider"]["use_internal_ips"] = True
         for node in config["available_node_types"].values():
             node["node_config"]["KeyName"] = "trbert"

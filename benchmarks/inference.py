@@ -93,7 +93,7 @@ def model_of(name: str) -> Any:
     if name == "MiniLM-L6":
         return load_pretrained("minilm", TASK, ("a", "b")).model
     torch.manual_seed(0)
-    return TASK.auto_class.from_config(BertConfig()).eval()
+    return TASK.auto_class.from_config(BertConfig(), trust_remote_code=False).eval()
 
 
 def main() -> None:

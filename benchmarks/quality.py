@@ -29,8 +29,8 @@ from quality_report import is_current, write_report
 
 from trbert.data.splits import Rows
 from trbert.dial import DialCurve
+from trbert.disk.files import write_json
 from trbert.encoder import Encoder
-from trbert.files import write_json
 from trbert.measure.cost import CostModel, speed_up
 from trbert.measure.evaluate import forward_at, predict, unreduced_outputs
 from trbert.measure.timing import machine

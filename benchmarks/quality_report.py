@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trbert.files import write_whole
+from trbert.disk.files import write_whole
 
 Unit = dict[str, Any]
 RESAMPLES = 2000

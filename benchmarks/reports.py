@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from trbert.files import write_whole
+from trbert.disk.files import write_whole
 from trbert.measure.timing import machine
 
 

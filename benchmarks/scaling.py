@@ -25,7 +25,7 @@ from hosts import Hosts, LocalCluster, missing
 from saturation import Constants, Trouble, saturation, simulated_step_seconds, step_seconds
 from workers import DOCUMENTS, prepared_of
 
-from trbert.files import write_json, write_whole
+from trbert.disk.files import write_json, write_whole
 from trbert.measure.timing import Spread, machine
 from tune.learning.model import Model
 from tune.learning.select_stage import ItemGradient, RolloutItem, flatten, load_flat_gradient

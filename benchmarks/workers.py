@@ -152,6 +152,7 @@ def prepared_of(name: str, length: int) -> Prepared:
         labels=("a", "b"),
         penalty=1.0,
         fingerprint="",
+        tokens_per_batch=16384,
     )
 
 

@@ -42,14 +42,14 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(config, items):
     missing = {}
     if not config.getoption("--cluster"):
-        missing["cluster"] = "needs several hosts: run with --cluster"
+        missing["cluster"] = "needs several hosts: run make check-cluster"
     if not SHARED_DATA.is_dir():
         missing["data"] = "needs real text in ../shared/data, which is absent"
     if any(item.get_closest_marker("gpu") for item in items):
         import torch
 
         if not torch.cuda.is_available():
-            missing["gpu"] = "needs a CUDA device"
+            missing["gpu"] = "needs a CUDA device: run make check-gpu where there is one"
     for item in items:
         for marker, reason in missing.items():
             if item.get_closest_marker(marker):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import boto3
 import botocore
+import click
 import jsonschema
 import moto
 import pytest
@@ -59,6 +60,33 @@ def test_ray_refuses_a_misspelt_key_of_ones_own_machines():
 # What `ray up` makes of it on an account of moto's, and what AWS says of the machines that it then asks for.
 
 
+HOME_OFFICE = "198.51.100.7/32"
+
+
+def make_group(ec2):
+    """Runs the commands at the top of cluster.yaml, with an address for EDIT."""
+    text = (ROOT / "cluster.yaml").read_text().replace("\\\n#", "")
+    commands = re.findall(r"^# +aws ec2 (\S+) (.*)$", text, re.MULTILINE)
+    assert [command for command, _ in commands] == ["create-security-group", *["authorize-security-group-ingress"] * 2]
+    given = [dict(re.findall(r"--([\w-]+)[ =](\S+)", options)) for _, options in commands]
+    assert {options["region"] for options in given} == {CLUSTER["provider"]["region"]}
+    create, inside, ssh = given
+    group = ec2.create_security_group(GroupName=create["group-name"], Description=create["description"])["GroupId"]
+    assert {inside["group-id"], inside["source-group"], ssh["group-id"], ssh["cidr"]} == {"sg-EDIT", "EDIT/32"}
+    ec2.authorize_security_group_ingress(
+        GroupId=group,
+        IpPermissions=[
+            {"IpProtocol": inside["protocol"], "UserIdGroupPairs": [{"GroupId": group}]},
+            {
+                "IpProtocol": ssh["protocol"],
+                "FromPort": int(ssh["port"]),
+                "ToPort": int(ssh["port"]),
+                "IpRanges": [{"CidrIp": HOME_OFFICE}],
+            },
+        ],
+    )
+
+
 @pytest.fixture(scope="module")
 def account(tmp_path_factory):
     """EC2 and IAM as moto plays them, with an image; nothing leaves this machine."""
@@ -69,7 +97,9 @@ def account(tmp_path_factory):
     before = dict(os.environ)
     os.environ |= given
     with moto.mock_aws(config={"iam": {"load_aws_managed_policies": True}}):
-        yield boto3.client("ec2", region_name=CLUSTER["provider"]["region"])
+        ec2 = boto3.client("ec2", region_name=CLUSTER["provider"]["region"])
+        make_group(ec2)
+        yield ec2
     os.environ.clear()
     os.environ.update(before)
 
@@ -77,7 +107,9 @@ def account(tmp_path_factory):
 def bootstrap(account, monkeypatch, changes=lambda config: None):
     """Returns the configuration as `ray up` completes it."""
     image = account.describe_images()["Images"][0]["ImageId"]
-    config = yaml.safe_load((ROOT / "cluster.yaml").read_text().replace("ami-EDIT", image))
+    (group,) = account.describe_security_groups(GroupNames=["trbert"])["SecurityGroups"]
+    text = (ROOT / "cluster.yaml").read_text().replace("ami-EDIT", image).replace("sg-EDIT", group["GroupId"])
+    config = yaml.safe_load(text)
     changes(config)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     return commands._bootstrap_config(util.prepare_config(config), no_config_cache=True)
@@ -100,13 +132,15 @@ def asked_for(account, config):
 def test_ray_completes_the_file_and_aws_would_start_its_machines(account, monkeypatch, tmp_path):
     config = bootstrap(account, monkeypatch)
     assert asked_for(account, config) == dict.fromkeys(config["available_node_types"], "DryRunOperation")
-    # The security group that Ray makes: each other, and SSH.
+    # The security group: each other, and SSH from one's own addresses.
     ((group,),) = {tuple(each["node_config"]["SecurityGroupIds"]) for each in config["available_node_types"].values()}
     (described,) = account.describe_security_groups(GroupIds=[group])["SecurityGroups"]
     for rule in described["IpPermissions"]:
         from_outside = [*rule["IpRanges"], *rule["Ipv6Ranges"]]
         assert not from_outside or (rule["FromPort"], rule["ToPort"]) == (22, 22)
+        assert all(each == {"CidrIp": HOME_OFFICE} for each in from_outside)
         assert all(each["GroupId"] == group for each in rule["UserIdGroupPairs"])
+    assert {each["GroupName"] for each in account.describe_security_groups()["SecurityGroups"]} == {"default", "trbert"}
     # On the head this is the file that the planner reads.
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.setattr(planner, "AUTOSCALER_FILE", tmp_path / "config.yaml")
@@ -139,7 +173,48 @@ def test_a_zone_of_another_region_is_found_by_rays_own_preparation(account, monk
         bootstrap(account, monkeypatch, move)
 
 
+@pytest.mark.slow
+def test_a_file_whose_security_group_was_not_edited_is_refused_before_a_machine_starts(account, monkeypatch, caplog):
+    def forget(config):
+        for node in config["available_node_types"].values():
+            node["node_config"]["SecurityGroupIds"] = ["sg-EDIT"]
+
+    with pytest.raises(click.ClickException):
+        bootstrap(account, monkeypatch, forget)
+    assert "Failed to detect a security group" in caplog.text
+
+
+@pytest.mark.slow
+def test_machines_give_credentials_for_a_token_alone_and_their_disks_are_encrypted(account, monkeypatch):
+    config = bootstrap(account, monkeypatch)
+    for node in config["available_node_types"].values():
+        started = account.run_instances(
+            MinCount=1, MaxCount=1, **{k: v for k, v in node["node_config"].items() if k != "SubnetIds"}
+        )["Instances"][0]
+        try:
+            assert started["MetadataOptions"]["HttpTokens"] == "required"
+            attached = [{"Name": "attachment.instance-id", "Values": [started["InstanceId"]]}]
+            volumes = account.describe_volumes(Filters=attached)["Volumes"]
+            assert volumes
+            assert all(volume["Encrypted"] for volume in volumes)
+        finally:
+            account.terminate_instances(InstanceIds=[started["InstanceId"]])
+
+
 # Our rules.
+
+
+def test_every_machine_asks_for_tokens_for_its_metadata_encrypts_its_disks_and_has_a_group_of_the_users():
+    for node in [HEAD, *WORKERS]:
+        config = node["node_config"]
+        assert config["MetadataOptions"] == {"HttpTokens": "required", "HttpPutResponseHopLimit": 1}
+        assert all(disk["Ebs"]["Encrypted"] is True for disk in config["BlockDeviceMappings"])
+        assert config["SecurityGroupIds"] == ["sg-EDIT"]
+
+
+@pytest.mark.parametrize("config", [CLUSTER, LOCAL], ids=["aws", "local"])
+def test_the_token_is_made_private_on_a_node_before_anything_else_is_done_there(config):
+    assert config["setup_commands"][0] == "chmod 600 ~/.ray/auth_token"
 
 
 def test_the_head_is_on_demand_and_takes_no_trials():
@@ -164,7 +239,8 @@ def test_nodes_run_the_pinned_ray_and_torch():
     images = [CLUSTER["docker"][key] for key in ("image", "head_image")]
     assert all(image.startswith(f"rayproject/ray:{pinned('ray')}-py311-") for image in images)
     assert any(f"torch=={pinned('torch')}" in command for command in CLUSTER["setup_commands"])
-    assert all("-c constraints.txt" in command for command in CLUSTER["setup_commands"])
+    installing = [command for command in CLUSTER["setup_commands"] if "install" in command]
+    assert all("-c constraints.txt" in command for command in installing)
 
 
 @pytest.mark.parametrize("config", [CLUSTER, LOCAL], ids=["aws", "local"])

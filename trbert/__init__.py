@@ -2,11 +2,13 @@
 
     model = trbert.load("runs/default/models/3")
 
-`import trbert` is fast, because torch and transformers are imported only at the first use.
+`import trbert` is fast, because torch and transformers are imported only at the first use. After it, transformers' Auto
+classes load reduced models too.
 """
 
 from typing import TYPE_CHECKING, Any
 
+from trbert.checkpoint.auto_classes import register_when_loaded
 from trbert.errors import (
     DamagedCheckpoint,
     InputError,
@@ -43,3 +45,6 @@ def __getattr__(name: str) -> Any:
 
         return getattr(modeling, name)
     raise AttributeError(f"module 'trbert' has no attribute {name!r}")
+
+
+register_when_loaded()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from trbert.errors import InputError, TrbertError
+from trbert.wording import printable
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -21,6 +22,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises argparse's message as an InputError."""
         raise InputError(f"{message}: see {self.prog} --help")
+
+    def add_version(self, version: str) -> None:
+        """Adds the option --version, which prints the version of trbert and ends the command."""
+        self.add_argument("--version", action="version", version=f"trbert {version}", help="print the version")
 
 
 def end_on_sigterm() -> None:
@@ -92,8 +97,10 @@ def _code_of(run: Callable[[], None], verbose: bool) -> int:
 
 def _complain(error: BaseException, message: str, code: int, verbose: bool) -> int:
     if verbose:
-        traceback.print_exception(error, file=sys.stderr)
-    print(" ".join(message.split()), file=sys.stderr)
+        lines = "".join(traceback.format_exception(error)).splitlines()
+        print("\n".join(map(printable, lines)), file=sys.stderr)
+    # A message may quote a file that somebody else wrote.
+    print(printable(" ".join(message.split())), file=sys.stderr)
     return code
 
 

@@ -6,6 +6,7 @@
     ├── ModelNotFound     (OSError)         a model that is neither a folder nor on a hub that can be reached
     ├── DamagedCheckpoint (OSError)         a saved model whose files are missing, cut off, or do not fit together
     ├── Diverged          (ArithmeticError) learning that gave numbers that are not finite
+    ├── OutOfMemory       (MemoryError)     too little memory for a document, a model or a process
     └── RunFolderError    (OSError)         a run folder that exists, is missing, or cannot be written
 
 A message names the thing, the rule, the value received and the remedy. Every error takes one string, so that it can
@@ -35,6 +36,10 @@ class DamagedCheckpoint(TrbertError, OSError):
 
 class Diverged(TrbertError, ArithmeticError):
     """Learning gave numbers that are not finite, or the model that was learned does."""
+
+
+class OutOfMemory(TrbertError, MemoryError):
+    """There is too little memory for one document, for the model, or for a process."""
 
 
 class RunFolderError(TrbertError, OSError):

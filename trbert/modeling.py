@@ -1,6 +1,5 @@
 """The reduced model as a Hugging Face model: config, model, Auto classes, save and load."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +10,12 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from trbert.checkpoint.entries import check_entries, check_not_fetched
+from trbert.checkpoint.headers import shards_of
+from trbert.checkpoint.json_text import BrokenLimit, read_object
+from trbert.checkpoint.place import check_is_whole_model
+from trbert.checkpoint.sizes import Held, check_numbers, check_stacks, misfits, without_memory
+from trbert.disk.checksums import check_checksums
 from trbert.encoder import Encoder
 from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound
 from trbert.measure.cost import CostModel
@@ -74,7 +79,7 @@ class TrbertConfig(PreTrainedConfig):
 
     def encoder_config(self) -> PreTrainedConfig:
         """Returns the configuration of the plain model."""
-        values = {name: value for name, value in self.encoder.items() if name != "model_type"}
+        values = {name: value for name, value in self.encoder.items() if name not in ("model_type", *_NOT_SAVED)}
         return AutoConfig.for_model(self.encoder["model_type"], **values)
 
 
@@ -95,7 +100,7 @@ class TrbertModel(PreTrainedModel):
 
     def __init__(self, config: TrbertConfig) -> None:
         super().__init__(config)
-        self.plain = task_of(config.task).auto_class.from_config(config.encoder_config())
+        self.plain = task_of(config.task).auto_class.from_config(config.encoder_config(), trust_remote_code=False)
         own = self.plain.config
         check_points(config.points, own.num_hidden_layers)
         heads = len(config.points) if selector_class(config.selector).learns else 0
@@ -267,7 +272,7 @@ def assemble(reducer: Reducer, selector: Selector, dial: float, max_tokens: int)
     return model.eval()
 
 
-def load(path: str | Path, dial: float | None = None, runner: str = "eager") -> TrbertModel:
+def load(path: str | Path, dial: float | None = None, runner: str = "eager", verify: bool = False) -> TrbertModel:
     """Returns a saved reduced model, ready to use.
 
     Args:
@@ -278,56 +283,103 @@ def load(path: str | Path, dial: float | None = None, runner: str = "eager") -> 
             `torch.compile` where no gradient is wanted. The first use takes seconds to compile, and on a CPU it needs a
             C++ compiler. "int8" runs the matrix products in int8, on a CPU only. Such a model can neither learn nor be
             saved.
+        verify: whether to compare all files with the checksums in `SHA256SUMS`, which a search writes beside a model.
+            This reads every file once more. It tells damage, such as from a copy or a disk; it does not tell tampering,
+            because whoever changes a model can write its checksums anew.
 
     Raises:
         InputError: The folder holds another kind of model, there is no such runner, or the runner cannot run here.
         ModelNotFound: There is no such folder.
-        DamagedCheckpoint: The files of the model are missing or cut off, or do not fit together.
+        DamagedCheckpoint: The files of the model are missing or cut off, or do not fit together. Or `verify` is set,
+            and they are not those that `SHA256SUMS` lists, or there is no such list.
     """
     way = runner_of(runner)
     folder = Path(path)
     if not folder.is_dir():
         raise ModelNotFound(f"path must be a folder with a saved model, and is {str(path)!r}, which does not exist")
-    task, weights = _check_config(folder), _check_weights(folder)
+    if verify:
+        check_checksums(folder)
+    task, entries = _check_config(folder)
+    weights, files = _check_weights(folder)
+    config = _check_sizes(folder, task, entries, weights, files)
     try:
         loaded: Any = model_class(task).from_pretrained(
             folder,
+            config=config,
             local_files_only=True,
+            trust_remote_code=False,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # they are reported, and refused below by their names
             output_loading_info=True,
         )
     except Exception as error:  # for a config that was written by hand, transformers raises errors of almost any class
-        reason = " ".join(str(error).split())
-        raise DamagedCheckpoint(f"{folder} does not hold a whole model ({reason}): copy or save it again") from error
+        raise _not_whole(folder, error) from error
     model: TrbertModel = loaded[0]
     report: dict[str, Any] = loaded[1]
     wrong = sorted(
         {*report["missing_keys"], *report["unexpected_keys"], *(key for key, *_ in report["mismatched_keys"])}
     )
     if wrong:
-        raise DamagedCheckpoint(
-            f"{weights} does not fit config.json: {', '.join(wrong[:3])}"
-            f"{' and more' if len(wrong) > 3 else ''}: copy or save it again"
-        )
+        raise _misfit(weights, wrong)
     model.config.dial = model.config.dial if dial is None else dial
     model.selector.check_dial(model.config.dial)
     model.run_with(way)
     return model.eval()
 
 
-def _check_weights(folder: Path) -> Path:
-    """Checks that a folder holds the file of the weights, or all of its shards. Returns the file, or their index."""
+def _check_weights(folder: Path) -> tuple[Path, tuple[Path, ...]]:
+    """Checks that a folder holds the file of the weights, or all of its shards.
+
+    Returns the file, or the index of the shards, and all the files that hold weights.
+    """
+    check_is_whole_model(folder)
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if whole.is_file() or not index.is_file():
         _check_file(whole)
-        return whole
-    shards = _read_object(index).get("weight_map")
-    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
-        raise DamagedCheckpoint(f"{index} must name the file of each weight, and does not: copy it again")
-    for name in sorted(set(shards.values())):
-        _check_file(folder / name)
-    return index
+        return whole, (whole,)
+    try:
+        shards = tuple(folder / name for name in shards_of(index))
+    except ValueError as error:
+        raise _not_json(folder, error) from error
+    for shard in shards:
+        _check_file(shard)
+    return index, shards
+
+
+def _check_sizes(
+    folder: Path, task: Task, entries: dict[str, Any], weights: Path, files: tuple[Path, ...]
+) -> TrbertConfig:
+    """Checks that the weights have the sizes that the config declares, before memory is taken. Returns the config."""
+    try:
+        held = Held.by(files)
+        config = TrbertConfig.from_dict(entries)
+        check_points(config.points, config.encoder_config().num_hidden_layers)
+        check_stacks(config.encoder, held)
+        model = without_memory(model_class(task), config)
+        found = list(misfits(model, held))
+        if not found:
+            check_numbers(model, held)
+    except Exception as error:  # for a config that was written by hand, transformers raises errors of almost any class
+        raise _not_whole(folder, error) from error
+    if why := next((each.why for each in found if each.why), None):
+        raise _not_whole(folder, ValueError(why))
+    if found:
+        raise _misfit(weights, sorted(each.name for each in found))
+    return config
+
+
+def _not_whole(folder: Path, error: Exception) -> DamagedCheckpoint:
+    reason = " ".join(str(error).split())
+    if isinstance(error, KeyError):
+        reason = f"transformers does not know {reason}, which its config.json names"
+    return DamagedCheckpoint(f"{folder} does not hold a whole model ({reason}): copy or save it again")
+
+
+def _misfit(weights: Path, names: Sequence[str]) -> DamagedCheckpoint:
+    return DamagedCheckpoint(
+        f"{weights} does not fit config.json: {', '.join(names[:3])}"
+        f"{' and more' if len(names) > 3 else ''}: copy or save it again"
+    )
 
 
 def _check_file(path: Path) -> None:
@@ -335,13 +387,13 @@ def _check_file(path: Path) -> None:
         raise DamagedCheckpoint(f"{path.parent} must hold {path.name}, and does not: copy or save the model again")
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-        return {**read}
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
-        raise DamagedCheckpoint(f"{path} is no JSON object ({error}): copy it again") from error
+def _not_json(folder: Path, error: Exception) -> DamagedCheckpoint:
+    remedy = "correct it, or copy or save it again" if isinstance(error, BrokenLimit) else "copy it again"
+    return DamagedCheckpoint(f"{folder}/{error}: {remedy}")
 
+
+MOST_POINTS = 1000
+"""The most reduction points of a model. There are never more than it has layers."""
 
 _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "encoder": (
@@ -361,10 +413,16 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 """What `config.json` must hold: in words, and as a check. It may have been written by hand."""
 
 
-def _check_config(folder: Path) -> Task:
-    """Checks that a folder holds the config of a reduced model that this version can read, and returns its task."""
+def _check_config(folder: Path) -> tuple[Task, dict[str, Any]]:
+    """Checks that a folder holds the config of a reduced model that this version can read.
+
+    Returns the task of the model, and the content of the config.
+    """
     _check_file(folder / "config.json")
-    config = _read_object(folder / "config.json")
+    try:
+        config = read_object(folder / "config.json")
+    except ValueError as error:
+        raise _not_json(folder, error) from error
     if (kind := config.get("model_type")) != TrbertConfig.model_type:
         raise InputError(
             f"model_type in {folder}/config.json must be 'trbert', and is {kind!r}: "
@@ -381,9 +439,17 @@ def _check_config(folder: Path) -> Task:
             raise DamagedCheckpoint(
                 f"{name} in {folder}/config.json must be {words}, and {has}: correct it, or copy or save it again"
             )
+    if len(config["points"]) > MOST_POINTS:
+        raise DamagedCheckpoint(
+            f"points in {folder}/config.json must be at most {MOST_POINTS}, and are {len(config['points'])}: correct "
+            "it, or copy or save it again"
+        )
+    for where, entries in {"config.json": config, "`encoder` in config.json": config["encoder"]}.items():
+        check_entries(f"{where} of model {folder}", entries)
+        check_not_fetched(f"{where} of model {folder}", entries)
     # What somebody wrote there need not be text.
     selector_class(str(config.get("selector")))
-    return task_of(str(config["task"]))
+    return task_of(str(config["task"])), config
 
 
 AutoConfig.register(TrbertConfig.model_type, TrbertConfig, exist_ok=True)

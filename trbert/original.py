@@ -41,7 +41,7 @@ def import_original(state: Mapping[str, Tensor], config: Any, task: Task = TASKS
     Raises:
         InputError: A policy head is missing or has a wrong shape, or another weight does not fit the configuration.
     """
-    plain = task.auto_class.from_config(config)
+    plain = task.auto_class.from_config(config, trust_remote_code=False)
     wanted = plain.state_dict()
     rest = {_new_name(name): value for name, value in state.items() if not _HEAD_NAME.match(name)}
     # Some versions of transformers save the position ids. They are not learned, so the checkpoint's are not needed.

@@ -2,15 +2,14 @@
 
 import hashlib
 import importlib.util
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from trbert.checkpoint.config import name_outputs, read_config
@@ -18,7 +17,15 @@ from trbert.checkpoint.head import match_labels
 from trbert.checkpoint.place import Place, find_model
 from trbert.checkpoint.quiet import quiet
 from trbert.checkpoint.tokenizer import fit_tokenizer, load_tokenizer
-from trbert.checkpoint.weights import check_finite, check_report, find_weights, unread
+from trbert.checkpoint.weights import (
+    SAFETENSORS,
+    check_finite,
+    check_report,
+    check_sizes,
+    find_weights,
+    read_heads,
+    unread,
+)
 from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound
 from trbert.packed.families import family_of
 from trbert.tasks import Task
@@ -72,8 +79,11 @@ def load_pretrained(name: str, task: Task, labels: Sequence[str], new_head: bool
         if fine_tuned:
             task.check_config(config)
         _set_outputs(config, names, labels, fine_tuned)
-        safe, written = find_weights(place)
-        model, report = _load_model(place, task, config, safe)
+        weights, written = find_weights(place)
+        held = read_heads(place, weights)
+        make = partial(task.auto_class.from_config, trust_remote_code=False)
+        check_sizes(place, make, config, held, fine_tuned, names is not None)
+        model, report = _load_model(place, task, config, weights in SAFETENSORS)
         unused = check_report(place, model, report, fine_tuned, names is not None)
         check_finite(place, model)
         replaced = () if fine_tuned else _renew_head(place, model, report, heads, trained)
@@ -166,18 +176,7 @@ def _load_model(place: Place, task: Task, config: Any, safe: bool) -> tuple[Any,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except (
-        SafetensorError,
-        pickle.UnpicklingError,
-        OSError,
-        EOFError,
-        RuntimeError,
-        AssertionError,
-        LookupError,
-        TypeError,
-        ValueError,
-        ImportError,
-    ) as error:
+    except Exception as error:  # transformers and those that read the files have errors of many classes
         raise unread(place, error) from error
     return model, report
 

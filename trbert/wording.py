@@ -2,12 +2,12 @@
 
 import difflib
 import os
-import re
 import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from trbert.errors import InputError
+_LIKE = 1000
+"""The most names that are compared with a wrong one, and the most characters of such a name."""
 
 
 def listed(names: Iterable[Any]) -> str:
@@ -54,7 +54,9 @@ def did_you_mean(name: str, there: Sequence[str]) -> str:
         >>> did_you_mean("tset", ["train", "test"])
         " (did you mean 'test'?)"
     """
-    written = {other.casefold(): other for other in reversed(there)}
+    if len(name) > _LIKE:
+        return ""
+    written = {other.casefold(): other for other in reversed(there[:_LIKE]) if len(other) <= _LIKE}
     close = difflib.get_close_matches(name.casefold(), written, 1)
     return f" (did you mean {written[close[0]]!r}?)" if close else ""
 
@@ -67,28 +69,59 @@ def pasted(path: str | os.PathLike[str]) -> str:
         "'./-my runs/search'"
     """
     text = os.fspath(path)
-    return shlex.quote(f"./{text}" if text.startswith("-") else text)
+    text = f"./{text}" if text.startswith("-") else text
+    if text.isprintable():
+        return shlex.quote(text)
+    # Even within quotation marks a terminal acts on control characters. Bash, zsh and ksh read such bytes in $'…'.
+    shown = (each if each.isprintable() and each not in "'\\" else _bytes_of(each) for each in text)
+    return f"$'{''.join(shown)}'"
 
 
-def parse_size(text: str, name: str) -> int:
-    """Returns the bytes of a size such as "500MB" or "1.5GB". The units are powers of 1,000.
+def _bytes_of(character: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
 
-    Args:
-        text: the size.
-        name: what the user calls it, for the message.
 
-    Raises:
-        InputError: The text is no size, or it is 0.
+def python_text(text: str) -> str:
+    r"""Returns a text as a literal of Python that can be pasted: whatever the text is, a shell does not act on it.
 
     Example:
-        >>> parse_size("1.5GB", "--max-data-size")
-        1500000000
+        >>> print(python_text("runs/`my` $run"))
+        "runs/\x60my\x60 \x24run"
     """
-    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,9})?) ?([kMGT]?)B?", text.strip())
-    found = 0 if match is None else int(float(match[1]) * 1000 ** " kMGT".index(match[2] or " "))
-    if found == 0:
-        raise InputError(f"{name} must be a size above 0 such as 500MB or 8GB, and is {cut(text)}")
-    return found
+    return f'"{"".join(each if each.isprintable() and each not in _ACTIVE else _escape(each) for each in text)}"'
+
+
+_ACTIVE = '"“”„$`!\\'
+"""What acts within the quotation marks of Python, of a shell on Linux or macOS, or of PowerShell."""
+
+
+def _escape(character: str) -> str:
+    number = ord(character)
+    return "\\\\" if character == "\\" else f"\\x{number:02x}" if number < 256 else f"\\U{number:08x}"
+
+
+def printable(text: str) -> str:
+    r"""Returns a text with an escape for each character that a terminal does not show as it is.
+
+    These are control characters, with which a terminal can be made to hide or to change lines, and characters that turn
+    the direction of writing. A file that somebody else wrote may hold them.
+
+    Example:
+        >>> print(printable("red \x1b[31m, and\n turned \u202e"))
+        red \x1b[31m, and\n turned \u202e
+    """
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
+def cell(text: str, most: int = 100) -> str:
+    """Returns a text for a cell of a table: as `printable` does, cut to so many characters.
+
+    Example:
+        >>> len(cell("a" * 1000))
+        100
+    """
+    shown = printable(text[: most + 1])
+    return shown if len(shown) <= most else shown[: most - 3] + "..."
 
 
 def cut(value: object) -> str:
@@ -98,7 +131,12 @@ def cut(value: object) -> str:
         >>> cut("a" * 100)
         "'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa..."
     """
-    text = repr(value)
+    if isinstance(value, str):
+        value = value[:60]  # its quotation marks make it longer, so that a cut one is still seen to be cut
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # lists within lists, or an integer of thousands of digits
+        text = f"a value of type {type(value).__name__} that is too large to show"
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -113,12 +151,23 @@ def shown(value: object) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's message, or the name of its class where it has none."""
+    """Returns the first line of an error's message, or the name of its class where it has none.
+
+    It is escaped as `printable` does, and cut to 200 characters, because it may quote a file.
+    """
     lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__
+    return cell(lines[0].strip(), 200) if lines else type(error).__name__
 
 
-def cut_line(error: BaseException) -> str:
-    """Returns the first line of an error's message, cut to 200 characters; it may quote a file of any length."""
-    line = first_line(error)
-    return line if len(line) <= 200 else line[:197] + "..."
+def reason(error: BaseException) -> str:
+    """Returns why a file could not be read, for the brackets of a message.
+
+    Example:
+        >>> reason(FileNotFoundError(2, "No such file or directory", "settings.json"))
+        'No such file or directory'
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return f"{cell(str(error.args[0]))} is missing" if isinstance(error, KeyError) else first_line(error)

@@ -99,6 +99,8 @@ class Plan:
         trial_seconds: the time for one trial, in seconds.
         learners: the number of processes that share a joint stage, or the teacher's training.
         testing_seconds: the time that measuring the front on test takes, as far as that is known, in seconds.
+        workers: the number of rollout workers of a trial.
+        spread: whether the processes may be on several machines, of which each has its own memory.
     """
 
     seconds: float
@@ -107,6 +109,8 @@ class Plan:
     trial_seconds: float
     learners: int = 1
     testing_seconds: float = 0.0
+    workers: int = 0
+    spread: bool = False
 
     @property
     def teacher_seconds(self) -> float:
@@ -119,7 +123,7 @@ class Plan:
         return min(CLOSING_SHARE * self.seconds, max(MOST_CLOSING_S, self.testing_seconds / TESTING_SHARE))
 
 
-def make_plan(seconds: float, concurrent: int, num_trials: int | None, learners: int = 1) -> Plan:
+def make_plan(seconds: float, concurrent: int, num_trials: int | None, learners: int = 1, workers: int = 0) -> Plan:
     """Returns how the budget is spent: how many trials fit it, or how long each of the wanted trials may take.
 
     Args:
@@ -127,6 +131,7 @@ def make_plan(seconds: float, concurrent: int, num_trials: int | None, learners:
         concurrent: the number of trials for which there is room at the same time.
         num_trials: the number of trials wanted; as many as fit the budget if None.
         learners: the number of processes that share a joint stage, or the teacher's training.
+        workers: the number of rollout workers of a trial.
 
     Example:
         >>> make_plan(600.0, concurrent=2, num_trials=None).trials
@@ -144,6 +149,7 @@ def make_plan(seconds: float, concurrent: int, num_trials: int | None, learners:
         trials=num_trials,
         trial_seconds=available / waves,
         learners=learners,
+        workers=workers,
     )
 
 

@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
@@ -15,12 +14,12 @@ import ray
 import torch
 import transformers
 from ray import tune
+from ray._private import ray_constants
 from ray.exceptions import RayTaskError
 from ray.util.queue import Queue
 
 from trbert.console import end_on_sigterm
-from trbert.errors import InputError, TrbertError
-from trbert.files import why_not_writable
+from trbert.errors import InputError, OutOfMemory, TrbertError
 from trbert.measure.latency import LatencyTable, load_latency
 from trbert.selection.reduction import Reducer
 from trbert.selection.selectors import free_selectors
@@ -35,13 +34,15 @@ from tune.budget import (
     StageTimeout,
     after_preparing,
     fit_trial,
+    make_plan,
     measuring_seconds,
 )
 from tune.checkpoints import StateFolder, StateKeeper
-from tune.learning.inputs import Say, check_unchanged, read_inputs
+from tune.learning.inputs import Say, check_unchanged, read_inputs, trials_in_memory
+from tune.learning.memory import REMEDY, let_go, memory_ended
 from tune.learning.prepare import Prepared, prepare
 from tune.learning.standing import Standing
-from tune.learning.steps import Progress, fix_algorithms
+from tune.learning.steps import Progress, fix_algorithms, pick_device
 from tune.learning.teacher_stage import train_teacher
 from tune.planner import bundle, cluster_at_hand, gpus_each
 from tune.preflight.places import below, states_name, trials_name
@@ -52,9 +53,9 @@ from tune.results.rules import FREE_DIALS, free_points
 from tune.results.table import table
 from tune.runs.folder import RunFolder
 from tune.runs.record import SavedRun, write_run
-from tune.settings import ComputeSettings, Search, Settings, TeacherSettings
+from tune.settings import ComputeSettings, Search, Settings, TeacherSettings, override
 from tune.space import first_guesses, point_choices, search_space, to_settings
-from tune.suggestions import FreshSearch
+from tune.suggestions import FreshSearch, known_trials
 from tune.teams import TeamPlan, teach_together
 from tune.trial import run_trial
 
@@ -145,8 +146,14 @@ def _run_search(record: _Record, plan: Plan, *, cores: int, resumed: bool, verbo
         _start_ray(search.address or "local", cores, verbose)
         work = partial(work, team=_team(folder, saved, "teacher"))
         shared = _on_cluster(work, {"say": console.line, "keep": record.keep}, _gpus_each(search))
+        if search.address is None:
+            plan = _in_memory(plan, shared.prepared, saved, console, resumed=resumed)
     else:
         shared = work(say=console.line, keep=record.keep)
+        fewer = _in_memory(plan, shared.prepared, saved, console, resumed=resumed)
+        if fewer.concurrent < plan.concurrent:  # the trials of a resumed search are limited by processors alone
+            cores = fewer.concurrent * search.processes
+        plan = fewer
         _start_ray("local", cores, verbose)
     prepared = shared.prepared
     plan = replace(plan, testing_seconds=FRONT_PASSES * prepared.pass_seconds * len(prepared.test))
@@ -155,6 +162,7 @@ def _run_search(record: _Record, plan: Plan, *, cores: int, resumed: bool, verbo
         fitted = saved.fitted if resumed else None
         if fitted is None and timed:
             plan = after_preparing(plan, clock.used())
+            settings = override(settings, {"compute.tokens_per_batch": prepared.tokens_per_batch})
             fitted = _fit(settings, plan, prepared, console)
             deadline = _on_ray(Clock(plan.seconds - plan.closing_seconds, used=clock.used()))
             record.write(
@@ -176,7 +184,8 @@ def _run_search(record: _Record, plan: Plan, *, cores: int, resumed: bool, verbo
         raise _none_finished(folder, plan.trials, [result.error for result in results if result.error is not None])
     console.line("measuring the front's models, one at a time")
     least = plan.closing_seconds if resumed else LEAST_CLOSING_SHARE * plan.seconds
-    points = collect(folder, prepared, fitted, shared.free, results, Clock(max(clock.left(), least)))
+    end = Clock(max(clock.left(), least))
+    points = collect(folder, prepared, fitted, shared.free, results, console.line, end)
     missing = f"{plan.trials - done} of {plan.trials} trials did not finish\n" if done < plan.trials else ""
     standing = prepared.standing
     cuts = [*shared.cuts, *_cut_trials(results), *_cut_points(points)]
@@ -209,6 +218,21 @@ def _on_ray(clock: Clock) -> Any:
     return remote.remote(clock.seconds, clock.used())
 
 
+def _in_memory(plan: Plan, prepared: Prepared, saved: SavedRun, console: Console, *, resumed: bool) -> Plan:
+    """Returns the plan, with fewer trials at once on this machine if its memory is for no more."""
+    let_go()
+    if prepared.needs is None:
+        return plan
+    parameters = sum(array.size for array in prepared.weights.values())
+    at_once = trials_in_memory(prepared.needs, pick_device(saved.settings.compute.device), parameters, plan)
+    if at_once == plan.concurrent:
+        return plan
+    number = plan.trials if resumed else saved.search.num_trials
+    fewer = make_plan(plan.seconds, at_once, number, plan.learners, plan.workers)
+    console.line(f"trials: {fewer.trials}, {fewer.concurrent} at once: memory for no more at once")
+    return fewer
+
+
 def _none_finished(folder: RunFolder, trials: int, errors: list[Any]) -> Exception:
     """Returns the error for a search without a finished trial: the user's mistake if each of its trials made one."""
     causes: list[Any] = [error.cause or error if isinstance(error, RayTaskError) else error for error in errors]
@@ -217,6 +241,8 @@ def _none_finished(folder: RunFolder, trials: int, errors: list[Any]) -> Excepti
         return type(causes[0])(
             f"none of {trials} trials finished: {causes[0]}; then start again under another --name ({logs})"
         )
+    if errors and (how := memory_ended(errors[0])) is not None:
+        return OutOfMemory(f"none of {trials} trials finished: the first {how} ({REMEDY}); {logs}")
     why = (
         f" (the first error: {(str(errors[0]).strip().splitlines() or [type(errors[0]).__name__])[-1]})"
         if errors
@@ -298,7 +324,7 @@ def _check_gpus(search: Search) -> None:
 
 
 def _inspect(saved: SavedRun, plan: Plan, say: Say) -> None:
-    check_unchanged(read_inputs(saved.settings, say, plan.concurrent), saved.fingerprint)
+    check_unchanged(read_inputs(saved.settings, say, plan), saved.fingerprint)
 
 
 def _quieten(verbose: bool) -> None:
@@ -384,14 +410,28 @@ def _train_alone(
 
 
 def _start_ray(address: str, cores: int, verbose: bool) -> None:
-    given = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
-    if address == "local" and not given and why_not_writable(Path(os.path.expanduser("~/.ray"))) is not None:
-        # Ray would keep the token with which its processes know each other in the home folder.
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    options: dict[str, Any] = {"num_cpus": cores, "include_dashboard": False} if address == "local" else {}
+    options: dict[str, Any] = {}
+    if address == "local":
+        # Ray would keep the token with which its processes know each other in the home folder, readable by everybody.
+        if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        _listen_on_loopback()
+        options = {"num_cpus": cores, "include_dashboard": False}
     level = logging.INFO if verbose else logging.ERROR
     ray.init(address=address, log_to_driver=verbose, logging_level=level, **options)
     end_on_sigterm()
+
+
+def _listen_on_loopback() -> None:
+    """Lets the processes of Ray that this one starts listen on 127.0.0.1 alone; else they listen on all addresses.
+
+    Ray does so by default on macOS and Windows, where it makes no clusters. The argument `_node_ip_address` of
+    `ray.init` does not help, because Ray replaces a loopback address in it.
+    """
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"  # for the processes that Ray starts
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    if os.path.exists("/sys/class/net/lo"):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # for what the learners of a team send each other
 
 
 def _on_cluster(work: Callable[..., Found], takers: dict[str, Say], gpus: float) -> Found:
@@ -462,12 +502,15 @@ def _run_trials(
     storage = _storage(folder, search)
     name = _trials_name(folder, saved)
     trials = below(storage, name)
-    if resumed and tune.Tuner.can_restore(trials):
-        tuner = tune.Tuner.restore(trials, trainable=trainable, resume_unfinished=True, restart_errored=True)
+    known = known_trials(trials) if resumed else []
+    config = _tune_config(folder, search, fitted, plan, prepared, console.line, known)
+    if known:
+        tuner: Any = tune.Tuner.restore(trials, trainable=trainable, resume_unfinished=True, restart_errored=True)
+        tuner._local_tuner._tune_config.search_alg = config.search_alg  # Ray's files hold nothing of it
     else:
         tuner = tune.Tuner(
             trainable,
-            tune_config=_tune_config(search, fitted, plan, prepared),
+            tune_config=config,
             run_config=tune.RunConfig(
                 name=name,
                 storage_path=storage,
@@ -497,7 +540,15 @@ def _storage(folder: RunFolder, search: Search) -> str:
     return search.storage or os.path.abspath(folder.path)
 
 
-def _tune_config(search: Search, fitted: Settings, plan: Plan, prepared: Prepared) -> tune.TuneConfig:
+def _tune_config(
+    folder: RunFolder,
+    search: Search,
+    fitted: Settings,
+    plan: Plan,
+    prepared: Prepared,
+    say: Say,
+    known: Sequence[Any],
+) -> tune.TuneConfig:
     fixed, num_layers = search.fixed, prepared.config.num_hidden_layers
     ratios = fitted.select.keep_ratios
     # If the user fixed the ratios but not the points, there must be as many points as ratios.
@@ -506,7 +557,8 @@ def _tune_config(search: Search, fitted: Settings, plan: Plan, prepared: Prepare
     pairs = len(prepared.task.columns(fitted.data.text_column, fitted.data.label_column).inputs) == 2
     documents = fitted.select.documents
     guesses = first_guesses(num_layers, prepared.penalty, documents, fixed, num_points, pairs=pairs)
-    searcher = space and FreshSearch(space, guesses[: plan.trials], seed=fitted.seed)
+    first = guesses[: plan.trials]
+    searcher = space and FreshSearch(folder.study, space, first, seed=fitted.seed, say=say, known=known)
     # If the user fixed everything, there is no searcher, and all trials have the same configuration.
     return tune.TuneConfig(
         search_alg=searcher or None, num_samples=plan.trials, max_concurrent_trials=plan.concurrent, reuse_actors=False

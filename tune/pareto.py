@@ -3,19 +3,23 @@
 python tune/pareto.py runs/default --max-drop 0.5 --out picked
 """
 
-import json
 import os
-import shutil
+import re
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from trbert.console import Parser, exit_code
-from trbert.errors import DamagedCheckpoint, InputError, RunFolderError
-from trbert.files import why_not_writable
+from trbert import __version__
+from trbert.console import Parser, disk_full, exit_code
+from trbert.disk.checksums import SUMS, check_checksums, write_checksums
+from trbert.disk.files import copy_tree, files_below, free_bytes, sync_folder, why_not_writable, write_json
+from trbert.errors import DamagedCheckpoint, InputError, RunFolderError, TrbertError
+from trbert.wording import printable, python_text, reason
 from tune.learning.standing import remarks
+from tune.results.check import check_run
 from tune.results.front import NO_MODEL, UNREDUCED, Point, at_dial, has_model, is_saved, pick
+from tune.results.models import model_folder, read_config
 from tune.results.standing_file import read_standing
 from tune.results.table import read_front, table
 from tune.runs.folder import RunFolder
@@ -24,7 +28,8 @@ from tune.runs.folder import RunFolder
 def export(run: Path, point: Point, out: Path) -> None:
     """Copies a point's model to a new folder; the copy loads with the point's dial.
 
-    The folder appears complete or not at all.
+    The folder appears complete or not at all. It gets checksums of its own, because the dial is in one of its files.
+    Its files have the modes of new ones.
 
     Args:
         run: the run folder; the point's `model` is relative to it.
@@ -33,11 +38,12 @@ def export(run: Path, point: Point, out: Path) -> None:
 
     Raises:
         InputError: The point has no model.
-        RunFolderError: `out` is not empty, cannot be written, or lies inside the model's folder.
-        DamagedCheckpoint: The model's folder or its config.json is missing or damaged.
+        RunFolderError: `out` is not empty, cannot be written, lies inside the model's folder, or behind a symbolic link
+            in the run. Or the model's folder holds something else than files and folders.
+        DamagedCheckpoint: The model's folder or its config.json is missing or damaged, or differs from its checksums.
 
     Example:
-        >>> import tempfile
+        >>> import json
         >>> run = Path(tempfile.mkdtemp())
         >>> (run / "models" / "3").mkdir(parents=True)
         >>> _ = (run / "models" / "3" / "config.json").write_text('{"dial": 0.0}')
@@ -49,50 +55,65 @@ def export(run: Path, point: Point, out: Path) -> None:
     """
     if not is_saved(point):
         raise InputError(f"a point must be a saved model to be exported, and is {point.selector!r} of {point.trial!r}")
-    source = run / point.model
-    config = _read_config(source)
-    if os.path.lexists(out) and (not out.is_dir() or any(out.iterdir())):
+    source = model_folder(run, point.model)
+    config = read_config(source)
+    if (source / SUMS).exists():
+        check_checksums(source)
+    try:
+        _check_place(run, source, out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name[:100]}.") as made:
+            copy = Path(made) / "copy"
+            copy_tree(source, copy)
+            if point.dial is not None:
+                write_json(copy / "config.json", {**config, "dial": float(point.dial)})
+            write_checksums(copy)
+            os.replace(copy, out)
+        sync_folder(out.parent)
+    except TrbertError:
+        raise
+    except RecursionError as error:
+        raise DamagedCheckpoint(
+            f"{source}/config.json is nested too deeply to be written again: search again, or copy it back"
+        ) from error
+    except OSError as error:
+        if disk_full(error) is not None:
+            raise
+        raise RunFolderError(
+            f"{source} cannot be copied to {out} ({reason(error)}): check that you may read the one and write the other"
+        ) from error
+
+
+def _check_place(run: Path, source: Path, out: Path) -> None:
+    if os.path.lexists(out) and (out.is_symlink() or not out.is_dir() or any(out.iterdir())):
         raise RunFolderError(f"{out} exists already: pass --out with a new or empty folder, or remove it")
     if source.resolve() in (out.resolve(), *out.resolve().parents):
         raise RunFolderError(f"{out} lies inside the model's own folder {source}: pass --out with a folder elsewhere")
+    whole = Path(os.path.abspath(out))
+    for each in whole.parents:
+        if each.is_symlink() and run.resolve() in (each.parent.resolve(), *each.parent.resolve().parents):
+            raise RunFolderError(
+                f"{out} must not lie behind a symbolic link in the run, and {each} is one: pass --out with a folder "
+                "elsewhere"
+            )
     if (why := why_not_writable(out)) is not None:
         raise RunFolderError(f"{out} cannot be written ({why}): pass --out with a folder that you may write to")
-    beside = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(source, beside)
-        if point.dial is not None:
-            text = json.dumps({**config, "dial": float(point.dial)}, indent=2)
-            (beside / "config.json").write_text(f"{text}\n", encoding="utf-8")
-        os.replace(beside, out)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DamagedCheckpoint(
-            f"{folder} must hold config.json, and does not: search again, or copy it back"
-        ) from error
-    except ValueError as error:
-        raise DamagedCheckpoint(f"{folder}/config.json is not JSON ({error}): search again, or copy it back") from error
-    if not isinstance(config, dict):
-        raise DamagedCheckpoint(f"{folder}/config.json must be a JSON object, and is {config!r}: search again")
-    return config
+    needed = sum((source / name).lstat().st_size for name in files_below(source))
+    if needed > (free := free_bytes(out)):
+        raise RunFolderError(
+            f"{out} needs {needed:,} bytes for a copy of {source}, and its disk has {free:,}: pass --out on another one"
+        )
 
 
 def describe(run: Path, point: Point, exported: Path | None = None) -> str:
     """Returns the text about a picked model: its folder, its quality and speed, and the line of Python that loads it.
 
     Example:
-        >>> fast = Point(
-        ...     trial="1", selector="policy", dial=-0.5, quality_validation=0.9, speed_up_validation=4.0, model="m/1"
-        ... )
+        >>> measured = {"quality_validation": 0.9, "speed_up_validation": 4.0}
+        >>> fast = Point(trial="1", selector="policy", dial=-0.5, model="models/1", **measured)
         >>> print(describe(Path("runs/default"), fast))
-        picked  runs/default/m/1 at dial -0.5: 90.0% and 4.00x in FLOPs on validation
-        load    trbert.load("runs/default/m/1", dial=-0.5)
+        picked  runs/default/models/1 at dial -0.5: 90.0% and 4.00x in FLOPs on validation
+        load    trbert.load("runs/default/models/1", dial=-0.5)
     """
     folder = run / point.model
     facts = [f"{point.quality_validation:.1%} and {point.speed_up_validation:.2f}x in FLOPs on validation"]
@@ -101,10 +122,10 @@ def describe(run: Path, point: Point, exported: Path | None = None) -> str:
         facts.insert(0, f"{point.quality_test:.1%}{drop} and {point.speed_up:.2f}x in FLOPs on test")
     if point.docs_per_second is not None:
         facts.append(f"{point.docs_per_second:.0f} docs/s")
-    lines = [f"picked  {folder}{at_dial(point)}: {', '.join(facts)}"]
+    lines = [f"picked  {printable(str(folder))}{at_dial(point)}: {', '.join(facts)}"]
     if exported is not None:
-        lines.append(f"copied  to {exported}")
-    where = json.dumps((exported or folder).as_posix(), ensure_ascii=False)  # a literal of Python's, too
+        lines.append(f"copied  to {printable(str(exported))}")
+    where = python_text((exported or folder).as_posix())
     if point.selector == UNREDUCED:
         load = f"transformers.{_architecture(exported or folder)}.from_pretrained({where})"
     else:
@@ -114,8 +135,13 @@ def describe(run: Path, point: Point, exported: Path | None = None) -> str:
 
 def _architecture(folder: Path) -> str:
     """Returns the name of the transformers class that loads a saved plain model."""
-    named = _read_config(folder).get("architectures")
-    return named[0] if isinstance(named, list) and named else "AutoModel"
+    named = read_config(folder).get("architectures")
+    first = named[0] if isinstance(named, list) and named else None
+    return first if isinstance(first, str) and _CLASS.fullmatch(first) else "AutoModel"
+
+
+_CLASS = re.compile(r"[A-Z][A-Za-z0-9]{0,99}")
+"""The name of a class. A config.json may hold anything, and the name stands in a line to paste."""
 
 
 def _command(arguments: Sequence[str]) -> None:
@@ -124,17 +150,27 @@ def _command(arguments: Sequence[str]) -> None:
     parser.add_argument("--max-drop", type=float, metavar="POINTS", help="pick: most points of quality to lose")
     parser.add_argument("--min-speedup", type=float, metavar="TIMES", help="pick: least speed-up in FLOPs")
     parser.add_argument("--out", type=Path, metavar="DIR", help="copy the picked model to this new folder")
+    parser.add_argument("--check", action="store_true", help="verify every file and every model of the run")
     parser.add_argument("--all", action="store_true", help="show the points off the front too")
     parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+    parser.add_version(__version__)
     chosen = parser.parse_args(arguments)
     picking = chosen.max_drop is not None or chosen.min_speedup is not None
     if chosen.out is not None and not picking:
         raise InputError("--out needs a pick: add --max-drop, --min-speedup, or both")
     folder = RunFolder(chosen.run)
+    if chosen.check:
+        if picking or chosen.all:
+            raise InputError(
+                "--check verifies the whole run, and goes with no other option but --verbose: leave it out"
+            )
+        check_run(folder, print)
+        return
     points, standing = read_front(folder.front_table), read_standing(folder.baselines)
     print(table(points, every=chosen.all, standing=standing))
     if picking:
         point = pick(points, chosen.max_drop, chosen.min_speedup)
+        model_folder(chosen.run, point.model)
         if chosen.out is not None:
             export(chosen.run, point, chosen.out)
         print(f"\n{describe(chosen.run, point, chosen.out)}")

@@ -12,6 +12,7 @@ from ray.exceptions import RayTaskError
 from ray.tune import Callback
 
 from trbert.console import disk_full
+from tune.learning.memory import REMEDY, memory_ended
 
 QUIET_S = 20.0
 """Seconds between progress lines if the output is not a terminal."""
@@ -90,8 +91,14 @@ class SearchProgress(Callback):
         )
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Prints why a trial's process ended, and that the trial continues from its last state."""
+        """Prints why a trial's process ended, and that the trial continues from its last state.
+
+        A trial that memory ended continues once. The next failure is its last one, whatever else a cluster forgives.
+        """
         self.stages.pop(trial.trial_id, None)
+        error = _error(trial)
+        if error is not None and memory_ended(error) is not None:
+            trial.max_failures = trial.run_metadata.num_failures
         self.console.line(f"trial {trial.trial_id} {_end(trial)}: it continues from its last state")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -101,15 +108,24 @@ class SearchProgress(Callback):
         self.console.line(f"trial {self.done} of {self.trials} {_end(trial)}: its error is in {trial.error_file}")
 
 
+def _error(trial: Any) -> Any:
+    """Returns the error that ended a trial, which Tune saved in a folder of this machine; None without one."""
+    file = trial.pickled_error_file
+    return None if file is None else pickle.loads(Path(file).read_bytes())
+
+
 def _end(trial: Any) -> str:
-    """Returns in words how a trial's process ended, from the error that Tune saved in a folder of this machine."""
-    if trial.pickled_error_file is None:
+    """Returns in words how a trial's process ended."""
+    error = _error(trial)
+    if error is None:
         return "failed"
-    error = pickle.loads(Path(trial.pickled_error_file).read_bytes())
+    address = re.search(r"\bip=([^,)\s]+)", str(error)) if isinstance(error, RayTaskError) else None
+    where = f" on {address[1]}" if address else ""
+    if (how := memory_ended(error)) is not None:
+        return f"{how}{where} ({REMEDY})"
     if not isinstance(error, RayTaskError):
         return "lost its process"
-    cause, address = error.cause or error, re.search(r"\bip=([^,)\s]+)", str(error))
-    where = f" on {address[1]}" if address else ""
+    cause = error.cause or error
     if disk_full(cause) is not None:
         return f"failed{where} because its disk or the storage is full (free some space)"
     *_, last = ["", *str(cause).strip().splitlines()]

@@ -6,9 +6,11 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from trbert import __version__
 from trbert.console import Parser, exit_code
 from trbert.errors import InputError, TrbertError
 from trbert.wording import pasted
@@ -46,6 +48,7 @@ SETTING_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
         "data.header",
         {"action": "store_const", "const": False, "help": "csv files have no row of column names"},
     ),
+    "--max-data-size": ("data.max_size", {"metavar": "SIZE"}),
     "--drop-duplicates": ("data.drop_duplicates", {"action": "store_const", "const": True}),
     "--new-head": ("new_head", {"action": "store_const", "const": True}),
     "--max-length": ("data.max_length", {"type": int}),
@@ -123,6 +126,7 @@ def _parser() -> Parser:
         "--dry-run", action="store_true", help="print the plan, check the data, the model and the machine, and stop"
     )
     parser.add_argument("--verbose", action="store_true", help="show tracebacks and Ray's own log")
+    parser.add_version(__version__)
     return parser
 
 
@@ -295,13 +299,17 @@ def _plan(search: Search, deterministic: bool = False) -> tuple[Plan, str]:
                 f"use at most {most}, or a cluster with --address"
             )
         where = f"this machine, {cores} core{'s' * (cores != 1)}"
-        return make_plan(seconds, 1 if deterministic else cores // each, search.num_trials, learners), where
+        at_once = 1 if deterministic else cores // each
+        return make_plan(seconds, at_once, search.num_trials, learners, search.num_rollout_workers), where
     from tune.planner import cluster_of, trials_at_once  # imports Ray, which takes seconds; other plans do not need it
 
     cluster = cluster_of(search.address)
     fit = trials_at_once(cluster, processes, search.gpus_per_worker, learners)
     where = f"Ray cluster at {search.address}: {cluster}; room for {fit.trials} trials, and no {fit.limit} for more"
-    return make_plan(seconds, 1 if deterministic else fit.trials, search.num_trials, learners), where
+    plan = make_plan(
+        seconds, 1 if deterministic else fit.trials, search.num_trials, learners, search.num_rollout_workers
+    )
+    return replace(plan, spread=True), where
 
 
 def _cores() -> int:

@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from trbert.errors import InputError
+from trbert.limits import MAX_SIZE, parse_size
 
 
 def _setting(default: Any, help: str) -> Any:
@@ -44,6 +45,9 @@ class DataSettings:
     header: bool = _setting(
         True, "whether the first row of a csv file names the columns; if not, the columns are named 1, 2 and so on"
     )
+    max_size: str = _setting(
+        MAX_SIZE, "most memory that the data may take, such as 500MB or 8GB; what needs more is refused"
+    )
     drop_duplicates: bool = _setting(False, "whether to keep one row of each text, and none of train in the others")
     max_length: int = _setting(256, "most tokens of a document, special tokens included")
     train_rows: int | None = _setting(None, "training rows to use, drawn with the seed; all when unset")
@@ -54,6 +58,7 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         _check(self.source.strip() != "", "--data", "a name, a folder or files", self.source)
+        parse_size(self.max_size)
         _check(self.max_length > 2, "data.max_length", "more than 2 tokens", self.max_length)
         for name in ("train_rows", "test_rows"):
             value = getattr(self, name)

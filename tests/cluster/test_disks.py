@@ -29,7 +29,7 @@ SEARCH = (
 def cluster():
     """Two hosts, one with a small /tmp of its own, and a small storage for both."""
     if lacking := missing():
-        pytest.skip(lacking)
+        pytest.fail(f"{lacking}: run make check-cluster")
     hosts = Hosts(2)
     hosts.act("down")
     own = hosts.folder / f"h{STRUCK}" / "tmp"

@@ -23,7 +23,7 @@ SEARCH = (
 def cluster():
     """A head, and no worker yet."""
     if lacking := missing_of_ec2():
-        pytest.skip(lacking)
+        pytest.fail(f"{lacking}: run make check-cluster")
     subprocess.run(["rm", "-rf", str(SHARED)], check=False)
     found = Ec2Cluster(SHARED)
     try:

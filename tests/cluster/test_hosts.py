@@ -23,7 +23,7 @@ SEARCH = (
 def cluster():
     """Three hosts with a cluster on them."""
     if lacking := missing():
-        pytest.skip(lacking)
+        pytest.fail(f"{lacking}: run make check-cluster")
     hosts = Hosts()
     hosts.up()
     try:
@@ -41,6 +41,10 @@ def test_every_host_joins_and_the_plan_is_for_all_of_them(cluster) -> None:
     assert re.search(r"Ray cluster at auto: 3 machines with \d+ CPUs; room for \d+ trials, and no CPU for more", told)
     refused = ".venv/bin/python tune/search.py --address auto --num-rollout-workers 5000 --dry-run 2>&1 || true"
     assert "can never have them, because there is too little CPU" in cluster.on_head(refused)
+
+
+def test_the_token_is_readable_by_its_owner_alone_on_every_host(cluster) -> None:
+    assert [cluster.hosts.ssh(host, "stat -c %a ~/.ray/auth_token").strip() for host in range(3)] == ["600"] * 3
 
 
 def test_a_search_runs_on_the_hosts_and_leaves_a_front(cluster) -> None:

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 import trbert
+from trbert.disk.checksums import write_checksums
 from trbert.encoder import Encoder
 from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound
 from trbert.modeling import TrbertConfig, TrbertForSequenceClassification, TrbertModel, assemble, load, model_class
@@ -637,3 +638,16 @@ def test_a_policy_feature_that_does_not_exist_is_said(saved):
     )
     with pytest.raises(DamagedCheckpoint, match=f"{told}$"):
         load(saved)
+
+
+def test_a_model_is_verified_when_asked_before_anything_is_made_of_it(saved):
+    with pytest.raises(DamagedCheckpoint, match="must hold SHA256SUMS to be verified, and does not"):
+        load(saved, verify=True)
+    write_checksums(saved)
+    assert load(saved, verify=True).config.to_dict() == load(saved).config.to_dict()
+    weights = bytearray((saved / "model.safetensors").read_bytes())
+    weights[-1] ^= 1  # a changed weight, which the model loads with
+    (saved / "model.safetensors").write_bytes(weights)
+    load(saved)
+    with pytest.raises(DamagedCheckpoint, match=r"changed: 'model\.safetensors'"):
+        load(saved, verify=True)

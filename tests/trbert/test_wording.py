@@ -1,10 +1,25 @@
 """How a message names what it found."""
 
+import os
 import shlex
+import shutil
+import subprocess
 
 import pytest
 
-from trbert.wording import briefly_listed, did_you_mean, first_line, listed, pasted, shown, the_first
+from trbert.wording import (
+    briefly_listed,
+    cell,
+    did_you_mean,
+    first_line,
+    listed,
+    pasted,
+    printable,
+    python_text,
+    reason,
+    shown,
+    the_first,
+)
 
 
 def test_names_are_listed_in_quotes():
@@ -47,3 +62,56 @@ def test_a_pasted_path_is_one_word_that_is_no_option(path):
     (word,) = shlex.split(pasted(path))
     assert word.removeprefix("./") == path
     assert not word.startswith("-")
+
+
+HOSTILE = [
+    "\x1b[31m red",
+    "a\nb\rc",
+    "\u202egnp.exe",
+    "it's \x07",
+    "back\\slash \x00".replace("\x00", "\x01"),
+    "\udcff",
+]
+
+
+@pytest.mark.parametrize("path", HOSTILE)
+def test_a_pasted_path_shows_no_control_character_and_is_the_path_in_a_shell(path):
+    if shutil.which("bash") is None:
+        pytest.skip("there is no bash")
+    word = pasted(path)
+    assert word.isprintable()
+    done = subprocess.run(["bash", "-c", f"printf %s {word}"], capture_output=True, check=True)
+    assert os.fsdecode(done.stdout) == path
+
+
+@pytest.mark.parametrize(
+    "text", [*HOSTILE, "$(touch x)", "`touch x`", '"; touch x; "', "!!", "x\\", "“; touch x”", "ü 'q'"]
+)
+def test_a_literal_to_paste_is_the_text_in_python_and_nothing_in_a_shell(text, tmp_path):
+    literal = python_text(text)
+    assert eval(literal) == text
+    assert literal.isprintable()
+    assert not set(literal[1:-1]) & set('"$`!“”')
+    for shell in filter(shutil.which, ("bash", "sh", "zsh")):
+        done = subprocess.run([shell, "-c", f"printf %s {literal}"], capture_output=True, cwd=tmp_path, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_a_terminal_would_act_on_is_shown_as_an_escape():
+    assert printable("\x1b[2J\u202e\n\t\u2028ü") == "\\x1b[2J\\u202e\\n\\t\\u2028ü"
+    assert printable("\udcff\x9b") == "\\udcff\\x9b"
+    assert cell("\n" * 1000) == ("\\n" * 50)[:97] + "..."
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(22, "it is a pipe"), "it is a pipe"),
+        (KeyError("settings"), "settings is missing"),
+        (RecursionError("maximum recursion depth exceeded"), "it is nested too deeply"),
+        (ValueError("x" * 300), "x" * 197 + "..."),
+    ],
+)
+def test_a_reason_is_a_few_words(error, told):
+    assert reason(error) == told

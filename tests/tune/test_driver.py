@@ -1,9 +1,9 @@
 """Preparing on a cluster: the driver is told what a worker does while it does it. What a search starts from."""
 
 import math
-import os
 import re
 import shlex
+import tempfile
 import time
 from dataclasses import replace
 from functools import partial
@@ -28,6 +28,7 @@ from tune.runs.folder import RunFolder
 from tune.runs.record import SavedRun, existing_run, write_run
 from tune.settings import DETERMINISTIC, Search, Settings, override
 from tune.space import to_settings
+from tune.suggestions import FreshSearch
 from tune.teams import TeamPlan
 
 needs_ray = pytest.mark.ray
@@ -103,12 +104,14 @@ def test_the_users_mistake_comes_back_as_itself(ray_local, tiny_settings):
 
 
 @pytest.fixture
-def searcher_of(prepared):
+def searcher_of(prepared, tmp_path):
     """A function: settings that the user fixed -> what decides what is tried on six layers."""
 
     def searcher(fixed, plan=PLAN):
         six_layers = replace(prepared, config=SimpleNamespace(num_hidden_layers=6))
-        return _tune_config(Search(fixed=tuple(fixed)), override(Settings(), fixed), plan, six_layers).search_alg
+        folder = RunFolder(Path(tempfile.mkdtemp(dir=tmp_path)))
+        settings, search = override(Settings(), fixed), Search(fixed=tuple(fixed))
+        return _tune_config(folder, search, settings, plan, six_layers, print, []).search_alg
 
     return searcher
 
@@ -140,7 +143,8 @@ def test_fixed_ratios_of_which_no_points_are_tried_are_refused(searcher_of):
 
 def test_a_search_tries_no_more_first_guesses_than_it_has_trials(searcher_of):
     for trials, tried in ((1, 1), (4, 4), (9, 4)):
-        assert len(searcher_of({}, make_plan(3600.0, 1, trials))._optuna._points_to_evaluate) == tried
+        waiting = searcher_of({}, make_plan(3600.0, 1, trials))._study.get_trials()
+        assert [trial.state.name for trial in waiting] == ["WAITING"] * tried
 
 
 def test_the_runs_seed_is_the_samplers(searcher_of):
@@ -322,20 +326,24 @@ def test_after_ray_is_started_sigterm_is_ours_again(monkeypatch):
     done = []
     monkeypatch.setattr(driver.ray, "init", lambda **words: done.append("ray"))
     monkeypatch.setattr(driver, "end_on_sigterm", lambda: done.append("ours"))
+    monkeypatch.setattr(driver.ray_constants, "ENABLE_RAY_CLUSTER", True)
+    monkeypatch.setattr(driver.os, "environ", dict(driver.os.environ))
     driver._start_ray("local", 1, verbose=False)
     assert done == ["ray", "ours"]
 
 
-@pytest.mark.parametrize(("home", "token"), [("", False), ("file", True)])
-def test_where_the_home_folder_cannot_be_written_ray_is_given_its_token(tmp_path, monkeypatch, home, token):
-    (tmp_path / "file").write_text("")
+def test_a_local_search_has_a_token_of_its_own_and_keeps_none_in_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(driver.ray, "init", lambda **words: None)
     monkeypatch.setattr(driver, "end_on_sigterm", lambda: None)
-    monkeypatch.setattr(driver.os, "environ", {"HOME": str(tmp_path / home)})
-    driver._start_ray("local", 1, verbose=False)
-    assert ("RAY_AUTH_TOKEN" in os.environ) == token
+    monkeypatch.setattr(driver.ray_constants, "ENABLE_RAY_CLUSTER", True)
+    monkeypatch.setattr(driver.os, "environ", {"HOME": str(tmp_path)})
     driver._start_ray("10.0.0.1:6379", 1, verbose=False)
-    assert ("RAY_AUTH_TOKEN" in os.environ) == token  # a cluster has its own
+    assert "RAY_AUTH_TOKEN" not in driver.os.environ  # a cluster has its own
+    driver._start_ray("local", 1, verbose=False)
+    assert len(driver.os.environ["RAY_AUTH_TOKEN"]) == 64
+    driver.os.environ["RAY_AUTH_TOKEN"] = "mine"
+    driver._start_ray("local", 1, verbose=False)
+    assert driver.os.environ["RAY_AUTH_TOKEN"] == "mine"
 
 
 # What is printed of the results.
@@ -419,6 +427,7 @@ def test_ray_is_started_with_this_machines_cores_and_joined_with_its_own(address
 @pytest.mark.parametrize(("address", "failures"), [(None, 1), ("10.0.0.1:6379", 10)])
 def test_trials_are_run_with_their_time_and_their_processes(address, failures, folder, prepared, monkeypatch):
     found = {}
+    folder.path.mkdir()
 
     def tuner(trainable, tune_config, run_config):
         found.update(config=tune_config, run=run_config)
@@ -467,25 +476,27 @@ def test_trials_are_run_with_their_time_and_their_processes(address, failures, f
 def test_a_resumed_search_takes_up_the_trials_that_it_finds_and_those_that_failed(
     resumed, there, restored, folder, prepared, monkeypatch
 ):
-    done = []
+    done, tuners = [], []
+    ended = SimpleNamespace(trial_id="a", status="TERMINATED", last_result={}, is_finished=lambda: True)
+    folder.path.mkdir()
 
     class Tuner:
         def __init__(self, trainable, **words):
             done.append("new")
 
-        @staticmethod
-        def can_restore(path):
-            return there and path == f"{folder.path}/trials"
-
         @classmethod
         def restore(cls, path, trainable, resume_unfinished, restart_errored):
             made = cls.__new__(cls)
+            made._local_tuner = SimpleNamespace(_tune_config=SimpleNamespace(search_alg="an empty one"))
+            tuners.append(made._local_tuner._tune_config)
             done.append((path, resume_unfinished, restart_errored))
             return made
 
         def fit(self):
             return []
 
+    known = {f"{folder.path}/trials": [ended]} if there else {}
+    monkeypatch.setattr(driver, "known_trials", lambda place: known.get(place, []))
     monkeypatch.setattr(driver.tune, "Tuner", Tuner)
     monkeypatch.setattr(driver.tune, "with_parameters", lambda function, **words: function)
     monkeypatch.setattr(driver.tune, "with_resources", lambda function, group: function)
@@ -494,6 +505,7 @@ def test_a_resumed_search_takes_up_the_trials_that_it_finds_and_those_that_faile
     options = {"clock": None, "timed": True, "resumed": resumed, "verbose": False}
     driver._run_trials(folder, saved, Settings(), PLAN, six_layers, Lines(), **options)
     assert done == [(f"{folder.path}/trials", True, True) if restored else "new"]
+    assert [isinstance(each.search_alg, FreshSearch) for each in tuners] == [True] * restored  # of the study's file
 
 
 @pytest.mark.parametrize("search", [Search(num_learners=2), Search(address="10.0.0.1:6379")], ids=["team", "cluster"])

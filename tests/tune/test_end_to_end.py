@@ -249,5 +249,5 @@ def test_a_search_whose_learners_are_two_processes_leaves_the_same_things(tiny_m
     assert {point.trial for point in points} == {"teacher", "free", "1"}
     assert next(point for point in points if point.trial == "teacher").quality_test > 0.9
     left = {path.name for path in (tmp_path / "tiny").iterdir()}
-    whole = {"settings.json", "front.csv", "front.png", "baselines.json", "models", "trials"}
+    whole = {"settings.json", "front.csv", "front.png", "baselines.json", "models", "trials", "study.log"}
     assert left == whole  # and no learner's states

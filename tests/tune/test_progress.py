@@ -93,6 +93,33 @@ def test_a_trial_that_failed_says_where_and_why(progress, tmp_path, cause, said)
     ]
 
 
+def died(text):
+    error = ActorDiedError()
+    error.error_msg = text
+    return error
+
+
+def test_a_trial_that_was_killed_says_what_helps_and_continues_only_once(progress, tmp_path):
+    killed = ended(
+        1, tmp_path, died("The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR")
+    )
+    killed.max_failures, killed.run_metadata = 10, SimpleNamespace(num_failures=3)
+    progress.on_trial_recover(1, [], killed)
+    assert progress.console.told == [
+        "trial t1 was killed, most likely because memory ran out (--set joint.batch_size=8, --set "
+        "compute.tokens_per_batch=4096 or a shorter --max-length needs less memory): it continues from its last state"
+    ]
+    assert killed.max_failures == 3  # Tune's next failure is the fourth
+
+
+def test_a_trial_whose_machine_is_gone_is_not_said_to_lack_memory(progress, tmp_path):
+    lost = ended(1, tmp_path, died("The actor died because its node has died."))
+    lost.max_failures = 10
+    progress.on_trial_recover(1, [], lost)
+    assert progress.console.told == ["trial t1 lost its process: it continues from its last state"]
+    assert lost.max_failures == 10
+
+
 def test_a_trial_without_an_error_of_its_own_only_failed(progress):
     found = trial(1)
     found.pickled_error_file, found.error_file = None, "somewhere/error.txt"

@@ -350,7 +350,7 @@ def test_a_full_disk_is_said(capsys, monkeypatch):
     def full(path, content):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr("trbert.files.write_whole", full)
+    monkeypatch.setattr("trbert.disk.files.write_whole", full)
     assert main(["--name", "mine"]) == 1
     assert (
         one_line(capsys)

@@ -451,3 +451,9 @@ def test_a_search_knows_its_seconds_and_the_processes_of_a_trial():
     assert search.seconds == 5400.0
     assert search.processes == 4  # its own, and three that sample
     assert (Search().seconds, Search().processes) == (600.0, 1)
+
+
+def test_a_size_of_data_is_a_size():
+    assert override(Settings(), {"data.max_size": "500MB"}).data.max_size == "500MB"
+    with pytest.raises(InputError, match="--max-data-size must be a size above 0, and is 'lots'"):
+        override(Settings(), {"data.max_size": "lots"})

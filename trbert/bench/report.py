@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from trbert.bench.speed import Report
-from trbert.files import write_whole
+from trbert.disk.files import write_whole
 
 _COLOURS = ("#9a9a9a", "#333333", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig
 
+from trbert.checkpoint.entries import FOREIGN, check_entries
 from trbert.checkpoint.head import label_names
 from trbert.checkpoint.place import Place
 from trbert.errors import DamagedCheckpoint, UnsupportedModel
 from trbert.packed.families import FAMILIES, Family, family_of
-from trbert.wording import first_line
 
 LEFT_OVER: dict[str, Any] = {
     "output_attentions": False,
@@ -31,6 +31,9 @@ They change no result. But some make a model that cannot be saved, or that canno
 SILENT = ("use_cache", "dtype", "torch_dtype", "transformers_weights", "transformers_version", "_name_or_path")
 """Entries that are cleared without a note, since nearly every config has them."""
 
+IGNORED = (*FOREIGN, "configuration_files")
+"""Entries that are cleared without a note, since they are unset here, or name files that are not read."""
+
 
 def read_config(place: Place) -> tuple[Any, tuple[str, ...] | None, tuple[str, ...]]:
     """Returns a model's configuration, the names of its head's outputs or None, and notes on what was cleared.
@@ -44,22 +47,13 @@ def read_config(place: Place) -> tuple[Any, tuple[str, ...] | None, tuple[str, .
         UnsupportedModel: The model is not an encoder of a known family, or was changed in a way that transformers
             cannot load.
     """
-    try:
-        raw: dict[str, Any] = PreTrainedConfig.get_config_dict(place.source, local_files_only=place.local)[0]
-    except (OSError, ValueError) as error:
-        raise place.failed(error) from error
+    if not place.file("config.json"):
+        raise place.failed(FileNotFoundError("it has no config.json"))
+    raw = place.json("config.json")
     kind = raw.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         _check_known(place, raw)
-    for name, rule in {
-        "quantization_config": "be unset, because a quantised model cannot learn: save the model as it was before it "
-        "was quantised, or call model.dequantize() and save that",
-        "pruned_heads": "be empty, because transformers no longer loads models without some of their heads: pass the "
-        "model as it was before its heads were pruned",
-    }.items():
-        if raw.get(name):
-            raise UnsupportedModel(f"{name} in config.json of model {place.name} must {rule}")
-        raw.pop(name, None)
+    check_entries(f"config.json of model {place.name}", raw)
     distance = raw.get("position_embedding_type", "absolute")
     if distance not in ("absolute", "rope", "rotary", None):
         raise UnsupportedModel(
@@ -75,13 +69,13 @@ def read_config(place: Place) -> tuple[Any, tuple[str, ...] | None, tuple[str, .
         config = AutoConfig.for_model(raw.pop("model_type"), **raw)
     except Exception as error:  # transformers checks the values of a config with errors of many classes
         raise DamagedCheckpoint(
-            f"config.json of model {place.name} is not whole ({first_line(error)}): copy or save it again"
+            f"config.json of model {place.name} is not whole ({' '.join(str(error).split())}): copy or save it again"
         ) from error
     family = family_of(config)
     _check_padding(place, config, family)
     if names is not None:
         name_outputs(config, names)
-    elif isinstance(outputs, int) and outputs > 0:
+    elif outputs:
         config.num_labels = outputs
     config.problem_type = problem
     config._name_or_path = place.source
@@ -121,6 +115,8 @@ def _clear(place: Place, raw: dict[str, Any]) -> tuple[str, ...]:
         for name, harmless in LEFT_OVER.items()
         if (value := raw.pop(name, harmless)) != harmless and value is not None
     ]
+    for name in [each for each in raw if each in IGNORED or each.startswith("_")]:
+        del raw[name]
     if cleared:
         notes.append(f"model {place.name}: cleared in its config, because no result needs it: {', '.join(cleared)}")
     if raw.pop("auto_map", None):

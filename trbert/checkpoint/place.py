@@ -1,13 +1,14 @@
 """Where a plain model is: a folder, or a name on the Hugging Face hub."""
 
-import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers.utils.hub import cached_file
 
+from trbert.checkpoint.json_text import read_json, read_object
 from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound, TrbertError, UnsupportedModel
 
 
@@ -29,26 +30,36 @@ class Place:
         """Returns one of the model's files, or None if there is no such file. A file of the hub is fetched."""
         if self.local:
             path = Path(self.source) / name
-            return path if path.is_file() else None
+            return path if os.path.isfile(path) else None
         try:
-            found = cached_file(self.source, name)
+            found = cached_file(self.source, name, local_files_only=False)
         except (OSError, ValueError):
             return None
         return None if found is None else Path(found)
 
     def json(self, name: str) -> dict[str, Any]:
-        """Returns the content of a JSON file; {} if there is no such file, or no object in it."""
+        """Returns the content of a JSON file; {} if there is no such file.
+
+        Raises:
+            DamagedCheckpoint: It is no JSON object, or breaks a limit.
+        """
         path = self.file(name)
         try:
-            found = json.loads(path.read_text(encoding="utf-8")) if path else {}
-        except ValueError:
-            return {}
-        return found if isinstance(found, dict) else {}
+            return read_object(path) if path else {}
+        except (OSError, ValueError) as error:
+            raise self.damaged(error) from error
+
+    def damaged(self, error: BaseException) -> TrbertError:
+        """Returns the error to raise where a file of the model is there, and is not as it must be."""
+        kind = "model folder" if self.local else "model"
+        return DamagedCheckpoint(
+            f"{kind} {self.source} is not whole ({' '.join(str(error).split())}): copy or save it again"
+        )
 
     def failed(self, error: Exception) -> TrbertError:
-        """Returns the error to raise where files of the model could not be read."""
+        """Returns the error to raise where files of the model could not be found or read."""
         if self.local:
-            return DamagedCheckpoint(f"model folder {self.source} is not whole ({error}): copy or save it again")
+            return self.damaged(error)
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
         return ModelNotFound(
             f"model {self.name!r} is no folder here and could not be fetched from the hub{offline}: "
@@ -68,14 +79,10 @@ def find_model(name: str) -> tuple[Place, tuple[str, ...]]:
         DamagedCheckpoint: The folder holds no config.json.
     """
     folder = Path(name)
-    if folder.is_file():
+    if os.path.isfile(folder):
         raise InputError(f"--model must be a folder or a name on the hub, and is the file {name}: pass {folder.parent}")
-    place = Place(name, name, local=folder.is_dir())
-    if place.file("adapter_config.json"):
-        raise UnsupportedModel(
-            f"model {name} must be a whole model, and is an adapter (adapter_config.json): load it with peft, call "
-            "model.merge_and_unload(), and save what that returns to another folder with save_pretrained"
-        )
+    place = Place(name, name, local=os.path.isdir(folder))
+    check_no_adapter(place)
     if not place.local:
         return place, ()
     notes: tuple[str, ...] = ()
@@ -86,15 +93,49 @@ def find_model(name: str) -> tuple[Place, tuple[str, ...]]:
             "after it are left out",
         )
         folder = within
-    if not (folder / "config.json").is_file():
+        check_no_adapter(Place(name, str(folder), local=True))
+    if not os.path.isfile(folder / "config.json"):
         models = _models_within(folder)
         remedy = f"pass the model within it, {models[-1]}" if models else "pass a saved model"
         raise DamagedCheckpoint(f"model folder {folder} must hold config.json, and does not: {remedy}")
     return Place(name, str(folder), local=True), notes
 
 
+def check_no_adapter(place: Place) -> None:
+    """Checks that a model is no adapter. Transformers would load the model that the adapter names, from anywhere.
+
+    Raises:
+        UnsupportedModel: It is one.
+    """
+    if place.file("adapter_config.json"):
+        raise UnsupportedModel(
+            f"model {place.name} must be a whole model, and is an adapter (adapter_config.json): load it with peft, "
+            "call model.merge_and_unload(), and save what that returns to another folder with save_pretrained"
+        )
+
+
+def check_is_whole_model(folder: Path) -> None:
+    """Checks that a folder holds nothing that transformers would load in place of the model, whatever it holds.
+
+    Raises:
+        UnsupportedModel: It holds an adapter, or parts of a model that several machines saved.
+    """
+    check_no_adapter(Place(str(folder), str(folder), local=True))
+    if part := next((path for path in folder.iterdir() if _OF_MACHINES.match(path.name)), None):
+        raise UnsupportedModel(
+            f"model folder {folder} must hold its weights in model.safetensors, and has parts of several machines, "
+            f"such as {part.name}: save the whole model with save_pretrained"
+        )
+
+
+_OF_MACHINES = re.compile(r"shard-\d+-model-.*\.safetensors$")
+"""Files of a distributed checkpoint. Transformers prefers them to all others."""
+
+
 def _models_within(folder: Path) -> list[Path]:
     """Returns the models that a folder holds, as a run of a trainer or the cache of the hub does, the newest last."""
+    if not os.path.isdir(folder):  # a name may be too long for one, and glob would fail by it
+        return []
     configs = [*folder.glob("*/config.json"), *folder.glob("snapshots/*/config.json")]
     weights = ("*.safetensors", "*.bin")
     models = [path.parent for path in configs if any(any(path.parent.glob(kind)) for kind in weights)]
@@ -105,7 +146,7 @@ def _of_sentence_transformers(folder: Path) -> Path | None:
     """Returns the folder of the encoder in a folder of sentence-transformers; None for a folder of another kind."""
     path = folder / "modules.json"
     try:
-        within = Path(json.loads(path.read_text(encoding="utf-8"))[0]["path"])
+        within = Path(read_json(path)[0]["path"])
     except (OSError, ValueError, LookupError, TypeError):
         return None
     return folder if within.is_absolute() or ".." in within.parts else folder / within

@@ -10,12 +10,15 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from trbert.checkpoint.place import Place
-from trbert.errors import DamagedCheckpoint, InputError, UnsupportedModel
+from trbert.errors import DamagedCheckpoint, InputError, TrbertError, UnsupportedModel
 from trbert.packed.families import family_of
 from trbert.wording import first_line, listed
 
 SENTENCEPIECE = ("sentencepiece.bpe.model", "spiece.model", "sentencepiece.model", "tokenizer.model")
 """Files of sentencepiece, as the families call them."""
+
+TOKENIZER_SIZE = 200_000_000
+"""The most bytes of tokenizer.json. That of a vocabulary of 250,000 tokens has 17 million."""
 
 
 def load_tokenizer(place: Place, config: Any) -> tuple[Any, tuple[str, ...]]:
@@ -30,7 +33,7 @@ def load_tokenizer(place: Place, config: Any) -> tuple[Any, tuple[str, ...]]:
         UnsupportedModel: It needs code of its own, or a package that is not installed.
         ModelNotFound: It could not be fetched from the hub.
     """
-    said, notes = place.json("tokenizer_config.json"), []
+    said, notes = check_json(place), []
     options: dict[str, Any] = {}
     if "do_lower_case" not in said and not place.file("tokenizer.json") and _has_capitals(place.file("vocab.txt")):
         options["do_lower_case"] = False
@@ -42,8 +45,8 @@ def load_tokenizer(place: Place, config: Any) -> tuple[Any, tuple[str, ...]]:
         tokenizer: Any = AutoTokenizer.from_pretrained(
             place.source, config=config, local_files_only=place.local, trust_remote_code=False, **options
         )
-    except Exception as error:  # the tokenizers library raises plain Exception
-        raise _unread(place, said, error) from error
+    except BaseException as error:  # the tokenizers library raises plain Exception, or panics
+        raise _unread(place, said, _not_interrupted(error)) from error
     names = sorted(tokenizer.vocab_files_names.values())
     if place.local and not any(place.file(name) for name in names):
         # In this case transformers makes a tokenizer that knows the special tokens only, without an error.
@@ -51,6 +54,29 @@ def load_tokenizer(place: Place, config: Any) -> tuple[Any, tuple[str, ...]]:
             f"model folder {place.source} must hold a tokenizer ({' or '.join(names)}), and does not: save it there"
         )
     return tokenizer, tuple(notes)
+
+
+def check_json(place: Place) -> dict[str, Any]:
+    """Checks the JSON files from which a tokenizer is made, beside tokenizer.json. Returns tokenizer_config.json.
+
+    Raises:
+        DamagedCheckpoint: One is no JSON object, breaks a limit, or names files elsewhere.
+    """
+    for name in ("special_tokens_map.json", "added_tokens.json"):
+        place.json(name)
+    said = place.json("tokenizer_config.json")
+    if said.get("fast_tokenizer_files"):
+        raise DamagedCheckpoint(
+            f"fast_tokenizer_files in tokenizer_config.json of model {place.name} must be unset, because the tokenizer "
+            "is in tokenizer.json: remove it"
+        )
+    path = place.file("tokenizer.json")
+    if path is not None and path.stat().st_size > TOKENIZER_SIZE:
+        raise DamagedCheckpoint(
+            f"tokenizer.json of model {place.name} must have at most {TOKENIZER_SIZE // 1_000_000} MB, and has "
+            f"{path.stat().st_size // 1_000_000}: copy or save it again"
+        )
+    return said
 
 
 def fit_tokenizer(place: Place, tokenizer: Any, model: Any) -> tuple[str, ...]:
@@ -66,7 +92,17 @@ def fit_tokenizer(place: Place, tokenizer: Any, model: Any) -> tuple[str, ...]:
 
     Raises:
         InputError: The tokenizer has no padding token, and no token that could be one.
+        DamagedCheckpoint: The tokenizer cannot read a text.
     """
+    try:
+        return _fit(place, tokenizer, model)
+    except TrbertError:
+        raise
+    except BaseException as error:  # the tokenizers library raises plain Exception, or panics
+        raise place.damaged(_not_interrupted(error)) from error
+
+
+def _fit(place: Place, tokenizer: Any, model: Any) -> tuple[str, ...]:
     config, notes = model.config, []
     rows = model.get_input_embeddings().num_embeddings
     tokenizer.model_max_length = min(tokenizer.model_max_length, family_of(config).max_tokens(config))
@@ -170,6 +206,15 @@ def _unread(place: Place, said: dict[str, Any], error: Exception) -> Exception:
             "there"
         )
     return place.failed(error)
+
+
+def _not_interrupted(error: BaseException) -> Exception:
+    """Returns an error that a library had. Raises it where it is none, such as an interrupt by the user."""
+    if isinstance(error, Exception):
+        return error
+    if type(error).__name__ == "PanicException":  # pyo3 has no name for its class that could be imported
+        return ValueError(f"the tokenizer panicked: {first_line(error)}")
+    raise error
 
 
 def _installed(name: str) -> bool:

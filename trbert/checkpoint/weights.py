@@ -2,13 +2,16 @@
 
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from trbert.checkpoint.place import Place
+from trbert.checkpoint.headers import shards_of
+from trbert.checkpoint.place import Place, check_is_whole_model
+from trbert.checkpoint.sizes import Held, Misfit, check_numbers, check_stacks, misfits, without_memory
 from trbert.errors import DamagedCheckpoint, InputError, TrbertError, UnsupportedModel
 
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
@@ -27,20 +30,21 @@ OTHERS = {
 """Files of weights that are not read, with the name of what made them."""
 
 
-def find_weights(place: Place) -> tuple[bool, tuple[str, ...]]:
-    """Returns whether a model's weights are safetensors, and notes where they are not.
+def find_weights(place: Place) -> tuple[str, tuple[str, ...]]:
+    """Returns the name of the file of a model's weights, or of the index of its files, and notes on it.
 
     Raises:
         DamagedCheckpoint: There are no weights, or pointers of Git LFS in their place.
         UnsupportedModel: The weights are of another library.
     """
     if place.local:
-        _check_pointers(Path(place.source))
-    if any(place.file(name) for name in SAFETENSORS):
-        return True, ()
+        _check_files(Path(place.source))
+    whole = next((name for name in SAFETENSORS if place.file(name)), None)
+    if whole:
+        return whole, ()
     pickled = next((name for name in PICKLED if place.file(name)), None)
     if pickled:
-        return False, (
+        return pickled, (
             f"model {place.name} has its weights in {pickled} alone, of which tensors alone are read and no code is "
             "run: save it once with model.save_pretrained(folder), which writes model.safetensors",
         )
@@ -54,8 +58,66 @@ def find_weights(place: Place) -> tuple[bool, tuple[str, ...]]:
     raise place.failed(FileNotFoundError("it has no model.safetensors"))
 
 
+def read_heads(place: Place, name: str) -> Held:
+    """Returns what the files of a model's weights hold, from the heads of the files alone.
+
+    Args:
+        place: where the model is.
+        name: the file of the weights, or the index of their files.
+
+    Raises:
+        DamagedCheckpoint: A file is missing or cut off, or its head does not fit it.
+        InputError: A file holds other things than weights.
+    """
+    try:
+        found = place.file(name)
+        names = (name,) if found is None or not name.endswith(".json") else shards_of(found)
+        files = []
+        for each in names:
+            path = place.file(each)
+            if path is None:
+                raise FileNotFoundError(f"it has no {each}")
+            files.append(path)
+        return Held.by(tuple(files))
+    except Exception as error:  # safetensors, zipfile and the unpickler of torch have errors of many classes
+        raise unread(place, error) from error
+
+
+def check_sizes(
+    place: Place, make: Callable[[Any], Any], config: Any, held: Held, fine_tuned: bool, named: bool
+) -> None:
+    """Checks that the weights have the sizes that config.json declares, before memory is taken for the model.
+
+    Args:
+        place: where the model is.
+        make: a function that takes a config and returns its model.
+        config: the configuration.
+        held: what the files hold.
+        fine_tuned: whether the head of the model is needed.
+        named: whether config.json names the outputs of the head.
+
+    Raises:
+        DamagedCheckpoint: They have others, or the values of config.json do not fit together.
+        InputError: The head has more or fewer outputs than there are names.
+    """
+    try:
+        check_stacks(place.json("config.json"), held)
+        model = without_memory(make, config)
+    except TrbertError:
+        raise
+    except Exception as error:  # transformers checks the values of a config with errors of many classes
+        raise unread(place, error) from error
+    _refuse(place, model, list(misfits(model, held)), fine_tuned, named)
+    try:
+        check_numbers(model, held)
+    except ValueError as error:
+        raise place.damaged(error) from error
+
+
 def unread(place: Place, error: Exception) -> TrbertError:
     """Returns the error to raise where the weights could not be read."""
+    if isinstance(error, TrbertError):
+        return error
     if isinstance(error, KeyError):
         return place.failed(ValueError(f"transformers does not know {error}, which its config.json names"))
     if not isinstance(error, pickle.UnpicklingError | EOFError):
@@ -114,14 +176,8 @@ def check_report(place: Place, model: Any, report: dict[str, Any], fine_tuned: b
             raise DamagedCheckpoint(
                 f"model {place.name} must hold the weight {name!r}, and does not{instead}: copy or save it again{head}"
             )
-    for name, found, wanted in sorted(report["mismatched_keys"]):
-        if not fine_tuned and not name.startswith(prefix):
-            continue
-        if not name.startswith(prefix) and found[1:] == wanted[1:] and wanted[0] == model.config.num_labels:
-            raise InputError(_number_refused(place, wanted[0], found[0], named))
-        raise place.failed(
-            ValueError(f"its weight {name!r} has the shape {list(found)}, and config.json says {list(wanted)}")
-        )
+    found = [Misfit(name, tuple(own), tuple(wanted), "") for name, own, wanted in sorted(report["mismatched_keys"])]
+    _refuse(place, model, found, fine_tuned, named)
     layers = [name for name in unused if name.startswith(prefix) and "pooler" not in name]
     if not layers:
         return ()
@@ -129,6 +185,24 @@ def check_report(place: Place, model: Any, report: dict[str, Any], fine_tuned: b
         f"model {place.name}: {len(layers)} of the weights in its files have no place in the model that its "
         f"config.json describes, and are left out, such as {layers[0]!r}",
     )
+
+
+def _refuse(place: Place, model: Any, found: list[Misfit], fine_tuned: bool, named: bool) -> None:
+    """Raises the error for the first weight of another shape. The head is left out where it need not be kept."""
+    prefix = f"{model.base_model_prefix}."
+    for each in found:
+        of_head = not each.name.startswith(prefix)
+        if of_head and not fine_tuned:
+            continue
+        if of_head and each.found[1:] == each.wanted[1:] and each.wanted[0] == model.config.num_labels:
+            raise InputError(_number_refused(place, each.wanted[0], each.found[0], named))
+        raise place.damaged(
+            ValueError(
+                each.why
+                or f"its weight {each.name!r} has the shape {list(each.found)}, and config.json says "
+                f"{list(each.wanted)}"
+            )
+        )
 
 
 def _number_refused(place: Place, names: int, outputs: int, named: bool) -> str:
@@ -143,7 +217,9 @@ def _number_refused(place: Place, names: int, outputs: int, named: bool) -> str:
     )
 
 
-def _check_pointers(folder: Path) -> None:
+def _check_files(folder: Path) -> None:
+    """Raises the error for files that are not what their names say, or that transformers would read instead."""
+    check_is_whole_model(folder)
     for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("tokenizer.json")]):
         with path.open("rb") as file:
             pointer = file.read(64).startswith(b"version https://git-lfs")

@@ -2,10 +2,10 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from trbert.errors import DamagedCheckpoint, InputError
-from trbert.files import why_not_writable
+from trbert.disk.files import why_not_writable
+from trbert.errors import InputError
+from trbert.limits import MAX_SIZE, parse_size
 
 HELP = "how fast a model is on this machine, compared with itself padded, sorted and unpadded"
 
@@ -23,6 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoding", help="encoding of the text files, such as cp1252 (default: it is found out)")
     parser.add_argument("--separator", help="what stands between two columns of csv files (default: it is found out)")
     parser.add_argument("--no-header", action="store_true", help="csv files have no row of column names")
+    parser.add_argument(
+        "--max-data-size",
+        default=MAX_SIZE,
+        metavar="SIZE",
+        help="most memory of the data (default: %(default)s)",
+    )
     parser.add_argument("--docs", type=int, default=128, help="the most documents to time (default: %(default)s)")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32, 128], help="documents in a forward pass")
     parser.add_argument("--dial", type=float, nargs="+", help="dials to time the model at (default: its own)")
@@ -53,6 +59,8 @@ def run(options: argparse.Namespace) -> None:
 
     from trbert.bench.report import draw, table, write
     from trbert.bench.speed import bench
+    from trbert.checkpoint.place import Place
+    from trbert.checkpoint.tokenizer import load_tokenizer
     from trbert.data.readers import Format
     from trbert.data.splits import load_inputs
     from trbert.measure.latency import measure_latency
@@ -69,14 +77,25 @@ def run(options: argparse.Namespace) -> None:
     dials = options.dial or [model.config.dial]
     for dial in dials:
         model.selector.check_dial(dial)
-    tokenizer = _tokenizer(options.model)
-    inputs = load_inputs(
-        options.data,
-        task=model.task,
-        text_column=options.text_column,
-        format=Format(encoding=options.encoding, separator=options.separator, header=not options.no_header),
-        rows=options.docs,
-    )
+    tokenizer, _ = load_tokenizer(Place(options.model, options.model, local=True), model.config)
+    try:
+        inputs = load_inputs(
+            options.data,
+            task=model.task,
+            text_column=options.text_column,
+            format=Format(
+                encoding=options.encoding,
+                separator=options.separator,
+                header=not options.no_header,
+                max_bytes=parse_size(options.max_data_size),
+            ),
+            rows=options.docs,
+        )
+    except ModuleNotFoundError as error:  # trbert is installed without the extra `search`
+        raise InputError(
+            f"--data {options.data} needs the package {error.name}, which is not installed: pip install {error.name}, "
+            "or name a csv, jsonl or parquet file"
+        ) from error
     if len(inputs[0]) < options.docs:
         print(f"documents {len(inputs[0])}: the data has no more, and --docs is {options.docs}", flush=True)
     labels = list(model.config.id2label.values())
@@ -109,6 +128,7 @@ def _check_options(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise InputError(f"--{name} must be 1 or more, and is {value}")
+    parse_size(options.max_data_size)
     if min(options.batch) < 1:
         raise InputError(f"--batch must be 1 or more, and is {min(options.batch)}")
     if not options.out.strip():
@@ -123,15 +143,3 @@ def _check_options(options: argparse.Namespace) -> None:
             f"--against must name each model once, and names {twice[0]!r} twice: the last part of a name is its name "
             "in the report, so rename a folder or time the models one after the other"
         )
-
-
-def _tokenizer(folder: str) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the tokenizers library raises plain Exception
-        raise DamagedCheckpoint(
-            f"model folder {folder} must hold the model's tokenizer, and does not: copy its tokenizer.json and "
-            "tokenizer_config.json there"
-        ) from error

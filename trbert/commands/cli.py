@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 
+from trbert import __version__
 from trbert.commands import bench
 from trbert.console import Parser, exit_code
 
@@ -26,6 +27,7 @@ def _run(words: Sequence[str]) -> None:
 
 def _parser() -> Parser:
     parser = Parser(prog="trbert", description="Commands for a reduced model.")
+    parser.add_version(__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         own = commands.add_parser(name, help=command.HELP)

@@ -17,28 +17,35 @@ from trbert.data.decoding import read_text
 from trbert.data.quotes import has_regular_quotes, hides_rows
 from trbert.data.readers import Contents, Format, empty_table, unused
 from trbert.errors import InputError
+from trbert.limits import CELL, Room
 from trbert.tasks.rows import Columns
 from trbert.wording import shown
 
 _MARK = "\x1a"
 """Stands for a quotation mark that a backslash marks, while the file is read."""
 
+_QUOTE = 24
+"""The bytes that each quotation mark takes while it is found out which marks open cells and which close them."""
 
-def read_csv(path: Path, columns: Columns, format: Format) -> Contents:
+
+def read_csv(path: Path, columns: Columns, format: Format, room: Room) -> Contents:
     """Returns the columns of a csv file. All values are strings; only `in_train` may be booleans.
 
     Args:
         path: the file.
         columns: the columns to read.
         format: what the user says about the file.
+        room: the memory that the data may take.
 
     Raises:
-        InputError: The file cannot be decoded, lacks a column, or has a row whose cells do not fit the header.
+        InputError: The file cannot be decoded, lacks a column, has a row whose cells do not fit the header, or needs
+            too much memory.
     """
-    content = read_text(path, format.encoding)
+    content = read_text(path, format.encoding, room)
     if not content or content.isspace():
         raise empty_table(path.name)
-    return _Reader(path, content, columns, format).contents()
+    room.check(_QUOTE * content.count(b'"'), path.name)
+    return _Reader(path, content, columns, format, room).contents()
 
 
 class _Reader:
@@ -49,9 +56,11 @@ class _Reader:
         content: its characters as UTF-8.
         columns: the columns to read.
         format: what the user says about the file.
+        room: the memory that the data may take.
     """
 
-    def __init__(self, path: Path, content: bytes, columns: Columns, format: Format) -> None:
+    def __init__(self, path: Path, content: bytes, columns: Columns, format: Format, room: Room) -> None:
+        self.room = room
         self.origin, self.content, self.columns, self.header = path.name, content, columns, format.header
         self.layout, self.notes = find_layout(path, content, columns, format)
 
@@ -119,6 +128,7 @@ class _Reader:
             )
         except pyarrow.ArrowInvalid:
             return self._read_strictly(layout)  # which finds the row that is wrong
+        self.room.take(CELL * table.num_rows * len(places), self.origin)
         return {name: table[str(place)].to_pylist() for name, place in places.items()}
 
     def _read_strictly(self, layout: Layout) -> dict[str, list[Any]]:
@@ -147,6 +157,7 @@ class _Reader:
                         raise self._misfit(row, line, cells, layout)
                     line = before + reader.line_num + 1
                     if cells:
+                        self.room.take(CELL * len(places), self.origin)
                         for name, place in places.items():
                             values[name].append(cells[place].strip() if layout.stripped else cells[place])
                         row += 1

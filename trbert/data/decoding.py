@@ -1,11 +1,16 @@
-"""Turns the bytes of a text file into characters: unpacks gzip, finds the encoding, names what is no text."""
+"""Turns the bytes of a file into characters: unpacks gzip, finds the encoding, names what is no text."""
 
+import errno
 import gzip
+import json
 import re
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from trbert.errors import InputError
+from trbert.limits import Room, shown_size
 
 _FOREIGN = (
     (rb"BZh[1-9]1AY&SY", "a bzip2 archive", "unpack it with bunzip2"),
@@ -38,9 +43,12 @@ _MARKS = (
 begins like one of UTF-16."""
 
 _SAMPLE = 4096
+_CHUNK = 1 << 24
+_LABEL_FILE = 100_000_000
+"""The most bytes of a file that names or renames classes."""
 
 
-def read_text(path: Path, encoding: str | None) -> bytes:
+def read_text(path: Path, encoding: str | None, room: Room) -> bytes:
     """Returns the characters of a text file as UTF-8, without a byte order mark.
 
     A file that gzip has packed is unpacked, whatever its name is.
@@ -48,18 +56,12 @@ def read_text(path: Path, encoding: str | None) -> bytes:
     Args:
         path: the file.
         encoding: the encoding of the characters. None takes the one that a byte order mark names, or else UTF-8.
+        room: the memory that the data may take.
 
     Raises:
-        InputError: The file cannot be opened, is no text, or is in another encoding.
+        InputError: The file cannot be opened, is no text, is in another encoding, or needs too much memory.
     """
-    content = read_bytes(path)
-    if content.startswith(b"\x1f\x8b"):
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise InputError(
-                f"{path.name} must be a whole gzip file, and cannot be unpacked ({error}): copy it again"
-            ) from error
+    content = read_bytes(path, room)
     refuse_foreign(content, path)
     if encoding is not None:
         text = _decode(content, encoding, path, given=True)
@@ -73,19 +75,75 @@ def read_text(path: Path, encoding: str | None) -> bytes:
     return text.removeprefix("\ufeff").encode(errors="replace")
 
 
-def read_bytes(path: Path) -> bytes:
-    """Returns the bytes of a file.
+def read_bytes(path: Path, room: Room) -> bytes:
+    """Returns the bytes of a file. Those of a file that gzip has packed are unpacked piece by piece.
+
+    Args:
+        path: the file.
+        room: the memory that the data may take.
 
     Raises:
-        InputError: It cannot be opened.
+        InputError: It cannot be opened or unpacked, or needs too much memory.
     """
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            if not packed:
+                room.check(path.stat().st_size, path.name)
+                return _drained(file.read, room, path.name)
+            try:
+                with gzip.GzipFile(fileobj=file) as unpacked:
+                    return _drained(unpacked.read, room, path.name)
+            except (OSError, EOFError, zlib.error) as error:
+                raise InputError(
+                    f"{path.name} must be a whole gzip file, and cannot be unpacked ({error}): copy it again"
+                ) from error
     except OSError as error:
         raise InputError(
             f"data file {str(path)!r} must be one that you may read, and cannot be opened ({error.strerror}): "
             "check its permissions"
         ) from error
+
+
+def parsed_json(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """Returns the value of a JSON text.
+
+    Args:
+        text: the text.
+        pairs: what makes a value of the pairs of each object.
+
+    Raises:
+        ValueError: It is no JSON, or its brackets are nested too deeply.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=pairs)
+    except RecursionError as error:
+        raise ValueError("its brackets are nested too deeply") from error
+
+
+def small_text(path: Path) -> str:
+    """Returns the text of a file that names or renames classes.
+
+    Raises:
+        OSError: It cannot be opened, or is a pipe or a device, which might never end.
+        ValueError: It is no UTF-8, or is far too long.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "it is a pipe or a device")
+    with path.open("rb") as file:
+        content = file.read(_LABEL_FILE + 1)
+    if len(content) > _LABEL_FILE:
+        raise ValueError(f"it has more than {shown_size(_LABEL_FILE)}")
+    return content.decode("utf-8-sig")
+
+
+def _drained(read: Callable[[int], bytes], room: Room, origin: str) -> bytes:
+    chunks: list[bytes] = []
+    while chunk := read(min(_CHUNK, room.left + 1)):
+        room.take(len(chunk), origin)
+        chunks.append(chunk)
+    return b"".join(chunks)
 
 
 def refuse_foreign(content: bytes, path: Path) -> None:

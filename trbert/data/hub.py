@@ -1,27 +1,32 @@
 """Rows of Hugging Face data sets, from the hub or from a folder. This is the only file that knows `datasets`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from trbert.data.arrow_tables import class_names, python_values
+from trbert.data.decoding import parsed_json, small_text
 from trbert.data.folders import chosen_splits
-from trbert.data.readers import NoTarget, check_columns, unused, without_target
-from trbert.errors import InputError
+from trbert.data.readers import Contents, NoTarget, check_columns, unused, without_target
+from trbert.errors import InputError, TrbertError
+from trbert.limits import Room
 from trbert.tasks.rows import Columns, Table
-from trbert.wording import briefly_listed, first_line
+from trbert.wording import briefly_listed, cut, first_line
 
 REMEDY = "pass a folder, a file, train=a.csv,test=b.csv, or --data pages"
 
 
-def read_hub(source: str, columns: Columns) -> tuple[dict[str, Table], list[str]]:
+def read_hub(source: str, columns: Columns, room: Room) -> tuple[dict[str, Table], list[str]]:
     """Returns the tables of a data set on the Hugging Face hub, and notes on its splits.
 
     Args:
         source: its name, or `name:configuration`.
         columns: the columns to read.
+        room: the memory that the data may take.
 
     Raises:
-        InputError: The hub cannot be reached or has no such data set, or the data set lacks a split or a column.
+        InputError: The hub cannot be reached or has no such data set, or the data set lacks a split or a column, or
+            needs too much memory.
     """
     import datasets
     import huggingface_hub
@@ -38,7 +43,22 @@ def read_hub(source: str, columns: Columns) -> tuple[dict[str, Table], list[str]
             known = "the hub is not reachable" if isinstance(error, OSError) else "it could not be loaded from the hub"
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise InputError(f"data {source!r} is no file or folder here, and {known} ({reason}): {REMEDY}") from error
-    return _tables(found, columns, source)
+    return _tables(found, lambda name, origin: _loaded_split(found[name], origin, columns, room), columns, source)
+
+
+def _loaded_split(rows: Any, origin: str, columns: Columns, room: Room) -> Contents:
+    """Returns what a split of a data set of the hub holds. Its pictures and sounds are not decoded."""
+    import datasets
+
+    check_columns(rows.column_names, columns, origin)
+    wanted = [name for name in rows.column_names if name in columns.wanted]
+    table = rows.select_columns(wanted).with_format("arrow")[:]
+    target = rows.features[columns.target] if columns.target else None
+    return Contents(
+        values=python_values(table.to_batches(), wanted, room, origin),
+        others=unused(rows.column_names, columns),
+        class_names=tuple(target.names) if isinstance(target, datasets.ClassLabel) else None,
+    )
 
 
 def is_saved(folder: Path) -> bool:
@@ -47,54 +67,108 @@ def is_saved(folder: Path) -> bool:
     return whole or (folder / "dataset_dict.json").is_file()
 
 
-def read_saved(folder: Path, columns: Columns) -> tuple[dict[str, Table], list[str]]:
+def read_saved(folder: Path, columns: Columns, room: Room) -> tuple[dict[str, Table], list[str]]:
     """Returns the tables of a folder that `save_to_disk` wrote, and notes on its splits. A data set alone is train.
 
-    Raises:
-        InputError: The folder is not whole, or the data set lacks a split or a column.
-    """
-    import datasets
+    The files are read here and not by `datasets`, which believes what they say: of their own size, of other files to
+    read, and of the objects to make.
 
+    Args:
+        folder: the folder.
+        columns: the columns to read.
+        room: the memory that the data may take.
+
+    Raises:
+        InputError: The folder is not whole, or the data set lacks a split or a column, or needs too much memory.
+    """
     try:
-        found: Any = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError) as error:
+        places = {"train": folder}
+        if (folder / "dataset_dict.json").is_file():
+            places = {name: folder / name for name in _names(folder / "dataset_dict.json", "splits")}
+        return _tables(
+            places, lambda name, origin: _saved_split(places[name], origin, columns, room), columns, folder.name
+        )
+    except (TrbertError, MemoryError):
+        raise
+    except Exception as error:  # pyarrow raises errors of nearly every kind for a damaged file
         raise InputError(
             f"folder {str(folder)!r} must be whole as save_to_disk wrote it, and cannot be read ({first_line(error)}): "
             "save it again, or write parquet files with to_parquet"
         ) from error
-    splits = found if isinstance(found, Mapping) else {"train": found}
-    return _tables(splits, columns, folder.name)
 
 
-def _tables(found: Mapping[str, Any], columns: Columns, source: str) -> tuple[dict[str, Table], list[str]]:
-    import datasets
+def _saved_split(folder: Path, origin: str, columns: Columns, room: Room) -> Contents:
+    """Returns what a folder of one split holds."""
+    import pyarrow
 
-    chosen = chosen_splits(found)
+    information = parsed_json(small_text(folder / "dataset_info.json"))
+    values: dict[str, list[Any]] = {}
+    there: list[str] | None = None
+    for file in _names(folder / "state.json", "_data_files", "filename"):
+        if not (folder / file).is_file():
+            raise ValueError(f"{file} is missing")
+        with pyarrow.memory_map(str(folder / file)) as opened, pyarrow.ipc.open_stream(opened) as stream:
+            if there is not None and stream.schema.names != there:
+                raise ValueError(f"{file} has other columns than the files before it")
+            there = stream.schema.names
+            check_columns(there, columns, origin)
+            wanted = [name for name in there if name in columns.wanted]
+            for name, part in python_values(stream, wanted, room, origin).items():
+                values.setdefault(name, []).extend(part)
+    if there is None:
+        raise ValueError("state.json names no file")
+    names = class_names(information.get("features") or {}, columns.target)
+    return Contents(values=values, others=unused(there, columns), class_names=names)
+
+
+def _names(path: Path, member: str, inner: str | None = None) -> list[str]:
+    """Returns the names of files or folders that a JSON file lists. They lie beside it.
+
+    Args:
+        path: the file.
+        member: the list in its object.
+        inner: the member of each item of the list that is the name; None where the item is the name.
+
+    Raises:
+        ValueError: It lists none, or one that lies elsewhere.
+    """
+    names = [item[inner] if inner else item for item in parsed_json(small_text(path))[member]]
+    wrong = [name for name in names if not isinstance(name, str) or Path(name).name != name or name == ".."]
+    if wrong:
+        raise ValueError(f"{path.name} must name what lies beside it, and names {cut(wrong[0])}")
+    return names
+
+
+def _tables(
+    found: Iterable[str], read: Callable[[str, str], Contents], columns: Columns, source: str
+) -> tuple[dict[str, Table], list[str]]:
+    """Returns the table of each split of a data set, and notes on its splits.
+
+    Args:
+        found: the names of its splits.
+        read: reads a split, given its name and how messages call it.
+        columns: the columns to read.
+        source: what the user names.
+    """
+    there = list(found)
+    chosen = chosen_splits(there)
     if "train" not in chosen:
-        raise InputError(f"data {source!r} must have a train split, and has {briefly_listed(found)}: {REMEDY}")
+        raise InputError(f"data {source!r} must have a train split, and has {briefly_listed(there)}: {REMEDY}")
     notes = [f"{source} ({name}) is the {split} split" for split, name in chosen.items() if name != split]
-    unread = [name for name in found if name not in chosen.values()]
+    unread = [name for name in there if name not in chosen.values()]
     if unread:
         notes.append(f"{source}: splits that are not used: {briefly_listed(unread)}")
     tables: dict[str, Table] = {}
     for split, name in chosen.items():
-        rows = found[name]
         origin = f"{source} ({name})"
         try:
-            check_columns(rows.column_names, columns, origin)
+            contents = read(name, origin)
         except NoTarget:
             if split == "train":
                 raise
             notes.append(without_target(split, origin, columns))
             continue
-        target = rows.features[columns.target] if columns.target else None
-        tables[split] = Table(
-            origin,
-            {column: rows[column][:] for column in rows.column_names if column in columns.wanted},
-            tuple(target.names) if isinstance(target, datasets.ClassLabel) else None,
-            source,
-            unused(rows.column_names, columns),
-        )
+        tables[split] = Table(origin, contents.values, contents.class_names, source, contents.others)
     return tables, notes
 
 

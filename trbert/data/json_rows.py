@@ -10,6 +10,7 @@ from trbert.data.decoding import read_text
 from trbert.data.folders import split_of
 from trbert.data.readers import Contents, Format, check_columns, empty_table, unused
 from trbert.errors import InputError
+from trbert.limits import CELL, Room
 from trbert.tasks.rows import Columns
 from trbert.wording import briefly_listed, listed, shown
 
@@ -17,7 +18,7 @@ _HALF = re.compile("[\ud800-\udfff]")
 _ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def read_json(path: Path, columns: Columns, format: Format) -> Contents:
+def read_json(path: Path, columns: Columns, format: Format, room: Room) -> Contents:
     """Returns the columns of a JSON file. A row that lacks one of them has None there.
 
     Args:
@@ -25,11 +26,14 @@ def read_json(path: Path, columns: Columns, format: Format) -> Contents:
             columns, or the rows by their index, or one list of rows.
         columns: the columns to read.
         format: what the user says about the file.
+        room: the memory that the data may take.
 
     Raises:
-        InputError: The file cannot be decoded or is not JSON, holds no rows, or lacks a column.
+        InputError: The file cannot be decoded or is not JSON, holds no rows, lacks a column, or needs too much memory.
     """
-    text = read_text(path, format.encoding).decode()
+    content = read_text(path, format.encoding, room)
+    room.take(_size_of_values(content), path.name)
+    text = content.decode()
     records, notes = _records(_values(text, path.name), columns, path.name)
     if not records:
         raise empty_table(path.name)
@@ -46,6 +50,12 @@ def read_json(path: Path, columns: Columns, format: Format) -> Contents:
     if _ESCAPED_HALF.search(text):
         notes += _mend_halves(values)
     return Contents(values=values, others=unused(names, columns), notes=tuple(notes))
+
+
+def _size_of_values(content: bytes) -> int:
+    """Returns about how many bytes the values of a JSON text take in Python, besides their characters."""
+    values = sum(map(content.count, (b",", b":", b"[")))
+    return CELL * (values + 4 * content.count(b"{"))  # an empty object takes as much as four other values
 
 
 def _values(text: str, origin: str) -> list[Any]:

@@ -1,8 +1,8 @@
 """Reads the new names that a user gives to labels (`--label-map`)."""
 
-import json
 from pathlib import Path
 
+from trbert.data.decoding import parsed_json, small_text
 from trbert.errors import InputError
 from trbert.wording import cut
 
@@ -23,7 +23,7 @@ def read_label_map(text: str) -> dict[str, str]:
         {'Pos': 'pos', 'POS': 'pos'}
     """
     path = Path(text).expanduser()
-    if path.suffix.lower() == ".json" or ("=" not in text and path.is_file()):
+    if path.suffix.lower() == ".json" or ("=" not in text and len(text) < 1000 and path.is_file()):
         return _checked(_read_json(path), text)
     pairs = []
     for part in text.split(","):
@@ -36,7 +36,7 @@ def read_label_map(text: str) -> dict[str, str]:
 
 def _read_json(path: Path) -> list[tuple[str, object]]:
     try:
-        pairs = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_Pairs)
+        pairs = parsed_json(small_text(path), _Pairs)
     except OSError as error:
         raise InputError(
             f"--label-map file {str(path)!r} must be a file that can be read, and is not ({error.strerror}): {_REMEDY}"
@@ -63,8 +63,8 @@ def _checked(pairs: list[tuple[str, object]] | list[tuple[str, str]], source: st
             )
         if renames.setdefault(old, new.strip()) != new.strip():
             raise InputError(
-                f"--label-map must give one new name to each label, and gives {renames[old]!r} and {new!r} to {old!r}: "
-                "remove one of them"
+                f"--label-map must give one new name to each label, and gives {cut(renames[old])} and {cut(new)} to "
+                f"{cut(old)}: remove one of them"
             )
     if not renames:
         raise InputError(f"--label-map must give a new name to a label, and {cut(source)} has none: {_REMEDY}")

@@ -24,7 +24,7 @@ from dataclasses import astuple, dataclass
 from itertools import islice
 from pathlib import Path
 
-from trbert.cache import Entry
+from trbert.disk.cache import Entry
 from trbert.errors import InputError
 
 FORMAT = 1

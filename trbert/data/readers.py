@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trbert.errors import InputError
+from trbert.limits import MAX_BYTES
 from trbert.tasks.rows import Columns
 from trbert.wording import briefly_listed, did_you_mean, first_line
 
@@ -16,17 +17,19 @@ SUFFIXES = (".parquet", ".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
-    """How the text files are written, as far as the user says so. What is None is found out for each file.
+    """How the files are written, as far as the user says so. What is None is found out for each file.
 
     Attributes:
         encoding: the encoding of the characters, such as "cp1252".
         separator: what stands between two columns of a csv file: one character, or "tab".
         header: whether the first row of a csv file names the columns. If not, they are named 1, 2 and so on.
+        max_bytes: the most bytes that all files may take in memory.
     """
 
     encoding: str | None = None
     separator: str | None = None
     header: bool = True
+    max_bytes: int = MAX_BYTES
 
 
 class NoColumn(InputError):

@@ -1,19 +1,18 @@
 """Turns a source that a user names into tables: the packaged pages, a file, several, a folder, or a name on the hub."""
 
-import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from trbert.data.arrow_tables import read_parquet
 from trbert.data.csv_tables import read_csv
-from trbert.data.decoding import read_bytes, refuse_foreign
+from trbert.data.decoding import parsed_json, read_bytes, refuse_foreign, small_text
 from trbert.data.folders import folder_files, split_of
 from trbert.data.hub import REMEDY, is_saved, read_hub, read_saved
 from trbert.data.json_rows import read_json
 from trbert.data.pages import Page, documentation_pages
-from trbert.data.parquet_tables import read_parquet
 from trbert.data.readers import (
     SPLITS,
     SUFFIXES,
@@ -26,8 +25,9 @@ from trbert.data.readers import (
     without_target,
 )
 from trbert.errors import InputError
+from trbert.limits import MAX_CHARACTERS, Room, shown_size
 from trbert.tasks.rows import Columns, Table
-from trbert.wording import briefly_listed, did_you_mean, listed
+from trbert.wording import briefly_listed, cut, did_you_mean, listed
 
 PAGES = "pages"
 
@@ -54,23 +54,42 @@ def read_source(source: str, columns: Columns, format: Format) -> Source:
         format: how the text files are written, as far as the user says so.
 
     Raises:
-        InputError: The source is missing, or a file of it cannot be read. The message says how.
+        InputError: The source is missing, or a file of it cannot be read or needs too much memory. The message says
+            how.
     """
     if source == PAGES:
         return _page_tables(documentation_pages(), columns)
+    room = Room(format.max_bytes)
+    try:
+        return _cut_long(_read(source, columns, format, room), columns)
+    except MemoryError as error:
+        raise InputError(
+            f"data {cut(source)} must fit in the memory of this machine, and does not, after {shown_size(room.taken)} "
+            "of them: use smaller files, or a machine with more memory"
+        ) from error
+    except OSError as error:  # such as a name that is too long, or a folder that may not be read
+        raise InputError(
+            f"data {cut(source)} must be files that you may read, and cannot be read ({error.strerror or error}): "
+            "check the path and its permissions"
+        ) from error
+
+
+def _read(source: str, columns: Columns, format: Format, room: Room) -> Source:
     path = Path(source).expanduser()
     if path.is_dir() and not is_saved(path):
         files, notes = folder_files(path)
-        return _read_files(files, columns, format, _label_names(path / "labels.json"), notes)
+        return _read_files(files, columns, format, room, _label_names(path / "labels.json"), notes)
     if path.is_dir():
-        return _with_others(*read_saved(path, columns))
+        return _with_others(*read_saved(path, columns, room))
     if path.is_file():
-        return _read_files({"train": [path]}, columns, format)
+        return _read_files({"train": [path]}, columns, format, room)
+    if path.exists():
+        raise _not_on_a_disk(path)
     if "=" in source:
-        return _read_files(_named_files(source), columns, format)
+        return _read_files(_named_files(source), columns, format, room)
     if suffix_of(path) or path.is_absolute() or source.startswith(("./", "../", "~")):
         raise InputError(f"data {source!r} must be a file or folder that exists, and is missing: {REMEDY}")
-    return _with_others(*read_hub(source, columns))
+    return _with_others(*read_hub(source, columns, room))
 
 
 def _page_tables(pages: Sequence[Page], columns: Columns) -> Source:
@@ -109,11 +128,11 @@ def _named_files(source: str) -> dict[str, list[Path]]:
 
 def _label_names(path: Path) -> tuple[str, ...] | None:
     """Returns the names of the classes that a `labels.json` gives; None where there is no such file."""
-    if not path.is_file():
+    if not path.exists():
         return None
     try:
-        names = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError:
+        names = parsed_json(small_text(path))
+    except (OSError, ValueError):
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
         raise InputError(
@@ -126,6 +145,7 @@ def _read_files(
     files: Mapping[str, Sequence[Path]],
     columns: Columns,
     format: Format,
+    room: Room,
     names: tuple[str, ...] | None = None,
     notes: Sequence[str] = (),
 ) -> Source:
@@ -135,6 +155,7 @@ def _read_files(
         files: the files of each split. Several are parts of one table.
         columns: the columns to read.
         format: how the text files are written, as far as the user says so.
+        room: the memory that they may take.
         names: the names of the classes; None takes those that a file has, if any.
         notes: sentences that were found before.
     """
@@ -142,7 +163,7 @@ def _read_files(
     origins: dict[str, list[str]] = {}
     for split, parts in files.items():
         try:
-            read = [_read_file(part, columns, format) for part in parts]
+            read = [_read_file(part, columns, format, room) for part in parts]
         except NoTarget:
             if split == "train":
                 raise
@@ -161,14 +182,22 @@ def _read_files(
     return _with_others(tables, [*notes, *own])
 
 
-def _read_file(path: Path, columns: Columns, format: Format) -> Contents:
+def _not_on_a_disk(path: Path) -> InputError:
+    return InputError(
+        f"data file {str(path)!r} must be a file on a disk, and is a pipe or a device: write its contents to a file"
+    )
+
+
+def _read_file(path: Path, columns: Columns, format: Format, room: Room) -> Contents:
     suffix = suffix_of(path)
     if path.is_dir():
         raise InputError(f"data file {str(path)!r} must be a file, and is a folder: name a file in it")
+    if not path.is_file() and path.exists():
+        raise _not_on_a_disk(path)
     if not path.is_file():
         raise InputError(f"data file {str(path)!r} must exist, and is missing: check the path")
     if suffix is None and path.suffix:
-        content = read_bytes(path)
+        content = read_bytes(path, room)
         refuse_foreign(content, path)
         text = content and b"\0" not in content
         raise InputError(
@@ -176,8 +205,8 @@ def _read_file(path: Path, columns: Columns, format: Format) -> Contents:
             f"{'rename it to end in .txt if it is a table, or else ' if text else ''}convert it"
         )
     if suffix == ".parquet":
-        return read_parquet(path, columns)
-    return (read_csv if suffix in (".csv", ".tsv", ".txt", None) else read_json)(path, columns, format)
+        return read_parquet(path, columns, room)
+    return (read_csv if suffix in (".csv", ".tsv", ".txt", None) else read_json)(path, columns, format, room)
 
 
 def _joined(files: Sequence[Path], read: Sequence[Contents], names: tuple[str, ...] | None) -> Table:
@@ -191,6 +220,26 @@ def _joined(files: Sequence[Path], read: Sequence[Contents], names: tuple[str, .
         values = {name: [value for part in read for value in part.values[name]] for name in shared}
     others = tuple(dict.fromkeys(name for part in read for name in part.others))
     return Table(origin, values, names or first.class_names, "labels.json" if names else origin, others)
+
+
+def _cut_long(source: Source, columns: Columns) -> Source:
+    """Returns the tables with their longest texts cut, and notes on these."""
+    tables, notes = dict(source.tables), list(source.notes)
+    for split, table in tables.items():
+        for name in columns.inputs:
+            texts = table.values[name]
+            long = [row for row, text in enumerate(texts) if isinstance(text, str) and len(text) > MAX_CHARACTERS]
+            if long:
+                known = set(long)
+                short = [text[:MAX_CHARACTERS] if row in known else text for row, text in enumerate(texts)]
+                table = replace(table, values={**table.values, name: short})
+                notes.append(
+                    f"{table.origin}: {len(long)} of {len(texts)} texts in column {name!r} have more than "
+                    f"{MAX_CHARACTERS:,} characters and are cut to these, the first of them row {long[0]} with "
+                    f"{len(texts[long[0]]):,}"
+                )
+        tables[split] = table
+    return Source(tables, tuple(notes))
 
 
 def _with_others(tables: Mapping[str, Table], notes: Sequence[str]) -> Source:

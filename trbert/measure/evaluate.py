@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from trbert.measure.cost import CostModel, speed_up
+from trbert.measure.halving import halved
 from trbert.selection.reduction import ReducedPass, Reducer
 from trbert.selection.selectors import Selector
 from trbert.shapes import Kept
@@ -91,12 +92,20 @@ class Predictions:
 
 @torch.inference_mode()
 def unreduced_outputs(reducer: Reducer, examples: Examples, tokens_per_batch: int = TOKENS_PER_BATCH) -> Outputs:
-    """Returns the outputs of the plain model for a split, computed on packed rows."""
-    parts, order = [], []
-    for chosen in batches_by_length(examples.lengths, tokens_per_batch):
+    """Returns the outputs of the plain model for a split, computed on packed rows.
+
+    When memory runs out, each half of a batch is tried by itself.
+
+    Raises:
+        OutOfMemory: There is too little memory for one document.
+    """
+
+    def act(chosen: Tensor) -> tuple[Outputs, Tensor]:
         part = examples.take(chosen).to(reducer.encoder.device)
-        parts.append(reducer.unreduced_outputs(part.tokens).float().cpu())
-        order.append(examples.output_rows(chosen))
+        return reducer.unreduced_outputs(part.tokens).float().cpu(), examples.output_rows(chosen)
+
+    batches = batches_by_length(examples.lengths, tokens_per_batch)
+    parts, order = zip(*(found for chosen in batches for found in halved(act, chosen)), strict=True)
     return _restored(parts, order)
 
 
@@ -104,15 +113,23 @@ def unreduced_outputs(reducer: Reducer, examples: Examples, tokens_per_batch: in
 def predict(
     reducer: Reducer, forward: Forward, examples: Examples, tokens_per_batch: int = TOKENS_PER_BATCH
 ) -> Predictions:
-    """Returns the predictions of the reduced model for a split."""
+    """Returns the predictions of the reduced model for a split.
+
+    When memory runs out, each half of a batch is tried by itself.
+
+    Raises:
+        OutOfMemory: There is too little memory for one document.
+    """
     started = time.perf_counter()
-    outputs, rows, counts, documents = [], [], [], []
-    for chosen in batches_by_length(examples.lengths, tokens_per_batch):
+
+    def act(chosen: Tensor) -> tuple[Outputs, Tensor, Tensor, Tensor]:
         finished = forward(chosen, examples.take(chosen).to(reducer.encoder.device))
-        outputs.append(reducer.outputs(finished).float().cpu())
-        rows.append(examples.output_rows(chosen))
-        counts.append(finished.kept.cpu().T)
-        documents.append(examples.documents(chosen))
+        outputs, kept = reducer.outputs(finished).float().cpu(), finished.kept.cpu().T
+        return outputs, examples.output_rows(chosen), kept, examples.documents(chosen)
+
+    batches = batches_by_length(examples.lengths, tokens_per_batch)
+    found = (each for chosen in batches for each in halved(act, chosen))
+    outputs, rows, counts, documents = zip(*found, strict=True)
     seconds = time.perf_counter() - started
     restored = _restored(outputs, rows)
     decoded = reducer.task.decode(restored, examples)
@@ -178,7 +195,7 @@ def evaluate_unreduced(reducer: Reducer, examples: Examples, tokens_per_batch: i
     return Evaluation(quality=quality, speed_up=1.0, kept=(), docs_per_second=len(examples.tokens) / seconds)
 
 
-def _restored(parts: list[Tensor], order: list[Tensor]) -> Tensor:
+def _restored(parts: tuple[Tensor, ...], order: tuple[Tensor, ...]) -> Tensor:
     """Returns all rows in the order of the split. `order` says for each part which rows of the split it holds."""
     values = torch.cat(parts)
     restored = torch.empty_like(values)

@@ -4,6 +4,8 @@ A search can use it as the price of a reduced pass, in place of FLOPs.
 """
 
 import json
+import math
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -12,16 +14,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from trbert.disk.files import read_plain, write_whole
 from trbert.encoder import Encoder
 from trbert.errors import InputError
-from trbert.files import write_whole
 from trbert.measure.timing import take_turns
 from trbert.packed.tokens import Tokens
 from trbert.shapes import DocIndex
+from trbert.wording import cut, reason, shown
 
 LENGTHS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """The lengths of a document, in tokens, at which a layer is timed. Those too long for the model are left out."""
 
+_LARGEST = 1_000_000
 _ROW_TOKENS = 4096
 _ROUNDS = 5
 
@@ -50,12 +54,21 @@ class LatencyTable:
     threads: int
 
     def __post_init__(self) -> None:
+        for name in ("documents", "layers", "threads"):
+            value = getattr(self, name)
+            if type(value) is not int or not 0 < value < 2**31:
+                raise InputError(f"{name} must be a whole number above 0, and is {shown(value)}")
+        for name in ("device", "dtype"):
+            if not isinstance(getattr(self, name), str):
+                raise InputError(f"{name} must be text, and is {shown(getattr(self, name))}")
         rising = all(a < b for a, b in zip(self.tokens, self.tokens[1:], strict=False))
         if len(self.tokens) < 2 or len(self.tokens) != len(self.seconds) or not rising or self.tokens[0] < 1:
-            raise InputError(f"tokens must be two or more rising lengths, one for each time, and are {self.tokens}")
+            raise InputError(
+                f"tokens must be two or more rising lengths, one for each time, and are {cut(self.tokens)}"
+            )
         falls = any(a > b for a, b in zip(self.seconds, self.seconds[1:], strict=False))
-        if falls or self.seconds[0] <= 0:
-            raise InputError(f"seconds must be positive and never fall, and are {self.seconds}")
+        if falls or self.seconds[0] <= 0 or not all(map(math.isfinite, self.seconds)):
+            raise InputError(f"seconds must be positive, finite and never fall, and are {cut(self.seconds)}")
 
     def layer_seconds(self, tokens: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Returns the seconds that one layer takes for documents of these lengths.
@@ -103,14 +116,15 @@ def load_latency(path: str | Path) -> LatencyTable:
         InputError: There is no such file, or it holds no table.
     """
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = json.loads(read_plain(Path(os.path.realpath(path)), _LARGEST))
         return LatencyTable(
             **{**values, "tokens": tuple(map(int, values["tokens"])), "seconds": tuple(map(float, values["seconds"]))}
         )
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(
-            f"a latency table must be a JSON file that `trbert bench` wrote, and {str(path)!r} is not one ({error}): "
-            "pass the latency.json of a bench on the machine that will serve the model"
+            f"a latency table must be a JSON file that `trbert bench` wrote, and {str(path)!r} is not one "
+            f"({reason(error)}): pass as --latency-table the latency.json of a bench on the machine that will serve "
+            "the model, or leave it out, and this machine is measured"
         ) from error
 
 

@@ -24,6 +24,8 @@ NO_LABEL = ("-1", -1)
 """What public data sets write for a label that is missing or kept secret."""
 DASH = ("-",)
 """What data sets of inference write for a label on which nobody agreed."""
+MAX_NAME = 1000
+"""The most characters of the name of a class. What is longer is a text, and would fill every message and model card."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +85,18 @@ def checked_labels(table: Table, column: str, rows: Sequence[int], mixed: bool) 
                 f"{'write one label for each text, or ' if isinstance(label, list) else ''}"
                 f"set --label-column to the column of the classes{table.unread}"
             )
+        if isinstance(label, str) and len(label) > MAX_NAME:
+            raise InputError(
+                f"row {row} of {table.origin} must have a label of at most {MAX_NAME:,} characters in column "
+                f"{column!r}, and has one of {len(label):,}, {cut(label)}: set --label-column to the column of the "
+                f"classes{table.unread}"
+            )
         first.setdefault(type(label), row)
         labels.append(label)
     if len(first) > 1 and not mixed:
-        found = " and ".join(f"{KINDS[kind]} (row {row}: {table.values[column][row]!r})" for kind, row in first.items())
+        found = " and ".join(
+            f"{KINDS[kind]} (row {row}: {cut(table.values[column][row])})" for kind, row in first.items()
+        )
         raise InputError(
             f"labels in column {column!r} of {table.origin} must be of one type, and are {found}: write all "
             "of them in the same way"
@@ -132,6 +142,11 @@ def find_classes(
         raise InputError(
             f"{train.origin} must have rows of at least two classes, and all have {cut(values[0])} in column "
             f"{column!r}: set --label-column to the column of the classes{train.unread}"
+        )
+    if long := next((name for name in map(str, values) if len(name) > MAX_NAME), None):
+        raise InputError(
+            f"the name of a class must have at most {MAX_NAME:,} characters, and {cut(long)} has {len(long):,}: "
+            f"give it a shorter name in {train.names_origin or '--label-map'}"
         )
     index = {value: position for position, value in enumerate(values)}
     targets = {
@@ -219,7 +234,8 @@ def _by_name(tables: Mapping[str, Table], labels: Mapping[str, list[Any]]) -> di
     )
     found = dict(labels)
     for split, table in named.items():
-        found[split] = [_name(label, table, tables[split].origin, as_places) for label in labels[split]]
+        names = {label: _name(label, table, tables[split].origin, as_places) for label in dict.fromkeys(labels[split])}
+        found[split] = [names[label] for label in labels[split]]
     return found
 
 
@@ -238,7 +254,7 @@ def _name(label: Any, named: Table, origin: str, as_place: bool) -> str:
             return label
         rule = f"be one of the names in {named.names_origin}, {briefly_listed(names)}{did_you_mean(label, names)}"
     else:
-        place = int(float(label))
+        place = int(Decimal(label))
         if place == -1:
             return "-1"
         if 0 <= place < len(names):
@@ -267,11 +283,11 @@ def _check_class_like(counts: Mapping[Any, int], table: Table, column: str) -> N
         )
     numbers = _numbers(counts)
     if numbers is not None and len(counts) > MANY:
-        fraction = next((label for label, number in numbers.items() if number % 1), None)
+        fraction = next((label for label, number in numbers.items() if number != number.to_integral_value()), None)
         if fraction is not None:
             raise InputError(
                 f"labels in column {column!r} of {table.origin} must be classes, and are {len(counts)} different "
-                f"numbers, such as {fraction!r}: set --label-column to the column of the classes{table.unread}"
+                f"numbers, such as {cut(fraction)}: set --label-column to the column of the classes{table.unread}"
             )
 
 

@@ -14,16 +14,18 @@ from trbert.data.readers import Format
 from trbert.data.splits import Splits, load_splits
 from trbert.encoder import Encoder
 from trbert.errors import InputError
+from trbert.limits import parse_size
 from trbert.pretrained import Pretrained, check_positions, load_pretrained
 from trbert.rehearsal import rehearse
 from trbert.selection.reduction import Reducer, check_points
 from trbert.tasks import Task, task_of
 from trbert.tasks.examples import Examples
-from tune.learning.memory import training_bytes
+from tune.budget import Plan
+from tune.learning.memory import Footprint, Needs, fitting, fitting_budget, footprint, reserved
 from tune.learning.steps import pick_device
 from tune.learning.teacher_cache import hash_examples, hash_weights
-from tune.preflight.machine import memory_available
-from tune.settings import Settings
+from tune.preflight.machine import memory_available, memory_total
+from tune.settings import Settings, override
 from tune.space import point_choices
 
 Say = Callable[[str], None]
@@ -43,6 +45,8 @@ class Inputs:
         longest: the most tokens of a document for the trained models.
         fingerprint: a digest of the examples, of the encoder's weights, and of the settings of the teacher. A resumed
             search must have the same one.
+        settings: of the run; a pass has fewer tokens than the user's settings say if memory is for no more.
+        needs: the memory that a trial needs; None if it was not measured.
     """
 
     task: Task
@@ -53,9 +57,11 @@ class Inputs:
     taught: dict[str, Examples]
     longest: int
     fingerprint: str
+    settings: Settings
+    needs: Needs | None
 
 
-def read_inputs(settings: Settings, say: Say, at_once: int | None = None) -> Inputs:
+def read_inputs(settings: Settings, say: Say, plan: Plan | None = None) -> Inputs:
     """Returns the data and the model of a search.
 
     Whatever is wrong with them is found here, before anything is trained. A dry run calls this function, too.
@@ -63,11 +69,11 @@ def read_inputs(settings: Settings, say: Say, at_once: int | None = None) -> Inp
     Args:
         settings: of the run; `data`, `model`, `new_head`, `positions`, `teacher` and `seed` decide the result.
         say: is called with a line for each thing that was found.
-        at_once: the number of trials that will run at the same time on this machine; None says nothing about memory.
+        plan: says which processes will run at the same time on this machine; None measures and says no memory.
 
     Raises:
         InputError: The data, the device, the positions or the reduction points do not fit the model, or the model
-            cannot be saved.
+            cannot be saved. Or the memory is too little for one trial.
     """
     data, task = settings.data, task_of(settings.task)
     splits = splits_of(settings)
@@ -103,8 +109,11 @@ def read_inputs(settings: Settings, say: Say, at_once: int | None = None) -> Inp
         task.check_targets(part, config.num_labels)
         check_vocabulary(pretrained.model, pretrained.tokenizer, part.tokens.input_ids)
         encoder.check_tokens(part.tokens)
-    if at_once is not None:
-        _say_memory(encoder, training_bytes(encoder, settings, longest), at_once, say)
+    fingerprint = _fingerprint(encoder, splits.labels, taught, settings)
+    needs = None
+    if plan is not None:
+        found = footprint(reducer, taught["train"], examples["train"].lengths, settings.compute.dtype)
+        settings, needs = _in_memory(found, encoder.device, settings, plan, say)
     return Inputs(
         task=task,
         splits=splits,
@@ -113,7 +122,9 @@ def read_inputs(settings: Settings, say: Say, at_once: int | None = None) -> Inp
         examples=examples,
         taught=taught,
         longest=longest,
-        fingerprint=_fingerprint(encoder, splits.labels, taught, settings),
+        fingerprint=fingerprint,
+        settings=settings,
+        needs=needs,
     )
 
 
@@ -146,7 +157,12 @@ def splits_of(settings: Settings) -> Splits:
         train_rows=data.train_rows,
         validation_rows=data.validation_rows,
         test_rows=data.test_rows,
-        format=Format(encoding=data.encoding, separator=data.separator, header=data.header),
+        format=Format(
+            encoding=data.encoding,
+            separator=data.separator,
+            header=data.header,
+            max_bytes=parse_size(data.max_size),
+        ),
         label_map=data.label_map,
         drop_duplicates=data.drop_duplicates,
     )
@@ -171,17 +187,49 @@ def _tokenised(
     return splits, {name: each.examples for name, each in encoded.items()}
 
 
-def _say_memory(encoder: Encoder, needed: float, at_once: int, say: Say) -> None:
-    """Reports the memory that the trials need and that the machine has, with a warning if it is too little."""
-    on_gpu = encoder.device.type == "cuda"
-    available = torch.cuda.mem_get_info(encoder.device)[0] if on_gpu else memory_available()
+def _in_memory(
+    found: Footprint, device: torch.device, settings: Settings, plan: Plan, say: Say
+) -> tuple[Settings, Needs]:
+    """Returns the settings with passes that fit into memory, and what a trial needs; reports both.
+
+    Raises:
+        InputError: Not even one trial fits into the memory that is free.
+    """
+    crew, wanted = ((0, 1), 1) if plan.spread else ((plan.workers, plan.learners), plan.concurrent)
+    free, usable = _memory(device, found.parameters)
+    budget = fitting_budget(found, settings, crew, usable, free)
+    if budget < settings.compute.tokens_per_batch:
+        say(f"memory: a pass has at most {budget:,} tokens, and not {settings.compute.tokens_per_batch:,}, to fit in")
+        settings = override(settings, {"compute.tokens_per_batch": budget})
+    needs = found.needs(settings, budget)
+    trial = needs.of_trial(*crew)
+    at_once = fitting(usable, trial, wanted)
     trials = f"{at_once} trials at once" if at_once > 1 else "the trial"
-    say(f"memory: up to {at_once * needed / 1e9:.1f} GB for {trials}, of {available / 1e9:.1f} GB that are free")
-    if at_once * needed > available:
-        say(
-            "memory: that may be too little; then passes are halved, or the system ends a trial. Lower "
-            "joint.batch_size or --max-length, or use a smaller model"
-        )
+    more = ", memory for no more at once" if at_once < wanted else ""
+    say(f"memory: up to {at_once * trial / 1e9:.1f} GB for {trials}, of {free / 1e9:.1f} GB that are free{more}")
+    return settings, needs
+
+
+def _memory(device: torch.device, parameters: int) -> tuple[float, float]:
+    """Returns the bytes of memory that are free, and how many of them trials should take."""
+    if device.type == "cuda":
+        free = float(sum(torch.cuda.mem_get_info(gpu)[0] for gpu in range(torch.cuda.device_count())))
+        return free, free
+    free = float(memory_available())
+    return free, free - reserved(float(memory_total()), parameters)
+
+
+def trials_in_memory(needs: Needs, device: torch.device, parameters: int, plan: Plan) -> int:
+    """Returns how many trials can run at once with the memory that is free now: those planned, or fewer.
+
+    Args:
+        needs: what a trial needs.
+        device: where it learns.
+        parameters: the number of the encoder's weights, which the trials of a machine share.
+        plan: says which processes run at the same time.
+    """
+    _, usable = _memory(device, parameters)
+    return fitting(usable, needs.of_trial(plan.workers, plan.learners), plan.concurrent)
 
 
 def _fingerprint(encoder: Encoder, labels: Sequence[str], taught: dict[str, Examples], settings: Settings) -> str:

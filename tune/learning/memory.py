@@ -1,34 +1,206 @@
-"""Estimates the memory of a process that trains."""
+"""The memory of a search: what its processes need, how many trials fit at once, and whether memory ended a process."""
 
-from trbert.encoder import Encoder
+import ctypes
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trbert.errors import InputError
+from trbert.measure.halving import is_out_of_memory
+from trbert.selection.reduction import Reducer
+from trbert.selection.selectors import selector_class
+from trbert.tasks.examples import Examples
+from tune.learning.steps import autocast
 from tune.settings import Settings
 
 PROCESS_BYTES = 5e8
 """The memory of a process that has imported torch, transformers and Ray, and holds no model."""
-STATE_BYTES = 100
-"""The bytes that training keeps of each token, layer and unit of width until the backward pass, in float32.
+RAY_BYTES = 3e8
+"""The memory of Ray's own processes on a machine."""
+RAY_SHARE = 0.05
+"""The fraction of a machine's memory that must stay free. Ray ends processes of a machine that has less."""
+ALLOCATED = 1.15
+"""The memory that a pass takes from the system, as a multiple of the tensors that it keeps for the backward pass.
 
-It was measured with BERT shapes on a processor, as peak memory minus weights and optimiser: 96 to 105 for 6 layers of
-384 units, and 86 to 94 for 12 layers of 768 units. In bfloat16 it was 75.
+With a BERT of 6 layers of 384 units, on a processor, passes took 1.10 to 1.15 times as much.
 """
+REMEDY = "--set joint.batch_size=8, --set compute.tokens_per_batch=4096 or a shorter --max-length needs less memory"
+"""What a user can do about too little memory."""
+_KILLED = ("Worker exit type: SYSTEM_ERROR", "worker process has died", "worker died unexpectedly")
+_EVICTED = ("low on memory", "NODE_OUT_OF_MEMORY")
+_NODE = ("node has died", "node is dead", "node was terminated", "node died")
 
 
-def training_bytes(encoder: Encoder, settings: Settings, longest: int) -> float:
-    """Returns the most memory that a process of a trial needs, in bytes.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """The most memory that the processes of a trial need, in bytes.
 
-    It is PROCESS_BYTES + 4 · 4 · parameters + STATE_BYTES · tokens · layers · width. Weights, gradients and the two
-    averages of AdamW have four bytes for each parameter. The tokens are those of one step of the joint stage, where
-    all trajectories keep all tokens. Real trajectories drop tokens, so that they need less.
+    Attributes:
+        learner: of a process in which the encoder learns.
+        sampler: of a process that only runs the encoder, such as a rollout worker.
+    """
+
+    learner: float
+    sampler: float
+
+    def of_trial(self, workers: int, learners: int) -> float:
+        """Returns what the processes of a trial need together.
+
+        Args:
+            workers: the number of its rollout workers.
+            learners: the number of processes that share its joint stage. If there are several, they are processes of
+                their own.
+        """
+        others = workers + (learners > 1)
+        return learners * self.learner + others * self.sampler
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """What the memory of a pass depends on.
+
+    Attributes:
+        parameters: the number of the encoder's weights, with its head.
+        layers: the number of its layers.
+        token_bytes: what a pass keeps of each token until the backward pass, in bytes.
+        lengths: the number of tokens of each training example, the largest first.
+    """
+
+    parameters: int
+    layers: int
+    token_bytes: float
+    lengths: Tensor
+
+    def heaviest(self, together: int, times: int, budget: int) -> int:
+        """Returns the most tokens of a pass.
+
+        Args:
+            together: the number of examples in a step.
+            times: the number of trajectories of each.
+            budget: the most tokens of a pass; a single example may have more.
+        """
+        return times * max(int(self.lengths[0]), min(int(self.lengths[:together].sum()), budget // times))
+
+    def needs(self, settings: Settings, budget: int) -> Needs:
+        """Returns what the processes of a trial need if a pass has at most this many tokens.
+
+        It is PROCESS_BYTES + 4 · 4 · parameters + bytes of a token · tokens. Weights, gradients and the two averages of
+        AdamW have four bytes for each parameter. The tokens are those of the heaviest pass, where all trajectories keep
+        all tokens. Real trajectories drop tokens, so that they need less. A pass without a backward pass keeps at most
+        what one layer keeps.
+
+        Args:
+            settings: of the run.
+            budget: the most tokens of a pass.
+        """
+        joint, select = settings.joint, settings.select
+        trained = 0
+        if joint.documents:
+            trained = self.heaviest(joint.batch_size, joint.samples + (joint.fastest > 0), budget)
+        if selector_class(settings.selector).relaxed:
+            trained = max(trained, self.heaviest(select.item_documents, select.samples, budget))
+        alone = self.token_bytes / self.layers * max(int(self.lengths[0]), min(int(self.lengths.sum()), budget))
+        return Needs(
+            learner=PROCESS_BYTES + 16 * self.parameters + max(alone, self.token_bytes * trained),
+            sampler=PROCESS_BYTES + 4 * self.parameters + alone,
+        )
+
+
+def footprint(reducer: Reducer, taught: Examples, lengths: Tensor, dtype: str) -> Footprint:
+    """Returns what the memory of a pass depends on. It is measured in one pass over the longest example.
 
     Args:
-        encoder: the encoder, with its head.
-        settings: of the run.
-        longest: the most tokens of a document.
+        reducer: the model.
+        taught: the training examples as the teacher reads them. It has positions for no longer ones.
+        lengths: the number of tokens of each training example, as the trained models read it.
+        dtype: arithmetic, as `compute.dtype`.
     """
-    joint = settings.joint
-    trajectories = joint.samples + (joint.fastest > 0) if joint.documents else 1
-    together = min(joint.batch_size * longest, settings.compute.tokens_per_batch)
-    parameters = sum(parameter.numel() for parameter in encoder.plain.parameters())
-    width = int(encoder.base.config.hidden_size)
-    states = STATE_BYTES * together * trajectories * len(encoder.layers) * width
-    return PROCESS_BYTES + 16 * parameters + states
+    part = taught.take(taught.lengths.argmax()[None]).to(reducer.encoder.device)
+    weights = {each.untyped_storage().data_ptr() for each in reducer.encoder.plain.parameters()}
+    kept: dict[int, tuple[int, Tensor]] = {}  # the tensors are held, so that no two have the same address
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes(), tensor
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with torch.enable_grad(), hooks, autocast(reducer.encoder.device, dtype):
+        reducer.task.loss(reducer.unreduced_outputs(part.tokens), part).sum()
+    return Footprint(
+        parameters=sum(each.numel() for each in reducer.encoder.plain.parameters()),
+        layers=len(reducer.encoder.layers),
+        token_bytes=ALLOCATED * sum(size for size, _ in kept.values()) / int(part.lengths.sum()),
+        lengths=lengths.cpu().sort(descending=True).values,
+    )
+
+
+def reserved(total: float, parameters: int) -> float:
+    """Returns the bytes of a machine's memory that trials must leave free: for Ray and for what the trials share."""
+    return RAY_BYTES + RAY_SHARE * total + 4 * parameters
+
+
+def fitting(usable: float, trial: float, wanted: int) -> int:
+    """Returns how many trials can run at once: those wanted, or fewer if memory is for no more, but at least one.
+
+    Example:
+        >>> fitting(usable=5e9, trial=2.3e9, wanted=4)
+        2
+    """
+    return max(1, min(wanted, int(usable // trial)))
+
+
+def fitting_budget(found: Footprint, settings: Settings, crew: tuple[int, int], usable: float, free: float) -> int:
+    """Returns the most tokens of a pass with which a trial fits into memory: those of the settings, or fewer.
+
+    Args:
+        found: what the memory of a pass depends on.
+        settings: of the run.
+        crew: the numbers of rollout workers and of learners of a trial.
+        usable: the bytes that trials should take.
+        free: the bytes that are free.
+
+    Raises:
+        InputError: Not even a trial with the smallest passes fits into the memory that is free.
+    """
+    least = found.needs(settings, 1).of_trial(*crew)
+    if least > free:
+        raise InputError(
+            f"a trial needs at least {least / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free: cut the "
+            "documents shorter (--max-length), use a smaller model or fewer --num-rollout-workers, or free some memory"
+        )
+    budget, most = settings.compute.tokens_per_batch, usable if least <= usable else free
+    while found.needs(settings, budget).of_trial(*crew) > most:
+        budget //= 2
+    return budget
+
+
+def let_go() -> None:
+    """Returns to the system the memory that this process has freed. The C library would keep most of it."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have no such function
+        if trim is not None:
+            trim(0)
+
+
+def memory_ended(error: BaseException) -> str | None:
+    """Returns in words how too little memory ended a process, or None if something else ended it.
+
+    Neither the kernel nor Ray says for sure why a process was killed. It is told by the text of Ray's error.
+
+    Args:
+        error: what Ray raised, or what the process raised itself.
+    """
+    text = str(error)
+    if any(each in text for each in _EVICTED):
+        return "was ended by Ray, because its machine had hardly any memory left"
+    if any(each in text for each in _NODE):
+        return None
+    if any(each in text for each in _KILLED):
+        return "was killed, most likely because memory ran out"
+    cause: Any = getattr(error, "cause", None) or error
+    return "failed because memory ran out" if is_out_of_memory(cause) else None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from envs.dynamics import Dynamics, RewardTerms
 from envs.rollout import Draw, sample_trajectories
 from trbert.dial import DialCurve
+from trbert.disk.checksums import write_checksums
 from trbert.encoder import Encoder
 from trbert.measure.cost import CostModel
 from trbert.measure.evaluate import Evaluation, evaluate_forward
@@ -190,6 +191,7 @@ def save_deployable(model: Model, tokenizer: Any, folder: Path) -> None:
     deployable = model.deployable()
     deployable.save_pretrained(folder)
     save_tokenizer(tokenizer, deployable.config.max_tokens, folder)
+    write_checksums(folder)
 
 
 def save_tokenizer(tokenizer: Any, longest: int, folder: Path) -> None:

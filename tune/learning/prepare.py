@@ -17,6 +17,7 @@ from tune.budget import BASELINE_SHARE, Plan, fit_documents
 from tune.learning.baselines import SECONDS, baselines, standing_of
 from tune.learning.inputs import Inputs, Say, check_unchanged, read_inputs
 from tune.learning.measuring import pass_seconds
+from tune.learning.memory import Needs
 from tune.learning.standing import LEAST_KNOWN, Standing, figures, remarks
 from tune.learning.steps import autocast, fix_algorithms
 from tune.learning.teacher_cache import teach, teacher_outputs
@@ -51,6 +52,8 @@ class Prepared:
         teacher_test: the teacher's quality on test, a fraction; measured at the teacher's `max_length`.
         labels: the names of the head's outputs, in their order; () if they have no names.
         penalty: the price of an unreduced document if none is set, in nats; the search varies it around this value.
+        tokens_per_batch: the most tokens of a pass: those of the settings, or fewer if memory is for no more.
+        needs: the memory that a trial needs; None if it was not measured.
         latency: how long the layers take, if the price is "latency".
         fingerprint: of the data and of the model.
         standing: the figures of the teacher and of its baselines; None if they were not measured.
@@ -71,6 +74,8 @@ class Prepared:
     labels: tuple[str, ...]
     penalty: float
     fingerprint: str
+    tokens_per_batch: int
+    needs: Needs | None = None
     latency: LatencyTable | None = None
     standing: Standing | None = None
     pass_seconds: float = 0.0
@@ -99,7 +104,7 @@ class Prepared:
 
 def rebuilt(task: Task, config: Any, weights: dict[str, NDArray[np.float32]], device: torch.device) -> Any:
     """Returns a new plain model with a copy of these weights, in evaluation mode."""
-    model = task.auto_class.from_config(config)
+    model = task.auto_class.from_config(config, trust_remote_code=False)
     model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
     return model.to(device).eval()
 
@@ -118,8 +123,8 @@ def prepare(
 
     Args:
         settings: of the run; `data`, `model`, `positions`, `teacher` and `seed` decide the result.
-        plan: limits the teacher's epochs and the documents of each split to their shares of the budget; None limits
-            nothing.
+        plan: limits the teacher's epochs and the documents of each split to their shares of the budget, and the tokens
+            of a pass to what fits into memory; None limits nothing.
         say: is called with a line for each thing that is done.
         latency: the user's table of times. If it is None and the price is "latency", the layers are timed here, in the
             arithmetic and with the threads of evaluation.
@@ -129,14 +134,18 @@ def prepare(
         documents: how many documents of each split a resumed search started with; None computes it from the plan.
 
     Raises:
-        InputError: The data and the model do not fit together, or have changed since the search started.
+        InputError: The data and the model do not fit together, or have changed since the search started. Or the
+            memory is too little for one trial.
+        OutOfMemory: There is too little memory for one document.
         Diverged: The teacher's loss, gradient or outputs are not finite.
     """
     compute = settings.compute
     fix_algorithms(compute)
     if compute.threads is not None:
         torch.set_num_threads(compute.threads)
-    inputs = read_inputs(settings, say, None if plan is None else plan.concurrent)
+    inputs = read_inputs(settings, say, plan)
+    settings = inputs.settings
+    compute = settings.compute
     check_unchanged(inputs, fingerprint)
     if keep is not None:
         keep(inputs.fingerprint)
@@ -190,6 +199,8 @@ def prepare(
         labels=inputs.splits.labels,
         penalty=max(LEAST_KNOWN, min(PENALTY, known)),
         fingerprint=inputs.fingerprint,
+        tokens_per_batch=compute.tokens_per_batch,
+        needs=inputs.needs,
         latency=latency,
         standing=standing,
         pass_seconds=seconds,

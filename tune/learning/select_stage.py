@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from envs.dynamics import Dynamics
 from envs.rollout import Draw, Rollout, sample_trajectories
 from trbert.measure.evaluate import within_budget
+from trbert.measure.halving import halved
 from trbert.selection.policy import Policy
 from trbert.selection.reduction import Reducer
 from trbert.selection.saliency import most_salient, saliency
@@ -30,7 +31,6 @@ from tune.learning.steps import (
     accumulate_gradient,
     autocast,
     check_finite,
-    halved,
     shuffled_batches,
 )
 from tune.settings import ComputeSettings, SelectSettings

@@ -10,17 +10,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from trbert.errors import Diverged, InputError
 from trbert.measure.evaluate import within_budget
+from trbert.measure.halving import halved
 from trbert.measure.timing import paired_ratio, take_turns
 from tune.settings import ComputeSettings
 
-Result = TypeVar("Result")
 Progress = Callable[[dict[str, float]], None]
 """A function that is called after each step with its figures. It raises `StageTimeout` to stop the stage."""
 
@@ -135,32 +135,6 @@ def accumulate_gradient(parameters: Sequence[nn.Parameter], documents: Tensor, l
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
     return total
-
-
-def halved(act: Callable[[Tensor], Result], documents: Tensor) -> Iterator[Result]:
-    """Yields the result of `act` on all documents at once or, when memory runs out, its results on halves of them."""
-    found = _attempt(act, documents)
-    if found is not None:
-        yield found[0]
-        return
-    torch.cuda.empty_cache()
-    middle = len(documents) // 2
-    yield from halved(act, documents[:middle])
-    yield from halved(act, documents[middle:])
-
-
-def _attempt(act: Callable[[Tensor], Result], documents: Tensor) -> tuple[Result] | None:
-    """Returns the result in a tuple, or None if memory ran out and the documents can be halved.
-
-    The caller halves them, after this function has returned. While an error is handled, its traceback keeps the tensors
-    of the attempt in memory.
-    """
-    try:
-        return (act(documents),)
-    except torch.OutOfMemoryError:
-        if len(documents) == 1:
-            raise
-        return None
 
 
 def check_finite(number: float, what: str) -> None:

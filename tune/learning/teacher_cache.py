@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from trbert.cache import Entry
+from trbert.disk.cache import Entry
 from trbert.errors import Diverged
 from trbert.measure.evaluate import unreduced_outputs
 from trbert.selection.reduction import Reducer

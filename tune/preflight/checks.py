@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from trbert.cache import cache_folder, cache_size, why_not_trusted
+from trbert.disk.cache import cache_folder, cache_size, why_not_trusted
+from trbert.disk.files import free_bytes, why_not_writable
 from trbert.errors import InputError, RunFolderError
-from trbert.files import free_bytes, why_not_writable
 from trbert.wording import first_line
 from tune.preflight.address import check_form
 from tune.preflight.places import files_of, is_uri, why_not_readable

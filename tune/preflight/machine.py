@@ -37,7 +37,18 @@ def memory_available(root: Path = ROOT) -> int:
         _left(group, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
         for group in _groups(root, "memory")
     ]
-    return max(0, min([_machine_memory(root), *(each for each in left if each is not None)]))
+    return max(0, min([_machine_memory(root, "MemAvailable"), *(each for each in left if each is not None)]))
+
+
+def memory_total(root: Path = ROOT) -> int:
+    """Returns the bytes of memory of the machine, or its cgroups' limit if that is less.
+
+    Args:
+        root: the folder that holds `proc` and `sys`.
+    """
+    limits = [_read(group / "memory.max").strip() for group in _groups(root, "")]
+    limits += [_read(group / "memory.limit_in_bytes").strip() for group in _groups(root, "memory")]
+    return min([_machine_memory(root, "MemTotal"), *(int(each) for each in limits if each.isdigit())])
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
@@ -85,10 +96,10 @@ def _left(group: Path, limit: str, usage: str, cache: str) -> int | None:
     return int(most) - max(0, int(used) - forgettable)
 
 
-def _machine_memory(root: Path) -> int:
+def _machine_memory(root: Path, wanted: str) -> int:
     for line in _read(root / "proc" / "meminfo").splitlines():
         name, _, amount = line.partition(":")
-        if name == "MemAvailable":
+        if name == wanted:
             return int(amount.split()[0]) * 1024
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # a system without /proc: all of its memory
 

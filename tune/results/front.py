@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+import re
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trbert.errors import InputError
+from trbert.wording import cut
 
 FREE = "free"
 """`Point.trial` of a rule on the teacher: it needs no training."""
@@ -22,6 +24,7 @@ NO_MODEL = "no trained model is on the front: search again with a larger --budge
 
 # Rounding makes 0.9 − 0.895 a little more than half a percentage point, so that bounds need a tolerance.
 _HAIR = 1e-9
+_MODEL = re.compile(r"models/[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +75,11 @@ class Point:
                     raise InputError(f"{field.name} must be a finite number, and is {value!r}")
             if field.name.startswith("speed_up") and value is not None and value <= 0:
                 raise InputError(f"{field.name} must be positive, and is {value!r}")
+        if self.model and not _MODEL.fullmatch(self.model):
+            raise InputError(
+                "model must be empty, or 'models/' and the name of a folder there (of letters, digits, '.', '_' and "
+                f"'-'), and is {cut(self.model)}"
+            )
 
     @property
     def speed_up(self) -> float:

@@ -1,16 +1,21 @@
 """The outcome of a finished trial: figures that it saves beside its model, and that the run's report reads."""
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from trbert.disk.files import read_plain
+from trbert.errors import InputError
 from trbert.measure.evaluate import Evaluation
+from trbert.wording import reason
 from tune.results.front import Point
 from tune.results.table import read_points, write_front
 from tune.settings import Settings, from_json, to_json
 
 _RECORD, _POINTS = "trial.json", "points.csv"
+_LARGEST = 4_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,16 +50,31 @@ def read_outcome(folder: Path) -> Outcome:
     """Returns the outcome that `write_outcome` wrote.
 
     Raises:
-        InputError: Another version wrote its points or its settings.
+        InputError: A file is missing or damaged, or another version wrote its points or its settings.
     """
-    record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-    return Outcome(
-        settings=from_json(record["settings"]),
-        points=read_points(folder / _POINTS),
-        deployed=_evaluation(record["deployed"]),
-        sampled=None if record["sampled"] is None else _evaluation(record["sampled"]),
-    )
+    path = folder / _RECORD
+    try:
+        record = json.loads(read_plain(path, _LARGEST))
+        deployed = _evaluation(record["deployed"])
+        sampled = None if record["sampled"] is None else _evaluation(record["sampled"])
+        saved = {**record["settings"]}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"{path} must hold what a trial measured, and does not ({reason(error)}), so that its model cannot be "
+            "reported: copy the trial's folder back, or search again"
+        ) from error
+    return Outcome(settings=from_json(saved), points=read_points(folder / _POINTS), deployed=deployed, sampled=sampled)
 
 
-def _evaluation(values: dict[str, Any]) -> Evaluation:
-    return Evaluation(**{**values, "kept": tuple(values["kept"])})
+def _evaluation(values: Any) -> Evaluation:
+    """Returns an evaluation from the values of its fields.
+
+    Raises:
+        ValueError: A value is no finite number.
+        TypeError: A name is unknown or missing, or a value is of another type.
+    """
+    found = Evaluation(**{**values, "kept": tuple(values["kept"])})
+    for value in (found.quality, found.speed_up, found.docs_per_second, *found.kept):
+        if not math.isfinite(value):
+            raise ValueError(f"it has {value!r} in place of a number")
+    return found

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from trbert.disk.files import write_whole
 from trbert.errors import InputError
-from trbert.files import write_whole
+from trbert.wording import cell
 from tune.learning.standing import COMMONEST, Standing
 from tune.results.front import FREE, TEACHER, Point, free_at_cost, is_trained
 
@@ -48,7 +49,9 @@ def draw(points: Sequence[Point], path: Path, standing: Standing | None = None) 
     nothing = standing is not None and standing.knows_nothing
     title = f"No front: the teacher is not clearly better than the {COMMONEST}" if nothing else "Quality against cost"
     axes.set_title(title, fontsize=17, fontweight="bold", color=_INK, loc="left", pad=16)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=12, handlelength=1.6, labelspacing=0.7)
+    legend = figure.legend(loc="outside right upper", frameon=False, fontsize=12, handlelength=1.6, labelspacing=0.7)
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a "$" in the name of a rule or of a model is no formula
     image = io.BytesIO()
     figure.savefig(image, format="png")
     write_whole(path, image.getvalue())
@@ -71,7 +74,9 @@ def _draw_rules(axes: Any, points: Sequence[Point]) -> None:
         own = [point for point in free if point.selector == rule]
         best = [p for p in own if p.quality_test == free_at_cost(own, p.speed_up, rule)]
         marker = _MARKERS[number % len(_MARKERS)]
-        axes.plot(*_xy(best), color=_GREY, linewidth=1, marker=marker, markersize=6, label=f"rule: {rule}", zorder=1)
+        axes.plot(
+            *_xy(best), color=_GREY, linewidth=1, marker=marker, markersize=6, label=f"rule: {cell(rule, 40)}", zorder=1
+        )
 
 
 def _draw_trained(axes: Any, points: Sequence[Point]) -> None:
@@ -83,7 +88,7 @@ def _draw_trained(axes: Any, points: Sequence[Point]) -> None:
     colours = {trial: _COLOURS[number % len(_COLOURS)] for number, trial in enumerate(models)}
     for number, trial in enumerate(models):
         own = [point for point in front if point.trial == trial]
-        label = f"model {trial}: drops at layers {', '.join(map(str, own[0].points))}"
+        label = f"model {cell(trial, 20)}: drops at layers {cell(', '.join(map(str, own[0].points)))}"
         shape = {"marker": "oph"[number // len(_COLOURS) % 3], "edgecolor": "white"}
         axes.scatter(*_xy(own), s=90, color=colours[trial], label=label, zorder=4, **shape)
     behind = [point for point in trained if not point.on_front]

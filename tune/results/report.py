@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 
+from trbert.disk.checksums import check_checksums, write_checksums
+from trbert.disk.files import copy_tree, write_whole
 from trbert.encoder import Encoder
-from trbert.files import copy_tree
+from trbert.errors import DamagedCheckpoint, InputError
 from trbert.measure.evaluate import Evaluation, evaluate_unreduced
 from trbert.modeling import TrbertModel, load
 from trbert.selection.reduction import Reducer
@@ -19,6 +21,7 @@ from trbert.selection.selectors import selector_class
 from trbert.tasks.examples import Examples
 from tune.budget import TESTING_SHARE, Clock, StageTimeout
 from tune.checkpoints import forget_elders
+from tune.learning.inputs import Say
 from tune.learning.measuring import evaluate_in_time
 from tune.learning.model import save_tokenizer
 from tune.learning.prepare import Prepared
@@ -52,6 +55,7 @@ def collect(
     settings: Settings,
     free: Sequence[Point],
     results: Sequence[Any],
+    say: Say = print,
     clock: Clock | None = None,
 ) -> tuple[Point, ...]:
     """Writes a run's models, baselines.json, front.csv and front.png, and returns the points.
@@ -64,14 +68,18 @@ def collect(
         settings: the settings that all trials had in common.
         free: the points of the free rules.
         results: Ray Tune's results of all trials; trials that did not finish are left out.
+        say: is called with a line for each trial that is left out because its files are damaged.
         clock: counts the time for it; None sets no limit.
+
+    Raises:
+        InputError, DamagedCheckpoint: The files of all trials are damaged.
     """
     clock = clock or Clock()
     clock = clock.part((1 - WRITING_SHARE) * clock.left())
     save_teacher(folder, prepared, settings)
     points = [_teacher_point(prepared), *free]
-    outcomes = [_save_model(folder, number, result) for number, result in enumerate(finished(results), start=1)]
-    for outcome in outcomes:
+    outcomes = _save_models(folder, finished(results), say)
+    for outcome in outcomes.values():
         points += outcome.points
     marked, models = mark_front(points), _Models(folder)
     testing = clock.part(TESTING_SHARE * clock.left())
@@ -79,7 +87,7 @@ def collect(
     timed = _timed(tested, models.open, prepared, clock.part(TIMING_SHARE * clock.left()))
     models.close()
     timed = _with_drops(rules_on_test(timed, prepared, settings.compute, clock))
-    for number, outcome in enumerate(outcomes, start=1):
+    for number, outcome in outcomes.items():
         _write_card(folder, number, outcome, timed, prepared)
     if prepared.standing is not None:
         write_standing(folder.baselines, prepared.standing)
@@ -129,6 +137,7 @@ def save_teacher(folder: RunFolder, prepared: Prepared, settings: Settings) -> N
         own = f"{prepared.task.metric} on test: {prepared.teacher_test:.4f}"
         card = _card("The unreduced teacher", settings, [own], prepared.standing)
         (Path(temporary) / "README.md").write_text(card, encoding="utf-8")
+        write_checksums(Path(temporary))
         copy_tree(Path(temporary), folder.models / "teacher")
 
 
@@ -145,10 +154,28 @@ def _teacher_point(prepared: Prepared) -> Point:
     )
 
 
+def _save_models(folder: RunFolder, results: Sequence[Any], say: Say) -> dict[int, Outcome]:
+    """Copies the models of finished trials into the run's folder, and returns their outcomes by the trials' numbers.
+
+    A trial whose files are damaged is left out, so that it does not cost the others, here or when the run is resumed.
+    """
+    found, damaged = {}, []
+    for number, result in enumerate(results, start=1):
+        try:
+            found[number] = _save_model(folder, number, result)
+        except (InputError, DamagedCheckpoint, FileNotFoundError) as error:
+            say(f"trial {number} is left out, and its model is lost: {error}")
+            damaged.append(error)
+    if damaged and not found:
+        raise damaged[0]
+    return found
+
+
 def _save_model(folder: RunFolder, number: int, result: Any) -> Outcome:
     """Copies a trial's model into the run's folder, and returns the trial's outcome with its points numbered."""
     with result.checkpoint.as_directory() as checkpoint:
         outcome = read_outcome(Path(checkpoint))
+        check_checksums(Path(checkpoint) / "model")
         copy_tree(Path(checkpoint) / "model", folder.models / str(number))
     forget_elders(result.checkpoint)
     numbered = (replace(point, trial=str(number), model=f"models/{number}") for point in outcome.points)
@@ -217,7 +244,8 @@ def _write_card(folder: RunFolder, number: int, outcome: Outcome, points: Sequen
     if learned and outcome.sampled is not None:
         lines.append(_sampled_gap(outcome.deployed, outcome.sampled, metric))
     card = _card(f"Reduced model {number}", None, lines, prepared.standing)
-    (folder.models / str(number) / "README.md").write_text(card, encoding="utf-8")
+    write_whole(folder.models / str(number) / "README.md", card.encode())
+    write_checksums(folder.models / str(number))
 
 
 def _sampled_gap(deployed: Evaluation, drawn: Evaluation, metric: str) -> str:

@@ -5,11 +5,12 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from trbert.disk.files import read_plain, write_json
 from trbert.errors import InputError
-from trbert.files import write_json
-from trbert.wording import shown
+from trbert.wording import reason, shown
 from tune.learning.standing import Baseline, Standing
 
+_LARGEST = 1_000_000
 _KINDS: dict[Any, str] = {
     str: "text",
     float: "a number with a decimal point",
@@ -27,24 +28,17 @@ def read_standing(path: Path) -> Standing | None:
     """Returns the standing that `write_standing` wrote; None if there is no such file.
 
     Raises:
-        InputError: The file cannot be read, or holds something else.
+        InputError: The file cannot be read, is a symbolic link or larger than 1 MB, or holds something else.
     """
     try:
-        return _parse(json.loads(path.read_text(encoding="utf-8")))
+        return _parse(json.loads(read_plain(path, _LARGEST)))
     except FileNotFoundError:
         return None
-    except InputError as error:
-        why = str(error)
-    except KeyError as error:
-        why = f"{error.args[0]} is missing"
-    except RecursionError:
-        why = "it is nested too deeply"
-    except (OSError, ValueError) as error:
-        why = str(error)
-    raise InputError(
-        f"{path} must hold the figures of a teacher and its baselines as tune/search.py writes them, and does not "
-        f"({why}): remove the file, and the table is shown without them"
-    )
+    except (OSError, ValueError, KeyError, RecursionError) as error:
+        raise InputError(
+            f"{path} must hold the figures of a teacher and its baselines as tune/search.py writes them, and does not "
+            f"({reason(error)}): remove the file, and the table is shown without them"
+        ) from error
 
 
 def _parse(found: Any) -> Standing:

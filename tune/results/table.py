@@ -2,17 +2,22 @@
 
 import csv
 import io
+import itertools
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from trbert.disk.files import read_plain, write_whole
 from trbert.errors import InputError, RunFolderError
-from trbert.files import write_whole
-from trbert.wording import pasted
+from trbert.wording import briefly_listed, cell, cut, pasted, reason
 from tune.learning.standing import Standing, precision, remarks
 from tune.results.front import FREE, TEACHER, Point, free_at_cost, is_trained
+
+MOST_BYTES, MOST_ROWS, MOST_SELECTORS, LONGEST_CELL = 4_000_000, 5_000, 50, 1_000
+"""What a table of points may have at most. Somebody else may have written it, and it must not take a day to show."""
 
 
 def write_front(path: Path, points: Iterable[Point]) -> None:
@@ -41,36 +46,54 @@ def read_front(path: Path) -> tuple[Point, ...]:
         InputError: The file has other columns, or a cell with a wrong value; the message names the line.
     """
     _check_run(path)
-    return read_points(path)
+    try:
+        return read_points(path)
+    except InputError as error:
+        raise InputError(
+            f"{error}; until then this run has no table and no pick, but its models can be loaded: copy the file back, "
+            "or, where the search was your own, write it again with python tune/search.py --resume "
+            f"{pasted(path.parent)}"
+        ) from error
 
 
 def read_points(path: Path) -> tuple[Point, ...]:
     """Returns the points that `write_front` wrote to a file.
 
     Raises:
-        InputError: The file has other columns, or a cell with a wrong value; the message names the line.
+        InputError: The file cannot be read, is a symbolic link, or is larger than `MOST_BYTES` and the like allow. Or
+            it has other columns, or a cell with a wrong value; the message names the line.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = next(reader, [])
-            if header != list(_COLUMNS):
-                raise InputError(_wrong_columns(path, header))
-            found = [_parse(row, f"{path} line {reader.line_num}") for row in reader if row]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} must be a csv file as tune/search.py writes it, and is not one ({error})") from error
+        text = read_plain(path, MOST_BYTES).decode()
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        header = next(reader, [])
+        if header != list(_COLUMNS):
+            raise InputError(_wrong_columns(path, header))
+        found = [
+            _parse(row, f"{path} line {reader.line_num}") for row in itertools.islice(reader, MOST_ROWS + 1) if row
+        ]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"{path} must be a csv file as tune/search.py writes it, and is not one ({reason(error)})"
+        ) from error
     if not found:
         raise InputError(f"{path} must hold at least one point, and holds only its header: search again")
+    for name, most, have in (
+        ("rows", MOST_ROWS, len(found)),
+        ("selectors", MOST_SELECTORS, len({point.selector for point in found})),
+    ):
+        if have > most:
+            raise InputError(f"{path} must have at most {most:,} {name}, and has more: pass a run as it was written")
     return tuple(found)
 
 
 def _check_run(path: Path) -> None:
     run = path.parent
-    if not run.is_dir():
+    if not os.path.isdir(run):
         raise RunFolderError(
             f"run folder {run} does not exist: pass one that tune/search.py wrote, such as runs/search"
         )
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise RunFolderError(
             f"{path} does not exist, because the search has not finished: "
             f"resume it with python tune/search.py --resume {pasted(run)}"
@@ -81,7 +104,7 @@ def _wrong_columns(path: Path, header: list[str]) -> str:
     missing = [name for name in _COLUMNS if name not in header]
     unknown = [name for name in header if name not in _COLUMNS]
     faults = [f"lacks {', '.join(missing)}"] if missing else []
-    faults += [f"has {', '.join(map(repr, unknown))}"] if unknown else []
+    faults += [f"has {briefly_listed(unknown)}"] if unknown else []
     told = " and ".join(faults) or "has them in another order or twice"
     return f"{path} must have the columns {','.join(_COLUMNS)}, and {told}: pass a run of this version"
 
@@ -152,15 +175,20 @@ def _parse(row: list[str], place: str) -> Point:
     if len(row) != len(_COLUMNS):
         raise InputError(f"{place} must have {len(_COLUMNS)} cells, and has {len(row)}: write the front again")
     values = {}
-    for (name, (_, read, rule)), cell in zip(_CODECS.items(), row, strict=True):
+    for (name, (_, read, rule)), text in zip(_CODECS.items(), row, strict=True):
+        if len(text) > LONGEST_CELL:
+            raise InputError(
+                f"{place}: {name} must have at most {LONGEST_CELL:,} characters, and has {len(text):,}: correct the "
+                "cell"
+            )
         try:
-            values[name] = read(cell)
+            values[name] = read(text)
         except (ValueError, KeyError) as error:
-            raise InputError(f"{place}: {name} must be {rule}, and is {cell!r}: correct the cell") from error
+            raise InputError(f"{place}: {name} must be {rule}, and is {cut(text)}: correct the cell") from error
     try:
         return Point(**values)
     except InputError as error:
-        raise InputError(f"{place}: {error}") from error
+        raise InputError(f"{place}: {error}: correct the cell") from error
 
 
 def table(points: Sequence[Point], every: bool = False, standing: Standing | None = None) -> str:
@@ -220,9 +248,10 @@ def _at_equal_cost(points: Sequence[Point]) -> str:
     if not rules or not trained:
         return ""
     rows, compared = [], False
+    of_rule = {rule: [point for point in points if point.trial == FREE and point.selector == rule] for rule in rules}
     for point in sorted(trained, key=lambda each: each.speed_up):
         assert point.quality_test is not None
-        rivals = [free_at_cost(points, point.speed_up, rule) for rule in rules]
+        rivals = [free_at_cost(of_rule[rule], point.speed_up, rule) for rule in rules]
         best = max((each for each in rivals if each is not None), default=None)
         compared = compared or best is not None
         ahead = "–" if best is None else f"{100 * (point.quality_test - best):z.1f}"
@@ -253,12 +282,12 @@ def _percent(quality: float | None) -> str:
 
 
 def _aligned(header: Sequence[str], rows: Iterable[Sequence[str]], left: int) -> str:
-    lines = [header, *rows]
+    lines = [[cell(text) for text in line] for line in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if column < left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+            text.ljust(width) if column < left else text.rjust(width)
+            for column, (text, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
     )

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from trbert.disk.locks import Taken, locked
 from trbert.errors import InputError, RunFolderError
-from trbert.locks import Taken, locked
 from trbert.wording import pasted
 
 LONGEST_NAME = 200

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trbert.disk.files import write_json
 from trbert.errors import InputError, RunFolderError
-from trbert.files import write_json
-from trbert.wording import cut, cut_line, shown
+from trbert.wording import cut, first_line, shown
 from tune.runs.folder import RunFolder
 from tune.runs.versions import versions
 from tune.settings import Search, Settings, from_json, search_from_json, to_json
@@ -94,8 +94,8 @@ def existing_run(path: str, trusted: bool = False) -> tuple[RunFolder, SavedRun]
             raise TypeError("its settings are not JSON objects")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunFolderError(
-            f"{folder.settings} cannot be read ({cut_line(error)}), and without it the run cannot be continued: start "
-            "the search again under another --name; its finished models can still be looked at and picked"
+            f"{folder.settings} cannot be read ({first_line(error)}), and without it the run cannot be continued: "
+            "start the search again under another --name; its finished models can still be looked at and picked"
         ) from error
     there, here = found["versions"].get("trbert", "an older version"), versions()["trbert"]
     if there != here:
@@ -107,8 +107,8 @@ def existing_run(path: str, trusted: bool = False) -> tuple[RunFolder, SavedRun]
         saved = _parsed(found)
     except (TypeError, InputError) as error:
         raise RunFolderError(
-            f"{folder.settings} holds what this version of trbert does not write ({cut_line(error)}): start the search "
-            "again under another --name"
+            f"{folder.settings} holds what this version of trbert does not write ({first_line(error)}): start the "
+            "search again under another --name"
         ) from error
     return folder, saved
 

@@ -1,10 +1,18 @@
 """A folder with a tiny fine-tuned classifier, whose files a test then changes."""
 
 import json
+import socket
 
 import pytest
 import tokenizers
 import transformers
+
+from trbert.encoder import Encoder
+from trbert.modeling import assemble
+from trbert.selection.policy import Policy
+from trbert.selection.reduction import Reducer
+from trbert.selection.selectors import PolicySelector
+from trbert.tasks import TASKS
 
 LABELS = ("no", "yes", "maybe")
 
@@ -46,3 +54,23 @@ def edit(folder):
         return str(folder)
 
     return edit
+
+
+@pytest.fixture
+def reduced(bert, tmp_path):
+    """The folder of a reduced model with two points."""
+    reducer = Reducer(encoder=Encoder(bert), task=TASKS["classification"], points=(1, 2))
+    assemble(reducer, PolicySelector(Policy(32, 2, 8)), 0.0, 40).save_pretrained(tmp_path / "reduced")
+    return tmp_path / "reduced"
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """No process can be reached while the test runs."""
+
+    def refused(*_):
+        raise AssertionError("something was asked over the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    monkeypatch.setattr(socket, "getaddrinfo", refused)
+    monkeypatch.setattr("builtins.input", refused)

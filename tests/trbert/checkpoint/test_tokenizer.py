@@ -8,7 +8,7 @@ import transformers
 
 from trbert.checkpoint import tokenizer as module
 from trbert.checkpoint.tokenizer import check_vocabulary
-from trbert.errors import InputError, UnsupportedModel
+from trbert.errors import DamagedCheckpoint, InputError, TrbertError, UnsupportedModel
 from trbert.pretrained import load_pretrained
 from trbert.rehearsal import rehearse
 from trbert.tasks import TASKS
@@ -134,3 +134,100 @@ def test_data_with_a_token_without_embedding_is_refused(bert, tokenizer):
 def test_the_copy_of_the_loaded_tokenizer_knows_the_length(folder, tmp_path):
     load(folder).tokenizer.save_pretrained(tmp_path / "copy")
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "copy").model_max_length == 40
+
+
+# Files that somebody else wrote.
+
+ODD = {
+    "tokenizer_class": ["NoSuchTokenizer", ["BertTokenizer"], 3, "../BertTokenizer", "os.system"],
+    "auto_map": [3, "own.Own", ["own.Own"], {"AutoTokenizer": 3}, {"AutoTokenizer": "somebody/else--own.Own"}],
+    "model_max_length": ["x", [1], -5, 0, 1e300],
+    "pad_token": [3, ["[PAD]"], {"content": 3}, {"__type": "AddedToken"}],
+    "added_tokens_decoder": [3, {"x": {}}, {"-1": {"content": "a"}}, {str(10**12): {"content": "a"}}],
+    "extra_special_tokens": [3, {"a": 3}, [3]],
+    "init_inputs": [[3, 4], 3],
+    "chat_template": ["{{ 1 / 0 }}{% for", 3, [{"name": 3}]],
+    "vocab_file": ["/etc/passwd", 3],
+    "tokenizer_file": ["/etc/passwd", "../../other.json"],
+    "fast_tokenizer_files": [["../tokenizer.4.0.0.json"], 3],
+    "clean_up_tokenization_spaces": [[1]],
+    "do_lower_case": ["x"],
+    "padding_side": ["up", 3],
+    "truncation_side": ["up"],
+    "model_input_names": [3, ["nonsense"]],
+    "backend": ["nonsense", 3],
+    "from_slow": [True],
+    "name_or_path": [3],
+    "trust_remote_code": [True],
+}
+
+
+@pytest.mark.parametrize("name", list(ODD))
+def test_an_odd_entry_is_without_effect_or_refused_and_nothing_is_fetched_or_run(folder, offline, name):
+    path = folder / "tokenizer_config.json"
+    said = json.loads(path.read_text())
+    (folder / "own.py").write_text("raise SystemExit('it ran')")
+    for value in ODD[name]:
+        path.write_text(json.dumps(said | {name: value}))
+        try:
+            found = load(folder)
+        except TrbertError:
+            continue
+        assert found.tokenizer("word")["input_ids"] == [3, 2]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": None},
+        {"model": {"type": "BPE", "vocab": {}, "merges": ["a b"]}},
+        {"model": {"type": "WordPiece", "vocab": {"a": -1}, "unk_token": "?"}},
+        {"model": {"type": "Unigram", "vocab": [], "unk_id": 10**9}},
+        {"model": {"type": "WordLevel", "vocab": {"a": 4_294_967_295}, "unk_token": "a"}},
+        {"added_tokens": [{"id": -1}]},
+        {"added_tokens": 3},
+        {"normalizer": {"type": "Replace", "pattern": {"Regex": "("}, "content": ""}},
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+        {"pre_tokenizer": {"type": "Nonsense"}},
+        {"post_processor": {"type": "BertProcessing", "sep": ["x", 10**9], "cls": ["y", 10**9]}},
+        {"post_processor": {"type": "TemplateProcessing", "single": [], "pair": [], "special_tokens": {}}},
+        {"padding": {"strategy": {"Fixed": 10**9}, "direction": "Right", "pad_id": 0}},
+        {"truncation": {"max_length": 0, "strategy": "LongestFirst", "stride": 10**9, "direction": "Right"}},
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_an_odd_tokenizer_is_refused_or_reads_texts(folder, offline, changes):
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    try:
+        found = load(folder)
+    except TrbertError:
+        return
+    assert len(found.tokenizer("word word", truncation=True)["input_ids"]) <= 40
+
+
+def test_other_files_of_a_tokenizer_are_not_read(folder):
+    said = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(said | {"fast_tokenizer_files": ["../tokenizer.1.json"]}))
+    with pytest.raises(DamagedCheckpoint, match=r"fast_tokenizer_files in tokenizer_config\.json .* must be unset"):
+        load(folder)
+
+
+def test_a_tokenizer_that_is_too_large_is_refused(folder, monkeypatch):
+    monkeypatch.setattr(module, "TOKENIZER_SIZE", 100)
+    with pytest.raises(DamagedCheckpoint, match=r"tokenizer\.json of model .* must have at most 0 MB, and has"):
+        load(folder)
+
+
+def test_a_tokenizer_that_panics_is_refused_and_an_interrupt_is_not(folder, monkeypatch):
+    class PanicException(BaseException):
+        """What pyo3 raises where Rust panicked."""
+
+    for raised, told in ((PanicException, DamagedCheckpoint), (KeyboardInterrupt, KeyboardInterrupt)):
+
+        def load_it(*_, raised=raised, **__):
+            raise raised("index out of bounds")
+
+        monkeypatch.setattr(module.AutoTokenizer, "from_pretrained", load_it)
+        with pytest.raises(told, match="index out of bounds"):
+            load(folder)

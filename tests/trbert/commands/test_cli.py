@@ -1,16 +1,19 @@
 """The command `trbert`: a bench from a saved model and a file, and its mistakes in one line."""
 
 import csv
+import importlib.metadata
 import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import tokenizers
 import torch
 import transformers
 
+import trbert
 from trbert.commands.cli import main
 from trbert.data.readers import Format
 from trbert.errors import InputError
@@ -217,12 +220,27 @@ def test_a_bench_reads_files_as_a_search_does(saved, monkeypatch):
         raise InputError("nothing is read")
 
     monkeypatch.setattr("trbert.data.splits.load_inputs", stop)
-    more = ["--encoding", "cp1252", "--separator", ";", "--no-header", "--text-column", "text,other"]
+    more = [
+        "--encoding",
+        "cp1252",
+        "--separator",
+        ";",
+        "--no-header",
+        "--text-column",
+        "text,other",
+        "--max-data-size",
+        "9GB",
+    ]
     assert main(words(saved, *more)) == 2
-    assert found["format"] == Format(encoding="cp1252", separator=";", header=False)
+    assert found["format"] == Format(encoding="cp1252", separator=";", header=False, max_bytes=9 * 10**9)
     assert (found["source"], found["rows"], found["text_column"]) == (str(saved / "data.csv"), 4, "text,other")
     assert main(words(saved)) == 2
     assert found["format"] == Format()
+
+
+def test_a_size_of_data_that_is_none_is_told_before_anything_is_read(saved, capsys):
+    assert main(words(saved, "--max-data-size", "lots")) == 2
+    assert "--max-data-size must be a size above 0, and is 'lots'" in capsys.readouterr().err
 
 
 def test_a_file_without_rows_is_told(saved, asked, capsys):
@@ -270,8 +288,8 @@ def test_a_model_without_a_tokenizer_is_told(saved, asked, capsys):
         (saved / "model" / name).unlink()
     assert main(words(saved)) == 2
     assert capsys.readouterr().err == (
-        f"error: model folder {saved / 'model'} must hold the model's tokenizer, and does not: copy its tokenizer.json "
-        "and tokenizer_config.json there\n"
+        f"error: model folder {saved / 'model'} must hold a tokenizer (tokenizer.json or vocab.txt), and does not: "
+        "save it there\n"
     )
     assert not asked
 
@@ -285,3 +303,31 @@ def test_a_device_that_is_not_there_is_told_and_verbose_shows_where(saved, capsy
     shown = capsys.readouterr().err
     assert "Traceback" in shown
     assert shown.endswith(told)
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"trbert {importlib.metadata.version('trbert')}\n"
+    assert trbert.__version__ == importlib.metadata.version("trbert")
+
+
+WAYS = (["-m", "trbert"], ["tune/search.py"], ["tune/pareto.py"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS, ids=" ".join)
+def test_each_command_tells_its_version(way):
+    root = Path(trbert.__file__).parents[1]
+    done = subprocess.run([sys.executable, *way, "--version"], cwd=root, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"trbert {trbert.__version__}\n")
+
+
+def test_data_that_needs_a_package_that_is_not_installed_names_it(saved, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert main(words(saved, "--data", "somebody/texts")) == 2
+    assert capsys.readouterr().err == (
+        "error: --data somebody/texts needs the package datasets, which is not installed: pip install datasets, or "
+        "name a csv, jsonl or parquet file\n"
+    )

@@ -11,6 +11,7 @@ import pytest
 from trbert.data.csv_tables import read_csv
 from trbert.data.readers import Contents, Format
 from trbert.errors import InputError
+from trbert.limits import MAX_BYTES, Room
 from trbert.tasks.rows import Columns
 
 COLUMNS = Columns(("text",), "label")
@@ -19,7 +20,7 @@ PAIR = Columns(("text", "other"), "label")
 
 def read(folder: Path, content: str, name: str = "a.csv", columns: Columns = COLUMNS, **format: Any) -> Contents:
     (folder / name).write_text(content, newline="")
-    return read_csv(folder / name, columns, Format(**format))
+    return read_csv(folder / name, columns, Format(**format), Room(MAX_BYTES))
 
 
 def refusal(folder: Path, content: str, name: str = "a.csv", columns: Columns = COLUMNS, **format: Any) -> str:
@@ -335,7 +336,7 @@ def test_a_file_without_rows_is_refused(tmp_path: Path, content: str) -> None:
 
 def test_a_txt_file_is_a_table_too(tmp_path: Path) -> None:
     (tmp_path / "spam.txt").write_text('ham\tI said "no\nspam\tYou have won\n' * 10)
-    found = read_csv(tmp_path / "spam.txt", Columns(("2",), "1"), Format(header=False))
+    found = read_csv(tmp_path / "spam.txt", Columns(("2",), "1"), Format(header=False), Room(MAX_BYTES))
     assert found.values == {"2": ['I said "no', "You have won"] * 10, "1": ["ham", "spam"] * 10}
 
 

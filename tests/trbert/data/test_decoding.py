@@ -13,13 +13,14 @@ import pytest
 
 from trbert.data.decoding import read_text
 from trbert.errors import InputError
+from trbert.limits import MAX_BYTES, Room
 
 WORDS = "Grüße, très bon 🙂\n"
 
 
 def refusal(path: Path, encoding: str | None = None) -> str:
     with pytest.raises(InputError) as caught:
-        read_text(path, encoding)
+        read_text(path, encoding, Room(MAX_BYTES))
     return str(caught.value)
 
 
@@ -28,18 +29,18 @@ def refusal(path: Path, encoding: str | None = None) -> str:
 def test_utf_8_and_marked_files_are_read_packed_or_not(tmp_path: Path, encoding: str, packed: bool) -> None:
     content = WORDS.encode(encoding)
     (tmp_path / "a.csv").write_bytes(gzip.compress(content) if packed else content)
-    assert read_text(tmp_path / "a.csv", None).decode() == WORDS
+    assert read_text(tmp_path / "a.csv", None, Room(MAX_BYTES)).decode() == WORDS
 
 
 def test_big_endian_utf_16_is_read_by_its_mark(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"\xfe\xff" + WORDS.encode("utf-16-be"))
-    assert read_text(tmp_path / "a.csv", None).decode() == WORDS
+    assert read_text(tmp_path / "a.csv", None, Room(MAX_BYTES)).decode() == WORDS
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le"])
 def test_a_mark_is_no_character_where_the_encoding_is_named(tmp_path: Path, encoding: str) -> None:
     (tmp_path / "a.csv").write_bytes(("\ufeff" + WORDS).encode(encoding))
-    assert read_text(tmp_path / "a.csv", encoding).decode() == WORDS
+    assert read_text(tmp_path / "a.csv", encoding, Room(MAX_BYTES)).decode() == WORDS
 
 
 def test_another_encoding_is_told_with_its_place_and_the_option(tmp_path: Path) -> None:
@@ -48,7 +49,7 @@ def test_another_encoding_is_told_with_its_place_and_the_option(tmp_path: Path) 
         "a.csv must be UTF-8, and its byte 0xf6 at position 14 (line 2), after 'text,label\\nsch' does not fit: "
         "name its encoding, for example --encoding cp1252 for Western Europe or cp1251 for Cyrillic"
     )
-    assert read_text(tmp_path / "a.csv", "cp1252").decode() == "text,label\nschön,A\n"
+    assert read_text(tmp_path / "a.csv", "cp1252", Room(MAX_BYTES)).decode() == "text,label\nschön,A\n"
 
 
 @pytest.mark.parametrize("order", ["utf-16-le", "utf-16-be"])
@@ -56,7 +57,7 @@ def test_another_encoding_is_told_with_its_place_and_the_option(tmp_path: Path) 
 def test_utf_16_without_a_mark_is_told_with_its_name(tmp_path: Path, order: str, words: str) -> None:
     (tmp_path / "a.csv").write_bytes(words.encode(order))
     assert refusal(tmp_path / "a.csv").endswith(f"set --encoding {order}")
-    assert read_text(tmp_path / "a.csv", order).decode() == words
+    assert read_text(tmp_path / "a.csv", order, Room(MAX_BYTES)).decode() == words
 
 
 @pytest.mark.parametrize("encoding", ["nope", "base64", "a\0b", "undefined"])
@@ -120,4 +121,4 @@ def test_what_is_no_text_is_told_by_its_name(tmp_path: Path, content: bytes, tol
 @pytest.mark.parametrize("words", ["PK is a name", "<b>bold</b>", "PAR1 is a word", "BZh9 too"])
 def test_a_text_that_begins_a_little_like_another_format_is_a_text(tmp_path: Path, words: str) -> None:
     (tmp_path / "a.csv").write_text(words)
-    assert read_text(tmp_path / "a.csv", None).decode() == words
+    assert read_text(tmp_path / "a.csv", None, Room(MAX_BYTES)).decode() == words

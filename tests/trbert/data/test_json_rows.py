@@ -12,6 +12,7 @@ import pytest
 from trbert.data.json_rows import read_json
 from trbert.data.readers import Contents, Format
 from trbert.errors import InputError
+from trbert.limits import MAX_BYTES, Room
 from trbert.tasks.rows import Columns
 
 COLUMNS = Columns(("text",), "label")
@@ -21,7 +22,7 @@ VALUES = {"text": [record["text"] for record in RECORDS], "label": [record["labe
 
 def read(folder: Path, content: str, **format: Any) -> Contents:
     (folder / "a.json").write_text(content, encoding="utf-8")
-    return read_json(folder / "a.json", COLUMNS, Format(**format))
+    return read_json(folder / "a.json", COLUMNS, Format(**format), Room(MAX_BYTES))
 
 
 def refusal(folder: Path, content: str) -> str:
@@ -137,9 +138,11 @@ def test_half_a_character_is_replaced_and_noted(tmp_path: Path) -> None:
 
 def test_the_encoding_can_be_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes('{"text": "schön", "label": 1}'.encode("cp1252"))
-    assert read_json(tmp_path / "a.jsonl", COLUMNS, Format(encoding="cp1252")).values["text"] == ["schön"]
+    assert read_json(tmp_path / "a.jsonl", COLUMNS, Format(encoding="cp1252"), Room(MAX_BYTES)).values["text"] == [
+        "schön"
+    ]
     with pytest.raises(InputError, match="--encoding cp1252"):
-        read_json(tmp_path / "a.jsonl", COLUMNS, Format())
+        read_json(tmp_path / "a.jsonl", COLUMNS, Format(), Room(MAX_BYTES))
 
 
 def test_lists_of_pairs_by_split_are_refused_with_the_way_out(tmp_path: Path) -> None:

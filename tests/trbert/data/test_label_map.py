@@ -1,6 +1,7 @@
 """New names for labels: as words, as a file, and what is refused."""
 
 import json
+import os
 
 import pytest
 
@@ -83,3 +84,17 @@ def test_a_new_name_in_a_file_is_a_string(tmp_path, new):
 def test_an_empty_object_is_refused(tmp_path):
     (tmp_path / "map.json").write_text("{}")
     assert refused(tmp_path / "map.json").startswith("--label-map must give a new name to a label, and ")
+
+
+def test_a_file_that_never_ends_or_is_nested_too_deeply_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.json")
+    assert "must be a file that can be read, and is not (it is a pipe or a device): " in refused(tmp_path / "pipe.json")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    assert "must be JSON, and is not (its brackets are nested too deeply): " in refused(tmp_path / "deep.json")
+    with (tmp_path / "huge.json").open("wb") as file:
+        file.truncate(10**12)  # it takes no room on the disk
+    assert "must be JSON, and is not (it has more than 100 MB): " in refused(tmp_path / "huge.json")
+
+
+def test_a_text_longer_than_any_path_is_no_file():
+    assert refused("a" * 5000).startswith("--label-map must give a new name to each label, and has 'aaa")

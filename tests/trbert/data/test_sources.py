@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from trbert.data.readers import Format
 from trbert.data.sources import Source, read_source
 from trbert.errors import InputError
 from trbert.tasks.rows import Columns
+from trbert.wording import cut
 
 
 def read(source: object, text_column: str = "text", label_column: str = "label") -> Source:
@@ -259,3 +261,51 @@ def test_a_test_file_of_other_columns_may_be_left_out(tmp_path: Path) -> None:
     others = f"train={tmp_path}/train.csv,validation={tmp_path}/dev.csv"
     assert refusal(tmp_path).endswith(f"; or leave this file out, --data {others}")
     assert set(read(others).tables) == {"train", "validation"}
+
+
+def test_a_pipe_or_a_device_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "train.csv")
+    told = "must be a file on a disk, and is a pipe or a device: write its contents to a file"
+    assert refusal(tmp_path / "train.csv") == f"data file '{tmp_path / 'train.csv'}' {told}"
+    assert refusal(f"train={tmp_path / 'train.csv'}") == f"data file '{tmp_path / 'train.csv'}' {told}"
+    assert refusal("/dev/zero") == f"data file '/dev/zero' {told}"
+    assert "must have a train file" in refusal(tmp_path)
+
+
+def test_a_pipe_or_deep_brackets_as_names_of_the_classes_are_refused(tmp_path: Path) -> None:
+    write_rows(tmp_path / "train.csv", ["a", "b"])
+    told = "must be a JSON list of different strings, one for each class: correct it or remove it"
+    os.mkfifo(tmp_path / "labels.json")
+    assert refusal(tmp_path) == f"'{tmp_path / 'labels.json'}' {told}"
+    (tmp_path / "labels.json").unlink()
+    (tmp_path / "labels.json").write_text("[" * 100_000)
+    assert refusal(tmp_path) == f"'{tmp_path / 'labels.json'}' {told}"
+
+
+def test_a_folder_may_hold_links(tmp_path: Path) -> None:
+    there = write_rows(tmp_path / "elsewhere/rows.csv", ["a", "b"])
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/train.csv").symlink_to(there)
+    assert len(read(tmp_path / "data").tables["train"]) == 2
+    (tmp_path / "data/train.csv").unlink()
+    (tmp_path / "data/train.csv").symlink_to("train.csv")  # a link to itself
+    assert "must have a train file" in refusal(tmp_path / "data")
+
+
+def test_a_path_that_the_system_refuses_is_told(tmp_path: Path) -> None:
+    assert refusal("a" * 5000) == (
+        f"data {cut('a' * 5000)} must be files that you may read, and cannot be read (File name too long): check the "
+        "path and its permissions"
+    )
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"text":' * 100_000, "1" * 5000])
+def test_json_that_cannot_be_parsed_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    assert "a.json must be JSON that can be read, and is not (" in refusal(tmp_path / "a.json")
+
+
+def test_no_column_is_likened_to_names_of_absurd_length(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"b" * 10**6: 1, **{f"c{place}": 1 for place in range(10**4)}}))
+    assert "a.json must have the column 'text', and has 'bbb" in (told := refusal(tmp_path / "a.json"))
+    assert len(told) < 1000

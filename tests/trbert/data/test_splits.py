@@ -18,6 +18,7 @@ from trbert.data import splits as data
 from trbert.data.readers import Format
 from trbert.data.splits import Splits, load_inputs, load_splits
 from trbert.errors import InputError
+from trbert.limits import MAX_CHARACTERS
 from trbert.tasks import TASKS
 from trbert.tasks.rows import Rows
 
@@ -97,7 +98,12 @@ def test_a_text_of_many_megabytes_is_read_from_a_csv(tmp_path: Path) -> None:
     texts = ["short", "long\n" + "word " * 1_500_000] + [f"row {row}" for row in range(20)]
     lines = [f'"{text}",{row % 2}\n' for row, text in enumerate(texts)]
     (tmp_path / "a.csv").write_text("text,label\n" + "".join(lines))
-    assert all_texts(load_splits(str(tmp_path / "a.csv"))) == sorted(texts)
+    splits = load_splits(str(tmp_path / "a.csv"))
+    assert all_texts(splits) == sorted(text[:MAX_CHARACTERS] for text in texts)
+    assert splits.notes[0] == (
+        "a.csv: 1 of 22 texts in column 'text' have more than 1,000,000 characters and are cut to these, the first of "
+        "them row 1 with 7,500,005"
+    )
 
 
 def test_labels_of_a_csv_are_of_one_type_however_long_the_file(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import doctest
 import itertools
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -65,6 +66,52 @@ def test_a_file_that_is_no_table_is_refused_with_a_remedy(tmp_path, content):
     path.write_text(content, errors="surrogateescape")
     with pytest.raises(InputError, match=r"`trbert bench` wrote, and '.*latency\.json' is not one \("):
         load_latency(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"layers": 0}, "layers must be a whole number above 0, and is the int 0"),
+        ({"layers": 2.5}, ""),
+        ({"documents": True}, "documents must be a whole number above 0, and is the bool True"),
+        ({"threads": None}, ""),
+        ({"device": 3}, ""),
+        ({"seconds": [float("nan"), float("nan")]}, "seconds must be positive, finite and never fall"),
+        ({"seconds": [1.0, float("inf")]}, "seconds must be positive, finite and never fall"),
+        ({"tokens": [1, float("inf")]}, "cannot convert float infinity to integer"),
+        ({"tokens": list(range(1, 10_000))}, "..."),
+    ],
+)
+def test_a_table_with_a_wrong_value_is_refused_in_a_line_with_what_to_do(tmp_path, change, why):
+    path = tmp_path / "latency.json"
+    TABLE.save(path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tokens": [1, 2], "seconds": [1.0, 2.0]} | change))
+    with pytest.raises(InputError) as raised:
+        load_latency(path)
+    told = str(raised.value)
+    assert why in told
+    assert len(told) < 600
+    assert "or leave it out, and this machine is measured" in told
+
+
+def test_what_is_nested_too_deeply_too_large_or_a_pipe_is_no_table(tmp_path):
+    path = tmp_path / "latency.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(InputError, match="it is nested too deeply"):
+        load_latency(path)
+    os.truncate(path, 1 << 40)
+    with pytest.raises(InputError, match="it has more than 1,000,000 bytes"):
+        load_latency(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InputError, match="it is a pipe"):
+        load_latency(path)
+
+
+def test_a_link_of_the_users_own_to_a_table_is_followed(tmp_path):
+    TABLE.save(tmp_path / "latency.json")
+    (tmp_path / "link").symlink_to("latency.json")
+    assert load_latency(tmp_path / "link") == TABLE
 
 
 def test_a_field_too_many_is_refused(tmp_path):

@@ -344,3 +344,38 @@ def test_lists_of_labels_are_refused_with_the_rule():
     assert refused([[0, 1], [1]]).endswith(
         "has the list [0, 1]: write one label for each text, or set --label-column to the column of the classes"
     )
+
+
+# Labels of absurd size.
+
+
+def test_a_label_as_long_as_a_text_is_refused_and_shown_cut():
+    told = refused(["a", "b", "x" * 10**6])
+    assert told == (
+        "row 2 of train.csv must have a label of at most 1,000 characters in column 'label', and has one of 1,000,000, "
+        f"'{'x' * 56}...: set --label-column to the column of the classes"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [({"names": ("a", "b" * 1001)}, "labels.json"), ({"renames": {"b": "b" * 1001}}, "--label-map")],
+)
+def test_a_class_name_as_long_as_a_text_is_refused(options, where):
+    labels = [0, 1] if "names" in options else ["a", "b"]
+    assert refused(labels, **options) == (
+        f"the name of a class must have at most 1,000 characters, and '{'b' * 56}... has 1,001: give it a shorter name "
+        f"in {where}"
+    )
+
+
+@pytest.mark.parametrize("label", [10**400, "9" * 900, "1" + "0" * 900])
+def test_a_number_of_hundreds_of_digits_is_no_place_in_the_names(label):
+    assert "must be the index of one of the 2 names in labels.json" in refused(
+        [type(label)(0), type(label)(1), label], names=("a", "b")
+    )
+
+
+def test_numbers_of_any_size_are_classes():
+    labels = [f"1e{exponent}" for exponent in range(99_990, 100_020)] * 2
+    assert len(read(labels).labels) == 30

@@ -1,14 +1,11 @@
 """What a search reads before it trains: what is said, what is checked, and what a resumed search compares."""
 
-import re
 from pathlib import Path
 
 import pytest
 
 from trbert.errors import InputError
-from tune.learning import inputs as module
 from tune.learning.inputs import check_unchanged, read_inputs
-from tune.learning.memory import PROCESS_BYTES, STATE_BYTES, training_bytes
 from tune.settings import override
 
 
@@ -28,27 +25,6 @@ def test_what_is_read_is_what_trials_start_from(tiny_settings, cache, prepared):
     assert found.examples["train"].targets.equal(prepared.train.targets)
     assert found.examples["test"].tokens.input_ids.equal(prepared.test.tokens.input_ids)
     assert found.fingerprint == prepared.fingerprint
-
-
-@pytest.mark.parametrize(("available", "warned"), [(10**12, False), (10**8, True)])
-def test_memory_is_compared_with_what_the_trials_need(tiny_settings, cache, monkeypatch, available, warned):
-    monkeypatch.setattr(module, "memory_available", lambda: available)
-    told = []
-    read_inputs(tiny_settings, told.append, at_once=3)
-    (line,) = (line for line in told if re.match(r"memory: up to .* GB for 3 trials at once", line))
-    assert f"of {available / 1e9:.1f} GB that are free" in line
-    assert any("may be too little" in line and "joint.batch_size" in line for line in told) is warned
-
-
-def test_the_memory_of_a_trial_by_hand(tiny_settings, cache):
-    settings = override(tiny_settings, {"joint.samples": 2, "joint.batch_size": 4, "joint.fastest": 16.0})
-    encoder = read_inputs(settings, silent).reducer.encoder
-    parameters = sum(each.numel() for each in encoder.plain.parameters())
-    states = STATE_BYTES * (4 * 20) * 3 * len(encoder.layers) * encoder.base.config.hidden_size
-    assert training_bytes(encoder, settings, 20) == PROCESS_BYTES + 16 * parameters + states
-    # A pass has no more tokens than the budget of a pass.
-    fewer = override(settings, {"compute.tokens_per_batch": 40})
-    assert training_bytes(encoder, fewer, 20) == PROCESS_BYTES + 16 * parameters + states / 2
 
 
 # A resumed search.

@@ -8,7 +8,7 @@ import torch
 import transformers
 from torch.testing import assert_close
 
-from trbert.errors import InputError
+from trbert.errors import DamagedCheckpoint, InputError
 from trbert.measure.latency import LatencyTable
 from trbert.modeling import load
 from trbert.selection.selectors import SELECTORS
@@ -16,7 +16,7 @@ from tune.budget import StageTimeout
 from tune.learning import joint_stage as joint
 from tune.learning import model as training
 from tune.learning import select_stage as stages
-from tune.learning.model import SPEED_UPS, Model, measure_along_dial, save_tokenizer, spread_dials
+from tune.learning.model import SPEED_UPS, Model, measure_along_dial, save_deployable, save_tokenizer, spread_dials
 from tune.settings import PRESETS, override
 
 QUICK = {"select.points": (0, 2)}
@@ -356,3 +356,11 @@ def test_a_saved_tokenizer_cuts_texts_as_training_cut_them(prepared, tmp_path, o
     again = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert len(again("w1 " * 50, truncation=True)["input_ids"]) == saved
     assert tokenizer.model_max_length == own
+
+
+def test_a_trained_model_is_saved_with_the_checksums_of_all_its_files(prepared, tiny_settings, tmp_path):
+    save_deployable(make(prepared, tiny_settings), prepared.tokenizer, tmp_path / "model")
+    assert load(tmp_path / "model", verify=True).config.max_tokens == tiny_settings.data.max_length
+    (tmp_path / "model" / "tokenizer.json").write_text("{}")
+    with pytest.raises(DamagedCheckpoint, match=r"changed: 'tokenizer\.json'"):
+        load(tmp_path / "model", verify=True)

@@ -4,7 +4,6 @@ import copy
 import io
 import re
 import threading
-import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from trbert.errors import Diverged, InputError
+from trbert.errors import Diverged, InputError, OutOfMemory
 from tune.learning import steps as learner
 from tune.learning.steps import (
     ALONE,
@@ -21,7 +20,6 @@ from tune.learning.steps import (
     accumulate_gradient,
     autocast,
     bfloat16_speed_up,
-    halved,
     has_fast_bfloat16,
     linear_schedule,
     pick_device,
@@ -136,39 +134,9 @@ def test_a_gradient_that_is_there_already_is_added_to(model):
 
 
 def test_one_document_that_does_not_fit_is_an_error_and_adds_nothing(model):
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(OutOfMemory, match="one document at a time"):
         accumulate_gradient(list(model.parameters()), torch.tensor([3]), Task(model, room=0))
     assert gradients(model) == [None] * 4
-
-
-def test_documents_are_halved_until_they_fit_by_hand():
-    asked = []
-
-    def act(documents):
-        asked.append(documents.tolist())
-        if len(documents) > 2:
-            raise torch.OutOfMemoryError("out of memory")
-        return documents.tolist()
-
-    # Seven documents are cut into three and four, three into one and two, four into two and two.
-    assert list(halved(act, torch.arange(7))) == [[0], [1, 2], [3, 4], [5, 6]]
-    assert [len(each) for each in asked] == [7, 3, 1, 2, 4, 2, 2]
-
-
-def test_halves_are_computed_once_the_memory_of_the_whole_is_let_go():
-    held = []
-
-    class Large:
-        pass
-
-    def act(documents):
-        large = Large()
-        held.append(weakref.ref(large))
-        if len(documents) > 1:
-            raise torch.OutOfMemoryError("out of memory")
-        return [each() for each in held[:-1]]
-
-    assert list(halved(act, torch.arange(2))) == [[None], [None, None]]
 
 
 @pytest.mark.parametrize("broken", ["loss", "gradient"])

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load, load_file, save, save_file
 
 from tests.trbert.tasks.toys import PickOne
-from trbert.cache import Entry
+from trbert.disk.cache import Entry
 from trbert.errors import Diverged
 from trbert.tasks.examples import Examples
 from tune.budget import make_plan

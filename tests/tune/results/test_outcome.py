@@ -68,3 +68,37 @@ def test_settings_of_another_version_are_refused(outcome, tmp_path):
     path.write_text(json.dumps(record), encoding="utf-8")
     with pytest.raises(InputError, match=r"^there is no setting 'select\.dial_range'"):
         read_outcome(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda text: "", "Expecting value"),
+        (lambda text: text[: len(text) // 2], ""),
+        (lambda text: "[" * 100_000, "it is nested too deeply"),
+        (lambda text: "null", ""),
+        (lambda text: "{}", "deployed is missing"),
+        (lambda text: text.replace('"docs_per_second"', '"docs"'), ""),
+        (lambda text: text.replace("321.4", '"fast"', 1), ""),
+        (lambda text: text.replace("321.4", "NaN", 1), "it has nan in place of a number"),
+        (lambda text: text.replace('"settings": {', '"settings": 3, "x": {'), ""),
+    ],
+)
+def test_a_damaged_record_is_named_with_what_is_lost(outcome, tmp_path, damage, why):
+    write_outcome(tmp_path, outcome)
+    path = tmp_path / "trial.json"
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(InputError) as raised:
+        read_outcome(tmp_path)
+    told = str(raised.value)
+    assert told.startswith(f"{path} must hold what a trial measured, and does not (")
+    assert why in told
+    assert told.endswith("its model cannot be reported: copy the trial's folder back, or search again")
+
+
+def test_a_record_that_is_gone_is_named(outcome, tmp_path):
+    for name in ("trial.json", "points.csv"):
+        write_outcome(tmp_path, outcome)
+        (tmp_path / name).unlink()
+        with pytest.raises(InputError, match=rf"{name} must .* \(No such file or directory\)"):
+            read_outcome(tmp_path)

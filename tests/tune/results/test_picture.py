@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from trbert.errors import InputError
+from trbert.wording import cell
 from tune.results import picture as picture_module
 from tune.results.front import mark_front
 from tune.results.picture import draw
@@ -148,3 +149,13 @@ def test_the_title_says_where_the_teacher_knows_nothing(tmp_path, small_front, s
 def test_a_run_without_baselines_has_the_usual_title(tmp_path, small_front):
     (axes,) = picture(small_front(), tmp_path / "front.png").axes
     assert axes.get_title(loc="left") == "Quality against cost"
+
+
+@pytest.mark.parametrize("name", ["$", r"a$\frac{$b", "$x^2$ \x1b[31m\u202e", "n" * 1000])
+def test_a_name_that_is_a_formula_or_worse_is_drawn_as_it_is(tmp_path, unreduced, rule, at, name):
+    points = mark_front([unreduced(0.9), at(0.8, 3.0, trial=name), rule(name, 0.7, 2.0)])
+    figure = picture(points, tmp_path / "front.png")
+    assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert f"rule: {cell(name, 40)}" in labels
+    assert all(label.isprintable() and len(label) < 250 for label in labels)

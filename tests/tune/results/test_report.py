@@ -1,6 +1,8 @@
 """What a finished search reports: which points, on which rows, from which yardstick."""
 
 import dataclasses
+import os
+import shutil
 import weakref
 from types import SimpleNamespace
 
@@ -8,6 +10,8 @@ import pytest
 import torch
 from ray import tune
 
+from trbert.disk.checksums import SUMS, check_checksums, write_checksums
+from trbert.errors import DamagedCheckpoint, InputError
 from trbert.measure.evaluate import Evaluation
 from trbert.tasks.examples import Examples
 from tune import pareto
@@ -36,6 +40,7 @@ def result_of(certain, tiny_settings, tmp_path):
         settings = override(tiny_settings, {"selector": selector, "select.points": (0, 2)})
         model, folder = Model(certain, settings), tmp_path / "trials" / str(number)
         model.deployable().save_pretrained(folder / "model")
+        write_checksums(folder / "model")
         points = tuple(
             Point(
                 trial=UNNUMBERED,
@@ -372,3 +377,38 @@ def test_the_best_point_of_each_model_is_measured_on_test_before_the_second_of_a
         ]
     )
     assert report._reported(points) == [1, 2, 0, 3]
+
+
+def cut_off(folder):
+    os.truncate(folder / "model" / "model.safetensors", 1000)
+
+
+def without_record(folder):
+    (folder / "trial.json").write_text("{")
+
+
+def without_model(folder):
+    shutil.rmtree(folder / "model")
+
+
+@pytest.mark.parametrize("damage", [cut_off, without_record, without_model])
+def test_a_trial_whose_files_are_damaged_costs_the_others_nothing(certain, tiny_settings, result_of, tmp_path, damage):
+    folder, told = RunFolder(tmp_path / "run"), []
+    results = [result_of(number, *CURVE) for number in (1, 2)]
+    damage(tmp_path / "trials" / "1")
+    for _ in range(2):  # and again when the run is resumed
+        points = collect(folder, certain, tiny_settings, [], results, told.append)
+        assert {point.model for point in points} == {"models/teacher", "models/2"}
+        assert sorted(path.name for path in folder.models.iterdir()) == ["2", "teacher"]
+    assert len(told) == 2
+    assert told[0].startswith("trial 1 is left out, and its model is lost: ")
+    damage(tmp_path / "trials" / "2")
+    with pytest.raises((InputError, DamagedCheckpoint)):
+        collect(folder, certain, tiny_settings, [], results, told.append)
+
+
+def test_every_model_of_a_run_has_checksums_of_all_its_files(collected, result_of):
+    folder, _ = collected([], result_of(1, *CURVE))
+    for name in ("teacher", "1"):
+        check_checksums(folder.models / name)
+        assert "README.md" in (folder.models / name / SUMS).read_text()

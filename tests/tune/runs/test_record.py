@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from trbert.disk.files import write_json
 from trbert.errors import RunFolderError
-from trbert.files import write_json
 from tune.runs.folder import RunFolder
 from tune.runs.record import LARGEST, SavedRun, existing_run, new_id, write_run
 from tune.runs.versions import versions

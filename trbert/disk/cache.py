@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from trbert.disk.files import kind_of, write_whole
+from trbert.disk.locks import locked
 from trbert.errors import InputError
-from trbert.files import kind_of, write_whole
-from trbert.locks import locked
-from trbert.wording import parse_size
+from trbert.limits import parse_size
 
 SUFFIX = ".cached"
 """The end of the name of every entry."""

@@ -1,6 +1,8 @@
 """Files: how they get onto the disk whole or not at all, and whether a folder can be written."""
 
+import errno
 import filecmp
+import io
 import json
 import os
 import secrets
@@ -102,19 +104,68 @@ def kind_of(path: str | Path) -> str:
     return next((name for name, holds in kinds.items() if holds(mode)), "a device")
 
 
+def open_plain(path: Path) -> io.BufferedReader:
+    """Opens a file that somebody else may have put there, to read it.
+
+    Raises:
+        OSError: It cannot be opened, or is no file: a symbolic link is not followed, and a pipe is not waited for.
+    """
+    if (kind := kind_of(path)) != "a file":
+        raise OSError(errno.EINVAL, f"it is {kind}")
+    careful = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # in case it is another one by now
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | careful))
+
+
+def read_plain(path: Path, most: int) -> bytes:
+    """Returns the content of a file that somebody else may have written.
+
+    Args:
+        path: the file.
+        most: the most bytes that it may have.
+
+    Raises:
+        OSError: It is larger, or `open_plain` does not open it.
+    """
+    with open_plain(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes")
+    return content
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Returns the paths, relative to a folder, of everything in it that is no folder, sorted. Links are not followed.
+
+    Raises:
+        OSError: A folder cannot be read, or there are more than 10,000 files and folders, or more than 16
+            folders in each other.
+    """
+    found: list[Path] = []
+    folders, seen = [Path()], 0
+    while folders:
+        inner = folders.pop()
+        with os.scandir(folder / inner) as entries:
+            for entry in entries:
+                seen += 1
+                if seen > _MOST_ENTRIES or len(inner.parts) >= _DEEPEST:
+                    raise OSError(errno.EFBIG, f"it has more than {_MOST_ENTRIES:,} files, or folders too deep")
+                (folders if entry.is_dir(follow_symlinks=False) else found).append(inner / entry.name)
+    return sorted(found)
+
+
+_MOST_ENTRIES, _DEEPEST = 10_000, 16
+
+
 def _same(source: Path, target: Path) -> bool:
     """Returns whether two folders hold the same files."""
     if target.is_symlink() or not target.is_dir():
         return False
-    names = _below(source)
-    if names != _below(target) or not all((folder / name).is_file() for folder in (source, target) for name in names):
+    names = files_below(source)
+    if names != files_below(target) or not all(
+        (folder / name).is_file() for folder in (source, target) for name in names
+    ):
         return False
     return all(filecmp.cmp(source / name, target / name, shallow=False) for name in names)
-
-
-def _below(folder: Path) -> list[Path]:
-    """Returns the paths, relative to a folder, of everything in it that is no folder, sorted."""
-    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
 
 
 def why_not_writable(folder: Path) -> str | None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from trbert.cache import Entry, cache_folder
+from trbert.disk.cache import Entry, cache_folder
 
 
 def test_the_cache_lies_where_the_user_says(tmp_path, monkeypatch):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from trbert.disk.files import copy_tree, free_bytes, why_not_writable, write_json, write_whole
 from trbert.errors import InputError
-from trbert.files import copy_tree, free_bytes, why_not_writable, write_json, write_whole
 
 
 def test_a_file_is_written_with_the_folders_it_needs(tmp_path):
