@@ -45,13 +45,13 @@ from tune.learning.standing import Standing
 from tune.learning.steps import Progress, fix_algorithms, pick_device
 from tune.learning.teacher_stage import train_teacher
 from tune.planner import bundle, cluster_at_hand, gpus_each
-from tune.preflight.places import below, states_name, trials_name
 from tune.progress import Console, SearchProgress
 from tune.results.front import FREE, NO_MODEL, Point, has_model, is_saved, is_trained
 from tune.results.report import collect, finished
 from tune.results.rules import FREE_DIALS, free_points
 from tune.results.table import table
 from tune.runs.folder import RunFolder
+from tune.runs.places import below, states_name, trials_name
 from tune.runs.record import SavedRun, write_run
 from tune.settings import ComputeSettings, Search, Settings, TeacherSettings, override
 from tune.space import first_guesses, point_choices, search_space, to_settings

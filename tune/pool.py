@@ -14,7 +14,6 @@ from ray.exceptions import ObjectLostError, RayActorError
 
 from trbert.errors import OutOfMemory
 from tune.budget import Clock
-from tune.learning.memory import memory_ended
 from tune.learning.model import Model
 from tune.learning.prepare import Prepared
 from tune.learning.select_stage import ItemGradient, RolloutItem
@@ -27,8 +26,11 @@ LATE = 3.0
 """An item is late after so many times the mean seconds of an item, and at least 1 s. An idle actor then gets it too."""
 REST_S = 1.0
 """Seconds between two attempts to reach an actor that Ray is restarting."""
-MOST_KILLED = 3
-"""An item is given up after so many processes that were killed while they sampled it, because memory is too little."""
+MOST_LOST = 5
+"""An item is given up after so many actors that ended while they sampled it. Machines that are lost are not so many.
+
+Ray does not say why an actor ended that it starts again. So many ends over one item have one likely cause, memory.
+"""
 POLL_S = 0.2
 """Seconds between two checks for late items and for calls to give up."""
 
@@ -132,7 +134,7 @@ class RolloutPool:
         self._resting: dict[int, float] = {}
         self._step = self._asked = self._counted = self._repeated = self._ignored = 0
         self._waiting_s = self._working_s = 0.0
-        self._killed: dict[int, int] = {}
+        self._lost: dict[int, int] = {}
         self._waiting: deque[RolloutItem] = deque()
         self._done: dict[int, ItemGradient] = {}
         self._actors = [self._start() for _ in range(num_workers)]
@@ -144,13 +146,13 @@ class RolloutPool:
 
         Raises:
             StageTimeout: The time of the stage is over before all of them have come.
-            OutOfMemory: `MOST_KILLED` actors were killed while they sampled the same item.
+            OutOfMemory: `MOST_LOST` actors ended while they sampled the same item.
         """
         started = time.monotonic()
         weights_ref = ray.put(weights)
         self._step += 1
         self._asked += len(items)
-        self._waiting, self._done, self._killed = deque(items), {}, {}
+        self._waiting, self._done, self._lost = deque(items), {}, {}
         while len(self._done) < len(items):
             self._clock.check()
             self._wake()
@@ -226,7 +228,7 @@ class RolloutPool:
             if getattr(error, "actor_init_failed", False):
                 raise
             self._resting[call.worker] = time.monotonic() + REST_S
-            self._count_killed(call, error)
+            self._count_lost(call)
             self._lose(call)
             return
         self._idle.append(call.worker)
@@ -239,16 +241,16 @@ class RolloutPool:
         self._counted += 1
         self._working_s += time.monotonic() - call.since
 
-    def _count_killed(self, call: _Call, error: Exception) -> None:
-        """Raises OutOfMemory if too many actors were killed while they sampled the item of this call."""
-        if call.item is None or call.step != self._step or (how := memory_ended(error)) is None:
+    def _count_lost(self, call: _Call) -> None:
+        """Raises OutOfMemory if too many actors ended while they sampled the item of this call."""
+        if call.item is None or call.step != self._step:
             return
-        killed = self._killed[call.item.index] = self._killed.get(call.item.index, 0) + 1
-        if killed >= MOST_KILLED:
+        lost = self._lost[call.item.index] = self._lost.get(call.item.index, 0) + 1
+        if lost >= MOST_LOST:
             raise OutOfMemory(
-                f"a rollout worker must have enough memory for an item of work, and {killed} of them had not: the last "
-                f"one {how} (lower --set select.item_documents=4 or --set select.samples=4, cut the documents shorter "
-                "with --max-length, or use fewer --num-rollout-workers)"
+                f"a rollout worker must have enough memory for an item of work, and {lost} workers ended over the same "
+                "one, most likely because memory ran out: lower --set select.item_documents=4 or --set "
+                "select.samples=4, cut the documents shorter with --max-length, or use fewer --num-rollout-workers"
             )
 
     def _give_up(self) -> None:

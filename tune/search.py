@@ -17,7 +17,7 @@ from trbert.wording import pasted
 from tune.budget import Clock, Plan, make_plan
 from tune.preflight.checks import run_checks
 from tune.preflight.machine import affine_processors, processors
-from tune.preflight.places import kept_in_storage, resolved
+from tune.preflight.places import resolved
 from tune.runs.folder import (
     RunFolder,
     check_name,
@@ -28,6 +28,7 @@ from tune.runs.folder import (
     make_free_run,
     make_run,
 )
+from tune.runs.places import kept_in_storage
 from tune.runs.record import SavedRun, existing_run, new_id, write_run
 from tune.runs.versions import versions
 from tune.settings import DETERMINISTIC, PRESETS, Search, Settings, override, setting_names

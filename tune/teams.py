@@ -30,7 +30,7 @@ from tune.learning.select_stage import flatten, load_flat
 from tune.learning.steps import Keeper, Progress, Team, fix_algorithms, pick_device
 from tune.learning.teacher_stage import train_teacher
 from tune.planner import bundle
-from tune.preflight.places import below
+from tune.runs.places import below
 from tune.settings import ComputeSettings, Settings, TeacherSettings
 
 REPORT_S = 10.0

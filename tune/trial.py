@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
@@ -61,6 +62,7 @@ def run_trial(
     own = override(settings, to_settings(config))
     if own.compute.device == "auto":
         own = override(own, {"compute.device": "cuda" if gpus_per_worker else "cpu"})
+    torch.set_num_threads(own.compute.threads or 1)
     fix_algorithms(own.compute)
     found = newest_state(tune.get_checkpoint(), prepared.fingerprint)
     whole = _whole(deadline_s, measuring_s, found, clock)

@@ -186,7 +186,7 @@ def searched(folder, prepared, tiny_settings, small_front, monkeypatch):
         given.update(search=search, fitted=fitted, plan=plan, **options)
         return given["results"]
 
-    def collect(folder, prepared, settings, free, results, clock):
+    def collect(folder, prepared, settings, free, results, say, clock):
         given.update(settings=settings, measured=free is rules, collected=results, closing=clock.left())
         return small_front()
 

@@ -43,7 +43,7 @@ class Searches:
         words += ["--budget", "1h", "--num-trials", str(trials), *map(str, more)]
         return words + [word for name, value in given.items() for word in ("--set", f"{name}={value}")]
 
-    def start(self, *words, cwd=None, every=None, ray=None, **environment):
+    def start(self, *words, cwd=None, every=None, **environment):
         """Starts the command; its output is in a file, which `said` reads.
 
         Args:
@@ -138,11 +138,10 @@ def test_a_new_search_of_an_old_name_takes_nothing_of_the_old_ones_teacher(searc
     other_rows(searches.data)
     said = searches.run(*searches.words(*named))
     assert "teacher: training for 4 epochs" in said
-    assert said.count("teacher: step") == 1  # a short training says its last step alone: it began with the first one
     assert models_of(runs / "mine") == {"teacher", "free", "1"}
     assert len(list((place / "cache" / "teachers").glob("*.cached"))) == 1
-    again = searches.run(*searches.words("--name", "alone"))
-    assert "teacher: taken from the cache" in again
+    # A search that cannot know the first one has the same teacher.
+    searches.run(*searches.words("--name", "alone"), TRBERT_CACHE=str(place / "other"))
     taught = [(runs / name / "models" / "teacher" / "model.safetensors").read_bytes() for name in ("mine", "alone")]
     assert taught[0] == taught[1]
 

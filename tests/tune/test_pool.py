@@ -12,12 +12,13 @@ import ray
 import torch
 from ray.exceptions import RayActorError
 
+from trbert.errors import OutOfMemory
 from tune import pool as pool_module
 from tune.budget import Clock, StageTimeout
 from tune.learning.model import Model
 from tune.learning.prepare import Prepared, prepare
 from tune.learning.select_stage import ItemGradient, RolloutItem, flatten, train_policy
-from tune.pool import PoolStatistics, RolloutPool
+from tune.pool import PoolStatistics, RolloutActor, RolloutPool
 from tune.settings import Settings, override
 
 needs_ray = pytest.mark.ray
@@ -95,6 +96,27 @@ def test_an_actor_that_dies_costs_a_repetition_and_nothing_else(settings, prepar
     assert [each.index for each in found] == [0, 1, 2, 3]
     for own, other in zip(expected, found, strict=True):
         np.testing.assert_allclose(own.gradient, other.gradient, rtol=1e-4, atol=1e-6)
+
+
+class Killed(RolloutActor):
+    """An actor that is killed by every item, as the kernel kills a process for which there is no memory."""
+
+    def gradient(self, weights, item):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@needs_ray
+def test_an_item_that_kills_every_actor_is_not_repeated_for_ever(settings, prepared, pool_of, monkeypatch) -> None:
+    monkeypatch.setattr(pool_module, "REST_S", 0.1)
+    monkeypatch.setattr(pool_module, "MOST_LOST", 2)
+    pool = pool_of(1, actor=Killed)
+    with pytest.raises(OutOfMemory) as found:
+        pool.gradients(flatten(Model(prepared, settings).policy), items_of(prepared, 1))
+    assert str(found.value) == (
+        "a rollout worker must have enough memory for an item of work, and 2 workers ended over the same one, most "
+        "likely because memory ran out: lower --set select.item_documents=4 or --set select.samples=4, cut the "
+        "documents shorter with --max-length, or use fewer --num-rollout-workers"
+    )
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import importlib.util
 import sys
-from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -32,9 +31,7 @@ def _register(configs: Any) -> None:
 class _Finder(MetaPathFinder):
     """Finds the module of transformers as Python does, and registers when it has run."""
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
         if fullname != CONFIGS:
             return None
         sys.meta_path.remove(self)

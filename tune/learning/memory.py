@@ -110,7 +110,9 @@ class Footprint:
 
 
 def footprint(reducer: Reducer, taught: Examples, lengths: Tensor, dtype: str) -> Footprint:
-    """Returns what the memory of a pass depends on. It is measured in one pass over the longest example.
+    """Returns what the memory of a pass depends on. A pass over the longest example and one over two copies measure it.
+
+    The difference is what a pass keeps of that example. The rest, such as weights rounded to bfloat16, does not grow.
 
     Args:
         reducer: the model.
@@ -119,24 +121,28 @@ def footprint(reducer: Reducer, taught: Examples, lengths: Tensor, dtype: str) -
         dtype: arithmetic, as `compute.dtype`.
     """
     part = taught.take(taught.lengths.argmax()[None]).to(reducer.encoder.device)
-    weights = {each.untyped_storage().data_ptr() for each in reducer.encoder.plain.parameters()}
+    of_one, of_two = (_kept_bytes(reducer, part.repeat(times), dtype) for times in (1, 2))
+    return Footprint(
+        parameters=sum(each.numel() for each in reducer.encoder.plain.parameters()),
+        layers=len(reducer.encoder.layers),
+        token_bytes=ALLOCATED * (of_two - of_one) / int(part.lengths.sum()),
+        lengths=lengths.cpu().sort(descending=True).values,
+    )
+
+
+def _kept_bytes(reducer: Reducer, part: Examples, dtype: str) -> int:
+    """Returns the bytes of the tensors that a pass over some examples keeps for the backward pass."""
     kept: dict[int, tuple[int, Tensor]] = {}  # the tensors are held, so that no two have the same address
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes(), tensor
+        kept[storage.data_ptr()] = storage.nbytes(), tensor
         return tensor
 
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with torch.enable_grad(), hooks, autocast(reducer.encoder.device, dtype):
         reducer.task.loss(reducer.unreduced_outputs(part.tokens), part).sum()
-    return Footprint(
-        parameters=sum(each.numel() for each in reducer.encoder.plain.parameters()),
-        layers=len(reducer.encoder.layers),
-        token_bytes=ALLOCATED * sum(size for size, _ in kept.values()) / int(part.lengths.sum()),
-        lengths=lengths.cpu().sort(descending=True).values,
-    )
+    return sum(size for size, _ in kept.values())
 
 
 def reserved(total: float, parameters: int) -> float:
@@ -187,7 +193,7 @@ def let_go() -> None:
             trim(0)
 
 
-def memory_ended(error: BaseException) -> str | None:
+def memory_ended(error: object) -> str | None:
     """Returns in words how too little memory ended a process, or None if something else ended it.
 
     Neither the kernel nor Ray says for sure why a process was killed. It is told by the text of Ray's error.
@@ -203,4 +209,5 @@ def memory_ended(error: BaseException) -> str | None:
     if any(each in text for each in _KILLED):
         return "was killed, most likely because memory ran out"
     cause: Any = getattr(error, "cause", None) or error
-    return "failed because memory ran out" if is_out_of_memory(cause) else None
+    full = isinstance(cause, BaseException) and is_out_of_memory(cause)
+    return "failed because memory ran out" if full else None

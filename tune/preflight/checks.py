@@ -11,8 +11,9 @@ from trbert.disk.files import free_bytes, why_not_writable
 from trbert.errors import InputError, RunFolderError
 from trbert.wording import first_line
 from tune.preflight.address import check_form
-from tune.preflight.places import files_of, is_uri, why_not_readable
+from tune.preflight.places import files_of, why_not_readable
 from tune.runs.folder import RunFolder
+from tune.runs.places import is_uri
 from tune.settings import Search, Settings
 
 Check = Callable[[Settings, Search, RunFolder], str | None]

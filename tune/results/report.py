@@ -1,5 +1,6 @@
 """Turns finished trials into the results of a run: models, the front, its table and its picture."""
 
+import gc
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from tune.budget import TESTING_SHARE, Clock, StageTimeout
 from tune.checkpoints import forget_elders
 from tune.learning.inputs import Say
 from tune.learning.measuring import evaluate_in_time
+from tune.learning.memory import let_go
 from tune.learning.model import save_tokenizer
 from tune.learning.prepare import Prepared
 from tune.learning.standing import Standing, remarks
@@ -116,7 +118,10 @@ class _Models:
 
     def close(self) -> None:
         """Forgets the model, so that its memory is free."""
-        self._model = None
+        if self._model is not None:
+            self._model = None
+            gc.collect()  # its parts refer to each other
+            let_go()
 
 
 def finished(results: Sequence[Any]) -> list[Any]:

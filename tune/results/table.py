@@ -227,13 +227,13 @@ def table(points: Sequence[Point], every: bool = False, standing: Standing | Non
         told = remarks(standing)
         above = f"no front: {told.pop(0)}\n\n" if standing.knows_nothing else ""
         below = "\n\n" + "\n".join([*precision(standing), *told])
-    if missing := sum(point.on_front and is_trained(point) and point.quality_test is None for point in points):
-        one = missing == 1
-        below += f"\n\n{missing} point{'s' * (not one)} of the front {'was' if one else 'were'} not measured on test"
     rules = [point for point in points if point.trial == FREE]
     on_test = not rules or any(point.quality_test is not None for point in rules)
     against = _at_equal_cost(points if on_test else [_on_validation(point) for point in points])
     below += f"\n\nquality ({'test' if on_test else 'validation'}) at equal cost\n{against}" if against else ""
+    if missing := sum(point.on_front and is_trained(point) and point.quality_test is None for point in points):
+        one = missing == 1
+        below += f"\n\n{missing} point{'s' * (not one)} of the front {'was' if one else 'were'} not measured on test"
     return above + _aligned(header, rows, left=2) + below
 
 

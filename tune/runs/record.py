@@ -13,6 +13,7 @@ from trbert.disk.files import write_json
 from trbert.errors import InputError, RunFolderError
 from trbert.wording import cut, first_line, shown
 from tune.runs.folder import RunFolder
+from tune.runs.places import below, is_uri, trials_name
 from tune.runs.versions import versions
 from tune.settings import Search, Settings, from_json, search_from_json, to_json
 
@@ -86,7 +87,7 @@ def existing_run(path: str, trusted: bool = False) -> tuple[RunFolder, SavedRun]
             f"{folder.path} must be the folder of a run, with a settings.json, and is not one: check --resume"
         )
     if not trusted:
-        _check_owner(folder)
+        _check_owner(folder.path, folder.settings, folder.trials, folder.study)
     try:
         with folder.settings.open("rb") as file:
             found = json.loads(file.read(LARGEST).decode())
@@ -110,6 +111,9 @@ def existing_run(path: str, trusted: bool = False) -> tuple[RunFolder, SavedRun]
             f"{folder.settings} holds what this version of trbert does not write ({first_line(error)}): start the "
             "search again under another --name"
         ) from error
+    storage = saved.search.storage
+    if not trusted and storage is not None and not is_uri(storage):
+        _check_owner(Path(storage), Path(below(storage, trials_name(saved.id))))
     return folder, saved
 
 
@@ -146,14 +150,15 @@ def _parsed(found: dict[str, Any]) -> SavedRun:
     )
 
 
-def _check_owner(folder: RunFolder) -> None:
-    """Checks that a run is of the user who continues it, which runs code from Ray's files in its folder.
+def _check_owner(*paths: Path) -> None:
+    """Checks that places of a run are of the user who continues it, which runs code from Ray's files there.
 
     Raises:
         RunFolderError: It is of somebody else.
     """
-    for path in (folder.path, folder.settings, folder.trials, folder.study):
-        if path.exists() and path.stat().st_uid != os.getuid():
+    for path in paths:
+        # Root owns the mount points of shared disks, and can do on this machine whatever it likes.
+        if path.exists() and path.stat().st_uid not in (os.getuid(), 0):
             raise RunFolderError(
                 f"a run that is continued must belong to you, because Ray's files in it can run any code, and {path} "
                 f"belongs to user {path.stat().st_uid}: pass --trust if you trust that user, or start another search"

@@ -196,6 +196,13 @@ def test_the_measured_pass_leaves_the_model_and_the_random_numbers_alone(tiny_se
     assert all(each.grad is None for each in inputs.reducer.encoder.plain.parameters())
 
 
+def test_rounded_weights_do_not_count_as_memory_of_tokens(tiny_settings, cache):
+    inputs = read_inputs(tiny_settings, lambda line: None)
+    train = inputs.taught["train"]
+    found = {dtype: footprint(inputs.reducer, train, train.lengths, dtype) for dtype in ("float32", "bfloat16")}
+    assert found["bfloat16"].token_bytes < 1.1 * found["float32"].token_bytes
+
+
 # How a process ended.
 
 SIGKILLED = textwrap.dedent("""\

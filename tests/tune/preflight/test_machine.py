@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tune.preflight.machine import memory_available, processors
+from tune.preflight.machine import memory_available, memory_total, processors
 
 GIB = 1 << 30
 
@@ -89,3 +89,21 @@ def test_this_machine_has_a_processor_and_memory():
 )
 def test_memory_is_what_the_machine_and_the_cgroups_have_left(machine, files, expected):
     assert memory_available(machine(files)) == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"proc/meminfo": f"MemTotal: {16 * GIB // 1024} kB\n"}, 16 * GIB),
+        ({"proc/meminfo": f"MemTotal: {16 * GIB // 1024} kB\n", "sys/fs/cgroup/memory.max": f"{4 * GIB}\n"}, 4 * GIB),
+        (
+            {
+                "proc/meminfo": f"MemTotal: {16 * GIB // 1024} kB\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{2 * GIB}\n",
+            },
+            2 * GIB,
+        ),
+    ],
+)
+def test_all_memory_is_that_of_the_machine_or_the_limit_of_the_cgroups(machine, files, expected):
+    assert memory_total(machine(files)) == expected

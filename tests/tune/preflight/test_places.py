@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tune.preflight.places import below, files_of, resolved, why_not_readable
+from tune.preflight.places import files_of, resolved, why_not_readable
+from tune.runs.places import below
 from tune.settings import Search, Settings, override
 
 

@@ -164,3 +164,17 @@ def test_a_run_of_another_user_is_continued_only_where_that_user_is_trusted(name
     with pytest.raises(RunFolderError, match=f"^{re.escape(told)}$"):
         existing_run(str(folder.path))
     assert existing_run(str(folder.path), trusted=True)[1] == SAVED
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="gives files to another user, which root alone may")
+@pytest.mark.parametrize("name", ["states", "states/mine-1-trials"])
+def test_trials_in_a_storage_of_another_user_are_continued_only_where_that_user_is_trusted(name, tmp_path):
+    folder, storage = RunFolder(tmp_path / "mine"), tmp_path / "states"
+    saved = replace(SAVED, id="mine-1", search=replace(SAVED.search, storage=str(storage)))
+    write_run(folder, saved)
+    (storage / "mine-1-trials").mkdir(parents=True)
+    assert existing_run(str(folder.path))[1] == saved
+    os.chown(tmp_path / name, 12345, -1)
+    with pytest.raises(RunFolderError, match=rf" and {tmp_path / name} belongs to user 12345: pass --trust if you "):
+        existing_run(str(folder.path))
+    assert existing_run(str(folder.path), trusted=True)[1] == saved
