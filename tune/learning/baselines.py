@@ -151,7 +151,7 @@ def _texts(rows: Rows) -> list[str]:
     return [" ".join(text[:TEXT_CHARACTERS] for text in texts) for texts in zip(*rows.inputs, strict=True)]
 
 
-def _drawn(texts: Sequence[str], classes: int, seed: int, share: float) -> Int64[np.ndarray, " drawn"]:
+def _drawn(texts: Sequence[str], classes: int, seed: int, share: float = 1.0) -> Int64[np.ndarray, " drawn"]:
     """Returns the rows that the linear model learns from: all of them, or as many as a share of the caps allows."""
     mean = sum(map(len, texts)) / len(texts)
     most = int(share * min(ROWS, ROWS_TIMES_CLASSES // classes, int(CHARACTERS / max(1.0, mean))))

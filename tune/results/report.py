@@ -224,21 +224,17 @@ def _tested(
     for index in reported:
         if clock.left() < 0:
             break
-        try:  # no name for the model here, because it would be kept until the next one is open
-            found = _on_test(opened(points[index].model), points[index], prepared, compute, clock)
+        model = opened(points[index].model)
+        try:
+            with autocast(model.device, compute.evaluation):
+                found = _measure(model, points[index], prepared.test, compute.tokens_per_batch, clock)
         except StageTimeout:
             break
+        del model  # before the next one is opened
         tested[index] = replace(
             points[index], quality_test=found.quality, speed_up_test=found.speed_up, kept=tuple(found.kept)
         )
     return tested
-
-
-def _on_test(
-    model: TrbertModel, point: Point, prepared: Prepared, compute: ComputeSettings, clock: Clock
-) -> Evaluation:
-    with autocast(model.device, compute.evaluation):
-        return _measure(model, point, prepared.test, compute.tokens_per_batch, clock)
 
 
 def _write_card(folder: RunFolder, number: int, outcome: Outcome, points: Sequence[Point], prepared: Prepared) -> None:

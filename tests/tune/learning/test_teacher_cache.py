@@ -303,7 +303,8 @@ def test_a_teacher_that_ran_out_of_time_is_taken_up_by_its_own_search_alone(mode
         return 0.25
 
     def once(resumed):
-        return teach(model.reducer, train, settings, None, told.append, cut, resumed)
+        asked = override(settings, {"teacher.epochs": 4.0})
+        return teach(model.reducer, train, asked, None, told.append, cut, resumed)
 
     # 4 epochs are asked for; a quarter of the steps was taken.
     assert once(resumed=False) == 1.0
