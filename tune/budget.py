@@ -1,13 +1,29 @@
-"""Divides a time budget: how many trials there are, and how many documents each stage of a trial may see."""
+"""Divides a time budget among the parts of a search, and counts the seconds that each of them has left."""
 
 import math
+import time
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from tune.settings import Settings, override
 
 TEACHER_SHARE, TRIALS_SHARE, CLOSING_SHARE = 0.25, 0.5, 0.15
 """The fractions of the budget for the teacher, for the trials, and for measuring the front at the end."""
+OUTPUTS_SHARE, RULES_SHARE, BASELINE_SHARE = 0.08, 0.06, 0.02
+"""The most of the budget for the teacher's outputs on train, for the free rules, and for the linear model of words."""
+MEASURING_SHARE = 0.25
+"""The most of a trial's time for measuring its model on validation."""
+TESTING_SHARE = 0.6
+"""The share of the time at the end for measuring trained models on test."""
+LEAST_CLOSING_SHARE = 0.05
+"""The share of the budget that the end has even if the trials took too long."""
+DIAL_PASSES, FRONT_PASSES = 4.0, 5.0
+"""How many times as long as one unreduced pass over a split it takes to measure a model on validation along its dial,
+and to measure the models of a front on test.
+"""
+FEWEST = 100
+"""The fewest documents of a split that are used because of the budget, if the split has as many."""
 JOINT_PER_SELECT = 4
 """The joint stage gets so many documents for each document of select, as long as the budget cuts select."""
 WARM_PER_SELECT = 0.75
@@ -16,7 +32,7 @@ WARM_PER_SELECT = 0.75
 A short select stage needs its warm start most.
 """
 MOST_CLOSING_S = 300.0
-"""The most seconds kept for the end. The front's models are measured once there, however long the search was."""
+"""The most seconds kept for the end, unless measuring the front on test is known to take longer."""
 LEAST_TRIAL_S = 130.0
 """The fewest seconds that a trial gets if the number of trials is not given."""
 SIDE_BY_SIDE = 1.6
@@ -24,6 +40,52 @@ SIDE_BY_SIDE = 1.6
 
 Measured on two cores.
 """
+
+
+class StageTimeout(Exception):
+    """Raised when a part of a search has used up its time. What it has done so far is kept."""
+
+
+class Clock:
+    """Counts the seconds of a search, or of a part of it.
+
+    A clock that moves to another process goes on from the seconds that it had counted, because the clocks of two
+    machines differ.
+
+    Args:
+        seconds: how long the part may take; without a limit by default.
+        used: the seconds that were used before, by processes that have died.
+    """
+
+    def __init__(self, seconds: float = math.inf, used: float = 0.0) -> None:
+        self.seconds, self._started = seconds, time.monotonic() - used
+
+    def used(self) -> float:
+        """Returns the seconds that were used so far."""
+        return time.monotonic() - self._started
+
+    def left(self) -> float:
+        """Returns the seconds that are left; below 0 once that time is over."""
+        return self.seconds - self.used()
+
+    def part(self, seconds: float) -> "Clock":
+        """Returns a new clock of a part that begins now; it ends after so many seconds, or when this one ends."""
+        return Clock(min(seconds, self.left()))
+
+    def check(self) -> None:
+        """Returns if there is time left.
+
+        Raises:
+            StageTimeout: The time is over.
+        """
+        if self.left() < 0:
+            raise StageTimeout
+
+    def __getstate__(self) -> tuple[float, float]:
+        return self.seconds, self.used()
+
+    def __setstate__(self, state: tuple[float, float]) -> None:
+        Clock.__init__(self, *state)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +98,7 @@ class Plan:
         trials: the number of all trials.
         trial_seconds: the time for one trial, in seconds.
         learners: the number of processes that share a joint stage, or the teacher's training.
+        testing_seconds: the time that measuring the front on test takes, as far as that is known, in seconds.
         workers: the number of rollout workers of a trial.
         spread: whether the processes may be on several machines, of which each has its own memory.
     """
@@ -45,6 +108,7 @@ class Plan:
     trials: int
     trial_seconds: float
     learners: int = 1
+    testing_seconds: float = 0.0
     workers: int = 0
     spread: bool = False
 
@@ -52,6 +116,11 @@ class Plan:
     def teacher_seconds(self) -> float:
         """The time for the teacher's training, in seconds."""
         return TEACHER_SHARE * self.seconds
+
+    @property
+    def closing_seconds(self) -> float:
+        """The time that is kept for the end, in seconds."""
+        return min(CLOSING_SHARE * self.seconds, max(MOST_CLOSING_S, self.testing_seconds / TESTING_SHARE))
 
 
 def make_plan(seconds: float, concurrent: int, num_trials: int | None, learners: int = 1, workers: int = 0) -> Plan:
@@ -95,9 +164,35 @@ def after_preparing(plan: Plan, elapsed: float) -> Plan:
         135.0
     """
     waves = math.ceil(plan.trials / plan.concurrent)
-    closing = min(CLOSING_SHARE * plan.seconds, MOST_CLOSING_S)
-    left = (plan.seconds - closing - elapsed) / waves
+    left = (plan.seconds - plan.closing_seconds - elapsed) / waves
     return replace(plan, trial_seconds=max(left, plan.trial_seconds / 4))
+
+
+def fit_documents(plan: Plan, pass_seconds: float, threads: int, documents: Mapping[str, int]) -> dict[str, int]:
+    """Returns how many documents of each split the budget can use, apart from the teacher's training.
+
+    * train: the teacher's outputs on them fit `OUTPUTS_SHARE`;
+    * validation: measuring a model on them along its dial fits `MEASURING_SHARE` of a trial;
+    * test: measuring the front on them fits `TESTING_SHARE` of the time for the end.
+
+    Args:
+        plan: how the budget is spent.
+        pass_seconds: the time of an unreduced pass of one document in evaluation, on this process's threads.
+        threads: the number of these threads; a trial has one.
+        documents: how many there are.
+
+    Example:
+        >>> there = {"train": 3000, "validation": 300, "test": 4000}
+        >>> fit_documents(make_plan(600.0, 1, 4), 0.01, 1, there)
+        {'train': 3000, 'validation': 300, 'test': 1080}
+    """
+    aside = threads * (SIDE_BY_SIDE if plan.concurrent > 1 else 1.0)
+    seconds = {
+        "train": OUTPUTS_SHARE * plan.seconds,
+        "validation": MEASURING_SHARE * plan.trial_seconds / (DIAL_PASSES * aside),
+        "test": TESTING_SHARE * CLOSING_SHARE * plan.seconds / FRONT_PASSES,
+    }
+    return {name: min(count, max(FEWEST, int(seconds[name] / pass_seconds))) for name, count in documents.items()}
 
 
 def fit_teacher(settings: Settings, plan: Plan, seconds_a_document: float, documents: int) -> Settings:
@@ -134,12 +229,13 @@ def fit_trial(settings: Settings, plan: Plan, seconds_a_document: float, evaluat
         evaluated: the number of documents on which each trial is evaluated.
     """
     select, joint = settings.select, settings.joint
+    measuring = measuring_seconds(plan, seconds_a_document, evaluated)
     if plan.concurrent > 1:
         seconds_a_document *= SIDE_BY_SIDE
     select_each = (0.05 * select.samples + 0.1) * seconds_a_document
     warm_each = 0.45 * seconds_a_document
     joint_each = (0.2 * joint.samples + 0.5) * seconds_a_document / plan.learners
-    left = (plan.trial_seconds - 1.2 * evaluated * seconds_a_document) / 1.35
+    left = (plan.trial_seconds - measuring) / 1.35
     warm_share = max(WARM_PER_SELECT, select.warm_start_documents / select.documents)
 
     def others(documents: int) -> tuple[int, int]:
@@ -164,3 +260,14 @@ def fit_trial(settings: Settings, plan: Plan, seconds_a_document: float, evaluat
             "joint.documents": min(joint.documents, max(least, int(affordable))),
         },
     )
+
+
+def measuring_seconds(plan: Plan, seconds_a_document: float, evaluated: int) -> float:
+    """Returns the time for measuring a trial's model on validation, along its whole dial.
+
+    Args:
+        plan: how the budget is spent.
+        seconds_a_document: the time of an unreduced training pass of one document.
+        evaluated: the number of documents on which each trial is evaluated.
+    """
+    return 1.2 * evaluated * seconds_a_document * (SIDE_BY_SIDE if plan.concurrent > 1 else 1.0)

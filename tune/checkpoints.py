@@ -15,6 +15,7 @@ import torch
 from ray import train, tune
 
 from trbert.errors import RunFolderError
+from tune.budget import Clock
 from tune.learning.steps import ALONE, Team
 
 STATE, MANIFEST = "state.pt", "manifest.json"
@@ -30,11 +31,14 @@ class StageState:
         stage: the stage's name: "teacher", "select" or "joint".
         state: what `Learner.state` returned.
         key: a digest of what the stage learns from: the data, the model and the settings.
+        spent: the seconds that the trial, or the team or the teacher, had used by then, with those of its processes
+            that died before.
     """
 
     stage: str
     state: dict[str, Any]
     key: str
+    spent: float = 0.0
 
 
 Report = Callable[[dict[str, Any], Path | None], None]
@@ -51,6 +55,7 @@ class StateKeeper:
         key: a digest of what the stage learns from; it is saved with each state.
         team: the processes that learn together.
         device: where the team's tensors are; the processor by default.
+        clock: counts the seconds that are saved with each state; None counts those of this keeper.
     """
 
     def __init__(
@@ -61,9 +66,11 @@ class StateKeeper:
         key: str,
         team: Team = ALONE,
         device: torch.device | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._stage, self._found, self._report, self._key = stage, found, report, key
         self._team, self._device = team, device or torch.device("cpu")
+        self._clock = clock or Clock(used=found.spent if found is not None else 0.0)
         self._last = time.monotonic()
         self._state: Callable[[], dict[str, Any]] | None = None
 
@@ -85,7 +92,7 @@ class StateKeeper:
         """Saves the stage's last state, marked as finished even if the stage ran out of time."""
         if self._state is not None:
             state = self._state()
-            self._write(state | {"step": state["steps"]})
+            self._write(state | {"step": state["steps"], "share": state["step"] / state["steps"]})
 
     def _write(self, state: dict[str, Any]) -> None:
         told = {"stage": self._stage, "share": state["step"] / state["steps"]}
@@ -93,7 +100,7 @@ class StateKeeper:
             self._report(told, None)
         else:
             with tempfile.TemporaryDirectory() as folder:
-                write_state(Path(folder), StageState(self._stage, state, self._key))
+                write_state(Path(folder), StageState(self._stage, state, self._key, self._clock.used()))
                 self._report(told, Path(folder))
         self._last = time.monotonic()
 
@@ -151,7 +158,7 @@ def write_state(folder: Path, found: StageState) -> None:
     """Writes a state, and a manifest with its checksum."""
     with (folder / STATE).open("wb") as file:  # given a path, torch reports a full disk as a corrupt stream
         torch.save(found.state, file)
-    manifest = {"stage": found.stage, "sha256": _digest(folder / STATE), "key": found.key}
+    manifest = {"stage": found.stage, "sha256": _digest(folder / STATE), "key": found.key, "spent": found.spent}
     (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
 
 
@@ -202,12 +209,13 @@ def _checkpoints(files: pyarrow.fs.FileSystem, folder: str) -> list[train.Checkp
 def _read(folder: Path) -> StageState | None:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        stage, key = str(manifest["stage"]), str(manifest["key"])
+        stage, key, spent = str(manifest["stage"]), str(manifest["key"]), float(manifest["spent"])
         whole = _digest(folder / STATE) == manifest["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     # The state may have been written on a GPU, and this machine may have none.
-    return StageState(stage, torch.load(folder / STATE, weights_only=True, map_location="cpu"), key) if whole else None
+    state = torch.load(folder / STATE, weights_only=True, map_location="cpu") if whole else None
+    return None if state is None else StageState(stage, state, key, spent)
 
 
 def _digest(path: Path) -> str:

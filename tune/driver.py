@@ -1,10 +1,10 @@
 """The driver of a search: it prepares data and teacher, starts Ray, runs the trials, and collects the results."""
 
 import logging
+import math
 import os
 import secrets
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -21,26 +21,39 @@ from ray.util.queue import Queue
 from trbert.console import end_on_sigterm
 from trbert.errors import InputError, OutOfMemory, TrbertError
 from trbert.measure.latency import LatencyTable, load_latency
+from trbert.selection.reduction import Reducer
 from trbert.selection.selectors import free_selectors
+from trbert.tasks.examples import Examples
 from trbert.wording import pasted
-from tune.budget import Plan, after_preparing, fit_trial, make_plan
+from tune.budget import (
+    FRONT_PASSES,
+    LEAST_CLOSING_SHARE,
+    RULES_SHARE,
+    Clock,
+    Plan,
+    StageTimeout,
+    after_preparing,
+    fit_trial,
+    make_plan,
+    measuring_seconds,
+)
 from tune.checkpoints import StateFolder, StateKeeper
 from tune.learning.inputs import Say, check_unchanged, read_inputs, trials_in_memory
 from tune.learning.memory import REMEDY, let_go, memory_ended
 from tune.learning.prepare import Prepared, prepare
 from tune.learning.standing import Standing
-from tune.learning.steps import pick_device
+from tune.learning.steps import Progress, fix_algorithms, pick_device
 from tune.learning.teacher_stage import train_teacher
 from tune.planner import bundle, cluster_at_hand, gpus_each
 from tune.progress import Console, SearchProgress
-from tune.results.front import NO_MODEL, Point, has_model
+from tune.results.front import FREE, NO_MODEL, Point, has_model, is_saved, is_trained
 from tune.results.report import collect, finished
-from tune.results.rules import free_points
+from tune.results.rules import FREE_DIALS, free_points
 from tune.results.table import table
 from tune.runs.folder import RunFolder
 from tune.runs.places import below, states_name, trials_name
 from tune.runs.record import SavedRun, write_run
-from tune.settings import Search, Settings, override
+from tune.settings import ComputeSettings, Search, Settings, TeacherSettings, override
 from tune.space import first_guesses, point_choices, search_space, to_settings
 from tune.suggestions import FreshSearch, known_trials
 from tune.teams import TeamPlan, teach_together
@@ -56,56 +69,113 @@ class Shared:
     Attributes:
         prepared: what all trials share.
         free: the points of the free rules.
+        cuts: what the budget left no time for, in words.
     """
 
     prepared: Prepared
     free: list[Point]
+    cuts: tuple[str, ...] = ()
 
 
-def run_search(folder: RunFolder, saved: SavedRun, plan: Plan, *, cores: int, resumed: bool, verbose: bool) -> str:
+def run_search(
+    folder: RunFolder, saved: SavedRun, plan: Plan, clock: Clock, *, cores: int, resumed: bool, verbose: bool
+) -> str:
     """Runs or continues a search, writes its results, and returns the text to print at the end.
 
     Args:
         folder: of the run.
         saved: what the user asked for.
         plan: how the budget is spent.
+        clock: counts the seconds of the budget, from the start of the command on.
         cores: the processors of this machine that Ray may use; a cluster counts its own.
         resumed: whether to continue the trials in `folder`.
         verbose: whether to show Ray's own log.
     """
-    console, started = Console(), time.monotonic()
+    record = _Record(folder, saved, Clock() if saved.settings.compute.deterministic else clock)
+    try:
+        return _run_search(record, plan, cores=cores, resumed=resumed, verbose=verbose)
+    except BaseException:
+        if folder.settings.exists():
+            record.write()  # a search that is continued has what is left of its time
+        raise
+
+
+class _Record:
+    """What a running search knows of its run, in settings.json too.
+
+    Args:
+        folder: of the run.
+        saved: what the user asked for, and what an earlier search of the run found.
+        clock: counts the seconds of the budget.
+    """
+
+    def __init__(self, folder: RunFolder, saved: SavedRun, clock: Clock) -> None:
+        self.folder, self.saved, self.clock = folder, saved, clock
+
+    def write(self, **known: Any) -> None:
+        """Adds what is known now, and the seconds that were used."""
+        spent = self.clock.used() if math.isfinite(self.clock.seconds) else 0.0
+        self.saved = replace(self.saved, spent=spent, **known)
+        write_run(self.folder, self.saved)
+
+    def keep(self, fingerprint: str) -> None:
+        """Adds the fingerprint; from then on the run is continued with the same data and the same model alone."""
+        if self.saved.fingerprint is None:
+            self.write(fingerprint=fingerprint)
+
+
+def _run_search(record: _Record, plan: Plan, *, cores: int, resumed: bool, verbose: bool) -> str:
+    console, folder, saved, clock = Console(), record.folder, record.saved, record.clock
     _quieten(verbose)
     settings, search = saved.settings, saved.search
+    fix_algorithms(settings.compute)
+    timed = not settings.compute.deterministic
     latency = _given_latency(settings)
     _check_gpus(search)
-    work = partial(make_shared, settings, plan, latency=latency, states=_states(folder, saved))
-    work = partial(work, fingerprint=saved.fingerprint)
-
-    def keep(fingerprint: str) -> None:
-        if saved.fingerprint is None:  # from now on the run can be continued with the same data and model alone
-            write_run(folder, replace(saved, fingerprint=fingerprint))
-
+    work = partial(
+        make_shared,
+        settings,
+        plan if timed else None,
+        clock=clock,
+        latency=latency,
+        states=_states(folder, saved),
+        fingerprint=saved.fingerprint,
+        documents=saved.documents,
+    )
     if search.address or search.num_learners > 1:
         _start_ray(search.address or "local", cores, verbose)
         work = partial(work, team=_team(folder, saved, "teacher"))
-        shared = _on_cluster(work, {"say": console.line, "keep": keep}, _gpus_each(search))
+        shared = _on_cluster(work, {"say": console.line, "keep": record.keep}, _gpus_each(search))
         if search.address is None:
             plan = _in_memory(plan, shared.prepared, saved, console, resumed=resumed)
     else:
-        shared = work(say=console.line, keep=keep)
+        shared = work(say=console.line, keep=record.keep)
         fewer = _in_memory(plan, shared.prepared, saved, console, resumed=resumed)
         if fewer.concurrent < plan.concurrent:  # the trials of a resumed search are limited by processors alone
             cores = fewer.concurrent * search.processes
         plan = fewer
         _start_ray("local", cores, verbose)
+    prepared = shared.prepared
+    plan = replace(plan, testing_seconds=FRONT_PASSES * prepared.pass_seconds * len(prepared.test))
+    deadline = None
     try:
         fitted = saved.fitted if resumed else None
-        if fitted is None:
-            plan = after_preparing(plan, time.monotonic() - started)
-            settings = override(settings, {"compute.tokens_per_batch": shared.prepared.tokens_per_batch})
-            fitted = _fit(settings, plan, shared.prepared, console)
-            write_run(folder, replace(saved, fitted=fitted, fingerprint=shared.prepared.fingerprint))
-        results = _run_trials(folder, saved, fitted, plan, shared.prepared, console, resumed=resumed, verbose=verbose)
+        if fitted is None and timed:
+            plan = after_preparing(plan, clock.used())
+            settings = override(settings, {"compute.tokens_per_batch": prepared.tokens_per_batch})
+            fitted = _fit(settings, plan, prepared, console)
+            deadline = _on_ray(Clock(plan.seconds - plan.closing_seconds, used=clock.used()))
+            record.write(
+                fitted=fitted,
+                fingerprint=prepared.fingerprint,
+                documents=prepared.documents,
+                trial_seconds=plan.trial_seconds,
+            )
+        elif saved.trial_seconds is not None:
+            plan = replace(plan, trial_seconds=saved.trial_seconds)
+        fitted = fitted or settings
+        options: dict[str, Any] = {"clock": deadline, "timed": timed, "resumed": resumed, "verbose": verbose}
+        results = _run_trials(folder, saved, fitted, plan, prepared, console, **options)
     finally:
         console.end()
         ray.shutdown()
@@ -113,10 +183,39 @@ def run_search(folder: RunFolder, saved: SavedRun, plan: Plan, *, cores: int, re
     if done == 0:
         raise _none_finished(folder, plan.trials, [result.error for result in results if result.error is not None])
     console.line("measuring the front's models, one at a time")
-    points = collect(folder, shared.prepared, fitted, shared.free, results, console.line)
+    least = plan.closing_seconds if resumed else LEAST_CLOSING_SHARE * plan.seconds
+    end = Clock(max(clock.left(), least))
+    points = collect(folder, prepared, fitted, shared.free, results, console.line, end)
     missing = f"{plan.trials - done} of {plan.trials} trials did not finish\n" if done < plan.trials else ""
-    standing = shared.prepared.standing
-    return f"\n{table(points, standing=standing)}\n\n{missing}{_paths(folder, points, standing)}"
+    standing = prepared.standing
+    cuts = [*shared.cuts, *_cut_trials(results), *_cut_points(points)]
+    cut = f"\ncut by the budget: {'; '.join(cuts)}" if cuts else ""
+    return f"\n{table(points, standing=standing)}\n\n{missing}{_paths(folder, points, standing)}{cut}"
+
+
+def _cut_trials(results: Sequence[Any]) -> list[str]:
+    """Returns what the finished trials had no time for, in words."""
+    found: dict[str, list[str]] = {}
+    for number, result in enumerate(finished(results), start=1):
+        for stage in filter(None, str(result.metrics.get("cut", "")).split(", ")):
+            found.setdefault(stage if stage == "measuring" else f"{stage} stage", []).append(str(number))
+    return [f"{stage} of trial{'s' * (len(own) > 1)} {', '.join(own)}" for stage, own in found.items()]
+
+
+def _cut_points(points: Sequence[Point]) -> list[str]:
+    """Returns what there was no time to measure of the points, in words."""
+    wanted = [point for point in points if point.trial == FREE or (point.on_front and is_trained(point))]
+    tested = sum(point.quality_test is not None for point in wanted)
+    speeds = [point for point in points if point.on_front and is_saved(point)]
+    timed = sum(point.docs_per_second is not None for point in speeds)
+    found = [f"{tested} of {len(wanted)} points on test"] if tested < len(wanted) else []
+    return [*found, f"throughput of {timed} of {len(speeds)} points"] if timed < len(speeds) else found
+
+
+def _on_ray(clock: Clock) -> Any:
+    """Returns a clock that the trials ask how much time is left, wherever they run."""
+    remote: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Clock)
+    return remote.remote(clock.seconds, clock.used())
 
 
 def _in_memory(plan: Plan, prepared: Prepared, saved: SavedRun, console: Console, *, resumed: bool) -> Plan:
@@ -238,40 +337,76 @@ def _quieten(verbose: bool) -> None:
 
 def make_shared(
     settings: Settings,
-    plan: Plan,
+    plan: Plan | None,
     *,
     say: Say,
     keep: Say,
     latency: LatencyTable | None,
     states: str,
     fingerprint: str | None,
+    clock: Clock,
+    documents: Mapping[str, int] | None = None,
     team: TeamPlan | None = None,
 ) -> Shared:
     """Prepares data and teacher, and measures the free rules.
 
     Args:
         settings: of the run.
-        plan: limits the teacher's epochs to its share of the budget.
+        plan: limits the teacher, the documents and the free rules to their shares of the budget; None limits nothing.
         say: is called with a line for each thing that is done.
         keep: is called with the fingerprint of the data and the model, before anything is learned.
         latency: the user's table of times, or None.
         states: the folder or URI for the teacher's states while it is trained.
         fingerprint: of the data and the model that a resumed search started with; None checks nothing.
+        clock: counts the seconds of the budget.
+        documents: how many documents of each split a resumed search started with.
         team: the processes that train the teacher; None trains it in this process.
     """
-    folder = StateFolder(states)
-    train = partial(_train_alone, folder) if team is None else partial(teach_together, team)
-    prepared = prepare(settings, plan, say, latency, train, fingerprint, keep)
+    folder, seconds = StateFolder(states), None if plan is None else plan.teacher_seconds
+    alone = partial(_train_alone, folder, seconds)
+    train = alone if team is None else partial(teach_together, team, seconds=seconds)
+    prepared = prepare(settings, plan, say, latency, train, fingerprint, keep, documents)
     folder.delete()
     say(f"free rules: measuring {', '.join(rule.name for rule in free_selectors())} on the teacher")
     choice = to_settings({"select.points": point_choices(prepared.config.num_hidden_layers)[0]})
-    return Shared(prepared=prepared, free=free_points(prepared, settings, choice["select.points"]))
+    part = clock if plan is None else clock.part(RULES_SHARE * plan.seconds)
+    free = free_points(prepared, settings.compute, choice["select.points"], part)
+    whole = len(FREE_DIALS) * len(free_selectors())
+    fewer = [f"{len(free)} of {whole} points of the free rules"] if len(free) < whole else []
+    return Shared(prepared=prepared, free=free, cuts=(*prepared.cuts, *fewer))
 
 
-def _train_alone(folder: StateFolder, *inputs: Any, key: str) -> None:
-    """Trains the teacher in this process, from the last state in the folder on."""
-    keeper = StateKeeper("teacher", folder.newest(key), folder.report, key)
-    partial(train_teacher, keeper=keeper)(*inputs)
+def _train_alone(
+    folder: StateFolder,
+    seconds: float | None,
+    reducer: Reducer,
+    train: Examples,
+    settings: TeacherSettings,
+    compute: ComputeSettings,
+    seed: int,
+    told: Progress,
+    key: str,
+) -> float | None:
+    """Trains the teacher in this process, from the last state in the folder on.
+
+    It returns the fraction of the steps that were taken in the given seconds, or None if all were.
+    """
+    found, share = folder.newest(key), 0.0
+    clock = Clock(math.inf if seconds is None else seconds, used=0.0 if found is None else found.spent)
+    keeper = StateKeeper("teacher", found, folder.report, key, clock=clock)
+
+    def progress(step: dict[str, float]) -> None:
+        nonlocal share
+        told(step)
+        share = step["step"] / step["steps"]
+        if share < 1:
+            clock.check()
+
+    try:
+        train_teacher(reducer, train, settings, compute, seed, progress, keeper)
+    except StageTimeout:
+        return share
+    return None
 
 
 def _start_ray(address: str, cores: int, verbose: bool) -> None:
@@ -341,11 +476,15 @@ def _run_trials(
     prepared: Prepared,
     console: Console,
     *,
+    clock: Any,
+    timed: bool,
     resumed: bool,
     verbose: bool,
 ) -> list[Any]:
     search = saved.search
     gpus = _gpus_each(search)
+    measuring = measuring_seconds(plan, prepared.training_seconds, len(prepared.validation.tokens))
+    measuring = min(measuring, plan.trial_seconds / 2)
     trainable = tune.with_resources(
         tune.with_parameters(
             run_trial,
@@ -353,7 +492,9 @@ def _run_trials(
             settings=fitted,
             num_rollout_workers=search.num_rollout_workers,
             gpus_per_worker=gpus,
-            deadline_s=1.3 * plan.trial_seconds,
+            deadline_s=plan.trial_seconds - measuring if timed else None,
+            measuring_s=measuring if timed else 0.0,
+            clock=clock,
             team=_team(folder, saved, "joint"),
         ),
         tune.PlacementGroupFactory([bundle(gpus)] * search.processes),

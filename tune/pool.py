@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from ray.exceptions import ObjectLostError, RayActorError
 
 from trbert.errors import OutOfMemory
+from tune.budget import Clock
 from tune.learning.model import Model
 from tune.learning.prepare import Prepared
 from tune.learning.select_stage import ItemGradient, RolloutItem
+from tune.learning.steps import fix_algorithms
 from tune.settings import Settings
 
 ITEM_DEADLINE_S = 300.0
@@ -43,6 +45,7 @@ class RolloutActor:
 
     def __init__(self, prepared: Prepared, settings: Settings) -> None:
         torch.set_num_threads(settings.compute.threads or 1)
+        fix_algorithms(settings.compute)
         self.sampler = Model(prepared, settings).sampler(prepared.train)
 
     def ready(self) -> None:
@@ -107,6 +110,7 @@ class RolloutPool:
         gpus: GPUs of each actor; may be a fraction.
         deadline: seconds that a call may take.
         actor: the class of the actors.
+        clock: counts the time of the stage; None sets no limit.
     """
 
     def __init__(
@@ -118,12 +122,13 @@ class RolloutPool:
         gpus: float = 0.0,
         deadline: float = ITEM_DEADLINE_S,
         actor: type[Any] = RolloutActor,
+        clock: Clock | None = None,
     ) -> None:
         # Ray restarts a dead actor without limit. It does not repeat its calls: the pool gives a lost item to an idle
         # actor.
         remote: Any = ray.remote(max_restarts=-1, max_task_retries=0, num_cpus=cpus, num_gpus=gpus)(actor)
         self._start: Callable[[], Any] = lambda: remote.remote(prepared_ref, settings)
-        self._deadline = deadline
+        self._deadline, self._clock = deadline, clock or Clock()
         self._calls: dict[ray.ObjectRef[ItemGradient | None], _Call] = {}
         self._idle: list[int] = []
         self._resting: dict[int, float] = {}
@@ -140,6 +145,7 @@ class RolloutPool:
         """Returns the gradients of the items in their order. Each is counted once, even if actors die meanwhile.
 
         Raises:
+            StageTimeout: The time of the stage is over before all of them have come.
             OutOfMemory: `MOST_LOST` actors ended while they sampled the same item.
         """
         started = time.monotonic()
@@ -148,6 +154,7 @@ class RolloutPool:
         self._asked += len(items)
         self._waiting, self._done, self._lost = deque(items), {}, {}
         while len(self._done) < len(items):
+            self._clock.check()
             self._wake()
             self._hand_out(weights_ref)
             if not self._calls:  # all actors are being restarted

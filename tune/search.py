@@ -14,7 +14,7 @@ from trbert import __version__
 from trbert.console import Parser, exit_code
 from trbert.errors import InputError, TrbertError
 from trbert.wording import pasted
-from tune.budget import Plan, make_plan
+from tune.budget import Clock, Plan, make_plan
 from tune.preflight.checks import run_checks
 from tune.preflight.machine import affine_processors, processors
 from tune.preflight.places import resolved
@@ -31,7 +31,7 @@ from tune.runs.folder import (
 from tune.runs.places import kept_in_storage
 from tune.runs.record import SavedRun, existing_run, new_id, write_run
 from tune.runs.versions import versions
-from tune.settings import PRESETS, Search, Settings, override, setting_names
+from tune.settings import DETERMINISTIC, PRESETS, Search, Settings, override, setting_names
 from tune.space import varied
 
 PAGES_SIZE = {"data.max_length": 128, "data.train_rows": 4000, "data.validation_rows": 300, "data.test_rows": 500}
@@ -54,6 +54,7 @@ SETTING_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "--new-head": ("new_head", {"action": "store_const", "const": True}),
     "--max-length": ("data.max_length", {"type": int}),
     "--seed": ("seed", {"type": int}),
+    "--deterministic": ("compute.deterministic", {"action": "store_const", "const": True}),
     "--price": ("select.price", {"choices": ("flops", "latency", "tokens")}),
     "--latency-table": ("select.latency_table", {"metavar": "FILE"}),
 }
@@ -139,8 +140,9 @@ def _run(options: argparse.Namespace) -> None:
     else:
         folder, saved = _new_run(options)
     search = saved.search
+    clock = Clock(search.seconds, used=time.monotonic() - started + saved.spent)
     warnings = [*run_checks(saved.settings, search, folder), *_other_commit(saved)]
-    plan, where = _plan(search)
+    plan, where = _plan(search, saved.settings.compute.deterministic)
     print(describe(plan, saved.settings, search, folder, where), flush=True)
     for warning in warnings:
         print(f"warning   {warning}", flush=True)
@@ -155,7 +157,7 @@ def _run(options: argparse.Namespace) -> None:
 
         resumed, verbose = bool(options.resume), options.verbose
         try:
-            print(run_search(folder, saved, plan, cores=_cores(), resumed=resumed, verbose=verbose))
+            print(run_search(folder, saved, plan, clock, cores=_cores(), resumed=resumed, verbose=verbose))
         except KeyboardInterrupt:
             again = f"python tune/search.py --resume {pasted(folder.path)}"
             raise KeyboardInterrupt(f"continue with {again}") from None
@@ -221,6 +223,8 @@ def _settings(options: argparse.Namespace) -> Settings:
     changes: dict[str, Any] = dict(PRESETS[options.preset]) if options.preset else {}
     if options.data is None:
         changes |= PAGES_SIZE
+    if options.deterministic:
+        changes |= DETERMINISTIC
     given = vars(options)
     named = {setting: given[_variable(option)] for option, (setting, _) in SETTING_OPTIONS.items()}
     changes |= {name: value for name, value in named.items() if value is not None}
@@ -274,8 +278,12 @@ def _search(options: argparse.Namespace) -> Search:
     )
 
 
-def _plan(search: Search) -> tuple[Plan, str]:
+def _plan(search: Search, deterministic: bool = False) -> tuple[Plan, str]:
     """Returns how the budget is spent, and a description of the machines it is spent on.
+
+    Args:
+        search: what the user asked for.
+        deterministic: whether trials run one after the other. The next one depends on those that have finished.
 
     Raises:
         InputError: The machines can never hold a trial, or no cluster answers at the address.
@@ -292,13 +300,16 @@ def _plan(search: Search) -> tuple[Plan, str]:
                 f"use at most {most}, or a cluster with --address"
             )
         where = f"this machine, {cores} core{'s' * (cores != 1)}"
-        return make_plan(seconds, cores // each, search.num_trials, learners, search.num_rollout_workers), where
+        at_once = 1 if deterministic else cores // each
+        return make_plan(seconds, at_once, search.num_trials, learners, search.num_rollout_workers), where
     from tune.planner import cluster_of, trials_at_once  # imports Ray, which takes seconds; other plans do not need it
 
     cluster = cluster_of(search.address)
     fit = trials_at_once(cluster, processes, search.gpus_per_worker, learners)
     where = f"Ray cluster at {search.address}: {cluster}; room for {fit.trials} trials, and no {fit.limit} for more"
-    plan = make_plan(seconds, fit.trials, search.num_trials, learners, search.num_rollout_workers)
+    plan = make_plan(
+        seconds, 1 if deterministic else fit.trials, search.num_trials, learners, search.num_rollout_workers
+    )
     return replace(plan, spread=True), where
 
 
@@ -317,7 +328,12 @@ def describe(plan: Plan, settings: Settings, search: Search, folder: RunFolder, 
         where: a description of the machines.
     """
     workers = search.num_rollout_workers
-    joint = f"joint stage of up to {settings.joint.documents:,} documents"
+    fixed = settings.compute.deterministic
+    upto = "" if fixed else "up to "
+    each = "" if fixed else f", up to {plan.trial_seconds:.0f} s a trial"
+    taught = f"{settings.teacher.epochs:g} epochs" if fixed else f"up to {plan.teacher_seconds:.0f} s"
+    joint = f"joint stage of {upto}{settings.joint.documents:,} documents"
+    whole = f"about {_minutes(plan.seconds)} (--budget {search.budget})"
     together = f", {search.num_learners} learners" if search.num_learners > 1 else ""
     return "\n".join(
         [
@@ -325,11 +341,11 @@ def describe(plan: Plan, settings: Settings, search: Search, folder: RunFolder, 
             f"model     {settings.model}, data {settings.data.source}, at most {settings.data.max_length} tokens",
             f"machine   {where}",
             f"trials    {plan.trials}, {plan.concurrent} at once, "
-            f"{workers or 'no'} rollout workers{together} each, up to {plan.trial_seconds:.0f} s a trial",
-            f"stages    teacher, if it must be trained, up to {plan.teacher_seconds:.0f} s, select on up to "
+            f"{workers or 'no'} rollout workers{together} each{each}",
+            f"stages    teacher, if it must be trained, {taught}, select on {upto}"
             f"{settings.select.documents:,} documents, {joint}",
             f"space     {', '.join(varied(search.fixed)) or 'nothing, all is fixed'}; quality against cost",
-            f"time      about {_minutes(plan.seconds)} (--budget {search.budget})",
+            f"time      {'as long as it takes (--deterministic)' if fixed else whole}",
         ]
     )
 

@@ -198,6 +198,11 @@ class ComputeSettings:
     )
     threads: int | None = _setting(None, "threads of each process; when unset 1, but all cores for the teacher")
     tokens_per_batch: int = _setting(16384, "most tokens in one pass; a pass is halved when memory runs out")
+    deterministic: bool = _setting(
+        False,
+        "whether two runs give the same models: documents and arithmetic are fixed, and no time decides anything, not "
+        "even the budget",
+    )
 
     def __post_init__(self) -> None:
         for name in ("dtype", "evaluation"):
@@ -205,6 +210,11 @@ class ComputeSettings:
             _check(value in ("auto", "float32", "bfloat16"), f"compute.{name}", "auto, float32 or bfloat16", value)
         _check(self.threads is None or self.threads > 0, "compute.threads", "positive or unset", self.threads)
         _check(self.tokens_per_batch > 0, "compute.tokens_per_batch", "positive", self.tokens_per_batch)
+        for name in ("dtype", "evaluation"):
+            fixed = not self.deterministic or getattr(self, name) != "auto"
+            _check(fixed, f"compute.{name}", "float32 or bfloat16 with --deterministic", getattr(self, name))
+        fixed = not self.deterministic or self.threads is not None
+        _check(fixed, "compute.threads", "a number with --deterministic", self.threads)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,6 +256,13 @@ class Settings:
         _check(self.policy_width > 0, "policy_width", "positive", self.policy_width)
         known = set(self.policy_features) <= {"document", "neighbours"}
         _check(known, "policy_features", "'document' or 'neighbours' or both", self.policy_features)
+        timed = self.select.price == "latency" and self.select.latency_table is None
+        _check(
+            not (self.compute.deterministic and timed),
+            "--latency-table",
+            "given with --deterministic and --price latency, because layers are timed without it",
+            self.select.latency_table,
+        )
         chosen = type(self).__dataclass_fields__
         if self.task != chosen["task"].default:
             _check_task(self.task)
@@ -364,6 +381,14 @@ The penalty is not among them, because the paper sets it by hand for each data s
 """
 
 PRESETS: dict[str, dict[str, Any]] = {"tr-bert": TR_BERT}
+
+DETERMINISTIC: dict[str, Any] = {
+    "compute.deterministic": True,
+    "compute.dtype": "float32",
+    "compute.evaluation": "float32",
+    "compute.threads": 1,
+}
+"""What --deterministic changes, unless --set says otherwise."""
 
 
 def override(settings: Settings, changes: dict[str, Any]) -> Settings:

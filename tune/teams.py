@@ -1,6 +1,7 @@
 """Teams: several processes that learn a stage together, through Ray Train; the teacher's or a trial's joint stage."""
 
 import json
+import math
 import posixpath
 import time
 from collections.abc import Sequence
@@ -21,11 +22,12 @@ from trbert.errors import TrbertError
 from trbert.selection.reduction import Reducer
 from trbert.tasks import Task
 from trbert.tasks.examples import Examples
+from tune.budget import Clock, StageTimeout
 from tune.checkpoints import StateKeeper, newest_state, report_to_train
 from tune.learning.model import Model
 from tune.learning.prepare import Prepared, arrays_of, rebuilt
 from tune.learning.select_stage import flatten, load_flat
-from tune.learning.steps import Keeper, Progress, StageTimeout, Team, pick_device
+from tune.learning.steps import Keeper, Progress, Team, fix_algorithms, pick_device
 from tune.learning.teacher_stage import train_teacher
 from tune.planner import bundle
 from tune.runs.places import below
@@ -77,8 +79,10 @@ def learn_together(
     seconds: float | None = None,
     told: Progress | None = None,
     callbacks: Sequence[Any] = (),
-) -> None:
+) -> float | None:
     """Runs a stage in a team of processes, and copies the weights that it learned into `parameters`.
+
+    It returns the fraction of the steps that were taken, or None if all were.
 
     If a process dies, Ray stops the whole team and starts it again from its last state. After an error that the user
     can put right the team is started once more, and then ends at once: Ray cannot be told not to start it.
@@ -87,7 +91,8 @@ def learn_together(
         stage: the stage to learn.
         plan: the resources of the team, and the folder for its states.
         parameters: the parameters that learn, in the order of the stage's optimiser; they are changed in place.
-        seconds: after this time the stage stops, and keeps what it has learned; None sets no limit.
+        seconds: after this time the stage stops, and keeps what it has learned; None sets no limit. The time that
+            processes used which died counts too.
         told: is called with the figures of each step, in the team's first process.
         callbacks: callbacks for Ray Train.
 
@@ -122,6 +127,8 @@ def learn_together(
         for parameter, weights in zip(parameters, found.state["weights"], strict=False):
             parameter.copy_(weights)
     _forget(plan)
+    share = float(found.state.get("share", 1.0))
+    return share if share < 1 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +180,11 @@ def _learn(config: dict[str, Any]) -> None:
         torch.cuda.set_device(device)
     stage: TeamStage = config["stage"]
     found = newest_state(train.get_checkpoint(), stage.key)
-    keeper = StateKeeper(stage.name, found, report_to_train, stage.key, team, device)
+    seconds: float | None = config["seconds"]
+    clock = Clock(math.inf if seconds is None else seconds, used=0.0 if found is None else found.spent)
+    keeper = StateKeeper(stage.name, found, report_to_train, stage.key, team, device, clock)
     try:
-        stage.learn(team, _TeamProgress(stage.name, team, device, config["seconds"], config["told"]), keeper)
+        stage.learn(team, _TeamProgress(stage.name, team, device, clock, config["told"]), keeper)
     except StageTimeout:
         pass  # what was learned until now is kept
     except TrbertError as error:
@@ -185,13 +194,11 @@ def _learn(config: dict[str, Any]) -> None:
 
 
 class _TeamProgress:
-    """Reports the team's progress every `REPORT_S` seconds; raises `StageTimeout` in all processes after `seconds`."""
+    """Reports the team's progress every `REPORT_S` seconds; raises `StageTimeout` in all of them when time is over."""
 
-    def __init__(
-        self, stage: str, team: Team, device: torch.device, seconds: float | None, told: Progress | None
-    ) -> None:
-        self.stage, self.team, self.device, self.seconds, self.told = stage, team, device, seconds, told
-        self.started = self.last = time.monotonic()
+    def __init__(self, stage: str, team: Team, device: torch.device, clock: Clock, told: Progress | None) -> None:
+        self.stage, self.team, self.device, self.clock, self.told = stage, team, device, clock, told
+        self.last = time.monotonic()
 
     def __call__(self, step: dict[str, float]) -> None:
         now = time.monotonic()
@@ -200,8 +207,7 @@ class _TeamProgress:
         if self.team.agreed(now - self.last > REPORT_S, self.device):
             self.last = now
             train.report({"stage": self.stage, "share": step["step"] / step["steps"], "loss": step["loss"]})
-        late = self.seconds is not None and now - self.started > self.seconds
-        if self.seconds is not None and self.team.agreed(late, self.device):
+        if math.isfinite(self.clock.seconds) and self.team.agreed(self.clock.left() < 0, self.device):
             raise StageTimeout
 
 
@@ -226,6 +232,7 @@ class JointStage:
     def learn(self, team: Team, progress: Progress, keeper: Keeper) -> None:
         """Runs the joint stage in this process of the team."""
         torch.set_num_threads(self.settings.compute.threads or 1)
+        fix_algorithms(self.settings.compute)
         prepared = ray.get(self.prepared)
         model = Model(prepared, self.settings)
         load_flat(model.policy, self.policy)
@@ -261,6 +268,7 @@ class TeacherStage:
     def learn(self, team: Team, progress: Progress, keeper: Keeper) -> None:
         """Trains the teacher in this process of the team."""
         torch.set_num_threads(self.compute.threads or 1)
+        fix_algorithms(self.compute)
         plain = rebuilt(self.task, self.config, ray.get(self.weights), pick_device(self.compute.device))
         reducer = Reducer(encoder=Encoder(plain), task=self.task)
         train_teacher(reducer, ray.get(self.train), self.settings, self.compute, self.seed, progress, keeper, team)
@@ -275,8 +283,13 @@ def teach_together(
     seed: int,
     told: Progress,
     key: str,
-) -> None:
-    """Does the same as `train_teacher`, in a team of processes. The key is that of `TeacherStage`."""
+    seconds: float | None = None,
+) -> float | None:
+    """Does the same as `train_teacher`, in a team of processes.
+
+    It returns the fraction of the steps that were taken in the given seconds, or None if all were. The key is that of
+    `TeacherStage`.
+    """
     plain = reducer.encoder.plain
     stage = TeacherStage(
         task=reducer.task,
@@ -288,15 +301,16 @@ def teach_together(
         seed=seed,
         key=key,
     )
-    learn_together(stage, plan, list(plain.parameters()), told=told)
+    share = learn_together(stage, plan, list(plain.parameters()), seconds, told)
     plain.eval()
+    return share
 
 
 def join_together(
     model: Model, prepared: "ray.ObjectRef[Prepared]", plan: TeamPlan, seconds: float | None, callbacks: Sequence[Any]
-) -> None:
-    """Does the same as `Model.join`, in a team of processes."""
+) -> float | None:
+    """Does the same as `Model.join`, in a team of processes; returns what `learn_together` does."""
     if model.settings.joint.documents == 0:
-        return
+        return None
     stage = JointStage(prepared=prepared, settings=model.settings, policy=flatten(model.policy), key=model.fingerprint)
-    learn_together(stage, plan, model.parameters, seconds, callbacks=callbacks)
+    return learn_together(stage, plan, model.parameters, seconds, callbacks=callbacks)

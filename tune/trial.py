@@ -1,5 +1,6 @@
 """One trial, as a Ray Tune function. It learns in its own process; its rollout actors are in its placement group."""
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +15,11 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from trbert.measure.evaluate import Evaluation
 from trbert.tasks.examples import Examples
+from tune.budget import Clock, StageTimeout
 from tune.checkpoints import StageState, StateKeeper, newest_state, report_to_tune
 from tune.learning.model import Model, measure_along_dial, save_deployable
 from tune.learning.prepare import Prepared
-from tune.learning.steps import Progress, StageTimeout
+from tune.learning.steps import Progress, fix_algorithms
 from tune.pool import RolloutPool
 from tune.results.front import UNNUMBERED, Point
 from tune.results.outcome import Outcome, write_outcome
@@ -38,8 +40,12 @@ def run_trial(
     gpus_per_worker: float,
     deadline_s: float | None,
     team: TeamPlan | None = None,
+    measuring_s: float = 0.0,
+    clock: Any = None,
 ) -> None:
     """Trains one model, measures it along its dial, and reports its figures to Ray, with the model as checkpoint.
+
+    A trial whose process died goes on with what its earlier processes left of its time.
 
     Args:
         config: the settings that the search chose for this trial.
@@ -49,32 +55,53 @@ def run_trial(
         gpus_per_worker: the GPUs of this process and of each actor.
         deadline_s: the seconds after which learning stops and measuring starts; None sets no limit.
         team: the processes that learn the joint stage; None learns it in this process.
+        measuring_s: the seconds for measuring, after `deadline_s`.
+        clock: the Ray actor with the `Clock` of the trials of a search; None sets no limit. If it has less left than
+            this trial's time, the trial ends with it.
     """
     own = override(settings, to_settings(config))
     if own.compute.device == "auto":
         own = override(own, {"compute.device": "cuda" if gpus_per_worker else "cpu"})
     torch.set_num_threads(own.compute.threads or 1)
-    started = time.monotonic()
+    fix_algorithms(own.compute)
+    found = newest_state(tune.get_checkpoint(), prepared.fingerprint)
+    whole = _whole(deadline_s, measuring_s, found, clock)
+    learning = Clock(whole.seconds - measuring_s, used=whole.used())
     model = Model(prepared, own)
     train, validation = prepared.train, prepared.validation
-    found = newest_state(tune.get_checkpoint(), prepared.fingerprint)
     items: dict[str, float] = {}
+    cut = []
     if found is None or found.stage == "select":
-        until = started + SELECT_SHARE * deadline_s if deadline_s else None
-        items = _select(model, train, prepared, found, until, num_rollout_workers, gpus_per_worker)
-    until = started + deadline_s if deadline_s else None
+        selecting = Clock(SELECT_SHARE * learning.seconds, used=whole.used())
+        in_time, items = _select(model, train, prepared, found, selecting, num_rollout_workers, gpus_per_worker)
+        cut += [] if in_time else ["select"]
     if team is None:
-        keeper = StateKeeper("joint", found, report_to_tune, prepared.fingerprint)
-        _timed(lambda progress: model.join(train, progress, keeper), _Teller("joint", until))
+        keeper = StateKeeper("joint", found, report_to_tune, prepared.fingerprint, clock=whole)
+        in_time = _timed(lambda progress: model.join(train, progress, keeper), _Teller("joint", learning))
     else:
-        left = until - time.monotonic() if until is not None else None
+        left = learning.left() if deadline_s else None
         team = replace(team, run=f"{team.run}-{tune.get_context().get_trial_id()}")
-        join_together(model, ray.put(prepared), team, left, [TuneReportCallback()])
+        in_time = join_together(model, ray.put(prepared), team, left, [TuneReportCallback()]) is None
+    cut += [] if in_time else ["joint"]
     model.reducer.encoder.plain.eval()
     teller = _Teller("measure")
-    along = measure_along_dial(model, validation, lambda share: teller({"step": share, "steps": 1.0}))
-    sampled = model.evaluate_sampled(validation)
-    _report(model, prepared, along, sampled, {"seconds": time.monotonic() - started, **items})
+    along = measure_along_dial(model, validation, lambda share: teller({"step": share, "steps": 1.0}), whole)
+    try:
+        sampled = model.evaluate_sampled(validation, whole)
+    except StageTimeout:
+        sampled = None
+        cut.append("measuring")
+    _report(model, prepared, along, sampled, {"seconds": whole.used(), "cut": ", ".join(cut), **items})
+
+
+def _whole(deadline_s: float | None, measuring_s: float, found: StageState | None, clock: Any) -> Clock:
+    """Returns the clock of a trial, from which the seconds of its earlier processes are taken off."""
+    seconds = math.inf if deadline_s is None else deadline_s + measuring_s
+    whole = Clock(seconds, used=0.0 if found is None else found.spent)
+    if clock is None:
+        return whole
+    left = float(ray.get(clock.left.remote()))
+    return Clock(min(seconds, whole.used() + left), used=whole.used())
 
 
 def _select(
@@ -82,22 +109,26 @@ def _select(
     train: Examples,
     prepared: Prepared,
     found: StageState | None,
-    until: float | None,
+    clock: Clock,
     num_workers: int,
     gpus: float,
-) -> dict[str, float]:
-    """Runs the select stage, with a pool of actors if there are workers, and returns the pool's figures."""
-    keeper, pool = StateKeeper("select", found, report_to_tune, prepared.fingerprint), None
+) -> tuple[bool, dict[str, float]]:
+    """Runs the select stage, with a pool of actors if there are workers.
+
+    It returns whether the stage ended in time, and the pool's figures.
+    """
+    keeper, pool = StateKeeper("select", found, report_to_tune, prepared.fingerprint, clock=clock), None
     if num_workers and (found is None or found.state["step"] < found.state["steps"]):
-        pool = RolloutPool(ray.put(prepared), model.settings, num_workers, gpus=gpus)
-    teller = _Teller("select", until, pool)
+        pool = RolloutPool(ray.put(prepared), model.settings, num_workers, gpus=gpus, clock=clock)
+    teller = _Teller("select", clock, pool)
     try:
-        _timed(lambda progress: model.select(train, pool or model.sampler(train), progress, keeper), teller)
+        source = pool or model.sampler(train)
+        in_time = _timed(lambda progress: model.select(train, source, progress, keeper, clock), teller)
     finally:
         if pool is not None:
             pool.close()
     keeper.finish()
-    return teller.items()
+    return in_time, teller.items()
 
 
 class _Teller:
@@ -105,12 +136,12 @@ class _Teller:
 
     Args:
         stage: the name of the stage.
-        until: the end of its time, on the monotonic clock; None sets no limit.
+        clock: counts its time; None sets no limit.
         pool: the pool whose figures are reported too.
     """
 
-    def __init__(self, stage: str, until: float | None = None, pool: RolloutPool | None = None) -> None:
-        self.stage, self.until, self.pool, self.last = stage, until, pool, 0.0
+    def __init__(self, stage: str, clock: Clock | None = None, pool: RolloutPool | None = None) -> None:
+        self.stage, self.clock, self.pool, self.last = stage, clock or Clock(), pool, 0.0
 
     def __call__(self, step: dict[str, float]) -> None:
         now = time.monotonic()
@@ -118,8 +149,8 @@ class _Teller:
             self.last = now
             share = step["step"] / step["steps"]
             tune.report({"stage": self.stage, "share": share, **_numbers(step), **self.items()})
-        if self.until is not None and now > self.until:
-            raise StageTimeout
+        if step["step"] < step["steps"]:  # a stage that has taken its last step is not cut
+            self.clock.check()
 
     def items(self) -> dict[str, float]:
         """Returns the figures of the pool by name; {} if there is no pool."""
@@ -131,19 +162,22 @@ def _numbers(step: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in step.items() if name in ("loss", "reward", "kept")}
 
 
-def _timed(stage: Callable[[Progress], None], teller: _Teller) -> None:
+def _timed(stage: Callable[[Progress], None], teller: _Teller) -> bool:
+    """Runs a stage, and returns whether it ended in time."""
     try:
         stage(teller)
     except StageTimeout:
         tune.report({"stage": teller.stage, "share": 1.0, "cut_short": True})
+        return False
+    return True
 
 
 def _report(
     model: Model,
     prepared: Prepared,
     along: Sequence[tuple[float, Evaluation]],
-    sampled: Evaluation,
-    figures: Mapping[str, float],
+    sampled: Evaluation | None,
+    figures: Mapping[str, float | str],
 ) -> None:
     """Reports the model, its points and its figures to Ray. Optuna reads quality and cost at the default dial."""
     default = next(found for dial, found in along if dial == model.selector.default_dial)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import doctest
+import pickle
 
 import pytest
 
@@ -13,8 +14,11 @@ from tune.budget import (
     TEACHER_SHARE,
     TRIALS_SHARE,
     WARM_PER_SELECT,
+    Clock,
     Plan,
+    StageTimeout,
     after_preparing,
+    fit_documents,
     fit_teacher,
     fit_trial,
     make_plan,
@@ -213,3 +217,64 @@ def test_no_more_trials_run_at_once_than_there_are():
     alone = make_plan(600.0, concurrent=8, num_trials=1)
     # A trial that has the machine to itself is not slowed down by others.
     assert fit_trial(Settings(), alone, 0.03, 300) == fit_trial(Settings(), make_plan(600.0, 1, 1), 0.03, 300)
+
+
+# The clock.
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """A clock of the machine that stands still unless the test moves it."""
+    found = [1000.0]
+    monkeypatch.setattr("tune.budget.time.monotonic", lambda: found[0])
+    return found
+
+
+def test_a_clock_counts_what_is_used_and_what_is_left_and_stops_when_nothing_is(now):
+    clock = Clock(60.0, used=15.0)  # an earlier process used 15 s
+    now[0] += 40.0
+    assert (clock.used(), clock.left()) == (55.0, 5.0)
+    clock.check()
+    now[0] += 5.1
+    with pytest.raises(StageTimeout):
+        clock.check()
+
+
+def test_a_part_of_a_clock_begins_now_and_ends_with_the_whole_at_the_latest(now):
+    clock = Clock(60.0)
+    now[0] += 40.0
+    assert clock.part(5.0).left() == 5.0
+    assert clock.part(50.0).left() == pytest.approx(20.0)
+    assert Clock().part(50.0).left() == 50.0
+
+
+def test_a_clock_goes_on_in_another_process_from_the_seconds_it_had_counted(now):
+    clock = Clock(60.0)
+    now[0] += 40.0
+    pickled = pickle.dumps(clock)
+    now[0] = 7.0  # another machine's clock shows something else
+    assert pickle.loads(pickled).left() == 20.0
+
+
+def test_the_end_has_the_time_that_measuring_on_test_is_known_to_take_within_its_share():
+    plan = make_plan(36_000.0, concurrent=1, num_trials=1)
+    assert plan.closing_seconds == MOST_CLOSING_S
+    assert dataclasses.replace(plan, testing_seconds=600.0).closing_seconds == pytest.approx(1000.0)
+    assert dataclasses.replace(plan, testing_seconds=60_000.0).closing_seconds == CLOSING_SHARE * 36_000
+
+
+THERE = {"train": 3000, "validation": 1000, "test": 4043}
+
+
+@pytest.mark.parametrize(
+    ("pass_seconds", "threads", "used"),
+    [
+        # 8 % of 600 s; a quarter of 150 s for four passes, beside another trial; six tenths of 90 s for five passes.
+        (0.04, 1, {"train": 1200, "validation": 146, "test": 270}),
+        (0.04, 2, {"train": 1200, "validation": 100, "test": 270}),  # a trial has one thread: 73, and at least 100
+        (0.0001, 1, THERE),
+        (10.0, 1, {"train": 100, "validation": 100, "test": 100}),
+    ],
+)
+def test_each_split_has_the_documents_that_the_budget_can_use(pass_seconds, threads, used):
+    assert fit_documents(PLAN, pass_seconds, threads, THERE) == used

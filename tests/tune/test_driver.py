@@ -1,5 +1,6 @@
 """Preparing on a cluster: the driver is told what a worker does while it does it. What a search starts from."""
 
+import math
 import re
 import shlex
 import tempfile
@@ -13,16 +14,19 @@ import pytest
 import torch
 from ray.exceptions import RayTaskError
 
+from trbert.encoder import Encoder
 from trbert.errors import Diverged, InputError
+from trbert.selection.reduction import Reducer
 from trbert.tasks.examples import Examples
 from tune import driver, planner
-from tune.budget import make_plan
+from tune.budget import SIDE_BY_SIDE, Clock, make_plan
+from tune.checkpoints import StateFolder
 from tune.driver import Shared, _on_cluster, _tune_config, make_shared, run_search
 from tune.progress import Console
 from tune.results.front import mark_front
 from tune.runs.folder import RunFolder
 from tune.runs.record import SavedRun, existing_run, write_run
-from tune.settings import Search, Settings, override
+from tune.settings import DETERMINISTIC, Search, Settings, override
 from tune.space import to_settings
 from tune.suggestions import FreshSearch
 from tune.teams import TeamPlan
@@ -48,7 +52,7 @@ def saved_run(**search):
 
 def shared_of(settings, states):
     """A function: what is called with each line -> what the trials of a search with these settings share."""
-    work = partial(make_shared, settings, PLAN, latency=None, states=str(states), fingerprint=None)
+    work = partial(make_shared, settings, PLAN, latency=None, states=str(states), fingerprint=None, clock=Clock())
     return lambda say: work(say=say, keep=lambda fingerprint: None)
 
 
@@ -57,7 +61,8 @@ def test_a_worker_prepares_and_says_so_as_it_goes(ray_local, tiny_settings, tmp_
     console = Lines()
     longer = override(tiny_settings, {"seed": 11, "teacher.epochs": 8.0})  # no teacher of another test's
     states = tmp_path / "states"
-    work, kept = partial(make_shared, longer, PLAN, latency=None, states=str(states), fingerprint=None), []
+    options = {"latency": None, "states": str(states), "fingerprint": None, "clock": Clock()}
+    work, kept = partial(make_shared, longer, PLAN, **options), []
     shared = _on_cluster(work, {"say": console.line, "keep": kept.append}, gpus=0.0)
     assert kept == [shared.prepared.fingerprint]
     assert isinstance(shared, Shared)
@@ -174,29 +179,33 @@ def searched(folder, prepared, tiny_settings, small_front, monkeypatch):
     def prepare_slowly(*words, **options):
         now[0] += 100.0
         slow = replace(prepared, training_seconds=0.1, standing=given["standing"])  # too slow for all documents
-        return Shared(prepared=slow, free=rules)
+        given.update(documents=options["documents"], planned=words[1])
+        return Shared(prepared=slow, free=rules, cuts=("teacher after 1.4 of 4 epochs",))
 
     def run_trials(folder, search, fitted, plan, *others, **options):
         given.update(search=search, fitted=fitted, plan=plan, **options)
         return given["results"]
 
-    def collect(folder, prepared, settings, free, results, say):
-        given.update(settings=settings, measured=free is rules, collected=results)
+    def collect(folder, prepared, settings, free, results, say, clock):
+        given.update(settings=settings, measured=free is rules, collected=results, closing=clock.left())
         return small_front()
 
-    monkeypatch.setattr(driver.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("tune.budget.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(driver, "_on_ray", lambda clock: ("on Ray", clock.left()))
     monkeypatch.setattr(driver, "make_shared", prepare_slowly)
     monkeypatch.setattr(driver, "_start_ray", lambda *words: given.update(ray=words))
     monkeypatch.setattr(driver, "_run_trials", run_trials)
     monkeypatch.setattr(driver, "collect", collect)
     monkeypatch.setattr(driver.ray, "shutdown", lambda: given.update(ended=True))
 
-    def run(*results, resumed=False, fitted=None, standing=None):
+    def run(*results, resumed=False, fitted=None, standing=None, **known):
         given.update(results=list(results), ended=False, standing=standing)
-        saved = SavedRun(id="mine-1", settings=tiny_settings, search=Search(num_trials=3), fitted=fitted)
+        known = {"settings": tiny_settings} | known
+        saved = SavedRun(id="mine-1", search=Search(num_trials=3), fitted=fitted, **known)
         write_run(folder, saved)
         plan = make_plan(600.0, concurrent=2, num_trials=3)
-        given["text"] = run_search(folder, saved, plan, cores=4, resumed=resumed, verbose=False)
+        clock = Clock(600.0, used=saved.spent)
+        given["text"] = run_search(folder, saved, plan, clock, cores=4, resumed=resumed, verbose=False)
         return given
 
     run.given = given
@@ -218,6 +227,9 @@ def test_trials_get_what_preparing_left_of_the_time_and_their_settings_are_saved
         search=Search(num_trials=3),
         fitted=given["fitted"],
         fingerprint=prepared.fingerprint,
+        documents={"train": len(prepared.train), "validation": len(prepared.validation), "test": len(prepared.test)},
+        trial_seconds=205.0,
+        spent=100.0,
     )
     assert existing_run(str(folder.path)) == (folder, saved)
     assert given["search"].search == saved.search
@@ -236,6 +248,44 @@ def test_a_resumed_search_keeps_the_settings_that_its_trials_began_with(searched
     # One that died before they were known begins anew; so does one that is not resumed.
     assert searched(result(), resumed=True)["plan"].trial_seconds == pytest.approx(205.0)
     assert searched(result(), fitted=fitted)["fitted"] != fitted
+
+
+def test_the_trials_of_a_search_end_when_the_time_for_the_end_begins_and_the_last_line_says_what_was_cut(searched):
+    cut = result()
+    cut.metrics["cut"] = "select, joint"
+    given = searched(result(), cut, result())
+    # 100 of 600 s are used, and 90 are for the end; the trials are stand-ins and take no time.
+    assert given["clock"] == ("on Ray", 410.0)
+    assert given["closing"] == 500.0
+    last = given["text"].splitlines()[-1]
+    assert last.startswith("cut by the budget: teacher after 1.4 of 4 epochs; select stage of trial 2; joint stage of")
+
+
+def test_a_resumed_search_has_its_trials_seconds_and_the_time_for_the_end(searched, tiny_settings):
+    known = {"documents": {"train": 7}, "trial_seconds": 55.0, "spent": 550.0}
+    given = searched(result(), resumed=True, fitted=tiny_settings, **known)
+    assert (given["documents"], given["plan"].trial_seconds, given["clock"]) == ({"train": 7}, 55.0, None)
+    assert given["closing"] == 90.0  # although 650 of 600 s are used
+    # One that died before its trials has what is left of the budget: 600 s less 90, and 300 + 100 used, in two waves.
+    assert searched(result(), resumed=True, spent=300.0)["plan"].trial_seconds == pytest.approx(55.0)
+
+
+def test_no_time_decides_anything_in_a_deterministic_search(searched, tiny_settings, monkeypatch):
+    monkeypatch.setattr("tune.learning.steps.torch.use_deterministic_algorithms", lambda *words, **options: None)
+    fixed = override(tiny_settings, DETERMINISTIC)
+    given = searched(result(), settings=fixed)
+    assert (given["planned"], given["fitted"], given["clock"], given["timed"]) == (None, fixed, None, False)
+    assert given["closing"] == math.inf
+
+
+def test_a_search_that_is_interrupted_writes_how_much_of_its_budget_it_has_used(searched, folder, monkeypatch):
+    def interrupt(*words, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(driver, "_run_trials", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        searched()
+    assert existing_run(str(folder.path))[1].spent == 100.0
 
 
 def test_trials_that_did_not_finish_are_told_of(searched):
@@ -401,12 +451,18 @@ def test_trials_are_run_with_their_time_and_their_processes(address, failures, f
         plan,
         six_layers,
         Lines(),
+        clock="a clock",
+        timed=True,
         resumed=False,
         verbose=False,
     )
     assert results == ["a result"]
     assert found["settings"] == fitted
-    assert found["deadline_s"] == pytest.approx(1.3 * 150)
+    # Of 150 s a part is for measuring on validation, beside the other trial.
+    measuring = 1.2 * len(prepared.validation) * prepared.training_seconds * SIDE_BY_SIDE
+    assert found["measuring_s"] == pytest.approx(measuring)
+    assert found["deadline_s"] == pytest.approx(150 - measuring)
+    assert found["clock"] == "a clock"
     assert (found["num_rollout_workers"], found["gpus_per_worker"], found["team"]) == (2, 0.5, None)
     assert found["group"].bundles == [{"CPU": 1.0, "GPU": 0.5}] * 3  # its own and its workers'
     assert (found["config"].num_samples, found["config"].max_concurrent_trials) == (4, 2)
@@ -446,7 +502,8 @@ def test_a_resumed_search_takes_up_the_trials_that_it_finds_and_those_that_faile
     monkeypatch.setattr(driver.tune, "with_resources", lambda function, group: function)
     search, six_layers = Search(gpus_per_worker=0.0), replace(prepared, config=SimpleNamespace(num_hidden_layers=6))
     saved = SavedRun(id="mine-1", settings=Settings(), search=search)
-    driver._run_trials(folder, saved, Settings(), PLAN, six_layers, Lines(), resumed=resumed, verbose=False)
+    options = {"clock": None, "timed": True, "resumed": resumed, "verbose": False}
+    driver._run_trials(folder, saved, Settings(), PLAN, six_layers, Lines(), **options)
     assert done == [(f"{folder.path}/trials", True, True) if restored else "new"]
     assert [isinstance(each.search_alg, FreshSearch) for each in tuners] == [True] * restored  # of the study's file
 
@@ -471,6 +528,7 @@ def test_a_team_or_a_cluster_prepares_in_a_worker_with_the_gpus_of_a_trials_proc
             folder,
             SavedRun(id="mine-1", settings=tiny_settings, search=search),
             PLAN,
+            Clock(),
             cores=4,
             resumed=False,
             verbose=False,
@@ -505,21 +563,23 @@ def test_an_interrupted_teacher_is_taken_up_and_its_states_are_deleted_once_the_
     states, taken_up, rules = tmp_path / "states", [], []
     six_layers = replace(prepared, config=SimpleNamespace(num_hidden_layers=6))
 
-    def train(*inputs, keeper):
+    def train(reducer, examples, settings, compute, seed, progress, keeper):
         taken_up.append(keeper.load())
         if len(taken_up) == 1:
             keeper.keep(lambda: {"step": 1, "steps": 2})
             raise KeyboardInterrupt
 
-    def prepare(settings, plan, say, latency, train, fingerprint, keep):
-        train(key="of these data")
+    reducer = Reducer(encoder=Encoder(prepared.plain(torch.device("cpu"))), task=prepared.task)
+
+    def prepare(settings, plan, say, latency, train, fingerprint, keep, documents):
+        train(reducer, prepared.train, settings.teacher, settings.compute, 0, print, key="of these data")
         return six_layers
 
     monkeypatch.setattr("tune.checkpoints.EVERY_S", -1.0)
     monkeypatch.setattr(driver, "prepare", prepare)
     monkeypatch.setattr(driver, "train_teacher", train)
     monkeypatch.setattr(
-        driver, "free_points", lambda own, settings, points: rules.append((points, states.exists())) or []
+        driver, "free_points", lambda own, settings, points, clock: rules.append((points, states.exists())) or []
     )
     with pytest.raises(KeyboardInterrupt):
         shared_of(tiny_settings, states)(lambda line: None)
@@ -555,6 +615,34 @@ def test_gpus_that_this_machine_has_not_are_told_before_ray_waits_for_them(folde
     with pytest.raises(InputError, match=f"^{re.escape(told)}"):
         driver.inspect_inputs(saved, PLAN, cores=2, verbose=False)
     with pytest.raises(InputError, match=f"^{re.escape(told)}"):
-        run_search(folder, saved, PLAN, cores=2, resumed=False, verbose=False)
+        run_search(folder, saved, PLAN, Clock(), cores=2, resumed=False, verbose=False)
     driver._check_gpus(Search(gpus_per_worker=8.0, address="auto"))
     driver._check_gpus(Search(gpus_per_worker=0.0))
+
+
+def test_a_teacher_whose_time_is_over_keeps_what_it_learned_and_a_later_life_has_what_is_left(
+    prepared, tiny_settings, tmp_path, monkeypatch
+):
+    now, states = [0.0], StateFolder(str(tmp_path))
+    monkeypatch.setattr("tune.budget.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("tune.checkpoints.EVERY_S", -1.0)
+    inputs = (prepared.train, tiny_settings.teacher, tiny_settings.compute, 0)
+    told = []
+
+    def teach(seconds, die_after=100):
+        def tell(step):
+            now[0] += 1.0
+            told.append(step["step"])
+            if len(told) == die_after:
+                raise KeyboardInterrupt
+
+        reducer = Reducer(encoder=Encoder(prepared.plain(torch.device("cpu"))), task=prepared.task)
+        share = driver._train_alone(states, seconds, reducer, *inputs, tell, key="k")
+        assert not reducer.encoder.plain.training
+        return share
+
+    with pytest.raises(KeyboardInterrupt):
+        teach(9.5, die_after=4)  # three steps are kept, and 3 s
+    assert teach(9.5) == 10 / 60  # 4 epochs of 240 documents in batches of 16
+    assert told == [1, 2, 3, 4, 4, 5, 6, 7, 8, 9, 10]
+    assert teach(None) is None

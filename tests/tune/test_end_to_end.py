@@ -1,7 +1,9 @@
 """The two commands of the README, whole, on a tiny model: search, pick, load in a new process, resume after a kill."""
 
+import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -151,6 +153,85 @@ def test_a_search_that_is_told_to_end_says_how_to_resume_and_ends_ray(
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
         assert time.monotonic() < deadline, pids
         time.sleep(0.2)
+
+
+@pytest.fixture
+def busy():
+    """Two busy processes for each processor of this machine."""
+    words = [sys.executable, "-c", "while True: pass"]
+    processes = [subprocess.Popen(words) for _ in range(2 * len(os.sched_getaffinity(0)))]
+    yield
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+SLOWED = """
+import sys, time
+from trbert.encoder import Encoder
+run = Encoder.run_layers
+def slow(self, batch, *arguments, **options):  # as a large model on a slow machine: 4 ms a document
+    time.sleep(0.001 * (len(batch.offsets) - 1))
+    return run(self, batch, *arguments, **options)
+Encoder.run_layers = slow
+"""
+SECONDS = 80
+
+
+def test_a_search_keeps_its_budget_under_load_and_says_what_it_cut(tiny_model, tmp_path, busy, many_rows) -> None:
+    from tune.results.table import read_front
+
+    (tmp_path / "sitecustomize.py").write_text(SLOWED)  # each process of the search imports it
+    words = ["--model", str(tiny_model), "--data", str(many_rows), "--runs", str(tmp_path), "--name", "tiny"]
+    words += ["--budget", f"{SECONDS}s", "--set", "data.test_rows=3000"]
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    own = os.environ | {"TRBERT_CACHE": str(tmp_path / "cache"), "PYTHONPATH": path}
+    started = time.monotonic()
+    done = subprocess.run(command("search.py", *words), capture_output=True, text=True, timeout=600, env=own)
+    taken = time.monotonic() - started
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert taken < 1.1 * SECONDS + 20, done.stdout  # the start and the end of Ray's processes have no deadline
+    cut = done.stdout.splitlines()[-2]
+    assert cut.startswith("cut by the budget: "), done.stdout
+    assert re.search(r"test on [\d,]+ of 3,000 rows", cut)
+    points = read_front(tmp_path / "tiny" / "front.csv")
+    assert {point.trial for point in points} >= {"teacher", "free", "1"}
+
+
+@pytest.fixture
+def many_rows(tmp_path):
+    """A csv file of 6,000 short texts of two classes."""
+    path = tmp_path / "rows.csv"
+    lines = (
+        f"w{n % 30} w{n % 7} {('alpha', 'beta')[n % 2]} w{n % 11} w{n % 13} w{n // 30 % 30},{'AB'[n % 2]}"
+        for n in range(6000)
+    )
+    path.write_text("text,label\n" + "\n".join(lines))
+    return path
+
+
+def test_two_deterministic_searches_give_the_same_models_whatever_else_the_machine_does(
+    tiny_model, tiny_data, tmp_path, request
+) -> None:
+    figures, weights = [], []
+    for number, cores in enumerate((1, 2)):
+        if number:
+            request.getfixturevalue("busy")
+        words = search_arguments(tiny_model, tiny_data, tmp_path / str(number), 2)
+        words += ["--deterministic", "--set", "select.documents=160", "--set", "joint.documents=160"]
+        script = (
+            f"import sys; from tune import search; search._cores = lambda: {cores}; sys.exit(search.main({words!r}))"
+        )
+        own = os.environ | {"TRBERT_CACHE": str(tmp_path / f"cache-{number}")}
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=600, env=own)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "cut by the budget" not in done.stdout
+        run = tmp_path / str(number) / "tiny"
+        with (run / "front.csv").open(newline="") as file:
+            figures.append([{**row, "docs_per_second": ""} for row in csv.DictReader(file)])
+        weights.append([(run / "models" / name / "model.safetensors").read_bytes() for name in ("teacher", "1", "2")])
+    assert figures[0] == figures[1]
+    assert weights[0] == weights[1]
 
 
 def test_a_search_whose_learners_are_two_processes_leaves_the_same_things(tiny_model, tiny_data, tmp_path) -> None:

@@ -14,6 +14,7 @@ from ray.exceptions import RayActorError
 
 from trbert.errors import OutOfMemory
 from tune import pool as pool_module
+from tune.budget import Clock, StageTimeout
 from tune.learning.model import Model
 from tune.learning.prepare import Prepared, prepare
 from tune.learning.select_stage import ItemGradient, RolloutItem, flatten, train_policy
@@ -426,3 +427,10 @@ def test_an_error_in_the_making_of_an_actor_is_raised(fake):
     fake.errors[ref] = Unmade()
     with pytest.raises(RayActorError):
         take_step(pool, fake, 1, all_of_them)
+
+
+def test_a_step_does_not_outlive_the_time_of_its_stage(fake):
+    pool = make_pool(fake, 2, clock=Clock(30.0))
+    with pytest.raises(StageTimeout):
+        take_step(pool, fake, 2, all_of_them, fake.after(10.0, of(0)), fake.after(25.0), fake.after(1000.0))
+    assert fake.now == 35.0  # it looked once more, and did not wait on

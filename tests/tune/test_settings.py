@@ -67,6 +67,11 @@ RULES = [
     ("joint.fastest", 0.5, "joint.fastest must be more than 1, or 0, and is 0.5"),
     ("joint.fastest", 1, "joint.fastest must be more than 1, or 0, and is 1.0"),
     ("compute.threads", 0, "compute.threads must be positive or unset, and is 0"),
+    (
+        "compute.deterministic",
+        True,
+        "compute.dtype must be float32 or bfloat16 with --deterministic, and is 'auto'",
+    ),
     ("compute.tokens_per_batch", 0, "compute.tokens_per_batch must be positive, and is 0"),
     ("policy_width", 0, "policy_width must be positive, and is 0"),
     (

@@ -15,8 +15,9 @@ from trbert.encoder import Encoder
 from trbert.errors import Diverged
 from trbert.selection.reduction import Reducer
 from tune import checkpoints, teams
+from tune.budget import Clock, StageTimeout
 from tune.learning.select_stage import flatten
-from tune.learning.steps import StageTimeout, Team
+from tune.learning.steps import Team
 from tune.learning.teacher_stage import train_teacher
 from tune.settings import Settings, override
 from tune.teams import JointStage, TeamPlan, _TeamProgress, join_together, learn_together, teach_together
@@ -173,14 +174,14 @@ def step(number):
 
 
 def test_a_team_reports_every_ten_seconds(reports, clock) -> None:
-    progress = _TeamProgress("joint", Team(), torch.device("cpu"), None, None)
+    progress = _TeamProgress("joint", Team(), torch.device("cpu"), Clock(), None)
     for clock[0], number in ((1010.0, 1), (1011.0, 2), (1020.0, 3), (1022.0, 4)):
         progress(step(number))
     assert reports == [{"stage": "joint", "share": share, "loss": 0.5} for share in (2 / 8, 4 / 8)]
 
 
 def test_a_team_stops_once_its_time_is_over(reports, clock) -> None:
-    progress = _TeamProgress("joint", Team(), torch.device("cpu"), 5.0, None)
+    progress = _TeamProgress("joint", Team(), torch.device("cpu"), Clock(5.0), None)
     clock[0] = 1005.0
     progress(step(1))
     clock[0] = 1005.1
@@ -193,7 +194,7 @@ def test_a_process_of_a_team_stops_when_the_first_does_whatever_its_own_clock_sa
     late, reports, clock, monkeypatch
 ) -> None:
     monkeypatch.setattr(Team, "agreed", lambda self, wanted, device: late)
-    progress = _TeamProgress("joint", Team(1, 2), torch.device("cpu"), 5.0, None)
+    progress = _TeamProgress("joint", Team(1, 2), torch.device("cpu"), Clock(5.0), None)
     clock[0] += 0.0 if late else 100.0
     if late:
         with pytest.raises(StageTimeout):
@@ -208,7 +209,7 @@ def test_the_first_process_of_a_team_alone_tells_of_each_step(rank, told, report
     monkeypatch.setattr(Team, "agreed", lambda self, wanted, device: wanted)
     found = []
     progress = _TeamProgress(
-        "teacher", Team(rank, 2), torch.device("cpu"), None, lambda done: found.append(done["step"])
+        "teacher", Team(rank, 2), torch.device("cpu"), Clock(), lambda done: found.append(done["step"])
     )
     progress(step(1))
     assert found == told

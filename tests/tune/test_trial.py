@@ -1,6 +1,7 @@
 """A trial of every selector in this process, and the run that is collected from them; Ray is not started."""
 
 import dataclasses
+import math
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,10 +14,10 @@ from safetensors.torch import load_file
 from trbert.measure.evaluate import Evaluation
 from trbert.modeling import load
 from trbert.selection.selectors import SELECTORS, selector_class
+from tune.budget import Clock, StageTimeout
 from tune.checkpoints import StageState, StateKeeper, newest_state, write_state
 from tune.learning.model import Model
 from tune.learning.select_stage import Sampler
-from tune.learning.steps import StageTimeout
 from tune.pool import PoolStatistics, RolloutPool
 from tune.results.front import UNNUMBERED, Point
 from tune.results.outcome import read_outcome
@@ -276,7 +277,7 @@ def test_a_stage_reports_its_progress_at_most_every_five_seconds(session, clock)
 
 
 def test_a_stage_whose_time_is_over_is_stopped_and_says_that_it_was_cut_short(session, clock):
-    teller, told = _Teller("joint", until=1010.0), []
+    teller, told = _Teller("joint", Clock(10.0)), []
 
     def stage(progress):
         for clock[0] in (1009.0, 1010.0, 1011.0, 1012.0):
@@ -295,12 +296,80 @@ def test_select_gets_55_hundredths_of_a_trials_time_and_joint_the_rest(
     prepared, tiny_settings, session, clock, monkeypatch
 ):
     ends = {}
-    monkeypatch.setattr(Model, "select", lambda self, train, source, told, keeper: ends.update(select=told.until))
-    monkeypatch.setattr(Model, "join", lambda self, train, told, keeper: ends.update(joint=told.until))
+
+    def end(self, *arguments):
+        (told,) = (each for each in arguments if isinstance(each, _Teller))
+        ends[told.stage] = told.clock.left()
+
+    monkeypatch.setattr(Model, "select", end)
+    monkeypatch.setattr(Model, "join", end)
     start(prepared, tiny_settings, deadline_s=200.0)
-    assert ends == {"select": pytest.approx(1000 + 0.55 * 200), "joint": 1200.0}
+    assert ends == {"select": pytest.approx(0.55 * 200), "joint": 200.0}
     start(prepared, tiny_settings)
-    assert ends == {"select": None, "joint": None}
+    assert ends == {"select": math.inf, "joint": math.inf}
+
+
+def test_a_life_that_follows_a_death_has_what_is_left_of_the_trials_time(
+    prepared, tiny_settings, session, clock, tmp_path, monkeypatch
+):
+    found = StageState("select", {"step": 1, "steps": 4}, prepared.fingerprint, spent=90.0)
+    write_state(tmp_path, found)
+    checkpoint = tune.Checkpoint.from_directory(str(tmp_path))
+    monkeypatch.setattr(tune, "get_checkpoint", lambda: checkpoint)
+    ends = {}
+
+    def end(self, *arguments):
+        (told,) = (each for each in arguments if isinstance(each, _Teller))
+        ends[told.stage] = told.clock.left()
+
+    monkeypatch.setattr(Model, "select", end)
+    monkeypatch.setattr(Model, "join", end)
+    start(prepared, tiny_settings, deadline_s=200.0)
+    assert ends == {"select": pytest.approx(0.55 * 200 - 90), "joint": pytest.approx(110.0)}
+    # What it saves says how much all of its lives have used.
+    keeper = StateKeeper("joint", found, lambda *told: None, "key", clock=Clock(10.0, used=found.spent))
+    clock[0] += 5.0
+    assert keeper._clock.used() == 95.0
+
+
+def test_a_trial_ends_with_the_time_of_the_trials_of_its_search(prepared, tiny_settings, session, clock, monkeypatch):
+    ends = {}
+
+    def end(self, *arguments):
+        (told,) = (each for each in arguments if isinstance(each, _Teller))
+        ends[told.stage] = told.clock.left()
+
+    monkeypatch.setattr(Model, "select", end)
+    monkeypatch.setattr(Model, "join", end)
+    monkeypatch.setattr("tune.trial.ray.get", lambda answer: answer)
+    for left, joint in ((80.0, 60.0), (1000.0, 200.0)):
+        search = SimpleNamespace(left=SimpleNamespace(remote=lambda left=left: left))
+        start(prepared, tiny_settings, deadline_s=200.0, measuring_s=20.0, clock=search)
+        assert ends["joint"] == pytest.approx(joint)
+
+
+def test_a_trial_without_time_to_measure_has_its_point_at_the_default_dial_and_says_what_was_cut(
+    prepared, tiny_settings, session, clock, monkeypatch
+):
+    def wait(self, *arguments):
+        (told,) = (each for each in arguments if isinstance(each, _Teller))
+        clock[0] += 1000.0
+        told({"step": 1.0, "steps": 2.0})
+
+    monkeypatch.setattr(Model, "join", wait)
+    start(prepared, tiny_settings, {"selector": "first"}, deadline_s=200.0, measuring_s=20.0)
+    assert session.told["cut"] == "joint, measuring"
+    outcome = outcome_of(session)
+    assert [point.dial for point in outcome.points] == [selector_class("first").default_dial]
+    assert outcome.sampled is None
+
+
+def test_a_stage_that_has_taken_its_last_step_is_not_cut(session, clock):
+    teller = _Teller("joint", Clock(10.0))
+    clock[0] += 20.0
+    teller({"step": 8.0, "steps": 8.0})
+    with pytest.raises(StageTimeout):
+        teller({"step": 7.0, "steps": 8.0})
 
 
 # Its processes.
@@ -311,7 +380,7 @@ class Pool(RolloutPool):
 
     made: ClassVar[list["Pool"]] = []
 
-    def __init__(self, prepared, settings, num_workers, gpus):
+    def __init__(self, prepared, settings, num_workers, gpus, clock):
         self.asked, self.closed = (num_workers, gpus), False
         self.made.append(self)
 
@@ -335,7 +404,7 @@ def test_with_workers_select_runs_over_a_pool_that_is_closed_after_it(
     prepared, tiny_settings, session, pools, monkeypatch
 ):
     sources = []
-    monkeypatch.setattr(Model, "select", lambda self, train, source, told, keeper: sources.append(source))
+    monkeypatch.setattr(Model, "select", lambda self, train, source, told, keeper, clock: sources.append(source))
     cpu = {"compute.device": "cpu"}
     start(prepared, tiny_settings, cpu, num_rollout_workers=2, gpus_per_worker=0.25)
     (pool,) = pools
@@ -370,7 +439,7 @@ def test_a_select_stage_that_is_over_needs_no_pool(
 def test_a_team_joins_in_what_is_left_of_the_time_under_the_trials_own_name(
     prepared, tiny_settings, session, clock, pools, monkeypatch
 ):
-    def select(self, train, source, told, keeper):
+    def select(self, train, source, told, keeper, clock_of_stage):
         clock[0] += 30.0
 
     teams = []
@@ -407,7 +476,7 @@ def test_a_trial_computes_on_a_gpu_where_it_was_given_one(
 def test_masks_are_drawn_on_validation_and_reported_beside_those_in_use(prepared, tiny_settings, session, monkeypatch):
     given, drawn = [], measured(0.0, 0.25, 3.0)[1]
     monkeypatch.setattr("tune.trial.measure_along_dial", lambda *arguments: [measured(0.0, 0.75, 4.0)])
-    monkeypatch.setattr(Model, "evaluate_sampled", lambda self, split: given.append(split) or drawn)
+    monkeypatch.setattr(Model, "evaluate_sampled", lambda self, split, clock: given.append(split) or drawn)
     start(prepared, tiny_settings)
     assert given == [prepared.validation]
     outcome = outcome_of(session)

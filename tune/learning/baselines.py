@@ -15,7 +15,9 @@ from trbert.tasks.rows import Rows
 from tune.learning.standing import COMMONEST, LINEAR, Baseline, Standing, paired
 
 ROWS = 25_000
-"""The most training rows of the linear model. With all caps below, it takes some ten seconds on one core."""
+"""The most training rows of the linear model."""
+SECONDS = 10.0
+"""How long the linear model takes on one core, with as many rows as all caps allow."""
 ROWS_TIMES_CLASSES = 1_000_000
 """The most training rows of the linear model, times the number of classes."""
 CHARACTERS = 40_000_000
@@ -45,7 +47,9 @@ class Answers:
     rows: int
 
 
-def baselines(task: Task, splits: Splits, examples: Mapping[str, Examples], seed: int) -> list[Answers]:
+def baselines(
+    task: Task, splits: Splits, examples: Mapping[str, Examples], seed: int, seconds: float = SECONDS
+) -> list[Answers]:
     """Returns the answers of the commonest answer, and of a linear model of words where the task has text classes.
 
     Args:
@@ -53,6 +57,7 @@ def baselines(task: Task, splits: Splits, examples: Mapping[str, Examples], seed
         splits: the rows, with their texts.
         examples: the same rows tokenised, by the name of their split.
         seed: draws the rows of the linear model where there are too many of them.
+        seconds: how long the linear model may take.
     """
     train, validation, test = (examples[name] for name in ("train", "validation", "test"))
     found = [
@@ -63,11 +68,11 @@ def baselines(task: Task, splits: Splits, examples: Mapping[str, Examples], seed
             rows=len(train),
         )
     ]
-    linear = linear_answers(splits, seed) if task.text_classes else None
+    linear = linear_answers(splits, seed, seconds) if task.text_classes else None
     return found if linear is None else [*found, linear]
 
 
-def linear_answers(splits: Splits, seed: int) -> Answers | None:
+def linear_answers(splits: Splits, seed: int, seconds: float = SECONDS) -> Answers | None:
     """Returns the classes that logistic regression on TF-IDF weights of words gives to validation and test.
 
     Texts without words that others share, such as Chinese, are read by characters and pairs of characters. The answer
@@ -76,13 +81,14 @@ def linear_answers(splits: Splits, seed: int) -> Answers | None:
     Args:
         splits: the rows. The texts of a pair are joined, and the targets are class indices.
         seed: draws the training rows where there are more than `ROWS`, `ROWS_TIMES_CLASSES` or `CHARACTERS` allow.
+        seconds: with less than `SECONDS` there are fewer training rows, in proportion.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
     texts, classes = _texts(splits.train), len(np.unique(splits.train.targets))
-    chosen = _drawn(texts, classes, seed)
+    chosen = _drawn(texts, classes, seed, min(1.0, seconds / SECONDS))
     texts, targets = [texts[row] for row in chosen], splits.train.targets[chosen]
     vectorizer, weights = _weighted(texts, classes)
     if vectorizer is None or len(np.unique(targets)) < 2:
@@ -145,10 +151,10 @@ def _texts(rows: Rows) -> list[str]:
     return [" ".join(text[:TEXT_CHARACTERS] for text in texts) for texts in zip(*rows.inputs, strict=True)]
 
 
-def _drawn(texts: Sequence[str], classes: int, seed: int) -> Int64[np.ndarray, " drawn"]:
-    """Returns the rows that the linear model learns from: all of them, or as many as the caps allow."""
+def _drawn(texts: Sequence[str], classes: int, seed: int, share: float = 1.0) -> Int64[np.ndarray, " drawn"]:
+    """Returns the rows that the linear model learns from: all of them, or as many as a share of the caps allows."""
     mean = sum(map(len, texts)) / len(texts)
-    most = min(ROWS, ROWS_TIMES_CLASSES // classes, int(CHARACTERS / max(1.0, mean)))
+    most = int(share * min(ROWS, ROWS_TIMES_CLASSES // classes, int(CHARACTERS / max(1.0, mean))))
     return np.sort(np.random.default_rng(seed).permutation(len(texts))[: max(1, most)])
 
 

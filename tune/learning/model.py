@@ -15,7 +15,7 @@ from trbert.dial import DialCurve
 from trbert.disk.checksums import write_checksums
 from trbert.encoder import Encoder
 from trbert.measure.cost import CostModel
-from trbert.measure.evaluate import Evaluation, evaluate, evaluate_forward
+from trbert.measure.evaluate import Evaluation, evaluate_forward
 from trbert.modeling import TrbertModel, assemble
 from trbert.original import original_points
 from trbert.selection.fusion import Fusion
@@ -23,7 +23,9 @@ from trbert.selection.policy import Policy
 from trbert.selection.reduction import ReducedPass, Reducer, check_points
 from trbert.selection.selectors import points_for, selector_class, selector_of
 from trbert.tasks.examples import Examples
+from tune.budget import Clock, StageTimeout
 from tune.learning.joint_stage import Joint, train_jointly
+from tune.learning.measuring import evaluate_in_time, watched
 from tune.learning.prepare import Prepared
 from tune.learning.select_stage import GradientSource, Sampler, train_policy, warm_start
 from tune.learning.steps import ALONE, Keeper, Progress, Team, autocast, pick_device
@@ -50,6 +52,7 @@ class Model:
     def __init__(self, prepared: Prepared, settings: Settings) -> None:
         penalty = prepared.penalty if settings.select.penalty is None else settings.select.penalty
         self.settings = settings = override(settings, {"select.penalty": penalty})
+        self._evaluation = prepared.watched(settings.compute)
         self.fingerprint = prepared.fingerprint
         device = pick_device(settings.compute.device)
         plain = prepared.plain(device)
@@ -105,7 +108,14 @@ class Model:
     def _temperature(self) -> float | None:
         return self.settings.select.temperature if self.selector.relaxed else None
 
-    def select(self, train: Examples, source: GradientSource, progress: Progress, keeper: Keeper | None = None) -> None:
+    def select(
+        self,
+        train: Examples,
+        source: GradientSource,
+        progress: Progress,
+        keeper: Keeper | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         """Runs the select stage: the warm start, then the policy gradient. A rule learns nothing, and returns at once.
 
         Args:
@@ -113,12 +123,16 @@ class Model:
             source: computes the policy gradients.
             progress: is called with the means of each step.
             keeper: saves the stage's state from time to time; None saves nothing.
+            clock: stops the warm start; `progress` stops the rest.
+
+        Raises:
+            StageTimeout: The time of the stage is over.
         """
         settings = self.settings
         if not self.selector.learns:
             return
         if keeper is None or keeper.load() is None:
-            warm_start(self.policy, self.dynamics, train, settings.select, settings.compute, settings.seed)
+            warm_start(self.policy, self.dynamics, train, settings.select, settings.compute, settings.seed, clock)
         train_policy(self.policy, source, len(train), settings.select, settings.seed, progress, keeper)
 
     def join(self, train: Examples, progress: Progress, keeper: Keeper | None = None, team: Team = ALONE) -> None:
@@ -129,22 +143,32 @@ class Model:
         )
         train_jointly(joint, train, settings.compute, settings.seed, progress, keeper, team)
 
-    def evaluate(self, split: Examples, dial: float) -> Evaluation:
-        """Returns the quality and the cost of the reduced model on a split at one dial."""
-        compute = self.settings.compute
-        with autocast(self.reducer.encoder.device, compute.evaluation):
-            return evaluate(self.reducer, self.cost, self.selector, split, dial, compute.tokens_per_batch)
+    def evaluate(self, split: Examples, dial: float, clock: Clock | None = None) -> Evaluation:
+        """Returns the quality and the cost of the reduced model on a split at one dial.
 
-    def evaluate_sampled(self, split: Examples) -> Evaluation:
+        Raises:
+            StageTimeout: The clock's time was over before that.
+        """
+        compute, clock = self._evaluation, clock or Clock()
+        with autocast(self.reducer.encoder.device, compute.evaluation):
+            return evaluate_in_time(
+                self.reducer, self.cost, self.selector, split, dial, compute.tokens_per_batch, clock
+            )
+
+    def evaluate_sampled(self, split: Examples, clock: Clock | None = None) -> Evaluation:
         """Returns the quality and the cost of the model on a split with masks that are drawn, as in training.
 
         Compared with `evaluate` at dial 0, this shows what thresholding changes. Each document has one trajectory,
         keyed by the model's seed and the document's place in the split. A rule draws no masks: it is evaluated at its
         default dial.
+
+        Raises:
+            StageTimeout: The clock's time was over before that.
         """
+        clock = clock or Clock()
         if not self.selector.learns:
-            return self.evaluate(split, self.selector.default_dial)
-        compute, device = self.settings.compute, self.reducer.encoder.device
+            return self.evaluate(split, self.selector.default_dial, clock)
+        compute, device = self._evaluation, self.reducer.encoder.device
 
         def forward(chosen: Tensor, part: Examples) -> ReducedPass:
             # No training step has version -1, so that no draw is used twice.
@@ -153,7 +177,8 @@ class Model:
             return sample_trajectories(self.dynamics, self.policy, part.tokens, draw, dials).state
 
         with autocast(device, compute.evaluation):
-            return evaluate_forward(self.reducer, self.cost, self.selector, split, forward, compute.tokens_per_batch)
+            in_time = watched(forward, clock)
+            return evaluate_forward(self.reducer, self.cost, self.selector, split, in_time, compute.tokens_per_batch)
 
     def deployable(self, dial: float | None = None) -> TrbertModel:
         """Returns the Hugging Face model to save and to serve, at this dial; None is the selector's default dial."""
@@ -180,7 +205,7 @@ def save_tokenizer(tokenizer: Any, longest: int, folder: Path) -> None:
 
 
 def measure_along_dial(
-    model: Model, validation: Examples, told: Callable[[float], None]
+    model: Model, validation: Examples, told: Callable[[float], None], clock: Clock | None = None
 ) -> list[tuple[float, Evaluation]]:
     """Returns the dials of a model, cheapest first, each with its evaluation on validation.
 
@@ -190,28 +215,35 @@ def measure_along_dial(
         model: the trained model.
         validation: the validation split, on which points are chosen.
         told: is called after each dial with the fraction of dials that are done.
+        clock: leaves out the dials for which there is no time, except the default one; None leaves out none.
     """
-    dials = spread_dials(model, validation)
-    found = []
-    for index, dial in enumerate(dials):
-        found.append((dial, model.evaluate(validation, dial)))
-        told((index + 1) / len(dials))
-    return found
+    default = model.selector.default_dial
+    found = {default: model.evaluate(validation, default)}
+    try:
+        dials = spread_dials(model, validation, clock)
+        told(1 / len(dials))
+        for dial in dials:
+            if dial not in found:
+                found[dial] = model.evaluate(validation, dial, clock)
+                told(len(found) / len(dials))
+    except StageTimeout:
+        pass  # the model has the points that were measured
+    return sorted(found.items())
 
 
-def spread_dials(model: Model, validation: Examples) -> list[float]:
+def spread_dials(model: Model, validation: Examples, clock: Clock | None = None) -> list[float]:
     """Returns the dials to measure a model at, cheapest first: near `SPEED_UPS`, its default, and all tokens kept.
 
     The speed-up of a dial depends on how confident the policy has become. So the dials are looked for on a few
     documents. A speed-up that no dial reaches is left out.
     """
-    curve = scout(model, validation)
+    curve = scout(model, validation, clock)
     reached = np.array([-np.log(speed_up) for speed_up in SPEED_UPS if curve.reaches(speed_up)])
     near = curve.dial_at(reached).round(3).tolist()
     return sorted({*near, model.selector.default_dial, model.selector.keep_all})
 
 
-def scout(model: Model, validation: Examples) -> DialCurve:
+def scout(model: Model, validation: Examples, clock: Clock | None = None) -> DialCurve:
     """Returns what each of the selector's dials costs, on a few examples spread over the split."""
     few = validation.spread(_SCOUTED)
-    return DialCurve.measured(lambda dial: model.evaluate(few, dial).speed_up, model.selector.dials)
+    return DialCurve.measured(lambda dial: model.evaluate(few, dial, clock).speed_up, model.selector.dials)

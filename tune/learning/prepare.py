@@ -1,7 +1,7 @@
 """Makes what all trials share, once: the examples, the teacher, and the teacher's outputs."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,15 +13,16 @@ from trbert.measure.latency import LatencyTable, measure_latency
 from trbert.pretrained import extend_positions
 from trbert.tasks import Task
 from trbert.tasks.examples import Examples
-from tune.budget import Plan
-from tune.learning.baselines import baselines, standing_of
-from tune.learning.inputs import Say, check_unchanged, read_inputs
+from tune.budget import BASELINE_SHARE, Plan, fit_documents
+from tune.learning.baselines import SECONDS, baselines, standing_of
+from tune.learning.inputs import Inputs, Say, check_unchanged, read_inputs
+from tune.learning.measuring import pass_seconds
 from tune.learning.memory import Needs
 from tune.learning.standing import LEAST_KNOWN, Standing, figures, remarks
-from tune.learning.steps import autocast
+from tune.learning.steps import autocast, fix_algorithms
 from tune.learning.teacher_cache import teach, teacher_outputs
 from tune.learning.teacher_stage import train_teacher, training_seconds
-from tune.settings import Settings
+from tune.settings import ComputeSettings, Settings
 
 PENALTY = 1.0
 """The price of an unreduced document if none is set, in nats. What the teacher knows of a label is used if it is less.
@@ -30,6 +31,8 @@ It is at least `LEAST_KNOWN`, because a price must be positive.
 With a higher price than that, a policy does best to drop everything. This happened on text pairs: the price was 1 nat,
 and the teacher knew 0.4 nats.
 """
+BATCH_S, LEAST_TOKENS = 4.0, 2048
+"""The most seconds that a batch of an evaluation is to take under a budget, and the tokens that it has anyway."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +57,8 @@ class Prepared:
         latency: how long the layers take, if the price is "latency".
         fingerprint: of the data and of the model.
         standing: the figures of the teacher and of its baselines; None if they were not measured.
+        pass_seconds: the measured seconds of an unreduced pass of one document in evaluation; 0 if it was not measured.
+        cuts: what the budget left no time for, in words.
     """
 
     task: Task
@@ -73,10 +78,28 @@ class Prepared:
     needs: Needs | None = None
     latency: LatencyTable | None = None
     standing: Standing | None = None
+    pass_seconds: float = 0.0
+    cuts: tuple[str, ...] = ()
 
     def plain(self, device: torch.device) -> Any:
         """Returns a copy of the teacher, for a trial to train further."""
         return rebuilt(self.task, self.config, self.weights, device)
+
+    @property
+    def documents(self) -> dict[str, int]:
+        """The number of documents of each split."""
+        return {"train": len(self.train), "validation": len(self.validation), "test": len(self.test)}
+
+    def watched(self, compute: ComputeSettings) -> ComputeSettings:
+        """Returns the same settings, with batches for evaluation that take `BATCH_S` at most.
+
+        Only between two batches can a measurement be stopped.
+        """
+        lengths = self.validation.tokens.lengths.double()
+        if not self.pass_seconds:
+            return compute
+        most = max(LEAST_TOKENS, int(BATCH_S / self.pass_seconds * float(lengths.mean())))
+        return replace(compute, tokens_per_batch=min(most, compute.tokens_per_batch))
 
 
 def rebuilt(task: Task, config: Any, weights: dict[str, NDArray[np.float32]], device: torch.device) -> Any:
@@ -91,22 +114,24 @@ def prepare(
     plan: Plan | None,
     say: Say,
     latency: LatencyTable | None = None,
-    train: Callable[..., None] | None = None,
+    train: Callable[..., float | None] | None = None,
     fingerprint: str | None = None,
     keep: Say | None = None,
+    documents: Mapping[str, int] | None = None,
 ) -> Prepared:
     """Returns what all trials share. The teacher and its outputs come from the cache if they were made before.
 
     Args:
         settings: of the run; `data`, `model`, `positions`, `teacher` and `seed` decide the result.
-        plan: limits the teacher's epochs to its share of the budget, and the tokens of a pass to what fits into memory;
-            None limits nothing.
+        plan: limits the teacher's epochs and the documents of each split to their shares of the budget, and the tokens
+            of a pass to what fits into memory; None limits nothing.
         say: is called with a line for each thing that is done.
         latency: the user's table of times. If it is None and the price is "latency", the layers are timed here, in the
             arithmetic and with the threads of evaluation.
         train: fine-tunes the teacher, in this process or in several; None does it here, and saves no states.
         fingerprint: of the data and the model that a resumed search started with; None checks nothing.
         keep: is called with the fingerprint of the data and the model once they are read, before anything is learned.
+        documents: how many documents of each split a resumed search started with; None computes it from the plan.
 
     Raises:
         InputError: The data and the model do not fit together, or have changed since the search started. Or the
@@ -115,6 +140,7 @@ def prepare(
         Diverged: The teacher's loss, gradient or outputs are not finite.
     """
     compute = settings.compute
+    fix_algorithms(compute)
     if compute.threads is not None:
         torch.set_num_threads(compute.threads)
     inputs = read_inputs(settings, say, plan)
@@ -123,15 +149,32 @@ def prepare(
     check_unchanged(inputs, fingerprint)
     if keep is not None:
         keep(inputs.fingerprint)
-    task, pretrained, reducer, taught = inputs.task, inputs.pretrained, inputs.reducer, inputs.taught
+    task, pretrained, reducer = inputs.task, inputs.pretrained, inputs.reducer
+    seconds, cuts = 0.0, []
+    if plan is not None:
+        seconds = pass_seconds(reducer, inputs.taught["validation"], compute.evaluation)
+        if documents is None:
+            there = {name: len(part) for name, part in inputs.taught.items()}
+            documents = fit_documents(plan, seconds, torch.get_num_threads(), there)
     if not pretrained.fine_tuned:
-        teach(reducer, taught["train"], settings, plan, say, train or _train_at_once)
+        epochs = teach(
+            reducer, inputs.taught["train"], settings, plan, say, train or _train_at_once, fingerprint is not None
+        )
+        cuts += [] if epochs is None else [f"teacher after {epochs:.2g} of {settings.teacher.epochs:g} epochs"]
+    rows, learned = inputs.splits.train, inputs.taught["train"]
+    inputs, fewer = _used(inputs, documents or {}, settings.seed)
+    for told in fewer:
+        say(f"the budget has time for {told}")
+    cuts += fewer
+    taught = inputs.taught
     outputs = {name: teacher_outputs(reducer, part, name, compute) for name, part in taught.items()}
     quality = {name: task.quality(task.decode(outputs[name], part), part) for name, part in taught.items()}
     say(f"teacher: {100 * quality['validation']:.1f} % on validation, {100 * quality['test']:.1f} % on test")
     known = task.known(outputs["train"], taught["train"])
-    answers = baselines(task, inputs.splits, taught, settings.seed)
-    standing = standing_of(task, answers, taught, outputs, known=known, trained=not pretrained.fine_tuned)
+    linear_s = SECONDS if plan is None else BASELINE_SHARE * plan.seconds
+    whole = taught | {"train": learned}  # the teacher and its baselines learn from all rows
+    answers = baselines(task, replace(inputs.splits, train=rows), whole, settings.seed, linear_s)
+    standing = standing_of(task, answers, whole, outputs, known=known, trained=not pretrained.fine_tuned)
     for line in (*figures(standing), *remarks(standing)):
         say(line)
     if settings.positions is not None:
@@ -160,7 +203,26 @@ def prepare(
         needs=inputs.needs,
         latency=latency,
         standing=standing,
+        pass_seconds=seconds,
+        cuts=tuple(cuts),
     )
+
+
+def _used(inputs: Inputs, documents: Mapping[str, int], seed: int) -> tuple[Inputs, list[str]]:
+    """Returns the inputs with so many documents of each split, drawn with the seed, and what was left out in words."""
+    splits = inputs.splits
+    rows = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    examples, taught, cuts = dict(inputs.examples), dict(inputs.taught), []
+    for name, part in inputs.examples.items():
+        most = documents.get(name, len(part))
+        if most < len(part):
+            generator = torch.Generator().manual_seed(seed)
+            chosen = torch.randperm(len(part), generator=generator)[:most].sort().values
+            examples[name], taught[name] = part.take(chosen), taught[name].take(chosen)
+            rows[name] = rows[name].take(chosen.numpy())
+            cuts.append(f"{name} on {most:,} of {len(part):,} rows")
+    splits = replace(splits, train=rows["train"], validation=rows["validation"], test=rows["test"])
+    return replace(inputs, splits=splits, examples=examples, taught=taught), cuts
 
 
 def _train_at_once(*inputs: Any, key: str) -> None:

@@ -22,6 +22,7 @@ from trbert.selection.policy import Policy
 from trbert.selection.reduction import Reducer
 from trbert.selection.saliency import most_salient, saliency
 from trbert.tasks.examples import Examples, Outputs
+from tune.budget import Clock
 from tune.learning.objectives import imitation_loss, leave_one_out_advantages, mean_advantages, policy_gradient_loss
 from tune.learning.steps import (
     Keeper,
@@ -253,9 +254,19 @@ def train_policy(
 
 
 def warm_start(
-    policy: Policy, dynamics: Dynamics, train: Examples, settings: SelectSettings, compute: ComputeSettings, seed: int
+    policy: Policy,
+    dynamics: Dynamics,
+    train: Examples,
+    settings: SelectSettings,
+    compute: ComputeSettings,
+    seed: int,
+    clock: Clock | None = None,
 ) -> None:
-    """Trains the policy to imitate saliency: at every point, to keep the most salient half of the original tokens."""
+    """Trains the policy to imitate saliency: at every point, to keep the most salient half of the original tokens.
+
+    Raises:
+        StageTimeout: The clock's time is over. The policy keeps what it has learned.
+    """
     count = min(settings.warm_start_documents, len(train))
     if count == 0:
         return
@@ -282,6 +293,8 @@ def warm_start(
         optimizer.zero_grad()
         for part in within_budget(chosen, train.lengths, compute.tokens_per_batch):
             accumulate_gradient(parameters, part, loss)
+        if clock is not None:
+            clock.check()
         free = (~train.take(chosen).tokens.protected).sum().clamp(min=1).to(device)
         for parameter in parameters:
             if parameter.grad is not None:

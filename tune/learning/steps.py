@@ -5,6 +5,7 @@ continuing from a saved state.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,14 +19,10 @@ from trbert.errors import Diverged, InputError
 from trbert.measure.evaluate import within_budget
 from trbert.measure.halving import halved
 from trbert.measure.timing import paired_ratio, take_turns
+from tune.settings import ComputeSettings
 
 Progress = Callable[[dict[str, float]], None]
 """A function that is called after each step with its figures. It raises `StageTimeout` to stop the stage."""
-
-
-class StageTimeout(Exception):
-    """Raised when a stage has used up its time. What it has learned so far is kept."""
-
 
 Loss = Callable[[Tensor], Tensor]
 """A function of document indices that returns the *sum* of the documents' losses."""
@@ -79,6 +76,14 @@ def bfloat16_speed_up() -> float:
     with torch.autocast("cpu", enabled=False), torch.inference_mode():
         seconds = take_turns(runs, 8, torch.device("cpu"))
     return paired_ratio(seconds["float32"], seconds["bfloat16"]).median
+
+
+def fix_algorithms(compute: ComputeSettings) -> None:
+    """Makes torch choose, in this process, algorithms that always add in the same order, if the settings say so."""
+    if compute.deterministic:
+        # A GPU needs this before its first matrix product.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def pick_device(name: str) -> torch.device:

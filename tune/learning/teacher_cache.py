@@ -14,7 +14,6 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from trbert.disk.cache import Entry
-from trbert.encoder import Encoder
 from trbert.errors import Diverged
 from trbert.measure.evaluate import unreduced_outputs
 from trbert.selection.reduction import Reducer
@@ -26,6 +25,8 @@ from tune.settings import ComputeSettings, Settings
 
 SAY_EVERY_S = 10.0
 """Seconds between two progress lines while the teacher is trained."""
+_EPOCHS, _TIMED_OUT = "trbert.epochs", "trbert.timed_out"
+"""What is kept beside the weights of a teacher that learned for fewer epochs than the settings say."""
 
 
 class _Told:
@@ -51,9 +52,12 @@ def teach(
     settings: Settings,
     plan: Plan | None,
     say: Callable[[str], None],
-    train: Callable[..., None],
-) -> None:
+    train: Callable[..., float | None],
+    resumed: bool = False,
+) -> float | None:
     """Turns a plain model into the teacher, in place. If the same teacher is in the cache, its weights are loaded.
+
+    It returns the number of epochs that the teacher learned for, or None if these are as many as the settings say.
 
     Args:
         reducer: the model, with a new head.
@@ -62,7 +66,8 @@ def teach(
         plan: limits the epochs to the teacher's share of the budget; None limits nothing.
         say: is called with a line for each thing that is done.
         train: fine-tunes the model, in this process or in several. Its `key` is a digest of what the teacher learns
-            from.
+            from. It returns the fraction of its steps that it had time for, or None if it had time for all of them.
+        resumed: whether a search is continued. Only then a teacher is taken from the cache that ran out of time.
 
     Raises:
         InputError: The folder of the cache cannot be used.
@@ -75,30 +80,34 @@ def teach(
     is_folder = Path(settings.model).is_dir()
     name = None if is_folder else settings.model
     key = [settings.task, name, settings.seed, encoder.plain.config.num_labels, recipe, limit]
+    if settings.compute.deterministic:
+        key.append(asdict(settings.compute))
     digest = hashlib.sha256(json.dumps(key).encode())
     hash_examples(digest, examples)
     if is_folder:
         hash_weights(digest, encoder.plain)
     entry = Entry("teachers", digest.hexdigest()[:24])
     with entry.held(lambda holder: say(f"teacher: waiting for {holder}, which is making the same one")):
-        if _load_teacher(encoder, entry):
+        wanted = settings.teacher.epochs
+        state = _tensors(entry)
+        epochs = float(state.pop(_EPOCHS, torch.tensor(wanted)))
+        timed_out = bool(state.pop(_TIMED_OUT, False))
+        if _shapes(state) == _shapes(encoder.plain.state_dict()) and (resumed or not timed_out):
+            encoder.plain.load_state_dict(state)
             say("teacher: taken from the cache of an earlier run")
-            return
+            return epochs if epochs < wanted else None
         if plan is not None:
             seconds = training_seconds(reducer, examples, settings.compute.dtype, torch.get_num_threads())
             settings = fit_teacher(settings, plan, seconds, len(examples.tokens))
         say(f"teacher: training for {settings.teacher.epochs:g} epochs of {len(examples.tokens):,} documents")
-        train(reducer, examples, settings.teacher, settings.compute, settings.seed, _Told(say), key=entry.key)
-        _keep(entry, encoder.plain.state_dict())
-
-
-def _load_teacher(encoder: Encoder, entry: Entry) -> bool:
-    """Loads the weights of an entry, if there are weights of this model in it."""
-    state = _tensors(entry)
-    if _shapes(state) != _shapes(encoder.plain.state_dict()):
-        return False  # another version wrote them, or there are none
-    encoder.plain.load_state_dict(state)
-    return True
+        told = _Told(say)
+        share = train(reducer, examples, settings.teacher, settings.compute, settings.seed, told, key=entry.key)
+        epochs = settings.teacher.epochs * (1.0 if share is None else share)
+        if share is not None:
+            say(f"teacher: its time is over after {epochs:.2g} of {wanted:g} epochs")
+        cut = {_EPOCHS: torch.tensor(epochs, dtype=torch.float64), _TIMED_OUT: torch.tensor(share is not None)}
+        _keep(entry, encoder.plain.state_dict() | (cut if epochs < wanted else {}))
+        return epochs if epochs < wanted else None
 
 
 def _tensors(entry: Entry) -> dict[str, Tensor]:

@@ -48,10 +48,12 @@ def train_teacher(
         return reducer.task.loss(outputs, part).sum()
 
     lengths = train.lengths
-    for step, chosen in learner.batches(len(train), settings.batch_size, seed):
-        value = step_in_budget(optimizer, chosen, lengths, compute.tokens_per_batch, loss, team)
-        progress({"step": float(step + 1), "steps": float(steps), "loss": value})
-    model.eval()
+    try:
+        for step, chosen in learner.batches(len(train), settings.batch_size, seed):
+            value = step_in_budget(optimizer, chosen, lengths, compute.tokens_per_batch, loss, team)
+            progress({"step": float(step + 1), "steps": float(steps), "loss": value})
+    finally:
+        model.eval()  # also when the stage runs out of time
 
 
 def training_seconds(reducer: Reducer, train: Examples, dtype: str, threads: int, count: int = 16) -> float:

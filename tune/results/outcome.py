@@ -26,13 +26,13 @@ class Outcome:
         settings: of the model.
         points: the model's points along its dial, measured on validation; without the trial's number.
         deployed: the model on validation at its default dial, with thresholded masks.
-        sampled: the model on validation with masks that are drawn, as in training.
+        sampled: the model on validation with masks that are drawn, as in training; None if there was no time for it.
     """
 
     settings: Settings
     points: tuple[Point, ...]
     deployed: Evaluation
-    sampled: Evaluation
+    sampled: Evaluation | None
 
 
 def write_outcome(folder: Path, outcome: Outcome) -> None:
@@ -41,7 +41,7 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
     record = {
         "settings": to_json(outcome.settings),
         "deployed": asdict(outcome.deployed),
-        "sampled": asdict(outcome.sampled),
+        "sampled": None if outcome.sampled is None else asdict(outcome.sampled),
     }
     (folder / _RECORD).write_text(json.dumps(record), encoding="utf-8")
 
@@ -55,7 +55,8 @@ def read_outcome(folder: Path) -> Outcome:
     path = folder / _RECORD
     try:
         record = json.loads(read_plain(path, _LARGEST))
-        deployed, sampled = (_evaluation(record[name]) for name in ("deployed", "sampled"))
+        deployed = _evaluation(record["deployed"])
+        sampled = None if record["sampled"] is None else _evaluation(record["sampled"])
         saved = {**record["settings"]}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(

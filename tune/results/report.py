@@ -1,8 +1,10 @@
 """Turns finished trials into the results of a run: models, the front, its table and its picture."""
 
+import gc
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,16 @@ from trbert.disk.checksums import check_checksums, write_checksums
 from trbert.disk.files import copy_tree, write_whole
 from trbert.encoder import Encoder
 from trbert.errors import DamagedCheckpoint, InputError
-from trbert.measure.evaluate import Evaluation, evaluate, evaluate_unreduced
+from trbert.measure.evaluate import Evaluation, evaluate_unreduced
 from trbert.modeling import TrbertModel, load
 from trbert.selection.reduction import Reducer
 from trbert.selection.selectors import selector_class
 from trbert.tasks.examples import Examples
+from tune.budget import TESTING_SHARE, Clock, StageTimeout
 from tune.checkpoints import forget_elders
 from tune.learning.inputs import Say
+from tune.learning.measuring import evaluate_in_time
+from tune.learning.memory import let_go
 from tune.learning.model import save_tokenizer
 from tune.learning.prepare import Prepared
 from tune.learning.standing import Standing, remarks
@@ -28,6 +33,7 @@ from tune.preflight.places import files_of
 from tune.results.front import TEACHER, UNREDUCED, Point, is_trained, keeps_all, mark_front
 from tune.results.outcome import Outcome, read_outcome
 from tune.results.picture import draw
+from tune.results.rules import rules_on_test
 from tune.results.standing_file import write_standing
 from tune.results.table import write_front
 from tune.runs.folder import RunFolder
@@ -39,6 +45,10 @@ TIMED_BATCH_TOKENS = 4096
 """The largest number of tokens in a batch while throughput is measured."""
 TIMED_ROUNDS = 3
 """How many times each model's throughput is measured; the median counts."""
+TIMING_SHARE, WRITING_SHARE = 0.5, 0.1
+"""The share of the time that testing the models leaves for their throughput; the rest is for testing the free rules.
+And the share of all the time at the end for drawing and writing.
+"""
 
 
 def collect(
@@ -48,8 +58,11 @@ def collect(
     free: Sequence[Point],
     results: Sequence[Any],
     say: Say = print,
+    clock: Clock | None = None,
 ) -> tuple[Point, ...]:
     """Writes a run's models, baselines.json, front.csv and front.png, and returns the points.
+
+    One model is open at a time. What there is no time to measure stays empty.
 
     Args:
         folder: of the run.
@@ -58,27 +71,57 @@ def collect(
         free: the points of the free rules.
         results: Ray Tune's results of all trials; trials that did not finish are left out.
         say: is called with a line for each trial that is left out because its files are damaged.
+        clock: counts the time for it; None sets no limit.
 
     Raises:
         InputError, DamagedCheckpoint: The files of all trials are damaged.
     """
+    clock = clock or Clock()
+    clock = clock.part((1 - WRITING_SHARE) * clock.left())
     save_teacher(folder, prepared, settings)
     points = [_teacher_point(prepared), *free]
     outcomes = _save_models(folder, finished(results), say)
     for outcome in outcomes.values():
         points += outcome.points
-    marked = mark_front(points)
-    reported = _reported(marked)
-    models = {marked[i].model: load(folder.path / marked[i].model) for i in reported}
-    tested = _with_drops(_tested(marked, reported, models, prepared, settings.compute))
+    marked, models = mark_front(points), _Models(folder)
+    testing = clock.part(TESTING_SHARE * clock.left())
+    tested = _tested(marked, _reported(marked), models.open, prepared, settings.compute, testing)
+    timed = _timed(tested, models.open, prepared, clock.part(TIMING_SHARE * clock.left()))
+    models.close()
+    timed = _with_drops(rules_on_test(timed, prepared, settings.compute, clock))
     for number, outcome in outcomes.items():
-        _write_card(folder, number, outcome, tested, prepared)
-    timed = _timed(tested, models, prepared)
+        _write_card(folder, number, outcome, timed, prepared)
     if prepared.standing is not None:
         write_standing(folder.baselines, prepared.standing)
     write_front(folder.front_table, timed)
     draw(timed, folder.front_picture, prepared.standing)
     return tuple(timed)
+
+
+class _Models:
+    """Opens the models of a run, one at a time.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder, self._name = folder, ""
+        self._model: TrbertModel | None = None
+
+    def open(self, name: str) -> TrbertModel:
+        """Returns a model that is saved under this name, and forgets the one before."""
+        if name != self._name or self._model is None:
+            self.close()
+            self._model, self._name = load(self._folder.path / name), name
+        return self._model
+
+    def close(self) -> None:
+        """Forgets the model, so that its memory is free."""
+        if self._model is not None:
+            self._model = None
+            gc.collect()  # its parts refer to each other
+            let_go()
 
 
 def finished(results: Sequence[Any]) -> list[Any]:
@@ -147,26 +190,47 @@ def _save_model(folder: RunFolder, number: int, result: Any) -> Outcome:
 def _reported(points: Sequence[Point]) -> list[int]:
     """Returns the indices of the trained points to measure on test, chosen on validation.
 
+    The best one of each model comes first, and then those of one model after those of another.
     These are the points of the front, and the best trained point that keeps all tokens: drops may be measured from it.
     """
     full = [i for i, point in enumerate(points) if is_trained(point) and keeps_all(point)]
     yardstick = max(full, key=lambda i: points[i].quality_validation, default=None)
-    return [i for i, point in enumerate(points) if is_trained(point) and (point.on_front or i == yardstick)]
+    chosen = [i for i, point in enumerate(points) if is_trained(point) and (point.on_front or i == yardstick)]
+    models = dict.fromkeys(points[i].model for i in chosen)
+    of_models = {model: [i for i in chosen if points[i].model == model] for model in models}
+    best = [max(each, key=lambda i: (points[i].on_front, points[i].quality_validation)) for each in of_models.values()]
+    return best + [i for i in chosen if i not in best]
 
 
 def _tested(
     points: Sequence[Point],
     reported: Sequence[int],
-    models: dict[str, Any],
+    opened: Callable[[str], TrbertModel],
     prepared: Prepared,
     compute: ComputeSettings,
+    clock: Clock,
 ) -> list[Point]:
-    """Measures these points on test, in the arithmetic that the teacher and the free rules were measured in."""
-    tested = list(points)
+    """Measures these points on test, in the arithmetic that the teacher and the free rules were measured in.
+
+    Args:
+        points: of the run.
+        reported: the indices of the points to measure, in the order of their importance.
+        opened: returns a model by its name.
+        prepared: what all trials shared.
+        compute: how the machine is used.
+        clock: points for which there is no time stay as they are.
+    """
+    tested, compute = list(points), prepared.watched(compute)
     for index in reported:
-        model = models[points[index].model]
-        with autocast(model.device, compute.evaluation):
-            found = _measure(model, points[index], prepared.test, compute.tokens_per_batch)
+        if clock.left() < 0:
+            break
+        model = opened(points[index].model)
+        try:
+            with autocast(model.device, compute.evaluation):
+                found = _measure(model, points[index], prepared.test, compute.tokens_per_batch, clock)
+        except StageTimeout:
+            break
+        del model  # before the next one is opened
         tested[index] = replace(
             points[index], quality_test=found.quality, speed_up_test=found.speed_up, kept=tuple(found.kept)
         )
@@ -183,16 +247,15 @@ def _write_card(folder: RunFolder, number: int, outcome: Outcome, points: Sequen
     for point in own:
         if point.quality_test is not None:
             lines.append(f"  {point.dial:+.2f}  {point.quality_test:.4f}  {point.speed_up:.2f}x")
-    if learned:
-        lines.append(_sampled_gap(outcome, metric))
+    if learned and outcome.sampled is not None:
+        lines.append(_sampled_gap(outcome.deployed, outcome.sampled, metric))
     card = _card(f"Reduced model {number}", None, lines, prepared.standing)
     write_whole(folder.models / str(number) / "README.md", card.encode())
     write_checksums(folder.models / str(number))
 
 
-def _sampled_gap(outcome: Outcome, metric: str) -> str:
+def _sampled_gap(deployed: Evaluation, drawn: Evaluation, metric: str) -> str:
     """Returns a line that compares drawn masks, as in training, with thresholded ones, as in use; on validation."""
-    deployed, drawn = outcome.deployed, outcome.sampled
     return (
         f"masks drawn, as in training, instead of thresholded at dial 0: validation {metric} {drawn.quality:.4f} "
         f"at {drawn.speed_up:.2f}x, against {deployed.quality:.4f} at {deployed.speed_up:.2f}x"
@@ -208,32 +271,56 @@ def _with_drops(points: Sequence[Point]) -> list[Point]:
     ]
 
 
-def _timed(points: Sequence[Point], models: dict[str, Any], prepared: Prepared) -> list[Point]:
+def _timed(
+    points: Sequence[Point], opened: Callable[[str], TrbertModel], prepared: Prepared, clock: Clock
+) -> list[Point]:
     """Returns the points with the throughput of the front's models and of the teacher, in documents a second.
 
     Nothing else runs meanwhile. Each round measures every model once, so that a slow moment of the machine does not
     fall on one model alone.
+
+    Args:
+        points: of the run.
+        opened: returns a model by its name.
+        prepared: what all trials shared.
+        clock: with little time there are fewer documents and fewer rounds.
     """
-    some = prepared.test.take(torch.arange(min(TIMED_DOCUMENTS, len(prepared.test))))
     wanted = [i for i, p in enumerate(points) if p.model and (p.on_front or p.trial == TEACHER)]
-    teacher = Reducer(encoder=Encoder(prepared.plain(torch.device("cpu"))), task=prepared.task)
+    some = prepared.test.take(torch.arange(_timed_documents([points[i] for i in wanted], prepared, clock)))
     rates_of: dict[int, list[float]] = {index: [] for index in wanted}
-    for _ in range(TIMED_ROUNDS):
-        for index in wanted:
-            point = points[index]
-            if is_trained(point):
-                found = _measure(models[point.model], point, some, TIMED_BATCH_TOKENS)
-            else:
-                found = evaluate_unreduced(teacher, some, TIMED_BATCH_TOKENS)
-            rates_of[index].append(found.docs_per_second)
+    with suppress(StageTimeout):
+        for _ in range(TIMED_ROUNDS):
+            for index in wanted:
+                clock.check()
+                rates_of[index].append(_rate(points[index], opened, some, prepared, clock))
     timed = list(points)
     for index, rates in rates_of.items():
-        timed[index] = replace(points[index], docs_per_second=sorted(rates)[len(rates) // 2])
+        if rates:
+            timed[index] = replace(points[index], docs_per_second=sorted(rates)[len(rates) // 2])
     return timed
 
 
-def _measure(model: TrbertModel, point: Point, examples: Examples, tokens_per_batch: int) -> Evaluation:
-    return evaluate(model.reducer, model.cost_model(), model.selector, examples, point.dial or 0.0, tokens_per_batch)
+def _timed_documents(points: Sequence[Point], prepared: Prepared, clock: Clock) -> int:
+    """Returns the number of documents on which there is time to measure the throughput of these points."""
+    most = min(TIMED_DOCUMENTS, len(prepared.test))
+    each = TIMED_ROUNDS * prepared.pass_seconds * sum(1 / point.speed_up for point in points)
+    return most if each == 0 else max(1, min(most, int(clock.left() / (2 * each))))
+
+
+def _rate(
+    point: Point, opened: Callable[[str], TrbertModel], examples: Examples, prepared: Prepared, clock: Clock
+) -> float:
+    if is_trained(point):
+        found = _measure(opened(point.model), point, examples, TIMED_BATCH_TOKENS, clock)
+    else:
+        teacher = Reducer(encoder=Encoder(prepared.plain(torch.device("cpu"))), task=prepared.task)
+        found = evaluate_unreduced(teacher, examples, TIMED_BATCH_TOKENS)
+    return found.docs_per_second
+
+
+def _measure(model: TrbertModel, point: Point, examples: Examples, tokens_per_batch: int, clock: Clock) -> Evaluation:
+    reducer, cost, selector = model.reducer, model.cost_model(), model.selector
+    return evaluate_in_time(reducer, cost, selector, examples, point.dial or 0.0, tokens_per_batch, clock)
 
 
 def _card(title: str, settings: Settings | None, lines: Sequence[str], standing: Standing | None) -> str:

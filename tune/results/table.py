@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,7 @@ def table(points: Sequence[Point], every: bool = False, standing: Standing | Non
 
     The baselines stand in its last lines. A line above it says so if the teacher knows nothing, and lines below it say
     how exact the figures on test are, and what else is wrong with the teacher. A second table shows the free rules'
-    quality on test at the cost of each trained point of the front.
+    quality at the cost of each trained point of the front: on test, or on validation if no rule was measured on test.
 
     Args:
         points: of a finished search, with the front marked.
@@ -226,9 +227,19 @@ def table(points: Sequence[Point], every: bool = False, standing: Standing | Non
         told = remarks(standing)
         above = f"no front: {told.pop(0)}\n\n" if standing.knows_nothing else ""
         below = "\n\n" + "\n".join([*precision(standing), *told])
-    against = _at_equal_cost(points)
-    below += f"\n\nquality (test) at equal cost\n{against}" if against else ""
+    rules = [point for point in points if point.trial == FREE]
+    on_test = not rules or any(point.quality_test is not None for point in rules)
+    against = _at_equal_cost(points if on_test else [_on_validation(point) for point in points])
+    below += f"\n\nquality ({'test' if on_test else 'validation'}) at equal cost\n{against}" if against else ""
+    if missing := sum(point.on_front and is_trained(point) and point.quality_test is None for point in points):
+        one = missing == 1
+        below += f"\n\n{missing} point{'s' * (not one)} of the front {'was' if one else 'were'} not measured on test"
     return above + _aligned(header, rows, left=2) + below
+
+
+def _on_validation(point: Point) -> Point:
+    """Returns the point with its figures on validation as those on test."""
+    return replace(point, quality_test=point.quality_validation, speed_up_test=point.speed_up_validation)
 
 
 def _at_equal_cost(points: Sequence[Point]) -> str:

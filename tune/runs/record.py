@@ -32,6 +32,9 @@ class SavedRun:
         search: everything else that the user asked for.
         fitted: the settings of a trial, with as many documents as the budget allows; None until they are computed.
         fingerprint: of the data and the model that were read; None until they were.
+        documents: how many documents of each split are used; None until the settings of a trial are computed.
+        trial_seconds: the time of each trial, in seconds; None until then, and where nothing is timed.
+        spent: the seconds of the budget that were used when this was written last.
         made_by: the versions of trbert and of the packages that the run was started with.
     """
 
@@ -40,6 +43,9 @@ class SavedRun:
     search: Search
     fitted: Settings | None = None
     fingerprint: str | None = None
+    documents: Mapping[str, int] | None = None
+    trial_seconds: float | None = None
+    spent: float = 0.0
     made_by: Mapping[str, str] = field(default_factory=versions)
 
 
@@ -51,6 +57,11 @@ def write_run(folder: RunFolder, saved: SavedRun) -> None:
         values["fitted"] = to_json(saved.fitted)
     if saved.fingerprint is not None:
         values["fingerprint"] = saved.fingerprint
+    if saved.documents is not None:
+        values["documents"] = dict(saved.documents)
+    if saved.trial_seconds is not None:
+        values["trial_seconds"] = saved.trial_seconds
+    values["spent"] = saved.spent
     write_json(folder.settings, values)
 
 
@@ -118,6 +129,11 @@ def _parsed(found: dict[str, Any]) -> SavedRun:
         raise TypeError("its fitted settings or its fingerprint are of another type")
     if not isinstance(own, str) or not _ID.fullmatch(own):
         raise TypeError(f"its id must be a name without '/', and is {shown(own)}")
+    documents, seconds, spent = found.get("documents"), found.get("trial_seconds"), found.get("spent", 0.0)
+    if not isinstance(documents, dict | None) or not all(type(count) is int for count in (documents or {}).values()):
+        raise TypeError("its documents are no whole numbers")
+    if not isinstance(seconds, float | None) or not isinstance(spent, float):
+        raise TypeError("its seconds are no numbers with a decimal point")
     made_by = found["versions"]
     if not all(isinstance(value, str) for value in made_by.values()):
         raise TypeError("its versions are no texts")
@@ -127,6 +143,9 @@ def _parsed(found: dict[str, Any]) -> SavedRun:
         search=search_from_json(found["search"]),
         fitted=None if fitted is None else from_json(fitted),
         fingerprint=fingerprint,
+        documents=documents,
+        trial_seconds=seconds,
+        spent=spent,
         made_by=made_by,
     )
 

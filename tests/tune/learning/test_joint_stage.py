@@ -17,10 +17,11 @@ from trbert.packed.tokens import Tokens
 from trbert.selection.selectors import SELECTORS
 from trbert.tasks import TASKS
 from trbert.tasks.examples import Examples
+from tune.budget import StageTimeout
 from tune.learning import joint_stage
 from tune.learning.joint_stage import Joint, task_loss, train_jointly
 from tune.learning.select_stage import flatten, load_flat, select_loss
-from tune.learning.steps import StageTimeout, Team, shuffled_batches
+from tune.learning.steps import Team, shuffled_batches
 from tune.settings import ComputeSettings, JointSettings
 
 LEARNED = [name for name, kind in SELECTORS.items() if kind.learns]

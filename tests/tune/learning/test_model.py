@@ -12,11 +12,11 @@ from trbert.errors import DamagedCheckpoint, InputError
 from trbert.measure.latency import LatencyTable
 from trbert.modeling import load
 from trbert.selection.selectors import SELECTORS
+from tune.budget import StageTimeout
 from tune.learning import joint_stage as joint
 from tune.learning import model as training
 from tune.learning import select_stage as stages
 from tune.learning.model import SPEED_UPS, Model, measure_along_dial, save_deployable, save_tokenizer, spread_dials
-from tune.learning.steps import StageTimeout
 from tune.settings import PRESETS, override
 
 QUICK = {"select.points": (0, 2)}
@@ -179,7 +179,7 @@ def test_masks_that_are_drawn_follow_the_seed(prepared, tiny_settings, split):
 
 
 def test_a_model_is_measured_in_the_arithmetic_of_evaluation(prepared, tiny_settings, split, monkeypatch):
-    measures = {"evaluate": training.evaluate, "evaluate_forward": training.evaluate_forward}
+    measures = {"evaluate_in_time": training.evaluate_in_time, "evaluate_forward": training.evaluate_forward}
     for name, measure in measures.items():
 
         def watched(*arguments, measure=measure):
@@ -318,9 +318,9 @@ def test_speed_ups_out_of_reach_are_left_out(prepared, tiny_settings, split, bia
 def test_dials_are_looked_for_on_a_few_examples_spread_over_validation(prepared, tiny_settings, split, monkeypatch):
     seen, evaluate = [], Model.evaluate
 
-    def watched(self, examples, dial):
+    def watched(self, examples, dial, clock):
         seen.append(examples.tokens.input_ids)
-        return evaluate(self, examples, dial)
+        return evaluate(self, examples, dial, clock)
 
     monkeypatch.setattr(training, "_SCOUTED", 5)  # of 30: every sixth
     monkeypatch.setattr(Model, "evaluate", watched)
@@ -334,11 +334,11 @@ def test_dials_are_looked_for_on_a_few_examples_spread_over_validation(prepared,
 
 def test_a_model_is_measured_within_the_token_budget(prepared, tiny_settings, split, monkeypatch):
     used = []
-    measures = {"evaluate": training.evaluate, "evaluate_forward": training.evaluate_forward}
+    measures = {"evaluate_in_time": training.evaluate_in_time, "evaluate_forward": training.evaluate_forward}
     for name, measure in measures.items():
 
         def watched(*arguments, measure=measure):
-            used.append(arguments[-1])
+            used.append(arguments[5])
             return measure(*arguments)
 
         monkeypatch.setattr(training, name, watched)

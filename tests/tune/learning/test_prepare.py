@@ -15,8 +15,10 @@ from trbert.encoder import Encoder
 from trbert.errors import InputError
 from trbert.selection.reduction import Reducer
 from trbert.tasks.classification import Classification
+from tune.budget import make_plan
 from tune.learning import inputs, teacher_cache
 from tune.learning import prepare as module
+from tune.learning.baselines import baselines as answers
 from tune.learning.prepare import prepare
 from tune.learning.standing import remarks
 from tune.settings import override
@@ -399,3 +401,37 @@ def test_the_baselines_and_what_is_wrong_with_the_teacher_are_said_after_its_fig
 def test_a_teacher_that_learned_its_rows_stands_well(prepared):
     assert not prepared.standing.knows_nothing
     assert remarks(prepared.standing) == []
+
+
+# A budget.
+
+
+def test_documents_that_the_budget_cannot_use_are_left_out_of_every_figure_and_said(
+    settings, cache, untaught, monkeypatch
+):
+    fits, told = {"train": 50, "validation": 20, "test": 10}, []
+    asked = []
+    monkeypatch.setattr("tune.learning.prepare.fit_documents", lambda *words: asked.append(words) or fits)
+    plan = make_plan(600.0, concurrent=1, num_trials=1)
+    whole = prepare(settings, None, lambda line: None, train=untaught)
+    own = prepare(settings, plan, told.append, train=untaught)
+    assert own.documents == fits
+    assert asked[0][-1] == whole.documents
+    assert own.cuts == ("train on 50 of 240 rows", "validation on 20 of 30 rows", "test on 10 of 30 rows")
+    assert "the budget has time for test on 10 of 30 rows" in told
+    # The teacher and its baselines are measured on the same rows, and learn from all.
+    assert (own.standing.test_rows, own.standing.train_rows) == (10, 240)
+    assert len(own.train.teacher) == 50
+    # A search that is continued has the same rows, whatever there is time for now.
+    monkeypatch.setattr("tune.learning.prepare.fit_documents", lambda *words: pytest.fail("it counted again"))
+    again = prepare(settings, plan, print, train=untaught, fingerprint=own.fingerprint, documents=fits)
+    assert torch.equal(own.test.tokens.input_ids, again.test.tokens.input_ids)
+    assert torch.equal(own.train.tokens.input_ids, again.train.tokens.input_ids)
+
+
+def test_the_linear_model_has_its_share_of_the_budget(settings, cache, untaught, monkeypatch):
+    asked = []
+    monkeypatch.setattr("tune.learning.prepare.baselines", lambda *words: asked.append(words[-1]) or answers(*words))
+    prepare(settings, make_plan(100.0, concurrent=1, num_trials=1), print, train=untaught)
+    prepare(settings, None, print, train=untaught)
+    assert asked == [2.0, 10.0]

@@ -293,3 +293,35 @@ def test_what_a_teacher_says_is_kept_for_each_task(model, train, settings, cache
     for task in (model.reducer.task, PickOne(), model.reducer.task):
         teacher_outputs(dataclasses.replace(model.reducer, task=task), few, "train", settings.compute)
     assert said == ["classification", "pick_one"]
+
+
+def test_a_teacher_that_ran_out_of_time_is_taken_up_by_its_own_search_alone(model, train, settings, cache):
+    trained, told = [], []
+
+    def cut(*inputs, key):
+        trained.append(key)
+        return 0.25
+
+    def once(resumed):
+        asked = override(settings, {"teacher.epochs": 4.0})
+        return teach(model.reducer, train, asked, None, told.append, cut, resumed)
+
+    # 4 epochs are asked for; a quarter of the steps was taken.
+    assert once(resumed=False) == 1.0
+    assert told[-1] == "teacher: its time is over after 1 of 4 epochs"
+    assert once(resumed=True) == 1.0
+    assert told[-1] == "teacher: taken from the cache of an earlier run"
+    assert len(trained) == 1
+    assert once(resumed=False) == 1.0  # another search has its own time for it
+    assert len(trained) == 2
+
+
+def test_a_teacher_with_fewer_epochs_than_were_asked_for_is_told_of_from_the_cache_too(model, train, settings, cache):
+    plan = make_plan(0.4, concurrent=1, num_trials=1)
+    longer = override(settings, {"teacher.epochs": 50.0})
+    first, again = (
+        teach(model.reducer, train, longer, plan, lambda line: None, lambda *asked, key: None) for _ in "ab"
+    )
+    assert first is not None
+    assert first < 50
+    assert again == first

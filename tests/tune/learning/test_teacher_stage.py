@@ -13,8 +13,9 @@ from tests.tune.learning.watching import Told, same, weights_of
 from trbert.packed.tokens import Tokens
 from trbert.selection.reduction import Reducer
 from trbert.tasks.examples import Examples
+from tune.budget import StageTimeout
 from tune.learning import teacher_stage
-from tune.learning.steps import StageTimeout, Team, shuffled_batches
+from tune.learning.steps import Team, shuffled_batches
 from tune.learning.teacher_stage import train_teacher, training_seconds
 from tune.settings import TeacherSettings
 

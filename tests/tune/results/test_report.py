@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shutil
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,9 @@ from ray import tune
 from trbert.disk.checksums import SUMS, check_checksums, write_checksums
 from trbert.errors import DamagedCheckpoint, InputError
 from trbert.measure.evaluate import Evaluation
+from trbert.tasks.examples import Examples
 from tune import pareto
+from tune.budget import Clock
 from tune.learning.baselines import Answers, standing_of
 from tune.learning.model import Model
 from tune.learning.standing import COMMONEST
@@ -264,7 +267,7 @@ def test_documents_a_second_are_the_median_of_three_rounds_for_the_front_and_the
 
     monkeypatch.setattr(report, "_measure", timed("model"))
     monkeypatch.setattr(report, "evaluate_unreduced", timed("teacher"))
-    found = report._timed(points, {"models/1": None}, certain)
+    found = report._timed(points, lambda name: None, certain, Clock())
     assert [point.docs_per_second for point in found] == [300.0, 30.0, None, None]
     assert asked == ["teacher", "model"] * 3  # in turns
 
@@ -287,14 +290,14 @@ def test_a_trial_that_failed_takes_no_number_and_leaves_no_model(collected, resu
 def test_the_front_is_measured_on_test_in_the_arithmetic_of_evaluation(certain, at, monkeypatch, evaluation_in, dtype):
     asked = []
 
-    def measure(model, point, examples, tokens_per_batch):
+    def measure(model, point, examples, tokens_per_batch, clock):
         asked.append((torch.is_autocast_enabled("cpu"), examples is certain.test, tokens_per_batch))
         return evaluation(0.5, 2.0, 0.5, 0.25)
 
     monkeypatch.setattr(report, "_measure", measure)
     compute = ComputeSettings(evaluation=evaluation_in, dtype=dtype, tokens_per_batch=123)
-    models = {"models/1": SimpleNamespace(device=torch.device("cpu"))}
-    (tested,) = report._tested([at(0.8, 4.0)], [0], models, certain, compute)
+    model = SimpleNamespace(device=torch.device("cpu"))
+    (tested,) = report._tested([at(0.8, 4.0)], [0], lambda name: model, certain, compute, Clock())
     assert asked == [(evaluation_in == "bfloat16", True, 123)]
     assert (tested.quality_test, tested.speed_up_test, tested.kept) == (0.5, 2.0, (0.5, 0.25))
 
@@ -305,17 +308,75 @@ def test_throughput_is_measured_on_a_few_documents_of_test_for_models_and_teache
     asked = []
 
     def timed(*arguments):
-        asked.append((arguments[-2].tokens.input_ids, arguments[-1]))
+        (place,) = (place for place, each in enumerate(arguments) if isinstance(each, Examples))
+        asked.append((arguments[place].tokens.input_ids, arguments[place + 1]))
         return evaluation(0.5, 1.0)
 
     monkeypatch.setattr(report, "TIMED_DOCUMENTS", 3)  # of 20
     monkeypatch.setattr(report, "_measure", timed)
     monkeypatch.setattr(report, "evaluate_unreduced", timed)
     points = [dataclasses.replace(point, on_front=True) for point in (unreduced(0.7), at(0.8, 2.0))]
-    report._timed(points, {"models/1": None}, certain)
+    report._timed(points, lambda name: None, certain, Clock())
     first = certain.test.tokens.input_ids[: certain.test.lengths[:3].sum()]
     assert len(asked) == 6  # two models in three rounds
     assert all(torch.equal(ids, first) and most == 4096 for ids, most in asked)
+
+
+def test_one_model_is_open_at_a_time_and_each_is_opened_once_a_round(collected, result_of, monkeypatch):
+    opened, kept = [], []
+
+    def opens(path):
+        opened.append(path.name)
+        kept[:] = [ref for ref in kept if ref() is not None]
+        assert kept == []  # the one before it is forgotten
+        model = load(path)
+        kept.append(weakref.ref(model))
+        return model
+
+    load = report.load
+    monkeypatch.setattr(report, "load", opens)
+    fast = (0.125, evaluation(0.65, 6.0, 0.25, 0.125))
+    _, points = collected([], result_of(1, *CURVE), result_of(2, fast))
+    assert {point.trial for point in points if point.on_front} == {"teacher", "1", "2"}
+    # The best point of each on test, then the yardstick of the first; and three rounds of both.
+    assert opened == ["1", "2", "1", "2", "1", "2", "1", "2"]
+    assert all(point.docs_per_second for point in points if point.on_front)
+
+
+def test_points_that_are_not_reached_on_test_stay_empty(certain, at):
+    points, seen = [at(0.9, 2.0), at(0.8, 4.0), at(0.7, 5.0)], []
+
+    class Once(Clock):
+        def left(self):
+            seen.append(None)
+            return 1.0 if len(seen) <= 1 else -1.0
+
+    def opened(name):
+        return SimpleNamespace(device=torch.device("cpu"))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(report, "_measure", lambda *words: evaluation(0.5, 3.0, 0.5))
+        tested = report._tested(
+            [dataclasses.replace(point, quality_test=None) for point in points],
+            [1, 0, 2],
+            opened,
+            certain,
+            ComputeSettings(),
+            Once(),
+        )
+    assert [point.quality_test for point in tested] == [None, 0.5, None]
+
+
+def test_the_best_point_of_each_model_is_measured_on_test_before_the_second_of_any(at):
+    points = mark_front(
+        [
+            at(0.8, 3.0, trial="1", model="models/1"),
+            at(0.9, 2.0, trial="1", model="models/1"),
+            at(0.7, 5.0, trial="2", model="models/2"),
+            at(0.6, 9.0, trial="2", model="models/2"),
+        ]
+    )
+    assert report._reported(points) == [1, 2, 0, 3]
 
 
 def cut_off(folder):

@@ -214,3 +214,12 @@ def test_a_command_to_paste_quotes_its_path(tmp_path):
     with pytest.raises(RunFolderError) as raised:
         read_front(run / "front.csv")
     assert str(raised.value).endswith(f"python tune/search.py --resume {shlex.quote(str(run))}")
+
+
+def test_rules_that_were_not_measured_on_test_are_compared_on_validation(at, unreduced, rule):
+    points = mark_front([unreduced(0.9), at(0.85, 3.0), at(0.7, 9.0, quality_test=None)])
+    rules = [dataclasses.replace(rule("first", q, s), quality_test=None) for q, s in ((0.8, 2.0), (0.6, 4.0))]
+    shown = table([*points, *rules])
+    assert shown.endswith("\n\n1 point of the front was not measured on test")
+    assert "quality (validation) at equal cost\n" in shown
+    assert "3.00x    85.0%  70.0%" in shown

@@ -39,7 +39,9 @@ EVERYTHING = Search(
 @pytest.mark.parametrize("search", [EVERYTHING, Search()])
 def test_a_run_that_was_saved_is_the_same_run(search, fitted, tmp_path):
     settings = override(Settings(), {"select.points": (0, 2), "select.keep_ratios": (0.1, 0.0), "model": "ünï"})
-    saved, folder = SavedRun(id="mine-1", settings=settings, search=search, fitted=fitted), RunFolder(tmp_path / "mine")
+    times = {"documents": {"train": 7, "test": 5}, "trial_seconds": 12.5, "spent": 40.25} if fitted else {}
+    saved = SavedRun(id="mine-1", settings=settings, search=search, fitted=fitted, **times)
+    folder = RunFolder(tmp_path / "mine")
     write_run(folder, saved)
     assert existing_run(str(folder.path)) == (folder, saved)
     values = json.loads(folder.settings.read_text())
@@ -58,6 +60,8 @@ def write_values(folder, **values):
     [
         ({"settings": {"select": {"dial_range": 2.0}}}, "there is no setting 'select.dial_range'"),
         ({"fitted": {"select": {"dial_range": 2.0}}}, "there is no setting 'select.dial_range'"),
+        ({"documents": {"train": 1.5}}, "its documents are no whole numbers"),
+        ({"trial_seconds": "long"}, "its seconds are no numbers with a decimal point"),
         ({"settings": {"select": {"samples": 1}}}, "select.samples must be at least 2, and is 1"),
         ({"search": {"of_old": 1}}, "unexpected keyword argument 'of_old'"),
         ({"search": {"fixed": 3}}, "'int' object is not iterable"),
