@@ -30,7 +30,9 @@ def test_a_panic_is_an_error_and_prints_nothing(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize(("error", "printed"), [(KeyboardInterrupt, "printed"), (SystemExit, "printed"), (KeyError, "")])
+@pytest.mark.parametrize(
+    ("error", "printed"), [(KeyboardInterrupt, "printed"), (SystemExit, "printed"), (KeyError, "")]
+)
 def test_an_interrupt_and_other_errors_pass(capfd, error, printed):
     with pytest.raises(error), panics_told():
         fail(error)
