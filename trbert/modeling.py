@@ -300,6 +300,17 @@ def load(path: str | Path, dial: float | None = None, runner: str = "eager", ver
         raise ModelNotFound(f"path must be a folder with a saved model, and is {str(path)!r}, which does not exist")
     if verify:
         check_checksums(folder)
+    try:
+        model = _load(folder, dial)
+    except TrbertError:
+        raise
+    except OSError as error:  # a file or the folder may not be read
+        raise _not_whole(folder, error) from error
+    model.run_with(way)
+    return model
+
+
+def _load(folder: Path, dial: float | None) -> TrbertModel:
     task, entries = _check_config(folder)
     weights, files = _check_weights(folder)
     config = _check_sizes(folder, task, entries, weights, files)
@@ -331,7 +342,6 @@ def load(path: str | Path, dial: float | None = None, runner: str = "eager", ver
         raise
     except Exception as error:  # for a config that was written by hand, as above
         raise _not_whole(folder, error) from error
-    model.run_with(way)
     return model
 
 
@@ -362,8 +372,6 @@ def _check_weights(folder: Path) -> tuple[Path, tuple[Path, ...]]:
         shards = tuple(folder / name for name in shards_of(index))
     except ValueError as error:
         raise _not_json(folder, error) from error
-    except OSError as error:
-        raise _not_whole(folder, error) from error
     for shard in shards:
         _check_file(shard)
     return index, shards
@@ -446,8 +454,6 @@ def _check_config(folder: Path) -> tuple[Task, dict[str, Any]]:
         config = read_object(folder / "config.json")
     except ValueError as error:
         raise _not_json(folder, error) from error
-    except OSError as error:
-        raise _not_whole(folder, error) from error
     if (kind := config.get("model_type")) != TrbertConfig.model_type:
         raise InputError(
             f"model_type in {folder}/config.json must be 'trbert', and is {kind!r}: "

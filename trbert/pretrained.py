@@ -71,7 +71,7 @@ def load_pretrained(name: str, task: Task, labels: Sequence[str], new_head: bool
         DamagedCheckpoint: Files of the model are missing or cut off, or do not fit together.
     """
     place, found = (Place(name, _packaged_folder(), local=True), ()) if name == PACKAGED else find_model(name)
-    with quiet():
+    with quiet(), place.read():
         config, names, cleared = read_config(place)
         heads = [each for each in config.architectures or () if "For" in each]
         trained = any(task.head.removeprefix("AutoModel") in each for each in heads)

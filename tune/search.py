@@ -173,7 +173,7 @@ def _new_run(options: argparse.Namespace) -> tuple[RunFolder, SavedRun]:
     """Returns the folder that a new run will have, and what the user asks for; nothing is made yet."""
     if options.name is not None:
         check_name(options.name)
-    runs = Path(options.runs).expanduser()
+    runs = Path(os.path.expanduser(options.runs))
     folder = RunFolder(runs / (options.name or free_name(runs, "search")))
     check_new(folder)
     settings, search = resolved(_settings(options), _search(options))

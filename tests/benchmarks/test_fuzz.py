@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -146,6 +147,21 @@ def starts_a_program(words):
     return 0
 
 
+def unpickles_a_class(words):
+    pickle.loads(b"cbuiltins\nlist\n.")
+    return 0
+
+
+def leaves_a_folder_and_an_error(words):
+    exports(words)
+    return refuses(words)
+
+
+def prints_no_text(words):
+    os.write(1, b"\xff")
+    return 0
+
+
 def takes_memory(words):
     content = bytearray(os.urandom(1)) * (1 << 27)
     return 0 if content else 2
@@ -189,6 +205,9 @@ def raises(words):
         (writes_outside, "failed", "open outside its folders"),
         (connects, "failed", "socket."),
         (starts_a_program, "failed", "subprocess.Popen"),
+        (unpickles_a_class, "failed", "pickle.find_class"),
+        (leaves_a_folder_and_an_error, "failed", "left a folder of --out and an error"),
+        (prints_no_text, "failed", "printed bytes that are no UTF-8"),
         (takes_memory, "failed", "took too much memory"),
         (sleeps, "failed", "waited too long"),
         (works_without_end, "failed", "took too long"),

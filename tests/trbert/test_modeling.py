@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -564,6 +565,20 @@ def test_nothing_of_a_damaged_model_is_printed_as_it_stands(saved, capfd):
     said = "".join(capfd.readouterr())
     assert "\x1b" not in said
     assert "REPORT" not in said
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_file_that_may_not_be_read_is_said(saved, monkeypatch, name):
+    opened = Path.open
+
+    def refuse(path, *arguments, **options):
+        if path.name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)  # the mode of a file does not bind root
+    with pytest.raises(DamagedCheckpoint, match=r"does not hold a whole model \(.*Permission denied"):
+        load(saved)
 
 
 def test_a_model_that_loads_and_cannot_run_is_said(saved):

@@ -1,7 +1,9 @@
 """Where a plain model is: a folder, or a name on the Hugging Face hub."""
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,18 @@ class Place:
         try:
             return read_object(path) if path else {}
         except (OSError, ValueError) as error:
+            raise self.damaged(error) from error
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[None]:
+        """Turns an error of the system, met while the model's files are read, into the one to raise."""
+        try:
+            yield
+        except TrbertError:
+            raise
+        except OSError as error:
+            if not self.local:
+                raise
             raise self.damaged(error) from error
 
     def damaged(self, error: BaseException) -> TrbertError:

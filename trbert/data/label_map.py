@@ -1,5 +1,6 @@
 """Reads the new names that a user gives to labels (`--label-map`)."""
 
+import os
 from pathlib import Path
 
 from trbert.data.decoding import parsed_json, small_text
@@ -22,8 +23,8 @@ def read_label_map(text: str) -> dict[str, str]:
         >>> read_label_map("Pos=pos,POS=pos")
         {'Pos': 'pos', 'POS': 'pos'}
     """
-    path = Path(text).expanduser()
-    if path.suffix.lower() == ".json" or ("=" not in text and len(text) < 1000 and path.is_file()):
+    path = Path(os.path.expanduser(text))
+    if path.suffix.lower() == ".json" or ("=" not in text and os.path.isfile(path)):
         return _checked(_read_json(path), text)
     pairs = []
     for part in text.split(","):

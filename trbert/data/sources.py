@@ -1,5 +1,6 @@
 """Turns a source that a user names into tables: the packaged pages, a file, several, a folder, or a name on the hub."""
 
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -75,7 +76,7 @@ def read_source(source: str, columns: Columns, format: Format) -> Source:
 
 
 def _read(source: str, columns: Columns, format: Format, room: Room) -> Source:
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))  # the method of a path raises an error for a user that is not there
     if path.is_dir() and not is_saved(path):
         files, notes = folder_files(path)
         return _read_files(files, columns, format, room, _label_names(path / "labels.json"), notes)
@@ -120,7 +121,7 @@ def _named_files(source: str) -> dict[str, list[Path]]:
                 f"{did_you_mean(name.strip(), SPLITS) if split is None else ''}: "
                 "write train=a.csv,validation=b.csv,test=c.csv"
             )
-        files[split] = [Path(file.strip()).expanduser()]
+        files[split] = [Path(os.path.expanduser(file.strip()))]
     if "train" not in files:
         raise InputError(f"data {source!r} must name a train file, and names {listed(files)}: add train=a.csv")
     return files

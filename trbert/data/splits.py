@@ -112,6 +112,8 @@ def load_splits(
         if number is not None and number < least:
             raise InputError(f"{name} must be at least {least}, and is {number}: leave it out to take the default")
     renames = None if label_map is None else read_label_map(label_map)
+    if not label_column:
+        raise InputError("--label-column must name a column, and is empty: write its name, or leave the option out")
     columns = task.columns(text_column, label_column)
     read = _read_source(source, columns, format)
     reading = task.read(read.tables, columns, renames)

@@ -93,6 +93,7 @@ def existing_run(path: str, trusted: bool = False) -> tuple[RunFolder, SavedRun]
             found = json.loads(file.read(LARGEST).decode())
         if not all(isinstance(found[part], dict) for part in ("settings", "search", "versions")):
             raise TypeError("its settings are not JSON objects")
+        _check_texts(found)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunFolderError(
             f"{folder.settings} cannot be read ({first_line(error)}), and without it the run cannot be continued: "
@@ -148,6 +149,24 @@ def _parsed(found: dict[str, Any]) -> SavedRun:
         spent=spent,
         made_by=made_by,
     )
+
+
+def _check_texts(value: Any) -> None:
+    """Checks that all texts of a settings.json can be names of files, which some of them are.
+
+    Raises:
+        ValueError: One cannot.
+    """
+    if isinstance(value, dict):
+        for each in value.values():
+            _check_texts(each)
+    elif isinstance(value, list):
+        for each in value:
+            _check_texts(each)
+    elif isinstance(value, str) and "\0" in value:
+        raise ValueError(f"its texts must have no character 0, and {cut(value)} has one")
+    elif isinstance(value, str):
+        os.fsencode(value)  # half a character of UTF-16 is a ValueError
 
 
 def _check_owner(*paths: Path) -> None:

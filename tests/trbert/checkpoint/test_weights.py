@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -96,6 +97,21 @@ def test_what_is_no_file_is_told(folder, weights, name, make):
     path.unlink(missing_ok=True)
     make(path)
     with pytest.raises(DamagedCheckpoint, match=f"{name} must be a file, or a symbolic link to one, and is not"):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "model.safetensors"])
+def test_a_file_that_may_not_be_read_is_told(folder, monkeypatch, name):
+    (folder / name).touch()
+    opened = Path.open
+
+    def refuse(path, *arguments, **options):
+        if path.name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)  # the mode of a file does not bind root
+    with pytest.raises(DamagedCheckpoint, match=r"is not whole \(.*Permission denied"):
         load(folder)
 
 

@@ -98,3 +98,9 @@ def test_a_file_that_never_ends_or_is_nested_too_deeply_is_refused(tmp_path):
 
 def test_a_text_longer_than_any_path_is_no_file():
     assert refused("a" * 5000).startswith("--label-map must give a new name to each label, and has 'aaa")
+
+
+@pytest.mark.parametrize("text", ["~nobody-here/x", "a" * 300])
+def test_what_can_be_no_path_is_no_map(text):
+    with pytest.raises(InputError, match="--label-map must give a new name to each label"):
+        read_label_map(text)

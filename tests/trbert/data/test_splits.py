@@ -781,3 +781,15 @@ def test_importing_data_is_light() -> None:
     root = Path(data.__file__).parents[2]
     result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_an_empty_name_of_the_label_column_is_refused(tmp_path):
+    (tmp_path / "x.csv").write_text("text,label\na b,A\n")
+    with pytest.raises(InputError, match="--label-column must name a column, and is empty"):
+        load_splits(str(tmp_path / "x.csv"), label_column="")
+
+
+@pytest.mark.parametrize("source", ["~nobody-here/x.csv", "train=~nobody-here/x.csv"])
+def test_the_home_of_nobody_is_missing(source):
+    with pytest.raises(InputError, match=r"nobody-here/x\.csv"):
+        load_splits(source)

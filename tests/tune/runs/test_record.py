@@ -125,6 +125,22 @@ def test_settings_that_cannot_be_read_are_said(tmp_path, content):
         existing_run(str(tmp_path))
 
 
+@pytest.mark.parametrize("text", ["a\0b", "\ud800"])
+@pytest.mark.parametrize("setting", ["model", "data.source", "data.label_map"])
+def test_a_text_that_can_be_no_file_is_refused(tmp_path, setting, text):
+    folder = RunFolder(tmp_path / "mine")
+    write_run(folder, replace(SAVED, settings=override(Settings(), {setting: text})))
+    with pytest.raises(RunFolderError, match=r"settings\.json cannot be read"):
+        existing_run(str(folder.path))
+
+
+def test_a_file_name_that_is_no_utf8_is_kept(tmp_path):
+    folder = RunFolder(tmp_path / "mine")
+    saved = replace(SAVED, settings=override(Settings(), {"data.source": os.fsdecode(b"caf\xe9.csv")}))
+    write_run(folder, saved)
+    assert existing_run(str(folder.path)) == (folder, saved)
+
+
 def test_two_runs_of_one_name_have_two_ids():
     assert new_id("mine") != new_id("mine")
     assert new_id("mine").startswith("mine-")
