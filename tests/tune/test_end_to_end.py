@@ -193,7 +193,7 @@ class Slow(importlib.abc.MetaPathFinder):  # as a large model on a slow machine:
 
 sys.meta_path.insert(0, Slow())
 """
-SECONDS = 80
+SECONDS = 90
 
 
 def test_a_search_keeps_its_budget_under_load_and_says_what_it_cut(tiny_model, tmp_path, busy, many_rows) -> None:
@@ -208,7 +208,7 @@ def test_a_search_keeps_its_budget_under_load_and_says_what_it_cut(tiny_model, t
     done = subprocess.run(command("search.py", *words), capture_output=True, text=True, timeout=600, env=own)
     taken = time.monotonic() - started
     assert done.returncode == 0, done.stdout + done.stderr
-    assert taken < 1.1 * SECONDS + 20, done.stdout  # the start and the end of Ray's processes have no deadline
+    assert taken < 1.1 * SECONDS + 15, done.stdout  # processes start and end without a deadline
     cut = done.stdout.splitlines()[-2]
     assert cut.startswith("cut by the budget: "), done.stdout
     assert re.search(r"test on [\d,]+ of 3,000 rows", cut)
