@@ -45,7 +45,7 @@ def searched(monkeypatch):
     """Stands for the driver: notes what it was called with, and runs nothing."""
     calls = []
 
-    def stand_in(folder, saved, plan, **arguments):
+    def stand_in(folder, saved, plan, clock, **arguments):
         calls.append((folder, saved, plan, arguments))
         return "the front"
 
