@@ -50,10 +50,10 @@ from mutations import (
 )
 from reports import write_report
 from sandbox import Box, Command, Limits, Order, run_forked, run_judged
-from trbert.checksums import write_checksums
 
 import trbert
 from trbert.console import exit_code
+from trbert.disk.checksums import write_checksums
 from trbert.modeling import TrbertConfig, TrbertForSequenceClassification
 from tune import driver, pareto, search  # noqa: F401  (the driver is imported before anything is forked)
 from tune.learning.standing import COMMONEST, LINEAR, Baseline, Standing
