@@ -366,6 +366,8 @@ def _quiet(verbose: bool) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(processors()))
     # oneDNN makes new matrix kernels for every new row length. A thousand kept kernels would take gigabytes.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
+    # Ray would let its workers wait for every other process of the machine, and trials would outlast their time.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     # Tune saves its state every second. So a search that is resumed after a kill repeats no finished trial.
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1")
     # Ctrl-C must raise KeyboardInterrupt here. Tune's own handler would return as if the search had finished.
