@@ -8,6 +8,7 @@ import torch
 from ray import train, tune
 
 from trbert.console import disk_full
+from trbert.errors import RunFolderError
 from tune.checkpoints import (
     MANIFEST,
     STATE,
@@ -80,6 +81,16 @@ def test_in_place_of_a_damaged_state_the_one_before_it_is_taken(tmp_path, name, 
     assert newest(tmp_path, 10).state["step"] == 0
     shutil.rmtree(tmp_path / "checkpoint_000008")
     assert newest(tmp_path, 10) is None
+
+
+def test_a_state_of_other_data_is_refused(tmp_path):
+    write_state(tmp_path, StageState("select", STATES[1], "of other data"))
+    checkpoint = tune.Checkpoint.from_directory(str(tmp_path))
+    with pytest.raises(
+        RunFolderError, match=r"must be of the data, the model .* is of others: remove it"
+    ):
+        newest_state(checkpoint, KEY)
+    assert newest_state(checkpoint, "of other data").state["step"] == 1
 
 
 def test_a_later_checkpoint_than_the_trials_own_is_not_taken(tmp_path):
