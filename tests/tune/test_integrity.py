@@ -164,7 +164,7 @@ def test_a_search_killed_in_its_teacher_is_not_continued_with_other_data_and_is_
 @pytest.mark.parametrize("phase", ["select", "joint", "collecting"])
 def test_a_search_killed_in_any_phase_ends_whole_once_it_is_resumed(searches, phase):
     run = searches.place / "runs" / "mine"
-    longer = {f"{phase}.documents": "20000"} if phase != "collecting" else {}
+    longer = {f"{phase}.documents": "8000"} if phase != "collecting" else {}
     first = searches.start(*searches.words("--name", "mine", **longer))
     until(first, "measuring the front's models" if phase == "collecting" else f"trials done   {phase}")
     kill(first)
