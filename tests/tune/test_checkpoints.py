@@ -86,9 +86,7 @@ def test_in_place_of_a_damaged_state_the_one_before_it_is_taken(tmp_path, name, 
 def test_a_state_of_other_data_is_refused(tmp_path):
     write_state(tmp_path, StageState("select", STATES[1], "of other data"))
     checkpoint = tune.Checkpoint.from_directory(str(tmp_path))
-    with pytest.raises(
-        RunFolderError, match=r"must be of the data, the model .* is of others: remove it"
-    ):
+    with pytest.raises(RunFolderError, match=r"must be of the data, the model .* is of others: remove it"):
         newest_state(checkpoint, KEY)
     assert newest_state(checkpoint, "of other data").state["step"] == 1
 
