@@ -10,6 +10,8 @@ from tune.settings import Settings, override
 
 TEACHER_SHARE, TRIALS_SHARE, CLOSING_SHARE = 0.25, 0.5, 0.15
 """The fractions of the budget for the teacher, for the trials, and for measuring the front at the end."""
+READING_SHARE = 0.1
+"""The share of the budget in which the data and the model are read, before the teacher is trained."""
 OUTPUTS_SHARE, RULES_SHARE, BASELINE_SHARE = 0.08, 0.06, 0.02
 """The most of the budget for the teacher's outputs on train, for the free rules, and for the linear model of words."""
 MEASURING_SHARE = 0.25
@@ -151,6 +153,16 @@ def make_plan(seconds: float, concurrent: int, num_trials: int | None, learners:
         learners=learners,
         workers=workers,
     )
+
+
+def teacher_seconds(plan: Plan, clock: Clock) -> float:
+    """Returns the time for the teacher's training that begins now: its share, or less if reading took unusually long.
+
+    Args:
+        plan: how the budget is spent.
+        clock: of the search.
+    """
+    return min(plan.teacher_seconds, TEACHER_SHARE / (1 - READING_SHARE) * max(0.0, clock.left()))
 
 
 def after_preparing(plan: Plan, elapsed: float) -> Plan:

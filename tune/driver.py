@@ -28,7 +28,9 @@ from trbert.wording import pasted
 from tune.budget import (
     FRONT_PASSES,
     LEAST_CLOSING_SHARE,
+    READING_SHARE,
     RULES_SHARE,
+    TEACHER_SHARE,
     Clock,
     Plan,
     StageTimeout,
@@ -36,6 +38,7 @@ from tune.budget import (
     fit_trial,
     make_plan,
     measuring_seconds,
+    teacher_seconds,
 )
 from tune.checkpoints import StateFolder, StateKeeper
 from tune.learning.inputs import Say, check_unchanged, read_inputs, trials_in_memory
@@ -362,14 +365,23 @@ def make_shared(
         documents: how many documents of each split a resumed search started with.
         team: the processes that train the teacher; None trains it in this process.
     """
-    folder, seconds = StateFolder(states), None if plan is None else plan.teacher_seconds
-    alone = partial(_train_alone, folder, seconds)
-    train = alone if team is None else partial(teach_together, team, seconds=seconds)
+    folder = StateFolder(states)
+
+    def train(*inputs: Any, key: str) -> float | None:
+        seconds = None if plan is None else teacher_seconds(plan, clock)
+        if team is None:
+            return _train_alone(folder, seconds, *inputs, key=key)
+        return teach_together(team, *inputs, key=key, seconds=seconds)
+
     prepared = prepare(settings, plan, say, latency, train, fingerprint, keep, documents)
     folder.delete()
     say(f"free rules: measuring {', '.join(rule.name for rule in free_selectors())} on the teacher")
     choice = to_settings({"select.points": point_choices(prepared.config.num_hidden_layers)[0]})
-    part = clock if plan is None else clock.part(RULES_SHARE * plan.seconds)
+    part = (
+        clock
+        if plan is None
+        else clock.part(RULES_SHARE * min(plan.seconds, clock.left() / (1 - READING_SHARE - TEACHER_SHARE)))
+    )
     free = free_points(prepared, settings.compute, choice["select.points"], part)
     whole = len(FREE_DIALS) * len(free_selectors())
     fewer = [f"{len(free)} of {whole} points of the free rules"] if len(free) < whole else []

@@ -22,6 +22,7 @@ from tune.budget import (
     fit_teacher,
     fit_trial,
     make_plan,
+    teacher_seconds,
 )
 from tune.settings import Settings, override
 
@@ -278,3 +279,13 @@ THERE = {"train": 3000, "validation": 1000, "test": 4043}
 )
 def test_each_split_has_the_documents_that_the_budget_can_use(pass_seconds, threads, used):
     assert fit_documents(PLAN, pass_seconds, threads, THERE) == used
+
+
+def test_the_teacher_has_its_share_or_less_where_reading_took_more_than_a_tenth_of_the_budget(now):
+    clock = Clock(600.0)
+    now[0] += 60.0
+    assert teacher_seconds(PLAN, clock) == pytest.approx(150.0)
+    now[0] += 270.0
+    assert teacher_seconds(PLAN, clock) == pytest.approx(75.0)
+    now[0] += 600.0
+    assert teacher_seconds(PLAN, clock) == 0.0
