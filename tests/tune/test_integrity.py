@@ -53,7 +53,8 @@ class Searches:
             every: the seconds between two states, instead of the usual ones.
         """
         log = self.place / f"log-{len(self.started)}"
-        script = "import sys; from tune import search, checkpoints\n"
+        # Every report of progress is printed, so that a test sees in which stage a search is.
+        script = "import sys; from tune import search, checkpoints, progress; progress.QUIET_S = 0.0\n"
         script += f"checkpoints.EVERY_S = {every}\n" if every is not None else ""
         script += "sys.exit(search.main(sys.argv[1:]))"
         own = {"TRBERT_CACHE": str(self.place / "cache"), "OMP_NUM_THREADS": "1", "RAY_TMPDIR": str(self.place)}
