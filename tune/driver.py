@@ -28,9 +28,7 @@ from trbert.wording import pasted
 from tune.budget import (
     FRONT_PASSES,
     LEAST_CLOSING_SHARE,
-    READING_SHARE,
     RULES_SHARE,
-    TEACHER_SHARE,
     Clock,
     Plan,
     StageTimeout,
@@ -370,18 +368,14 @@ def make_shared(
     def train(*inputs: Any, key: str) -> float | None:
         seconds = None if plan is None else teacher_seconds(plan, clock)
         if team is None:
-            return _train_alone(folder, seconds, *inputs, key=key)
-        return teach_together(team, *inputs, key=key, seconds=seconds)
+            return partial(_train_alone, folder, seconds, key=key)(*inputs)
+        return partial(teach_together, team, key=key, seconds=seconds)(*inputs)
 
     prepared = prepare(settings, plan, say, latency, train, fingerprint, keep, documents)
     folder.delete()
     say(f"free rules: measuring {', '.join(rule.name for rule in free_selectors())} on the teacher")
     choice = to_settings({"select.points": point_choices(prepared.config.num_hidden_layers)[0]})
-    part = (
-        clock
-        if plan is None
-        else clock.part(RULES_SHARE * min(plan.seconds, clock.left() / (1 - READING_SHARE - TEACHER_SHARE)))
-    )
+    part = clock if plan is None else clock.part(RULES_SHARE * plan.seconds)
     free = free_points(prepared, settings.compute, choice["select.points"], part)
     whole = len(FREE_DIALS) * len(free_selectors())
     fewer = [f"{len(free)} of {whole} points of the free rules"] if len(free) < whole else []

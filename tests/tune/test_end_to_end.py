@@ -205,10 +205,13 @@ def test_a_search_keeps_its_budget_under_load_and_says_what_it_cut(tiny_model, t
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
     own = os.environ | {"TRBERT_CACHE": str(tmp_path / "cache"), "PYTHONPATH": path}
     started = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import tune.trial"], check=True, env=own)
+    start, started = time.monotonic() - started, time.monotonic()
     done = subprocess.run(command("search.py", *words), capture_output=True, text=True, timeout=600, env=own)
     taken = time.monotonic() - started
     assert done.returncode == 0, done.stdout + done.stderr
-    assert taken < 1.1 * SECONDS + 15, done.stdout  # processes start and end without a deadline
+    # No deadline stops a process that starts or ends. How long that takes is measured under the same load.
+    assert taken < 1.1 * SECONDS + 2 * start, done.stdout
     cut = done.stdout.splitlines()[-2]
     assert cut.startswith("cut by the budget: "), done.stdout
     assert re.search(r"test on [\d,]+ of 3,000 rows", cut)
