@@ -14,6 +14,7 @@ import pyarrow.fs
 import torch
 from ray import train, tune
 
+from trbert.disk.files import named
 from trbert.errors import RunFolderError
 from tune.budget import Clock
 from tune.learning.steps import ALONE, Team
@@ -140,8 +141,9 @@ class StateFolder:
         found = self._checkpoints()
         number = int(found[-1].path.rpartition("_")[2]) + 1 if found else 0
         target = posixpath.join(self._path, f"checkpoint_{number:06d}")
-        self._files.create_dir(target)
-        pyarrow.fs.copy_files(str(folder), target, destination_filesystem=self._files)
+        with named(target):
+            self._files.create_dir(target)
+            pyarrow.fs.copy_files(str(folder), target, destination_filesystem=self._files)
         if found:
             forget_elders(found[-1])
 

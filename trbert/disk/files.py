@@ -1,5 +1,6 @@
 """Files: how they get onto the disk whole or not at all, and whether a folder can be written."""
 
+import contextlib
 import errno
 import filecmp
 import io
@@ -9,6 +10,7 @@ import secrets
 import shutil
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ def write_whole(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}")
     try:
-        with beside.open("xb") as file:
+        with named(path), beside.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -32,6 +34,17 @@ def write_whole(path: Path, content: bytes) -> None:
     finally:
         beside.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def named(path: str | Path) -> Iterator[None]:
+    """Gives errors of the system the name of the file that is written, where they have none, as for a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -63,7 +76,8 @@ def copy_tree(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name[:100]}."))
     try:
-        _copy(source, made / "new")
+        with named(target):
+            _copy(source, made / "new")
         if os.path.lexists(target):
             os.replace(target, made / "old")
         os.replace(made / "new", target)

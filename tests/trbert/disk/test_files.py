@@ -27,8 +27,9 @@ def test_where_writing_fails_the_old_file_stays_and_nothing_else(step, tmp_path,
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, step, full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as raised:
         write_whole(path, b"new")
+    assert raised.value.filename == (str(path) if step == "fsync" else None)
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
 
