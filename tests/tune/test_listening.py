@@ -11,7 +11,7 @@ LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "0000000000000000000
 """127.0.0.1, the same as an IPv6 address, and ::1, as /proc writes them on a little-endian machine."""
 
 SCRIPT = f"""
-import os, sys
+import os, sys, time
 from pathlib import Path
 import ray
 from tune import driver
@@ -45,14 +45,20 @@ def told():
 
 driver._start_ray("local", 2, verbose=False)
 assert ray.get(ray.remote(told).remote()) != os.getpid()
-owner = {{socket: process for process in processes() for socket in sockets(process)}}
-for table in ("tcp", "tcp6"):
-    for line in Path("/proc/net", table).read_text().splitlines()[1:]:
-        words = line.split()
-        if words[3] == "{LISTEN}" and f"socket:[{{words[9]}}]" in owner:
-            process = owner[f"socket:[{{words[9]}}]"]
-            command = Path(f"/proc/{{process}}/cmdline").read_text().replace("\\0", " ").split()
-            print(words[1].split(":")[0], *command[:3])
+until = time.monotonic() + 60
+while True:
+    lines, owner = [], {{socket: process for process in processes() for socket in sockets(process)}}
+    for table in ("tcp", "tcp6"):
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "{LISTEN}" and f"socket:[{{words[9]}}]" in owner:
+                process = owner[f"socket:[{{words[9]}}]"]
+                command = Path(f"/proc/{{process}}/cmdline").read_text().replace("\\0", " ").split()
+                lines.append(" ".join([words[1].split(":")[0], *command[:3]]))
+    if "DashboardAgent" in "".join(lines) or time.monotonic() > until:  # on a busy machine it begins late
+        break
+    time.sleep(0.5)
+print("\\n".join(lines))
 ray.shutdown()
 """
 

@@ -88,6 +88,7 @@ def test_a_team_goes_on_from_its_last_state_when_one_dies(
         prepared=ray_local.put(prepared),
         settings=model.settings,
         policy=flatten(model.policy),
+        key="of these data",
         marker=str(tmp_path / "died"),
     )
     learn_together(stage, plan, model.parameters)
@@ -297,6 +298,7 @@ def test_an_error_that_the_user_can_put_right_ends_a_team_and_leaves_nothing_beh
         prepared=ray_local.put(prepared),
         settings=model.settings,
         policy=flatten(model.policy),
+        key="of these data",
         marker=str(tmp_path / "marker"),
     )
     with pytest.raises(Diverged, match=r"^it is nan: go slower$"):
