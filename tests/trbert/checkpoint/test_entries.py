@@ -61,7 +61,6 @@ def test_code_and_files_that_a_reduced_model_names_are_refused(edit_reduced, red
         ("fusion_config", "must be unset, because trbert runs no modules in place"),
         ("distributed_config", "must be unset, because trbert loads a model whole"),
         ("pruned_heads", "must be empty"),
-        ("chunk_size_feed_forward", "must be 0, because trbert computes the tokens of all documents at once"),
     ],
 )
 def test_what_makes_another_model_of_it_is_refused(edit, edit_reduced, offline, name, told):
