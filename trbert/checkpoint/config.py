@@ -53,7 +53,10 @@ def read_config(place: Place) -> tuple[Any, tuple[str, ...] | None, tuple[str, .
     kind = raw.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         _check_known(place, raw)
-    check_entries(f"config.json of model {place.name}", {k: v for k, v in raw.items() if k not in LEFT_OVER})
+    # What is left over is cleared below, so that it need not be right.
+    check_entries(
+        f"config.json of model {place.name}", {name: value for name, value in raw.items() if name not in LEFT_OVER}
+    )
     distance = raw.get("position_embedding_type", "absolute")
     if distance not in ("absolute", "rope", "rotary", None):
         raise UnsupportedModel(

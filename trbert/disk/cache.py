@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from trbert.disk.files import kind_of, write_whole
+from trbert.disk.files import kind_of, open_plain, write_whole
 from trbert.disk.locks import locked
 from trbert.errors import InputError
 from trbert.limits import parse_size
@@ -83,12 +83,11 @@ class Entry:
     def read(self) -> bytes | None:
         """Returns the content; None if there is none, or if it is damaged or of another user."""
         try:
-            handle = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            opened = open_plain(self.path)
         except OSError:
             return None
-        with os.fdopen(handle, "rb") as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid():
+        with opened as file:
+            if os.fstat(file.fileno()).st_uid != os.getuid():
                 return None
             checksum, content = file.readline(100), file.read()
         if checksum.strip() != hashlib.sha256(content).hexdigest().encode():

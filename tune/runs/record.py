@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trbert.disk.files import write_json
+from trbert.disk.files import read_plain, write_json
 from trbert.errors import InputError, RunFolderError
-from trbert.wording import cut, first_line, shown
+from trbert.wording import cut, first_line, reason, shown
 from tune.runs.folder import RunFolder
 from tune.runs.places import below, is_uri, trials_name
 from tune.runs.versions import versions
@@ -89,14 +89,13 @@ def existing_run(path: str, trusted: bool = False) -> tuple[RunFolder, SavedRun]
     if not trusted:
         _check_owner(folder.path, folder.settings, folder.trials, folder.study)
     try:
-        with folder.settings.open("rb") as file:
-            found = json.loads(file.read(LARGEST).decode())
+        found = json.loads(read_plain(folder.settings, LARGEST).decode())
         if not all(isinstance(found[part], dict) for part in ("settings", "search", "versions")):
             raise TypeError("its settings are not JSON objects")
         _check_texts(found)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunFolderError(
-            f"{folder.settings} cannot be read ({first_line(error)}), and without it the run cannot be continued: "
+            f"{folder.settings} cannot be read ({reason(error)}), and without it the run cannot be continued: "
             "start the search again under another --name; its finished models can still be looked at and picked"
         ) from error
     there, here = found["versions"].get("trbert", "an older version"), versions()["trbert"]

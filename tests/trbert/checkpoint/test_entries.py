@@ -72,6 +72,14 @@ def test_what_makes_another_model_of_it_is_refused(edit, edit_reduced, offline, 
             load(edit_reduced(within, **entry))
 
 
+def test_documents_in_chunks_are_refused_of_a_reduced_model_and_cleared_of_a_plain_one(edit, edit_reduced, offline):
+    load_pretrained(edit(chunk_size_feed_forward=3), TASK, LABELS)
+    told = "must be 0, because trbert computes the tokens of all documents at once"
+    for within in (True, False):
+        with pytest.raises(UnsupportedModel, match=f"^chunk_size_feed_forward in .* {told}"):
+            load(edit_reduced(within, chunk_size_feed_forward=3))
+
+
 def test_another_config_that_a_plain_model_names_is_not_read(edit, folder):
     (folder / "config.4.0.0.json").write_text('{"model_type": "gpt2"}')
     found = load_pretrained(edit(configuration_files=["config.4.0.0.json"]), TASK, LABELS)
