@@ -288,6 +288,6 @@ def test_what_is_damaged_is_said_by_name_or_made_anew(searches):
     assert f"{runs / 'one' / 'study.log'} was cut off or damaged in line 1" in said
     assert models_of(runs / "one") == {"teacher", "free", "1"}
     (runs / "one" / "settings.json").write_text("{")
-    told = f"error: {runs / 'one' / 'settings.json'} cannot be read"
+    told = f"error: {runs / 'one' / 'settings.json'} must hold the settings of a run, and does not ("
     assert told in searches.run("--resume", runs / "one", code=2)
     assert "teacher: taken from the cache" in searches.run(*searches.words("--name", "two"))

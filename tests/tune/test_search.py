@@ -314,7 +314,7 @@ def test_a_run_whose_settings_are_damaged_is_not_resumed(capsys, folder, searche
     (folder / "run").mkdir()
     (folder / "run" / "settings.json").write_text(content)
     assert main(["--resume", "run"]) == 2
-    assert "run/settings.json cannot be read" in one_line(capsys)
+    assert "run/settings.json must hold the settings of a run, and does not (" in one_line(capsys)
     assert searched == []
 
 

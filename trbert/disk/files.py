@@ -57,8 +57,9 @@ def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
-    except OSError:
-        pass  # some shared file systems cannot do this for a folder
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some shared file systems cannot do this for a folder
+            raise
     finally:
         os.close(handle)
 

@@ -1,21 +1,18 @@
 """The check of a run's files: whether each is as the search wrote it, and what is lost where one is not."""
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 from trbert.disk.checksums import check_checksums
-from trbert.disk.files import kind_of, read_plain
+from trbert.disk.files import kind_of
 from trbert.errors import DamagedCheckpoint, RunFolderError, TrbertError
-from trbert.wording import printable, reason, the_first
+from trbert.wording import printable, the_first
 from tune.results.models import model_folder
 from tune.results.standing_file import read_standing
 from tune.results.table import read_front
 from tune.runs.folder import RunFolder
-
-_LARGEST = 4_000_000
+from tune.runs.record import read_settings
 
 
 def check_run(folder: RunFolder, say: Callable[[str], None]) -> None:
@@ -62,7 +59,7 @@ def _lost(damaged: list[str]) -> Iterator[str]:
 
 def _file_checks(folder: RunFolder) -> Iterator[tuple[str, Callable[[], object]]]:
     yield folder.front_table.name, lambda: read_front(folder.front_table)
-    yield folder.settings.name, lambda: _check_settings(folder.settings)
+    yield folder.settings.name, lambda: read_settings(folder.settings)
     if os.path.lexists(folder.baselines):
         yield folder.baselines.name, lambda: read_standing(folder.baselines)
 
@@ -88,19 +85,3 @@ def _models(folder: RunFolder) -> set[str]:
     except OSError:
         pass  # as above
     return found
-
-
-def _check_settings(path: Path) -> None:
-    """Checks that a run's settings.json can be read. Whether this version can continue the run is another question.
-
-    Raises:
-        RunFolderError: It cannot.
-    """
-    try:
-        found = json.loads(read_plain(path, _LARGEST))
-        if not all(isinstance(found[part], dict) for part in ("settings", "search")):
-            raise TypeError("its settings are not JSON objects")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RunFolderError(
-            f"{path} must hold the settings of a run, and does not ({reason(error)}): copy it back, or search again"
-        ) from error

@@ -334,7 +334,7 @@ def _card(title: str, settings: Settings | None, lines: Sequence[str], standing:
     if standing is not None:
         lines = [*lines, *(f"{each.name} on test: {each.test:.4f}" for each in standing.baselines)]
         lines += [f"\nWarning: {remark}" for remark in remarks(standing)]
-    use = "Load it with `trbert.load(path, dial=…)`, or with transformers after `import trbert.modeling`.\n"
+    use = "Load it with `trbert.load(path, dial=…)`, or with transformers after `import trbert`.\n"
     if settings is not None:  # the teacher
         use = "Load it with the Auto classes of transformers, as any model.\n"
     return head + "\n".join(lines) + "\n\n" + use

@@ -70,6 +70,26 @@ def new_id(name: str) -> str:
     return f"{name}-{secrets.token_hex(4)}"
 
 
+def read_settings(path: Path) -> dict[str, Any]:
+    """Returns what a run's settings.json holds. Whether this version can continue the run is another question.
+
+    Raises:
+        RunFolderError: It cannot be read, or it does not hold the settings of a run.
+    """
+    try:
+        found: dict[str, Any] = json.loads(read_plain(path, LARGEST).decode())
+        if not all(isinstance(found[part], dict) for part in ("settings", "search", "versions")):
+            raise TypeError("its settings are not JSON objects")
+        _check_texts(found)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RunFolderError(
+            f"{path} must hold the settings of a run, and does not ({reason(error)}), and without it the run cannot be "
+            "continued: copy it back, or start the search again under another --name; its finished models can still "
+            "be looked at and picked"
+        ) from error
+    return found
+
+
 def existing_run(path: str, trusted: bool = False) -> tuple[RunFolder, SavedRun]:
     """Returns a run's folder and what its `settings.json` says.
 
@@ -88,16 +108,7 @@ def existing_run(path: str, trusted: bool = False) -> tuple[RunFolder, SavedRun]
         )
     if not trusted:
         _check_owner(folder.path, folder.settings, folder.trials, folder.study)
-    try:
-        found = json.loads(read_plain(folder.settings, LARGEST).decode())
-        if not all(isinstance(found[part], dict) for part in ("settings", "search", "versions")):
-            raise TypeError("its settings are not JSON objects")
-        _check_texts(found)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RunFolderError(
-            f"{folder.settings} cannot be read ({reason(error)}), and without it the run cannot be continued: "
-            "start the search again under another --name; its finished models can still be looked at and picked"
-        ) from error
+    found = read_settings(folder.settings)
     there, here = found["versions"].get("trbert", "an older version"), versions()["trbert"]
     if there != here:
         raise RunFolderError(

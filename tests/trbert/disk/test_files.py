@@ -1,7 +1,10 @@
 """Files are there whole, or as they were."""
 
+import contextlib
+import errno
 import json
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -83,6 +86,21 @@ def test_what_is_written_is_on_the_disk_and_so_is_its_name(tmp_path, monkeypatch
     synced.clear()
     copy_tree(make_folder(tmp_path / "source", config="new"), tmp_path / "copy")
     assert [Path(name).name for name in synced] == ["config", "new", tmp_path.name]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
+def test_a_disk_that_cannot_sync_a_folder_is_passed_over_and_one_that_fails_is_not(tmp_path, monkeypatch, number):
+    real = os.fsync
+
+    def fsync(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="Input/output") if number == errno.EIO else contextlib.nullcontext():
+        write_whole(tmp_path / "file", b"content")
+    assert (tmp_path / "file").read_bytes() == b"content"
 
 
 VALUES = {"settings": {"seed": 3}, "search": {"budget": "20m"}}

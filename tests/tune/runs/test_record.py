@@ -118,8 +118,8 @@ def test_settings_that_cannot_be_read_are_said(tmp_path, content):
     path = tmp_path / "settings.json"
     path.write_bytes(content)
     told = (
-        rf"^{re.escape(str(path))} cannot be read \(.{{1,200}}\), and without it the run cannot be continued: start "
-        "the search again under another --name; its finished models can still be looked at and picked$"
+        rf"^{re.escape(str(path))} must hold the settings of a run, and does not \(.{{1,200}}\), and without it "
+        "the run cannot be continued: copy it back, or start the search again under another --name; its finished models can still be looked at and picked$"
     )
     with pytest.raises(RunFolderError, match=told):
         existing_run(str(tmp_path))
@@ -130,7 +130,7 @@ def test_settings_that_cannot_be_read_are_said(tmp_path, content):
 def test_a_text_that_can_be_no_file_is_refused(tmp_path, setting, text):
     folder = RunFolder(tmp_path / "mine")
     write_run(folder, replace(SAVED, settings=override(Settings(), {setting: text})))
-    with pytest.raises(RunFolderError, match=r"settings\.json cannot be read"):
+    with pytest.raises(RunFolderError, match=r"settings\.json must hold the settings of a run, and does not"):
         existing_run(str(folder.path))
 
 
