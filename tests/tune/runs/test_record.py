@@ -119,7 +119,8 @@ def test_settings_that_cannot_be_read_are_said(tmp_path, content):
     path.write_bytes(content)
     told = (
         rf"^{re.escape(str(path))} must hold the settings of a run, and does not \(.{{1,200}}\), and without it "
-        "the run cannot be continued: copy it back, or start the search again under another --name; its finished models can still be looked at and picked$"
+        "the run cannot be continued: copy it back, or start the search again under another --name; its finished "
+        "models can still be looked at and picked$"
     )
     with pytest.raises(RunFolderError, match=told):
         existing_run(str(tmp_path))
