@@ -93,7 +93,10 @@ def test_a_processor_without_memory_trains_and_evaluates_in_halves_with_the_same
         for name, act in acts.items():
             whole = act()
             assert not seen, (name, seen)
-            torch.testing.assert_close(within(150 if name == "train" else 40, act), whole, rtol=1e-4, atol=1e-5)
+            for megabytes in (150, 75, 40) if name == "train" else (40, 20, 10):
+                torch.testing.assert_close(within(megabytes, act), whole, rtol=1e-4, atol=1e-5)
+                if seen:  # how much a process has free without asking the system differs
+                    break
             print(name, "halved" if seen else "whole")
             seen.clear()
     """)
