@@ -33,7 +33,7 @@ def pinned(name):
 
 
 def files_sent(config, target):
-    """Returns the files of the project that `ray up` copies by rsync, with the filters of its file as Ray passes them."""
+    """Returns the files of the project that `ray up` copies: rsync with the filters of its file."""
     words = [word for pattern in config["rsync_exclude"] for word in ("--exclude", pattern)]
     words += [word for name in config["rsync_filter"] for word in ("--filter", f"dir-merge,- {name}")]
     subprocess.run(["rsync", "-a", *words, f"{ROOT}/", f"{target}/"], check=True, capture_output=True)
