@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ray.exceptions import RayTaskError
+from ray.exceptions import OutOfDiskError, RayTaskError
 from ray.tune import Callback
 
 from trbert.console import disk_full
@@ -126,7 +126,7 @@ def _end(trial: Any) -> str:
     if not isinstance(error, RayTaskError):
         return "lost its process"
     cause = error.cause or error
-    if disk_full(cause) is not None:
+    if isinstance(cause, OutOfDiskError) or disk_full(cause) is not None:
         return f"failed{where} because its disk or the storage is full (free some space)"
     *_, last = ["", *str(cause).strip().splitlines()]
     return f"failed{where} with {type(cause).__name__}: {last}"

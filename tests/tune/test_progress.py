@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from ray import cloudpickle
-from ray.exceptions import ActorDiedError, RayTaskError
+from ray.exceptions import ActorDiedError, OutOfDiskError, RayTaskError
 
 from tune.progress import Console, SearchProgress
 
@@ -78,6 +78,10 @@ def test_a_trial_that_lost_its_machine_is_not_counted_as_done(progress, tmp_path
     [
         (
             OSError(28, "No space left on device"),
+            "failed on 10.0.0.7 because its disk or the storage is full (free some space)",
+        ),
+        (
+            OutOfDiskError("The object cannot be created"),
             "failed on 10.0.0.7 because its disk or the storage is full (free some space)",
         ),
         (ValueError("the first line\nand the last"), "failed on 10.0.0.7 with ValueError: and the last"),
