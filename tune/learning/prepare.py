@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from trbert.measure.latency import LatencyTable, measure_latency
-from trbert.pretrained import extend_positions
+from trbert.pretrained import extend_positions, shift_outputs
 from trbert.tasks import Task
 from trbert.tasks.examples import Examples
 from tune.budget import BASELINE_SHARE, Plan, fit_documents
@@ -168,6 +168,10 @@ def prepare(
     cuts += fewer
     taught = inputs.taught
     outputs = {name: teacher_outputs(reducer, part, name, compute) for name, part in taught.items()}
+    if task.has_threshold and not pretrained.fine_tuned:  # a fine-tuned model is taken as it is
+        threshold = task.threshold(outputs["validation"], taught["validation"])
+        shift_outputs(pretrained.model, threshold)
+        outputs = {name: found - threshold for name, found in outputs.items()}
     quality = {name: task.quality(task.decode(outputs[name], part), part) for name, part in taught.items()}
     say(f"teacher: {100 * quality['validation']:.1f} % on validation, {100 * quality['test']:.1f} % on test")
     known = task.known(outputs["train"], taught["train"])

@@ -51,6 +51,13 @@ CASES = [
         bad=3,
     ),
     Case(
+        TASKS["multi_label"],
+        ("text", "labels"),
+        {"text": TEXTS, "labels": [["x"], ["x", "y", "z"], [], ["z", "y"], ["x", "z"]]},
+        outputs=3,
+        bad=3,
+    ),
+    Case(
         PickOne(),
         ("one,other", "right"),
         {"one": TEXTS, "other": TEXTS[::-1], "right": [0, 1, 1, 0, 1]},

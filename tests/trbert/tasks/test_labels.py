@@ -342,7 +342,7 @@ def test_a_dash_becomes_a_class_by_a_new_name():
 
 def test_lists_of_labels_are_refused_with_the_rule():
     assert refused([[0, 1], [1]]).endswith(
-        "has the list [0, 1]: write one label for each text, or set --label-column to the column of the classes"
+        "has the list [0, 1]: pass --task multi_label, or set --label-column to the column of the classes"
     )
 
 
