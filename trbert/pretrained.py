@@ -166,8 +166,8 @@ def shift_outputs(model: Any, amount: float) -> None:
     bias = maps[-1].bias if maps else None
     if bias is None:
         raise InputError(
-            f"the head of a {model.config.model_type} model must end in a linear map with a bias, so that its threshold "
-            "can be set, and does not: pass another model"
+            f"the head of a {model.config.model_type} model must end in a linear map with a bias, so that its "
+            "threshold can be set, and does not: pass another model"
         )
     with torch.no_grad():
         bias.sub_(amount)
