@@ -156,11 +156,13 @@ def shift_outputs(model: Any, amount: float) -> None:
 
     Args:
         model: the Hugging Face model.
-        amount: what is subtracted.
+        amount: what is subtracted; with 0 nothing is done.
 
     Raises:
         InputError: The last map of the head has no bias.
     """
+    if amount == 0:
+        return
     inner = {id(part) for part in model.base_model.modules()}
     maps = [part for part in model.modules() if isinstance(part, nn.Linear) and id(part) not in inner]
     bias = maps[-1].bias if maps else None

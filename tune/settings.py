@@ -233,7 +233,7 @@ class Settings:
     task: str = _setting(
         "classification",
         "what is predicted: 'classification' is one label for a text or a pair; 'multi_label' is any number of labels, "
-        "in a column of lists",
+        "in a column of lists; 'regression' is a number",
     )
     selector: str = _setting(
         "policy",

@@ -287,7 +287,8 @@ def _check_class_like(counts: Mapping[Any, int], table: Table, column: str) -> N
         if fraction is not None:
             raise InputError(
                 f"labels in column {column!r} of {table.origin} must be classes, and are {len(counts)} different "
-                f"numbers, such as {cut(fraction)}: set --label-column to the column of the classes{table.unread}"
+                f"numbers, such as {cut(fraction)}: pass --task regression, or set --label-column to the column of the "
+                f"classes{table.unread}"
             )
 
 

@@ -179,6 +179,20 @@ class Task(ABC):
         """
         return self.prior(examples) - float(self.loss(outputs.double(), examples).mean())
 
+    def start(self, train: Examples) -> float:
+        """Returns what the outputs of a new head are to be on average before it learns; it is added to its bias."""
+        return 0.0
+
+    def settled(self, examples: Examples, outputs: Outputs, validation: Examples) -> Examples:
+        """Returns the examples with what their targets say of the teacher; the same ones where they say nothing.
+
+        Args:
+            examples: the examples of a split.
+            outputs: the teacher's outputs on validation.
+            validation: the validation examples.
+        """
+        return examples
+
     def threshold(self, outputs: Outputs, examples: Examples) -> float:
         """Returns the number above which an output means yes, so that the quality on these examples is highest.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -157,6 +158,7 @@ def prepare(
             there = {name: len(part) for name, part in inputs.taught.items()}
             documents = fit_documents(plan, seconds, torch.get_num_threads(), there)
     if not pretrained.fine_tuned:
+        shift_outputs(pretrained.model, -task.start(inputs.taught["train"]))
         epochs = teach(
             reducer, inputs.taught["train"], settings, plan, say, train or _train_at_once, fingerprint is not None
         )
@@ -172,6 +174,9 @@ def prepare(
         threshold = task.threshold(outputs["validation"], taught["validation"])
         shift_outputs(pretrained.model, threshold)
         outputs = {name: found - threshold for name, found in outputs.items()}
+    settle = partial(task.settled, outputs=outputs["validation"], validation=taught["validation"])
+    inputs = replace(inputs, examples={name: settle(part) for name, part in inputs.examples.items()})
+    taught, learned = {name: settle(part) for name, part in taught.items()}, settle(learned)
     quality = {name: task.quality(task.decode(outputs[name], part), part) for name, part in taught.items()}
     say(f"teacher: {100 * quality['validation']:.1f} % on validation, {100 * quality['test']:.1f} % on test")
     known = task.known(outputs["train"], taught["train"])

@@ -309,7 +309,7 @@ def test_many_different_fractions_are_refused_and_few_are_classes():
     fractions = [f"{row / 10}" for row in range(30)] * 4
     assert refused(fractions) == (
         "labels in column 'label' of train.csv must be classes, and are 30 different numbers, such as '0.1': "
-        "set --label-column to the column of the classes"
+        "pass --task regression, or set --label-column to the column of the classes"
     )
     assert len(read([f"{row / 2}" for row in range(10)] * 4).labels) == 10
     assert len(read([f"{row}.0" for row in range(30)] * 4).labels) == 30

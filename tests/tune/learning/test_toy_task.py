@@ -69,7 +69,21 @@ def write_labels(folder):
     return path
 
 
+def write_scores(folder):
+    """The number of a text is far from 0, and says how often the word alpha is there."""
+    draw, path = random.Random(0), folder / "scores.csv"
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["text", "label"])
+        for row in range(ROWS):
+            words = [draw.choice(WORDS) for _ in range(draw.randint(4, 8))] + ["alpha"] * (row % 4)
+            draw.shuffle(words)
+            rows.writerow([" ".join(words), 20.5 + row % 4])
+    return path
+
+
 TOYS = {
+    "regression": (TASKS["regression"], write_scores, "text"),
     "pick_one": (PickOne(), write_picks, "first,second"),
     "mark_words": (MarkWords(), write_marks, "text"),
     "multi_label": (TASKS["multi_label"], write_labels, "text"),
