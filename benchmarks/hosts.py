@@ -152,7 +152,7 @@ class Cluster:
         # Only what users edit is changed, and what would need the internet, which hosts do not reach.
         config["auth"] = {"ssh_user": "root", "ssh_private_key": str(hosts.folder / "id_ed25519")}
         config["file_mounts"] = {"~/trbert": str(ROOT), "~/.ray/auth_token": str(self.home / ".ray" / "auth_token")}
-        config["rsync_exclude"] = [*config["rsync_exclude"], ".venv", "runs"]
+        config["rsync_exclude"] = [*config["rsync_exclude"], "/.venv", "/runs"]  # not tune/runs
         offline = [command for command in config["setup_commands"] if "install" not in command]
         config["setup_commands"] = [f"ln -sfn {VENV} ~/trbert/.venv", *offline]
         self.file = folder / "cluster.yaml"

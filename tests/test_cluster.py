@@ -3,6 +3,8 @@
 import copy
 import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import boto3
@@ -28,6 +30,24 @@ def validate(config):
 
 def pinned(name):
     return re.search(rf"^{name}==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)[1]
+
+
+def files_sent(config, target):
+    """Returns the files of the project that `ray up` copies: rsync with the filters of its file."""
+    words = [word for pattern in config["rsync_exclude"] for word in ("--exclude", pattern)]
+    words += [word for name in config["rsync_filter"] for word in ("--filter", f"dir-merge,- {name}")]
+    subprocess.run(["rsync", "-a", *words, f"{ROOT}/", f"{target}/"], check=True, capture_output=True)
+    return {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
+
+
+@pytest.mark.skipif(shutil.which("rsync") is None, reason="Ray copies files with rsync")
+@pytest.mark.parametrize("config", [CLUSTER, LOCAL], ids=["aws", "local"])
+def test_the_machines_get_every_file_of_the_packages_and_no_run(config, tmp_path):
+    found = files_sent(config, tmp_path / "there")
+    for package in ("trbert", "envs", "tune"):
+        wanted = {str(path.relative_to(ROOT)) for path in (ROOT / package).rglob("*.py")}
+        assert wanted <= found
+    assert not [name for name in found if name.startswith(("runs/", ".venv/", ".git/"))]
 
 
 # The schema.

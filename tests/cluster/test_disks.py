@@ -57,7 +57,8 @@ def states() -> list[Path]:
 def search(cluster) -> Path:
     """Starts a search, and returns its log once a trial has left a state."""
     log = cluster.search(SEARCH)
-    cluster.wait(lambda: bool(states()), 600, f"a trial's first state: {log}")
+    cluster.wait(lambda: bool(states()) or "error:" in log.read_text(), 600, f"a trial's first state: {log}")
+    assert states(), log.read_text()
     return log
 
 
