@@ -74,7 +74,7 @@ class TrbertConfig(PreTrainedConfig):
         self.max_tokens = max_tokens
         self.fusion = fusion
         own = self.encoder_config()
-        for name in ("id2label", "label2id", "pad_token_id"):
+        for name in ("id2label", "label2id", "pad_token_id", "problem_type"):
             kwargs.setdefault(name, getattr(own, name))
         super().__init__(**kwargs)
 

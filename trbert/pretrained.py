@@ -78,7 +78,7 @@ def load_pretrained(name: str, task: Task, labels: Sequence[str], new_head: bool
         fine_tuned = trained and not new_head
         if fine_tuned:
             task.check_config(config)
-        _set_outputs(config, names, labels, fine_tuned)
+        _set_outputs(config, task, names, labels, fine_tuned)
         weights, written = find_weights(place)
         held = read_heads(place, weights)
         make = partial(task.auto_class.from_config, trust_remote_code=False)
@@ -151,10 +151,34 @@ def extend_positions(model: Any, tokens: int) -> None:
         embeddings.token_type_ids = torch.zeros_like(embeddings.position_ids)
 
 
-def _set_outputs(config: Any, names: Sequence[str] | None, labels: Sequence[str], fine_tuned: bool) -> None:
+def shift_outputs(model: Any, amount: float) -> None:
+    """Subtracts a number from all outputs of a model, in place, by way of the bias of its head's last linear map.
+
+    Args:
+        model: the Hugging Face model.
+        amount: what is subtracted; with 0 nothing is done.
+
+    Raises:
+        InputError: The last map of the head has no bias.
+    """
+    if amount == 0:
+        return
+    inner = {id(part) for part in model.base_model.modules()}
+    maps = [part for part in model.modules() if isinstance(part, nn.Linear) and id(part) not in inner]
+    bias = maps[-1].bias if maps else None
+    if bias is None:
+        raise InputError(
+            f"the head of a {model.config.model_type} model must end in a linear map with a bias, so that its "
+            "threshold can be set, and does not: pass another model"
+        )
+    with torch.no_grad():
+        bias.sub_(amount)
+
+
+def _set_outputs(config: Any, task: Task, names: Sequence[str] | None, labels: Sequence[str], fine_tuned: bool) -> None:
     """Makes a config describe the head: that of a fine-tuned model, or a new one for the labels of the data."""
     if not fine_tuned:
-        config.problem_type = None
+        config.problem_type = task.problem_type
         config.num_labels = len(labels) or 1
         if labels:
             name_outputs(config, tuple(map(str, labels)))

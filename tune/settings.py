@@ -230,7 +230,11 @@ class Settings:
         None, "learned positions that the encoder gets, by repeating its own ones; only its own ones when unset"
     )
     policy_width: int = _setting(32, "hidden width of a policy head")
-    task: str = _setting("classification", "what is predicted: 'classification' is one label for a text or a pair")
+    task: str = _setting(
+        "classification",
+        "what is predicted: 'classification' is one label for a text or a pair; 'multi_label' is any number of labels, "
+        "in a column of lists; 'regression' is a number",
+    )
     selector: str = _setting(
         "policy",
         "what decides which tokens go on: 'policy', 'gumbel' (a policy that learns from relaxed decisions), or one of "

@@ -84,6 +84,7 @@ def run_trial(
         in_time = join_together(model, ray.put(prepared), team, left, [TuneReportCallback()]) is None
     cut += [] if in_time else ["joint"]
     model.reducer.encoder.plain.eval()
+    model.settle(validation)
     teller = _Teller("measure")
     along = measure_along_dial(model, validation, lambda share: teller({"step": share, "steps": 1.0}), whole)
     try:

@@ -37,18 +37,19 @@ class Splits:
     labels: tuple[str, ...]
     notes: tuple[str, ...]
 
-    def renumbered(self, order: Int64[np.ndarray, " classes"], labels: tuple[str, ...]) -> "Splits":
+    def renumbered(self, task: Task, order: Int64[np.ndarray, " classes"], labels: tuple[str, ...]) -> "Splits":
         """Returns the same rows with the classes numbered as another list of names numbers them.
 
         Args:
+            task: the task that read the rows.
             order: for each class, its number in that list.
             labels: the list.
         """
         return replace(
             self,
-            train=self.train.renumbered(order),
-            validation=self.validation.renumbered(order),
-            test=self.test.renumbered(order),
+            train=task.renumbered(self.train, order, labels),
+            validation=task.renumbered(self.validation, order, labels),
+            test=task.renumbered(self.test, order, labels),
             labels=labels,
         )
 

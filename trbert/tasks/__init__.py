@@ -2,9 +2,11 @@
 
 from trbert.errors import InputError
 from trbert.tasks.classification import Classification
+from trbert.tasks.multi_label import MultiLabel
+from trbert.tasks.regression import Regression
 from trbert.tasks.task import Task
 
-TASKS: dict[str, Task] = {task.name: task for task in (Classification(),)}
+TASKS: dict[str, Task] = {task.name: task for task in (Classification(), MultiLabel(), Regression())}
 
 
 def task_of(name: str) -> Task:

@@ -82,7 +82,7 @@ def checked_labels(table: Table, column: str, rows: Sequence[int], mixed: bool) 
             raise InputError(
                 f"row {row} of {table.origin} must have a string, an integer or a boolean in column {column!r}, and "
                 f"has {shown(label)}: "
-                f"{'write one label for each text, or ' if isinstance(label, list) else ''}"
+                f"{'pass --task multi_label, or ' if isinstance(label, list) else ''}"
                 f"set --label-column to the column of the classes{table.unread}"
             )
         if isinstance(label, str) and len(label) > MAX_NAME:
@@ -287,7 +287,8 @@ def _check_class_like(counts: Mapping[Any, int], table: Table, column: str) -> N
         if fraction is not None:
             raise InputError(
                 f"labels in column {column!r} of {table.origin} must be classes, and are {len(counts)} different "
-                f"numbers, such as {cut(fraction)}: set --label-column to the column of the classes{table.unread}"
+                f"numbers, such as {cut(fraction)}: pass --task regression, or set --label-column to the column of the "
+                f"classes{table.unread}"
             )
 
 

@@ -4,8 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import transformers
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from trbert.encoder import Reads
@@ -32,6 +33,8 @@ class Task(ABC):
         reads: "documents" where the head reads one state of each document. "tokens" where it reads the last state of
             every original token. For a dropped token, that is the state with which it was dropped.
         metric: the name of its measure of quality, such as "accuracy".
+        problem_type: what a new head's config says in `problem_type`, for transformers' pipelines; None says nothing.
+        has_threshold: whether answers depend on a threshold, which is chosen on validation.
         text_classes: whether the target of each row is a class index that a linear classifier of words can learn.
     """
 
@@ -40,6 +43,8 @@ class Task(ABC):
     reads: ClassVar[Reads] = "documents"
     metric: ClassVar[str]
     text_classes: ClassVar[bool] = False
+    problem_type: ClassVar[str | None] = None
+    has_threshold: ClassVar[bool] = False
 
     @property
     def auto_class(self) -> Any:
@@ -98,6 +103,16 @@ class Task(ABC):
             labels: the names of the head's outputs.
         """
         return []
+
+    def renumbered(self, rows: Rows, order: Int64[np.ndarray, " classes"], labels: Sequence[str]) -> Rows:
+        """Returns the rows with their targets numbered as the head's outputs are.
+
+        Args:
+            rows: rows that `read` returned.
+            order: for each label of the data, the index of the head's output that stands for it.
+            labels: the names of the head's outputs.
+        """
+        return rows.renumbered(order)
 
     @abstractmethod
     def encode(self, rows: Rows, tokenizer: Any, max_length: int) -> Encoded:
@@ -163,6 +178,32 @@ class Task(ABC):
         that sees no input is here the one that predicts the frequencies of the targets.
         """
         return self.prior(examples) - float(self.loss(outputs.double(), examples).mean())
+
+    def start(self, train: Examples) -> float:
+        """Returns what the outputs of a new head are to be on average before it learns; it is added to its bias."""
+        return 0.0
+
+    def settled(self, examples: Examples, outputs: Outputs, validation: Examples) -> Examples:
+        """Returns the examples with what their targets say of the teacher; the same ones where they say nothing.
+
+        Args:
+            examples: the examples of a split.
+            outputs: the teacher's outputs on validation.
+            validation: the validation examples.
+        """
+        return examples
+
+    def threshold(self, outputs: Outputs, examples: Examples) -> float:
+        """Returns the number above which an output means yes, so that the quality on these examples is highest.
+
+        It is subtracted from the bias of the head, so that a deployed model's threshold is 0. Only a task whose
+        `has_threshold` is set is asked.
+
+        Args:
+            outputs: the head's outputs for these examples.
+            examples: the validation examples, with all their tokens.
+        """
+        return 0.0
 
     @abstractmethod
     def decode(self, outputs: Outputs, examples: Examples) -> list[Any]:

@@ -88,7 +88,7 @@ def read_inputs(settings: Settings, say: Say, plan: Plan | None = None) -> Input
     rehearse(pretrained.model, pretrained.tokenizer, task)
     config = pretrained.model.config
     if splits.labels:  # the examples number the labels as the head does
-        splits = splits.renumbered(np.array(pretrained.order), tuple(config.id2label.values()))
+        splits = splits.renumbered(task, np.array(pretrained.order), tuple(config.id2label.values()))
     reducer = Reducer(encoder=Encoder(pretrained.model.to(pick_device(settings.compute.device))), task=task)
     encoder = reducer.encoder
     if settings.positions is not None:

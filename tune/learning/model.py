@@ -15,9 +15,10 @@ from trbert.dial import DialCurve
 from trbert.disk.checksums import write_checksums
 from trbert.encoder import Encoder
 from trbert.measure.cost import CostModel
-from trbert.measure.evaluate import Evaluation, evaluate_forward
+from trbert.measure.evaluate import Evaluation, evaluate_forward, unreduced_outputs
 from trbert.modeling import TrbertModel, assemble
 from trbert.original import original_points
+from trbert.pretrained import shift_outputs
 from trbert.selection.fusion import Fusion
 from trbert.selection.policy import Policy
 from trbert.selection.reduction import ReducedPass, Reducer, check_points
@@ -142,6 +143,13 @@ class Model:
             self.dynamics, self.selector, settings.select, settings.joint, settings.compute.dtype, self._temperature
         )
         train_jointly(joint, train, settings.compute, settings.seed, progress, keeper, team)
+
+    def settle(self, validation: Examples) -> None:
+        """Sets the threshold of the head, if the task has one, to the best on validation with all tokens kept."""
+        if self.reducer.task.has_threshold:
+            with autocast(self.reducer.encoder.device, self._evaluation.evaluation):
+                outputs = unreduced_outputs(self.reducer, validation, self._evaluation.tokens_per_batch)
+            shift_outputs(self.reducer.encoder.plain, self.reducer.task.threshold(outputs, validation))
 
     def evaluate(self, split: Examples, dial: float, clock: Clock | None = None) -> Evaluation:
         """Returns the quality and the cost of the reduced model on a split at one dial.

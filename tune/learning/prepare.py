@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from trbert.measure.latency import LatencyTable, measure_latency
-from trbert.pretrained import extend_positions
+from trbert.pretrained import extend_positions, shift_outputs
 from trbert.tasks import Task
 from trbert.tasks.examples import Examples
 from tune.budget import BASELINE_SHARE, Plan, fit_documents
@@ -157,6 +158,7 @@ def prepare(
             there = {name: len(part) for name, part in inputs.taught.items()}
             documents = fit_documents(plan, seconds, torch.get_num_threads(), there)
     if not pretrained.fine_tuned:
+        shift_outputs(pretrained.model, -task.start(inputs.taught["train"]))
         epochs = teach(
             reducer, inputs.taught["train"], settings, plan, say, train or _train_at_once, fingerprint is not None
         )
@@ -168,6 +170,13 @@ def prepare(
     cuts += fewer
     taught = inputs.taught
     outputs = {name: teacher_outputs(reducer, part, name, compute) for name, part in taught.items()}
+    if task.has_threshold and not pretrained.fine_tuned:  # a fine-tuned model is taken as it is
+        threshold = task.threshold(outputs["validation"], taught["validation"])
+        shift_outputs(pretrained.model, threshold)
+        outputs = {name: found - threshold for name, found in outputs.items()}
+    settle = partial(task.settled, outputs=outputs["validation"], validation=taught["validation"])
+    inputs = replace(inputs, examples={name: settle(part) for name, part in inputs.examples.items()})
+    taught, learned = {name: settle(part) for name, part in taught.items()}, settle(learned)
     quality = {name: task.quality(task.decode(outputs[name], part), part) for name, part in taught.items()}
     say(f"teacher: {100 * quality['validation']:.1f} % on validation, {100 * quality['test']:.1f} % on test")
     known = task.known(outputs["train"], taught["train"])

@@ -397,7 +397,7 @@ def test_rows_are_taken_in_the_given_order() -> None:
 
 def test_splits_are_renumbered_for_a_model_that_numbers_the_classes_otherwise(tmp_path: Path) -> None:
     splits = load_splits(str(write_three(tmp_path)))
-    other = splits.renumbered(np.array([2, 0]), ("b", "c", "a"))
+    other = splits.renumbered(TASKS["classification"], np.array([2, 0]), ("b", "c", "a"))
     assert splits.labels == ("a", "b")
     assert other.labels == ("b", "c", "a")
     for split in ("train", "validation", "test"):
@@ -668,7 +668,7 @@ def test_one_text_column_is_named_or_two(tmp_path: Path, columns: str, most: str
         (
             [["a"], ["b"]],
             "row 0 of a.jsonl must have a string, an integer or a boolean in column 'label', and has the list ['a']: "
-            "write one label for each text, or set --label-column to the column of the classes",
+            "pass --task multi_label, or set --label-column to the column of the classes",
         ),
         (
             [1, "b"],

@@ -14,8 +14,8 @@ from torch.testing import assert_close
 from trbert.errors import InputError
 from trbert.packed.tokens import Tokens
 from trbert.tasks import TASKS, rows, task_of
-from trbert.tasks.classification import encode_texts
 from trbert.tasks.examples import Examples
+from trbert.tasks.over_texts import encode_texts
 from trbert.tasks.rows import Columns, Rows, Table
 from trbert.tasks.task import FIDELITY_FLOOR
 

@@ -1,12 +1,14 @@
 """The contract of a task, over every task: a new one is one line in CASES."""
 
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from torch import Tensor
 from torch.testing import assert_close
 
 from tests.trbert.tasks.toys import MarkWords, PickOne
@@ -18,6 +20,7 @@ from trbert.selection.reduction import Reducer
 from trbert.selection.saliency import saliency
 from trbert.selection.selectors import FirstSelector
 from trbert.tasks import TASKS
+from trbert.tasks.examples import Examples
 from trbert.tasks.rows import Table
 from trbert.tasks.task import FIDELITY_FLOOR, Task
 
@@ -32,6 +35,7 @@ class Case:
         values: the table's, five rows of texts of words a to d.
         outputs: columns that its head says.
         bad: a target that this head lacks.
+        right: takes examples, and returns the outputs that are right; None where the loss's own gradient leads there.
     """
 
     task: Task
@@ -39,6 +43,7 @@ class Case:
     values: dict[str, list[Any]]
     outputs: int
     bad: int
+    right: Callable[[Examples], Tensor] | None = None
 
 
 TEXTS = ["a b c", "d", "c c b a d", "b a", "d c"]
@@ -49,6 +54,21 @@ CASES = [
         {"text": TEXTS, "label": ["x", "y", "z", "x", "y"]},
         outputs=3,
         bad=3,
+    ),
+    Case(
+        TASKS["multi_label"],
+        ("text", "labels"),
+        {"text": TEXTS, "labels": [["x"], ["x", "y", "z"], [], ["z", "y"], ["x", "z"]]},
+        outputs=3,
+        bad=3,
+    ),
+    Case(
+        TASKS["regression"],
+        ("text", "score"),
+        {"text": TEXTS, "score": [-1.0, 2.5, "1.5", -2, 0.5]},
+        outputs=1,
+        bad=0,
+        right=lambda examples: examples.targets[:, :1],
     ),
     Case(
         PickOne(),
@@ -104,6 +124,8 @@ def right_outputs(case, examples):
 
     The softmax's gradient is below zero for what is right alone.
     """
+    if case.right is not None:
+        return case.right(examples)
     nothing = torch.zeros(examples.num_outputs, case.outputs, requires_grad=True)
     (gradient,) = torch.autograd.grad(case.task.loss(nothing, examples).sum(), nothing)
     return -100 * gradient
@@ -222,8 +244,8 @@ def test_distillation_is_least_at_the_teachers_own_outputs(temperature, task, ex
 
 def test_distillation_asks_for_no_target(task, examples, draw):
     # Other targets, of the same examples where they are marked at all.
-    other = examples.targets.clone()
-    other[other != -100] = 0
+    other = examples.targets.flip(0).clamp(min=0)
+    other[examples.targets == -100] = -100
     expected = task.distil(draw(0), draw(1), examples, 1.0)
     assert torch.equal(task.distil(draw(0), draw(1), replace(examples, targets=other), 1.0), expected)
 
@@ -231,7 +253,7 @@ def test_distillation_asks_for_no_target(task, examples, draw):
 def test_fidelity_is_minus_the_loss_down_to_the_floor(case, task, examples, draw):
     outputs = draw(0)
     assert_close(task.fidelity(outputs, examples), -task.loss(outputs, examples))
-    wrong = -right_outputs(case, examples)
+    wrong = -100 * right_outputs(case, examples)
     assert (task.loss(wrong, examples) > -FIDELITY_FLOOR).all()
     assert task.fidelity(wrong, examples).tolist() == [FIDELITY_FLOOR] * 5
 
@@ -267,7 +289,7 @@ def test_the_commonest_answer_of_train_is_one_for_each_example(task, examples):
     answers = task.commonest(train, examples)
     assert len(answers) == 5
     assert task.correct(answers, examples)[1] == 1.0
-    assert 0 < task.quality(answers, examples) < 1
+    assert 0 <= task.quality(answers, examples) < 1
 
 
 def test_text_classes_are_class_indices(task, rows):
@@ -276,8 +298,10 @@ def test_text_classes_are_class_indices(task, rows):
         assert rows.targets.min() >= 0
 
 
-def test_a_plain_config_is_fit_for_a_task(task, config_of):
-    task.check_config(config_of("bert"))
+def test_a_plain_config_is_fit_for_a_task(case, task, config_of):
+    config = config_of("bert")
+    config.num_labels = case.outputs
+    task.check_config(config)
 
 
 def test_a_task_pickles(task, examples, draw):

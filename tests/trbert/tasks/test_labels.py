@@ -309,7 +309,7 @@ def test_many_different_fractions_are_refused_and_few_are_classes():
     fractions = [f"{row / 10}" for row in range(30)] * 4
     assert refused(fractions) == (
         "labels in column 'label' of train.csv must be classes, and are 30 different numbers, such as '0.1': "
-        "set --label-column to the column of the classes"
+        "pass --task regression, or set --label-column to the column of the classes"
     )
     assert len(read([f"{row / 2}" for row in range(10)] * 4).labels) == 10
     assert len(read([f"{row}.0" for row in range(30)] * 4).labels) == 30
@@ -342,7 +342,7 @@ def test_a_dash_becomes_a_class_by_a_new_name():
 
 def test_lists_of_labels_are_refused_with_the_rule():
     assert refused([[0, 1], [1]]).endswith(
-        "has the list [0, 1]: write one label for each text, or set --label-column to the column of the classes"
+        "has the list [0, 1]: pass --task multi_label, or set --label-column to the column of the classes"
     )
 
 

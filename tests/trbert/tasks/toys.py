@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from trbert.errors import InputError
-from trbert.tasks.classification import encode_texts
 from trbert.tasks.examples import Encoded, Examples
+from trbert.tasks.over_texts import encode_texts
 from trbert.tasks.rows import Reading, Rows
 from trbert.tasks.task import Task
 

@@ -1,4 +1,4 @@
-"""A task is one file and one line in TASKS: two toy tasks go through all stages, and loaded models say the same."""
+"""A task is one file and one line in TASKS: tasks go through all stages, and loaded models say the same."""
 
 import csv
 import json
@@ -56,7 +56,38 @@ def write_marks(folder):
     return path
 
 
-TOYS = {"pick_one": (PickOne(), write_picks, "first,second"), "mark_words": (MarkWords(), write_marks, "text")}
+def write_labels(folder):
+    """A text has the labels alpha and beta where it has these words: both, one, or none."""
+    draw, path = random.Random(0), folder / "labels.jsonl"
+    lines = []
+    for row in range(ROWS):
+        labels = [name for bit, name in enumerate(("alpha", "beta")) if row >> bit & 1]
+        words = [draw.choice(WORDS) for _ in range(draw.randint(4, 8))] + labels
+        draw.shuffle(words)
+        lines.append(json.dumps({"text": " ".join(words), "label": labels}))
+    path.write_text("\n".join(lines))
+    return path
+
+
+def write_scores(folder):
+    """The number of a text is far from 0, and says how often the word alpha is there."""
+    draw, path = random.Random(0), folder / "scores.csv"
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["text", "label"])
+        for row in range(ROWS):
+            words = [draw.choice(WORDS) for _ in range(draw.randint(4, 8))] + ["alpha"] * (row % 4)
+            draw.shuffle(words)
+            rows.writerow([" ".join(words), 20.5 + row % 4])
+    return path
+
+
+TOYS = {
+    "regression": (TASKS["regression"], write_scores, "text"),
+    "pick_one": (PickOne(), write_picks, "first,second"),
+    "mark_words": (MarkWords(), write_marks, "text"),
+    "multi_label": (TASKS["multi_label"], write_labels, "text"),
+}
 
 
 @pytest.fixture(params=TOYS)
@@ -121,6 +152,26 @@ def test_a_toy_task_runs_every_stage_and_what_is_loaded_says_the_same(task, toy_
             said = said[inputs["attention_mask"].bool()]
         assert_close(said, expected.detach(), rtol=1e-4, atol=1e-5)
         assert model.evaluate(split, dial).quality == task.quality(task.decode(said, split), split)
+
+
+@pytest.mark.parametrize("task", ["multi_label"], indirect=True)
+def test_a_threshold_is_chosen_for_the_teacher_and_again_for_what_was_learned(toy_settings, task):
+    prepared = prepare(toy_settings, None, lambda line: None)
+    model, part = Model(prepared, toy_settings), prepared.validation
+    found = []
+    for shift in (3.0, -3.0):
+        with torch.no_grad():
+            model.reducer.encoder.plain.classifier.bias.add_(shift)
+            model.settle(part)
+            outputs = model.reducer.unreduced_outputs(part.tokens)
+        found.append(task.quality(task.decode(outputs, part), part))
+        assert task.threshold(outputs, part) == pytest.approx(0.0, abs=1e-4)
+    assert found == [prepared.teacher_validation] * 2
+    with torch.no_grad():
+        teacher = Model(prepared, toy_settings).reducer.unreduced_outputs(prepared.train.tokens)
+    assert_close(prepared.train.teacher, teacher, rtol=1e-4, atol=1e-4)
+    assert prepared.config.problem_type == "multi_label_classification"
+    assert model.deployable().config.problem_type == "multi_label_classification"
 
 
 @pytest.mark.parametrize("task", ["mark_words"], indirect=True)

@@ -1,0 +1,132 @@
+"""A number for a text: what it reads of tables, its scale, its rank correlation."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from trbert.errors import InputError
+from trbert.packed.tokens import Tokens
+from trbert.tasks import TASKS
+from trbert.tasks.examples import Examples
+from trbert.tasks.rows import Columns, Table
+
+TASK = TASKS["regression"]
+COLUMNS = Columns(("text",), "score")
+
+
+def table(numbers, origin="a.csv"):
+    return Table(origin, {"text": [f"a{row}" for row in range(len(numbers))], "score": numbers})
+
+
+def examples_of(numbers, spread=1.0):
+    targets = torch.tensor([[number, spread] for number in numbers], dtype=torch.float32)
+    return Examples.of_documents(Tokens.from_lists([[7]] * len(targets), None), targets)
+
+
+def test_numbers_and_texts_of_numbers_are_read_with_the_spread_of_train():
+    reading = TASK.read({"train": table([1, "2.5", 4.0, " -3e0 "]), "test": table([7])}, COLUMNS)
+    assert reading.labels == ()
+    assert reading.rows["train"].targets[:, 0].tolist() == [1.0, 2.5, 4.0, -3.0]
+    assert reading.rows["train"].targets[:, 1].tolist() == pytest.approx([np.std([1, 2.5, 4, -3])] * 4)
+    assert reading.rows["test"].targets[0].tolist() == pytest.approx([7.0, np.std([1, 2.5, 4, -3])])
+
+
+def test_strata_are_groups_of_about_equal_size_in_rising_order():
+    draw = np.random.default_rng(0)
+    numbers = draw.permutation(np.arange(200) ** 2).tolist()
+    strata = TASK.read({"train": table(numbers)}, COLUMNS).rows["train"].strata
+    assert np.bincount(strata).tolist() == [20] * 10
+    assert (np.diff(strata[np.argsort(numbers)]) >= 0).all()
+
+
+def test_few_different_numbers_are_as_many_strata():
+    assert TASK.read({"train": table([1, 2, 1, 2, 1])}, COLUMNS).rows["train"].strata.tolist() == [0, 1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("cell", ["good", None, float("nan"), "inf", True, [1.0], "1,5", 10**400, "1e39"])
+def test_a_cell_that_is_no_number_is_refused_with_its_row(cell):
+    with pytest.raises(InputError, match=r"^row 1 of a\.csv must have a number in column 'score', and has "):
+        TASK.read({"train": table([1, cell, 2])}, COLUMNS)
+
+
+def test_numbers_that_are_all_equal_are_refused():
+    with pytest.raises(InputError, match=r"a\.csv must have different numbers in column 'score', and all are 3"):
+        TASK.read({"train": table([3, 3.0])}, COLUMNS)
+
+
+def test_a_map_of_labels_is_refused():
+    with pytest.raises(InputError, match="--label-map must be left out"):
+        TASK.read({"train": table([1, 2])}, COLUMNS, {"1": "2"})
+
+
+def test_the_loss_counts_errors_as_multiples_of_the_spread():
+    assert TASK.loss(torch.tensor([[5.0], [1.0]]), examples_of([1.0, 1.0], spread=2.0)).tolist() == [2.0, 0.0]
+
+
+def test_numbers_alone_have_a_spread_of_one():
+    examples = Examples.of_documents(Tokens.from_lists([[7], [8]], None), torch.tensor([1.0, 2.0]))
+    assert TASK.loss(torch.tensor([[3.0], [2.0]]), examples).tolist() == [2.0, 0.0]
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_what_a_settled_teacher_knows_is_the_mutual_information_of_gaussians(share):
+    # R² of the teacher is 1 − share: it knows −½ log(share).
+    draw = torch.Generator().manual_seed(0)
+    outputs = math.sqrt(1 - share) * torch.randn(100_000, 1, generator=draw)
+    numbers = outputs[:, 0] + math.sqrt(share) * torch.randn(100_000, generator=draw)
+    examples = TASK.settled(examples_of(numbers.tolist(), 9.0), outputs, examples_of(numbers.tolist(), 9.0))
+    assert float(examples.targets[:, 1].mean()) == pytest.approx(math.sqrt(share), rel=0.01)
+    assert TASK.known(outputs, examples) == pytest.approx(-0.5 * math.log(share), abs=0.01)
+
+
+def test_a_teacher_without_errors_has_a_small_spread_all_the_same():
+    examples = examples_of([1.0, 2.0], spread=2.0)
+    settled = TASK.settled(examples, torch.tensor([[1.0], [2.0]]), examples)
+    assert settled.targets[:, 1].tolist() == pytest.approx([0.02, 0.02])
+    assert examples.targets[:, 1].tolist() == [2.0, 2.0]
+
+
+def test_quality_is_the_correlation_of_ranks_and_equal_numbers_share_a_rank():
+    stats = pytest.importorskip("scipy.stats")
+    draw = np.random.default_rng(0)
+    for _ in range(20):
+        numbers, decoded = draw.integers(0, 6, 40).astype(float), draw.integers(0, 6, 40).astype(float)
+        expected = stats.spearmanr(numbers, decoded).statistic
+        assert TASK.quality(decoded.tolist(), examples_of(numbers.tolist())) == pytest.approx(max(0.0, expected))
+
+
+def test_quality_depends_on_the_order_alone():
+    examples = examples_of([1.0, 2.0, 3.0, 10.0])
+    assert TASK.quality([0.1, 0.2, 0.3, 0.4], examples) == 1.0
+    assert TASK.quality([4.0, 3.0, 2.0, 1.0], examples) == 0.0
+    assert TASK.quality([1.0] * 4, examples) == 0.0
+
+
+def test_a_new_head_starts_at_the_mean():
+    assert TASK.start(examples_of([1.0, 2.0, 6.0])) == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "problem", "told"),
+    [(2, None, "2 outputs"), (1, "multi_label_classification", "problem_type multi_label_classification")],
+)
+def test_a_model_of_another_problem_is_refused(outputs, problem, told):
+    with pytest.raises(InputError, match=told):
+        TASK.check_config(transformers.BertConfig(num_labels=outputs, problem_type=problem))
+
+
+def test_targets_are_finite_and_have_a_spread_and_one_output():
+    TASK.check_targets(examples_of([1.0]), 1)
+    for examples, outputs in ((examples_of([1.0]), 2), (examples_of([math.inf]), 1), (examples_of([1.0], 0.0), 1)):
+        with pytest.raises(InputError):
+            TASK.check_targets(examples, outputs)
+
+
+def test_what_is_said_of_the_rows():
+    rows = TASK.read({"train": table([1, 2, 6])}, COLUMNS).rows
+    assert TASK.counts(rows, ()) == [
+        "train: 3 rows with numbers from 1 to 6, 3 on average with a standard deviation of 2.16"
+    ]

@@ -1,0 +1,221 @@
+"""Several labels: any number of labels, also none, for a text or for a pair of texts."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool
+from torch import Tensor
+
+from trbert.errors import InputError
+from trbert.tasks.examples import Examples, Outputs
+from trbert.tasks.labels import KINDS, find_classes
+from trbert.tasks.over_texts import OverTexts, texts_of, usable_rows
+from trbert.tasks.rows import Columns, Reading, Rows, Table
+from trbert.tasks.task import PerExample
+from trbert.tasks.texts import is_missing
+from trbert.wording import cut, shown, the_first
+
+LISTED = 8
+"""The most labels that are named in what is said of the data."""
+
+
+class MultiLabel(OverTexts):
+    """Predicts for each document which of several labels it has. A document is a text, or a pair of texts.
+
+    The targets are [examples, labels]: 1 where an example has a label, and 0 elsewhere.
+    """
+
+    name = "multi_label"
+    metric = "micro F1"
+    problem_type = "multi_label_classification"
+    has_threshold = True
+
+    def check_config(self, config: Any) -> None:
+        """Checks that a fine-tuned model gives each text any number of labels.
+
+        Raises:
+            InputError: It was trained to give one label, or a number.
+        """
+        trained = {"single_label_classification": "one label", "regression": "a number"}
+        problem = getattr(config, "problem_type", None)
+        if problem in trained:
+            raise InputError(
+                f"model {config.name_or_path!r} must give each text any number of labels, and was trained to give it "
+                f"{trained[problem]} (problem_type {problem}): pass --new-head, or another model"
+            )
+
+    def read(self, tables: Mapping[str, Table], columns: Columns, renames: Mapping[str, str] | None = None) -> Reading:
+        """Returns the texts of every split with the labels that each has, and the names of all labels.
+
+        Rows with a blank text are left out. In a split other than train, so are rows that are in train, too.
+
+        Raises:
+            InputError: A text is not a string, a cell is not a list of labels, a label has no training row, or no row
+                is left.
+        """
+        notes: list[str] = []
+        used: dict[str, list[int]] = {}
+        lists: dict[str, list[list[Any]]] = {}
+        for split, table in tables.items():
+            used[split], left_out = usable_rows(split, table, columns)
+            notes += left_out
+            lists[split] = [_labels_of(table, columns.target, row) for row in used[split]]
+        single = {split: [label for own in each for label in own] for split, each in lists.items()}
+        if not single["train"]:
+            raise InputError(
+                f"{tables['train'].origin} must have labels in column {columns.target!r}, and all its lists are empty: "
+                f"set --label-column to the column of the labels{tables['train'].unread}"
+            )
+        classes = find_classes(tables, columns.target, single, renames)
+        rows = {}
+        for split, table in tables.items():
+            targets = np.zeros((len(used[split]), len(classes.names)), dtype=np.int64)
+            owner = np.repeat(np.arange(len(used[split])), [len(own) for own in lists[split]])
+            for row, label in zip(owner.tolist(), classes.targets[split], strict=True):
+                if label is not None:
+                    targets[row, label] = 1
+            rows[split] = Rows(texts_of(table, columns, used[split]), targets, targets[:, 0])
+        frequency = rows["train"].targets.sum(0)
+        rows = {
+            split: Rows(each.inputs, each.targets, _rarest(each.targets, frequency)) for split, each in rows.items()
+        }
+        return Reading(rows=rows, labels=classes.names, notes=(*notes, *classes.notes))
+
+    def renumbered(self, rows: Rows, order: np.ndarray, labels: Sequence[str]) -> Rows:
+        """Returns the rows with the columns of their targets in the order of the head's outputs."""
+        targets = np.zeros((len(rows), len(labels)), dtype=np.int64)
+        targets[:, order] = rows.targets
+        return Rows(rows.inputs, targets, rows.strata)
+
+    def counts(self, rows: Mapping[str, Rows], labels: Sequence[str]) -> list[str]:
+        """Returns how many training rows have each label, how many labels a row has, and what test lacks."""
+        counts = rows["train"].targets.sum(0).tolist()
+        ranked = sorted(zip(counts, labels, strict=True), key=lambda pair: -pair[0])
+        named = ranked if len(ranked) <= LISTED else [*ranked[: LISTED // 2], *ranked[-LISTED // 2 :]]
+        each = sum(counts) / len(rows["train"])
+        found = [
+            f"train: {len(rows['train']):,} rows of {len(labels)} labels, {each:.1f} a row: "
+            + ", ".join(f"{cut(name)} {count:,}" for count, name in named)
+            + ("" if len(named) == len(ranked) else " (the most and the least frequent)")
+        ]
+        tested = rows["test"].targets.sum(0).tolist()
+        if missing := [cut(name) for name, count in zip(labels, tested, strict=True) if not count]:
+            found.append(f"test: no row of {len(missing)} of {len(labels)} labels: {the_first(LISTED, missing)}")
+        return found
+
+    def check_targets(self, examples: Examples, num_outputs: int) -> None:
+        """Checks that each example says of every output of the head whether it has that label.
+
+        Raises:
+            InputError: A target is neither 0 nor 1, or there are not as many as outputs.
+        """
+        targets = examples.targets
+        if targets.dim() != 2 or targets.shape[1] != num_outputs:
+            raise InputError(
+                f"labels must be a row of {num_outputs} numbers for each document, and have the shape "
+                f"{tuple(targets.shape)}: pass one number for each output of the head"
+            )
+        if bool(((targets != 0) & (targets != 1)).any()):
+            odd = targets[(targets != 0) & (targets != 1)][0].item()
+            raise InputError(f"labels must be 0 or 1, and one is {odd}: pass 1 where a document has a label")
+
+    def loss(self, outputs: Outputs, examples: Examples) -> PerExample:
+        """Returns −log p of each document's labels: the sum over the labels, each of which is a Bernoulli variable."""
+        own = _exact(outputs)
+        return F.binary_cross_entropy_with_logits(own, examples.targets.to(own.dtype), reduction="none").sum(-1)
+
+    def distil(self, outputs: Outputs, teacher_outputs: Outputs, examples: Examples, temperature: float) -> PerExample:
+        """Returns T² · cross-entropy against the teacher's softened probability of each label, summed over the labels.
+
+        It is Hinton et al. 2015, section 2, for a Bernoulli variable.
+        """
+        target = (_exact(teacher_outputs) / temperature).sigmoid()
+        softened = _exact(outputs) / temperature
+        return temperature**2 * F.binary_cross_entropy_with_logits(softened, target, reduction="none").sum(-1)
+
+    def prior(self, examples: Examples) -> float:
+        """Returns the entropy of each label's frequency, in nats, summed over the labels."""
+        shares = examples.targets.double().mean(0)
+        return float((torch.special.entr(shares) + torch.special.entr(1 - shares)).sum())
+
+    def threshold(self, outputs: Outputs, examples: Examples) -> float:
+        """Returns the logit above which a label is given, so that micro F1 on these examples is highest.
+
+        One threshold serves all labels: if the probabilities are right, no others are better for micro F1 (Lipton et
+        al. 2014, arXiv 1402.1892).
+        """
+        logits, order = outputs.double().flatten().sort(descending=True)
+        right = examples.targets.flatten()[order].cumsum(0).double()
+        given = torch.arange(1, len(logits) + 1, device=logits.device)
+        scores = 2 * right / (given + examples.targets.sum())
+        scores[:-1][logits[:-1] == logits[1:]] = 0  # a threshold cannot part equal logits
+        last = int(scores.argmax())
+        below = logits[last + 1] if last + 1 < len(logits) else logits[last] - 2
+        return float((logits[last] + below) / 2)
+
+    def decode(self, outputs: Outputs, examples: Examples) -> list[list[int]]:
+        """Returns the labels of each document, as the indices of the outputs above 0."""
+        return [row.nonzero()[:, 0].tolist() for row in outputs > 0]
+
+    def commonest(self, train: Examples, examples: Examples) -> list[list[int]]:
+        """Returns the most frequent set of labels of train for each document."""
+        sets, counts = train.targets.unique(dim=0, return_counts=True)
+        labels: list[int] = sets[counts.argmax()].nonzero()[:, 0].tolist()
+        return [labels] * len(examples)
+
+    def correct(self, decoded: Sequence[Any], examples: Examples) -> list[float]:
+        """Returns the F1 of each document's labels; 1 where it has none and none was given."""
+        hits, given, wanted = _counts(decoded, examples)
+        return [
+            2 * hit / (many + own) if many + own else 1.0 for hit, many, own in zip(hits, given, wanted, strict=True)
+        ]
+
+    def quality(self, decoded: Sequence[Any], examples: Examples) -> float:
+        """Returns the micro F1 of a split: the F1 of all labels of all documents together."""
+        hits, given, wanted = _counts(decoded, examples)
+        both = sum(given) + sum(wanted)
+        return 2 * sum(hits) / both if both else 1.0
+
+
+def _labels_of(table: Table, column: str, row: int) -> list[Any]:
+    """Returns the labels of a row.
+
+    Raises:
+        InputError: The cell is no list, or holds something else than labels.
+    """
+    cell = table.values[column][row]
+    if not isinstance(cell, list | tuple):
+        raise InputError(
+            f"row {row} of {table.origin} must have a list of labels in column {column!r}, and has {cut(cell)}: "
+            "write a list in a .jsonl or .parquet file, [] for a text without labels; or pass --task classification"
+        )
+    labels = [int(label) if isinstance(label, float) and label.is_integer() else label for label in cell]
+    odd = next((label for label in labels if type(label) not in KINDS or is_missing(label)), None)
+    if odd is not None or len(set(map(type, labels))) > 1:
+        raise InputError(
+            f"row {row} of {table.origin} must have a list of labels of one type, strings or integers, in column "
+            f"{column!r}, and has {shown(cell)}: correct the row"
+        )
+    return labels
+
+
+def _rarest(targets: np.ndarray, frequency: np.ndarray) -> np.ndarray:
+    """Returns the rarest label of each row as its stratum; the number of labels where a row has none."""
+    ranks = np.where(targets > 0, frequency, frequency.max() + 1)
+    return np.where(targets.any(1), ranks.argmin(1), targets.shape[1])
+
+
+def _counts(decoded: Sequence[Any], examples: Examples) -> tuple[list[int], list[int], list[int]]:
+    """Returns for each example: how many labels were given rightly, how many were given, and how many it has."""
+    has: Bool[Tensor, "examples labels"] = examples.targets > 0
+    wanted = [set(row.nonzero()[:, 0].tolist()) for row in has]
+    hits = [len(own.intersection(given)) for own, given in zip(wanted, decoded, strict=True)]
+    return hits, [len(given) for given in decoded], [len(own) for own in wanted]
+
+
+def _exact(outputs: Tensor) -> Tensor:
+    """Returns the outputs in float32, or in float64 where they have it."""
+    return outputs if outputs.dtype == torch.float64 else outputs.float()

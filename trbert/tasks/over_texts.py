@@ -1,0 +1,124 @@
+"""What tasks have in common that read a text, or a pair of texts, as one document."""
+
+from abc import ABC
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+
+from trbert.errors import InputError
+from trbert.packed.tokens import Tokens
+from trbert.tasks.examples import Encoded, Examples
+from trbert.tasks.panics import panics_told
+from trbert.tasks.rows import Columns, Rows, Table, outside_train
+from trbert.tasks.task import Task
+from trbert.tasks.texts import rows_with_texts
+from trbert.wording import cut, first_line
+
+
+class OverTexts(Task, ABC):
+    """A task whose examples have one document each: a text, or a pair of texts."""
+
+    head = "AutoModelForSequenceClassification"
+
+    def columns(self, text_column: str, label_column: str) -> Columns:
+        """Returns the columns of the texts and of the targets.
+
+        Raises:
+            InputError: text_column does not name one column or two.
+        """
+        columns = super().columns(text_column, label_column)
+        if len(columns.inputs) > 2:
+            raise InputError(
+                f"--text-column must name one column, or two with a comma between them, and is {text_column!r}: "
+                "write text, or question,sentence for pairs"
+            )
+        return columns
+
+    def encode(self, rows: Rows, tokenizer: Any, max_length: int) -> Encoded:
+        """Returns an example of one document for each row that has a token.
+
+        The first token of each document is protected. In a pair, the longer text is truncated first.
+        """
+        tokens, truncated, kept = encode_texts(tokenizer, rows.inputs, max_length)
+        return Encoded(Examples.of_documents(self.protect(tokens), torch.tensor(rows.targets[kept])), truncated, kept)
+
+
+def usable_rows(split: str, table: Table, columns: Columns) -> tuple[list[int], list[str]]:
+    """Returns the indices of a table's usable rows, and notes on what was left out.
+
+    A row is unusable where one of its texts is blank. In a split other than train, so is a row that is in train, too.
+    """
+    written, notes = rows_with_texts(table, columns.inputs), []
+    if len(written) < len(table):
+        notes.append(f"{split}: {len(table) - len(written)} empty texts left out")
+    kept = written if split == "train" else outside_train(table, written)
+    if len(kept) < len(written):
+        notes.append(f"{split}: {len(written) - len(kept)} rows left out that are in train, too (in_train)")
+    return kept, notes
+
+
+def texts_of(table: Table, columns: Columns, rows: Sequence[int]) -> tuple[tuple[str, ...], ...]:
+    """Returns the texts of some rows, a column after the other."""
+    return tuple(tuple(table.values[name][row] for row in rows) for name in columns.inputs)
+
+
+def encode_texts(
+    tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int
+) -> tuple[Tokens, int, Int64[np.ndarray, " docs"]]:
+    """Returns the tokens of texts as one row, how many documents were truncated, and which documents these are.
+
+    A document for which the tokenizer gives no token is left out.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        columns: one list of texts; or two lists, where a document is a pair of texts.
+        max_length: the most tokens of a document, with its special tokens. In a pair, the longer text is truncated
+            first.
+
+    Raises:
+        InputError: max_length leaves no room for a token beside the special ones. There is no text. Or the tokenizer
+            fails, or gives no token for any of them.
+    """
+    texts = [list(column) for column in columns]
+    special = tokenizer.num_special_tokens_to_add(pair=len(texts) == 2)
+    if max_length <= special:
+        raise InputError(f"max_length must be more than the {special} special tokens, and is {max_length}")
+    if not texts[0]:
+        raise InputError("texts must not be empty: pass at least one document")
+    try:
+        with panics_told():
+            ids, kinds, long = _read(tokenizer, texts, max_length)
+    except Exception as error:  # as the tokenizers library raises it
+        raise InputError(
+            f"tokenizer must read the texts of the data, and does not ({first_line(error)}): correct tokenizer.json, "
+            "or pass another --model"
+        ) from error
+    kept = np.flatnonzero([len(own) > 0 for own in ids])
+    if len(kept) == 0:
+        raise InputError(
+            f"tokenizer must give tokens for the texts, and gives none for any of the {len(ids)}, such as "
+            f"{cut(texts[0][0])}: pass a model whose tokenizer knows this language"
+        )
+    own_ids, own_kinds = [ids[row] for row in kept], None if kinds is None else [kinds[row] for row in kept]
+    return Tokens.from_lists(own_ids, own_kinds), long, kept
+
+
+def _read(
+    tokenizer: Any, texts: Sequence[Sequence[str]], max_length: int
+) -> tuple[list[list[int]], list[list[int]] | None, int]:
+    """Returns the ids and the types of the tokens of each text, and how many texts were truncated."""
+    encoded = tokenizer(*texts, truncation=False, verbose=False)
+    ids, kinds = encoded["input_ids"], encoded.get("token_type_ids")
+    long = [row for row, own in enumerate(ids) if len(own) > max_length]
+    if long:  # they alone are read again
+        cut_off = tokenizer(
+            *([column[row] for row in long] for column in texts), truncation="longest_first", max_length=max_length
+        )
+        for place, row in enumerate(long):
+            ids[row] = cut_off["input_ids"][place]
+            if kinds is not None:
+                kinds[row] = cut_off["token_type_ids"][place]
+    return ids, kinds, len(long)
