@@ -96,7 +96,8 @@ def test_a_head_of_another_width_is_refused(state, config):
 def test_another_task_is_refused(state, config):
     state["qa_outputs.weight"] = state.pop("classifier.weight")
     refuses(
-        "the checkpoint must hold 'classifier.weight', and does not: pass a classifier of this config",
+        "the checkpoint must hold 'classifier.weight', which a model of the task 'classification' has, and does not: "
+        "name the task for which it was trained with --task, or copy the checkpoint again",
         import_original,
         state,
         config,
@@ -109,8 +110,8 @@ def test_a_deeper_checkpoint_is_refused(state):
     )
     config.max_position_embeddings = 40
     refuses(
-        "a bert classifier has no 'bert.encoder.layer.3.attention.output.LayerNorm.bias': "
-        "pass the checkpoint's own config",
+        "a bert model of the task 'classification' has no 'bert.encoder.layer.3.attention.output.LayerNorm.bias', and "
+        "the checkpoint has: pass the checkpoint's own config, or name its own task with --task",
         import_original,
         state,
         config,
