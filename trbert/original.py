@@ -18,9 +18,18 @@ from trbert.checkpoint.entries import SIZES
 from trbert.checkpoint.head import unnamed
 from trbert.checkpoint.place import Place, find_model
 from trbert.checkpoint.quiet import quiet
-from trbert.checkpoint.sizes import Held, without_memory
-from trbert.checkpoint.tokenizer import fit_tokenizer, load_tokenizer
-from trbert.checkpoint.weights import check_finite, check_sizes, find_weights, read_heads, read_state, unread
+from trbert.checkpoint.sizes import Held, check_stacks, without_memory
+from trbert.checkpoint.tokenizer import fit_tokenizer, holds_tokenizer, load_tokenizer
+from trbert.checkpoint.weights import (
+    PICKLED,
+    SAFETENSORS,
+    check_finite,
+    check_sizes,
+    find_weights,
+    read_heads,
+    read_state,
+    unread,
+)
 from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound
 from trbert.selection.policy import Policy
 from trbert.tasks import TASKS, Task
@@ -189,7 +198,7 @@ def _find(folder: str) -> tuple[Place, tuple[str, ...]]:
     """Returns where a checkpoint is, and notes on how it was found."""
     if not os.path.exists(folder):
         raise ModelNotFound(
-            f"DIR must be the folder of a checkpoint of the original TR-BERT code, and {cut(folder)} does not exist: "
+            f"DIR must be the folder of a checkpoint of the original TR-BERT code, and {folder} does not exist: "
             "correct its name"
         )
     if not os.path.isdir(folder):
@@ -198,10 +207,12 @@ def _find(folder: str) -> tuple[Place, tuple[str, ...]]:
             f"{Path(folder).parent}, with config.json and vocab.txt in it"
         )
     place = Place(folder, folder, local=True)
-    if not place.file("config.json") and any(Path(folder).glob("*.bin")):
+    there = {"config.json": place.file("config.json"), "vocab.txt": holds_tokenizer(Path(folder))}
+    lacking = next((name for name, found in there.items() if not found), None)
+    if lacking and any(place.file(name) for name in (*PICKLED, *SAFETENSORS)):
         raise DamagedCheckpoint(
-            f"checkpoint folder {folder} must hold config.json, and does not: copy into it the config.json of the "
-            "model that was fine-tuned"
+            f"checkpoint folder {folder} must hold {lacking}, and does not: copy into it the {lacking} of the model "
+            "that was fine-tuned"
         )
     if place.json("config.json").get("model_type") == "trbert":
         raise InputError(
@@ -296,6 +307,7 @@ def _outputs(place: Place, task: Task, config: Any, held: Held) -> tuple[int, bo
     trial = copy.deepcopy(config)
     trial.num_labels = labels = 2
     try:
+        check_stacks(place.json("config.json"), held)
         model = without_memory(_maker(task), trial)
     except Exception as error:  # transformers checks the values of a config with errors of many classes
         raise unread(place, error) from error
@@ -305,10 +317,11 @@ def _outputs(place: Place, task: Task, config: Any, held: Held) -> tuple[int, bo
     found = held.shape_of(name, inner)
     if found is None:
         raise InputError(_lacks(name, task))
-    if found[1:] != shapes[name][1:] or not 0 < found[0] <= SIZES["num_labels"][1]:
-        raise place.damaged(
-            ValueError(f"its weight {name!r} has the shape {list(found)}, and config.json says {list(shapes[name])}")
-        )
+    if len(found) != len(shapes[name]) or found[1:] != shapes[name][1:]:
+        return config.num_labels, False  # `check_sizes` says what is wrong
+    most = SIZES["num_labels"][1]
+    if not 0 < found[0] <= most:
+        raise place.damaged(ValueError(f"its weight {name!r} has {found[0]} rows, and a head has from 1 to {most:,}"))
     return found[0], shapes[name][0] == labels
 
 

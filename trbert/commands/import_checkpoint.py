@@ -63,7 +63,8 @@ def run(options: argparse.Namespace) -> None:
         raise DamagedCheckpoint(
             f"checkpoint folder {options.folder} is not whole ({cell(str(error), 200)}): copy or save it again"
         ) from error
-    names = list(model.config.id2label.values())
+    config: Any = model.config
+    names = list(config.id2label.values())
     lines = {
         "encoder": f"{own.plain.config.model_type}, {len(reducer.encoder.layers)} layers",
         "task": found.task.name,
