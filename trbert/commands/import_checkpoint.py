@@ -69,11 +69,12 @@ def run(options: argparse.Namespace) -> None:
         "encoder": f"{own.plain.config.model_type}, {len(reducer.encoder.layers)} layers",
         "task": found.task.name,
         "points": f"{', '.join(map(str, own.points))}: tokens are dropped before these layers",
-        "outputs": briefly_listed(names) if found.named else f"{len(names)} without names (--labels names them)",
+        "outputs": briefly_listed(names) if found.named else f"{len(names)} without names",
         "dial": "0: a token goes on where its probability is one half or more, as in the original code",
     }
     _save(model, found.tokenizer, _card(options.folder, lines), out, options.out)
-    for note in found.notes:
+    unnamed = ("the outputs have no names: to name the classes, import it again with --labels a,b,c",)
+    for note in (*found.notes, *(unnamed if found.task.text_classes and not found.named else ())):
         print(f"note      {note}")
     for name, text in lines.items():
         print(f"{name:<9} {text}")

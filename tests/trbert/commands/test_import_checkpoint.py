@@ -95,10 +95,11 @@ def change(original):
 def test_a_checkpoint_becomes_a_folder_as_a_search_writes_it(imports, original, out):
     told = imports()
     assert told.splitlines() == [
+        "note      the outputs have no names: to name the classes, import it again with --labels a,b,c",
         "encoder   bert, 4 layers",
         "task      classification",
         "points    1, 2: tokens are dropped before these layers",
-        "outputs   3 without names (--labels names them)",
+        "outputs   3 without names",
         "dial      0: a token goes on where its probability is one half or more, as in the original code",
         f"model     {out}",
         f"try it    trbert bench {out}",
@@ -139,7 +140,7 @@ def test_the_printed_command_benches_the_model(imports, out, monkeypatch):
 def test_the_command_runs_as_a_process_of_its_own(original, out):
     words = [sys.executable, "-m", "trbert", "import-checkpoint", str(original), "--out", str(out)]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[0] == "encoder   bert, 4 layers"
+    assert "encoder   bert, 4 layers" in done.stdout.splitlines()
     assert done.stderr == ""
     script = (
         f"import trbert, transformers; transformers.AutoModelForSequenceClassification.from_pretrained({str(out)!r})"
@@ -188,6 +189,16 @@ def test_weights_of_another_arithmetic_become_float32(dtype, imports, original, 
     assert torch.equal(model.plain.classifier.weight, state["classifier.weight"].to(dtype).float())
 
 
+def test_what_the_original_leaves_in_the_config_of_its_training_changes_nothing(imports, original, out, edit):
+    imports()
+    edit(temperature=4.0, top_k=7, max_length=99, output_hidden_states=True, finetuning_task="imdb")
+    again = out.with_name("again")
+    assert main(["import-checkpoint", str(original), "--out", str(again)]) == 0
+    ids = torch.tensor([[2, 9, 8, 7, 6, 3]])
+    with torch.no_grad():
+        assert torch.equal(trbert.load(out)(ids).logits, trbert.load(again)(ids).logits)
+
+
 def test_weights_that_the_original_saves_and_nothing_reads_are_left_out(imports, change):
     change({"bert.embeddings.position_ids": torch.arange(40)[None]})
     imports()
@@ -210,7 +221,9 @@ def names_in(out):
 
 
 def test_outputs_are_named_by_the_command(imports, out):
-    assert "outputs   'bad', 'fair', 'good'\n" in imports("--labels", "bad, fair,good")
+    told = imports("--labels", "bad, fair,good")
+    assert "outputs   'bad', 'fair', 'good'\n" in told
+    assert "note" not in told
     assert names_in(out) == ["bad", "fair", "good"]
     assert trbert.load(out).config.label2id == {"bad": 0, "fair": 1, "good": 2}
 
@@ -231,7 +244,7 @@ def test_names_in_the_config_are_kept_and_the_command_replaces_them(imports, out
 @pytest.mark.parametrize("entries", [{}, {"num_labels": ...}, {"num_labels": ..., "id2label": ..., "label2id": ...}])
 def test_the_head_says_how_many_outputs_there_are(entries, imports, out, edit):
     edit(**entries)  # the original leaves two names for any number of labels
-    assert "outputs   3 without names" in imports()
+    assert "outputs   3 without names\n" in imports()
     assert names_in(out) == ["LABEL_0", "LABEL_1", "LABEL_2"]
 
 
