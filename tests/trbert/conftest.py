@@ -1,5 +1,7 @@
 """Tiny models with weights large enough that a wrong token, position or scale shows."""
 
+import json
+
 import pytest
 import torch
 import transformers
@@ -171,3 +173,66 @@ def make_batch(make_tokens):
         return start_batch(make_tokens(*lengths), torch.randn(sum(lengths), dim, generator=generator))
 
     return make
+
+
+def _with_heads(model, seed=10):
+    base = f"{model.base_model_prefix}.{'transformer' if model.config.model_type == 'distilbert' else 'encoder'}"
+    state, generator = dict(model.state_dict()), torch.Generator().manual_seed(seed)
+    for point in (0, 1):
+        for name, shape in (("1", (32, model.config.hidden_size)), ("2", (1, 32))):
+            state[f"{base}.linear_{name}.{point}.weight"] = 0.3 * torch.randn(shape, generator=generator)
+            state[f"{base}.linear_{name}.{point}.bias"] = 0.3 * torch.randn(shape[:1], generator=generator)
+    return state
+
+
+@pytest.fixture(scope="session")
+def with_heads():
+    """A function: a plain model -> its state dict with the two policy heads that the original code saves beside."""
+    return _with_heads
+
+
+# What transformers 2.5.1 writes of every model, with which the original code comes.
+OLD_ENTRIES = {
+    **{"output_attentions": False, "output_hidden_states": False, "output_past": True, "torchscript": False},
+    **{"use_bfloat16": False, "pruned_heads": {}, "is_decoder": False, "max_length": 20, "do_sample": False},
+    **{"num_beams": 1, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "repetition_penalty": 1.0, "bos_token_id": 0},
+    **{"pad_token_id": 0, "eos_token_ids": 0, "length_penalty": 1.0, "num_return_sequences": 1},
+    **{"finetuning_task": None, "id2label": {"0": "LABEL_0", "1": "LABEL_1"}},
+    **{"label2id": {"LABEL_0": 0, "LABEL_1": 1}},
+}
+OLD_SIZES = {
+    "bert": (
+        *("attention_probs_dropout_prob", "hidden_act", "hidden_dropout_prob", "hidden_size", "initializer_range"),
+        *("intermediate_size", "layer_norm_eps", "max_position_embeddings", "num_attention_heads"),
+        *("num_hidden_layers", "type_vocab_size", "vocab_size"),
+    ),
+    "distilbert": (
+        *("activation", "attention_dropout", "dim", "dropout", "hidden_dim", "initializer_range"),
+        *("max_position_embeddings", "n_heads", "n_layers", "qa_dropout", "seq_classif_dropout"),
+        *("sinusoidal_pos_embds", "vocab_size"),
+    ),
+}
+OLD_CLASSES = {"bert": "AUTOBertForSequenceClassification", "distilbert": "AUTODistilBertForSequenceClassification"}
+
+
+def _save_original(folder, model, state=None):
+    config, kind = model.config, model.config.model_type
+    folder.mkdir(parents=True)
+    # The file format of torch 1.4.
+    state = _with_heads(model) if state is None else state
+    torch.save(state, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    entries = OLD_ENTRIES | {name: getattr(config, name) for name in OLD_SIZES[kind]}
+    entries |= {"architectures": [OLD_CLASSES[kind]], "num_labels": config.num_labels, "model_type": kind}
+    (folder / "config.json").write_text(json.dumps(entries))
+    special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    (folder / "vocab.txt").write_text("\n".join([*special, *(f"w{index}" for index in range(5, 60))]) + "\n")
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
+    (folder / "special_tokens_map.json").write_text(json.dumps(names))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True, "max_len": 40, "init_inputs": []}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def save_original():
+    """A function: folder, a plain BERT or DistilBERT, its state dict -> the folder, as the original code writes it."""
+    return _save_original

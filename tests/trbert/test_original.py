@@ -1,5 +1,6 @@
-"""Reading the state dict of an original TR-BERT checkpoint."""
+"""Reading the state dict of an original TR-BERT checkpoint, and its folder."""
 
+import json
 import re
 
 import pytest
@@ -8,7 +9,9 @@ import transformers
 from torch.testing import assert_close
 
 from trbert.errors import InputError
-from trbert.original import import_original, import_policy, original_points
+from trbert.original import import_original, import_policy, original_points, read_original
+from trbert.tasks import TASKS
+from trbert.tasks.classification import Classification
 
 
 @pytest.fixture
@@ -96,7 +99,8 @@ def test_a_head_of_another_width_is_refused(state, config):
 def test_another_task_is_refused(state, config):
     state["qa_outputs.weight"] = state.pop("classifier.weight")
     refuses(
-        "the checkpoint must hold 'classifier.weight', and does not: pass a classifier of this config",
+        "the checkpoint must hold 'classifier.weight', which a model of the task 'classification' has, and does not: "
+        "name the task for which it was trained with --task, or copy the checkpoint again",
         import_original,
         state,
         config,
@@ -109,8 +113,8 @@ def test_a_deeper_checkpoint_is_refused(state):
     )
     config.max_position_embeddings = 40
     refuses(
-        "a bert classifier has no 'bert.encoder.layer.3.attention.output.LayerNorm.bias': "
-        "pass the checkpoint's own config",
+        "a bert model of the task 'classification' has no 'bert.encoder.layer.3.attention.output.LayerNorm.bias', and "
+        "the checkpoint has: pass the checkpoint's own config, or name its own task with --task",
         import_original,
         state,
         config,
@@ -125,3 +129,39 @@ def test_another_number_of_labels_is_refused(state, config):
         state,
         config,
     )
+
+
+class Spans(Classification):
+    """A task with the head of extractive question answering."""
+
+    name, head, text_classes = "spans", "AutoModelForQuestionAnswering", False
+
+
+class Options(Classification):
+    """A task with the head of multiple choice, which has one output, whatever the number of labels is."""
+
+    name, head, text_classes = "options", "AutoModelForMultipleChoice", False
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert"])
+@pytest.mark.parametrize(("task", "outputs"), [(Spans(), 2), (Options(), 1)], ids=["spans", "options"])
+def test_every_head_of_the_original_is_read(
+    task, outputs, kind, config_of, with_heads, save_original, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(TASKS, task.name, task)
+    config = config_of(kind)
+    config.num_labels = 2  # as the original leaves it
+    plain = task.auto_class.from_config(config)
+    state = with_heads(plain)
+    if kind == "bert":
+        state |= {"bert.pooler.dense.weight": torch.ones(32, 32), "bert.pooler.dense.bias": torch.ones(32)}
+    expected = {name: state[name] for name in plain.state_dict()}
+    folder = save_original(tmp_path / "original", plain, state)
+    path = folder / "config.json"
+    own = f"AUTO{'DistilBert' if kind == 'distilbert' else 'QABert'}{task.head.removeprefix('AutoModel')}"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"architectures": [own]}))
+    found = read_original(str(folder))
+    assert (found.task.name, found.named, found.model.points) == (task.name, False, (1, 2))
+    assert found.model.plain.config.num_labels == outputs
+    assert found.model.plain.state_dict().keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in found.model.plain.state_dict().items())

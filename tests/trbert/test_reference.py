@@ -1,7 +1,8 @@
 """The arithmetic of the original TR-BERT code, written as loops from its checkpoint's weights alone (law 4).
 
 What it does at batch 1: layer i of 1 and L//2 first scores its input tokens, sigmoid(linear_2(gelu(linear_1 h))); a
-token goes on where that is at least one half, the first always; the layers from there on see nothing else.
+token goes on where that is at least one half, the first always; the layers from there on see nothing else. A head that
+reads tokens reads the last state of each, which for a dropped token is the one that entered the layer it did not enter.
 """
 
 import math
@@ -11,6 +12,8 @@ import torch
 import transformers
 from torch.testing import assert_close
 
+import trbert
+from trbert.commands.cli import main
 from trbert.encoder import Encoder
 from trbert.original import import_original
 from trbert.packed.tokens import Tokens
@@ -31,19 +34,37 @@ CONFIG = transformers.BertConfig(
 )
 
 
+# Where the original keeps what in a layer: query, key, value, output, norm, inner map, outer map, norm.
+BERT = {
+    "encoder": "bert.encoder",
+    "tables": "bert.embeddings",
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "attended": "attention.output.dense",
+    "first norm": "attention.output.LayerNorm",
+    "inner": "intermediate.dense",
+    "outer": "output.dense",
+    "second norm": "output.LayerNorm",
+}
+DISTILBERT = {
+    "encoder": "distilbert.transformer",
+    "tables": "distilbert.embeddings",
+    "query": "attention.q_lin",
+    "key": "attention.k_lin",
+    "value": "attention.v_lin",
+    "attended": "attention.out_lin",
+    "first norm": "sa_layer_norm",
+    "inner": "ffn.lin1",
+    "outer": "ffn.lin2",
+    "second norm": "output_layer_norm",
+}
+
+
 @pytest.fixture(scope="module")
-def checkpoint(build_model):
+def checkpoint(build_model, with_heads):
     """A state dict with the original's names: a BERT classifier, and two heads beside its layers."""
-    state = dict(build_model(CONFIG).state_dict())
-    generator = torch.Generator().manual_seed(10)
-    for point in (0, 1):
-        state |= {
-            f"bert.encoder.linear_1.{point}.weight": 0.3 * torch.randn(32, DIM, generator=generator),
-            f"bert.encoder.linear_1.{point}.bias": 0.3 * torch.randn(32, generator=generator),
-            f"bert.encoder.linear_2.{point}.weight": 0.3 * torch.randn(1, 32, generator=generator),
-            f"bert.encoder.linear_2.{point}.bias": 0.3 * torch.randn(1, generator=generator),
-        }
-    return state
+    return with_heads(build_model(CONFIG))
 
 
 def linear(weights, name, vector):
@@ -60,10 +81,9 @@ def gelu(vector):
     return torch.tensor([float(x) * 0.5 * (1 + math.erf(float(x) / math.sqrt(2))) for x in vector])
 
 
-def layer(weights, name, states):
+def layer(weights, parts, name, states):
     query, key, value = (
-        [linear(weights, f"{name}.attention.self.{part}", state) for state in states]
-        for part in ("query", "key", "value")
+        [linear(weights, f"{name}.{parts[part]}", state) for state in states] for part in ("query", "key", "value")
     )
     width = DIM // HEADS
     results = []
@@ -73,44 +93,51 @@ def layer(weights, name, states):
             part = slice(head * width, (head + 1) * width)
             scores = [math.exp(float(query[i][part] @ k[part]) / math.sqrt(width)) for k in key]
             heads.append(sum(score / sum(scores) * v[part] for score, v in zip(scores, value, strict=True)))
-        attended = linear(weights, f"{name}.attention.output.dense", torch.cat(heads))
-        attended = layer_norm(weights, f"{name}.attention.output.LayerNorm", attended + state)
-        inner = gelu(linear(weights, f"{name}.intermediate.dense", attended))
-        results.append(
-            layer_norm(weights, f"{name}.output.LayerNorm", linear(weights, f"{name}.output.dense", inner) + attended)
-        )
+        attended = linear(weights, f"{name}.{parts['attended']}", torch.cat(heads))
+        attended = layer_norm(weights, f"{name}.{parts['first norm']}", attended + state)
+        inner = gelu(linear(weights, f"{name}.{parts['inner']}", attended))
+        outer = linear(weights, f"{name}.{parts['outer']}", inner)
+        results.append(layer_norm(weights, f"{name}.{parts['second norm']}", outer + attended))
     return results
 
 
-def original_forward(weights, ids, types):
-    """Returns the logits of one document, and the positions kept at each point."""
-    tables = "bert.embeddings."
-    states = [
-        layer_norm(
-            weights,
-            f"{tables}LayerNorm",
-            weights[f"{tables}word_embeddings.weight"][token]
-            + weights[f"{tables}position_embeddings.weight"][place]
-            + weights[f"{tables}token_type_embeddings.weight"][kind],
-        )
-        for place, (token, kind) in enumerate(zip(ids, types, strict=True))
-    ]
-    positions, kept, point = list(range(len(ids))), [], 0
-    for index in range(LAYERS):
-        if index in (1, LAYERS // 2):
+def original_states(weights, ids, types):
+    """Returns the last state of every token of a document, and the positions kept at each point."""
+    parts = DISTILBERT if "distilbert.transformer.linear_1.0.weight" in weights else BERT
+    tables, encoder = parts["tables"], parts["encoder"]
+    layers = len({name.split(".")[3] for name in weights if name.startswith(f"{encoder}.layer.")})
+    states = []
+    for place, (token, kind) in enumerate(zip(ids, types, strict=True)):
+        state = weights[f"{tables}.word_embeddings.weight"][token]
+        state = state + weights[f"{tables}.position_embeddings.weight"][place]
+        if parts is BERT:
+            state = state + weights[f"{tables}.token_type_embeddings.weight"][kind]
+        states.append(layer_norm(weights, f"{tables}.LayerNorm", state))
+    last, positions, kept, point = list(states), list(range(len(ids))), [], 0
+    for index in range(layers):
+        if index in (1, layers // 2):
             chosen = []
             for place, state in enumerate(states):
-                inner = gelu(linear(weights, f"bert.encoder.linear_1.{point}", state))
-                logit = float(linear(weights, f"bert.encoder.linear_2.{point}", inner))
+                inner = gelu(linear(weights, f"{encoder}.linear_1.{point}", state))
+                logit = float(linear(weights, f"{encoder}.linear_2.{point}", inner))
                 if place == 0 or 1 / (1 + math.exp(-logit)) >= 0.5:
                     chosen.append(place)
             states = [states[place] for place in chosen]
             positions = [positions[place] for place in chosen]
             kept.append(positions)
             point += 1
-        states = layer(weights, f"bert.encoder.layer.{index}", states)
-    pooled = torch.tanh(linear(weights, "bert.pooler.dense", states[0]))
-    return linear(weights, "classifier", pooled), kept
+        states = layer(weights, parts, f"{encoder}.layer.{index}", states)
+        for place, state in zip(positions, states, strict=True):
+            last[place] = state
+    return last, kept
+
+
+def original_forward(weights, ids, types):
+    """Returns the logits of one document, and the positions kept at each point."""
+    last, kept = original_states(weights, ids, types)
+    if "pre_classifier.weight" in weights:
+        return linear(weights, "classifier", torch.relu(linear(weights, "pre_classifier", last[0]))), kept
+    return linear(weights, "classifier", torch.tanh(linear(weights, "bert.pooler.dense", last[0]))), kept
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +189,82 @@ def test_masks_equal_the_originals(checkpoint, originals):
         kept = [batch.positions[mask & (batch.documents == document)].tolist() for document in range(len(originals))]
         assert kept == [kept[point] for *_, kept in originals]
         state = reducer.advance(state, mask[None])
+
+
+def documents_of(lengths, seed=0):
+    """Returns random documents: the ids of each, and the types of its tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    for length in lengths:
+        yield (
+            torch.randint(5, 60, (length,), generator=generator).tolist(),
+            [int(i > length // 2) for i in range(length)],
+        )
+
+
+def reimported(folder, out, *more):
+    """Returns the folder of the model that the command makes of a checkpoint."""
+    assert main(["import-checkpoint", str(folder), "--out", str(out), *more]) == 0
+    return out
+
+
+SMALL = {"hidden_size": DIM, "num_attention_heads": HEADS, "intermediate_size": 48, "max_position_embeddings": 40}
+SMALL_DISTIL = {"dim": DIM, "n_heads": HEADS, "hidden_dim": 48, "max_position_embeddings": 40}
+
+
+def config_with(kind, layers):
+    """Returns the configuration of a classifier with so many layers."""
+    if kind == "bert":
+        return transformers.BertConfig(vocab_size=60, num_hidden_layers=layers, num_labels=3, **SMALL)
+    return transformers.DistilBertConfig(vocab_size=60, n_layers=layers, num_labels=3, **SMALL_DISTIL)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("kind", "layers", "points"),
+    [
+        ("bert", 6, (1, 3)),
+        ("bert", 5, (1, 2)),
+        ("bert", 3, (1,)),
+        ("bert", 2, (1,)),
+        ("bert", 1, (0,)),
+        ("distilbert", 6, (1, 3)),
+        ("distilbert", 3, (1,)),
+    ],
+)
+def test_a_checkpoint_that_the_command_imported_answers_as_the_original(
+    kind, layers, points, build_model, with_heads, save_original, tmp_path
+):
+    plain = build_model(config_with(kind, layers))
+    weights = with_heads(plain)
+    out = reimported(save_original(tmp_path / "original", plain, weights), tmp_path / "reduced")
+    ours = trbert.load(out, verify=True)
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(out).eval()
+    assert ours.config.points == points
+    dropped = 0
+    for ids, types in documents_of((17, 9, 2, 1)):
+        logits, kept = original_forward(weights, ids, types)
+        dropped += len(ids) - len(kept[-1])
+        assert len(kept) == len(points)
+        for model in (ours, theirs):
+            given = {"input_ids": torch.tensor([ids]), "token_type_ids": torch.tensor([types])}
+            assert_close(model(**given).logits[0], logits, atol=1e-4, rtol=0)
+    assert dropped > 5
+
+
+@torch.no_grad()
+def test_a_head_that_reads_tokens_reads_the_states_with_which_they_were_dropped(
+    token_task, build_model, with_heads, save_original, tmp_path
+):
+    # As the original's model for question answering, which has a pooler that its head does not read.
+    plain = build_model(CONFIG)
+    weights = with_heads(plain)
+    folder = save_original(tmp_path / "original", plain, weights)
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace("AUTOBertForSequenceClassification", "AUTOBertForTokenClassification"))
+    ours = trbert.load(reimported(folder, tmp_path / "reduced", "--task", token_task.name))
+    for ids, types in documents_of((17, 9)):
+        last, kept = original_states(weights, ids, types)
+        assert len(kept[0]) < len(ids)
+        expected = torch.stack([linear(weights, "classifier", state) for state in last])
+        logits = ours(input_ids=torch.tensor([ids]), token_type_ids=torch.tensor([types])).logits
+        assert_close(logits[0], expected, atol=1e-4, rtol=0)

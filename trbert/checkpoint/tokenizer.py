@@ -203,7 +203,7 @@ def _unread(place: Place, said: dict[str, Any], error: Exception) -> Exception:
         return UnsupportedModel(
             f"the tokenizer of model {place.name} ({kind}) needs a package that is not installed: {first_line(error)}"
         )
-    if place.local and not _holds_tokenizer(Path(place.source)):
+    if place.local and not holds_tokenizer(Path(place.source)):
         return DamagedCheckpoint(
             f"model folder {place.source} must hold a tokenizer (tokenizer.json or vocab.txt), and does not: save it "
             "there"
@@ -218,7 +218,8 @@ def _installed(name: str) -> bool:
         return False
 
 
-def _holds_tokenizer(folder: Path) -> bool:
+def holds_tokenizer(folder: Path) -> bool:
+    """Returns whether a folder holds a file from which a tokenizer can be made."""
     return any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json", *SENTENCEPIECE))
 
 

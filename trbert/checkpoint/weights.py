@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from trbert.checkpoint.headers import shards_of
 from trbert.checkpoint.place import Place, check_is_whole_model
@@ -71,17 +72,45 @@ def read_heads(place: Place, name: str) -> Held:
         InputError: A file holds other things than weights.
     """
     try:
-        found = place.file(name)
-        names = (name,) if found is None or not name.endswith(".json") else shards_of(found)
-        files = []
-        for each in names:
-            path = place.file(each)
-            if path is None:
-                raise FileNotFoundError(f"it has no {each}")
-            files.append(path)
-        return Held.by(tuple(files))
+        return Held.by(_files(place, name))
     except Exception as error:  # safetensors, zipfile and the unpickler of torch have errors of many classes
         raise unread(place, error) from error
+
+
+def read_state(place: Place, name: str) -> dict[str, Tensor]:
+    """Returns all weights of a model by their names in the files.
+
+    Call it once the sizes are known to be right, because it takes the memory for them.
+
+    Args:
+        place: where the model is.
+        name: the file of the weights, or the index of their files.
+
+    Raises:
+        DamagedCheckpoint: A file is missing or cut off.
+        InputError: A file holds other things than weights.
+    """
+    state: dict[str, Any] = {}
+    try:
+        for path in _files(place, name):
+            safe = path.suffix == ".safetensors"
+            state |= load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # as in `read_heads`
+        raise unread(place, error) from error
+    return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _files(place: Place, name: str) -> tuple[Path, ...]:
+    """Returns the files that hold a model's weights."""
+    found = place.file(name)
+    names = (name,) if found is None or not name.endswith(".json") else shards_of(found)
+    files = []
+    for each in names:
+        path = place.file(each)
+        if path is None:
+            raise FileNotFoundError(f"it has no {each}")
+        files.append(path)
+    return tuple(files)
 
 
 def check_sizes(

@@ -4,10 +4,10 @@ import sys
 from collections.abc import Sequence
 
 from trbert import __version__
-from trbert.commands import bench
+from trbert.commands import bench, import_checkpoint
 from trbert.console import Parser, exit_code
 
-COMMANDS = {"bench": bench}
+COMMANDS = {"bench": bench, "import-checkpoint": import_checkpoint}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,7 +26,7 @@ def _run(words: Sequence[str]) -> None:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="trbert", description="Commands for a reduced model.")
+    parser = Parser(prog="trbert", description="Commands for reduced models.")
     parser.add_version(__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
