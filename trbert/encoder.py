@@ -15,7 +15,7 @@ from trbert.packed.batch import PackedBatch, split_documents, start_batch
 from trbert.packed.families import Family, family_of
 from trbert.packed.tokens import Tokens
 from trbert.runners.eager import Eager
-from trbert.runners.runner import RotaryTables, Runner
+from trbert.runners.runner import PositionTables, Runner
 from trbert.shapes import DocIndex, Float, Hidden, Logits
 
 _BLOCK_BYTES = 12 * 2**20
@@ -43,8 +43,8 @@ class Encoder:
     """A Hugging Face model with a head, in stages. Its modules are neither copied nor rewritten.
 
     Args:
-        plain: the Hugging Face model. Its attention is switched to `trbert_packed`, in place. The model can still be
-            called with padded batches.
+        plain: the Hugging Face model. Its attention is switched to `trbert_packed`, in place, where it can be. The
+            model can still be called with padded batches.
         runner: the way to run its layers; None runs them eagerly.
 
     Raises:
@@ -56,9 +56,12 @@ class Encoder:
         self.plain = plain
         self.base = plain.base_model
         self.layers = self.family.layer_list(self.base)
+        grouped = self.family.grouped
+        if grouped is not None:
+            self.layers = [grouped(self.base, index, layer) for index, layer in enumerate(self.layers)]
         self.runner = Eager() if runner is None else runner
         # Setting it visits all modules, which takes longer than a small layer. So it is set only where it differs.
-        if plain.config._attn_implementation != PACKED_ATTENTION:
+        if grouped is None and plain.config._attn_implementation != PACKED_ATTENTION:
             plain.set_attn_implementation(PACKED_ATTENTION)
 
     @property
@@ -80,7 +83,7 @@ class Encoder:
     @property
     def num_segments(self) -> int:
         """The number of segments that the embeddings tell apart; 1 where they tell none apart."""
-        return int(self.base.config.type_vocab_size) if self.family.embeds_segments else 1
+        return max(1, int(self.base.config.type_vocab_size)) if self.family.embeds_segments else 1
 
     def check_tokens(self, tokens: Tokens) -> None:
         """Checks that the embeddings can read these documents.
@@ -111,7 +114,8 @@ class Encoder:
 
     def _check_length(self, lengths: DocIndex) -> None:
         """Raises InputError if a document has more tokens than the model has positions. Computed ones never end."""
-        if self.family.embeds_positions and (longest := int(lengths.max())) > self.max_tokens:
+        learns = self.family.learns_positions(self.base.config)
+        if learns and (longest := int(lengths.max())) > self.max_tokens:
             raise InputError(
                 f"a document may have at most {self.max_tokens} tokens for this model, and one has {longest}: "
                 "tokenise with truncation=True"
@@ -180,7 +184,7 @@ class Encoder:
 
     def _run_layers(self, batch: PackedBatch, first: int, last: int, listens: bool) -> PackedBatch:
         probe = AttentionProbe() if listens else None
-        hidden = self.runner.run(self.layers, (first, last), batch, self._rotary_tables(batch), probe)
+        hidden = self.runner.run(self.layers, (first, last), batch, self._position_tables(batch), probe)
         return batch.with_hidden(hidden, probe.received if probe else None)
 
     def read(self, finished: PackedBatch, reads: Reads) -> Logits:
@@ -223,7 +227,9 @@ class Encoder:
             positions = (count - before[batch.documents]) * real + config.pad_token_id
         return positions
 
-    def _rotary_tables(self, batch: PackedBatch) -> RotaryTables:
+    def _position_tables(self, batch: PackedBatch) -> PositionTables:
+        if self.family.grouped is not None:
+            return {None: self.family.grouped.positions(self.base, batch)}
         if self.family.rotary is None:
             return {}
         rotary = attrgetter(self.family.rotary)(self.base)

@@ -106,13 +106,14 @@ def check_positions(config: Any, tokens: int) -> None:
         tokens: the most tokens that a document shall have.
 
     Raises:
-        InputError: The encoder's family has no learned positions, or the encoder has more positions than that already.
+        InputError: The encoder has no learned positions, or has more positions than that already.
     """
     family = family_of(config)
-    if not family.embeds_positions:
+    if not family.learns_positions(config):
+        kind = "relative" if family.rotary is None else "rotary, computed and not learned"
         raise InputError(
-            f"positions must be unset for a {config.model_type} model, and is {tokens}: its positions are rotary, "
-            "computed and not learned, and it needs no more of them"
+            f"positions must be unset for {'an' if config.model_type[0] in 'aeiou' else 'a'} {config.model_type} model, and is {tokens}: its positions are {kind}, "
+            "and it needs no more of them"
         )
     own = family.max_tokens(config)
     if tokens < own:
@@ -134,7 +135,7 @@ def extend_positions(model: Any, tokens: int) -> None:
         tokens: the most tokens of a document from now on, with its special tokens.
 
     Raises:
-        InputError: The encoder's family has no learned positions, or the encoder has more positions than that already.
+        InputError: The encoder has no learned positions, or has more positions than that already.
     """
     config, family = model.config, family_of(model.config)
     check_positions(config, tokens)
@@ -144,6 +145,8 @@ def extend_positions(model: Any, tokens: int) -> None:
     embeddings = attrgetter(family.embeddings)(model.base_model)
     table = embeddings.position_embeddings
     table.weight = nn.Parameter(table.weight.detach()[rows], requires_grad=table.weight.requires_grad)
+    if getattr(config, "max_relative_positions", 1) < 1:  # then the number of positions would stand for it
+        config.max_relative_positions = config.max_position_embeddings
     table.num_embeddings = config.max_position_embeddings = len(rows)
     # A plain, padded call reads these two buffers where the caller passes no ids of positions or segments.
     embeddings.position_ids = torch.arange(len(rows), device=table.weight.device)[None]

@@ -26,6 +26,9 @@ SHAPE = {
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
 # Half a window is 2, so that documents of more than 3 tokens reach beyond it.
 LOCAL = {"local_attention": 4, "global_attn_every_n_layers": 2}
+DISENTANGLED = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
+# With 8 buckets, positions that differ by 4 or more share some.
+BUCKETS = {"position_buckets": 8, "max_relative_positions": 30, "norm_rel_ebd": "layer_norm"}
 DISTIL = {"dim": 32, "n_layers": 4, "n_heads": 4, "hidden_dim": 48, "vocab_size": 60, "max_position_embeddings": 40}
 
 # Every supported family; a new one is one line here.
@@ -40,6 +43,15 @@ CONFIGS = {
     "electra without projection": lambda: transformers.ElectraConfig(**SHAPE, embedding_size=32),
     "albert": lambda: transformers.AlbertConfig(**SHAPE, embedding_size=16, num_hidden_groups=2),
     "albert with inner layers": lambda: transformers.AlbertConfig(**SHAPE, embedding_size=16, inner_group_num=2),
+    "mpnet": lambda: transformers.MPNetConfig(**SHAPE),
+    "deberta-v2": lambda: transformers.DebertaV2Config(**SHAPE, **DISENTANGLED, type_vocab_size=2),
+    # As DeBERTa-v3 and the larger DeBERTa-v2 have it, but for the sizes.
+    "deberta-v2 with shared keys": lambda: transformers.DebertaV2Config(
+        **SHAPE, **DISENTANGLED, **BUCKETS, share_att_key=True, position_biased_input=False
+    ),
+    "deberta-v2 with a convolution": lambda: transformers.DebertaV2Config(
+        **SHAPE, **DISENTANGLED, **BUCKETS, conv_kernel_size=3, conv_act="gelu", embedding_size=16
+    ),
     "nomic_bert": lambda: transformers.NomicBertConfig(**SHAPE),
     "eurobert late": lambda: transformers.EuroBertConfig(**SHAPE, num_key_value_heads=2, pad_token_id=0),
     "eurobert bos": lambda: transformers.EuroBertConfig(

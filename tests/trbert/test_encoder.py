@@ -44,7 +44,7 @@ def test_a_document_too_long_is_said_wherever_positions_are_learned(family_confi
     longest = encoder.max_tokens
     reads(encoder, Tokens.from_lists([[7] * longest, [8]], None))
     longer = Tokens.from_lists([[8], [7] * (longest + 1)], None)
-    if not encoder.family.embeds_positions:
+    if not encoder.family.learns_positions(family_config):
         reads(encoder, longer)
         return
     told = TOO_LONG.replace("40", str(longest)).replace("41", str(longest + 1))

@@ -15,6 +15,7 @@ from trbert.errors import InputError
 from trbert.measure.cost import CostModel
 from trbert.measure.timing import Spread, machine, paired_ratio, peak_memory, take_turns
 from trbert.modeling import TrbertModel
+from trbert.packed.attention import PACKED_ATTENTION
 from trbert.packed.tokens import Tokens
 from trbert.pretrained import Pretrained
 from trbert.runners import Compiled, Int8
@@ -281,9 +282,11 @@ def _rival_variants(
 
 def padded_variants(reducer: Reducer, documents: Documents, dtype: str) -> tuple[Variant, Variant]:
     """Returns two variants of the plain model as users run it: padded, and padded after sorting by length."""
-    # It is a copy, because the encoder's model calls our attention function. A user of the plain model has SDPA.
+    # It is a copy, because the encoder's model calls our attention function. A user of the plain model has SDPA
+    # where transformers has it for the family.
     plain: Any = copy.deepcopy(reducer.encoder.plain)
-    plain.set_attn_implementation("sdpa")
+    if plain.config._attn_implementation == PACKED_ATTENTION:
+        plain.set_attn_implementation("sdpa")
     cost = CostModel.of(reducer)
 
     def forward(batch: dict[str, Tensor]) -> Tensor:

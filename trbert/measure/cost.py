@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from trbert.packed.grouped import GroupedLayer
 from trbert.selection.policy import Policy
 from trbert.selection.reduction import Reducer
 from trbert.selection.selectors import PolicySelector, Selector
@@ -26,8 +27,11 @@ class CostModel:
 
     Attributes:
         embedding_per_token: the linear maps between the embeddings and layer 0, for one token.
-        layer_per_token: the linear maps of each layer, for one token.
+        layer_per_token: the linear maps and convolutions of each layer, for one token, and its products with what the
+            layer mapped once.
         layer_per_pair: the two attention products of each layer, for one pair of a query and a key.
+        layer_per_document: what each layer maps once for a whole row, for one document that is a row by itself. In a
+            row of several documents, they share it. DeBERTa's layers map the states of relative positions.
         head_per_document: the pooler and the head, for one document.
         head_per_token: a head that reads every remaining token and averages the logits, for one token. EuroBERT has one
             where its `classifier_pooling` is "late".
@@ -41,6 +45,7 @@ class CostModel:
     layer_per_token: tuple[float, ...]
     layer_per_pair: tuple[float, ...]
     head_per_document: float
+    layer_per_document: tuple[float, ...] = ()
     policy_per_token: float = 0.0
     policy_per_document: float = 0.0
     head_per_token: float = 0.0
@@ -72,8 +77,9 @@ class CostModel:
         reads_remaining = not reads_tokens and getattr(config, "classifier_pooling", None) == "late"
         return cls(
             embedding_per_token=_linear_flops(embedding),
-            layer_per_token=tuple(_linear_flops(layer.modules()) for layer in encoder.layers),
+            layer_per_token=tuple(_flops_per_token(layer) for layer in encoder.layers),
             layer_per_pair=(4.0 * config.num_attention_heads * head_width * attentions,) * len(encoder.layers),
+            layer_per_document=tuple(_flops_per_row(layer) for layer in encoder.layers),
             head_per_document=0.0 if reads_tokens or reads_remaining else _linear_flops(head),
             policy_per_token=_linear_flops(first.per_token) if first else 0.0,
             policy_per_document=_linear_flops(first.per_document) if first else 0.0,
@@ -96,7 +102,8 @@ class CostModel:
             >>> cost.layers(0, 2, torch.tensor([2.0, 3.0]))  # 2 layers of 10·n + n²
             tensor([48., 78.])
         """
-        return sum(self.layer_per_token[first:last]) * lengths + sum(self.layer_per_pair[first:last]) * lengths.square()
+        per_token, per_pair = sum(self.layer_per_token[first:last]), sum(self.layer_per_pair[first:last])
+        return per_token * lengths + per_pair * lengths.square() + sum(self.layer_per_document[first:last])
 
     def unreduced(self, lengths: DocIndex) -> DocFloat:
         """Returns the FLOPs of the plain model on each document, without padding and without a policy.
@@ -185,6 +192,21 @@ def speed_up(unreduced: DocFloat, reduced: DocFloat) -> float:
         2.5
     """
     return float(unreduced.sum() / reduced.sum())
+
+
+def _flops_per_token(layer: nn.Module) -> float:
+    """Returns the FLOPs of a layer for one token, but for the attention products."""
+    convolutions = sum(2 * each.weight.numel() for each in layer.modules() if isinstance(each, nn.Conv1d))
+    flops = _linear_flops(layer.modules()) + convolutions
+    if isinstance(layer, GroupedLayer):
+        flops -= _linear_flops(layer.maps_of_table_alone())
+        flops += 2.0 * layer.table_rows * layer.width * layer.products_with_table()
+    return flops
+
+
+def _flops_per_row(layer: nn.Module) -> float:
+    """Returns the FLOPs of what a layer maps once for a row."""
+    return layer.table_rows * _linear_flops(layer.mapped_once()) if isinstance(layer, GroupedLayer) else 0.0
 
 
 def _linear_flops(modules: Iterable[nn.Module]) -> float:

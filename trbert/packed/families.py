@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from trbert.errors import UnsupportedModel
+from trbert.packed.grouped import DebertaLayer, GroupedLayer, MPNetLayer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,12 +27,15 @@ class Family:
         pooler: the module that maps the first token's state to what the head reads, or None.
         pooler_activation: the activation after the pooler, where it is a module beside the pooler and not within it.
             Such a pooler is one linear map, and takes the first token's state alone. None elsewhere.
-        embeds_positions: whether the embeddings take `position_ids`.
+        embeds_positions: whether the embeddings take `position_ids`. Where that differs within the family, it is the
+            name of the setting that says whether the embeddings have a table of positions.
         embeds_segments: whether the embeddings take `token_type_ids`.
         first_position_after_padding: whether positions start at `pad_token_id + 1`, and padding ids have the position
             `pad_token_id`, as in RoBERTa.
         rotary: the module that gives (cos, sin) for positions, which every layer takes; None without rotary positions.
         rotary_by_layer_type: whether (cos, sin) differ by a layer's `attention_type`, as in ModernBERT.
+        grouped: what wraps each layer where transformers' `AttentionInterface` does not reach the attention. Hugging
+            Face's own attention module then runs on groups of documents. None elsewhere.
     """
 
     layers: str | Callable[[Any], list[nn.Module]]
@@ -40,15 +44,21 @@ class Family:
     final_norm: str | None = None
     pooler: str | None = None
     pooler_activation: str | None = None
-    embeds_positions: bool = True
+    embeds_positions: bool | str = True
     embeds_segments: bool = True
     first_position_after_padding: bool = False
     rotary: str | None = None
     rotary_by_layer_type: bool = False
+    grouped: type[GroupedLayer] | None = None
 
     def layer_list(self, base: nn.Module) -> list[nn.Module]:
         """Returns the layers in the order in which they run. In ALBERT the same layer comes several times."""
         return self.layers(base) if callable(self.layers) else list(attrgetter(self.layers)(base))
+
+    def learns_positions(self, config: Any) -> bool:
+        """Returns whether the embeddings have a table of positions, which limits the tokens of a document."""
+        learns = self.embeds_positions
+        return bool(getattr(config, learns)) if isinstance(learns, str) else learns
 
     def reserved_positions(self, config: Any) -> int:
         """Returns how many first rows of the position table are never the position of a token."""
@@ -96,6 +106,14 @@ FAMILIES: dict[str, Family] = {
         pooler="pooler",
         pooler_activation="pooler_activation",
     ),
+    "mpnet": Family(
+        layers="encoder.layer",
+        pooler="pooler",
+        embeds_segments=False,
+        first_position_after_padding=True,
+        grouped=MPNetLayer,
+    ),
+    "deberta-v2": Family(layers="encoder.layer", embeds_positions="position_biased_input", grouped=DebertaLayer),
     "nomic_bert": Family(layers="layers", pooler="pooler", embeds_positions=False, rotary="rotary_emb"),
     "eurobert": Family(
         layers="layers",

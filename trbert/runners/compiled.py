@@ -10,7 +10,7 @@ from torch import Tensor
 from trbert.packed.attention import AttentionProbe
 from trbert.packed.batch import PackedBatch
 from trbert.runners.eager import Eager, through_layers
-from trbert.runners.runner import RotaryTables
+from trbert.runners.runner import PositionTables
 from trbert.shapes import Hidden
 
 
@@ -37,13 +37,13 @@ class Compiled(Eager):
         layers: Sequence[Any],
         span: tuple[int, int],
         batch: PackedBatch,
-        rotary: RotaryTables,
+        tables: PositionTables,
         probe: AttentionProbe | None,
     ) -> Hidden:
         """Returns the states after the layers."""
         if probe is not None or torch.is_grad_enabled():
-            return super().run(layers, span, batch, rotary, probe)
+            return super().run(layers, span, batch, tables, probe)
         if span not in self._spans:
             first, last = span
             self._spans[span] = torch.compile(partial(through_layers, layers[first:last]), dynamic=True)
-        return self._spans[span](batch.hidden[None], batch.offsets.int(), batch.positions, rotary)[0]
+        return self._spans[span](batch.hidden[None], batch.offsets.int(), batch.positions, tables)[0]

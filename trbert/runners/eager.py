@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from trbert.packed.attention import AttentionProbe
 from trbert.packed.batch import PackedBatch
-from trbert.runners.runner import RotaryTables, Runner
+from trbert.runners.runner import PositionTables, Runner
 from trbert.shapes import Hidden
 
 
@@ -24,13 +24,13 @@ class Eager(Runner):
         layers: Sequence[Any],
         span: tuple[int, int],
         batch: PackedBatch,
-        rotary: RotaryTables,
+        tables: PositionTables,
         probe: AttentionProbe | None,
     ) -> Hidden:
         """Returns the states after a span of the layers. The received attention is computed in the last one only."""
         first, last = span
         return through_layers(
-            layers[first:last], batch.hidden[None], batch.offsets.int(), batch.positions, rotary, batch.segments, probe
+            layers[first:last], batch.hidden[None], batch.offsets.int(), batch.positions, tables, batch.segments, probe
         )[0]
 
 
@@ -39,7 +39,7 @@ def through_layers(
     states: Tensor,
     offsets: Tensor,
     positions: Tensor,
-    rotary: RotaryTables,
+    tables: PositionTables,
     segments: list[int] | None = None,
     probe: AttentionProbe | None = None,
 ) -> Tensor:
@@ -50,7 +50,7 @@ def through_layers(
         states: the states that enter the first of them, [1, total, dim].
         offsets: where each document of the row starts, and the end of the row.
         positions: each token's original position.
-        rotary: the position tables that the layers take.
+        tables: what the layers take of positions.
         segments: the number of tokens of each document; None computes them from `offsets`.
         probe: gets the attention that each token received in the last layer; None asks for nothing.
     """
@@ -63,6 +63,6 @@ def through_layers(
             offsets=offsets,
             token_positions=positions,
             probe=probe if index == len(layers) - 1 else None,
-            **({"position_embeddings": rotary[kind if kind in rotary else None]} if rotary else {}),
+            **({"position_embeddings": tables[kind if kind in tables else None]} if tables else {}),
         )
     return states

@@ -8,12 +8,14 @@ from torch import Tensor, nn
 
 from trbert.packed.attention import AttentionProbe
 from trbert.packed.batch import PackedBatch
+from trbert.packed.grouped import Groups
 from trbert.shapes import Hidden
 
-RotaryTables = dict[str | None, tuple[Tensor, Tensor]]
-"""(cos, sin) of each token's position, by the attention type of a layer.
+PositionTables = dict[str | None, tuple[Tensor, Tensor] | Groups]
+"""What the layers take of positions, by the attention type of a layer. The key is None where all are of one type.
 
-The key is None where all layers are of one type. The dictionary is empty where positions are not rotary.
+It is (cos, sin) of each token's position where positions are rotary, and the groups of the row where the attention runs
+on groups. Elsewhere the dictionary is empty.
 """
 
 
@@ -44,7 +46,7 @@ class Runner(ABC):
         layers: Sequence[Any],
         span: tuple[int, int],
         batch: PackedBatch,
-        rotary: RotaryTables,
+        tables: PositionTables,
         probe: AttentionProbe | None,
     ) -> Hidden:
         """Returns the states after a span of the layers.
@@ -53,6 +55,6 @@ class Runner(ABC):
             layers: all layers of the encoder, in their order.
             span: the index of the first layer to run, and the index after the last one.
             batch: the states that enter the first layer of the span.
-            rotary: the position tables that the layers take.
+            tables: what the layers take of positions.
             probe: gets the attention that each token received in the last layer of the span; None asks for nothing.
         """
