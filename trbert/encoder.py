@@ -12,6 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from trbert.errors import InputError
 from trbert.packed.attention import PACKED_ATTENTION, AttentionProbe
 from trbert.packed.batch import PackedBatch, split_documents, start_batch
+from trbert.packed.by_document import ByDocument
 from trbert.packed.families import Family, family_of
 from trbert.packed.tokens import Tokens
 from trbert.runners.eager import Eager
@@ -55,10 +56,14 @@ class Encoder:
         self.family: Family = family_of(plain.config)
         self.plain = plain
         self.base = plain.base_model
-        self.layers = self.family.layer_list(self.base)
+        self.layers = [
+            ByDocument(layer) if type(layer).__name__ in self.family.by_document else layer
+            for layer in self.family.layer_list(self.base)
+        ]
         self.runner = Eager() if runner is None else runner
         # Setting it visits all modules, which takes longer than a small layer. So it is set only where it differs.
-        if plain.config._attn_implementation != PACKED_ATTENTION:
+        packed = any(not isinstance(layer, ByDocument) for layer in self.layers)
+        if packed and plain.config._attn_implementation != PACKED_ATTENTION:
             plain.set_attn_implementation(PACKED_ATTENTION)
 
     @property
@@ -80,7 +85,7 @@ class Encoder:
     @property
     def num_segments(self) -> int:
         """The number of segments that the embeddings tell apart; 1 where they tell none apart."""
-        return int(self.base.config.type_vocab_size) if self.family.embeds_segments else 1
+        return self.family.num_segments(self.base.config)
 
     def check_tokens(self, tokens: Tokens) -> None:
         """Checks that the embeddings can read these documents.
@@ -151,7 +156,8 @@ class Encoder:
             first: the index of the first layer to run.
             last: the index after the last layer to run.
             listens: whether to record the attention that each token received in the last of these layers, as the
-                batch's `received`.
+                batch's `received`. Layers that are run by document are not listened to, so the last other one is. If
+                there is none, all tokens of a document received the same.
         """
         if first == last:
             return batch
@@ -180,8 +186,11 @@ class Encoder:
 
     def _run_layers(self, batch: PackedBatch, first: int, last: int, listens: bool) -> PackedBatch:
         probe = AttentionProbe() if listens else None
-        hidden = self.runner.run(self.layers, (first, last), batch, self._rotary_tables(batch), probe)
-        return batch.with_hidden(hidden, probe.received if probe else None)
+        hidden = self.runner.run(self.layers, (first, last), batch, self.rotary_tables(batch), probe)
+        if probe is None:
+            return batch.with_hidden(hidden)
+        heard = probe.received
+        return batch.with_hidden(hidden, 1 / batch.lengths[batch.documents] if heard is None else heard)
 
     def read(self, finished: PackedBatch, reads: Reads) -> Logits:
         """Returns the head's outputs for the finished states of documents of which no token was dropped.
@@ -208,7 +217,7 @@ class Encoder:
     def _head(self, states: Tensor, mask: Tensor) -> Tensor:
         head = copy.copy(self.plain)
         head._modules = dict(self.plain._modules)
-        head._modules[self.plain.base_model_prefix] = _FinishedEncoder(self.family, self.base)
+        head._modules[self.plain.base_model_prefix] = FinishedEncoder(self.family, self.base)
         outputs: Tensor = head(inputs_embeds=states, attention_mask=mask, return_dict=True).logits
         return outputs
 
@@ -223,7 +232,8 @@ class Encoder:
             positions = (count - before[batch.documents]) * real + config.pad_token_id
         return positions
 
-    def _rotary_tables(self, batch: PackedBatch) -> RotaryTables:
+    def rotary_tables(self, batch: PackedBatch) -> RotaryTables:
+        """Returns (cos, sin) of the tokens of a batch, as its layers take them."""
         if self.family.rotary is None:
             return {}
         rotary = attrgetter(self.family.rotary)(self.base)
@@ -233,7 +243,7 @@ class Encoder:
         return {kind: rotary(states, positions, kind) for kind in set(self.base.config.layer_types)}
 
 
-class _FinishedEncoder(nn.Module):
+class FinishedEncoder(nn.Module):
     """Takes the place of the base model, and returns the finished states that it is called with."""
 
     _parts: tuple[Family, Any]
@@ -244,6 +254,7 @@ class _FinishedEncoder(nn.Module):
         object.__setattr__(self, "_parts", (family, base))
 
     def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> BaseModelOutputWithPooling:
+        """Returns the states after the final norm, and the pooled state of each document."""
         family, base = self._parts
         states = inputs_embeds
         if family.final_norm is not None:
