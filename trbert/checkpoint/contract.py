@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -25,7 +26,7 @@ TOLERANCE = 2e-5
 
 Found = TypeVar("Found")
 
-_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings", "pad_token_id")
+_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
 """What the config of every encoder says. A class may map its own names to these ones (`attribute_map`)."""
 _EMBEDDINGS = (
     "correct embeddings, projection, embeds_positions, embeds_segments and first_position_after_padding of the family"
@@ -160,7 +161,9 @@ class _Trial:
         """Runs the parts one after the other, each on what the plain model gave to it."""
         encoder = self.attempt("attention", _PACKED, lambda: Encoder(self.model))
         tokens = self._tokens(encoder)
-        plain = [self.attempt("plain model", "correct its code", lambda i=i: self._plain(tokens, i)) for i in range(4)]
+        plain = [
+            self.attempt("plain model", "correct its code", partial(self._plain, tokens, i)) for i in range(len(tokens))
+        ]
         heard = [each for each, _ in plain]
         batch = self.attempt("embeddings", _EMBEDDINGS, lambda: encoder.embed(tokens))
         self.attempt("rotary", _ROTARY, lambda: encoder.rotary_tables(batch))
@@ -170,11 +173,11 @@ class _Trial:
             own = layer.layer if isinstance(layer, ByDocument) else layer
             part, remedy = f"layer {index} ({type(own).__name__})", _PACKED if own is layer else _ALONE
             entered = batch.with_hidden(torch.cat([each.entered[index] for each in heard]))
-            after = self.attempt(part, remedy, lambda i=index, e=entered: encoder.run_layers(e, i, i + 1).hidden)
-            self.same(part, remedy, after, torch.cat([each.left[index] for each in heard]))
+            after = self.attempt(part, remedy, partial(encoder.run_layers, entered, index, index + 1))
+            self.same(part, remedy, after.hidden, torch.cat([each.left[index] for each in heard]))
         finished = batch.with_hidden(torch.cat([each.left[-1] for each in heard]))
-        for number, (last, outputs) in enumerate(zip((each.left[-1] for each in heard), plain, strict=True)):
-            self._check_end(number, last, outputs[1])
+        for each, outputs in plain:
+            self._check_end(each.left[-1], outputs)
         self._check_head(encoder, tokens, finished, reads)
 
     def _check_order(self, heard: list[_Heard]) -> None:
@@ -186,7 +189,7 @@ class _Trial:
             for index, (before, after) in enumerate(zip(each.left, each.entered[1:], strict=False)):
                 self.same(f"step from layer {index} to the next one", remedy, before, after)
 
-    def _check_end(self, number: int, last: Tensor, outputs: Any) -> None:
+    def _check_end(self, last: Tensor, outputs: Any) -> None:
         ours = self.attempt("end", _END, lambda: FinishedEncoder(self.family, self.base)(inputs_embeds=last[None]))
         self.same("final_norm", _END, ours.last_hidden_state[0], outputs.last_hidden_state[0])
         pooled = getattr(outputs, "pooler_output", None)
@@ -208,9 +211,11 @@ class _Trial:
         generator = torch.Generator().manual_seed(0)
         rows = self.model.get_input_embeddings().num_embeddings
         lengths = [min(length, encoder.max_tokens) for length in LENGTHS]
-        draw = lambda most, length: torch.randint(most, (length,), generator=generator).tolist()  # noqa: E731
-        types = [draw(2, length) for length in lengths] if self._reads_types() else None
-        return Tokens.from_lists([draw(rows, length) for length in lengths], types).to(encoder.device)
+
+        def draw(most: int) -> list[list[int]]:
+            return [torch.randint(most, (length,), generator=generator).tolist() for length in lengths]
+
+        return Tokens.from_lists(draw(rows), draw(2) if self._reads_types() else None).to(encoder.device)
 
     def _reads_types(self) -> bool:
         taken = "token_type_ids" in inspect.signature(self.base.forward).parameters

@@ -161,7 +161,7 @@ BUILT_IN = frozenset(FAMILIES)
 """The `model_type` of each family that trbert describes itself. The others were registered."""
 
 
-def register_family(family: Family) -> None:
+def register_family(family: object) -> None:
     """Makes a family known that trbert does not describe itself, in this process.
 
     Register it before you load a model of it. A saved model never does so by itself, because a model's files name no
