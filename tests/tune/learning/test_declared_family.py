@@ -61,6 +61,7 @@ class Noted(pickle.Unpickler):
         return super().find_class(module, name)
 
 
+@pytest.mark.slow
 def test_a_model_is_prepared_trained_measured_saved_and_loaded(own_settings, tmp_path):
     prepared = prepare(own_settings, None, lambda line: None)
     model = Model(prepared, own_settings)
