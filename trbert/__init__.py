@@ -6,6 +6,7 @@
 classes load reduced models too.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from trbert.checkpoint.auto_classes import register_when_loaded
@@ -20,13 +21,18 @@ from trbert.errors import (
 
 if TYPE_CHECKING:
     from trbert.modeling import TrbertConfig, TrbertForSequenceClassification, TrbertModel, load
+    from trbert.packed.families import Family, register_family
 
 __version__ = "0.1.0"
 
-_LAZY = ("TrbertConfig", "TrbertForSequenceClassification", "TrbertModel", "load")
+_LAZY = {
+    **dict.fromkeys(("TrbertConfig", "TrbertForSequenceClassification", "TrbertModel", "load"), "trbert.modeling"),
+    **dict.fromkeys(("Family", "register_family"), "trbert.packed.families"),
+}
 
 __all__ = [
     "DamagedCheckpoint",
+    "Family",
     "InputError",
     "ModelNotFound",
     "RunFolderError",
@@ -36,14 +42,13 @@ __all__ = [
     "TrbertModel",
     "UnsupportedModel",
     "load",
+    "register_family",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        from trbert import modeling
-
-        return getattr(modeling, name)
+        return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'trbert' has no attribute {name!r}")
 
 

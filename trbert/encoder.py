@@ -12,6 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from trbert.errors import InputError
 from trbert.packed.attention import PACKED_ATTENTION, AttentionProbe
 from trbert.packed.batch import PackedBatch, split_documents, start_batch
+from trbert.packed.by_document import ByDocument
 from trbert.packed.families import Family, family_of
 from trbert.packed.tokens import Tokens
 from trbert.runners.eager import Eager
@@ -55,13 +56,17 @@ class Encoder:
         self.family: Family = family_of(plain.config)
         self.plain = plain
         self.base = plain.base_model
-        self.layers = self.family.layer_list(self.base)
         grouped = self.family.grouped
+        self.layers = [
+            ByDocument(layer) if type(layer).__name__ in self.family.by_document else layer
+            for layer in self.family.layer_list(self.base)
+        ]
         if grouped is not None:
             self.layers = [grouped(self.base, index, layer) for index, layer in enumerate(self.layers)]
         self.runner = Eager() if runner is None else runner
         # Setting it visits all modules, which takes longer than a small layer. So it is set only where it differs.
-        if grouped is None and plain.config._attn_implementation != PACKED_ATTENTION:
+        packed = grouped is None and any(not isinstance(layer, ByDocument) for layer in self.layers)
+        if packed and plain.config._attn_implementation != PACKED_ATTENTION:
             plain.set_attn_implementation(PACKED_ATTENTION)
 
     @property
@@ -83,7 +88,7 @@ class Encoder:
     @property
     def num_segments(self) -> int:
         """The number of segments that the embeddings tell apart; 1 where they tell none apart."""
-        return max(1, int(self.base.config.type_vocab_size)) if self.family.embeds_segments else 1
+        return self.family.num_segments(self.base.config)
 
     def check_tokens(self, tokens: Tokens) -> None:
         """Checks that the embeddings can read these documents.
@@ -155,7 +160,8 @@ class Encoder:
             first: the index of the first layer to run.
             last: the index after the last layer to run.
             listens: whether to record the attention that each token received in the last of these layers, as the
-                batch's `received`.
+                batch's `received`. Layers that are run by document are not listened to, so the last other one is. If
+                there is none, all tokens of a document received the same.
         """
         if first == last:
             return batch
@@ -184,8 +190,11 @@ class Encoder:
 
     def _run_layers(self, batch: PackedBatch, first: int, last: int, listens: bool) -> PackedBatch:
         probe = AttentionProbe() if listens else None
-        hidden = self.runner.run(self.layers, (first, last), batch, self._position_tables(batch), probe)
-        return batch.with_hidden(hidden, probe.received if probe else None)
+        hidden = self.runner.run(self.layers, (first, last), batch, self.position_tables(batch), probe)
+        if probe is None:
+            return batch.with_hidden(hidden)
+        heard = probe.received
+        return batch.with_hidden(hidden, 1 / batch.lengths[batch.documents] if heard is None else heard)
 
     def read(self, finished: PackedBatch, reads: Reads) -> Logits:
         """Returns the head's outputs for the finished states of documents of which no token was dropped.
@@ -212,7 +221,7 @@ class Encoder:
     def _head(self, states: Tensor, mask: Tensor) -> Tensor:
         head = copy.copy(self.plain)
         head._modules = dict(self.plain._modules)
-        head._modules[self.plain.base_model_prefix] = _FinishedEncoder(self.family, self.base)
+        head._modules[self.plain.base_model_prefix] = FinishedEncoder(self.family, self.base)
         outputs: Tensor = head(inputs_embeds=states, attention_mask=mask, return_dict=True).logits
         return outputs
 
@@ -227,7 +236,8 @@ class Encoder:
             positions = (count - before[batch.documents]) * real + config.pad_token_id
         return positions
 
-    def _position_tables(self, batch: PackedBatch) -> PositionTables:
+    def position_tables(self, batch: PackedBatch) -> PositionTables:
+        """Returns what the layers take of the positions of a batch's tokens, such as (cos, sin)."""
         if self.family.grouped is not None:
             return {None: self.family.grouped.positions(self.base, batch)}
         if self.family.rotary is None:
@@ -239,7 +249,7 @@ class Encoder:
         return {kind: rotary(states, positions, kind) for kind in set(self.base.config.layer_types)}
 
 
-class _FinishedEncoder(nn.Module):
+class FinishedEncoder(nn.Module):
     """Takes the place of the base model, and returns the finished states that it is called with."""
 
     _parts: tuple[Family, Any]
@@ -250,6 +260,7 @@ class _FinishedEncoder(nn.Module):
         object.__setattr__(self, "_parts", (family, base))
 
     def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> BaseModelOutputWithPooling:
+        """Returns the states after the final norm, and the pooled state of each document."""
         family, base = self._parts
         states = inputs_embeds
         if family.final_norm is not None:

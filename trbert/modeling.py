@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from trbert.checkpoint.contract import check_declared
 from trbert.checkpoint.entries import check_entries, check_not_fetched
 from trbert.checkpoint.headers import shards_of
 from trbert.checkpoint.json_text import BrokenLimit, read_object
@@ -30,7 +31,7 @@ from trbert.selection.reduction import Reducer, check_points
 from trbert.selection.selectors import Selector, selector_class, selector_of
 from trbert.tasks import Task, task_of
 from trbert.tasks.examples import Examples
-from trbert.wording import cell, shown
+from trbert.wording import cell, cut, shown
 
 
 class TrbertConfig(PreTrainedConfig):
@@ -290,6 +291,7 @@ def load(path: str | Path, dial: float | None = None, runner: str = "eager", ver
 
     Raises:
         InputError: The folder holds another kind of model, there is no such runner, or the runner cannot run here.
+        UnsupportedModel: A family that was registered does not fit the model.
         ModelNotFound: There is no such folder.
         DamagedCheckpoint: The files of the model are missing or cut off, or do not fit together. Or `verify` is set,
             and they are not those that `SHA256SUMS` lists, or there is no such list.
@@ -336,8 +338,9 @@ def _load(folder: Path, dial: float | None) -> TrbertModel:
         raise _misfit(weights, wrong)
     model.config.dial = model.config.dial if dial is None else dial
     model.selector.check_dial(model.config.dial)
+    check_declared(model.eval().plain, task.reads, str(folder))
     try:
-        try_out(model.eval())
+        try_out(model)
     except TrbertError:
         raise
     except Exception as error:  # for a config that was written by hand, as above
@@ -464,6 +467,13 @@ def _check_config(folder: Path) -> tuple[Task, dict[str, Any]]:
         raise InputError(
             f"{folder}/config.json must name the model's task, and does not, because an older version of trbert saved "
             "it: search again with this version, or load the model with the older one"
+        )
+    kind = config["encoder"].get("model_type") if isinstance(config.get("encoder"), dict) else None
+    if isinstance(kind, str) and kind not in FAMILIES:
+        raise DamagedCheckpoint(
+            f"model_type of the encoder in {folder}/config.json must be one of {', '.join(sorted(FAMILIES))}, and is "
+            f"{cut(kind)}: if it was made with a family of your own, call trbert.register_family(FAMILY) first, or "
+            "pass --family to the command; if not, correct it, or copy or save it again"
         )
     for name, (words, holds) in _RULES.items():
         if not holds(config.get(name)):

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from trbert.checkpoint.config import name_outputs, read_config
+from trbert.checkpoint.contract import check_declared
 from trbert.checkpoint.head import match_labels
 from trbert.checkpoint.place import Place, find_model
 from trbert.checkpoint.quiet import quiet
@@ -66,7 +67,7 @@ def load_pretrained(name: str, task: Task, labels: Sequence[str], new_head: bool
     Raises:
         ModelNotFound: The name is neither a folder nor the name of a model that can be fetched from the hub.
         UnsupportedModel: The model is not an encoder, `trbert.packed.families` does not describe its family, or it
-            needs what is not here.
+            needs what is not here. Or a family that was registered does not fit it.
         InputError: The model was fine-tuned for other labels.
         DamagedCheckpoint: Files of the model are missing or cut off, or do not fit together.
     """
@@ -86,6 +87,7 @@ def load_pretrained(name: str, task: Task, labels: Sequence[str], new_head: bool
         model, report = _load_model(place, task, config, weights in SAFETENSORS)
         unused = check_report(place, model, report, fine_tuned, names is not None)
         check_finite(place, model)
+        check_declared(model, task.reads, name)
         replaced = () if fine_tuned else _renew_head(place, model, report, heads, trained)
         tokenizer, read = load_tokenizer(place, config)
         fitted = fit_tokenizer(place, tokenizer, model)

@@ -40,6 +40,7 @@ PAGES_SIZE = {"data.max_length": 128, "data.train_rows": 4000, "data.validation_
 SETTING_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "--model": ("model", {}),
     "--task": ("task", {"metavar": "NAME"}),
+    "--family": ("family", {"metavar": "MODULE:NAME"}),
     "--data": ("data.source", {"metavar": "NAME_OR_FILES"}),
     "--text-column": ("data.text_column", {}),
     "--label-column": ("data.label_column", {}),

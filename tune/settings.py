@@ -224,6 +224,11 @@ class Settings:
     model: str = _setting(
         "minilm", "hub name or folder of the encoder, plain or fine-tuned; 'minilm' is the packaged encoder"
     )
+    family: str | None = _setting(
+        None,
+        "family of the encoder, if trbert has none of its model_type: a trbert.Family in Python code of your own, as "
+        "my_package.families:FAMILY or my_family.py:FAMILY, which is imported; unset for the families of trbert",
+    )
     new_head: bool = _setting(False, "whether a fine-tuned model gets a new head for the labels of the data")
     seed: int = _setting(0, "seed of every random number")
     positions: int | None = _setting(
@@ -256,6 +261,13 @@ class Settings:
 
     def __post_init__(self) -> None:
         _check(self.model.strip() != "", "--model", "a name or a folder", self.model)
+        place, _, name = (self.family or "my_family.py:FAMILY").rpartition(":")
+        _check(
+            bool(place.strip() and name.isidentifier()),
+            "--family",
+            "a module and a name in it, such as my_package.families:FAMILY or my_family.py:FAMILY",
+            self.family,
+        )
         _check(self.positions is None or self.positions > 0, "positions", "positive or unset", self.positions)
         _check(self.policy_width > 0, "policy_width", "positive", self.policy_width)
         known = set(self.policy_features) <= {"document", "neighbours"}

@@ -19,6 +19,7 @@ from torch import nn
 from trbert import errors
 from trbert.encoder import Encoder
 from trbert.errors import TrbertError
+from trbert.packed.declared import Declaration, declaration_of
 from trbert.selection.reduction import Reducer
 from trbert.tasks import Task
 from trbert.tasks.examples import Examples
@@ -244,6 +245,7 @@ class TeacherStage:
     """The teacher's training, as a team does it.
 
     Attributes:
+        family: the declaration of the encoder's family, or None; before `config`, as in `Prepared`.
         task: what is predicted.
         config: the plain model's Hugging Face configuration.
         weights: the plain model's weights before the training.
@@ -255,6 +257,7 @@ class TeacherStage:
         name: the stage's name.
     """
 
+    family: Declaration | None = None
     task: Task
     config: Any
     weights: "ray.ObjectRef[dict[str, NDArray[Any]]]"
@@ -292,6 +295,7 @@ def teach_together(
     """
     plain = reducer.encoder.plain
     stage = TeacherStage(
+        family=declaration_of(plain.config),
         task=reducer.task,
         config=plain.config,
         weights=ray.put(arrays_of(plain)),

@@ -33,6 +33,12 @@ RULES = [
         "latency.json",
         "select.latency_table must be unset unless select.price is 'latency', and is 'latency.json'",
     ),
+    (
+        "family",
+        "FAMILY",
+        "--family must be a module and a name in it, such as my_package.families:FAMILY or my_family.py:FAMILY, and is "
+        "'FAMILY'",
+    ),
     ("data.max_length", 2, "data.max_length must be more than 2 tokens, and is 2"),
     ("data.train_rows", 0, "data.train_rows must be a positive number or unset, and is 0"),
     ("data.validation_rows", 0, "data.validation_rows must be positive, and is 0"),

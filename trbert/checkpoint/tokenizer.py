@@ -85,6 +85,7 @@ def fit_tokenizer(place: Place, tokenizer: Any, model: Any) -> tuple[str, ...]:
     """Makes a tokenizer fit an encoder, in place, and returns notes on it.
 
     It gets the length of the encoder where it has none or a larger one, so that a saved copy truncates as it should.
+    It gives no token types where the encoder knows one alone, as RoBERTa does.
     It gets a padding token where it has none, since batches are padded when a saved model is used.
 
     Args:
@@ -129,6 +130,14 @@ def _fit(place: Place, tokenizer: Any, model: Any) -> tuple[str, ...]:
         notes.append(
             f"tokenizer of model {place.name}: it puts no special token before a text, so that the first token of its "
             "first word is never dropped, and is what a head that reads the first token reads"
+        )
+    types = tokenizer("a", "a").get("token_type_ids", [0])
+    if max(types) > 0 and family_of(config).num_segments(config) <= 1:
+        # It is saved with the tokenizer, so that it holds for whoever uses the model later.
+        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+        notes.append(
+            f"tokenizer of model {place.name}: it gives the second text of a pair the type {max(types)}, and the "
+            "encoder knows type 0 alone, so the types are left out, and all tokens have type 0"
         )
     beyond = _named(tokenizer, rows)
     if beyond:

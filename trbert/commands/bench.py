@@ -16,6 +16,11 @@ FIT = {"cpu": ["float32", "bfloat16", "int8"], "cuda": ["float32", "bfloat16", "
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of this command to a parser."""
     parser.add_argument("model", metavar="MODEL", help="folder of a reduced model")
+    parser.add_argument(
+        "--family",
+        metavar="MODULE:NAME",
+        help="family of the model, if it is one of your own: the --family of the search that made the model",
+    )
     parser.add_argument("--data", default="pages", help="as tune/search.py takes it (default: the packaged pages)")
     parser.add_argument(
         "--text-column", default="text", help="column of the texts, or of pairs a,b (default: %(default)s)"
@@ -65,6 +70,7 @@ def run(options: argparse.Namespace) -> None:
     from trbert.data.splits import load_inputs
     from trbert.measure.latency import measure_latency
     from trbert.modeling import load
+    from trbert.packed.declared import declare
     from trbert.pretrained import load_pretrained
 
     logging.disable_progress_bar()
@@ -73,6 +79,8 @@ def run(options: argparse.Namespace) -> None:
     gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     if options.device not in ("cpu", *gpus, *(["cuda"] if gpus else [])):
         raise InputError(f"--device must be a device of this machine, and is {options.device!r}: use cpu")
+    if options.family is not None:
+        declare(options.family)
     model = load(options.model).to(options.device)
     dials = options.dial or [model.config.dial]
     for dial in dials:

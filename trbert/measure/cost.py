@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from trbert.packed.by_document import ByDocument
 from trbert.packed.grouped import GroupedLayer
 from trbert.selection.policy import Policy
 from trbert.selection.reduction import Reducer
@@ -78,7 +79,9 @@ class CostModel:
         return cls(
             embedding_per_token=_linear_flops(embedding),
             layer_per_token=tuple(_flops_per_token(layer) for layer in encoder.layers),
-            layer_per_pair=(4.0 * config.num_attention_heads * head_width * attentions,) * len(encoder.layers),
+            layer_per_pair=tuple(
+                4.0 * config.num_attention_heads * head_width * attentions * _attends(layer) for layer in encoder.layers
+            ),
             layer_per_document=tuple(_flops_per_row(layer) for layer in encoder.layers),
             head_per_document=0.0 if reads_tokens or reads_remaining else _linear_flops(head),
             policy_per_token=_linear_flops(first.per_token) if first else 0.0,
@@ -209,8 +212,20 @@ def _flops_per_row(layer: nn.Module) -> float:
     return layer.table_rows * _linear_flops(layer.mapped_once()) if isinstance(layer, GroupedLayer) else 0.0
 
 
+def _attends(layer: nn.Module) -> bool:
+    """Returns whether a layer has attention. Of those run by document, one has if a module in it is called so."""
+    return not isinstance(layer, ByDocument) or any("attention" in type(m).__name__.lower() for m in layer.modules())
+
+
 def _linear_flops(modules: Iterable[nn.Module]) -> float:
-    return float(sum(2 * each.in_features * each.out_features for each in modules if _is_linear(each)))
+    return float(sum(_flops(each) for each in modules))
+
+
+def _flops(module: Any) -> int:
+    """Returns the FLOPs of one linear map or one convolution over the tokens, for one token; 0 for other modules."""
+    if isinstance(module, nn.Conv1d):
+        return 2 * module.in_channels // module.groups * module.kernel_size[0] * module.out_channels
+    return 2 * module.in_features * module.out_features if _is_linear(module) else 0
 
 
 def _is_linear(module: Any) -> TypeGuard[nn.Linear]:

@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from trbert.errors import UnsupportedModel
+from trbert.errors import InputError, UnsupportedModel
 from trbert.packed.grouped import DebertaLayer, GroupedLayer, MPNetLayer
+from trbert.wording import shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,10 @@ class Family:
         rotary_by_layer_type: whether (cos, sin) differ by a layer's `attention_type`, as in ModernBERT.
         grouped: what wraps each layer where transformers' `AttentionInterface` does not reach the attention. Hugging
             Face's own attention module then runs on groups of documents. None elsewhere.
+        model_type: the `model_type` of the models that it describes, as their config.json names it. A family that is
+            registered needs it. It is None for those of `FAMILIES` itself.
+        by_document: the names of the classes of those layers that are run on each document by itself. Such a layer may
+            be of any kind, for example a convolution. It takes the states and `attention_mask=None`.
     """
 
     layers: str | Callable[[Any], list[nn.Module]]
@@ -50,6 +55,8 @@ class Family:
     rotary: str | None = None
     rotary_by_layer_type: bool = False
     grouped: type[GroupedLayer] | None = None
+    model_type: str | None = None
+    by_document: tuple[str, ...] = ()
 
     def layer_list(self, base: nn.Module) -> list[nn.Module]:
         """Returns the layers in the order in which they run. In ALBERT the same layer comes several times."""
@@ -63,6 +70,10 @@ class Family:
     def reserved_positions(self, config: Any) -> int:
         """Returns how many first rows of the position table are never the position of a token."""
         return config.pad_token_id + 1 if self.first_position_after_padding else 0
+
+    def num_segments(self, config: Any) -> int:
+        """Returns the number of segments that the embeddings tell apart; 1 where they tell none apart."""
+        return int(config.type_vocab_size) if self.embeds_segments else 1
 
     def max_tokens(self, config: Any) -> int:
         """Returns the most tokens that a document may have, with its special tokens."""
@@ -154,10 +165,45 @@ def family_of(config: Any) -> Family:
     if config.model_type not in FAMILIES:
         raise UnsupportedModel(
             f"model_type must be one of {known}, and is {config.model_type!r}: "
-            "pass an encoder of one of these families, or add an entry to trbert/packed/families.py"
+            "pass an encoder of one of these families, or describe this one yourself, and name your description with "
+            "--family (in Python: trbert.register_family)"
         )
     if getattr(config, "is_decoder", False):
         raise UnsupportedModel(
             f"a {config.model_type} model must be an encoder, and its config has is_decoder=True: pass an encoder"
         )
     return FAMILIES[config.model_type]
+
+
+BUILT_IN = frozenset(FAMILIES)
+"""The `model_type` of each family that trbert describes itself. The others were registered."""
+
+
+def register_family(family: object) -> None:
+    """Makes a family known that trbert does not describe itself, in this process.
+
+    Register it before you load a model of it. A saved model never does so by itself, because a model's files name no
+    code that trbert would run.
+
+    Args:
+        family: the family; its `model_type` says which models it describes. An earlier one of that type is replaced.
+
+    Raises:
+        InputError: It is no `Family`, it has no `model_type`, or trbert describes this `model_type` itself.
+    """
+    if not isinstance(family, Family):
+        raise InputError(
+            f"a family must be a trbert.Family, and is {shown(family)}: write FAMILY = trbert.Family(model_type=...)"
+        )
+    kind = family.model_type
+    if not isinstance(kind, str) or not kind:
+        raise InputError(
+            f"model_type of a family must be the model_type in config.json of its models, and is {kind!r}: write "
+            "trbert.Family(model_type='...')"
+        )
+    if kind in BUILT_IN:
+        raise InputError(
+            f"model_type of a family must be one that trbert does not describe itself, and is {kind!r}: leave the "
+            "family out (--family)"
+        )
+    FAMILIES[kind] = family

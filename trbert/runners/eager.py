@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from trbert.packed.attention import AttentionProbe
 from trbert.packed.batch import PackedBatch
+from trbert.packed.by_document import ByDocument
 from trbert.runners.runner import PositionTables, Runner
 from trbert.shapes import Hidden
 
@@ -52,8 +53,10 @@ def through_layers(
         positions: each token's original position.
         tables: what the layers take of positions.
         segments: the number of tokens of each document; None computes them from `offsets`.
-        probe: gets the attention that each token received in the last layer; None asks for nothing.
+        probe: gets the attention that each token received in the last layer that is not run by document; None asks for
+            nothing.
     """
+    last = max((index for index, layer in enumerate(layers) if not isinstance(layer, ByDocument)), default=-1)
     for index, layer in enumerate(layers):
         kind = getattr(layer, "attention_type", None)
         states = layer(
@@ -62,7 +65,7 @@ def through_layers(
             segments=segments,
             offsets=offsets,
             token_positions=positions,
-            probe=probe if index == len(layers) - 1 else None,
+            probe=probe if index == last else None,
             **({"position_embeddings": tables[kind if kind in tables else None]} if tables else {}),
         )
     return states

@@ -15,6 +15,7 @@ from trbert.data.splits import Splits, load_splits
 from trbert.encoder import Encoder
 from trbert.errors import InputError
 from trbert.limits import parse_size
+from trbert.packed.declared import declare
 from trbert.pretrained import Pretrained, check_positions, load_pretrained
 from trbert.rehearsal import rehearse
 from trbert.selection.reduction import Reducer, check_points
@@ -67,20 +68,28 @@ def read_inputs(settings: Settings, say: Say, plan: Plan | None = None) -> Input
     Whatever is wrong with them is found here, before anything is trained. A dry run calls this function, too.
 
     Args:
-        settings: of the run; `data`, `model`, `new_head`, `positions`, `teacher` and `seed` decide the result.
+        settings: of the run; `data`, `model`, `family`, `new_head`, `positions`, `teacher` and `seed` decide the
+            result.
         say: is called with a line for each thing that was found.
         plan: says which processes will run at the same time on this machine; None measures and says no memory.
 
     Raises:
         InputError: The data, the device, the positions or the reduction points do not fit the model, or the model
-            cannot be saved. Or the memory is too little for one trial.
+            cannot be saved. Or the memory is too little for one trial. Or `family` cannot be imported, or is for
+            another kind of model.
     """
     data, task = settings.data, task_of(settings.task)
+    family = declare(settings.family) if settings.family else None
     splits = splits_of(settings)
     for note in splits.notes:
         say(note)
     torch.manual_seed(settings.seed)  # a new head is drawn at random
     pretrained = load_pretrained(settings.model, task, splits.labels, settings.new_head)
+    if family is not None and family.model_type != (kind := pretrained.model.config.model_type):
+        raise InputError(
+            f"--family must describe the model that --model names, and {family.name} is for model_type "
+            f"{family.model_type!r}, while that model has {kind!r}: leave it out, or name another family or model"
+        )
     for note in pretrained.notes:
         say(note)
     if pretrained.fine_tuned:

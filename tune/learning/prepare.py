@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from trbert.measure.latency import LatencyTable, measure_latency
+from trbert.packed.declared import Declaration, declaration_of
 from trbert.pretrained import extend_positions, shift_outputs
 from trbert.tasks import Task
 from trbert.tasks.examples import Examples
@@ -41,6 +42,8 @@ class Prepared:
     """Everything that a trial starts from. It can be pickled; Ray shares its arrays between processes.
 
     Attributes:
+        family: the declaration of the encoder's family; None if trbert describes the family. It is the first one here,
+            because in a new process the family must be registered before `config` can be unpickled.
         task: what is predicted.
         training_seconds: the measured seconds of an unreduced training pass of one document, on a trial's threads.
         train: the training examples with the teacher's outputs. The teacher read them at its own `max_length`.
@@ -62,6 +65,7 @@ class Prepared:
         cuts: what the budget left no time for, in words.
     """
 
+    family: Declaration | None = None
     task: Task
     training_seconds: float
     train: Examples
@@ -195,6 +199,7 @@ def prepare(
         with autocast(reducer.encoder.device, compute.evaluation):
             latency = measure_latency(reducer.encoder, longest=inputs.longest)
     return Prepared(
+        family=declaration_of(pretrained.model.config),
         task=task,
         training_seconds=training_seconds(reducer, inputs.examples["train"], compute.dtype, compute.threads or 1),
         train=inputs.examples["train"].with_teacher(outputs["train"]),

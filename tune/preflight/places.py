@@ -76,6 +76,9 @@ def resolved(settings: Settings, search: Search) -> tuple[Settings, Search]:
     changes = {setting: _absolute(files[setting][0]) for setting in singles if files.get(setting)}
     if settings.data.source != _NAMES["data.source"]:
         changes["data.source"] = ",".join(f"{head}{_absolute(name)}" for head, name in _parts(settings.data.source))
+    place, _, name = (settings.family or "").rpartition(":")
+    if place.endswith(".py"):
+        changes["family"] = f"{_absolute(place)}:{name}"
     storage = search.storage
     if storage is not None and not is_uri(storage):
         storage = os.path.abspath(os.path.expanduser(storage))

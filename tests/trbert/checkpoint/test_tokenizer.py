@@ -1,16 +1,24 @@
 """Tokenizers that lack something, or that do not fit the encoder."""
 
+import copy
 import json
 
 import pytest
+import tokenizers
 import torch
 import transformers
 
+import trbert
 from trbert.checkpoint import tokenizer as module
 from trbert.checkpoint.tokenizer import check_vocabulary
+from trbert.encoder import Encoder
 from trbert.errors import DamagedCheckpoint, InputError, TrbertError, UnsupportedModel
+from trbert.modeling import assemble
 from trbert.pretrained import load_pretrained
 from trbert.rehearsal import rehearse
+from trbert.selection.policy import Policy
+from trbert.selection.reduction import Reducer
+from trbert.selection.selectors import PolicySelector
 from trbert.tasks import TASKS
 
 TASK = TASKS["classification"]
@@ -231,3 +239,72 @@ def test_a_tokenizer_that_panics_is_refused_and_an_interrupt_is_not(folder, monk
         monkeypatch.setattr(module.AutoTokenizer, "from_pretrained", load_it)
         with pytest.raises(told, match="index out of bounds"):
             load(folder)
+
+
+# A tokenizer that gives types, and an encoder that knows one alone, as RoBERTa does.
+
+
+@pytest.fixture
+def typed(config_of, build_model, tokenizer, tmp_path):
+    """A function: a configuration, the types it knows -> a model whose tokenizer gives the second text type 1."""
+
+    def typed(name, types=1):
+        config = config_of(name)
+        config.type_vocab_size = types
+        build_model(config).save_pretrained(tmp_path / "typed")
+        pair = transformers.PreTrainedTokenizerFast(
+            tokenizer_object=copy.deepcopy(tokenizer.backend_tokenizer),
+            model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+            **{"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]"},
+        )
+        pair.backend_tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+            single="[CLS] $A", pair="[CLS] $A $B:1", special_tokens=[("[CLS]", 3)]
+        )
+        pair.save_pretrained(tmp_path / "typed")
+        assert pair("word", "word")["token_type_ids"] == [0, 0, 1]
+        return tmp_path / "typed"
+
+    return typed
+
+
+def told_types(notes):
+    return [note for note in notes if "type 0 alone" in note]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["roberta", "xlm-roberta", "camembert"])
+def test_types_that_the_encoder_does_not_know_are_left_out_and_that_is_said_once(typed, name, tmp_path):
+    folder = typed(name)
+    found = load_pretrained(str(folder), TASK, LABELS, new_head=True)
+    assert told_types(found.notes) == [
+        f"tokenizer of model {folder}: it gives the second text of a pair the type 1, and the encoder knows type 0 "
+        "alone, so the types are left out, and all tokens have type 0"
+    ]
+    rehearse(found.model, found.tokenizer, TASK)
+    found.tokenizer.save_pretrained(tmp_path / "again")
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "again")
+    for own in (found.tokenizer, again):  # with the types, the plain model would fail: its table has one row
+        inputs = own("word", "word word", return_tensors="pt")
+        assert "token_type_ids" not in inputs
+        assert torch.isfinite(found.model(**inputs).logits).all()
+
+
+@torch.no_grad()
+def test_a_reduced_model_reads_pairs_with_and_without_such_types_alike(typed, tmp_path):
+    folder = typed("roberta")
+    original = transformers.AutoTokenizer.from_pretrained(folder)
+    found = load_pretrained(str(folder), TASK, LABELS, new_head=True)
+    reducer = Reducer(encoder=Encoder(found.model), task=TASK, points=(1, 2))
+    assemble(reducer, PolicySelector(Policy(32, 2, 8)), 0.0, 38).save_pretrained(tmp_path / "reduced")
+    model = trbert.load(tmp_path / "reduced")
+    with_types = original("word", "word word", return_tensors="pt")
+    assert with_types["token_type_ids"].max() == 1
+    without = found.tokenizer("word", "word word", return_tensors="pt")
+    assert torch.equal(model(**with_types).logits, model(**without).logits)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta"])
+def test_types_that_the_encoder_knows_stay(typed, name):
+    found = load_pretrained(str(typed(name, types=2)), TASK, LABELS, new_head=True)
+    assert told_types(found.notes) == []
+    assert found.tokenizer("word", "word")["token_type_ids"] == [0, 0, 1]

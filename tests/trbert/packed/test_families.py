@@ -306,7 +306,8 @@ def test_every_family_is_in_the_contract():
 def test_an_unknown_family_is_refused(config):
     message = (
         f"model_type must be one of {MEMBERS}, and is '{config.model_type}': "
-        "pass an encoder of one of these families, or add an entry to trbert/packed/families.py"
+        "pass an encoder of one of these families, or describe this one yourself, and name your description with "
+        "--family (in Python: trbert.register_family)"
     )
     with pytest.raises(UnsupportedModel, match=f"^{re.escape(message)}$"):
         family_of(config)

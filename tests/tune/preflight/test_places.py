@@ -28,7 +28,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("enc", "minilm", "pages"):
         (tmp_path / name).mkdir()
-    for name in ("a.csv", "b,c.csv", "map.json", "times.json"):
+    for name in ("a.csv", "b,c.csv", "map.json", "times.json", "own.py"):
         (tmp_path / name).write_text("")
     return tmp_path
 
@@ -48,6 +48,8 @@ def here(tmp_path, monkeypatch):
         ("data.source", "train=a.csv,test= ~/b,c.csv", "train={here}/a.csv,test={here}/b,c.csv"),
         ("data.source", "train=a.csv,test=gone.csv", "train={here}/a.csv,test=gone.csv"),
         ("data.label_map", "map.json", "{here}/map.json"),
+        ("family", "own.py:FAMILY", "{here}/own.py:FAMILY"),
+        ("family", "some.module:FAMILY", "some.module:FAMILY"),
         ("data.label_map", "old=new,a=b", "old=new,a=b"),
     ],
 )
