@@ -19,11 +19,17 @@ from trbert.errors import (
 )
 
 if TYPE_CHECKING:
-    from trbert.modeling import TrbertConfig, TrbertForSequenceClassification, TrbertModel, load
+    from trbert.modeling import (
+        TrbertConfig,
+        TrbertForSequenceClassification,
+        TrbertForTokenClassification,
+        TrbertModel,
+        load,
+    )
 
 __version__ = "0.1.0"
 
-_LAZY = ("TrbertConfig", "TrbertForSequenceClassification", "TrbertModel", "load")
+_LAZY = ("TrbertConfig", "TrbertForSequenceClassification", "TrbertForTokenClassification", "TrbertModel", "load")
 
 __all__ = [
     "DamagedCheckpoint",
@@ -33,6 +39,7 @@ __all__ = [
     "TrbertConfig",
     "TrbertError",
     "TrbertForSequenceClassification",
+    "TrbertForTokenClassification",
     "TrbertModel",
     "UnsupportedModel",
     "load",

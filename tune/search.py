@@ -38,6 +38,7 @@ PAGES_SIZE = {"data.max_length": 128, "data.train_rows": 4000, "data.validation_
 """Settings for the packaged pages: as many of the 8,743 pages as a search of ten minutes on two cores can use."""
 
 SETTING_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "--task": ("task", {}),
     "--model": ("model", {}),
     "--data": ("data.source", {"metavar": "NAME_OR_FILES"}),
     "--text-column": ("data.text_column", {}),

@@ -2,9 +2,16 @@
 
 from trbert.errors import InputError
 from trbert.tasks.classification import Classification
+from trbert.tasks.tagging import Tagging
 from trbert.tasks.task import Task
 
-TASKS: dict[str, Task] = {task.name: task for task in (Classification(),)}
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Classification(),
+        Tagging(),
+    )
+}
 
 
 def task_of(name: str) -> Task:

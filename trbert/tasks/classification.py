@@ -33,7 +33,7 @@ class Classification(Task):
     metric = "accuracy"
     text_classes = True
 
-    def columns(self, text_column: str, label_column: str) -> Columns:
+    def columns(self, text_column: str | None = None, label_column: str | None = None) -> Columns:
         """Returns the columns of the texts and of the labels.
 
         Raises:

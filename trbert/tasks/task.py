@@ -32,6 +32,8 @@ class Task(ABC):
         reads: "documents" where the head reads one state of each document. "tokens" where it reads the last state of
             every original token. For a dropped token, that is the state with which it was dropped.
         metric: the name of its measure of quality, such as "accuracy".
+        text_column: the name of the column of the texts where the user names none.
+        label_column: the name of the column of the targets where the user names none.
         text_classes: whether the target of each row is a class index that a linear classifier of words can learn.
     """
 
@@ -39,6 +41,8 @@ class Task(ABC):
     head: ClassVar[str]
     reads: ClassVar[Reads] = "documents"
     metric: ClassVar[str]
+    text_column: ClassVar[str] = "text"
+    label_column: ClassVar[str] = "label"
     text_classes: ClassVar[bool] = False
 
     @property
@@ -46,17 +50,29 @@ class Task(ABC):
         """The Hugging Face Auto class that makes and loads plain models with this task's head."""
         return getattr(transformers, self.head)
 
-    def columns(self, text_column: str, label_column: str) -> Columns:
+    def metric_of(self, names: Sequence[str]) -> str:
+        """Returns the name of the measure of quality: `metric`, unless the names of the targets decide.
+
+        Args:
+            names: those of the examples; () where the quality does not depend on them.
+        """
+        return self.metric
+
+    def columns(self, text_column: str | None = None, label_column: str | None = None) -> Columns:
         """Returns the columns that a table must have.
 
         Args:
-            text_column: the user's setting: the names of the columns of the texts.
-            label_column: the user's setting: the name of the column of the targets.
+            text_column: the user's setting: the names of the columns of the texts. None takes the task's own name.
+            label_column: the user's setting: the name of the column of the targets. None takes the task's own name, and
+                "" reads no targets.
 
         Raises:
             InputError: This task cannot read these columns.
         """
-        return Columns.named(text_column, label_column)
+        return Columns.named(
+            self.text_column if text_column is None else text_column,
+            self.label_column if label_column is None else label_column,
+        )
 
     def check_config(self, config: Any) -> None:  # noqa: B027  most tasks have nothing to check
         """Checks that a fine-tuned model's head was trained for this task.
