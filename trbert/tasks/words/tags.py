@@ -117,8 +117,8 @@ def _named(table: Table, train: Table, columns: Columns, rows: Sequence[int]) ->
             )
         if len(tags) != count:
             raise InputError(
-                f"row {row} of {table.origin} must have a tag for each of its {count} words, and has {len(tags)} tags: "
-                f"correct the row, or set --text-column and --label-column to columns that belong together"
+                f"row {row} of {table.origin} must have a tag for each word, and has {count} words and {len(tags)} "
+                f"tags: correct the row, or set --text-column and --label-column to columns that belong together"
                 f"{table.unread}"
             )
         found.append((row, [_name(tag, place, row, table, named) for place, tag in enumerate(tags)]))
