@@ -20,13 +20,20 @@ from trbert.errors import (
 )
 
 if TYPE_CHECKING:
-    from trbert.modeling import TrbertConfig, TrbertForSequenceClassification, TrbertModel, load
+    from trbert.modeling import (
+        TrbertConfig,
+        TrbertForSequenceClassification,
+        TrbertForTokenClassification,
+        TrbertModel,
+        load,
+    )
     from trbert.packed.families import Family, register_family
 
 __version__ = "0.1.0"
 
+_MODELING = ("TrbertConfig", "TrbertForSequenceClassification", "TrbertForTokenClassification", "TrbertModel", "load")
 _LAZY = {
-    **dict.fromkeys(("TrbertConfig", "TrbertForSequenceClassification", "TrbertModel", "load"), "trbert.modeling"),
+    **dict.fromkeys(_MODELING, "trbert.modeling"),
     **dict.fromkeys(("Family", "register_family"), "trbert.packed.families"),
 }
 
@@ -39,6 +46,7 @@ __all__ = [
     "TrbertConfig",
     "TrbertError",
     "TrbertForSequenceClassification",
+    "TrbertForTokenClassification",
     "TrbertModel",
     "UnsupportedModel",
     "load",

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import ModelOutput, SequenceClassifierOutput, TokenClassifierOutput
 
 from trbert.checkpoint.contract import check_declared
 from trbert.checkpoint.entries import check_entries, check_not_fetched
@@ -169,7 +171,7 @@ class TrbertModel(PreTrainedModel):
         labels: Any = None,
         return_dict: bool | None = True,
         **kwargs: Any,
-    ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
+    ) -> ModelOutput | tuple[Any, ...]:
         """Returns the logits of the reduced forward pass, and the loss where labels are given.
 
         The logits are [docs, classes] where the head reads documents. Where the head reads tokens they are
@@ -202,15 +204,29 @@ class TrbertModel(PreTrainedModel):
         selector.check_dial(self.config.dial)
         tokens = task.protect(Tokens.from_padded(input_ids, attention_mask, token_type_ids))
         outputs = reducer.outputs(reducer.run(selector, tokens, self.config.dial))
+        real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        answer = self.answer(outputs, tokens, real.bool(), labels)
+        return answer.to_tuple() if return_dict is False else answer
+
+    def answer(self, outputs: Tensor, tokens: Tokens, real: Tensor, labels: Tensor | None) -> ModelOutput:
+        """Returns what the plain model with this head returns.
+
+        Args:
+            outputs: of the head, on the documents or on the tokens of the packed row.
+            tokens: the documents.
+            real: [docs, width]; True at the tokens of the padded inputs, in the order of the packed row.
+            labels: as the caller gave them, or None.
+        """
         loss = None
         if labels is not None:
-            loss = task.loss(outputs, Examples.of_documents(tokens, labels, task.reads)).mean()
-        if task.reads == "tokens":
-            real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-            padded = outputs.new_zeros(*input_ids.shape, outputs.shape[-1])
-            outputs = padded.masked_scatter(real.bool()[..., None], outputs)
-        answer = SequenceClassifierOutput(loss=loss, logits=outputs)
-        return answer.to_tuple() if return_dict is False else answer
+            loss = self.task.loss(outputs, Examples.of_documents(tokens, labels, self.task.reads)).mean()
+        logits = outputs if self.task.reads == "documents" else _padded(outputs, real)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+def _padded(outputs: Tensor, real: Tensor) -> Tensor:
+    """Returns the outputs of the tokens of a packed row as [docs, width, classes], with zeros at padding."""
+    return outputs.new_zeros(*real.shape, outputs.shape[-1]).masked_scatter(real[..., None], outputs)
 
 
 def _is_exporting() -> bool:
@@ -223,10 +239,39 @@ class TrbertForSequenceClassification(TrbertModel):
     """A reduced model that gives each document a class. `AutoModelForSequenceClassification` finds it."""
 
 
-MODELS: dict[str, type[TrbertModel]] = {"AutoModelForSequenceClassification": TrbertForSequenceClassification}
+class TrbertForTokenClassification(TrbertModel):
+    """A reduced model that gives each token a class. `AutoModelForTokenClassification` finds it.
+
+    A token that was dropped has the class that the head reads from the state with which it was dropped.
+    """
+
+    def answer(self, outputs: Tensor, tokens: Tokens, real: Tensor, labels: Tensor | None) -> TokenClassifierOutput:
+        """Returns the logits [docs, width, classes], and the mean of −log p(label) over all labelled tokens.
+
+        Labels are [docs, width], padded as the inputs are. A token that is labelled -100 does not count.
+
+        Raises:
+            InputError: The labels have another shape than the inputs.
+        """
+        loss = None
+        if labels is not None:
+            if labels.shape != real.shape:
+                raise InputError(
+                    f"labels must have the shape of input_ids {tuple(real.shape)}, and have {tuple(labels.shape)}: "
+                    "pass one for each token, and -100 where a token has none"
+                )
+            loss = F.cross_entropy(outputs, labels[real])
+        return TokenClassifierOutput(loss=loss, logits=_padded(outputs, real))
+
+
+MODELS: dict[str, type[TrbertModel]] = {
+    "AutoModelForSequenceClassification": TrbertForSequenceClassification,
+    "AutoModelForTokenClassification": TrbertForTokenClassification,
+}
 """The classes of reduced models that an Auto class of transformers finds, by the name of the Auto class.
 
-A task whose head is not listed here has a plain `TrbertModel`.
+A new kind of head is one class with its `answer`, and one line here. A task whose head is not listed here has a plain
+`TrbertModel`.
 """
 
 
@@ -495,4 +540,5 @@ def _check_config(folder: Path) -> tuple[Task, dict[str, Any]]:
 
 
 AutoConfig.register(TrbertConfig.model_type, TrbertConfig, exist_ok=True)
-AutoModelForSequenceClassification.register(TrbertConfig, TrbertForSequenceClassification, exist_ok=True)
+for _head, _model in MODELS.items():
+    getattr(transformers, _head).register(TrbertConfig, _model, exist_ok=True)

@@ -29,10 +29,12 @@ class DataSettings:
     """Where documents come from."""
 
     source: str = _setting("pages", "hub name, folder or files (csv, jsonl, parquet); 'pages' are the packaged pages")
-    text_column: str = _setting(
-        "text", "column of the texts; two columns, such as question,sentence, for pairs of texts"
+    text_column: str | None = _setting(
+        None,
+        "column of the texts, text when unset; two columns, such as question,sentence, for pairs of texts; for tagging "
+        "the column of the words, tokens when unset",
     )
-    label_column: str = _setting("label", "column of the labels")
+    label_column: str | None = _setting(None, "column of the labels, label when unset; of the tags, tags when unset")
     label_map: str | None = _setting(
         None, "new names for labels, as old=new,old=new or as a JSON file with an object of them"
     )
@@ -238,7 +240,7 @@ class Settings:
     task: str = _setting(
         "classification",
         "what is predicted: 'classification' is one label for a text or a pair; 'multi_label' is any number of labels, "
-        "in a column of lists; 'regression' is a number",
+        "in a column of lists; 'regression' is a number; 'tagging' is a tag for each word",
     )
     selector: str = _setting(
         "policy",

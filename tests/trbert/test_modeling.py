@@ -16,7 +16,15 @@ import trbert
 from trbert.disk.checksums import write_checksums
 from trbert.encoder import Encoder
 from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound
-from trbert.modeling import TrbertConfig, TrbertForSequenceClassification, TrbertModel, assemble, load, model_class
+from trbert.modeling import (
+    MODELS,
+    TrbertConfig,
+    TrbertForSequenceClassification,
+    TrbertForTokenClassification,
+    assemble,
+    load,
+    model_class,
+)
 from trbert.selection.fusion import Fusion
 from trbert.selection.policy import Policy
 from trbert.selection.reduction import Reducer
@@ -436,11 +444,11 @@ def test_a_model_whose_head_reads_tokens_is_saved_and_loaded(token_task, token_e
     rule = FirstSelector(Policy(32, 0))
     reducer = Reducer(encoder=token_encoder, task=token_task, points=POINTS)
     model = assemble(reducer, rule, 0.3, 40)
-    assert type(model) is model_class(token_task) is TrbertModel  # no Auto class of Hugging Face finds it yet
+    assert type(model) is model_class(token_task) is TrbertForTokenClassification
     assert model_class(TASKS["classification"]) is TrbertForSequenceClassification
     model.save_pretrained(tmp_path)
     own = load(tmp_path)
-    assert type(own) is TrbertModel
+    assert type(own) is TrbertForTokenClassification
     assert own.task is token_task
     assert own.config.task == "token average"
     logits, mask = logits_of(own, tokens), padded(tokens)["attention_mask"].bool()
@@ -448,10 +456,49 @@ def test_a_model_whose_head_reads_tokens_is_saved_and_loaded(token_task, token_e
     outputs = logits[mask]
     assert torch.equal(outputs, reducer.outputs(reducer.run(rule, tokens, 0.3)))
     assert not logits[~mask].any()
-    labels = torch.tensor([0, 1, 2, 1, 0])
-    means = torch.stack([part.mean(0) for part in outputs.split(list(LENGTHS))])
-    loss = own(**padded(tokens), labels=labels).loss
-    assert_close(loss, torch.nn.functional.cross_entropy(means, labels))
+
+
+@pytest.fixture
+def tagger(token_task, token_encoder):
+    """A reduced model that gives each token one of three classes, and drops seven tokens of ten."""
+    reducer = Reducer(encoder=token_encoder, task=token_task, points=POINTS)
+    return assemble(reducer, FirstSelector(Policy(32, 0)), 0.3, 40)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_labels_of_tokens_give_the_usual_loss_on_whichever_side_the_padding_is(side, tagger, tokens):
+    inputs = padded(tokens, side=side)
+    real = inputs["attention_mask"].bool()
+    labels = torch.randint(0, 3, real.shape, generator=torch.Generator().manual_seed(1))
+    labels[:, ::3] = -100  # such as the later tokens of a word
+    labels[~real] = -100
+    output = tagger(**inputs, labels=labels)
+    assert isinstance(output, transformers.modeling_outputs.TokenClassifierOutput)
+    assert output.logits.shape == (*real.shape, 3)
+    assert_close(output.loss, torch.nn.functional.cross_entropy(output.logits.flatten(0, 1), labels.flatten()))
+    output.loss.backward()
+    assert tagger.plain.classifier.weight.grad.abs().sum() > 0
+
+
+def test_labels_of_tokens_that_keep_all_give_the_loss_of_the_plain_model(tagger, tokens):
+    inputs = padded(tokens)
+    labels = inputs["input_ids"] % 3
+    labels[inputs["attention_mask"] == 0] = -100
+    tagger.config.dial = tagger.selector.keep_all
+    plain = transformers.AutoModelForTokenClassification.from_config(tagger.plain.config).eval()
+    plain.load_state_dict(tagger.plain.state_dict())
+    assert_close(tagger(**inputs, labels=labels).loss, plain(**inputs, labels=labels).loss)
+
+
+def test_labels_of_tokens_have_the_shape_of_the_inputs(tagger, tokens):
+    with pytest.raises(InputError, match=r"^labels must have the shape of input_ids \(5, 20\), and have \(5,\): pass"):
+        tagger(**padded(tokens), labels=torch.zeros(5, dtype=torch.long))
+
+
+def test_every_listed_head_is_found_by_its_auto_class():
+    for head, own in MODELS.items():
+        assert getattr(transformers, head)._model_mapping[TrbertConfig] is own
+        assert getattr(trbert, own.__name__) is own
 
 
 @torch.no_grad()
@@ -660,7 +707,7 @@ def test_a_model_of_an_older_version_is_refused_with_a_remedy(saved):
 def test_a_task_that_does_not_exist_is_said(saved):
     config = json.loads((saved / "config.json").read_text())
     (saved / "config.json").write_text(json.dumps(config | {"task": "clasification"}))
-    with pytest.raises(InputError, match=r"^task must be one of classification, and is 'clasification': "):
+    with pytest.raises(InputError, match=f"^task must be one of {', '.join(TASKS)}, and is 'clasification': "):
         load(saved)
 
 

@@ -35,7 +35,8 @@ class Documents:
 
     Args:
         tokenizer: a Hugging Face tokenizer.
-        inputs: one list of texts; or two lists, where a document is a pair of texts. The order is that of arrival.
+        inputs: one list of texts; or two lists, where a document is a pair of texts. The order is that of arrival. A
+            text may be a list of words.
         longest: the most tokens of a document.
         device: the device of the model.
     """
@@ -43,14 +44,17 @@ class Documents:
     def __init__(
         self,
         tokenizer: Any,
-        inputs: Sequence[Sequence[str]],
+        inputs: Sequence[Sequence[Any]],
         longest: int,
         device: torch.device,
     ) -> None:
         columns = [list(column) for column in inputs]
 
+        words = not isinstance(columns[0][0], str)
+        how = {"padding": True, "truncation": True, "max_length": longest, "return_tensors": "pt"}
+
         def tokenise() -> Any:
-            return tokenizer(*columns, padding=True, truncation=True, max_length=longest, return_tensors="pt")
+            return tokenizer(*columns, is_split_into_words=words, **how)
 
         encoded = {name: tensor.to(device) for name, tensor in tokenise().items()}
         self.input_ids, self.mask = encoded["input_ids"], encoded["attention_mask"]
@@ -178,7 +182,7 @@ class Report:
 def bench(
     model: TrbertModel,
     tokenizer: Any,
-    inputs: Sequence[Sequence[str]],
+    inputs: Sequence[Sequence[Any]],
     *,
     dials: Sequence[float],
     batches: Sequence[int],
@@ -195,7 +199,8 @@ def bench(
     Args:
         model: the reduced model. Its plain model is the baseline.
         tokenizer: its tokenizer.
-        inputs: one list of texts; or two lists, where a document is a pair of texts. The order is that of arrival.
+        inputs: one list of texts; or two lists, where a document is a pair of texts. The order is that of arrival. A
+            text may be a list of words.
         dials: the dials at which the reduced model is timed.
         batches: the numbers of documents of a forward pass.
         dtypes: the arithmetics, as names from `DTYPES`, and "int8" on a CPU. The first one is that of the baseline.

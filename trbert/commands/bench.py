@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data", default="pages", help="as tune/search.py takes it (default: the packaged pages)")
     parser.add_argument(
-        "--text-column", default="text", help="column of the texts, or of pairs a,b (default: %(default)s)"
+        "--text-column", help="column of the texts, or of pairs a,b (default: text; tokens for tagging)"
     )
     parser.add_argument("--encoding", help="encoding of the text files, such as cp1252 (default: it is found out)")
     parser.add_argument("--separator", help="what stands between two columns of csv files (default: it is found out)")

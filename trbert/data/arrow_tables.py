@@ -79,6 +79,8 @@ def class_names(features: Any, target: str) -> tuple[str, ...] | None:
     if not isinstance(features, Mapping):
         raise ValueError(f"the features must be an object, and are {shown(features)}")
     feature = features.get(target) if target else None
+    if isinstance(feature, Mapping) and feature.get("_type") in ("Sequence", "List", "LargeList"):
+        feature = feature.get("feature")  # a row has a list of labels
     if not isinstance(feature, Mapping) or feature.get("_type") != "ClassLabel":
         return None
     names = feature.get("names")

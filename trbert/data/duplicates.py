@@ -7,6 +7,7 @@ from jaxtyping import Int64
 
 from trbert.errors import InputError
 from trbert.tasks.rows import Rows
+from trbert.tasks.texts import text_of
 from trbert.wording import cut
 
 Groups = Int64[np.ndarray, " rows"]
@@ -70,7 +71,7 @@ def without_duplicates(splits: Mapping[str, Rows]) -> tuple[dict[str, Rows], lis
     train = splits["train"]
     lost = np.flatnonzero(~np.isin(train.strata, found["train"].strata))
     if len(lost):
-        text = train.inputs[0][lost[0]]
+        text = text_of(train.inputs[0][lost[0]])
         raise InputError(
             f"train must keep a row of each class, and --drop-duplicates leaves out the {len(lost)} rows of one, whose "
             f"texts stand before with another label, such as {cut(text)}: correct these labels"
@@ -79,7 +80,7 @@ def without_duplicates(splits: Mapping[str, Rows]) -> tuple[dict[str, Rows], lis
 
 
 def _keys(rows: Rows) -> list[tuple[str, ...]]:
-    return [tuple(str(value).strip() for value in row) for row in zip(*rows.inputs, strict=True)]
+    return [tuple(text_of(value).strip() for value in row) for row in zip(*rows.inputs, strict=True)]
 
 
 def _contradictions(splits: Mapping[str, Rows], so: str) -> list[str]:

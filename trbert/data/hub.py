@@ -54,6 +54,7 @@ def _loaded_split(rows: Any, origin: str, columns: Columns, room: Room) -> Conte
     wanted = [name for name in rows.column_names if name in columns.wanted]
     table = rows.select_columns(wanted).with_format("arrow")[:]
     target = rows.features[columns.target] if columns.target else None
+    target = getattr(target, "feature", target)  # a row may have a list of labels
     return Contents(
         values=python_values(table.to_batches(), wanted, room, origin),
         others=unused(rows.column_names, columns),

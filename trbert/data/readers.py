@@ -13,6 +13,8 @@ from trbert.wording import briefly_listed, did_you_mean, first_line
 SPLITS = ("train", "validation", "test")
 SUFFIXES = (".parquet", ".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json")
 """The suffixes of files that can be read, in any case. All but .parquet may be followed by .gz."""
+WORD_SUFFIXES = (".conll", ".bio")
+"""The suffixes of files that have a word with its tags on each line. Only a task that reads words reads them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +60,7 @@ class Contents:
 
 
 def suffix_of(path: Path) -> str | None:
-    """Returns which of the `SUFFIXES` a file has, in small letters and without .gz; None where it has none of them.
+    """Returns which of the suffixes above a file has, in small letters and without .gz; None where it has none of them.
 
     Example:
         >>> suffix_of(Path("train.CSV.gz"))
@@ -67,7 +69,7 @@ def suffix_of(path: Path) -> str | None:
     name = path.name.lower()
     packed = name.endswith(".gz")
     suffix = Path(name.removesuffix(".gz")).suffix
-    return suffix if suffix in SUFFIXES and not (packed and suffix == ".parquet") else None
+    return suffix if suffix in (*SUFFIXES, *WORD_SUFFIXES) and not (packed and suffix == ".parquet") else None
 
 
 def stem_of(path: Path) -> str:

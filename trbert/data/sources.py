@@ -17,6 +17,7 @@ from trbert.data.pages import Page, documentation_pages
 from trbert.data.readers import (
     SPLITS,
     SUFFIXES,
+    WORD_SUFFIXES,
     Contents,
     Format,
     NoColumn,
@@ -25,6 +26,7 @@ from trbert.data.readers import (
     suffix_of,
     without_target,
 )
+from trbert.data.word_columns import read_word_columns
 from trbert.errors import InputError
 from trbert.limits import MAX_CHARACTERS, Room, shown_size
 from trbert.tasks.rows import Columns, Table
@@ -201,12 +203,20 @@ def _read_file(path: Path, columns: Columns, format: Format, room: Room) -> Cont
         content = read_bytes(path, room)
         refuse_foreign(content, path)
         text = content and b"\0" not in content
+        endings = (*SUFFIXES, *WORD_SUFFIXES) if columns.words else SUFFIXES
         raise InputError(
-            f"data file {str(path)!r} must end in {', '.join(SUFFIXES)}, and ends in {path.suffix!r}: "
+            f"data file {str(path)!r} must end in {', '.join(endings)}, and ends in {path.suffix!r}: "
             f"{'rename it to end in .txt if it is a table, or else ' if text else ''}convert it"
         )
     if suffix == ".parquet":
         return read_parquet(path, columns, room)
+    if suffix in WORD_SUFFIXES and not columns.words:
+        raise InputError(
+            f"data file {str(path)!r} must be a table of texts, and is one of words with a tag each: set --task "
+            "tagging, or rename it to end in .txt if it is a table of texts"
+        )
+    if columns.words and suffix in (".csv", ".tsv", ".txt", *WORD_SUFFIXES, None):
+        return read_word_columns(path, columns, format, room)
     return (read_csv if suffix in (".csv", ".tsv", ".txt", None) else read_json)(path, columns, format, room)
 
 

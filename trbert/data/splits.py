@@ -58,8 +58,8 @@ def load_splits(
     source: str,
     *,
     task: Task = TASKS["classification"],
-    text_column: str = "text",
-    label_column: str = "label",
+    text_column: str | None = None,
+    label_column: str | None = None,
     seed: int = 0,
     train_rows: int | None = None,
     validation_rows: int = VALIDATION_ROWS,
@@ -83,14 +83,17 @@ def load_splits(
         source: one of these:
             `pages`, the documentation of the installed libraries;
             a folder with files `train`, `validation` and `test` (.parquet, .csv, .tsv, .txt, .jsonl, .ndjson or .json),
-            and perhaps a `labels.json` that names the classes;
+            and perhaps a `labels.json` that names the classes; for a task that reads words also files with a word and
+            its tags on each line (.conll, .bio, .txt or .tsv);
             a folder that `save_to_disk` of Hugging Face `datasets` wrote;
             one file;
             the files one by one, as `train=a.csv,test=b.csv`;
             a name on the Hugging Face hub, with `name:configuration` where it has several configurations.
         task: the task; it reads the tables.
-        text_column: the column of the texts. For pairs of texts both columns, such as `question,sentence`.
-        label_column: the column of the labels. Labels are strings, integers or booleans.
+        text_column: the column of the texts. For pairs of texts both columns, such as `question,sentence`. None takes
+            the column that the task has by default, such as `text`.
+        label_column: the column of the labels. Labels are strings, integers or booleans. None takes the column that the
+            task has by default, such as `label`.
         seed: the seed of the hold-out, of the samples and of the order of train.
         train_rows: the most training rows, after the hold-out; None takes all.
         validation_rows: the most validation rows.
@@ -113,7 +116,7 @@ def load_splits(
         if number is not None and number < least:
             raise InputError(f"{name} must be at least {least}, and is {number}: leave it out to take the default")
     renames = None if label_map is None else read_label_map(label_map)
-    if not label_column:
+    if label_column == "":
         raise InputError("--label-column must name a column, and is empty: write its name, or leave the option out")
     columns = task.columns(text_column, label_column)
     read = _read_source(source, columns, format)
@@ -149,7 +152,7 @@ def load_splits(
 
 
 def load_inputs(
-    source: str, *, task: Task, text_column: str, format: Format, rows: int, seed: int = 0
+    source: str, *, task: Task, text_column: str | None, format: Format, rows: int, seed: int = 0
 ) -> tuple[tuple[str, ...], ...]:
     """Returns the inputs of some rows of a data set, such as their texts. No label is read.
 
@@ -158,7 +161,7 @@ def load_inputs(
     Args:
         source: as `load_splits` takes it.
         task: the task; it reads the table.
-        text_column: the column of the texts, or both for pairs.
+        text_column: the column of the texts, or both for pairs. None takes the column that the task has by default.
         format: how the text files are written, as far as the user says so.
         rows: the most rows. They keep their order.
         seed: the seed of the sample.

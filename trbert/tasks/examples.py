@@ -27,6 +27,7 @@ class Examples:
             neighbours.
         reads: whether the head's outputs have a row for each document, or for each token.
         teacher: the teacher's outputs for these examples. Only distillation needs them; None elsewhere.
+        names: the names of what the targets number, where the quality depends on them; () elsewhere.
     """
 
     tokens: Tokens
@@ -34,6 +35,7 @@ class Examples:
     owner: Int[Tensor, " docs"]
     reads: Reads = "documents"
     teacher: Outputs | None = None
+    names: tuple[str, ...] = ()
 
     @classmethod
     def of_documents(cls, tokens: Tokens, targets: Tensor, reads: Reads = "documents") -> "Examples":
@@ -97,6 +99,7 @@ class Examples:
             owner=torch.arange(len(chosen), device=counts.device).repeat_interleave(counts),
             reads=self.reads,
             teacher=None if self.teacher is None else self.teacher[self.output_rows(chosen)],
+            names=self.names,
         )
 
     def spread(self, count: int) -> "Examples":
@@ -118,7 +121,13 @@ class Examples:
     def to(self, device: torch.device | str) -> "Examples":
         """Returns the examples moved to a device."""
         teacher = None if self.teacher is None else self.teacher.to(device)
-        return Examples(self.tokens.to(device), self.targets.to(device), self.owner.to(device), self.reads, teacher)
+        return replace(
+            self,
+            tokens=self.tokens.to(device),
+            targets=self.targets.to(device),
+            owner=self.owner.to(device),
+            teacher=teacher,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,8 +138,10 @@ class Encoded:
         examples: the examples, one for each row that is kept.
         truncated: how many of their documents were truncated.
         kept: the indices of the rows that are kept. A row for which the tokenizer gives no token is left out.
+        notes: what else the user should know of how these rows were encoded. The split's name is put before each.
     """
 
     examples: Examples
     truncated: int
     kept: Int64[np.ndarray, " examples"]
+    notes: tuple[str, ...] = ()

@@ -167,7 +167,7 @@ def _alike(
     if renames is None:
         return found, None if names is None else list(names)
     there = {label for own in found.values() for label in own}
-    _check_renames(renames, sorted(there.union(names or ())))
+    check_renames(renames, sorted(there.union(names or ())))
     found = {split: [renames.get(label, label) for label in own] for split, own in found.items()}
     if names is None:
         return found, None
@@ -263,7 +263,12 @@ def _name(label: Any, named: Table, origin: str, as_place: bool) -> str:
     raise InputError(f"label {cut(label)} of {origin} must {rule}: correct the row or the names")
 
 
-def _check_renames(renames: Mapping[str, str], labels: Sequence[str]) -> None:
+def check_renames(renames: Mapping[str, str], labels: Sequence[str]) -> None:
+    """Checks that every label that gets a new name is one of those that rows have.
+
+    Raises:
+        InputError: One is not.
+    """
     for old in renames:
         if old not in labels:
             raise InputError(

@@ -23,7 +23,7 @@ class OverTexts(Task, ABC):
 
     head = "AutoModelForSequenceClassification"
 
-    def columns(self, text_column: str, label_column: str) -> Columns:
+    def columns(self, text_column: str | None = None, label_column: str | None = None) -> Columns:
         """Returns the columns of the texts and of the targets.
 
         Raises:

@@ -10,6 +10,9 @@ from jaxtyping import Int64, Shaped
 from trbert.errors import InputError
 from trbert.wording import listed
 
+WORDS, TAGS = "tokens", "tags"
+"""The columns of the words and of their tags where the user names none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Columns:
@@ -18,10 +21,12 @@ class Columns:
     Attributes:
         inputs: the columns that the model reads: one of texts, or two where a document is a pair of texts.
         target: the column of what is to be predicted, such as the labels; "" where only the inputs are read.
+        words: whether a row is a list of words with a list of their tags. A text file then has a word on each line.
     """
 
     inputs: tuple[str, ...]
     target: str
+    words: bool = False
 
     @classmethod
     def named(cls, inputs: str, target: str) -> "Columns":
@@ -113,11 +118,13 @@ class Rows:
         targets: what is to be predicted of each row; for classification the class index.
         strata: the group of each row as a number, such as its class. A sample of the rows keeps the share of each
             group.
+        names: the names of what the targets number, where the quality depends on them; () elsewhere.
     """
 
     inputs: tuple[tuple[Any, ...], ...]
     targets: Shaped[np.ndarray, "rows ..."]
     strata: Int64[np.ndarray, " rows"]
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -126,12 +133,17 @@ class Rows:
         """Returns the rows with these indices, in the given order."""
         rows = index.tolist()
         inputs = tuple(tuple(column[row] for row in rows) for column in self.inputs)
-        return Rows(inputs, self.targets[index], self.strata[index])
+        return Rows(inputs, self.targets[index], self.strata[index], self.names)
 
-    def renumbered(self, order: Int64[np.ndarray, " classes"]) -> "Rows":
+    def renumbered(self, order: Int64[np.ndarray, " classes"], names: tuple[str, ...] = ()) -> "Rows":
         """Returns the rows with other numbers for the same classes: class `c` becomes `order[c]`.
 
         A target below 0 stands for no class, such as padding, and stays as it is.
+
+        Args:
+            order: the new number of each class.
+            names: the names of the classes by their new numbers. A class that has rows keeps the name that it has. Rows
+                without names get none.
 
         Example:
             >>> rows = Rows((("x", "y"),), np.array([0, 1]), np.array([0, 1]))
@@ -139,7 +151,10 @@ class Rows:
             array([1, 0])
         """
         targets = np.where(self.targets < 0, self.targets, order[np.maximum(self.targets, 0)])
-        return Rows(self.inputs, targets, self.strata)
+        named = list(names) if self.names else []
+        for name, place in zip(self.names, order.tolist(), strict=False):
+            named[place] = name
+        return Rows(self.inputs, targets, self.strata, tuple(named))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

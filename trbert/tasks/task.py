@@ -35,6 +35,8 @@ class Task(ABC):
         metric: the name of its measure of quality, such as "accuracy".
         problem_type: what a new head's config says in `problem_type`, for transformers' pipelines; None says nothing.
         has_threshold: whether answers depend on a threshold, which is chosen on validation.
+        text_column: the name of the column of the texts where the user names none.
+        label_column: the name of the column of the targets where the user names none.
         text_classes: whether the target of each row is a class index that a linear classifier of words can learn.
     """
 
@@ -42,6 +44,8 @@ class Task(ABC):
     head: ClassVar[str]
     reads: ClassVar[Reads] = "documents"
     metric: ClassVar[str]
+    text_column: ClassVar[str] = "text"
+    label_column: ClassVar[str] = "label"
     text_classes: ClassVar[bool] = False
     problem_type: ClassVar[str | None] = None
     has_threshold: ClassVar[bool] = False
@@ -51,17 +55,29 @@ class Task(ABC):
         """The Hugging Face Auto class that makes and loads plain models with this task's head."""
         return getattr(transformers, self.head)
 
-    def columns(self, text_column: str, label_column: str) -> Columns:
+    def metric_of(self, names: Sequence[str]) -> str:
+        """Returns the name of the measure of quality: `metric`, unless the names of the targets decide.
+
+        Args:
+            names: those of the examples; () where the quality does not depend on them.
+        """
+        return self.metric
+
+    def columns(self, text_column: str | None = None, label_column: str | None = None) -> Columns:
         """Returns the columns that a table must have.
 
         Args:
-            text_column: the user's setting: the names of the columns of the texts.
-            label_column: the user's setting: the name of the column of the targets.
+            text_column: the user's setting: the names of the columns of the texts. None takes the task's own name.
+            label_column: the user's setting: the name of the column of the targets. None takes the task's own name, and
+                "" reads no targets.
 
         Raises:
             InputError: This task cannot read these columns.
         """
-        return Columns.named(text_column, label_column)
+        return Columns.named(
+            self.text_column if text_column is None else text_column,
+            self.label_column if label_column is None else label_column,
+        )
 
     def check_config(self, config: Any) -> None:  # noqa: B027  most tasks have nothing to check
         """Checks that a fine-tuned model's head was trained for this task.
@@ -112,7 +128,7 @@ class Task(ABC):
             order: for each label of the data, the index of the head's output that stands for it.
             labels: the names of the head's outputs.
         """
-        return rows.renumbered(order)
+        return rows.renumbered(order, tuple(labels))
 
     @abstractmethod
     def encode(self, rows: Rows, tokenizer: Any, max_length: int) -> Encoded:

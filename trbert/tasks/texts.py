@@ -19,6 +19,16 @@ def is_blank(text: str) -> bool:
     return all(unicodedata.category(character)[0] in "ZC" for character in text)
 
 
+def text_of(value: Any) -> str:
+    """Returns an input as a text: a list of words is joined by blanks.
+
+    Example:
+        >>> text_of(["New", "York"]), text_of("Rome")
+        ('New York', 'Rome')
+    """
+    return " ".join(value) if isinstance(value, list) else str(value)
+
+
 def is_missing(value: Any) -> bool:
     """Returns whether a cell is empty: it holds nothing, NaN as pandas writes it, or a blank text."""
     return (

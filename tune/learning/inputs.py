@@ -191,6 +191,8 @@ def _tokenised(
             f"{name}{whose}: {len(tokens):,} documents, {float(tokens.lengths.double().mean()):.0f} tokens on average, "
             f"{each.truncated:,} truncated at {max_length}{share}{without}"
         )
+        for note in each.notes:
+            say(f"{name}{whose}: {note}")
     kept = {name: rows.take(encoded[name].kept) for name, rows in rows_of.items()}
     splits = replace(splits, train=kept["train"], validation=kept["validation"], test=kept["test"])
     return splits, {name: each.examples for name, each in encoded.items()}

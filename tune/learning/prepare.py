@@ -86,6 +86,11 @@ class Prepared:
     pass_seconds: float = 0.0
     cuts: tuple[str, ...] = ()
 
+    @property
+    def metric(self) -> str:
+        """The name of the measure of quality."""
+        return self.task.metric_of(self.train.names)
+
     def plain(self, device: torch.device) -> Any:
         """Returns a copy of the teacher, for a trial to train further."""
         return rebuilt(self.task, self.config, self.weights, device)

@@ -139,7 +139,7 @@ def save_teacher(folder: RunFolder, prepared: Prepared, settings: Settings) -> N
         prepared.plain(torch.device("cpu")).save_pretrained(temporary)
         longest = settings.teacher.max_length or settings.data.max_length
         save_tokenizer(prepared.tokenizer, longest, Path(temporary))
-        own = f"{prepared.task.metric} on test: {prepared.teacher_test:.4f}"
+        own = f"{prepared.metric} on test: {prepared.teacher_test:.4f}"
         card = _card("The unreduced teacher", settings, [own], prepared.standing)
         (Path(temporary) / "README.md").write_text(card, encoding="utf-8")
         write_checksums(Path(temporary))
@@ -238,7 +238,7 @@ def _tested(
 
 
 def _write_card(folder: RunFolder, number: int, outcome: Outcome, points: Sequence[Point], prepared: Prepared) -> None:
-    settings, metric = outcome.settings, prepared.task.metric
+    settings, metric = outcome.settings, prepared.metric
     own = [point for point in points if point.trial == str(number)]
     learned = selector_class(settings.selector).learns
     priced = f"penalty {settings.select.penalty:.3g}" if learned else "nothing learned but the encoder"

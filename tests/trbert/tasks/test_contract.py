@@ -36,6 +36,7 @@ class Case:
         outputs: columns that its head says.
         bad: a target that this head lacks.
         right: takes examples, and returns the outputs that are right; None where the loss's own gradient leads there.
+        windows: whether a row that is longer than a document becomes several documents, and none is truncated.
     """
 
     task: Task
@@ -44,6 +45,7 @@ class Case:
     outputs: int
     bad: int
     right: Callable[[Examples], Tensor] | None = None
+    windows: bool = False
 
 
 TEXTS = ["a b c", "d", "c c b a d", "b a", "d c"]
@@ -76,6 +78,17 @@ CASES = [
         {"one": TEXTS, "other": TEXTS[::-1], "right": [0, 1, 1, 0, 1]},
         outputs=1,
         bad=2,
+    ),
+    Case(
+        TASKS["tagging"],
+        ("tokens", "tags"),
+        {
+            "tokens": [text.split() for text in TEXTS],
+            "tags": [["x", "y", "z"], ["y"], ["z", "z", "y", "x", "y"], ["x", "x"], ["y", "z"]],
+        },
+        outputs=3,
+        bad=3,
+        windows=True,
     ),
     Case(
         MarkWords(),
@@ -156,14 +169,15 @@ def test_encoding_gives_each_row_its_documents_with_their_first_token_protected(
     assert examples.teacher is None
 
 
-def test_encoding_counts_the_documents_that_it_truncates(task, rows, tokenizer):
-    longest = max(len(text.split()) for column in rows.inputs for text in column) + 2
-    of_five_words = sum(len(text.split()) == 5 for column in rows.inputs for text in column)
+def test_encoding_counts_the_documents_that_it_truncates_or_parts(case, task, rows, examples, tokenizer):
+    counts = [len(text.split() if isinstance(text, str) else text) for column in rows.inputs for text in column]
+    longest, of_five_words = max(counts) + 2, counts.count(5)
     assert of_five_words > 0
     assert task.encode(rows, tokenizer, longest).truncated == 0
     encoded = task.encode(rows, tokenizer, longest - 1)
+    more = len(encoded.examples.tokens) - len(examples.tokens)
     examples = encoded.examples
-    assert encoded.truncated == of_five_words
+    assert (encoded.truncated, more) == ((0, of_five_words) if case.windows else (of_five_words, 0))
     assert int(examples.tokens.lengths.max()) == longest - 1
     assert task.loss(torch.zeros(examples.num_outputs, 3), examples).shape == (5,)
 
