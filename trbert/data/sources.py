@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trbert.data.arrow_tables import read_parquet
-from trbert.data.csv_tables import read_csv
 from trbert.data.decoding import parsed_json, read_bytes, refuse_foreign, small_text
 from trbert.data.folders import folder_files, split_of
 from trbert.data.hub import REMEDY, is_saved, read_hub, read_saved
@@ -26,7 +25,8 @@ from trbert.data.readers import (
     suffix_of,
     without_target,
 )
-from trbert.data.word_columns import read_word_columns
+from trbert.data.text_files.csv_tables import read_csv
+from trbert.data.text_files.word_columns import read_word_columns
 from trbert.errors import InputError
 from trbert.limits import MAX_CHARACTERS, Room, shown_size
 from trbert.tasks.rows import Columns, Table

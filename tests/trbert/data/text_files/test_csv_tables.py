@@ -8,8 +8,8 @@ from typing import Any
 import pandas
 import pytest
 
-from trbert.data.csv_tables import read_csv
 from trbert.data.readers import Contents, Format
+from trbert.data.text_files.csv_tables import read_csv
 from trbert.errors import InputError
 from trbert.limits import MAX_BYTES, Room
 from trbert.tasks.rows import Columns

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trbert.data.csv_layout import Layout, find_layout, word
 from trbert.data.decoding import read_text
-from trbert.data.quotes import has_regular_quotes, hides_rows
 from trbert.data.readers import Contents, Format, empty_table, unused
+from trbert.data.text_files.csv_layout import Layout, find_layout, word
+from trbert.data.text_files.quotes import has_regular_quotes, hides_rows
 from trbert.errors import InputError
 from trbert.limits import CELL, Room
 from trbert.tasks.rows import Columns

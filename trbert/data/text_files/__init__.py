@@ -1,0 +1,1 @@
+"""Files of texts with columns: csv, and columns of words."""
