@@ -8,6 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from trbert.checkpoint.place import Place
+from trbert.checkpoint.weights import read_state
 from trbert.errors import DamagedCheckpoint, InputError, UnsupportedModel
 from trbert.pretrained import load_pretrained
 from trbert.tasks import TASKS
@@ -65,6 +67,8 @@ def test_code_in_pytorch_model_bin_is_not_run(folder, weights, tmp_path):
     torch.save({"evil": Evil(tmp_path / "it ran")}, folder / "pytorch_model.bin")
     with pytest.raises(InputError, match=r"^pytorch_model\.bin of model .* must hold tensors alone, and holds other"):
         load(folder)
+    with pytest.raises(InputError, match=r"^pytorch_model\.bin of model .* must hold tensors alone, and holds other"):
+        read_state(Place("mine", str(folder), local=True), "pytorch_model.bin")
     assert not (tmp_path / "it ran").exists()
 
 
