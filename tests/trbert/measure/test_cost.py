@@ -37,12 +37,18 @@ def counted(call):
 
 
 def reducer_of(plain, points=(), fusion=None, task=TASKS["classification"]):
+    plain.requires_grad_(False)  # torch cannot count where a module is given a parameter that learns
     return Reducer(encoder=Encoder(plain), task=task, points=points, fusion=fusion or Fusion.none())
 
 
 def apart(reducer, tokens):
-    """Returns the documents in one batch; one by one where the head runs on padding, which no cost is charged for."""
-    if getattr(reducer.encoder.plain.config, "classifier_pooling", None) == "late":
+    """Returns the documents in one batch, or one by one.
+
+    They are apart where the head runs on padding, which no cost is charged for. They are also apart where the layers
+    map a table once for a row, because each document is charged as if it were a row by itself.
+    """
+    late = getattr(reducer.encoder.plain.config, "classifier_pooling", None) == "late"
+    if late or any(CostModel.of(reducer).layer_per_document):
         return [tokens.take(torch.tensor([document])) for document in range(len(tokens))]
     return [tokens]
 
