@@ -505,8 +505,8 @@ def test_a_family_that_computes_its_positions_needs_no_more(config_of, build_mod
 def test_a_model_that_learns_relative_positions_alone_needs_no_more(config_of, build_model):
     model = build_model(config_of("deberta-v2 with shared keys"))
     told = (
-        "positions must be unset for a deberta-v2 model, and is 90: its positions are relative, and it needs no more of "
-        "them"
+        "positions must be unset for a deberta-v2 model, and is 90: its positions are relative, and it needs no more "
+        "of them"
     )
     with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
         extend_positions(model, 90)
