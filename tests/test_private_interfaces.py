@@ -27,6 +27,11 @@ def source(module):
     return (folder / f"{rest.replace('.', '/')}.py").read_text()
 
 
+def parameters(module):
+    """Returns the names of what a module takes."""
+    return set(inspect.signature(module.forward).parameters)
+
+
 # transformers
 
 
@@ -46,6 +51,42 @@ def test_transformers_attention_is_looked_up_by_its_name_in_the_config():
     model.set_attn_implementation("eager")
     assert model.config._attn_implementation == "eager"
     assert model.encoder.layer[0].attention.self.config._attn_implementation == "eager"
+
+
+def test_transformers_mpnet_takes_its_relative_bias_by_a_keyword_and_has_the_parts_that_are_exchanged():
+    """`trbert.packed.mpnet`: the bias is computed as `compute_position_bias` does, for positions of our own."""
+    config = transformers.MPNetConfig(num_hidden_layers=1, hidden_size=8, num_attention_heads=2, intermediate_size=8)
+    model = transformers.MPNetModel(config)
+    layer = model.encoder.layer[0]
+    assert {"q", "k", "v", "o"} <= layer.attention.attn._modules.keys()
+    assert {"attention_mask", "position_bias", "output_attentions"} <= parameters(layer.attention.attn)
+    for part in ("LayerNorm", "dropout"):
+        assert callable(getattr(layer.attention, part))
+    assert callable(layer.output)
+    assert callable(layer.intermediate)
+    assert model.embeddings.padding_idx == 1
+    difference = torch.arange(5)[None] - torch.arange(5)[:, None]  # key − query
+    bias = model.encoder.relative_attention_bias(model.encoder.relative_position_bucket(difference))
+    assert torch.equal(bias.permute(2, 0, 1)[None], model.encoder.compute_position_bias(torch.empty(1, 5, 8)))
+
+
+def test_transformers_deberta_takes_its_relative_positions_by_keywords_and_has_the_parts_that_are_exchanged():
+    """`trbert.packed.deberta`: the attention gets mapped states, and one relative position for all or for each head."""
+    config = transformers.DebertaV2Config(
+        **{"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8},
+        **{"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "conv_kernel_size": 3},
+    )
+    encoder = transformers.DebertaV2Model(config).encoder
+    layer, conv = encoder.layer[0], encoder.conv
+    own = layer.attention.self
+    maps = {"query_proj", "key_proj", "value_proj", "pos_query_proj", "pos_key_proj", "pos_dropout"}
+    assert maps <= own._modules.keys()
+    assert {"attention_mask", "relative_pos", "rel_embeddings"} <= parameters(own)
+    assert (own.pos_ebd_size, own.num_attention_heads, own.share_att_key) == (512, 2, False)
+    assert {"hidden_states", "input_tensor"} == parameters(layer.attention.output)
+    assert (conv.conv_act, conv.conv.kernel_size) == ("tanh", (3,))
+    assert encoder.get_rel_embedding().shape == (1024, 8)
+    assert encoder.get_rel_pos(torch.empty(1, 3, 0), torch.empty(1, 1, 0)).tolist() == [[[0, -1, -2]]]
 
 
 def test_transformers_draws_weights_anew_that_are_marked_so():

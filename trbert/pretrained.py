@@ -114,8 +114,8 @@ def check_positions(config: Any, tokens: int) -> None:
     if not family.learns_positions(config):
         kind = "relative" if family.rotary is None else "rotary, computed and not learned"
         raise InputError(
-            f"positions must be unset for {'an' if config.model_type[0] in 'aeiou' else 'a'} {config.model_type} model, and is {tokens}: its positions are {kind}, "
-            "and it needs no more of them"
+            f"positions must be unset for a {config.model_type} model, and is {tokens}: its positions are {kind}, and "
+            "it needs no more of them"
         )
     own = family.max_tokens(config)
     if tokens < own:

@@ -27,8 +27,8 @@ from trbert.tasks import TASKS
 TASK = TASKS["classification"]
 LABELS = ("no", "yes", "maybe")
 MEMBERS = (
-    "albert, bert, camembert, deberta-v2, distilbert, electra, ernie, eurobert, modernbert, mpnet, nomic_bert, roberta, "
-    "xlm-roberta"
+    "albert, bert, camembert, deberta-v2, distilbert, electra, ernie, eurobert, modernbert, mpnet, nomic_bert, "
+    "roberta, xlm-roberta"
 )
 
 
@@ -500,6 +500,23 @@ def test_a_family_that_computes_its_positions_needs_no_more(config_of, build_mod
     with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
         extend_positions(model, 90)
     assert model.config.max_position_embeddings == 40
+
+
+def test_a_model_that_learns_relative_positions_alone_needs_no_more(config_of, build_model):
+    model = build_model(config_of("deberta-v2 with shared keys"))
+    told = (
+        "positions must be unset for a deberta-v2 model, and is 90: its positions are relative, and it needs no more "
+        "of them"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        extend_positions(model, 90)
+
+
+def test_the_range_of_relative_positions_stays_where_the_positions_are_extended(config_of, build_model):
+    model = build_model(config_of("deberta-v2"))
+    assert model.config.max_relative_positions == -1  # as many as there are positions
+    extend_positions(model, 90)
+    assert (model.config.max_relative_positions, model.config.max_position_embeddings) == (40, 90)
 
 
 @pytest.mark.parametrize(("name", "own"), [("bert", 40), ("roberta", 38)])

@@ -11,7 +11,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from trbert.errors import InputError, UnsupportedModel
-from trbert.packed.grouped import DebertaLayer, GroupedLayer, MPNetLayer
+from trbert.packed.deberta import DebertaLayer
+from trbert.packed.grouped import GroupedLayer
+from trbert.packed.mpnet import MPNetLayer
 from trbert.wording import shown
 
 

@@ -8,23 +8,18 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers.activations import ACT2FN
 
-from trbert.errors import UnsupportedModel
 from trbert.packed.attention import AttentionProbe
 from trbert.packed.batch import PackedBatch
 from trbert.shapes import TokenIndex
 
 _SIMILAR = 9 / 8
 """A document is padded to the longest one of its group if that one is less than this many times as long."""
-
-_FAR = 2**32
-"""The distance between two documents, in tokens, where the places of all tokens stand on one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +87,7 @@ def group_documents(lengths: Sequence[int], device: torch.device) -> tuple[list[
     return groups, back.to(device)
 
 
-class _Part(nn.Module):
+class Part(nn.Module):
     """Takes the place of a linear map where the map was computed before: it returns a part of what it is given."""
 
     def __init__(self, place: int, width: int) -> None:
@@ -100,13 +95,14 @@ class _Part(nn.Module):
         self.part = slice(place * width, (place + 1) * width)
 
     def forward(self, states: Tensor) -> Tensor:
+        """Returns the part of these states that the linear map made."""
         return states[..., self.part]
 
 
 class GroupedLayer(nn.Module, ABC):
     """A layer of a family, wrapped so that it takes what the layers of all other families take.
 
-    Its attention module is Hugging Face's own, in a copy whose linear maps are `_Part`. So every linear map runs on the
+    Its attention module is Hugging Face's own, in a copy whose linear maps are `Part`. So every linear map runs on the
     row, once, and padding costs none of them. Dropout on attention weights is that of the module.
 
     Args:
@@ -129,7 +125,7 @@ class GroupedLayer(nn.Module, ABC):
         self.width: int = base.config.hidden_size
         # It is not registered as a child, because its weights belong to the layer.
         object.__setattr__(self, "_inner", copy.copy(self.own))
-        parts = {name: _Part(place, self.width) for place, name in enumerate(self.maps)}
+        parts = {name: Part(place, self.width) for place, name in enumerate(self.maps)}
         self._inner._modules = {**self.own._modules, **parts}
 
     @property
@@ -170,11 +166,24 @@ class GroupedLayer(nn.Module, ABC):
         """Returns how many products each token has with every row of the mapped table."""
         return 0
 
+    def finish(self, states: Tensor, output: Tensor, offsets: Tensor, positions: TokenIndex) -> Tensor:
+        """Returns the states after the layer: its output, and in some layers what comes after it.
+
+        Args:
+            states: the states that entered the layer.
+            output: the output of the layer.
+            offsets: where each document of the row starts, and the end of the row.
+            positions: each token's original position.
+        """
+        return output
+
     def forward(
         self,
         states: Float[Tensor, "1 total dim"],
         *,
         position_embeddings: Groups,
+        offsets: Tensor,
+        token_positions: TokenIndex,
         probe: AttentionProbe | None = None,
         **_: Any,
     ) -> Float[Tensor, "1 total dim"]:
@@ -183,12 +192,14 @@ class GroupedLayer(nn.Module, ABC):
         Args:
             states: the states of the row.
             position_embeddings: what `positions` returned for the row.
+            offsets: where each document of the row starts, and the end of the row.
+            token_positions: each token's original position.
             probe: gets the attention that each token received; None asks for nothing.
             **_: what layers of other families take.
         """
         attended = self.attend(states, position_embeddings, probe)
-        output: Tensor = self.layer.output(self.layer.intermediate(attended), attended)
-        return output
+        output = self.layer.output(self.layer.intermediate(attended), attended)
+        return self.finish(states, output, offsets, token_positions)
 
     def read(self, states: Tensor, groups: Groups, table: Tensor | None, probe: AttentionProbe | None) -> Tensor:
         """Returns what the tokens of the row read of each other, before the map that ends the attention.
@@ -204,7 +215,7 @@ class GroupedLayer(nn.Module, ABC):
 
 
 # The groups of each row have other shapes, and the compiler would make a graph for each.
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _read(
     layer: GroupedLayer, row: Tensor, groups: Groups, table: Tensor | None, probe: AttentionProbe | None
 ) -> Float[Tensor, "total dim"]:
@@ -227,7 +238,7 @@ def _received(weights: Float[Tensor, "docs heads width width"], real: Tensor | N
     return weights.sum(1) / real.sum(1, keepdim=True)
 
 
-def _with_relations(batch: PackedBatch, table: Tensor) -> tuple[list[Group], TokenIndex]:
+def groups_with_relations(batch: PackedBatch, table: Tensor) -> tuple[list[Group], TokenIndex]:
     """Returns the groups of a row; each has, for each pair of a query and a key, its row of `table`.
 
     Args:
@@ -246,180 +257,3 @@ def _with_relations(batch: PackedBatch, table: Tensor) -> tuple[list[Group], Tok
         relation = table[places[:, :, None] - places[:, None, :] + middle]
         found.append(Group(group.index, group.real, relation))
     return found, back
-
-
-class MPNetLayer(GroupedLayer):
-    """A layer of MPNet. All layers add one bias to the scores, for each head and each relative position.
-
-    Raises:
-        UnsupportedModel: The padding id of the model is not 1, which transformers' MPNet takes for granted.
-    """
-
-    maps = ("q", "k", "v")
-
-    def __init__(self, base: Any, index: int, layer: nn.Module) -> None:
-        if base.config.pad_token_id != base.embeddings.padding_idx:
-            raise UnsupportedModel(
-                f"pad_token_id must be {base.embeddings.padding_idx} for an mpnet model, because transformers counts "
-                f"its positions from this id, and is {base.config.pad_token_id!r}: change it in the model's config.json"
-            )
-        super().__init__(base, index, layer)
-        self._inner._modules["o"] = nn.Identity()
-
-    @property
-    def own(self) -> Any:
-        """Hugging Face's attention module."""
-        return self.layer.attention.attn
-
-    @classmethod
-    def positions(cls, base: Any, batch: PackedBatch) -> Groups:
-        """Returns the groups of a row, with the bias of each pair of tokens."""
-        encoder, longest = base.encoder, int(batch.original_lengths.max())
-        difference = torch.arange(1 - longest, longest, device=batch.hidden.device)  # query − key
-        # Hugging Face's own compute_position_bias takes no positions. It is these two steps.
-        table = encoder.relative_attention_bias(encoder.relative_position_bucket(-difference))
-        groups, back = _with_relations(batch, table)
-        return Groups([Group(each.index, each.real, _heads_first(each.relation)) for each in groups], back)
-
-    def attend(self, states: Float[Tensor, "1 total dim"], groups: Groups, probe: AttentionProbe | None) -> Tensor:
-        """Returns what the layer's attention block returns, with the residual and the norm."""
-        attention = self.layer.attention
-        output = self.own.o(self.read(states, groups, None, probe))
-        return cast(Tensor, attention.LayerNorm(attention.dropout(output) + states))
-
-    def scores(self, states: Tensor, group: Group, table: Tensor | None, listens: bool) -> tuple[Tensor, Tensor | None]:
-        """Returns what the attention module reads for one group, and its weights where `listens` is set."""
-        mask = None
-        if group.real is not None:
-            mask = torch.zeros_like(group.real, dtype=states.dtype)
-            mask = mask.masked_fill(~group.real, torch.finfo(states.dtype).min)[:, None, None, :]
-        found = self._inner(states, mask, group.relation, output_attentions=listens)
-        return found[0], found[1] if listens else None
-
-
-def _heads_first(bias: Tensor | None) -> Tensor | None:
-    return None if bias is None else bias.permute(0, 3, 1, 2).contiguous()
-
-
-class DebertaLayer(GroupedLayer):
-    """A layer of DeBERTa-v2 or v3. Queries and keys are also multiplied with states of relative positions.
-
-    Layer 0 may have a convolution beside it, over the tokens that enter it. Its neighbours are those of the original
-    document, and a token that was dropped before counts as zeros, as padding does.
-    """
-
-    maps = ("query_proj", "key_proj", "value_proj")
-
-    def __init__(self, base: Any, index: int, layer: nn.Module) -> None:
-        super().__init__(base, index, layer)
-        own, kinds = self.own, self.own.pos_att_type
-        self.mixer = base.encoder.conv if index == 0 else None
-        self.queries = self.keys = None
-        if own.relative_attention:
-            self.table_rows = 2 * own.pos_ebd_size
-            # They are the names of the maps of the table. With shared keys, they are those of the tokens.
-            self.queries = "query_proj" if own.share_att_key else "pos_query_proj" if "p2c" in kinds else None
-            self.keys = "key_proj" if own.share_att_key else "pos_key_proj" if "c2p" in kinds else None
-            self._inner._modules |= {
-                "pos_dropout": nn.Identity(),
-                "pos_query_proj": _Part(0, self.width),
-                "pos_key_proj": _Part(1, self.width),
-            }
-
-    @property
-    def own(self) -> Any:
-        """Hugging Face's attention module."""
-        return self.layer.attention.self
-
-    @classmethod
-    def positions(cls, base: Any, batch: PackedBatch) -> Groups:
-        """Returns the groups of a row, with the relative position of each pair of tokens, as a row of the table."""
-        encoder, longest = base.encoder, int(batch.original_lengths.max())
-        if not encoder.relative_attention:
-            return Groups(*group_documents(batch.segments, batch.hidden.device))
-        # They have no width: only their number of tokens is read.
-        one, all_ = (batch.hidden.new_empty(1, tokens, 0) for tokens in (1, longest))
-        before, after = encoder.get_rel_pos(all_, one).flatten(), encoder.get_rel_pos(one, all_).flatten()
-        groups, back = _with_relations(batch, torch.cat([before.flip(0), after[1:]]))
-        return Groups(groups, back, encoder.get_rel_embedding())
-
-    def mapped_once(self) -> list[nn.Module]:
-        """Returns the linear maps that run on the table of relative positions, once for a row."""
-        return [getattr(self.own, name) for name in (self.queries, self.keys) if name is not None]
-
-    def products_with_table(self) -> int:
-        """Returns how many products each token has with every row of the mapped table."""
-        return len({"c2p", "p2c"} & set(self.own.pos_att_type)) if self.table_rows else 0
-
-    def attend(self, states: Float[Tensor, "1 total dim"], groups: Groups, probe: AttentionProbe | None) -> Tensor:
-        """Returns what the layer's attention block returns, with the residual and the norm."""
-        context = self.read(states, groups, self._mapped(groups.table), probe)
-        return cast(Tensor, self.layer.attention.output(context, states))
-
-    def _mapped(self, table: Tensor | None) -> Tensor | None:
-        if table is None or not (self.queries or self.keys):
-            return table
-        rows = self.own.pos_dropout(table)[: self.table_rows]
-        mapped = [each(rows) for each in self.mapped_once()]
-        # Where one is missing, the module does not read it, and its part may hold anything.
-        return torch.cat([mapped[0], mapped[-1]], -1)
-
-    def scores(self, states: Tensor, group: Group, table: Tensor | None, listens: bool) -> tuple[Tensor, Tensor | None]:
-        """Returns what the attention module reads for one group, and its weights where `listens` is set."""
-        docs, width = group.index.shape
-        real = torch.ones_like(group.index, dtype=torch.bool) if group.real is None else group.real
-        relation = group.relation
-        if relation is not None and len(relation) > 1:  # the module takes one for all, or one for each head
-            relation = relation.repeat_interleave(self.own.num_attention_heads, 0)[None]
-        found: tuple[Tensor, Tensor | None] = self._inner(
-            states, real[:, None, None, :], listens, relative_pos=relation, rel_embeddings=table
-        )
-        return found
-
-    def forward(
-        self,
-        states: Float[Tensor, "1 total dim"],
-        *,
-        position_embeddings: Groups,
-        offsets: Tensor,
-        token_positions: TokenIndex,
-        probe: AttentionProbe | None = None,
-        **_: Any,
-    ) -> Float[Tensor, "1 total dim"]:
-        """Returns the states after the layer, and after the convolution where the layer has one.
-
-        Args:
-            states: the states of the row.
-            position_embeddings: what `positions` returned for the row.
-            offsets: where each document of the row starts, and the end of the row.
-            token_positions: each token's original position.
-            probe: gets the attention that each token received; None asks for nothing.
-            **_: what layers of other families take.
-        """
-        output = super().forward(states, position_embeddings=position_embeddings, probe=probe)
-        if self.mixer is None:
-            return output
-        conv = self.mixer.conv
-        near = _neighbours(states[0], offsets, token_positions, conv.kernel_size[0])
-        mixed = nn.functional.conv1d(near, conv.weight, conv.bias, groups=conv.groups)[None, :, :, 0]
-        mixed = ACT2FN[self.mixer.conv_act](self.mixer.dropout(mixed))
-        return cast(Tensor, self.mixer.LayerNorm(output + mixed)).to(output.dtype)
-
-
-def _neighbours(
-    states: Float[Tensor, "total dim"], offsets: Tensor, positions: TokenIndex, kernel: int
-) -> Float[Tensor, "total dim kernel"]:
-    """Returns the states of each token's neighbours in its original document; zeros where one is gone.
-
-    Args:
-        states: the states of the row.
-        offsets: where each document of the row starts, and the end of the row.
-        positions: each token's original position.
-        kernel: the number of neighbours, with the token itself in the middle.
-    """
-    row = torch.arange(len(states), device=states.device)
-    places = positions + _FAR * torch.bucketize(row, offsets[1:], right=True)
-    wanted = places[:, None] + torch.arange(kernel, device=row.device) - (kernel - 1) // 2
-    found = torch.searchsorted(places, wanted).clamp(max=len(row) - 1)
-    near = states[found] * (places[found] == wanted)[..., None]
-    return near.transpose(1, 2)

@@ -37,12 +37,18 @@ def counted(call):
 
 
 def reducer_of(plain, points=(), fusion=None, task=TASKS["classification"]):
+    plain.requires_grad_(False)  # torch cannot count where a module is given a parameter that learns
     return Reducer(encoder=Encoder(plain), task=task, points=points, fusion=fusion or Fusion.none())
 
 
 def apart(reducer, tokens):
-    """Returns the documents in one batch; one by one where the head runs on padding, which no cost is charged for."""
-    if getattr(reducer.encoder.plain.config, "classifier_pooling", None) == "late":
+    """Returns the documents in one batch, or one by one.
+
+    They are apart where the head runs on padding, which no cost is charged for. They are also apart where the layers
+    map a table once for a row, because each document is charged as if it were a row by itself.
+    """
+    late = getattr(reducer.encoder.plain.config, "classifier_pooling", None) == "late"
+    if late or any(CostModel.of(reducer).layer_per_document):
         return [tokens.take(torch.tensor([document])) for document in range(len(tokens))]
     return [tokens]
 
@@ -257,6 +263,27 @@ def test_the_stages_of_a_document_that_keeps_all_are_its_whole_price_but_for_the
     price = small.price((0, 2), lengths.expand(2, 2).float(), lengths).sum(0)
     ends = 9 * lengths + 100
     assert_close(price, (1 - ends / small.unreduced(lengths)).float())
+
+
+def test_what_a_layer_maps_once_for_a_row_by_hand(small):
+    mapped = replace(small, layer_per_document=(50.0, 60.0, 70.0))
+    lengths, kept = torch.tensor([4]), torch.tensor([[2], [1]])
+    # Each layer runs once on the document, however many of its tokens are left.
+    assert float(mapped.unreduced(lengths) - small.unreduced(lengths)) == 180
+    reduced = [float(each.reduced(lengths, kept, (1, 2), FirstSelector)) for each in (mapped, small)]
+    assert reduced[0] - reduced[1] == 180
+
+
+def test_a_deberta_layer_by_hand(config_of, build_model):
+    cost = CostModel.of(reducer_of(build_model(config_of("deberta-v2 with a convolution"))))
+    d, rows = 32, 16  # 8 buckets in both directions
+    linear = 2 * (4 * d * d + 2 * d * 48)
+    assert cost.layer_per_token[1:] == (linear + 2 * 2 * rows * d,) * 3  # products with mapped queries and with keys
+    assert cost.layer_per_token[0] == cost.layer_per_token[1] + 2 * 3 * d * d  # a kernel of 3
+    assert cost.layer_per_document == (2 * rows * 2 * d * d,) * 4
+    shared = CostModel.of(reducer_of(build_model(config_of("deberta-v2 with shared keys"))))
+    assert shared.layer_per_token == (cost.layer_per_token[1],) * 4
+    assert shared.layer_per_document == cost.layer_per_document
 
 
 def test_speed_up_is_a_ratio_of_sums():

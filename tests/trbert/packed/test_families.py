@@ -18,8 +18,8 @@ from trbert.tasks import TASKS
 
 LENGTHS = (7, 12, 3, 23)  # beyond the local window of the tiny ModernBERT, and short of it
 MEMBERS = (
-    "albert, bert, camembert, deberta-v2, distilbert, electra, ernie, eurobert, modernbert, mpnet, nomic_bert, roberta, "
-    "xlm-roberta"
+    "albert, bert, camembert, deberta-v2, distilbert, electra, ernie, eurobert, modernbert, mpnet, nomic_bert, "
+    "roberta, xlm-roberta"
 )
 
 

@@ -68,7 +68,10 @@ def check(found):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["bert", "distilbert", "eurobert bos", "modernbert cls"])
+@pytest.mark.parametrize(
+    "name",
+    ["bert", "distilbert", "eurobert bos", "modernbert cls", "mpnet", "deberta-v2 with a convolution"],
+)
 def test_compiled_layers_give_the_same_logits_at_any_length(name, config_of):
     config = config_of(name)
     check(run({**config.to_diff_dict(), "model_type": config.model_type}, "eager"))
