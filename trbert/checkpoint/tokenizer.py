@@ -131,14 +131,7 @@ def _fit(place: Place, tokenizer: Any, model: Any) -> tuple[str, ...]:
             f"tokenizer of model {place.name}: it puts no special token before a text, so that the first token of its "
             "first word is never dropped, and is what a head that reads the first token reads"
         )
-    types = tokenizer("a", "a").get("token_type_ids", [0])
-    if max(types) > 0 and family_of(config).num_segments(config) <= 1:
-        # It is saved with the tokenizer, so that it holds for whoever uses the model later.
-        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
-        notes.append(
-            f"tokenizer of model {place.name}: it gives the second text of a pair the type {max(types)}, and the "
-            "encoder knows type 0 alone, so the types are left out, and all tokens have type 0"
-        )
+    notes += without_types(place, tokenizer, config)
     beyond = _named(tokenizer, rows)
     if beyond:
         notes.append(
@@ -146,6 +139,27 @@ def _fit(place: Place, tokenizer: Any, model: Any) -> tuple[str, ...]:
             f"{rows}: texts with {listed(beyond[:3])}{' and others' if len(beyond) > 3 else ''} cannot be read"
         )
     return tuple(notes)
+
+
+def without_types(place: Place, tokenizer: Any, config: Any) -> tuple[str, ...]:
+    """Makes a tokenizer give no token types, in place, where its encoder knows one alone. Returns a note on it.
+
+    Such an encoder has one row in its table of types, as RoBERTa has, and the plain model would fail at type 1. A copy
+    that is saved later gives none, either.
+
+    Args:
+        place: where the model is.
+        tokenizer: the tokenizer of the model.
+        config: the configuration of the encoder.
+    """
+    types = tokenizer("a", "a").get("token_type_ids", [0])
+    if max(types) == 0 or family_of(config).num_segments(config) > 1:
+        return ()
+    tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+    return (
+        f"tokenizer of model {place.name}: it gives the second text of a pair the type {max(types)}, and the encoder "
+        "knows type 0 alone, so the types are left out, and all tokens have type 0",
+    )
 
 
 def check_vocabulary(model: Any, tokenizer: Any, used_ids: Tensor | Iterable[int]) -> None:

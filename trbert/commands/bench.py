@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
     from trbert.bench.report import draw, table, write
     from trbert.bench.speed import bench
     from trbert.checkpoint.place import Place
-    from trbert.checkpoint.tokenizer import load_tokenizer
+    from trbert.checkpoint.tokenizer import load_tokenizer, without_types
     from trbert.data.readers import Format
     from trbert.data.splits import load_inputs
     from trbert.measure.latency import measure_latency
@@ -85,7 +85,10 @@ def run(options: argparse.Namespace) -> None:
     dials = options.dial or [model.config.dial]
     for dial in dials:
         model.selector.check_dial(dial)
-    tokenizer, _ = load_tokenizer(Place(options.model, options.model, local=True), model.config)
+    place = Place(options.model, options.model, local=True)
+    tokenizer, _ = load_tokenizer(place, model.config)
+    for note in without_types(place, tokenizer, model.plain.config):
+        print(note, flush=True)
     try:
         inputs = load_inputs(
             options.data,

@@ -26,7 +26,6 @@ class ByDocument(nn.Module):
         self.layer = layer
         self.attention_type = getattr(layer, "attention_type", None)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # the compiler would make new code for each group of documents
     def forward(
         self,
         states: Float[Tensor, "1 total dim"],

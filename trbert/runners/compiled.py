@@ -9,6 +9,7 @@ from torch import Tensor
 
 from trbert.packed.attention import AttentionProbe
 from trbert.packed.batch import PackedBatch
+from trbert.packed.by_document import ByDocument
 from trbert.runners.eager import Eager, through_layers
 from trbert.runners.runner import PositionTables
 from trbert.shapes import Hidden
@@ -18,7 +19,8 @@ class Compiled(Eager):
     """Runs each span of layers through `torch.compile`.
 
     A span is compiled at its first use. Later rows of other lengths use the same compiled span. The layers run eagerly
-    where a gradient or the received attention is wanted.
+    where a gradient or the received attention is wanted. So does a span with a layer that is run by document, because
+    the compiler would make new code for each group of documents.
 
     A copy of a model gets a new runner without compiled spans, because a compiled span runs the layers of the model
     for which it was compiled.
@@ -41,7 +43,8 @@ class Compiled(Eager):
         probe: AttentionProbe | None,
     ) -> Hidden:
         """Returns the states after the layers."""
-        if probe is not None or torch.is_grad_enabled():
+        alone = any(isinstance(layer, ByDocument) for layer in layers[slice(*span)])
+        if probe is not None or alone or torch.is_grad_enabled():
             return super().run(layers, span, batch, tables, probe)
         if span not in self._spans:
             first, last = span

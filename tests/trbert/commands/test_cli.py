@@ -14,13 +14,19 @@ import torch
 import transformers
 
 import trbert
+from tests.trbert.packed.lvbert import FAMILY, small_model
 from trbert.commands.cli import main
 from trbert.data.readers import Format
+from trbert.encoder import Encoder
 from trbert.errors import InputError
 from trbert.measure.latency import load_latency
 from trbert.modeling import assemble
+from trbert.packed import declared
+from trbert.packed.families import FAMILIES
 from trbert.selection.policy import Policy
+from trbert.selection.reduction import Reducer
 from trbert.selection.selectors import PolicySelector
+from trbert.tasks import TASKS
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *(f"w{number}" for number in range(50))]
 
@@ -331,3 +337,34 @@ def test_data_that_needs_a_package_that_is_not_installed_names_it(saved, monkeyp
         "error: --data somebody/texts needs the package datasets, which is not installed: pip install datasets, or "
         "name a csv, jsonl or parquet file\n"
     )
+
+
+def test_a_model_of_a_declared_family_is_timed_with_its_family_and_refused_without(saved, capsys, monkeypatch):
+    monkeypatch.setattr(declared, "_DECLARED", {})
+    monkeypatch.setitem(FAMILIES, FAMILY.model_type, FAMILY)
+    reducer = Reducer(encoder=Encoder(small_model()), task=TASKS["classification"], points=(1, 2))
+    assemble(reducer, PolicySelector(Policy(32, 2, 8)), 0.0, 16).save_pretrained(saved / "model")
+    options = ("--batch", "4", "--dtype", "float32")
+    assert main(words(saved, *options, "--family", "tests.trbert.packed.lvbert:FAMILY")) == 0
+    report = json.loads((saved / "out" / "speed.json").read_text())
+    assert "reduced +0" in {row["variant"] for row in report["rows"]}
+    capsys.readouterr()
+    FAMILIES.pop(FAMILY.model_type)
+    assert main(words(saved, *options)) == 2
+    assert "or pass --family to the command; if not, correct it" in capsys.readouterr().err
+    assert main(words(saved, *options, "--family", "FAMILY")) == 2
+    assert capsys.readouterr().err.startswith("error: --family must be a module and a name in it, such as ")
+    monkeypatch.setitem(FAMILIES, FAMILY.model_type, FAMILY)  # so that it can be taken back
+
+
+def test_pairs_whose_types_the_encoder_does_not_know_are_timed_without_them(saved, build_model, config_of, capsys):
+    config = config_of("roberta")
+    config.type_vocab_size = 1
+    reducer = Reducer(encoder=Encoder(build_model(config)), task=TASKS["classification"], points=(1, 2))
+    assemble(reducer, PolicySelector(Policy(32, 2, 8)), 0.0, 16).save_pretrained(saved / "model")
+    path = saved / "model" / "tokenizer_config.json"  # as somebody may copy the original tokenizer beside the model
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_input_names": names}))
+    options = ("--batch", "4", "--dtype", "float32", "--text-column", "text,other")
+    assert main(words(saved, *options)) == 0
+    assert "it gives the second text of a pair the type 1, and the encoder knows" in capsys.readouterr().out

@@ -118,16 +118,6 @@ def test_a_saved_model_is_the_same_when_it_is_loaded(runner, make_tokens, tmp_pa
 
 
 @torch.no_grad()
-def test_a_compiled_span_calls_such_a_layer_eagerly(make_tokens):
-    tokens, model = make_tokens(5, 3), small_model()
-    encoder = Encoder(model)
-    batch = encoder.embed(tokens)
-    compiled = torch.compile(encoder.layers[1], backend="eager")
-    expected = encoder.run_layers(batch, 1, 2).hidden
-    assert_close(compiled(batch.hidden[None], offsets=batch.offsets, token_positions=batch.positions)[0], expected)
-
-
-@torch.no_grad()
 def test_the_attention_rule_hears_the_last_layer_that_attends(make_tokens):
     encoder, tokens = Encoder(small_model()), make_tokens(5, 9)
     batch = encoder.embed(tokens)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from tests.trbert.packed.lvbert import small_model
 from trbert.encoder import Encoder
 from trbert.runners import Compiled
 
@@ -26,6 +27,9 @@ from trbert.packed.tokens import Tokens
 from trbert.runners import Compiled
 
 config, backend = json.loads(sys.argv[1]), sys.argv[2]
+if config["model_type"] == "lvbert-toy":
+    from trbert.packed.declared import declare
+    declare("tests.trbert.packed.lvbert:FAMILY")
 torch.compile = functools.partial(torch.compile, backend=backend)
 torch.manual_seed(0)
 model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(**config)).eval()
@@ -75,6 +79,14 @@ def check(found):
 def test_compiled_layers_give_the_same_logits_at_any_length(name, config_of):
     config = config_of(name)
     check(run({**config.to_diff_dict(), "model_type": config.model_type}, "eager"))
+
+
+@pytest.mark.slow
+def test_a_span_with_a_layer_that_is_run_by_document_is_not_compiled():
+    config = small_model().config
+    found = run({**config.to_diff_dict(), "model_type": config.model_type}, "eager")
+    assert found["worst"] < 1e-4
+    assert found["spans"] == [[0, 1]]
 
 
 @pytest.mark.slow
