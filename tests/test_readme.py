@@ -97,12 +97,19 @@ def test_the_python_blocks_of_a_page_run_without_any_other_page(page, run_folder
     assert names.get("over", True)  # the environment's episode came to its end
 
 
-HELP = {search: ["--help"], pareto: ["--help"], cli: ["bench", "--help"]}
+HELP = {
+    "search": (search, ["--help"], "docs/settings.md"),
+    "pareto": (pareto, ["--help"], "docs/results.md"),
+    "bench": (cli, ["bench", "--help"], "docs/cost.md"),
+    "import-checkpoint": (cli, ["import-checkpoint", "--help"], "docs/own-data.md"),
+}
+"""For each command: what prints its help, and the page with the table of its options."""
 
 
-def flags_of(command, capsys):
+def flags_of(name, capsys):
+    command, words, _ = HELP[name]
     with pytest.raises(SystemExit, match="0"):
-        command.main(HELP[command])
+        command.main(words)
     return set(FLAG.findall(capsys.readouterr().out))
 
 
@@ -118,12 +125,9 @@ def test_every_flag_named_is_one_that_exists(page, capsys):
     assert set(FLAG.findall(ours)) - set().union(*(flags_of(command, capsys) for command in HELP)) == set()
 
 
-@pytest.mark.parametrize(
-    ("command", "page"),
-    [(search, "docs/settings.md"), (pareto, "docs/results.md"), (cli, "docs/cost.md")],
-    ids=["search", "pareto", "trbert"],
-)
-def test_every_flag_that_exists_is_in_its_pages_table(command, page, capsys):
+@pytest.mark.parametrize("command", HELP)
+def test_every_flag_that_exists_is_in_its_pages_table(command, capsys):
+    page = HELP[command][2]
     cells = re.findall(r"^\| (`--.*?`) \|", PAGES[page], re.MULTILINE)
     assert flags_of(command, capsys) - {"--help", "--version"} - set(FLAG.findall(" ".join(cells))) == set()
 
@@ -340,10 +344,11 @@ TREE, LAYERS = re.findall(r"^```\n(.*?)^```$", PAGES["docs/architecture.md"], re
 
 def paths_of(tree):
     """Returns the paths that a drawn tree names: what is indented lies in the folder above it."""
-    folder, found = "", []
+    folders, found = {}, []
     for indent, name in re.findall(r"^( *)([a-z_]+(?:/|\.py))  *\S", tree, re.MULTILINE):
-        folder = folder if indent else name
-        found.append(folder + name if indent else name)
+        depth = len(indent) // 2
+        folders[depth] = folders[depth - 1] + name if depth else name
+        found.append(folders[depth])
     return found
 
 
