@@ -11,6 +11,7 @@ from trbert.data.arrow_tables import read_parquet
 from trbert.data.csv_tables import read_csv
 from trbert.data.decoding import parsed_json, read_bytes, refuse_foreign, small_text
 from trbert.data.folders import folder_files, split_of
+from trbert.data.formats.word_columns import read_word_columns
 from trbert.data.hub import REMEDY, is_saved, read_hub, read_saved
 from trbert.data.json_rows import read_json
 from trbert.data.pages import Page, documentation_pages
@@ -26,7 +27,6 @@ from trbert.data.readers import (
     suffix_of,
     without_target,
 )
-from trbert.data.word_columns import read_word_columns
 from trbert.errors import InputError
 from trbert.limits import MAX_CHARACTERS, Room, shown_size
 from trbert.tasks.rows import Columns, Table

@@ -56,7 +56,21 @@ def write_marks(folder):
     return path
 
 
-TOYS = {"pick_one": (PickOne(), write_picks, "first,second"), "mark_words": (MarkWords(), write_marks, "text")}
+def write_tags(folder):
+    """The word alpha is a person, and the word beta a place."""
+    draw, path = random.Random(0), folder / "tags.jsonl"
+    rows = [text(draw, ("alpha", "beta")[row % 2]) for row in range(ROWS)]
+    kinds = {"alpha": "B-PER", "beta": "B-LOC"}
+    lines = [{"tokens": row, "tags": [kinds.get(word, "O") for word in row]} for row in rows]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return path
+
+
+TOYS = {
+    "pick_one": (PickOne(), write_picks, "first,second"),
+    "mark_words": (MarkWords(), write_marks, "text"),
+    "tagging": (TASKS["tagging"], write_tags, "tokens"),
+}
 
 
 @pytest.fixture(params=TOYS)

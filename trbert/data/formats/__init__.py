@@ -1,0 +1,1 @@
+"""Files in the formats of certain tasks: one module for each format."""
