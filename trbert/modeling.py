@@ -10,7 +10,8 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import ModelOutput, SequenceClassifierOutput, TokenClassifierOutput
+from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
+from transformers.utils.generic import ModelOutput
 
 from trbert.checkpoint.contract import check_declared
 from trbert.checkpoint.entries import check_entries, check_not_fetched

@@ -150,7 +150,7 @@ def test_a_selector_that_draws_needs_no_thresholded_trajectories(selector):
 def test_every_number_has_a_rule():
     # `seed` may be any; the data refuses a negative one. The others are texts, which the readers check.
     ruled = {name for name, _, _ in RULES}
-    free = {"seed", "data.label_map", "data.encoding", "data.separator"}
+    free = {"seed", "data.label_map", "data.encoding", "data.separator", "data.text_column", "data.label_column"}
     for name, field in setting_names().items():
         number = isinstance(field.default, int | float) and not isinstance(field.default, bool)
         if number or (field.default is None and name not in free):

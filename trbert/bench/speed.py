@@ -50,11 +50,12 @@ class Documents:
     ) -> None:
         columns = [list(column) for column in inputs]
 
-        words = not isinstance(columns[0][0], str)
         how = {"padding": True, "truncation": True, "max_length": longest, "return_tensors": "pt"}
+        if not isinstance(columns[0][0], str):
+            how["is_split_into_words"] = True
 
         def tokenise() -> Any:
-            return tokenizer(*columns, is_split_into_words=words, **how)
+            return tokenizer(*columns, **how)
 
         encoded = {name: tensor.to(device) for name, tensor in tokenise().items()}
         self.input_ids, self.mask = encoded["input_ids"], encoded["attention_mask"]

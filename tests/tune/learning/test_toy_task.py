@@ -82,11 +82,22 @@ def write_scores(folder):
     return path
 
 
+def write_tags(folder):
+    """The word alpha is a person, and the word beta a place."""
+    draw, path = random.Random(0), folder / "tags.jsonl"
+    rows = [text(draw, ("alpha", "beta")[row % 2]) for row in range(ROWS)]
+    kinds = {"alpha": "B-PER", "beta": "B-LOC"}
+    lines = [{"tokens": row, "tags": [kinds.get(word, "O") for word in row]} for row in rows]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return path
+
+
 TOYS = {
     "regression": (TASKS["regression"], write_scores, "text"),
     "pick_one": (PickOne(), write_picks, "first,second"),
     "mark_words": (MarkWords(), write_marks, "text"),
     "multi_label": (TASKS["multi_label"], write_labels, "text"),
+    "tagging": (TASKS["tagging"], write_tags, "tokens"),
 }
 
 

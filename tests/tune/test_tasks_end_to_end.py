@@ -1,0 +1,107 @@
+"""A search of each kind of task, whole, on a tiny set: search, pick, and load by the Auto class in a new process."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+ENTITIES = {"alpha": "B-PER", "beta": "B-LOC"}
+
+
+def write_tags(folder: Path) -> Path:
+    """Writes 300 sentences of a word a line; the one marker word in each is an entity."""
+    draw, lines = random.Random(0), ["-DOCSTART- O", ""]
+    for number in range(300):
+        words = [f"w{draw.randrange(30)}" for _ in range(draw.randint(6, 14))]
+        words.insert(draw.randrange(len(words)), ("alpha", "beta")[number % 2])
+        lines += [*(f"{word} {ENTITIES.get(word, 'O')}" for word in words), ""]
+    (folder / "tags.conll").write_text("\n".join(lines))
+    return folder / "tags.conll"
+
+
+def write_lists(folder: Path) -> Path:
+    """Writes 300 texts, each with a list of those marker words that it has: both, one, or none."""
+    return write_texts(folder, lambda number: [name for bit, name in enumerate(("alpha", "beta")) if number >> bit & 1])
+
+
+def write_numbers(folder: Path) -> Path:
+    """Writes 300 texts, each with a number that says how often it has a marker word."""
+    return write_texts(folder, lambda number: ["alpha"] * (number % 4), lambda markers: 7.5 + len(markers))
+
+
+def write_texts(folder: Path, markers_of, label_of=list) -> Path:
+    draw, lines = random.Random(0), []
+    for number in range(300):
+        markers = markers_of(number)
+        words = [f"w{draw.randrange(30)}" for _ in range(draw.randint(6, 14))] + markers
+        draw.shuffle(words)
+        lines.append(json.dumps({"text": " ".join(words), "label": label_of(markers)}))
+    (folder / "texts.jsonl").write_text("\n".join(lines))
+    return folder / "texts.jsonl"
+
+
+TASKS = {"tagging": write_tags, "multi_label": write_lists, "regression": write_numbers}
+"""For each kind of task, what writes a tiny set for it."""
+
+MEASURE = """
+import sys, torch, transformers, trbert
+from trbert.data.splits import load_splits
+path, data, dial = sys.argv[1:]
+model = trbert.load(path, dial=float(dial))
+assert type(getattr(transformers, model.task.head).from_pretrained(path)) is type(model)
+tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+task = model.task
+examples = task.encode(load_splits(data, task=task).test, tokenizer, model.config.max_tokens).examples
+own = examples.tokens
+with torch.inference_mode():
+    documents = own.input_ids.split(own.lengths.tolist())
+    logits = [model(input_ids=document[None]).logits for document in documents]
+outputs = torch.cat([each[0] if task.reads == "tokens" else each for each in logits])
+print(task.quality(task.decode(outputs, examples), examples))
+pipe = None if task.reads == "tokens" else transformers.pipeline("text-classification", model=path, tokenizer=tokenizer)
+if task.name == "multi_label":
+    scores = {each["label"]: each["score"] for each in pipe("w1 w2 alpha", top_k=None)}
+    assert scores.keys() == {"alpha", "beta"} and sum(scores.values()) != 1
+if task.name == "regression":
+    assert pipe("alpha w1 alpha alpha")[0]["score"] > 5
+assert "ray" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_search_ends_with_a_front_and_a_picked_model_gives_its_quality_again(task, tiny_model, tmp_path) -> None:
+    from tune.results.table import read_front
+
+    data = TASKS[task](tmp_path)
+    words = ["--task", task, "--model", str(tiny_model), "--data", str(data), "--runs", str(tmp_path), "--name", "tiny"]
+    words += ["--num-trials", "1", "--budget", "3m"]
+    quick = ["teacher.learning_rate=1e-3", "teacher.epochs=6", "select.documents=400", "joint.documents=800"]
+    words += [word for pair in quick for word in ("--set", pair)]
+    done = run("search.py", *words)
+    assert "trial 1 of 1" in done
+    points = read_front(tmp_path / "tiny" / "front.csv")
+    assert {point.trial for point in points} == {"teacher", "free", "1"}
+    assert next(point for point in points if point.trial == "teacher").quality_test > 0.9
+    measured = [point for point in points if point.trial == "1" and point.quality_test is not None]
+    point = max(measured, key=lambda each: each.speed_up)
+    again = run_words(sys.executable, "-c", MEASURE, str(tmp_path / "tiny" / point.model), str(data), str(point.dial))
+    assert float(again.split()[-1]) == pytest.approx(point.quality_test, abs=1e-9)
+    run("pareto.py", str(tmp_path / "tiny"), "--min-speedup", "1.1", "--out", str(tmp_path / "picked"))
+    assert (tmp_path / "picked" / "config.json").is_file()
+
+
+def run(script: str, *words: str) -> str:
+    """Returns what a command of `tune` prints, after it has ended well."""
+    return run_words(sys.executable, str(ROOT / "tune" / script), *words)
+
+
+def run_words(*words: str) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
