@@ -10,7 +10,6 @@ from pathlib import Path
 from trbert.data.arrow_tables import read_parquet
 from trbert.data.decoding import parsed_json, read_bytes, refuse_foreign, small_text
 from trbert.data.folders import folder_files, split_of
-from trbert.data.formats.word_columns import read_word_columns
 from trbert.data.hub import REMEDY, is_saved, read_hub, read_saved
 from trbert.data.json_rows import read_json
 from trbert.data.pages import Page, documentation_pages
