@@ -192,6 +192,11 @@ def register_family(family: object) -> None:
 
     Raises:
         InputError: It is no `Family`, it has no `model_type`, or trbert describes this `model_type` itself.
+
+    Example:
+        >>> register_family(Family(model_type="mine", layers="blocks"))
+        >>> FAMILIES.pop("mine").layers
+        'blocks'
     """
     if not isinstance(family, Family):
         raise InputError(
