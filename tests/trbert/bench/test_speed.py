@@ -18,9 +18,11 @@ from trbert.bench.speed import (
     _variants,
     bench,
     in_arithmetic,
+    padded_variants,
     reduced_variant,
     time_variants,
 )
+from trbert.encoder import Encoder
 from trbert.errors import InputError
 from trbert.measure.cost import CostModel
 from trbert.modeling import assemble
@@ -105,6 +107,16 @@ def test_the_padded_model_attends_as_hugging_face_has_it_and_the_unpadded_one_as
             variant.forward(batch)
     # Padded, sorted by length, unpadded.
     assert seen == ["sdpa", "sdpa", "trbert_packed"]
+
+
+@torch.inference_mode()
+def test_the_padded_model_keeps_its_attention_where_its_family_has_one_alone(config_of, build_model, make_reducer):
+    reducer = make_reducer(encoder=Encoder(build_model(config_of("mpnet"))))
+    documents = Documents(Numbers("right"), (TEXTS,), 38, torch.device("cpu"))
+    for variant in padded_variants(reducer, documents, "float32"):
+        for lengths, batch in documents.batches(5, variant.sorts):
+            batch = {name: ids for name, ids in batch.items() if name != "token_type_ids"}
+            assert variant.forward(batch).shape == (len(lengths), 3)
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
