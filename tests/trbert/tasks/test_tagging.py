@@ -11,6 +11,7 @@ import torch
 import transformers
 from torch.testing import assert_close
 
+from trbert.bench.speed import Documents
 from trbert.data.readers import Format
 from trbert.data.sources import read_source
 from trbert.data.splits import load_splits
@@ -248,3 +249,9 @@ def test_the_pipeline_of_transformers_gives_entities_with_each_strategy(strategy
     if strategy == "none":
         assert [each["entity"] for each in found] == [model.config.id2label[int(one)] for one in classes]
     assert "not supported" not in caplog.text
+
+
+def test_a_bench_reads_the_lists_of_words(tokenizer):
+    (words,) = TASK.inputs(Table("a.jsonl", {"tokens": [*WORDS, []]}), TASK.columns(None, ""))
+    documents = Documents(tokenizer, (words,), 6, torch.device("cpu"))
+    assert documents.lengths.tolist() == [5, 3, 6]  # the last of them is truncated
