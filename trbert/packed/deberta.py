@@ -92,13 +92,18 @@ class DebertaLayer(GroupedLayer):
 
     def finish(self, states: Tensor, output: Tensor, offsets: Tensor, positions: TokenIndex) -> Tensor:
         """Returns the output of the layer, with the convolution of what entered it where the layer has one."""
-        if self.mixer is None:
-            return output
-        conv = self.mixer.conv
-        near = _neighbours(states[0], offsets, positions, conv.kernel_size[0])
-        mixed = nn.functional.conv1d(near, conv.weight, conv.bias, groups=conv.groups)[None, :, :, 0]
-        mixed = ACT2FN[self.mixer.conv_act](self.mixer.dropout(mixed))
-        return cast(Tensor, self.mixer.LayerNorm(output + mixed)).to(output.dtype)
+        return output if self.mixer is None else _mixed(self.mixer, states, output, offsets, positions)
+
+
+# The compiler would make more graphs for rows of other lengths.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _mixed(mixer: Any, states: Tensor, output: Tensor, offsets: Tensor, positions: TokenIndex) -> Tensor:
+    """Returns a layer's output, with the convolution of what entered the layer, as Hugging Face's `ConvLayer` does."""
+    conv = mixer.conv
+    near = _neighbours(states[0], offsets, positions, conv.kernel_size[0])
+    mixed = nn.functional.conv1d(near, conv.weight, conv.bias, groups=conv.groups)[None, :, :, 0]
+    mixed = ACT2FN[mixer.conv_act](mixer.dropout(mixed))
+    return cast(Tensor, mixer.LayerNorm(output + mixed)).to(output.dtype)
 
 
 def _neighbours(

@@ -74,7 +74,7 @@ def check(found):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["bert", "distilbert", "eurobert bos", "modernbert cls", "mpnet", "deberta-v2 with a convolution"],
+    ["bert", "distilbert", "eurobert bos", "modernbert cls", "mpnet", "deberta-v2", "deberta-v2 with a convolution"],
 )
 def test_compiled_layers_give_the_same_logits_at_any_length(name, config_of):
     config = config_of(name)
