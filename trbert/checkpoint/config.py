@@ -104,8 +104,8 @@ def _check_known(place: Place, raw: dict[str, Any]) -> None:
         reason = f"model_type is {kind!r}" if "model_type" in raw else "it has no model_type"
         raise UnsupportedModel(
             f"model {place.name} must be an encoder of one of the families {', '.join(sorted(FAMILIES))}, "
-            f"and transformers does not know its config ({reason}){custom}: pass another encoder, or name "
-            "with --family a description of this one, in code that also makes its classes known with AutoConfig.register"
+            f"and transformers does not know its config ({reason}){custom}: pass another encoder, or "
+            "describe this one with --family, in code that also makes its classes known by AutoConfig.register"
         ) from error
 
 
