@@ -39,12 +39,13 @@ def test_entities_of_iob1(tags, expected):
     [
         ("B-PER I-PER E-PER S-LOC", {("PER", 0, 2), ("LOC", 3, 3)}),
         ("S-PER S-PER O", {("PER", 0, 0), ("PER", 1, 1)}),
+        ("B-PER S-PER", {("PER", 0, 0), ("PER", 1, 1)}),
         ("B-PER E-PER I-PER", {("PER", 0, 1), ("PER", 2, 2)}),
         ("E-PER E-PER", {("PER", 0, 0), ("PER", 1, 1)}),
         ("B-PER O", {("PER", 0, 0)}),
         ("B-PER I-PER L-PER U-LOC", {("PER", 0, 2), ("LOC", 3, 3)}),
     ],
-    ids=["two", "touching", "after an end", "ends alone", "never ended", "BILOU"],
+    ids=["two", "touching", "never ended, touching", "after an end", "ends alone", "never ended", "BILOU"],
 )
 def test_entities_of_bioes(tags, expected):
     assert entities(tags.split()) == expected
