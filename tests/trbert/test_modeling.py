@@ -649,8 +649,8 @@ def write_config(folder, changes):
         ({"fusion": 1}, "fusion in {} must be true or false, and is the int 1"),
         (
             {"encoder": "gone"},
-            "encoder in {} must be an object whose model_type is one of albert, bert, camembert, distilbert, electra, "
-            "ernie, eurobert, modernbert, nomic_bert, roberta, xlm-roberta, and is missing",
+            "encoder in {} must be an object whose model_type is one of albert, bert, camembert, deberta-v2, "
+            "distilbert, electra, ernie, eurobert, modernbert, mpnet, nomic_bert, roberta, xlm-roberta, and is missing",
         ),
     ],
 )

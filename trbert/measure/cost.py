@@ -199,8 +199,7 @@ def speed_up(unreduced: DocFloat, reduced: DocFloat) -> float:
 
 def _flops_per_token(layer: nn.Module) -> float:
     """Returns the FLOPs of a layer for one token, but for the attention products."""
-    convolutions = sum(2 * each.weight.numel() for each in layer.modules() if isinstance(each, nn.Conv1d))
-    flops = _linear_flops(layer.modules()) + convolutions
+    flops = _linear_flops(layer.modules())
     if isinstance(layer, GroupedLayer):
         flops -= _linear_flops(layer.maps_of_table_alone())
         flops += 2.0 * layer.table_rows * layer.width * layer.products_with_table()

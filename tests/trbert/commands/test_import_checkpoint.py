@@ -17,6 +17,7 @@ from torch.testing import assert_close
 import trbert
 from trbert.commands import import_checkpoint
 from trbert.commands.cli import main
+from trbert.tasks import TASKS
 
 WEIGHTS, HEAD = "pytorch_model.bin", "bert.encoder.linear_1.0.weight"
 
@@ -285,10 +286,10 @@ def test_the_task_is_that_of_the_config_or_of_the_command(imports, refused, edit
     edit(architectures=["BertForMaskedLM"])  # of the model that was fine-tuned
     assert refused() == (
         f"--task must name the task of checkpoint {original}, because `architectures` in its config.json does not, and "
-        "is not given: pass one of classification"
+        f"is not given: pass one of {', '.join(TASKS)}"
     )
-    assert refused("--task", "tagging") == (
-        "task must be one of classification, and is 'tagging': leave it out for the default"
+    assert refused("--task", "dancing") == (
+        f"task must be one of {', '.join(TASKS)}, and is 'dancing': leave it out for the default"
     )
     imports("--task", "classification")
     assert trbert.load(out).config.task == "classification"
@@ -301,10 +302,10 @@ def test_a_task_that_is_not_the_checkpoints_is_refused(refused, edit, original, 
         "classification"
     )
     edit(architectures=["AUTOBertForTokenClassification"])
-    assert refused("--task", "classification").endswith("pass --task 'token average'")
+    assert refused("--task", "classification").endswith("pass --task tagging")
     edit(architectures=["AUTOBertForDancing"])
     assert refused() == (
-        f"checkpoint {original} must be of one of the tasks classification, token average, and config.json says in "
+        f"checkpoint {original} must be of one of the tasks {', '.join(TASKS)}, and config.json says in "
         "`architectures` that it is an 'AUTOBertForDancing': pass another checkpoint"
     )
 
