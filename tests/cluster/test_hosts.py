@@ -94,6 +94,6 @@ def test_after_ray_down_nothing_is_left_running(cluster) -> None:
     cluster.down()
     # The brackets keep the pattern from finding the shell that it stands in.
     running = "pgrep -af '[r]aylet/raylet|[g]cs_server|[t]une/search.py' || true"
-    assert cluster.hosts.ssh(HEAD, running) == ""
+    cluster.wait(lambda: cluster.hosts.ssh(HEAD, running) == "", 60, "the head to stop")
     # On one's own machines `ray down` stops the head; workers stop themselves once it has been away for a minute.
     cluster.wait(lambda: not any(cluster.hosts.ssh(host, running) for host in (1, 2)), 120, "the workers to stop")
