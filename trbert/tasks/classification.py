@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from trbert.errors import InputError
-from trbert.tasks.examples import Examples, Outputs
+from trbert.tasks.examples import Examples, Outputs, exact
 from trbert.tasks.labels import checked_labels, find_classes, without_labels
 from trbert.tasks.over_texts import OverTexts, texts_of, usable_rows
 from trbert.tasks.rows import Columns, Reading, Rows, Table
@@ -114,12 +113,12 @@ class Classification(OverTexts):
 
     def loss(self, outputs: Outputs, examples: Examples) -> PerExample:
         """Returns −log p(label) of each document."""
-        return F.cross_entropy(_exact(outputs), examples.targets, reduction="none")
+        return F.cross_entropy(exact(outputs), examples.targets, reduction="none")
 
     def distil(self, outputs: Outputs, teacher_outputs: Outputs, examples: Examples, temperature: float) -> PerExample:
         """Returns T² · cross-entropy against the teacher's softened distribution (Hinton et al. 2015, section 2)."""
-        target = (_exact(teacher_outputs) / temperature).softmax(-1)
-        return -(temperature**2) * (target * (_exact(outputs) / temperature).log_softmax(-1)).sum(-1)
+        target = (exact(teacher_outputs) / temperature).softmax(-1)
+        return -(temperature**2) * (target * (exact(outputs) / temperature).log_softmax(-1)).sum(-1)
 
     def prior(self, examples: Examples) -> float:
         """Returns the entropy of the labels' frequencies, in nats."""
@@ -138,11 +137,6 @@ class Classification(OverTexts):
     def correct(self, decoded: Sequence[Any], examples: Examples) -> list[float]:
         """Returns 1 for each document whose class is its label, and 0 for the others."""
         return [float(one == label) for one, label in zip(decoded, examples.targets.tolist(), strict=True)]
-
-
-def _exact(outputs: Tensor) -> Tensor:
-    """Returns the outputs in float32, or in float64 where they have it."""
-    return outputs if outputs.dtype == torch.float64 else outputs.float()
 
 
 def _rows(table: Table, columns: Columns, used: Sequence[int], targets: Sequence[int | None]) -> Rows:

@@ -16,6 +16,11 @@ Outputs = Float[Tensor, "outputs classes"]
 """The outputs of a head: a row for each document, or for each original token where the task reads tokens."""
 
 
+def exact(outputs: Outputs) -> Outputs:
+    """Returns the outputs in float32, or in float64 where they have it."""
+    return outputs if outputs.dtype == torch.float64 else outputs.float()
+
+
 @dataclass(frozen=True, slots=True)
 class Examples:
     """Examples, one after the other. An example has one target, counts once in a metric, and has one document or more.

@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from trbert.errors import InputError
-from trbert.tasks.examples import Examples, Outputs
+from trbert.tasks.examples import Examples, Outputs, exact
 from trbert.tasks.labels import KINDS, find_classes
 from trbert.tasks.over_texts import OverTexts, texts_of, usable_rows
 from trbert.tasks.rows import Columns, Reading, Rows, Table
@@ -124,7 +124,7 @@ class MultiLabel(OverTexts):
 
     def loss(self, outputs: Outputs, examples: Examples) -> PerExample:
         """Returns −log p of each document's labels: the sum over the labels, each of which is a Bernoulli variable."""
-        own = _exact(outputs)
+        own = exact(outputs)
         return F.binary_cross_entropy_with_logits(own, examples.targets.to(own.dtype), reduction="none").sum(-1)
 
     def distil(self, outputs: Outputs, teacher_outputs: Outputs, examples: Examples, temperature: float) -> PerExample:
@@ -132,8 +132,8 @@ class MultiLabel(OverTexts):
 
         It is Hinton et al. 2015, section 2, for a Bernoulli variable.
         """
-        target = (_exact(teacher_outputs) / temperature).sigmoid()
-        softened = _exact(outputs) / temperature
+        target = (exact(teacher_outputs) / temperature).sigmoid()
+        softened = exact(outputs) / temperature
         return temperature**2 * F.binary_cross_entropy_with_logits(softened, target, reduction="none").sum(-1)
 
     def prior(self, examples: Examples) -> float:
@@ -214,8 +214,3 @@ def _counts(decoded: Sequence[Any], examples: Examples) -> tuple[list[int], list
     wanted = [set(row.nonzero()[:, 0].tolist()) for row in has]
     hits = [len(own.intersection(given)) for own, given in zip(wanted, decoded, strict=True)]
     return hits, [len(given) for given in decoded], [len(own) for own in wanted]
-
-
-def _exact(outputs: Tensor) -> Tensor:
-    """Returns the outputs in float32, or in float64 where they have it."""
-    return outputs if outputs.dtype == torch.float64 else outputs.float()

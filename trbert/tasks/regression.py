@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trbert.errors import InputError
-from trbert.tasks.examples import Examples, Outputs
+from trbert.tasks.examples import Examples, Outputs, exact
 from trbert.tasks.over_texts import OverTexts, texts_of, usable_rows
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.task import PerExample
@@ -129,12 +129,12 @@ class Regression(OverTexts):
     def loss(self, outputs: Outputs, examples: Examples) -> PerExample:
         """Returns ½ ((output − y) / σ)² of each document: −log of the Gaussian's density beyond its least value."""
         numbers, spread = _numbers(examples)
-        return 0.5 * ((_exact(outputs)[:, 0] - numbers) / spread).square()
+        return 0.5 * ((exact(outputs)[:, 0] - numbers) / spread).square()
 
     def distil(self, outputs: Outputs, teacher_outputs: Outputs, examples: Examples, temperature: float) -> PerExample:
         """Returns ½ ((output − the teacher's output) / σ)² of each document. The temperature changes nothing."""
         _, spread = _numbers(examples)
-        return 0.5 * ((_exact(outputs)[:, 0] - _exact(teacher_outputs)[:, 0]) / spread).square()
+        return 0.5 * ((exact(outputs)[:, 0] - exact(teacher_outputs)[:, 0]) / spread).square()
 
     def prior(self, examples: Examples) -> float:
         """Returns ½ + log(s / σ), where s is the numbers' standard deviation.
@@ -201,8 +201,3 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     last = counts.cumsum()
     ranks: np.ndarray = (last - (counts - 1) / 2 - (len(values) - 1) / 2 - 1)[place]
     return ranks
-
-
-def _exact(outputs: Tensor) -> Tensor:
-    """Returns the outputs in float32, or in float64 where they have it."""
-    return outputs if outputs.dtype == torch.float64 else outputs.float()

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from trbert.errors import InputError
 from trbert.packed.tokens import Tokens
-from trbert.tasks.examples import Encoded, Examples, Outputs
+from trbert.tasks.examples import Encoded, Examples, Outputs, exact
 from trbert.tasks.rows import TAGS, WORDS, Columns, Reading, Rows, Table
 from trbert.tasks.task import PerExample, Task
 from trbert.tasks.words.entities import Entity, entities, f1, follows_scheme, orphans, scheme_of
@@ -160,7 +160,7 @@ class Tagging(Task):
     def loss(self, outputs: Outputs, examples: Examples) -> PerExample:
         """Returns the mean of −log p(tag) over the words of each example."""
         tags = _of_tokens(examples)
-        losses = F.cross_entropy(_exact(outputs), tags, ignore_index=NO_TAG, reduction="none")
+        losses = F.cross_entropy(exact(outputs), tags, ignore_index=NO_TAG, reduction="none")
         return _mean_over_words(losses, tags, examples)
 
     def distil(self, outputs: Outputs, teacher_outputs: Outputs, examples: Examples, temperature: float) -> PerExample:
@@ -169,8 +169,8 @@ class Tagging(Task):
         Hinton et al. 2015, section 2. The teacher's outputs for tokens that are not the first one of a word are not
         looked at.
         """
-        shares = (_exact(teacher_outputs) / temperature).softmax(-1)
-        losses = -(temperature**2) * (shares * (_exact(outputs) / temperature).log_softmax(-1)).sum(-1)
+        shares = (exact(teacher_outputs) / temperature).softmax(-1)
+        losses = -(temperature**2) * (shares * (exact(outputs) / temperature).log_softmax(-1)).sum(-1)
         return _mean_over_words(losses, _of_tokens(examples), examples)
 
     def prior(self, examples: Examples) -> float:
@@ -221,11 +221,6 @@ def _targets(window: Window, tags: Int[np.ndarray, " words"]) -> Tensor:
     targets = torch.full((len(window.ids),), NO_TAG)
     targets[torch.tensor([*window.first.values()])] = torch.tensor(tags[[*window.first]])
     return targets
-
-
-def _exact(outputs: Tensor) -> Tensor:
-    """Returns the outputs in float32, or in float64 where they have it."""
-    return outputs if outputs.dtype == torch.float64 else outputs.float()
 
 
 def _of_tokens(examples: Examples) -> Int[Tensor, " tokens"]:

@@ -179,9 +179,12 @@ def prepare(
     cuts += fewer
     taught = inputs.taught
     outputs = {name: teacher_outputs(reducer, part, name, compute) for name, part in taught.items()}
-    if task.has_threshold and not pretrained.fine_tuned:  # a fine-tuned model is taken as it is
+    if task.has_threshold:  # that of a fine-tuned model, too: trained models are measured with the best one
         threshold = task.threshold(outputs["validation"], taught["validation"])
         shift_outputs(pretrained.model, threshold)
+        say(
+            f"teacher: on validation a threshold of {threshold:.2f} is the best, so its head's bias is moved by as much"
+        )
         outputs = {name: found - threshold for name, found in outputs.items()}
     settle = partial(task.settled, outputs=outputs["validation"], validation=taught["validation"])
     inputs = replace(inputs, examples={name: settle(part) for name, part in inputs.examples.items()})
