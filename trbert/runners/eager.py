@@ -56,7 +56,9 @@ def through_layers(
         probe: gets the attention that each token received in the last layer that is not run by document; None asks for
             nothing.
     """
-    last = max((index for index, layer in enumerate(layers) if not isinstance(layer, ByDocument)), default=-1)
+    last = -1
+    if probe is not None:  # the compiler cannot capture the next line; a compiled pass has no probe
+        last = max((index for index, layer in enumerate(layers) if not isinstance(layer, ByDocument)), default=-1)
     for index, layer in enumerate(layers):
         kind = getattr(layer, "attention_type", None)
         states = layer(

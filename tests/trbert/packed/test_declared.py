@@ -20,7 +20,9 @@ PLACE = "tests.trbert.packed.lvbert:FAMILY"
 
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch):
-    """What a test registers is unknown after it."""
+    """What a test registers is unknown after it, and it finds nothing registered."""
+    for name in [name for name in sys.modules if name.startswith("trbert_family_")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(declared, "_DECLARED", {})
     monkeypatch.setattr(sys, "path", [*sys.path])
     before, modules = dict(FAMILIES), set(sys.modules)
