@@ -483,6 +483,18 @@ def test_masks_are_drawn_on_validation_and_reported_beside_those_in_use(prepared
     assert (outcome.deployed.quality, outcome.sampled.quality) == (0.75, 0.25)
 
 
+def test_the_threshold_of_the_head_is_set_on_validation_before_a_trial_is_measured(
+    prepared, tiny_settings, session, monkeypatch
+):
+    steps = []
+    monkeypatch.setattr(Model, "settle", lambda self, split: steps.append(split))
+    curve = [measured(0.0, 0.75, 4.0)]
+    monkeypatch.setattr("tune.trial.measure_along_dial", lambda *arguments: steps.append("measured") or curve)
+    monkeypatch.setattr(Model, "evaluate_sampled", lambda self, split, clock: curve[0][1])
+    start(prepared, tiny_settings)
+    assert steps == [prepared.validation, "measured"]
+
+
 @pytest.mark.parametrize(("asked", "used"), [(3, 3), (None, 1)])
 def test_a_trial_computes_on_the_threads_that_are_set_or_on_one(
     prepared, tiny_settings, session, monkeypatch, asked, used
