@@ -27,21 +27,7 @@ class Classification(OverTexts):
     name = "classification"
     metric = "accuracy"
     text_classes = True
-
-    def check_config(self, config: Any) -> None:
-        """Checks that a fine-tuned model gives each text one label.
-
-        Raises:
-            InputError: It was trained to give several labels, or a number.
-        """
-        trained = {"multi_label_classification": "several labels", "regression": "a number"}
-        problem = getattr(config, "problem_type", None)
-        if problem in trained:
-            raise InputError(
-                f"model {config.name_or_path!r} must give each text one label, and was trained to give it "
-                f"{trained[problem]} (problem_type {problem}): pass --new-head, or another "
-                "model"
-            )
+    gives = "one label"
 
     def read(self, tables: Mapping[str, Table], columns: Columns, renames: Mapping[str, str] | None = None) -> Reading:
         """Returns the texts of every split with their labels as class indices, and the names of the classes.

@@ -32,20 +32,7 @@ class MultiLabel(OverTexts):
     metric = "micro F1"
     problem_type = "multi_label_classification"
     has_threshold = True
-
-    def check_config(self, config: Any) -> None:
-        """Checks that a fine-tuned model gives each text any number of labels.
-
-        Raises:
-            InputError: It was trained to give one label, or a number.
-        """
-        trained = {"single_label_classification": "one label", "regression": "a number"}
-        problem = getattr(config, "problem_type", None)
-        if problem in trained:
-            raise InputError(
-                f"model {config.name_or_path!r} must give each text any number of labels, and was trained to give it "
-                f"{trained[problem]} (problem_type {problem}): pass --new-head, or another model"
-            )
+    gives = "any number of labels"
 
     def read(self, tables: Mapping[str, Table], columns: Columns, renames: Mapping[str, str] | None = None) -> Reading:
         """Returns the texts of every split with the labels that each has, and the names of all labels.

@@ -2,7 +2,7 @@
 
 from abc import ABC
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,11 +17,36 @@ from trbert.tasks.task import Task
 from trbert.tasks.texts import rows_with_texts
 from trbert.wording import cut, first_line
 
+_TRAINED = {
+    "single_label_classification": "one label",
+    "multi_label_classification": "several labels",
+    "regression": "a number",
+}
+"""What a head gives each text, by the `problem_type` in its config."""
+
 
 class OverTexts(Task, ABC):
-    """A task whose examples have one document each: a text, or a pair of texts."""
+    """A task whose examples have one document each: a text, or a pair of texts.
+
+    Attributes:
+        gives: what it gives each text, in words.
+    """
 
     head = "AutoModelForSequenceClassification"
+    gives: ClassVar[str]
+
+    def check_config(self, config: Any) -> None:
+        """Checks that a fine-tuned model gives each text what this task does.
+
+        Raises:
+            InputError: It was trained to give something else.
+        """
+        problem = getattr(config, "problem_type", None)
+        if problem in _TRAINED and problem != (self.problem_type or "single_label_classification"):
+            raise InputError(
+                f"model {config.name_or_path!r} must give each text {self.gives}, and was trained to give it "
+                f"{_TRAINED[problem]} (problem_type {problem}): pass --new-head, or another model"
+            )
 
     def columns(self, text_column: str | None = None, label_column: str | None = None) -> Columns:
         """Returns the columns of the texts and of the targets.

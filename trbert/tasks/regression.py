@@ -32,6 +32,7 @@ class Regression(OverTexts):
     name = "regression"
     metric = "Spearman correlation"
     problem_type = "regression"
+    gives = "one number"
 
     def check_config(self, config: Any) -> None:
         """Checks that a fine-tuned model gives each text one number.
@@ -39,12 +40,11 @@ class Regression(OverTexts):
         Raises:
             InputError: It has several outputs, or was trained to give labels.
         """
-        problem = getattr(config, "problem_type", None)
-        if config.num_labels != 1 or problem not in (None, "regression"):
-            told = f"problem_type {problem}" if problem not in (None, "regression") else f"{config.num_labels} outputs"
+        super().check_config(config)
+        if config.num_labels != 1:
             raise InputError(
-                f"model {config.name_or_path!r} must give each text one number, and was trained for something else "
-                f"({told}): pass --new-head, or another model"
+                f"model {config.name_or_path!r} must give each text {self.gives}, and was trained for something else "
+                f"({config.num_labels} outputs): pass --new-head, or another model"
             )
 
     def read(self, tables: Mapping[str, Table], columns: Columns, renames: Mapping[str, str] | None = None) -> Reading:
