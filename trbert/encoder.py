@@ -14,6 +14,7 @@ from trbert.packed.attention import PACKED_ATTENTION, AttentionProbe
 from trbert.packed.batch import PackedBatch, split_documents, start_batch
 from trbert.packed.by_document import ByDocument
 from trbert.packed.families import Family, family_of
+from trbert.packed.heads import compares_choices, outputs_of
 from trbert.packed.tokens import Tokens
 from trbert.runners.eager import Eager
 from trbert.runners.runner import PositionTables, Runner
@@ -222,8 +223,9 @@ class Encoder:
         head = copy.copy(self.plain)
         head._modules = dict(self.plain._modules)
         head._modules[self.plain.base_model_prefix] = FinishedEncoder(self.family, self.base)
-        outputs: Tensor = head(inputs_embeds=states, attention_mask=mask, return_dict=True).logits
-        return outputs
+        if compares_choices(self.plain):  # each document is an example with one choice
+            states, mask = states[:, None], mask[:, None]
+        return outputs_of(head(inputs_embeds=states, attention_mask=mask, return_dict=True))
 
     def _position_ids(self, tokens: Tokens, batch: PackedBatch) -> Tensor:
         config = self.base.config

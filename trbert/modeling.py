@@ -50,6 +50,8 @@ class TrbertConfig(PreTrainedConfig):
         dial: the dial of the selector; lower is faster.
         max_tokens: the most tokens of a document in training; longer documents were truncated.
         fusion: whether the mean of the dropped tokens is added to the first token's state.
+        separator: the id of the token that ends the first part of a document, where the task protects a part such as
+            the question; None protects none.
         **kwargs: Hugging Face's own arguments.
     """
 
@@ -66,8 +68,10 @@ class TrbertConfig(PreTrainedConfig):
         dial: float = 0.0,
         max_tokens: int = 512,
         fusion: bool = False,
+        separator: int | None = None,
         **kwargs: Any,
     ) -> None:
+        self.separator = separator
         self.encoder = encoder or {"model_type": "bert"}
         self.task = task
         self.points = tuple(points)
@@ -144,6 +148,7 @@ class TrbertModel(PreTrainedModel):
             task=self.task,
             points=tuple(self.config.points),
             fusion=self.fusion,
+            separator=self.config.separator,
         )
 
     @property
@@ -201,9 +206,9 @@ class TrbertModel(PreTrainedModel):
             if not isinstance(value, Tensor) and (name == "input_ids" or value is not None):
                 remedy = "pass what the tokenizer returns with return_tensors='pt'" if name in given else "make it one"
                 raise InputError(f"{name} must be a tensor, and is {shown(value)}: {remedy}")
-        task, reducer, selector = self.task, self.reducer, self.selector
+        reducer, selector = self.reducer, self.selector
         selector.check_dial(self.config.dial)
-        tokens = task.protect(Tokens.from_padded(input_ids, attention_mask, token_type_ids))
+        tokens = reducer.protect(Tokens.from_padded(input_ids, attention_mask, token_type_ids))
         outputs = reducer.outputs(reducer.run(selector, tokens, self.config.dial))
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         answer = self.answer(outputs, tokens, real.bool(), labels)
@@ -313,6 +318,7 @@ def assemble(reducer: Reducer, selector: Selector, dial: float, max_tokens: int)
         dial=dial,
         max_tokens=max_tokens,
         fusion=len(reducer.fusion.maps) > 0,
+        separator=reducer.separator,
     )
     with torch.device("meta"):
         model = model_class(reducer.task)(config)
@@ -490,6 +496,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "dial": ("a finite number", lambda value: type(value) in (int, float) and math.isfinite(value)),
     "max_tokens": ("a whole number above 0", lambda value: type(value) is int and value > 0),
     "fusion": ("true or false", lambda value: isinstance(value, bool)),
+    "separator": ("a token id or null", lambda value: value is None or (type(value) is int and value >= 0)),
 }
 """What `config.json` must hold: in words, and as a check. It may have been written by hand."""
 

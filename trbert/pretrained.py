@@ -184,7 +184,7 @@ def _set_outputs(config: Any, task: Task, names: Sequence[str] | None, labels: S
     """Makes a config describe the head: that of a fine-tuned model, or a new one for the labels of the data."""
     if not fine_tuned:
         config.problem_type = task.problem_type
-        config.num_labels = len(labels) or 1
+        config.num_labels = len(labels) or task.num_outputs
         if labels:
             name_outputs(config, tuple(map(str, labels)))
     elif names is None and labels:

@@ -53,6 +53,11 @@ SETTING_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "--max-data-size": ("data.max_size", {"metavar": "SIZE"}),
     "--drop-duplicates": ("data.drop_duplicates", {"action": "store_const", "const": True}),
+    "--skip-bad-rows": ("data.skip_bad_rows", {"action": "store_const", "const": True}),
+    "--no-protect": (
+        "data.protect",
+        {"action": "store_const", "const": False, "help": "tokens of the question or of the query may be dropped, too"},
+    ),
     "--new-head": ("new_head", {"action": "store_const", "const": True}),
     "--max-length": ("data.max_length", {"type": int}),
     "--seed": ("seed", {"type": int}),

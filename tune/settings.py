@@ -51,6 +51,10 @@ class DataSettings:
         MAX_SIZE, "most memory that the data may take, such as 500MB or 8GB; what needs more is refused"
     )
     drop_duplicates: bool = _setting(False, "whether to keep one row of each text, and none of train in the others")
+    skip_bad_rows: bool = _setting(False, "whether rows that cannot be read are left out and counted, and not refused")
+    protect: bool = _setting(
+        True, "whether no token of the question, or of the query, is dropped, if the task has one; see docs/tasks.md"
+    )
     max_length: int = _setting(256, "most tokens of a document, special tokens included")
     train_rows: int | None = _setting(None, "training rows to use, drawn with the seed; all when unset")
     validation_rows: int = _setting(

@@ -509,7 +509,7 @@ def test_what_its_task_protects_is_kept_when_it_is_served(model, tokens, monkeyp
     nothing = -1000.0  # no token goes on but the protected ones
     model.config.dial = nothing
     first_alone = logits_of(model, tokens)
-    monkeypatch.setattr(type(model.task), "protect", lambda self, tokens: with_the_last(tokens))
+    monkeypatch.setattr(type(model.task), "protect", lambda self, tokens, separator: with_the_last(tokens))
     run = model.reducer.run(model.selector, with_the_last(tokens), nothing)
     assert run.kept.tolist() == [[2, 2, 2, 2, 1]] * 2  # the last document is one token long
     assert_close(logits_of(model, tokens), model.reducer.outputs(run))

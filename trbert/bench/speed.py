@@ -16,6 +16,7 @@ from trbert.measure.cost import CostModel
 from trbert.measure.timing import Spread, machine, paired_ratio, peak_memory, take_turns
 from trbert.modeling import TrbertModel
 from trbert.packed.attention import PACKED_ATTENTION
+from trbert.packed.heads import plain_outputs
 from trbert.packed.tokens import Tokens
 from trbert.pretrained import Pretrained
 from trbert.runners import Compiled, Int8
@@ -296,8 +297,7 @@ def padded_variants(reducer: Reducer, documents: Documents, dtype: str) -> tuple
     cost = CostModel.of(reducer)
 
     def forward(batch: dict[str, Tensor]) -> Tensor:
-        logits: Tensor = plain(**batch).logits
-        return logits
+        return plain_outputs(plain, batch)
 
     def flops(lengths: Tensor, batch: dict[str, Tensor]) -> float:
         return float(cost.unreduced(torch.full_like(lengths, batch["input_ids"].shape[1])).sum())
@@ -337,7 +337,7 @@ def reduced_variant(
         return float(cost.reduced(lengths, run(batch).kept, reducer.points, selector).sum())
 
     def run(batch: dict[str, Tensor]) -> ReducedPass:
-        return reducer.run(selector, reducer.task.protect(Tokens.from_padded(**batch)), dial)
+        return reducer.run(selector, reducer.protect(Tokens.from_padded(**batch)), dial)
 
     return Variant(name=name, dtype=dtype, documents=documents, forward=forward, sorts=False, flops=flops)
 

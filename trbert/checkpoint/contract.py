@@ -15,6 +15,7 @@ from trbert.errors import UnsupportedModel
 from trbert.packed.batch import PackedBatch
 from trbert.packed.by_document import ByDocument
 from trbert.packed.families import BUILT_IN, FAMILIES, Family
+from trbert.packed.heads import plain_outputs
 from trbert.packed.tokens import Tokens
 from trbert.wording import first_line
 
@@ -203,7 +204,7 @@ class _Trial:
             f"self.{self.model.base_model_prefix}(inputs_embeds=..., attention_mask=..., return_dict=True)"
         )
         ours = self.attempt("head", remedy, lambda: encoder.read(finished, reads))
-        plain = [self.model(**self._inputs(tokens, number)).logits for number in range(len(tokens))]
+        plain = [plain_outputs(self.model, self._inputs(tokens, number)) for number in range(len(tokens))]
         rows = torch.cat(plain) if reads == "documents" else torch.cat([each[0] for each in plain])
         self.same("head", remedy, ours, rows)
 

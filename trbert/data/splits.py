@@ -67,6 +67,7 @@ def load_splits(
     format: Format = Format(),  # noqa: B008  it is frozen
     label_map: str | None = None,
     drop_duplicates: bool = False,
+    skip_bad_rows: bool = False,
 ) -> Splits:
     """Returns the train, validation and test rows of a data set, with the targets as numbers.
 
@@ -102,6 +103,7 @@ def load_splits(
         label_map: new names for labels, as `old=new,old=new` or as a JSON file with an object of them.
         drop_duplicates: whether to keep the first row of each text in a split, and to leave out of validation and test
             the texts that stand in train.
+        skip_bad_rows: whether rows that the task cannot read are left out and counted, and not refused.
 
     Raises:
         InputError: A number is below its least value. Or the source, a file, a column, a text or a label is wrong; the
@@ -118,7 +120,7 @@ def load_splits(
     renames = None if label_map is None else read_label_map(label_map)
     if label_column == "":
         raise InputError("--label-column must name a column, and is empty: write its name, or leave the option out")
-    columns = task.columns(text_column, label_column)
+    columns = replace(task.columns(text_column, label_column), skip_bad=skip_bad_rows)
     read = _read_source(source, columns, format)
     reading = task.read(read.tables, columns, renames)
     splits, notes = dict(reading.rows), [*read.notes, *reading.notes]

@@ -90,12 +90,18 @@ class Reducer:
         task: the task, which says what the head reads.
         points: the reduction points, as the layers on whose input tokens may be dropped. () drops nothing.
         fusion: adds the mean of the dropped tokens to the first token. A fusion without maps adds nothing.
+        separator: the id of the token that ends the first part of a document; None where no part is protected.
     """
 
     encoder: Encoder
     task: Task
     points: tuple[int, ...] = ()
     fusion: Fusion = field(default_factory=Fusion.none)
+    separator: int | None = None
+
+    def protect(self, tokens: Tokens) -> Tokens:
+        """Returns the documents with the tokens protected that are never dropped."""
+        return self.task.protect(tokens, self.separator)
 
     def enter(self, tokens: Tokens, listens: bool = False) -> ReducedPass:
         """Returns the pass at its first reduction point, or at its end where there is no point.

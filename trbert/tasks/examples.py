@@ -1,6 +1,7 @@
 """The examples of a split as a model takes them: documents, targets, and the example of each document."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ class Examples:
         reads: whether the head's outputs have a row for each document, or for each token.
         teacher: the teacher's outputs for these examples. Only distillation needs them; None elsewhere.
         names: the names of what the targets number, where the quality depends on them; () elsewhere.
+        references: for each example what its answer is compared with, where the target does not say it; () elsewhere.
     """
 
     tokens: Tokens
@@ -41,6 +43,7 @@ class Examples:
     reads: Reads = "documents"
     teacher: Outputs | None = None
     names: tuple[str, ...] = ()
+    references: tuple[Any, ...] = ()
 
     @classmethod
     def of_documents(cls, tokens: Tokens, targets: Tensor, reads: Reads = "documents") -> "Examples":
@@ -105,6 +108,7 @@ class Examples:
             reads=self.reads,
             teacher=None if self.teacher is None else self.teacher[self.output_rows(chosen)],
             names=self.names,
+            references=tuple(self.references[each] for each in chosen.tolist()) if self.references else (),
         )
 
     def spread(self, count: int) -> "Examples":

@@ -12,6 +12,7 @@ from trbert.errors import InputError
 from trbert.packed.tokens import Tokens
 from trbert.tasks.examples import Encoded, Examples
 from trbert.tasks.panics import panics_told
+from trbert.tasks.parts import separator_of
 from trbert.tasks.rows import Columns, Rows, Table, outside_train
 from trbert.tasks.task import Task
 from trbert.tasks.texts import rows_with_texts
@@ -68,7 +69,8 @@ class OverTexts(Task, ABC):
         The first token of each document is protected. In a pair, the longer text is truncated first.
         """
         tokens, truncated, kept = encode_texts(tokenizer, rows.inputs, max_length)
-        return Encoded(Examples.of_documents(self.protect(tokens), torch.tensor(rows.targets[kept])), truncated, kept)
+        tokens = self.protect(tokens, separator_of(self, tokenizer))
+        return Encoded(Examples.of_documents(tokens, torch.tensor(rows.targets[kept])), truncated, kept)
 
 
 def usable_rows(split: str, table: Table, columns: Columns) -> tuple[list[int], list[str]]:

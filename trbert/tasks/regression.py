@@ -94,12 +94,12 @@ class Regression(OverTexts):
         """Returns the mean of the numbers."""
         return float(train.targets[:, 0].double().mean())
 
-    def settled(self, examples: Examples, outputs: Outputs, validation: Examples) -> Examples:
+    def settled(self, examples: Examples, outputs: Outputs, validation: Examples, on_validation: Tensor) -> Examples:
         """Returns the examples with σ set to the root of the mean square of the teacher's errors on validation.
 
         It is at least a hundredth of what it was, so that a teacher without errors is no division by 0.
         """
-        errors = outputs[:, 0].double() - validation.targets[:, 0].double()
+        errors = on_validation[:, 0].double() - validation.targets[:, 0].double()
         spread = examples.targets[:, 1].double().mean()
         own = max(float(errors.square().mean().sqrt()), float(spread) / 100)
         targets = examples.targets.clone()

@@ -1,7 +1,7 @@
 """What a task reads and returns: tables as a file holds them, and rows with targets as numbers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,13 @@ class Columns:
         inputs: the columns that the model reads: one of texts, or two where a document is a pair of texts.
         target: the column of what is to be predicted, such as the labels; "" where only the inputs are read.
         words: whether a row is a list of words with a list of their tags. A text file then has a word on each line.
+        skip_bad: whether rows that cannot be read are left out, and not refused.
     """
 
     inputs: tuple[str, ...]
     target: str
     words: bool = False
+    skip_bad: bool = False
 
     @classmethod
     def named(cls, inputs: str, target: str) -> "Columns":
@@ -119,12 +121,15 @@ class Rows:
         strata: the group of each row as a number, such as its class. A sample of the rows keeps the share of each
             group.
         names: the names of what the targets number, where the quality depends on them; () elsewhere.
+        references: for each row what its answer is compared with, where the target does not say it, such as the texts
+            that answer a question; () elsewhere.
     """
 
     inputs: tuple[tuple[Any, ...], ...]
     targets: Shaped[np.ndarray, "rows ..."]
     strata: Int64[np.ndarray, " rows"]
     names: tuple[str, ...] = ()
+    references: tuple[Any, ...] = ()
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -133,7 +138,8 @@ class Rows:
         """Returns the rows with these indices, in the given order."""
         rows = index.tolist()
         inputs = tuple(tuple(column[row] for row in rows) for column in self.inputs)
-        return Rows(inputs, self.targets[index], self.strata[index], self.names)
+        references = tuple(self.references[row] for row in rows) if self.references else ()
+        return Rows(inputs, self.targets[index], self.strata[index], self.names, references)
 
     def renumbered(self, order: Int64[np.ndarray, " classes"], names: tuple[str, ...] = ()) -> "Rows":
         """Returns the rows with other numbers for the same classes: class `c` becomes `order[c]`.
@@ -154,7 +160,7 @@ class Rows:
         named = list(names) if self.names else []
         for name, place in zip(self.names, order.tolist(), strict=False):
             named[place] = name
-        return Rows(self.inputs, targets, self.strata, tuple(named))
+        return replace(self, targets=targets, names=tuple(named))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

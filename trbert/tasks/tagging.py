@@ -127,7 +127,7 @@ class Tagging(Task):
             for row, own in zip(kept, windows, strict=True)
         ]
         examples = Examples(
-            tokens=self.protect(Tokens.from_lists([each.ids for each in every], kinds or None)),
+            tokens=Tokens.from_lists([each.ids for each in every], kinds or None),
             targets=pad_sequence(targets, batch_first=True, padding_value=NO_TAG),
             owner=torch.arange(len(kept)).repeat_interleave(torch.tensor([len(own) for own in windows])),
             reads=self.reads,

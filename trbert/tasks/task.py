@@ -12,6 +12,7 @@ from torch import Tensor
 from trbert.encoder import Reads
 from trbert.packed.tokens import Tokens
 from trbert.tasks.examples import Encoded, Examples, Outputs
+from trbert.tasks.parts import Part, protect_part
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.texts import rows_with_texts
 
@@ -38,6 +39,9 @@ class Task(ABC):
         text_column: the name of the column of the texts where the user names none.
         label_column: the name of the column of the targets where the user names none.
         text_classes: whether the target of each row is a class index that a linear classifier of words can learn.
+        num_outputs: the number of outputs of a new head where the outputs have no names.
+        protected_part: the part of each document whose tokens are never dropped, such as the question; None where
+            there is no such part.
     """
 
     name: ClassVar[str]
@@ -49,6 +53,8 @@ class Task(ABC):
     text_classes: ClassVar[bool] = False
     problem_type: ClassVar[str | None] = None
     has_threshold: ClassVar[bool] = False
+    num_outputs: ClassVar[int] = 1
+    protected_part: ClassVar[Part | None] = None
 
     @property
     def auto_class(self) -> Any:
@@ -143,12 +149,19 @@ class Task(ABC):
             InputError: max_length leaves no room for a token beside the special ones, or there is no row with a token.
         """
 
-    def protect(self, tokens: Tokens) -> Tokens:
-        """Returns the documents with this task's own protected tokens marked as well as the first of each document.
+    def protect(self, tokens: Tokens, separator: int | None) -> Tokens:
+        """Returns the documents with the tokens of `protected_part` protected, as well as the first of each document.
 
         `encode` and a deployed model both call this method, so that training and use protect the same tokens.
+
+        Args:
+            tokens: the documents.
+            separator: the id of the token that ends the first part of a document. None protects no part: a user may
+                want that, and a model's config then says so.
         """
-        return tokens
+        if self.protected_part is None or separator is None:
+            return tokens
+        return protect_part(tokens, self.protected_part, separator)
 
     @abstractmethod
     def check_targets(self, examples: Examples, num_outputs: int) -> None:
@@ -199,13 +212,14 @@ class Task(ABC):
         """Returns what the outputs of a new head are to be on average before it learns; it is added to its bias."""
         return 0.0
 
-    def settled(self, examples: Examples, outputs: Outputs, validation: Examples) -> Examples:
+    def settled(self, examples: Examples, outputs: Outputs, validation: Examples, on_validation: Tensor) -> Examples:
         """Returns the examples with what their targets say of the teacher; the same ones where they say nothing.
 
         Args:
             examples: the examples of a split.
-            outputs: the teacher's outputs on validation.
+            outputs: the teacher's outputs for them.
             validation: the validation examples.
+            on_validation: the teacher's outputs on validation.
         """
         return examples
 

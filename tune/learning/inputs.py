@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from trbert.rehearsal import rehearse
 from trbert.selection.reduction import Reducer, check_points
 from trbert.tasks import Task, task_of
 from trbert.tasks.examples import Examples
+from trbert.tasks.parts import first_alone
 from tune.budget import Plan
 from tune.learning.memory import Footprint, Needs, fitting, fitting_budget, footprint, reserved
 from tune.learning.steps import pick_device
@@ -110,10 +112,11 @@ def read_inputs(settings: Settings, say: Say, plan: Plan | None = None) -> Input
     teacher_longest = min(settings.teacher.max_length or data.max_length, encoder.max_tokens)
     if longest < data.max_length:
         say(f"documents are cut at {longest} tokens: the model has positions for no more")
-    splits, examples = _tokenised(task, pretrained.tokenizer, splits, longest, say)
+    tokenised = partial(_tokenised, task, pretrained.tokenizer, protect=data.protect, say=say)
+    splits, examples = tokenised(splits, longest)
     taught = examples
     if teacher_longest != longest:  # tokenised again: of a pair the tokenizer cuts the longer text, not the end
-        _, taught = _tokenised(task, pretrained.tokenizer, splits, teacher_longest, say, " for the teacher")
+        _, taught = tokenised(splits, teacher_longest, whose=" for the teacher")
     for part in taught.values():  # the positions for longer documents are added after the teacher has learned
         task.check_targets(part, config.num_labels)
         check_vocabulary(pretrained.model, pretrained.tokenizer, part.tokens.input_ids)
@@ -174,11 +177,12 @@ def splits_of(settings: Settings) -> Splits:
         ),
         label_map=data.label_map,
         drop_duplicates=data.drop_duplicates,
+        skip_bad_rows=data.skip_bad_rows,
     )
 
 
 def _tokenised(
-    task: Task, tokenizer: Any, splits: Splits, max_length: int, say: Say, whose: str = ""
+    task: Task, tokenizer: Any, splits: Splits, max_length: int, *, protect: bool, say: Say, whose: str = ""
 ) -> tuple[Splits, dict[str, Examples]]:
     """Returns the rows that have a token, and the same rows as examples; reports how many were truncated."""
     rows_of = {"train": splits.train, "validation": splits.validation, "test": splits.test}
@@ -195,7 +199,10 @@ def _tokenised(
             say(f"{name}{whose}: {note}")
     kept = {name: rows.take(encoded[name].kept) for name, rows in rows_of.items()}
     splits = replace(splits, train=kept["train"], validation=kept["validation"], test=kept["test"])
-    return splits, {name: each.examples for name, each in encoded.items()}
+    examples = {name: each.examples for name, each in encoded.items()}
+    if not protect:
+        examples = {name: replace(part, tokens=first_alone(part.tokens)) for name, part in examples.items()}
+    return splits, examples
 
 
 def _in_memory(

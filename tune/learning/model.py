@@ -69,7 +69,9 @@ class Model:
         # Fusion learns in the joint stage only. Without that stage its maps would stay at zero.
         fused = len(points) if settings.fusion and settings.joint.documents else 0
         fusion = Fusion(width, fused).to(device)
-        self.reducer = Reducer(encoder=Encoder(plain), task=prepared.task, points=points, fusion=fusion)
+        self.reducer = Reducer(
+            encoder=Encoder(plain), task=prepared.task, points=points, fusion=fusion, separator=prepared.separator
+        )
         self.cost = CostModel.of(self.reducer, self.policy)
         # A rule learns from no reward. It may also have fewer points than there are ratios.
         ratios = settings.select.keep_ratios if kind.learns else None

@@ -15,6 +15,7 @@ from trbert.packed.declared import Declaration, declaration_of
 from trbert.pretrained import extend_positions, shift_outputs
 from trbert.tasks import Task
 from trbert.tasks.examples import Examples
+from trbert.tasks.parts import separator_of
 from tune.budget import BASELINE_SHARE, Plan, fit_documents
 from tune.learning.baselines import SECONDS, baselines, standing_of
 from tune.learning.inputs import Inputs, Say, check_unchanged, read_inputs
@@ -55,6 +56,7 @@ class Prepared:
         teacher_validation: the teacher's quality on validation, a fraction; measured at the teacher's `max_length`.
         teacher_test: the teacher's quality on test, a fraction; measured at the teacher's `max_length`.
         labels: the names of the head's outputs, in their order; () if they have no names.
+        separator: the id of the token that ends the first part of a document; None if no part is protected.
         penalty: the price of an unreduced document if none is set, in nats; the search varies it around this value.
         tokens_per_batch: the most tokens of a pass: those of the settings, or fewer if memory is for no more.
         needs: the memory that a trial needs; None if it was not measured.
@@ -83,6 +85,7 @@ class Prepared:
     needs: Needs | None = None
     latency: LatencyTable | None = None
     standing: Standing | None = None
+    separator: int | None = None
     pass_seconds: float = 0.0
     cuts: tuple[str, ...] = ()
 
@@ -172,7 +175,7 @@ def prepare(
             reducer, inputs.taught["train"], settings, plan, say, train or _train_at_once, fingerprint is not None
         )
         cuts += [] if epochs is None else [f"teacher after {epochs:.2g} of {settings.teacher.epochs:g} epochs"]
-    rows, learned = inputs.splits.train, inputs.taught["train"]
+    rows = inputs.splits.train
     inputs, fewer = _used(inputs, documents or {}, settings.seed)
     for told in fewer:
         say(f"the budget has time for {told}")
@@ -186,16 +189,16 @@ def prepare(
             f"teacher: on validation a threshold of {threshold:.2f} is the best, so its head's bias is moved by as much"
         )
         outputs = {name: found - threshold for name, found in outputs.items()}
-    settle = partial(task.settled, outputs=outputs["validation"], validation=taught["validation"])
-    inputs = replace(inputs, examples={name: settle(part) for name, part in inputs.examples.items()})
-    taught, learned = {name: settle(part) for name, part in taught.items()}, settle(learned)
+    settle = partial(task.settled, validation=taught["validation"], on_validation=outputs["validation"])
+    inputs = replace(inputs, examples={name: settle(part, outputs[name]) for name, part in inputs.examples.items()})
+    taught = {name: settle(part, outputs[name]) for name, part in taught.items()}
     quality = {name: task.quality(task.decode(outputs[name], part), part) for name, part in taught.items()}
     say(f"teacher: {100 * quality['validation']:.1f} % on validation, {100 * quality['test']:.1f} % on test")
     known = task.known(outputs["train"], taught["train"])
     linear_s = SECONDS if plan is None else BASELINE_SHARE * plan.seconds
-    whole = taught | {"train": learned}  # the teacher and its baselines learn from all rows
-    answers = baselines(task, replace(inputs.splits, train=rows), whole, settings.seed, linear_s)
-    standing = standing_of(task, answers, whole, outputs, known=known, trained=not pretrained.fine_tuned)
+    # The linear model learns from all rows, as the teacher did.
+    answers = baselines(task, replace(inputs.splits, train=rows), taught, settings.seed, linear_s)
+    standing = standing_of(task, answers, taught, outputs, known=known, trained=not pretrained.fine_tuned)
     for line in (*figures(standing), *remarks(standing)):
         say(line)
     if settings.positions is not None:
@@ -225,6 +228,7 @@ def prepare(
         needs=inputs.needs,
         latency=latency,
         standing=standing,
+        separator=separator_of(task, pretrained.tokenizer, settings.data.protect),
         pass_seconds=seconds,
         cuts=tuple(cuts),
     )

@@ -21,5 +21,7 @@ def tokenizer():
         tokenizer_object=model,
         pad_token="[PAD]",
         unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )

@@ -21,6 +21,7 @@ from trbert.selection.saliency import saliency
 from trbert.selection.selectors import FirstSelector
 from trbert.tasks import TASKS
 from trbert.tasks.examples import Examples
+from trbert.tasks.parts import first_alone, separator_of
 from trbert.tasks.rows import Table
 from trbert.tasks.task import FIDELITY_FLOOR, Task
 
@@ -194,8 +195,9 @@ def test_inputs_are_read_without_targets_and_without_empty_rows(case, task):
     assert task.inputs(Table("a.csv", values), columns) == tuple(tuple(case.values[name]) for name in columns.inputs)
 
 
-def test_serving_protects_the_same_tokens_as_encoding(task, examples):
-    assert torch.equal(task.protect(examples.tokens).protected, examples.tokens.protected)
+def test_serving_protects_the_same_tokens_as_encoding(task, examples, tokenizer):
+    served = task.protect(first_alone(examples.tokens), separator_of(task, tokenizer))
+    assert torch.equal(served.protected, examples.tokens.protected)
 
 
 def test_targets_that_the_head_lacks_are_refused(case, task, examples):

@@ -77,14 +77,14 @@ def test_what_a_settled_teacher_knows_is_the_mutual_information_of_gaussians(sha
     draw = torch.Generator().manual_seed(0)
     outputs = math.sqrt(1 - share) * torch.randn(100_000, 1, generator=draw)
     numbers = outputs[:, 0] + math.sqrt(share) * torch.randn(100_000, generator=draw)
-    examples = TASK.settled(examples_of(numbers.tolist(), 9.0), outputs, examples_of(numbers.tolist(), 9.0))
+    examples = TASK.settled(examples_of(numbers.tolist(), 9.0), outputs, examples_of(numbers.tolist(), 9.0), outputs)
     assert float(examples.targets[:, 1].mean()) == pytest.approx(math.sqrt(share), rel=0.01)
     assert TASK.known(outputs, examples) == pytest.approx(-0.5 * math.log(share), abs=0.01)
 
 
 def test_a_teacher_without_errors_has_a_small_spread_all_the_same():
     examples = examples_of([1.0, 2.0], spread=2.0)
-    settled = TASK.settled(examples, torch.tensor([[1.0], [2.0]]), examples)
+    settled = TASK.settled(examples, torch.tensor([[9.0], [9.0]]), examples, torch.tensor([[1.0], [2.0]]))
     assert settled.targets[:, 1].tolist() == pytest.approx([0.02, 0.02])
     assert examples.targets[:, 1].tolist() == [2.0, 2.0]
 

@@ -29,7 +29,7 @@ class PickOne(Task):
         texts = [text for options in zip(*rows.inputs, strict=True) for text in options]
         tokens, truncated, _ = encode_texts(tokenizer, (texts,), max_length)
         owner = torch.arange(len(rows)).repeat_interleave(len(rows.inputs))
-        examples = Examples(self.protect(tokens), torch.tensor(rows.targets), owner, self.reads)
+        examples = Examples(tokens, torch.tensor(rows.targets), owner, self.reads)
         return Encoded(examples, truncated, np.arange(len(rows)))
 
     def check_targets(self, examples, num_outputs):
@@ -82,7 +82,7 @@ class MarkWords(Task):
         targets = torch.full((len(rows), int(tokens.lengths.max())), -100)
         for row, (marks, length) in enumerate(zip(rows.targets, tokens.lengths.tolist(), strict=True)):
             targets[row, 1 : length - 1] = torch.tensor(marks[: length - 2])
-        return Encoded(Examples.of_documents(self.protect(tokens), targets, self.reads), truncated, kept)
+        return Encoded(Examples.of_documents(tokens, targets, self.reads), truncated, kept)
 
     def check_targets(self, examples, num_outputs):
         marks = examples.targets[examples.targets != -100]
