@@ -196,9 +196,9 @@ def prepare(
     say(f"teacher: {100 * quality['validation']:.1f} % on validation, {100 * quality['test']:.1f} % on test")
     known = task.known(outputs["train"], taught["train"])
     linear_s = SECONDS if plan is None else BASELINE_SHARE * plan.seconds
-    # The linear model learns from all rows, as the teacher did.
     answers = baselines(task, replace(inputs.splits, train=rows), taught, settings.seed, linear_s)
     standing = standing_of(task, answers, taught, outputs, known=known, trained=not pretrained.fine_tuned)
+    standing = replace(standing, train_rows=len(rows))  # the teacher and the linear model learn from all of them
     for line in (*figures(standing), *remarks(standing)):
         say(line)
     if settings.positions is not None:
