@@ -248,13 +248,13 @@ def main() -> None:
     found = units(Path(options.data), options)
     if options.list:
         for name, unit in found.items():
-            print("done " if unit.done(_file(folder, name)) else "     ", name)
+            print("done " if unit.done(file_of(folder, name)) else "     ", name)
         return
     if not options.report:
         wanted = [name for part in options.only or [""] for name in found if part in name]
         for name in dict.fromkeys(wanted):
-            if not found[name].done(_file(folder, name)):
-                _run(name, found[name], _file(folder, name), options)
+            if not found[name].done(file_of(folder, name)):
+                run(name, found[name], file_of(folder, name), options)
     if options.report or not options.only:
         sets = {name: asdict(each) for name, each in SETS.items()}
         write_report(Path(options.out), folder, sets, {name: unit.settings for name, unit in found.items()})
@@ -272,12 +272,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _file(folder: Path, name: str) -> Path:
+def file_of(folder: Path, name: str) -> Path:
     kind = "".join(letter if letter.isalnum() or letter in "-./" else "_" for letter in name)
     return folder / f"{kind}.json"
 
 
-def _run(name: str, unit: Unit, path: Path, options: argparse.Namespace) -> None:
+def run(name: str, unit: Unit, path: Path, options: argparse.Namespace) -> None:
     started = time.perf_counter()
     print(f"{name} …", flush=True)
     told = unit.act()
@@ -319,7 +319,7 @@ def units(data: Path, options: argparse.Namespace) -> dict[str, Unit]:
                 **each.recipe,
             },
         )
-        work[f"{name}/teacher"] = Unit(_of_teacher(base), partial(the_teacher, base))
+        work[f"{name}/teacher"] = Unit(of_teacher(base), partial(the_teacher, base))
         work |= {f"{name}/{unit}": act for unit, act in _of_set(each, base)}
     return work
 
@@ -327,13 +327,13 @@ def units(data: Path, options: argparse.Namespace) -> dict[str, Unit]:
 def _of_set(each: DataSet, base: Settings) -> Iterator[tuple[str, Unit]]:
     def training(changes: dict[str, Any], targets: tuple[float, ...], develops: bool = False) -> Unit:
         own = override(base, changes)
-        return Unit(_told(own), partial(trained, base, own, targets, develops))
+        return Unit(told_settings(own), partial(trained, base, own, targets, develops))
 
     for seed in range(each.seeds):
         yield f"policy seed {seed}", training({"seed": seed}, each.targets)
     for name in each.units:
         if name == "truncate":
-            needed = {**_of_teacher(base), "joint": {"documents": base.joint.documents}}
+            needed = {**of_teacher(base), "joint": {"documents": base.joint.documents}}
             for target in (one for one in each.targets if one in TRUNCATED):
                 yield f"truncate {target:g}x seed 0", Unit(needed, partial(truncated, base, target))
         elif name == "tr-bert":
@@ -350,7 +350,7 @@ def _of_set(each: DataSet, base: Settings) -> Iterator[tuple[str, Unit]]:
         for length in LONG:
             longer = {"data.max_length": length, "positions": length, "teacher.max_length": 512, "joint.keep_all": 0.02}
             own = override(base, longer)
-            yield f"long {length}", Unit(_told(own), partial(trained, own, own, (2.0, 4.0, 8.0, 16.0)))
+            yield f"long {length}", Unit(told_settings(own), partial(trained, own, own, (2.0, 4.0, 8.0, 16.0)))
     if not each.whole_front:
         return
     targets = (2.0, 3.0, 4.0, 6.0, 8.0)
@@ -428,9 +428,9 @@ def trained(base: Settings, settings: Settings, targets: tuple[float, ...], deve
     train, validation = prepared.train, prepared.validation
     test = development(base) if develops else prepared.test
     started = time.perf_counter()
-    model.select(train, model.sampler(train), _told_now("select"))
+    model.select(train, model.sampler(train), told_now("select"))
     frozen = model.evaluate(validation, model.selector.default_dial)  # before the encoder moves
-    model.join(train, _told_now("joint"))
+    model.join(train, told_now("joint"))
     seconds = time.perf_counter() - started
     measured = [_point(model, test, dial, target) for target, dial in dials_for(model, validation, targets)]
     return {
@@ -446,7 +446,7 @@ def trained(base: Settings, settings: Settings, targets: tuple[float, ...], deve
     }
 
 
-def _told_now(stage: str) -> Callable[[dict[str, float]], None]:
+def told_now(stage: str) -> Callable[[dict[str, float]], None]:
     def told(step: dict[str, float]) -> None:
         if step["step"] % 50 == 0 or step["step"] == step["steps"]:
             print(stage, {name: round(value, 3) for name, value in step.items()}, flush=True)
@@ -454,12 +454,12 @@ def _told_now(stage: str) -> Callable[[dict[str, float]], None]:
     return told
 
 
-def _told(settings: Settings) -> dict[str, Any]:
+def told_settings(settings: Settings) -> dict[str, Any]:
     return asdict(override(settings, {"data.source": Path(settings.data.source).name}))
 
 
-def _of_teacher(settings: Settings) -> dict[str, Any]:
-    return {group: values for group, values in _told(settings).items() if group in TEACHERS}
+def of_teacher(settings: Settings) -> dict[str, Any]:
+    return {group: values for group, values in told_settings(settings).items() if group in TEACHERS}
 
 
 def dials_for(model: Model, validation: Examples, targets: tuple[float, ...]) -> Iterator[tuple[float, float]]:
@@ -556,7 +556,7 @@ def truncated(settings: Settings, target: float) -> dict[str, Any]:
     train, test = (_examples(prepared, rows, length) for rows in (splits.train, splits.test))
     epochs = settings.teacher.epochs + settings.joint.documents / len(train)
     own = override(settings, {"teacher.epochs": epochs})
-    train_teacher(reducer, train, own.teacher, own.compute, settings.seed, _told_now("truncated"))
+    train_teacher(reducer, train, own.teacher, own.compute, settings.seed, told_now("truncated"))
     with autocast(device, settings.compute.evaluation):
         outputs = unreduced_outputs(reducer, test)
     point = {

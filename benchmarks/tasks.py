@@ -1,0 +1,365 @@
+"""Quality at a given cost for every task but classification: data set × selector × speed-up, on each test split.
+
+    python benchmarks/tasks.py --data DIR --work DIR             # all that is not there yet, then the report
+    python benchmarks/tasks.py --data DIR --work DIR --only squad_v1/policy
+    python benchmarks/tasks.py --data DIR --work DIR --report    # the report of the units that are there
+
+Units are those of `quality.py`: one model each, trained and measured, in a file of its own in docs/results/tasks. Dials
+are chosen on validation, for their speed-up alone. Quality is reported on test. Writes docs/results/tasks.md.
+"""
+
+import argparse
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import torch
+from quality import FEW_STEPS, OUT, Unit, dials_for, file_of, of_teacher, prepared_for, run, told_now, told_settings
+from tasks_report import write_report
+
+from trbert.encoder import Encoder
+from trbert.measure.cost import CostModel, speed_up
+from trbert.measure.evaluate import forward_at, predict, unreduced_outputs
+from trbert.selection.reduction import Reducer
+from trbert.tasks import TASKS, Task
+from trbert.tasks.examples import Examples
+from tune.learning.model import Model
+from tune.learning.steps import autocast, pick_device
+from tune.settings import TR_BERT, Settings, override
+
+RESAMPLES = 200
+"""How often the test examples are drawn again, with replacement, for the intervals."""
+JOINED_WORDS = 160
+"""Sentences of one document are joined until there are so many words, which are about 200 tokens."""
+EMBEDDED_TEXTS = {"train": 8000, "validation": 500, "test": 2000}
+"""How many reviews of imdb are embedded, beside the sentences of trecqa."""
+RIVALS = ("first", "random", "attention", "tr-bert")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What is asked of one task on one set.
+
+    Attributes:
+        folder: where its files lie: below --work if they are made by this script, else below --data.
+        settings: of task, data and teacher.
+        recipe: settings of the select and joint stages, for every selector.
+        targets: the speed-ups to measure at.
+        must: pairs of a speed-up and the most points that may be lost there, in hundredths of the metric.
+        aim: the same pairs, as hoped for.
+    """
+
+    folder: str
+    settings: dict[str, Any]
+    recipe: dict[str, Any] = field(default_factory=dict)
+    targets: tuple[float, ...] = (1.5, 2.0, 3.0)
+    must: tuple[tuple[float, float], ...]
+    aim: tuple[tuple[float, float], ...]
+
+
+SHORT_STAGES = {**FEW_STEPS, "joint.documents": 8000}
+EVERY_TOKEN = {**SHORT_STAGES, "select.points": (1, 3), "joint.fastest": 4.0}
+"""For heads that read every token: what is dropped at once has no layer behind it to be read from."""
+SETS: dict[str, Target] = {
+    "imdb_rating": Target(
+        folder="imdb",
+        settings={
+            "task": "regression",
+            "data.label_column": "rating",
+            "data.train_rows": 4000,
+            "data.test_rows": 5000,
+            "teacher.learning_rate": 5e-5,
+            "teacher.epochs": 2.0,
+        },
+        recipe={**SHORT_STAGES, "select.points": (0, 2)},
+        targets=(2.0, 3.0, 5.0),
+        must=((3.0, 1.0),),
+        aim=((5.0, 1.0),),
+    ),
+    "ud_ewt": Target(
+        folder="ud_ewt_joined",
+        settings={"task": "tagging", "data.label_column": "pos_tags", "teacher.learning_rate": 2e-4},
+        recipe=EVERY_TOKEN,
+        targets=(1.5, 2.0, 2.5),
+        must=((1.5, 0.3),),
+        aim=((2.5, 0.3),),
+    ),
+    "wnut17": Target(
+        folder="wnut17",
+        settings={
+            "task": "tagging",
+            "data.label_column": "ner_tags",
+            "data.max_length": 128,
+            "teacher.learning_rate": 2e-4,
+        },
+        recipe={**EVERY_TOKEN, "joint.documents": 16000},
+        targets=(1.3, 1.5, 2.0),
+        must=((1.3, 0.5),),
+        aim=((2.0, 0.3),),
+    ),
+    "squad_v1": Target(
+        folder="squad_v1_files",
+        settings={"task": "question_answering", "data.max_length": 320, "teacher.epochs": 3.0},
+        recipe=EVERY_TOKEN,
+        targets=(1.5, 2.0, 2.5),
+        must=((1.5, 1.0), (2.0, 2.0)),
+        aim=((2.5, 0.5),),
+    ),
+    "squad_v2": Target(
+        folder="squad_v2_folds",
+        settings={"task": "question_answering", "data.max_length": 320, "teacher.epochs": 3.0},
+        recipe=EVERY_TOKEN,
+        targets=(1.5, 2.0, 2.5),
+        must=((1.5, 1.0),),
+        aim=((2.0, 0.5),),
+    ),
+    "trecqa": Target(
+        folder="trecqa",
+        settings={
+            "task": "reranking",
+            "data.text_column": "text_a,text_b",
+            "data.max_length": 128,
+            "teacher.batch_size": 2,
+        },
+        # An example is a query with some fifty sentences.
+        recipe={
+            "select.documents": 500,
+            "select.step_documents": 4,
+            "select.item_documents": 1,
+            "select.learning_rate": 1e-2,
+            "select.warm_start_documents": 90,
+            "joint.documents": 700,
+            "joint.batch_size": 2,
+            "joint.fastest": 6.0,
+        },
+        targets=(1.5, 2.0, 3.0),
+        must=((2.0, 1.0),),
+        aim=((3.0, 0.5),),
+    ),
+    "race": Target(
+        folder="race",
+        settings={"task": "multiple_choice", "teacher.epochs": 2.0, "teacher.batch_size": 8},
+        # An example is a question with four options.
+        recipe={
+            "select.documents": 500,
+            "select.learning_rate": 1e-2,
+            "select.warm_start_documents": 400,
+            "joint.documents": 2000,
+            "joint.fastest": 6.0,
+        },
+        targets=(2.0, 3.0),
+        must=((2.0, 1.0),),
+        aim=((3.0, 1.0),),
+    ),
+    "embedding": Target(
+        folder="embedded_texts",
+        settings={"task": "embedding"},
+        recipe={**SHORT_STAGES, "select.points": (0, 2)},
+        targets=(2.0, 3.0, 4.0),
+        must=((2.0, 3.0),),
+        aim=((4.0, 3.0),),
+    ),
+}
+
+
+def main() -> None:
+    # oneDNN keeps a compiled product for each length of a row, and nearly every row has a length of its own.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    options = _parser().parse_args()
+    make_sets(Path(options.data), Path(options.work))
+    folder, found = Path(options.out) / "tasks", dict(units(options))
+    if not options.report:
+        wanted = [name for part in options.only or [""] for name in found if part in name]
+        for name in dict.fromkeys(wanted):
+            if not found[name].done(file_of(folder, name)):
+                run(name, found[name], file_of(folder, name), options)
+    if options.report or not options.only:
+        known = {name: unit.settings for name, unit in found.items()}
+        write_report(Path(options.out), folder, {name: asdict(each) for name, each in SETS.items()}, known)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="../shared/data", help="folder of the sets' folders")
+    parser.add_argument("--work", default="runs/tasks", help="folder for the sets that are made of them")
+    parser.add_argument("--out", default=str(OUT), help="folder of the report; its folder tasks holds the units")
+    parser.add_argument("--only", nargs="+", help="run the units whose names contain one of these; write no report")
+    parser.add_argument("--report", action="store_true", help="run nothing")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--device", default="auto")
+    return parser
+
+
+def make_sets(data: Path, work: Path) -> None:
+    """Makes the sets that are not used as they lie there; what is there already is left."""
+    _once(work / "ud_ewt_joined", lambda folder: _join_sentences(data / "ud_ewt", folder))
+    _once(work / "squad_v1_files", lambda folder: _split_off_validation(data / "squad_v1", folder))
+    _once(work / "squad_v2_folds", lambda folder: _part_by_fold(data / "squad_v2", folder))
+    _once(work / "embedded_texts", lambda folder: _gather_texts(data, folder))
+
+
+def _once(folder: Path, make: Callable[[Path], None]) -> None:
+    if not folder.exists():
+        part = folder.with_name(f"{folder.name}.part")
+        part.mkdir(parents=True, exist_ok=True)
+        make(part)
+        part.rename(folder)
+
+
+def _join_sentences(source: Path, folder: Path) -> None:
+    """Writes rows of neighbouring sentences of one document, of about `JOINED_WORDS` words."""
+    for split in ("train", "validation", "test"):
+        joined: list[dict[str, Any]] = []
+        for row in pyarrow.parquet.read_table(source / f"{split}.parquet").to_pylist():
+            last = joined[-1] if joined else None
+            if last is None or last["doc_id"] != row["doc_id"] or len(last["tokens"]) >= JOINED_WORDS:
+                joined.append({name: row[name] for name in ("doc_id", "tokens", "pos_tags")})
+            else:
+                last["tokens"] += row["tokens"]
+                last["pos_tags"] += row["pos_tags"]
+        _write(folder, {split: joined}, ("doc_id", "tokens", "pos_tags"))
+
+
+def _split_off_validation(source: Path, folder: Path) -> None:
+    """Writes the official development part as test, and a tenth of the paragraphs of train as validation."""
+    train = pyarrow.parquet.read_table(source / "train.parquet").to_pylist()
+    paragraphs = sorted({row["context"] for row in train})
+    held = set(np.random.default_rng(0).permutation(paragraphs)[: len(paragraphs) // 10].tolist())
+    parts = {
+        "train": [row for row in train if row["context"] not in held],
+        "validation": [row for row in train if row["context"] in held],
+        "test": pyarrow.parquet.read_table(source / "validation.parquet").to_pylist(),
+    }
+    _write(folder, parts, ("question", "context", "answers"))
+
+
+def _part_by_fold(source: Path, folder: Path) -> None:
+    """Writes the parts of the official development part that `fold_by_article` names."""
+    rows = pyarrow.parquet.read_table(source / "validation.parquet").to_pylist()
+    parts = {split: [row for row in rows if row["fold_by_article"] == split] for split in EMBEDDED_TEXTS}
+    _write(folder, parts, ("question", "context", "answers"))
+
+
+def _gather_texts(data: Path, folder: Path) -> None:
+    """Writes the sentences of trecqa and some reviews of imdb, without labels."""
+    reviews = {split: pyarrow.parquet.read_table(data / "imdb" / f"{split}.parquet") for split in ("train", "test")}
+    order = {split: np.random.default_rng(0).permutation(len(table)).tolist() for split, table in reviews.items()}
+    parts = {}
+    for split, count in EMBEDDED_TEXTS.items():
+        source = "test" if split == "test" else "train"
+        texts = reviews[source]["text"].to_pylist()
+        first = EMBEDDED_TEXTS["train"] if split == "validation" else 0
+        own = [texts[row] for row in order[source][first : first + count]]
+        pairs = pyarrow.parquet.read_table(data / "trecqa" / f"{split}.parquet")
+        own += sorted({*pairs["text_a"].to_pylist(), *pairs["text_b"].to_pylist()})
+        parts[split] = [{"text": text} for text in own]
+    _write(folder, parts, ("text",))
+
+
+def _write(folder: Path, parts: Mapping[str, Sequence[Mapping[str, Any]]], columns: Sequence[str]) -> None:
+    for split, rows in parts.items():
+        table = pyarrow.Table.from_pylist([{name: row[name] for name in columns} for row in rows])
+        pyarrow.parquet.write_table(table, folder / f"{split}.parquet")
+
+
+def units(options: argparse.Namespace) -> Iterator[tuple[str, Unit]]:
+    """Yields the units by name: of all sets the teacher and the policy, and then the rivals."""
+    bases = {name: _base(each, options) for name, each in SETS.items() if each.settings["task"] in TASKS}
+    for name, base in bases.items():
+        yield f"{name}/teacher", Unit(of_teacher(base), partial(the_teacher, base))
+        yield f"{name}/policy", _training(base, {}, SETS[name].targets)
+    for rival in RIVALS:
+        for name, base in bases.items():
+            # Its documents are fewer than the policy's, because each has eight trajectories, which cost more.
+            paper = {**TR_BERT, "select.points": (1, 3), "joint.documents": 3 * base.joint.documents // 16}
+            changes = paper if rival == "tr-bert" else {"selector": rival}
+            yield f"{name}/{rival}", _training(base, changes, SETS[name].targets)
+
+
+def _base(each: Target, options: argparse.Namespace) -> Settings:
+    made = Path(options.work) / each.folder
+    own = {
+        "data.source": str(made if made.exists() else Path(options.data) / each.folder),
+        "compute.threads": options.threads,
+        "compute.device": options.device,
+        "compute.evaluation": "auto",
+        "select.points": (0, 2),
+    }
+    return override(Settings(), {**own, **each.settings, **each.recipe})
+
+
+def _training(base: Settings, changes: dict[str, Any], targets: tuple[float, ...]) -> Unit:
+    own = override(base, changes)
+    return Unit(told_settings(own), partial(trained, base, own, targets))
+
+
+def the_teacher(settings: Settings) -> dict[str, Any]:
+    """Returns the teacher's result on test."""
+    prepared = prepared_for(settings)
+    encoder, test = Encoder(prepared.plain(pick_device(settings.compute.device))), prepared.test
+    reducer = Reducer(encoder=encoder, task=prepared.task)
+    with autocast(encoder.device, settings.compute.evaluation):
+        decoded = prepared.task.decode(unreduced_outputs(reducer, test), test)
+    flops = float(CostModel.of(reducer).unreduced(test.tokens.lengths).mean())
+    return {
+        "points": [{"speed_up": 1.0, "gflops": flops / 1e9, **figures_of(prepared.task, decoded, test)}],
+        "metric": prepared.metric,
+        "documents": {name: len(getattr(prepared, name).tokens) for name in ("train", "validation", "test")},
+        "examples": prepared.documents,
+    }
+
+
+def trained(base: Settings, settings: Settings, targets: tuple[float, ...]) -> dict[str, Any]:
+    """Returns what a trained model achieves on test at each target speed-up and with all tokens kept."""
+    prepared = prepared_for(base)  # one teacher for all
+    torch.set_num_threads(settings.compute.threads or 1)
+    model = Model(prepared, settings)
+    train, validation, test = prepared.train, prepared.validation, prepared.test
+    model.select(train, model.sampler(train), told_now("select"))
+    model.join(train, told_now("joint"))
+    model.settle(validation)
+    measured = [_point(model, test, dial, target) for target, dial in dials_for(model, validation, targets)]
+    return {
+        "points": measured,
+        "keep_all": _point(model, test, model.selector.keep_all, None),
+        "penalty": model.settings.select.penalty,
+    }
+
+
+def _point(model: Model, test: Examples, dial: float, target: float | None) -> dict[str, Any]:
+    reducer, compute, lengths = model.reducer, model.settings.compute, test.tokens.lengths
+    with autocast(reducer.encoder.device, compute.evaluation):
+        found = predict(reducer, forward_at(reducer, model.selector, dial), test, compute.tokens_per_batch)
+    flops = model.cost.reduced(lengths, found.kept, reducer.points, model.selector)
+    return {
+        "target": target,
+        "dial": dial,
+        "speed_up": speed_up(model.cost.unreduced(lengths), flops),
+        "kept": (found.kept.sum(1) / lengths.sum()).tolist(),
+        **figures_of(reducer.task, found.decoded, test),
+    }
+
+
+def figures_of(task: Task, decoded: Sequence[Any], test: Examples) -> dict[str, Any]:
+    """Returns the quality, and the quality on `RESAMPLES` resamples of the examples, the same ones for every model."""
+    generator = np.random.default_rng(0)
+    drawn = [generator.integers(len(test), size=len(test)) for _ in range(RESAMPLES)]
+    if type(task).quality is Task.quality:  # a mean
+        scores = np.array(task.correct(decoded, test))
+        resampled = [float(scores[chosen].mean()) for chosen in drawn]
+    else:
+        resampled = [
+            task.quality([decoded[each] for each in chosen.tolist()], test.take(torch.from_numpy(chosen)))
+            for chosen in drawn
+        ]
+    return {"quality": task.quality(decoded, test), "resampled": [round(each, 5) for each in resampled]}
+
+
+if __name__ == "__main__":
+    main()

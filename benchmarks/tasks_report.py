@@ -1,0 +1,119 @@
+"""The page of quality task by task: what was asked, and what was measured for each selector."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from quality_report import is_current
+
+from trbert.disk.files import write_whole
+
+Unit = dict[str, Any]
+HEAD = """# Quality at a given cost, task by task
+
+Made by `python benchmarks/tasks.py --data DIR --work DIR`. The option `--only SET/ROW` makes one row. Each row has a
+file in [tasks/](tasks). It holds the date, the commit, the machine, the versions and the settings.
+
+Every model is MiniLM-L6, and every row has one seed. `policy` is this project's; `first`, `random` and `attention` are
+rules with the same joint stage; `tr-bert` is the paper's recipe.
+
+**Speed-up** is the FLOPs of the unreduced model over those of the reduced one, both summed over test. Nothing is
+padded, and the policy is counted. A dial is chosen on validation for its speed-up alone.
+
+**Drop** is what is lost of the metric, in hundredths. It is counted from the better of two: the teacher, and the same
+model with all tokens kept. In brackets stands its 95 % interval, of a paired bootstrap of the metric over test
+examples. It leaves out what a second training would change, which is up to a point.
+"""
+
+
+def write_report(
+    out: Path, folder: Path, sets: Mapping[str, Mapping[str, Any]], known: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Writes tasks.md from the units' files.
+
+    Args:
+        out: of the report.
+        folder: of the units' files.
+        sets: what was asked, by data set.
+        known: the settings that each unit would run with today.
+    """
+    found: dict[str, dict[str, Unit]] = {name: {} for name in sets}
+    missing = []
+    for name, wanted in known.items():
+        group, _, row = name.partition("/")
+        path = folder / group / f"{row}.json"
+        unit = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        if unit is not None and is_current(unit["settings"], wanted):
+            found[group][row] = unit
+        else:
+            missing.append(name)
+    there = {name: units for name, units in found.items() if "teacher" in units}
+    lines = [HEAD, "## What was asked", "", *_asked(there, sets)]
+    for name, units in there.items():
+        lines += ["", f"## {name}", "", _set_up(units["teacher"]), "", *_table(units, sets[name]["targets"])]
+    if missing:
+        lines += ["", "## Not run yet", "", ", ".join(f"`{name}`" for name in missing)]
+    text = "\n".join(lines) + "\n"
+    write_whole(out / "tasks.md", text.encode())
+    print(text)
+
+
+def _asked(there: Mapping[str, Mapping[str, Unit]], sets: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    yield "| set | metric | speed-up | drop asked (must, aim) | measured | met |"
+    yield "|---|---|---|---|---|---|"
+    for name, units in there.items():
+        if "policy" not in units:
+            continue
+        for kind in ("must", "aim"):
+            for target, most in sets[name][kind]:
+                point = next((each for each in units["policy"]["points"] if each["target"] == target), None)
+                told, met = "not reached", "no"
+                if point is not None:
+                    drop, least, greatest = drop_of(units, units["policy"], point)
+                    told = f"{drop:.2f} [{least:+.2f}, {greatest:+.2f}] at {point['speed_up']:.2f}x"
+                    met = "yes" if drop <= most else "no"
+                yield f"| {name} | {units['teacher']['metric']} | {target:g}x | {kind} {most:g} | {told} | {met} |"
+
+
+def _set_up(teacher: Unit) -> str:
+    (point,) = teacher["points"]
+    documents, examples = teacher["documents"], teacher["examples"]
+    sizes = ", ".join(
+        f"{examples[name]:,} examples of {name}"
+        + (f" ({documents[name]:,} documents)" if documents[name] != examples[name] else "")
+        for name in ("train", "validation", "test")
+    )
+    data, settings = teacher["settings"]["data"], teacher["settings"]["teacher"]
+    return (
+        f"{teacher['metric']} of the teacher: **{100 * point['quality']:.2f}** "
+        f"({point['gflops']:.2f} GFLOPs a document; {sizes}; at most {data['max_length']} tokens; "
+        f"{settings['epochs']:g} epochs). Task `{teacher['settings']['task']}`."
+    )
+
+
+def _table(units: Mapping[str, Unit], targets: list[float]) -> Iterator[str]:
+    yield "| | " + " | ".join(f"{target:g}x" for target in targets) + " | all kept |"
+    yield "|---|" + "---|" * (len(targets) + 1)
+    for row, unit in units.items():
+        if row == "teacher":
+            continue
+        cells = []
+        for target in targets:
+            point = next((each for each in unit["points"] if each["target"] == target), None)
+            if point is None:
+                cells.append("–")
+                continue
+            drop, least, greatest = drop_of(units, unit, point)
+            cells.append(f"{drop:.2f} [{least:+.2f}, {greatest:+.2f}] at {point['speed_up']:.2f}x")
+        yield f"| `{row}` | " + " | ".join(cells) + f" | {100 * unit['keep_all']['quality']:.2f} |"
+
+
+def drop_of(units: Mapping[str, Unit], unit: Unit, point: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Returns the drop of a point in hundredths of the metric, and the ends of its 95 % interval."""
+    (teacher,), own = units["teacher"]["points"], unit["keep_all"]
+    better = max(teacher, own, key=lambda each: each["quality"])
+    drops = 100 * (np.array(better["resampled"]) - np.array(point["resampled"]))
+    least, greatest = np.quantile(drops, [0.025, 0.975]).tolist()
+    return 100 * (better["quality"] - point["quality"]), least, greatest
