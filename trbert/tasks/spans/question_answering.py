@@ -203,7 +203,11 @@ class QuestionAnswering(Task):
 
         So is no answer.
         """
-        return float(self.loss(torch.zeros(examples.num_outputs, 2, dtype=torch.float64), examples).mean())
+        return float(
+            self.loss(
+                torch.zeros(examples.num_outputs, 2, dtype=torch.float64, device=examples.targets.device), examples
+            ).mean()
+        )
 
     def decode(self, outputs: Outputs, examples: Examples) -> list[str]:
         """Returns for each question the text that answers it; "" where there is no answer.
