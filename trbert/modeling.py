@@ -319,12 +319,15 @@ class TrbertForQuestionAnswering(TrbertModel):
     def answer(self, outputs: Tensor, tokens: Tokens, real: Tensor, labels: Tensor | None) -> ModelOutput:
         """Returns the start logits and the end logits, and the loss; `labels` are both positions, [docs, 2]."""
         logits = _padded(outputs, real).masked_fill(~real[..., None], torch.finfo(outputs.dtype).min)
+        starts, ends = logits.unbind(-1)
         loss, width = None, real.shape[1]
         if labels is not None:
-            loss = F.cross_entropy(
-                logits.transpose(1, 2).flatten(0, 1), labels.clamp(0, width).flatten(), ignore_index=width
-            )
-        starts, ends = logits.unbind(-1)
+            places = labels.clamp(0, width).unbind(-1)
+            losses = [
+                F.cross_entropy(own, place, ignore_index=width)
+                for own, place in zip((starts, ends), places, strict=True)
+            ]
+            loss = (losses[0] + losses[1]) / 2
         return QuestionAnsweringModelOutput(loss=loss, start_logits=starts, end_logits=ends)
 
 

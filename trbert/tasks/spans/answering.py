@@ -12,7 +12,7 @@ from trbert.tasks.spans.passages import NOT_ALLOWED
 from trbert.tasks.spans.questions import NO_ANSWER, NO_PLACE
 from trbert.tasks.spans.scores import best_spans, log_sums, targets_of_tokens, with_no_answer
 from trbert.tasks.texts import is_blank
-from trbert.wording import shown
+from trbert.wording import cut
 
 if TYPE_CHECKING:
     from trbert.modeling import TrbertModel
@@ -49,7 +49,7 @@ def answer(model: "TrbertModel", tokenizer: Any, question: str, context: str, *,
         may_be_none: whether to say that there is no answer where that is likelier. False always gives a span.
 
     Raises:
-        InputError: The model is of another task. A text is blank or no string. Or the question is too long.
+        InputError: The model is of another task. A text is blank. Or the question is too long.
     """
     reducer, selector = model.reducer, model.selector
     task = reducer.task
@@ -59,10 +59,8 @@ def answer(model: "TrbertModel", tokenizer: Any, question: str, context: str, *,
             "--task question_answering"
         )
     for name, text in (("question", question), ("context", context)):
-        if not isinstance(text, str) or is_blank(text):
-            raise InputError(
-                f"{name} must be a string with a character that can be seen, and is {shown(text)}: pass one"
-            )
+        if is_blank(text):
+            raise InputError(f"{name} must have a character that can be seen, and is {cut(text)}: pass another one")
     none = np.full((1, 1, 2), NO_PLACE, dtype=np.int64)
     rows = Rows(((question,), (context,)), none, np.zeros(1, dtype=np.int64), (NO_ANSWER,))
     examples = task.encode(rows, tokenizer, model.config.max_tokens).examples.to(reducer.encoder.device)
