@@ -25,7 +25,7 @@ def squad_rows(value: Mapping[str, Any], origin: str) -> list[dict[str, Any]]:
     Raises:
         InputError: A part of it is not of the form of SQuAD.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for article, where in _objects(value["data"], f"article {{}} of {origin}"):
         for paragraph, there in _objects(article.get("paragraphs"), f"paragraph {{}} of {where}"):
             for asked, _ in _objects(paragraph.get("qas"), f"question {{}} of {there}"):
