@@ -54,10 +54,7 @@ def targets_of(windows: Sequence[Window], answers: Sequence[tuple[int, int]]) ->
     targets = [np.where(window.places[:, 1] > 0, 0, NOT_ALLOWED).astype(np.int8) for window in windows]
     targets[0][0] = 0 if answers else STARTS + ENDS
     for start, end in answers:
-        touched = [
-            np.flatnonzero((window.places[:, 1] > start) & (window.places[:, 0] < end) & (window.places[:, 1] > 0))
-            for window in windows
-        ]
+        touched = [np.flatnonzero((window.places[:, 1] > start) & (window.places[:, 0] < end)) for window in windows]
         there = [number for number, tokens in enumerate(touched) if len(tokens)]
         if not there:
             continue

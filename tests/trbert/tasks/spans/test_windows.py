@@ -79,6 +79,15 @@ def test_an_answer_is_marked_in_each_window_that_holds_the_whole_of_it(tokenizer
     ]
 
 
+def test_the_part_of_an_answer_that_a_window_holds_is_not_marked_where_another_one_holds_the_whole(tokenizer):
+    # d a begins at the end of the first window.
+    (windows,) = windows_of(tokenizer, ["a"], ["a b c d a"], 8)
+    assert targets_of(windows, [(6, 9)]).tolist() == [
+        *(0, NONE, NONE, 0, 0, 0, 0, NONE),
+        *(NONE, NONE, NONE, 0, STARTS, ENDS, NONE),
+    ]
+
+
 def test_an_answer_that_no_window_holds_is_marked_at_its_start_and_at_its_end(tokenizer):
     (windows,) = windows_of(tokenizer, ["a"], ["a b c d a"], 8)
     assert targets_of(windows, [(0, 9)]).tolist() == [
