@@ -22,22 +22,33 @@ from trbert.errors import (
 if TYPE_CHECKING:
     from trbert.modeling import (
         TrbertConfig,
+        TrbertForQuestionAnswering,
         TrbertForSequenceClassification,
         TrbertForTokenClassification,
         TrbertModel,
         load,
     )
     from trbert.packed.families import Family, register_family
+    from trbert.tasks.spans.answering import Answer, answer
 
 __version__ = "0.1.0"
 
-_MODELING = ("TrbertConfig", "TrbertForSequenceClassification", "TrbertForTokenClassification", "TrbertModel", "load")
+_MODELING = (
+    "TrbertConfig",
+    "TrbertForQuestionAnswering",
+    "TrbertForSequenceClassification",
+    "TrbertForTokenClassification",
+    "TrbertModel",
+    "load",
+)
 _LAZY = {
     **dict.fromkeys(_MODELING, "trbert.modeling"),
     **dict.fromkeys(("Family", "register_family"), "trbert.packed.families"),
+    **dict.fromkeys(("Answer", "answer"), "trbert.tasks.spans.answering"),
 }
 
 __all__ = [
+    "Answer",
     "DamagedCheckpoint",
     "Family",
     "InputError",
@@ -45,10 +56,12 @@ __all__ = [
     "RunFolderError",
     "TrbertConfig",
     "TrbertError",
+    "TrbertForQuestionAnswering",
     "TrbertForSequenceClassification",
     "TrbertForTokenClassification",
     "TrbertModel",
     "UnsupportedModel",
+    "answer",
     "load",
     "register_family",
 ]

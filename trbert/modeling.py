@@ -10,7 +10,11 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
+from transformers.modeling_outputs import (
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
 from transformers.utils.generic import ModelOutput
 
 from trbert.checkpoint.contract import check_declared
@@ -270,9 +274,67 @@ class TrbertForTokenClassification(TrbertModel):
         return TokenClassifierOutput(loss=loss, logits=_padded(outputs, real))
 
 
+class TrbertForQuestionAnswering(TrbertModel):
+    """A reduced model that says at which token an answer starts and ends. `AutoModelForQuestionAnswering` finds it.
+
+    A token that was dropped has the logits that the head reads from the state with which it was dropped.
+    `trbert.answer` turns the logits into the text of an answer.
+    """
+
+    def forward(  # type: ignore[override]  # the names of its labels are those that this head has in transformers
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        start_positions: Any = None,
+        end_positions: Any = None,
+        return_dict: bool | None = True,
+        **kwargs: Any,
+    ) -> ModelOutput | tuple[Any, ...]:
+        """Returns the start logits and the end logits [docs, width], and the loss where both positions are given.
+
+        At padding they are the least number of their type, so that the highest one is that of a token. The loss is the
+        one of the plain model: the mean of −log p(start) and −log p(end) in each document. A document whose position is
+        not below the width does not count.
+
+        Raises:
+            InputError: As the reduced model of any task does. Or one of the positions is given alone, or they are not
+                one for each document.
+        """
+        positions = {"start_positions": start_positions, "end_positions": end_positions}
+        given = [each for each in positions.values() if each is not None]
+        if len(given) == 1 or not all(isinstance(each, Tensor) and each.numel() == len(input_ids) for each in given):
+            raise InputError(
+                "start_positions and end_positions must both be tensors with one token for each document, and are "
+                f"{' and '.join(shown(each) for each in positions.values())}: pass both, or neither"
+            )
+        labels = torch.stack([each.flatten() for each in given], -1) if given else None
+        if kwargs.get("labels") is not None:
+            raise InputError(
+                "labels must be start_positions and end_positions for this head, and were passed as labels: rename them"
+            )
+        kwargs.pop("labels", None)
+        return super().forward(input_ids, attention_mask, token_type_ids, labels, return_dict, **kwargs)
+
+    def answer(self, outputs: Tensor, tokens: Tokens, real: Tensor, labels: Tensor | None) -> ModelOutput:
+        """Returns the start logits and the end logits, and the loss; `labels` are both positions, [docs, 2]."""
+        logits = _padded(outputs, real).masked_fill(~real[..., None], torch.finfo(outputs.dtype).min)
+        starts, ends = logits.unbind(-1)
+        loss, width = None, real.shape[1]
+        if labels is not None:
+            places = labels.clamp(0, width).unbind(-1)
+            losses = [
+                F.cross_entropy(own, place, ignore_index=width)
+                for own, place in zip((starts, ends), places, strict=True)
+            ]
+            loss = (losses[0] + losses[1]) / 2
+        return QuestionAnsweringModelOutput(loss=loss, start_logits=starts, end_logits=ends)
+
+
 MODELS: dict[str, type[TrbertModel]] = {
     "AutoModelForSequenceClassification": TrbertForSequenceClassification,
     "AutoModelForTokenClassification": TrbertForTokenClassification,
+    "AutoModelForQuestionAnswering": TrbertForQuestionAnswering,
 }
 """The classes of reduced models that an Auto class of transformers finds, by the name of the Auto class.
 

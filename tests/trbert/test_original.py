@@ -131,12 +131,6 @@ def test_another_number_of_labels_is_refused(state, config):
     )
 
 
-class Spans(Classification):
-    """A task with the head of extractive question answering."""
-
-    name, head, text_classes = "spans", "AutoModelForQuestionAnswering", False
-
-
 class Options(Classification):
     """A task with the head of multiple choice, which has one output, whatever the number of labels is."""
 
@@ -144,7 +138,9 @@ class Options(Classification):
 
 
 @pytest.mark.parametrize("kind", ["bert", "distilbert"])
-@pytest.mark.parametrize(("task", "outputs"), [(Spans(), 2), (Options(), 1)], ids=["spans", "options"])
+@pytest.mark.parametrize(
+    ("task", "outputs"), [(TASKS["question_answering"], 2), (Options(), 1)], ids=["spans", "options"]
+)
 def test_every_head_of_the_original_is_read(
     task, outputs, kind, config_of, with_heads, save_original, tmp_path, monkeypatch
 ):

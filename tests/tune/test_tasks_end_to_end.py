@@ -46,12 +46,33 @@ def write_texts(folder: Path, markers_of, label_of=list) -> Path:
     return folder / "texts.jsonl"
 
 
-TASKS = {"tagging": write_tags, "multi_label": write_lists, "regression": write_numbers}
+def write_questions(folder: Path) -> Path:
+    """Writes 300 questions in SQuAD's form: the answer is a marker word, and a context without one has none."""
+    draw, paragraphs = random.Random(0), []
+    for number in range(300):
+        words = [f"w{draw.randrange(30)}" for _ in range(draw.randint(6, 14))]
+        marker, place = ("alpha", "beta", "none")[number % 3], draw.randrange(len(words))
+        if marker != "none":
+            words.insert(place, marker)
+        answers = [{"text": marker, "answer_start": len("".join(f"{word} " for word in words[:place]))}]
+        asked = {"id": str(number), "question": "w1 w2", "answers": [] if marker == "none" else answers}
+        paragraphs.append({"context": " ".join(words), "qas": [{**asked, "is_impossible": marker == "none"}]})
+    (folder / "squad.json").write_text(json.dumps({"version": "v2.0", "data": [{"paragraphs": paragraphs}]}))
+    return folder / "squad.json"
+
+
+TASKS = {
+    "tagging": write_tags,
+    "multi_label": write_lists,
+    "regression": write_numbers,
+    "question_answering": write_questions,
+}
 """For each kind of task, what writes a tiny set for it."""
 
 MEASURE = """
 import sys, torch, transformers, trbert
 from trbert.data.splits import load_splits
+from trbert.packed.heads import outputs_of
 path, data, dial = sys.argv[1:]
 model = trbert.load(path, dial=float(dial))
 assert type(getattr(transformers, model.task.head).from_pretrained(path)) is type(model)
@@ -59,9 +80,13 @@ tokenizer = transformers.AutoTokenizer.from_pretrained(path)
 task = model.task
 examples = task.encode(load_splits(data, task=task).test, tokenizer, model.config.max_tokens).examples
 own = examples.tokens
+types = None if own.token_type_ids is None else own.token_type_ids.split(own.lengths.tolist())
+def inputs_of(number, document):
+    inputs = {"input_ids": document[None]}
+    return inputs if types is None else {**inputs, "token_type_ids": types[number][None]}
 with torch.inference_mode():
     documents = own.input_ids.split(own.lengths.tolist())
-    logits = [model(input_ids=document[None]).logits for document in documents]
+    logits = [outputs_of(model(**inputs_of(number, document))) for number, document in enumerate(documents)]
 outputs = torch.cat([each[0] if task.reads == "tokens" else each for each in logits])
 print(task.quality(task.decode(outputs, examples), examples))
 pipe = None if task.reads == "tokens" else transformers.pipeline("text-classification", model=path, tokenizer=tokenizer)
@@ -70,6 +95,10 @@ if task.name == "multi_label":
     assert scores.keys() == {"alpha", "beta"} and sum(scores.values()) != 1
 if task.name == "regression":
     assert pipe("alpha w1 alpha alpha")[0]["score"] > 5
+if task.name == "question_answering":
+    found = trbert.answer(model, tokenizer, "w1 w2", "w3 w4 alpha w5 w6 w7 w8 w9")
+    assert (found.text, found.start, found.end) == ("alpha", 6, 11) and found.score > 0.5
+    assert trbert.answer(model, tokenizer, "w1 w2", "w3 w4 w5 w6 w7 w8 w9").text == ""
 assert "ray" not in sys.modules
 """
 

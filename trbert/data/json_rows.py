@@ -9,6 +9,7 @@ from typing import Any
 from trbert.data.decoding import read_text
 from trbert.data.folders import split_of
 from trbert.data.readers import Contents, Format, check_columns, empty_table, unused
+from trbert.data.squad import is_squad, squad_rows
 from trbert.errors import InputError
 from trbert.limits import CELL, Room
 from trbert.tasks.rows import Columns
@@ -23,7 +24,7 @@ def read_json(path: Path, columns: Columns, format: Format, room: Room) -> Conte
 
     Args:
         path: the file. It may hold a row a line; rows that are indented; a list of rows; or one object that holds the
-            columns, or the rows by their index, or one list of rows.
+            columns, or the rows by their index, or one list of rows; or SQuAD's own form.
         columns: the columns to read.
         format: what the user says about the file.
         room: the memory that the data may take.
@@ -110,6 +111,8 @@ def _records(values: list[Any], columns: Columns, origin: str) -> tuple[list[Any
         return values, []
     if not value:
         return [], []
+    if is_squad(value):
+        return squad_rows(value, origin), ["the rows are the questions of a file of SQuAD's form"]
     needed = [name for _, name in columns.needed]
     parts = list(value.values())
     if "columns" in value and _is_list_of(value.get("data"), list):  # pandas: orient="split"

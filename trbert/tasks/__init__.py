@@ -4,10 +4,20 @@ from trbert.errors import InputError
 from trbert.tasks.classification import Classification
 from trbert.tasks.multi_label import MultiLabel
 from trbert.tasks.regression import Regression
+from trbert.tasks.spans.question_answering import QuestionAnswering
 from trbert.tasks.tagging import Tagging
 from trbert.tasks.task import Task
 
-TASKS: dict[str, Task] = {task.name: task for task in (Classification(), MultiLabel(), Regression(), Tagging())}
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Classification(),
+        MultiLabel(),
+        Regression(),
+        Tagging(),
+        QuestionAnswering(),
+    )
+}
 
 
 def task_of(name: str) -> Task:

@@ -15,6 +15,7 @@ from tests.trbert.tasks.toys import MarkWords, PickOne
 from trbert.encoder import Encoder
 from trbert.errors import InputError
 from trbert.measure.cost import CostModel
+from trbert.packed.heads import plain_outputs
 from trbert.selection.policy import Policy
 from trbert.selection.reduction import Reducer
 from trbert.selection.saliency import saliency
@@ -38,6 +39,7 @@ class Case:
         bad: a target that this head lacks.
         right: takes examples, and returns the outputs that are right; None where the loss's own gradient leads there.
         windows: whether a row that is longer than a document becomes several documents, and none is truncated.
+        beside: the tokens that a document has beside those of its longest text and two special ones.
     """
 
     task: Task
@@ -47,6 +49,7 @@ class Case:
     bad: int
     right: Callable[[Examples], Tensor] | None = None
     windows: bool = False
+    beside: int = 0
 
 
 TEXTS = ["a b c", "d", "c c b a d", "b a", "d c"]
@@ -90,6 +93,19 @@ CASES = [
         outputs=3,
         bad=3,
         windows=True,
+    ),
+    Case(
+        TASKS["question_answering"],
+        ("question,context", "answers"),
+        {
+            "question": ["a", "b", "c", "d", "a"],
+            "context": TEXTS,
+            "answers": [{"text": ["b c"], "answer_start": [2]}, [], {"text": ["c", "c"]}, "b", ["c"]],
+        },
+        outputs=2,
+        bad=4,
+        windows=True,
+        beside=2,
     ),
     Case(
         MarkWords(),
@@ -172,7 +188,7 @@ def test_encoding_gives_each_row_its_documents_with_their_first_token_protected(
 
 def test_encoding_counts_the_documents_that_it_truncates_or_parts(case, task, rows, examples, tokenizer):
     counts = [len(text.split() if isinstance(text, str) else text) for column in rows.inputs for text in column]
-    longest, of_five_words = max(counts) + 2, counts.count(5)
+    longest, of_five_words = max(counts) + 2 + case.beside, counts.count(5)
     assert of_five_words > 0
     assert task.encode(rows, tokenizer, longest).truncated == 0
     encoded = task.encode(rows, tokenizer, longest - 1)
@@ -180,7 +196,7 @@ def test_encoding_counts_the_documents_that_it_truncates_or_parts(case, task, ro
     examples = encoded.examples
     assert (encoded.truncated, more) == ((0, of_five_words) if case.windows else (of_five_words, 0))
     assert int(examples.tokens.lengths.max()) == longest - 1
-    assert task.loss(torch.zeros(examples.num_outputs, 3), examples).shape == (5,)
+    assert task.loss(torch.zeros(examples.num_outputs, case.outputs), examples).shape == (5,)
 
 
 def test_encoding_says_which_rows_it_keeps(task, rows, tokenizer):
@@ -353,7 +369,8 @@ def test_a_pass_that_keeps_all_says_what_the_plain_model_says(task, examples, re
     assert type(plain) in getattr(transformers, task.head)._model_mapping.values()
     found = []
     for start, end in zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True):
-        alone = plain(input_ids=tokens.input_ids[None, start:end]).logits
+        types = {} if tokens.token_type_ids is None else {"token_type_ids": tokens.token_type_ids[None, start:end]}
+        alone = plain_outputs(plain, {"input_ids": tokens.input_ids[None, start:end], **types})
         found.append(alone if task.reads == "documents" else alone[0])
     finished = reducer.run(first, tokens, first.keep_all)
     assert_close(reducer.outputs(finished), torch.cat(found))

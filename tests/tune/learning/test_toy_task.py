@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 import trbert
 from tests.trbert.tasks.toys import MarkWords, PickOne
+from trbert.packed.heads import outputs_of
 from trbert.tasks import TASKS
 from tune.learning.model import Model, measure_along_dial
 from tune.learning.prepare import prepare
@@ -92,12 +93,26 @@ def write_tags(folder):
     return path
 
 
+def write_questions(folder):
+    """The answer is the word alpha; a context with beta instead has none."""
+    draw, path = random.Random(0), folder / "questions.jsonl"
+    lines = []
+    for row in range(ROWS):
+        context = " ".join(text(draw, ("alpha", "beta")[row % 3 == 2]))
+        there = "alpha" in context
+        answers = {"text": ["alpha"] * there, "answer_start": [context.find("alpha")] * there}
+        lines.append(json.dumps({"question": "w0 w1", "context": context, "answers": answers}))
+    path.write_text("\n".join(lines))
+    return path
+
+
 TOYS = {
     "regression": (TASKS["regression"], write_scores, "text"),
     "pick_one": (PickOne(), write_picks, "first,second"),
     "mark_words": (MarkWords(), write_marks, "text"),
     "multi_label": (TASKS["multi_label"], write_labels, "text"),
     "tagging": (TASKS["tagging"], write_tags, "tokens"),
+    "question_answering": (TASKS["question_answering"], write_questions, "question,context"),
 }
 
 
@@ -119,9 +134,11 @@ def toy_settings(task, settings, tmp_path, cache):
 def padded(tokens):
     """Returns documents as a user passes them: padded, with their mask."""
     mask = torch.arange(int(tokens.lengths.max())) < tokens.lengths[:, None]
-    ids = torch.zeros_like(mask, dtype=torch.long)
-    ids[mask] = tokens.input_ids
-    return {"input_ids": ids, "attention_mask": mask.long()}
+    inputs = {"attention_mask": mask.long()}
+    for name, row in (("input_ids", tokens.input_ids), ("token_type_ids", tokens.token_type_ids)):
+        if row is not None:
+            inputs[name] = torch.zeros_like(mask, dtype=torch.long).masked_scatter(mask, row)
+    return inputs
 
 
 SELECTORS = ["policy", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gumbel", "attention"))]
@@ -158,7 +175,7 @@ def test_a_toy_task_runs_every_stage_and_what_is_loaded_says_the_same(task, toy_
         assert len(expected) == split.num_outputs
         with torch.no_grad():
             inputs = padded(tokens)
-            said = own(**inputs).logits
+            said = outputs_of(own(**inputs))
         if task.reads == "tokens":  # padded as the inputs are
             said = said[inputs["attention_mask"].bool()]
         assert_close(said, expected.detach(), rtol=1e-4, atol=1e-5)

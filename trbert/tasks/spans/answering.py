@@ -1,0 +1,77 @@
+"""Answers a question about a context with a reduced model."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from trbert.errors import InputError
+from trbert.tasks.rows import Rows
+from trbert.tasks.spans.passages import NOT_ALLOWED
+from trbert.tasks.spans.questions import NO_ANSWER, NO_PLACE
+from trbert.tasks.spans.scores import best_spans, log_sums, targets_of_tokens, with_no_answer
+from trbert.tasks.texts import is_blank
+from trbert.wording import cut
+
+if TYPE_CHECKING:
+    from trbert.modeling import TrbertModel
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer to a question.
+
+    Attributes:
+        text: the answer, as it stands in the context; "" where there is none.
+        start: its first character in the context; 0 where there is none.
+        end: the character after its last one; 0 where there is none.
+        score: the probability of its start times that of its end.
+    """
+
+    text: str
+    start: int
+    end: int
+    score: float
+
+
+@torch.inference_mode()
+def answer(model: "TrbertModel", tokenizer: Any, question: str, context: str, *, may_be_none: bool = True) -> Answer:
+    """Returns the answer that a reduced model finds in a context, of any length.
+
+    A context that is too long for one document is read in windows that overlap, and the best of their spans is taken.
+
+    Args:
+        model: a reduced model of the task question_answering, as `trbert.load` returns it.
+        tokenizer: its tokenizer.
+        question: the question.
+        context: the text to find the answer in.
+        may_be_none: whether to say that there is no answer where that is likelier. False always gives a span.
+
+    Raises:
+        InputError: The model is of another task. A text is blank. Or the question is too long.
+    """
+    reducer, selector = model.reducer, model.selector
+    task = reducer.task
+    if task.name != "question_answering":
+        raise InputError(
+            f"model must be of the task question_answering, and is of {task.name}: load one that was searched with "
+            "--task question_answering"
+        )
+    for name, text in (("question", question), ("context", context)):
+        if is_blank(text):
+            raise InputError(f"{name} must have a character that can be seen, and is {cut(text)}: pass another one")
+    none = np.full((1, 1, 2), NO_PLACE, dtype=np.int64)
+    rows = Rows(((question,), (context,)), none, np.zeros(1, dtype=np.int64), (NO_ANSWER,))
+    examples = task.encode(rows, tokenizer, model.config.max_tokens).examples.to(reducer.encoder.device)
+    selector.check_dial(model.config.dial)
+    outputs = reducer.outputs(reducer.run(selector, reducer.protect(examples.tokens), model.config.dial)).float()
+    spans = best_spans(outputs, examples)
+    logits = with_no_answer(outputs, examples)
+    allowed = (targets_of_tokens(examples) != NOT_ALLOWED)[:, None].expand(-1, 2).clone()
+    allowed[0] &= may_be_none
+    every = float(log_sums(logits, allowed, examples).sum())
+    if may_be_none and float(spans.none) > float(spans.score):
+        return Answer("", 0, 0, float(np.exp(float(spans.none) - every)))
+    start, end = examples.references[0].span(int(spans.first), int(spans.last))
+    return Answer(context[start:end], start, end, float(np.exp(float(spans.score) - every)))
