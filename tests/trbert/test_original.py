@@ -137,14 +137,8 @@ class Spans(Classification):
     name, head, text_classes = "spans", "AutoModelForQuestionAnswering", False
 
 
-class Options(Classification):
-    """A task with the head of multiple choice, which has one output, whatever the number of labels is."""
-
-    name, head, text_classes = "options", "AutoModelForMultipleChoice", False
-
-
 @pytest.mark.parametrize("kind", ["bert", "distilbert"])
-@pytest.mark.parametrize(("task", "outputs"), [(Spans(), 2), (Options(), 1)], ids=["spans", "options"])
+@pytest.mark.parametrize(("task", "outputs"), [(Spans(), 2), (TASKS["multiple_choice"], 1)], ids=["spans", "options"])
 def test_every_head_of_the_original_is_read(
     task, outputs, kind, config_of, with_heads, save_original, tmp_path, monkeypatch
 ):

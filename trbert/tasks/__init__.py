@@ -3,11 +3,14 @@
 from trbert.errors import InputError
 from trbert.tasks.classification import Classification
 from trbert.tasks.multi_label import MultiLabel
+from trbert.tasks.multiple_choice import MultipleChoice
 from trbert.tasks.regression import Regression
 from trbert.tasks.tagging import Tagging
 from trbert.tasks.task import Task
 
-TASKS: dict[str, Task] = {task.name: task for task in (Classification(), MultiLabel(), Regression(), Tagging())}
+TASKS: dict[str, Task] = {
+    task.name: task for task in (Classification(), MultiLabel(), Regression(), Tagging(), MultipleChoice())
+}
 
 
 def task_of(name: str) -> Task:
