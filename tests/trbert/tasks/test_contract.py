@@ -11,7 +11,7 @@ import transformers
 from torch import Tensor
 from torch.testing import assert_close
 
-from tests.trbert.tasks.toys import MarkWords
+from tests.trbert.tasks.toys import MarkWords, worked_example
 from trbert.encoder import Encoder
 from trbert.errors import InputError
 from trbert.measure.cost import CostModel
@@ -108,6 +108,10 @@ CASES = [
         bad=3,
     ),
 ]
+
+
+Ordinal, its_case = worked_example()
+CASES.append(eval(its_case))
 
 
 @pytest.fixture(params=CASES, ids=lambda case: case.task.name)
