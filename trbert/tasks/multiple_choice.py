@@ -138,7 +138,12 @@ class MultipleChoice(Task):
         if len(rows) == 0:
             raise InputError("rows must not be empty: pass at least one")
         long = _too_long(rows, self.texts(rows.inputs, tokenizer)[1], tokenizer, max_length)
-        notes = [] if not long else [f"{len(long):,} bad rows left out (--skip-bad-rows): they are too long"]
+        notes: tuple[str, ...] = ()
+        if long:
+            notes = (
+                f"{len(long):,} bad rows left out (--skip-bad-rows), in which the question with an option leaves no "
+                f"room for its text; the first one: {_place(rows, long[0])}",
+            )
         fitting = np.setdiff1d(np.arange(len(rows)), long)
         options = torch.tensor([len(rows.inputs[-1][row]) for row in fitting])
         texts = self.texts(rows.take(fitting).inputs, tokenizer)
@@ -153,7 +158,7 @@ class MultipleChoice(Task):
             targets=torch.tensor(rows.targets[kept]),
             owner=owner.unique_consecutive(return_inverse=True)[1],
         )
-        return Encoded(examples, truncated, kept, tuple(notes), skipped=len(long))
+        return Encoded(examples, truncated, kept, notes, skipped=len(long))
 
     def check_targets(self, examples: Examples, num_outputs: int) -> None:
         """Checks that the targets are options of their examples. The head has one output, whatever its config says.
@@ -221,6 +226,11 @@ def _pair(texts: Sequence[str], option: str) -> tuple[str, str]:
     return article, filled if blanks else f"{question} {option}"
 
 
+def _place(rows: Rows, row: int) -> str:
+    """Returns where a row stands in the data."""
+    return rows.places[row] if rows.places else f"row {row}"
+
+
 def _too_long(rows: Rows, seconds: Sequence[str], tokenizer: Any, max_length: int) -> list[int]:
     """Returns the rows with an option that leaves no room for a token of the first text, where they may be left out.
 
@@ -243,7 +253,7 @@ def _too_long(rows: Rows, seconds: Sequence[str], tokenizer: Any, max_length: in
         row = min(long)
         remedy = "" if rows.skip_bad else ", or pass --skip-bad-rows, which leaves such rows out"
         raise InputError(
-            f"{rows.places[row] if rows.places else f'row {row}'} must have a question that leaves room for its text "
+            f"{_place(rows, row)} must have a question that leaves room for its text "
             f"within {max_length} tokens, and with an option it has {long[row]} tokens: raise --max-length, shorten or "
             f"remove the row{remedy}"
         )

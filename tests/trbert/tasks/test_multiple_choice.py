@@ -128,7 +128,10 @@ def test_a_question_that_leaves_no_room_for_its_article_is_refused_or_left_out(t
         TASK.encode(rows_of(**changes), tokenizer, 8)
     encoded = TASK.encode(rows_of(SKIPPING, **changes), tokenizer, 8)
     assert (encoded.kept.tolist(), encoded.skipped) == ([0, 2], 1)
-    assert encoded.notes == ("1 bad rows left out (--skip-bad-rows): they are too long",)
+    assert encoded.notes == (
+        "1 bad rows left out (--skip-bad-rows), in which the question with an option leaves no room for its text; the "
+        "first one: row 1 of a.jsonl",
+    )
     assert encoded.examples.owner.tolist() == [0, 0, 1, 1]
     with pytest.raises(InputError, match=r"raise --max-length, shorten or remove the row$"):
         TASK.encode(rows_of(SKIPPING, **changes), tokenizer, 4)
