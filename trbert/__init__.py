@@ -22,6 +22,7 @@ from trbert.errors import (
 if TYPE_CHECKING:
     from trbert.modeling import (
         TrbertConfig,
+        TrbertForMultipleChoice,
         TrbertForSequenceClassification,
         TrbertForTokenClassification,
         TrbertModel,
@@ -31,7 +32,14 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODELING = ("TrbertConfig", "TrbertForSequenceClassification", "TrbertForTokenClassification", "TrbertModel", "load")
+_MODELING = (
+    "TrbertConfig",
+    "TrbertForMultipleChoice",
+    "TrbertForSequenceClassification",
+    "TrbertForTokenClassification",
+    "TrbertModel",
+    "load",
+)
 _LAZY = {
     **dict.fromkeys(_MODELING, "trbert.modeling"),
     **dict.fromkeys(("Family", "register_family"), "trbert.packed.families"),
@@ -45,6 +53,7 @@ __all__ = [
     "RunFolderError",
     "TrbertConfig",
     "TrbertError",
+    "TrbertForMultipleChoice",
     "TrbertForSequenceClassification",
     "TrbertForTokenClassification",
     "TrbertModel",
