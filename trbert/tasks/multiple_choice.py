@@ -93,6 +93,7 @@ class MultipleChoice(Task):
                 targets,
                 places=tuple(f"row {row} of {table.origin}" for row in kept),
                 skip_bad=columns.skip_bad,
+                together=1,
             )
         return Reading(rows=rows, labels=(), notes=tuple(notes))
 

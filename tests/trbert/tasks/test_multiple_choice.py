@@ -1,6 +1,7 @@
 """Multiple choice: its documents, its numbers by hand, which answers it reads, what it refuses, and its model."""
 
 import doctest
+import json
 import math
 import re
 
@@ -11,6 +12,7 @@ import transformers
 from torch.testing import assert_close
 
 from trbert.bench.speed import bench
+from trbert.data.splits import load_splits
 from trbert.encoder import Encoder
 from trbert.errors import InputError
 from trbert.modeling import TrbertForMultipleChoice, assemble, load
@@ -135,6 +137,18 @@ def test_a_question_that_leaves_no_room_for_its_article_is_refused_or_left_out(t
     assert encoded.examples.owner.tolist() == [0, 0, 1, 1]
     with pytest.raises(InputError, match=r"raise --max-length, shorten or remove the row$"):
         TASK.encode(rows_of(SKIPPING, **changes), tokenizer, 4)
+
+
+def test_questions_about_one_article_stay_on_one_side_of_a_hold_out(tmp_path):
+    lines = [
+        {"article": f"w{row // 4}", "question": f"q{row}", "options": ["a", "b"], "answer": "AB"[row % 2]}
+        for row in range(120)
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    splits = load_splits(str(tmp_path / "a.jsonl"), task=TASK)
+    parts = [set(part.inputs[0]) for part in (splits.train, splits.validation, splits.test)]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 30
+    assert [len(splits.validation), len(splits.test)] == [12, 12]
 
 
 def test_places_stay_with_their_rows():
