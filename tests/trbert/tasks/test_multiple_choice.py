@@ -336,20 +336,20 @@ def model(config_of):
 
 @pytest.fixture
 def batch(tokenizer):
-    """Two questions of two options, as [2, 2, width]."""
-    texts = TASK.texts(rows_of().take(np.array([0, 1])).inputs, tokenizer)
+    """Three questions of two options, as [3, 2, width]."""
+    texts = TASK.texts(rows_of().inputs, tokenizer)
     found = tokenizer(*map(list, texts), padding=True, return_tensors="pt")
-    return {name: value.view(2, 2, -1) for name, value in found.items()}
+    return {name: value.view(3, 2, -1) for name, value in found.items()}
 
 
 @torch.no_grad()
 def test_the_model_takes_and_returns_what_the_plain_model_does(model, batch):
-    labels = torch.tensor([1, 0])
+    labels = torch.tensor([1, 0, 1])
     model.config.dial = 1.0
     expected = model.plain(**batch, labels=labels)
     found = model(**batch, labels=labels)
     assert type(found) is type(expected)
-    assert found.logits.shape == (2, 2)
+    assert found.logits.shape == (3, 2)
     assert_close(found.logits, expected.logits)
     assert_close(found.loss, expected.loss)
     assert_close(model(**batch, labels=labels, return_dict=False), (expected.loss, expected.logits))
@@ -360,17 +360,17 @@ def test_a_reduced_model_drops_tokens_of_articles_alone(model, batch):
     ids, types, mask = (value.flatten(0, 1) for value in batch.values())
     reducer, model.config.dial = model.reducer, 0.1
     finished = reducer.run(model.selector, reducer.protect(Tokens.from_padded(ids, mask, types)), 0.1)
-    # [CLS] and what follows the first [SEP]: c d [SEP], c a b [SEP], a c [SEP] and a d [SEP].
-    assert finished.kept.tolist() == [[4, 5, 4, 4]]
-    assert_close(model(**batch).logits, reducer.outputs(finished).view(2, 2))
+    # [CLS] and what follows the first [SEP]: c d [SEP], c a b [SEP], a c [SEP], and so on.
+    assert finished.kept.tolist() == [[4, 5, 4, 4, 4, 4]]
+    assert_close(model(**batch).logits, reducer.outputs(finished).view(3, 2))
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
         ({"input_ids": torch.ones(2, 5, dtype=torch.long)}, r"input_ids must have three dimensions, .* \(2, 5\)"),
-        ({"labels": torch.tensor([[1]])}, "labels must be a tensor with one choice for each of the 2 examples"),
-        ({"labels": [1, 0]}, "labels must be a tensor with one choice for each of the 2 examples"),
+        ({"labels": torch.tensor([[1]])}, "labels must be a tensor with one choice for each of the 3 examples"),
+        ({"labels": [1, 0]}, "labels must be a tensor with one choice for each of the 3 examples"),
         ({"attention_mask": torch.ones(4, 3)}, "attention_mask must have the shape"),
         ({"inputs_embeds": torch.ones(1)}, "was passed inputs_embeds"),
     ],
