@@ -11,16 +11,19 @@ import tokenizers
 import torch
 import transformers
 
+from tests.trbert.tasks.toys import worked_example
 from trbert.encoder import Encoder
 from trbert.modeling import assemble
 from trbert.packed import declared
 from trbert.packed.declared import declare
 from trbert.packed.families import FAMILIES
+from trbert.packed.tokens import Tokens
 from trbert.pretrained import load_pretrained
 from trbert.selection.policy import Policy
 from trbert.selection.reduction import Reducer
 from trbert.selection.selectors import PolicySelector
-from trbert.tasks import TASKS
+from trbert.tasks import TASKS, task_of
+from trbert.tasks.examples import Examples
 from tune.search import _parser
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,6 +54,26 @@ def convbert(tmp_path, monkeypatch):
     yield tmp_path
     FAMILIES.pop("convbert", None)
     sys.modules.pop("convbert_family", None)
+
+
+def test_the_example_of_a_task_has_less_than_forty_lines():
+    assert len(section("A new task").splitlines()) < 40
+
+
+def test_the_example_of_a_task_answers_by_the_median_and_pays_for_nearness():
+    # The shares are .4, .1, .1 and .4. Half of it lies in the first two classes: an answer of the second is nearest.
+    ordinal, _ = worked_example()
+    task, outputs = ordinal(), torch.tensor([[0.4, 0.11, 0.09, 0.4]]).log()
+    own = Examples.of_documents(Tokens.from_lists([[1]], None), torch.tensor([3]))
+    assert task.decode(outputs, own) == [1]
+    assert task.correct([1], own) == [1 / 3]
+
+
+def test_the_example_of_a_task_is_found_by_its_name(monkeypatch):
+    # The contract of tasks runs over it, too.
+    ordinal, _ = worked_example()
+    monkeypatch.setitem(TASKS, ordinal.name, ordinal())
+    assert task_of(_parser().parse_args(["--task", "ordinal"]).task).metric == "closeness"
 
 
 def test_the_example_of_a_family_has_less_than_forty_lines():

@@ -53,6 +53,13 @@ def test_transformers_attention_is_looked_up_by_its_name_in_the_config():
     assert model.encoder.layer[0].attention.self.config._attn_implementation == "eager"
 
 
+def test_transformers_auto_classes_know_for_which_configurations_they_have_a_head():
+    """`trbert.pretrained`: a family without the head of a task is refused by its own name."""
+    mapping = transformers.AutoModelForMultipleChoice._model_mapping
+    assert transformers.BertConfig in mapping
+    assert transformers.NomicBertConfig not in mapping
+
+
 def test_transformers_mpnet_takes_its_relative_bias_by_a_keyword_and_has_the_parts_that_are_exchanged():
     """`trbert.packed.mpnet`: the bias is computed as `compute_position_bias` does, for positions of our own."""
     config = transformers.MPNetConfig(num_hidden_layers=1, hidden_size=8, num_attention_heads=2, intermediate_size=8)

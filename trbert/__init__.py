@@ -22,6 +22,7 @@ from trbert.errors import (
 if TYPE_CHECKING:
     from trbert.modeling import (
         TrbertConfig,
+        TrbertForMultipleChoice,
         TrbertForQuestionAnswering,
         TrbertForSequenceClassification,
         TrbertForTokenClassification,
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 
 _MODELING = (
     "TrbertConfig",
+    "TrbertForMultipleChoice",
     "TrbertForQuestionAnswering",
     "TrbertForSequenceClassification",
     "TrbertForTokenClassification",
@@ -56,6 +58,7 @@ __all__ = [
     "RunFolderError",
     "TrbertConfig",
     "TrbertError",
+    "TrbertForMultipleChoice",
     "TrbertForQuestionAnswering",
     "TrbertForSequenceClassification",
     "TrbertForTokenClassification",

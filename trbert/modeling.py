@@ -11,6 +11,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import (
+    MultipleChoiceModelOutput,
     QuestionAnsweringModelOutput,
     SequenceClassifierOutput,
     TokenClassifierOutput,
@@ -29,6 +30,7 @@ from trbert.encoder import Encoder
 from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound, TrbertError
 from trbert.measure.cost import CostModel
 from trbert.packed.families import FAMILIES
+from trbert.packed.heads import plain_outputs
 from trbert.packed.tokens import Tokens
 from trbert.runners import Eager, Runner, runner_of
 from trbert.runners.int8 import is_quantised
@@ -37,7 +39,7 @@ from trbert.selection.policy import Policy
 from trbert.selection.reduction import Reducer, check_points
 from trbert.selection.selectors import Selector, selector_class, selector_of
 from trbert.tasks import Task, task_of
-from trbert.tasks.examples import Examples
+from trbert.tasks.examples import Examples, exact
 from trbert.wording import cell, cut, shown
 
 
@@ -331,10 +333,54 @@ class TrbertForQuestionAnswering(TrbertModel):
         return QuestionAnsweringModelOutput(loss=loss, start_logits=starts, end_logits=ends)
 
 
+class TrbertForMultipleChoice(TrbertModel):
+    """A reduced model that gives each option of a question a number. `AutoModelForMultipleChoice` finds it."""
+
+    def forward(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        labels: Any = None,
+        return_dict: bool | None = True,
+        **kwargs: Any,
+    ) -> ModelOutput | tuple[Any, ...]:
+        """Returns the logits [examples, choices], and the mean of −log p(label) where labels are given.
+
+        The inputs are [examples, choices, width], as for the plain model. Labels are the index of the right choice of
+        each example.
+
+        Raises:
+            InputError: The inputs have other dimensions, or labels are not one for each example. Or the model refuses
+                the documents, as for any other task.
+        """
+        if isinstance(input_ids, Tensor) and input_ids.dim() != 3:
+            raise InputError(
+                "input_ids must have three dimensions, examples, their choices and their tokens, and have the shape "
+                f"{tuple(input_ids.shape)}: for the choices of a single example pass input_ids[None]"
+            )
+        ids, mask, types = (
+            value.flatten(0, 1) if isinstance(value, Tensor) and value.dim() == 3 else value
+            for value in (input_ids, attention_mask, token_type_ids)
+        )
+        found: Any = super().forward(ids, mask, types, **kwargs)
+        logits, loss = found.logits.view(input_ids.shape[:2]), None
+        if labels is not None:
+            if not isinstance(labels, Tensor) or labels.shape != logits.shape[:1]:
+                raise InputError(
+                    f"labels must be a tensor with one choice for each of the {len(logits)} examples, and is "
+                    f"{shown(labels)}: pass the index of the right choice of each"
+                )
+            loss = F.cross_entropy(exact(logits), labels)
+        answer = MultipleChoiceModelOutput(loss=loss, logits=logits)
+        return answer.to_tuple() if return_dict is False else answer
+
+
 MODELS: dict[str, type[TrbertModel]] = {
+    "AutoModelForMultipleChoice": TrbertForMultipleChoice,
+    "AutoModelForQuestionAnswering": TrbertForQuestionAnswering,
     "AutoModelForSequenceClassification": TrbertForSequenceClassification,
     "AutoModelForTokenClassification": TrbertForTokenClassification,
-    "AutoModelForQuestionAnswering": TrbertForQuestionAnswering,
 }
 """The classes of reduced models that an Auto class of transformers finds, by the name of the Auto class.
 
@@ -473,7 +519,7 @@ def try_out(model: TrbertModel) -> None:
     ids = torch.arange(min(4, rows, encoder.max_tokens), device=encoder.device)[None]
     runs: Any = model.plain if model.selector.needs == "saliency" else model  # that rule needs labels to run
     with torch.no_grad():
-        runs(input_ids=ids)
+        plain_outputs(runs, {"input_ids": ids})
 
 
 def _check_weights(folder: Path) -> tuple[Path, tuple[Path, ...]]:

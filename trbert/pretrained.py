@@ -27,7 +27,7 @@ from trbert.checkpoint.weights import (
     read_heads,
     unread,
 )
-from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound
+from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound, UnsupportedModel
 from trbert.packed.families import family_of
 from trbert.tasks import Task
 
@@ -66,14 +66,15 @@ def load_pretrained(name: str, task: Task, labels: Sequence[str], new_head: bool
 
     Raises:
         ModelNotFound: The name is neither a folder nor the name of a model that can be fetched from the hub.
-        UnsupportedModel: The model is not an encoder, `trbert.packed.families` does not describe its family, or it
-            needs what is not here. Or a family that was registered does not fit it.
+        UnsupportedModel: The model is not an encoder, `trbert.packed.families` does not describe its family, it has no
+            head for this task, or it needs what is not here. Or a family that was registered does not fit it.
         InputError: The model was fine-tuned for other labels.
         DamagedCheckpoint: Files of the model are missing or cut off, or do not fit together.
     """
     place, found = (Place(name, _packaged_folder(), local=True), ()) if name == PACKAGED else find_model(name)
     with quiet(), place.read():
         config, names, cleared = read_config(place)
+        _check_head(place, task, config)
         heads = [each for each in config.architectures or () if "For" in each]
         trained = any(task.head.removeprefix("AutoModel") in each for each in heads)
         fine_tuned = trained and not new_head
@@ -98,6 +99,15 @@ def load_pretrained(name: str, task: Task, labels: Sequence[str], new_head: bool
         order, matched = match_labels(place.name, own, tuple(map(str, labels)))
     notes = (*found, *cleared, *written, *unused, *replaced, *matched, *read, *fitted)
     return Pretrained(model.eval(), tokenizer, fine_tuned, order, notes)
+
+
+def _check_head(place: Place, task: Task, config: Any) -> None:
+    """Checks that transformers has the task's head for this family."""
+    if type(config) not in task.auto_class._model_mapping:
+        raise UnsupportedModel(
+            f"model {place.name} must be of a family for which transformers has a head of task {task.name}, and is of "
+            f"{config.model_type}, which {task.head} does not know: pass a --model of another family, such as bert"
+        )
 
 
 def check_positions(config: Any, tokens: int) -> None:

@@ -560,7 +560,7 @@ def _tune_config(
     # If the user fixed the ratios but not the points, there must be as many points as ratios.
     num_points = len(ratios) if ratios and "select.points" not in fixed else None
     space = search_space(num_layers, prepared.penalty, fixed, num_points)
-    pairs = len(prepared.task.columns(fitted.data.text_column, fitted.data.label_column).inputs) == 2
+    pairs = len(prepared.task.columns(fitted.data.text_column, fitted.data.label_column).inputs) > 1
     documents = fitted.select.documents
     guesses = first_guesses(num_layers, prepared.penalty, documents, fixed, num_points, pairs=pairs)
     first = guesses[: plan.trials]

@@ -5,7 +5,6 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from envs.dynamics import Dynamics, RewardTerms
-from tests.trbert.tasks.toys import PickOne
 from trbert.encoder import Encoder
 from trbert.measure.cost import CostModel
 from trbert.packed.tokens import Tokens
@@ -76,7 +75,7 @@ def examples(tokens, labels):
 @pytest.fixture(scope="session")
 def pick_one():
     """A task whose examples own two documents each."""
-    return PickOne()
+    return TASKS["multiple_choice"]
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from tests.trbert.tasks.toys import MarkWords, PickOne
+from tests.trbert.tasks.toys import MarkWords
 from trbert import pretrained
 from trbert.encoder import Encoder
 from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound, UnsupportedModel
@@ -240,16 +240,27 @@ def test_a_head_of_the_tasks_kind_is_taken_as_it_is(config_of, save):
 
 
 def test_a_head_whose_output_has_no_name_has_one(bert, save):
-    plain, fine_tuned = save(bert.bert, "plain"), save(bert, "fine_tuned")
-    found = load_pretrained(str(plain), PickOne(), ())
+    trained = transformers.BertForMultipleChoice(bert.config)
+    plain, fine_tuned = save(bert.bert, "plain"), save(trained, "fine_tuned")
+    found = load_pretrained(str(plain), TASKS["multiple_choice"], ())
     assert not found.fine_tuned
     assert found.model.config.num_labels == 1
-    found = load_pretrained(str(fine_tuned), PickOne(), ())  # there are no names to compare
+    found = load_pretrained(str(fine_tuned), TASKS["multiple_choice"], ())  # there are no names to compare
     assert found.fine_tuned
-    assert torch.equal(found.model.classifier.weight, bert.classifier.weight)
+    assert torch.equal(found.model.classifier.weight, trained.classifier.weight)
 
 
 # What cannot.
+
+
+def test_a_family_without_the_tasks_head_is_refused(config_of, save):
+    folder = save(transformers.NomicBertModel(config_of("nomic_bert")))
+    told = (
+        f"model {folder} must be of a family for which transformers has a head of task multiple_choice, and is of "
+        "nomic_bert, which AutoModelForMultipleChoice does not know: pass a --model of another family, such as bert"
+    )
+    with pytest.raises(UnsupportedModel, match=f"^{re.escape(told)}$"):
+        load_pretrained(str(folder), TASKS["multiple_choice"], ())
 
 
 def test_a_model_fine_tuned_for_other_labels_is_refused_with_both_ways_out(fine_tuned):

@@ -276,3 +276,29 @@ def test_the_spans_of_question_answering_are_read_from_the_states_with_which_tok
         expected = torch.stack([linear(weights, "qa_outputs", state) for state in last])
         found = ours(input_ids=torch.tensor([ids]), token_type_ids=torch.tensor([types]))
         assert_close(torch.stack([found.start_logits[0], found.end_logits[0]], -1), expected, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_an_imported_checkpoint_of_multiple_choice_answers_as_the_original(
+    build_model, with_heads, save_original, tmp_path
+):
+    plain = transformers.AutoModelForMultipleChoice.from_config(CONFIG).eval()
+    plain.bert.load_state_dict(build_model(CONFIG).bert.state_dict())
+    torch.nn.init.normal_(plain.classifier.weight)
+    weights = with_heads(plain)
+    folder = save_original(tmp_path / "original", plain, weights)
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace("AUTOBertForSequenceClassification", "AUTOBertForMultipleChoice"))
+    out = reimported(folder, tmp_path / "reduced", "--task", "multiple_choice")
+    ours = trbert.load(out)
+    theirs = transformers.AutoModelForMultipleChoice.from_pretrained(out).eval()
+    options = list(documents_of((17, 17, 9)))
+    ids = torch.tensor([[own + [0] * (17 - len(own)) for own, _ in options]])
+    types = torch.tensor([[own + [0] * (17 - len(own)) for _, own in options]])
+    mask = (torch.arange(17) < torch.tensor([17, 17, 9])[:, None]).long()[None]
+    logits, kept = zip(*(original_forward(weights, *own) for own in options), strict=True)
+    assert 3 < sum(len(own[-1]) for own in kept) < 43
+    for model in (ours, theirs):
+        found = model(input_ids=ids, token_type_ids=types, attention_mask=mask, labels=torch.tensor([2]))
+        assert_close(found.logits, torch.cat(logits)[None], atol=1e-4, rtol=0)
+        assert_close(found.loss, -torch.cat(logits).log_softmax(0)[2], atol=1e-4, rtol=0)

@@ -35,6 +35,21 @@ def write_numbers(folder: Path) -> Path:
     return write_texts(folder, lambda number: ["alpha"] * (number % 4), lambda markers: 7.5 + len(markers))
 
 
+def write_choices(folder: Path) -> Path:
+    """Writes 300 questions about a text, with four options. The one with the word alpha is right."""
+    draw, lines = random.Random(0), []
+    for number in range(300):
+        words = [f"w{draw.randrange(30)}" for _ in range(draw.randint(4, 8))]
+        options = ["alpha w1", *(f"beta w{draw.randrange(30)}" for _ in range(3))]
+        draw.shuffle(options)
+        answer = "ABCD"[options.index("alpha w1")]
+        question = ("which one", "the word _ .")[number % 2]
+        row = {"article": " ".join(words), "question": question, "options": options, "answer": answer}
+        lines.append(json.dumps(row))
+    (folder / "choices.jsonl").write_text("\n".join(lines))
+    return folder / "choices.jsonl"
+
+
 def write_texts(folder: Path, markers_of, label_of=list) -> Path:
     draw, lines = random.Random(0), []
     for number in range(300):
@@ -66,13 +81,14 @@ TASKS = {
     "multi_label": write_lists,
     "regression": write_numbers,
     "question_answering": write_questions,
+    "multiple_choice": write_choices,
 }
 """For each kind of task, what writes a tiny set for it."""
 
 MEASURE = """
 import sys, torch, transformers, trbert
 from trbert.data.splits import load_splits
-from trbert.packed.heads import outputs_of
+from trbert.packed.heads import plain_outputs
 path, data, dial = sys.argv[1:]
 model = trbert.load(path, dial=float(dial))
 assert type(getattr(transformers, model.task.head).from_pretrained(path)) is type(model)
@@ -80,16 +96,15 @@ tokenizer = transformers.AutoTokenizer.from_pretrained(path)
 task = model.task
 examples = task.encode(load_splits(data, task=task).test, tokenizer, model.config.max_tokens).examples
 own = examples.tokens
-types = None if own.token_type_ids is None else own.token_type_ids.split(own.lengths.tolist())
-def inputs_of(number, document):
-    inputs = {"input_ids": document[None]}
-    return inputs if types is None else {**inputs, "token_type_ids": types[number][None]}
+names = [name for name in ("input_ids", "token_type_ids") if getattr(own, name) is not None]
 with torch.inference_mode():
-    documents = own.input_ids.split(own.lengths.tolist())
-    logits = [outputs_of(model(**inputs_of(number, document))) for number, document in enumerate(documents)]
+    columns = zip(*(getattr(own, name).split(own.lengths.tolist()) for name in names))
+    logits = [plain_outputs(model, {name: ids[None] for name, ids in zip(names, each)}) for each in columns]
 outputs = torch.cat([each[0] if task.reads == "tokens" else each for each in logits])
 print(task.quality(task.decode(outputs, examples), examples))
-pipe = None if task.reads == "tokens" else transformers.pipeline("text-classification", model=path, tokenizer=tokenizer)
+pipe = None
+if task.head == "AutoModelForSequenceClassification":
+    pipe = transformers.pipeline("text-classification", model=path, tokenizer=tokenizer)
 if task.name == "multi_label":
     scores = {each["label"]: each["score"] for each in pipe("w1 w2 alpha", top_k=None)}
     assert scores.keys() == {"alpha", "beta"} and sum(scores.values()) != 1

@@ -201,8 +201,7 @@ def bench(
     Args:
         model: the reduced model. Its plain model is the baseline.
         tokenizer: its tokenizer.
-        inputs: one list of texts; or two lists, where a document is a pair of texts. The order is that of arrival. A
-            text may be a list of words.
+        inputs: the input columns of the rows, in the order of their arrival.
         dials: the dials at which the reduced model is timed.
         batches: the numbers of documents of a forward pass.
         dtypes: the arithmetics, as names from `DTYPES`, and "int8" on a CPU. The first one is that of the baseline.
@@ -220,13 +219,13 @@ def bench(
     if unknown:
         raise InputError(f"dtypes must be among {', '.join([*DTYPES, INT8])}, and hold {unknown[0]!r}: leave it out")
     device = model.device
-    documents = Documents(tokenizer, inputs, model.config.max_tokens, device)
+    documents = _documents(model.task, tokenizer, inputs, model.config.max_tokens, device)
     variants: list[Variant] = []
     for dtype in dtypes:
         variants += _variants(in_arithmetic(model, dtype), documents, dtype, dials, compiles and dtype != INT8)
     for name, rival in (rivals or {}).items():
         longest = min(model.config.max_tokens, Encoder(rival.model).max_tokens)
-        own = Documents(rival.tokenizer, inputs, longest, device)
+        own = _documents(model.task, rival.tokenizer, inputs, longest, device)
         variants += _rival_variants(name, rival, model.task, own, dtypes)
     rows: list[Row] = []
     for batch in batches:
@@ -252,6 +251,14 @@ def in_arithmetic(model: TrbertModel, name: str) -> TrbertModel:
     if name == INT8:
         own.run_with(Int8())
     return own
+
+
+def _documents(
+    task: Task, tokenizer: Any, inputs: Sequence[Sequence[Any]], longest: int, device: torch.device
+) -> Documents:
+    """Returns the documents of the rows, but not more of them than there are rows. Options are documents of a row."""
+    texts = task.texts(inputs, tokenizer)
+    return Documents(tokenizer, [column[: len(inputs[0])] for column in texts], longest, device)
 
 
 def _variants(

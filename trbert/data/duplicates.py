@@ -16,7 +16,7 @@ _KEEP_NONE = "pass --drop-duplicates to leave them out"
 
 
 def text_groups(rows: Rows) -> Groups:
-    """Returns for each row the index of the first row with the same inputs.
+    """Returns for each row the index of the first row with the same inputs, as far as `together` of the rows says.
 
     Blanks at the ends of a text make no difference. Pairs are the same where both of their texts are.
 
@@ -26,7 +26,7 @@ def text_groups(rows: Rows) -> Groups:
         array([0, 1, 0])
     """
     first: dict[tuple[str, ...], int] = {}
-    found = [first.setdefault(key, row) for row, key in enumerate(_keys(rows))]
+    found = [first.setdefault(key[: rows.together], row) for row, key in enumerate(_keys(rows))]
     return np.array(found, dtype=np.int64)
 
 

@@ -3,6 +3,7 @@
 from trbert.errors import InputError
 from trbert.tasks.classification import Classification
 from trbert.tasks.multi_label import MultiLabel
+from trbert.tasks.multiple_choice import MultipleChoice
 from trbert.tasks.regression import Regression
 from trbert.tasks.spans.question_answering import QuestionAnswering
 from trbert.tasks.tagging import Tagging
@@ -16,6 +17,7 @@ TASKS: dict[str, Task] = {
         Regression(),
         Tagging(),
         QuestionAnswering(),
+        MultipleChoice(),
     )
 }
 

@@ -148,9 +148,11 @@ class Encoded:
         truncated: how many of their documents were truncated.
         kept: the indices of the rows that are kept. A row for which the tokenizer gives no token is left out.
         notes: what else the user should know of how these rows were encoded. The split's name is put before each.
+        skipped: how many rows were left out because they are bad. A note says so.
     """
 
     examples: Examples
     truncated: int
     kept: Int64[np.ndarray, " examples"]
     notes: tuple[str, ...] = ()
+    skipped: int = 0

@@ -1,8 +1,9 @@
-"""What tasks have in common that read a text, or a pair of texts, as one document."""
+"""What tasks have in common that read a text, a pair of texts, or more of them, as one document."""
 
 from abc import ABC
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from trbert.tasks.task import Task
 from trbert.tasks.texts import rows_with_texts
 from trbert.wording import cut, first_line
 
+Truncation = Literal["longest_first", "only_first"]
+
 _TRAINED = {
     "single_label_classification": "one label",
     "multi_label_classification": "several labels",
@@ -27,7 +30,7 @@ _TRAINED = {
 
 
 class OverTexts(Task, ABC):
-    """A task whose examples have one document each: a text, or a pair of texts.
+    """A task whose examples have one document each: a text, a pair of texts, or more texts in their order.
 
     Attributes:
         gives: what it gives each text, in words.
@@ -49,26 +52,34 @@ class OverTexts(Task, ABC):
                 f"{_TRAINED[problem]} (problem_type {problem}): pass --new-head, or another model"
             )
 
-    def columns(self, text_column: str | None = None, label_column: str | None = None) -> Columns:
-        """Returns the columns of the texts and of the targets.
+    def texts(self, inputs: Sequence[Sequence[Any]], tokenizer: Any) -> tuple[tuple[str, ...], ...]:
+        """Returns the texts as a text or a pair of texts. The second one of a pair joins all columns after the first.
+
+        The separating token stands between them, as KG-BERT writes triples (Yao et al. 2019, section 3.2):
+        [CLS] head [SEP] relation [SEP] tail [SEP].
 
         Raises:
-            InputError: text_column does not name one column or two.
+            InputError: There are more than two columns, and the tokenizer has no separating token.
         """
-        columns = super().columns(text_column, label_column)
-        if len(columns.inputs) > 2:
+        first, *later = (tuple(column) for column in inputs)
+        if len(later) < 2:
+            return (first, *later)
+        separator = tokenizer.sep_token
+        if separator is None:
             raise InputError(
-                f"--text-column must name one column, or two with a comma between them, and is {text_column!r}: "
-                "write text, or question,sentence for pairs"
+                f"the tokenizer must have a separating token to join the {len(later) + 1} columns of --text-column, "
+                "and has none: name one column or two, or pass another --model"
             )
-        return columns
+        # Without blanks: a tokenizer of bytes, such as RoBERTa's, would read one before the separator as a token.
+        return first, tuple(map(separator.join, zip(*later, strict=True)))
 
     def encode(self, rows: Rows, tokenizer: Any, max_length: int) -> Encoded:
         """Returns an example of one document for each row that has a token.
 
-        The first token of each document is protected. In a pair, the longer text is truncated first.
+        The first token of each document is protected. In a pair, the longer text is truncated first. All texts after
+        the first one count as one text.
         """
-        tokens, truncated, kept = encode_texts(tokenizer, rows.inputs, max_length)
+        tokens, truncated, kept = encode_texts(tokenizer, self.texts(rows.inputs, tokenizer), max_length)
         tokens = self.protect(tokens, separator_of(self, tokenizer))
         return Encoded(Examples.of_documents(tokens, torch.tensor(rows.targets[kept])), truncated, kept)
 
@@ -87,13 +98,13 @@ def usable_rows(split: str, table: Table, columns: Columns) -> tuple[list[int], 
     return kept, notes
 
 
-def texts_of(table: Table, columns: Columns, rows: Sequence[int]) -> tuple[tuple[str, ...], ...]:
-    """Returns the texts of some rows, a column after the other."""
+def texts_of(table: Table, columns: Columns, rows: Sequence[int]) -> tuple[tuple[Any, ...], ...]:
+    """Returns what some rows have in the input columns, such as their texts, a column after the other."""
     return tuple(tuple(table.values[name][row] for row in rows) for name in columns.inputs)
 
 
 def encode_texts(
-    tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int
+    tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int, truncation: Truncation = "longest_first"
 ) -> tuple[Tokens, int, Int64[np.ndarray, " docs"]]:
     """Returns the tokens of texts as one row, how many documents were truncated, and which documents these are.
 
@@ -102,8 +113,8 @@ def encode_texts(
     Args:
         tokenizer: a Hugging Face tokenizer.
         columns: one list of texts; or two lists, where a document is a pair of texts.
-        max_length: the most tokens of a document, with its special tokens. In a pair, the longer text is truncated
-            first.
+        max_length: the most tokens of a document, with its special tokens.
+        truncation: which text of a pair is truncated: the longer one first, or the first one alone.
 
     Raises:
         InputError: max_length leaves no room for a token beside the special ones. There is no text. Or the tokenizer
@@ -115,14 +126,8 @@ def encode_texts(
         raise InputError(f"max_length must be more than the {special} special tokens, and is {max_length}")
     if not texts[0]:
         raise InputError("texts must not be empty: pass at least one document")
-    try:
-        with panics_told():
-            ids, kinds, long = _read(tokenizer, texts, max_length)
-    except Exception as error:  # as the tokenizers library raises it
-        raise InputError(
-            f"tokenizer must read the texts of the data, and does not ({first_line(error)}): correct tokenizer.json, "
-            "or pass another --model"
-        ) from error
+    with _errors_told():
+        ids, kinds, long = _read(tokenizer, texts, max_length, truncation)
     kept = np.flatnonzero([len(own) > 0 for own in ids])
     if len(kept) == 0:
         raise InputError(
@@ -133,8 +138,32 @@ def encode_texts(
     return Tokens.from_lists(own_ids, own_kinds), long, kept
 
 
+def count_tokens(tokenizer: Any, texts: Sequence[str]) -> list[int]:
+    """Returns the number of tokens of each text, without special ones.
+
+    Raises:
+        InputError: The tokenizer fails.
+    """
+    with _errors_told():
+        found = tokenizer(list(texts), add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+    return [len(ids) for ids in found]
+
+
+@contextmanager
+def _errors_told() -> Iterator[None]:
+    """Turns any error of a tokenizer into an InputError that says what to do."""
+    try:
+        with panics_told():
+            yield
+    except Exception as error:  # as the tokenizers library raises it
+        raise InputError(
+            f"tokenizer must read the texts of the data, and does not ({first_line(error)}): correct tokenizer.json, "
+            "or pass another --model"
+        ) from error
+
+
 def _read(
-    tokenizer: Any, texts: Sequence[Sequence[str]], max_length: int
+    tokenizer: Any, texts: Sequence[Sequence[str]], max_length: int, truncation: Truncation
 ) -> tuple[list[list[int]], list[list[int]] | None, int]:
     """Returns the ids and the types of the tokens of each text, and how many texts were truncated."""
     encoded = tokenizer(*texts, truncation=False, verbose=False)
@@ -142,7 +171,7 @@ def _read(
     long = [row for row, own in enumerate(ids) if len(own) > max_length]
     if long:  # they alone are read again
         cut_off = tokenizer(
-            *([column[row] for row in long] for column in texts), truncation="longest_first", max_length=max_length
+            *([column[row] for row in long] for column in texts), truncation=truncation, max_length=max_length
         )
         for place, row in enumerate(long):
             ids[row] = cut_off["input_ids"][place]

@@ -19,7 +19,7 @@ class Columns:
     """The names of the columns to read.
 
     Attributes:
-        inputs: the columns that the model reads: one of texts, or two where a document is a pair of texts.
+        inputs: the columns that the model reads: one of texts, or several where a document has several parts.
         target: the column of what is to be predicted, such as the labels; "" where only the inputs are read.
         words: whether a row is a list of words with a list of their tags. A text file then has a word on each line.
         skip_bad: whether rows that cannot be read are left out, and not refused.
@@ -123,6 +123,11 @@ class Rows:
         names: the names of what the targets number, where the quality depends on them; () elsewhere.
         references: for each row what its answer is compared with, where the target does not say it, such as the texts
             that answer a question; () elsewhere.
+        places: where each row stands in the data, such as "row 3 of train.csv", for a task whose `encode` may refuse a
+            row; () elsewhere.
+        skip_bad: whether such a row is left out, and not refused.
+        together: how many of the first input columns say which rows a hold-out keeps on one side: those that are equal
+            there, such as the questions about one text. None compares all columns.
     """
 
     inputs: tuple[tuple[Any, ...], ...]
@@ -130,6 +135,9 @@ class Rows:
     strata: Int64[np.ndarray, " rows"]
     names: tuple[str, ...] = ()
     references: tuple[Any, ...] = ()
+    places: tuple[str, ...] = ()
+    skip_bad: bool = False
+    together: int | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -138,8 +146,15 @@ class Rows:
         """Returns the rows with these indices, in the given order."""
         rows = index.tolist()
         inputs = tuple(tuple(column[row] for row in rows) for column in self.inputs)
-        references = tuple(self.references[row] for row in rows) if self.references else ()
-        return Rows(inputs, self.targets[index], self.strata[index], self.names, references)
+        references, places = (tuple(own[row] for row in rows) if own else () for own in (self.references, self.places))
+        return replace(
+            self,
+            inputs=inputs,
+            targets=self.targets[index],
+            strata=self.strata[index],
+            references=references,
+            places=places,
+        )
 
     def renumbered(self, order: Int64[np.ndarray, " classes"], names: tuple[str, ...] = ()) -> "Rows":
         """Returns the rows with other numbers for the same classes: class `c` becomes `order[c]`.

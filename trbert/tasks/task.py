@@ -136,6 +136,18 @@ class Task(ABC):
         """
         return rows.renumbered(order, tuple(labels))
 
+    def texts(self, inputs: Sequence[Sequence[Any]], tokenizer: Any) -> tuple[tuple[Any, ...], ...]:
+        """Returns the texts of the documents as a tokenizer takes them: one list, or two for pairs of texts.
+
+        Args:
+            inputs: the input columns, as the method `inputs` or rows have them.
+            tokenizer: a Hugging Face tokenizer.
+
+        Raises:
+            InputError: The tokenizer cannot read these columns.
+        """
+        return tuple(tuple(column) for column in inputs)
+
     @abstractmethod
     def encode(self, rows: Rows, tokenizer: Any, max_length: int) -> Encoded:
         """Returns the rows as examples. A row for which the tokenizer gives no token is left out.

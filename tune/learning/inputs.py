@@ -188,7 +188,7 @@ def _tokenised(
     rows_of = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     encoded = {name: task.encode(rows, tokenizer, max_length) for name, rows in rows_of.items()}
     for name, each in encoded.items():
-        tokens, left_out = each.examples.tokens, len(rows_of[name]) - len(each.kept)
+        tokens, left_out = each.examples.tokens, len(rows_of[name]) - len(each.kept) - each.skipped
         share = f" ({each.truncated / len(tokens):.0%})" if each.truncated else ""
         without = f", {left_out:,} rows without a token left out" if left_out else ""
         say(

@@ -634,12 +634,10 @@ def test_what_is_wrong_with_a_second_column_is_said_of_it(tmp_path: Path) -> Non
     )
 
 
-@pytest.mark.parametrize(
-    ("columns", "most"), [("a,b,c", "two"), ("a,", "several"), (",a", "several"), ("a, ", "several"), ("", "several")]
-)
-def test_one_text_column_is_named_or_two(tmp_path: Path, columns: str, most: str) -> None:
+@pytest.mark.parametrize("columns", ["a,", ",a", "a, ", ""])
+def test_a_text_column_without_a_name_is_refused(tmp_path: Path, columns: str) -> None:
     assert refusal(write_rows(tmp_path / "a.jsonl", ["a", "b"]), text_column=columns) == (
-        f"--text-column must name one column, or {most} with a comma between them, and is {columns!r}: "
+        f"--text-column must name one column, or several with a comma between them, and is {columns!r}: "
         "write text, or question,sentence for pairs"
     )
 

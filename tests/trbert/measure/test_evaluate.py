@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tests.trbert.tasks.toys import MarkWords, PickOne
+from tests.trbert.tasks.toys import MarkWords
 from trbert.encoder import Encoder
 from trbert.measure import evaluate as timed
 from trbert.measure.cost import CostModel
@@ -19,6 +19,7 @@ from trbert.measure.evaluate import (
 )
 from trbert.selection.policy import Policy
 from trbert.selection.selectors import SELECTORS, FirstSelector, PolicySelector, selector_class, selector_of
+from trbert.tasks import TASKS
 from trbert.tasks.examples import Examples
 
 LENGTHS = (5, 16, 2, 9, 16, 3, 11, 7)
@@ -205,7 +206,7 @@ def choices(tokens):
 def choosing(make_reducer, build_model, config_of):
     config = config_of("bert")
     config.num_labels = 1
-    return make_reducer(POINTS, encoder=Encoder(build_model(config)), task=PickOne())
+    return make_reducer(POINTS, encoder=Encoder(build_model(config)), task=TASKS["multiple_choice"])
 
 
 # Examples of 21, 11, 19 and 18 tokens: longest first each alone; in pairs; all at once.

@@ -11,7 +11,7 @@ import transformers
 from torch import Tensor
 from torch.testing import assert_close
 
-from tests.trbert.tasks.toys import MarkWords, PickOne
+from tests.trbert.tasks.toys import MarkWords, worked_example
 from trbert.encoder import Encoder
 from trbert.errors import InputError
 from trbert.measure.cost import CostModel
@@ -39,7 +39,7 @@ class Case:
         bad: a target that this head lacks.
         right: takes examples, and returns the outputs that are right; None where the loss's own gradient leads there.
         windows: whether a row that is longer than a document becomes several documents, and none is truncated.
-        beside: the tokens that a document has beside those of its longest text and two special ones.
+        lengths: the tokens of each document.
     """
 
     task: Task
@@ -49,7 +49,7 @@ class Case:
     bad: int
     right: Callable[[Examples], Tensor] | None = None
     windows: bool = False
-    beside: int = 0
+    lengths: tuple[int, ...] = (5, 3, 7, 4, 4)
 
 
 TEXTS = ["a b c", "d", "c c b a d", "b a", "d c"]
@@ -77,11 +77,17 @@ CASES = [
         right=lambda examples: examples.targets[:, :1],
     ),
     Case(
-        PickOne(),
-        ("one,other", "right"),
-        {"one": TEXTS, "other": TEXTS[::-1], "right": [0, 1, 1, 0, 1]},
+        TASKS["multiple_choice"],
+        ("passage,what,options", "right"),
+        {
+            "passage": TEXTS,
+            "what": ["a", "b _", "c", "d", "_"],
+            "options": [["a", "b"], ["c", "d"], ["a", "d"], ["b c", "c b"], ["d", "b"]],
+            "right": ["A", "B", "B", "A", "B"],
+        },
         outputs=1,
         bad=2,
+        lengths=(8, 8, 6, 6, 10, 10, 8, 8, 6, 6),
     ),
     Case(
         TASKS["tagging"],
@@ -105,7 +111,7 @@ CASES = [
         outputs=2,
         bad=4,
         windows=True,
-        beside=2,
+        lengths=(7, 5, 9, 6, 6),
     ),
     Case(
         MarkWords(),
@@ -115,6 +121,10 @@ CASES = [
         bad=3,
     ),
 ]
+
+
+Ordinal, its_case = worked_example()
+CASES.append(eval(its_case))
 
 
 @pytest.fixture(params=CASES, ids=lambda case: case.task.name)
@@ -187,14 +197,14 @@ def test_encoding_gives_each_row_its_documents_with_their_first_token_protected(
 
 
 def test_encoding_counts_the_documents_that_it_truncates_or_parts(case, task, rows, examples, tokenizer):
-    counts = [len(text.split() if isinstance(text, str) else text) for column in rows.inputs for text in column]
-    longest, of_five_words = max(counts) + 2 + case.beside, counts.count(5)
-    assert of_five_words > 0
+    assert examples.tokens.lengths.tolist() == list(case.lengths)
+    longest = max(case.lengths)
+    the_longest = case.lengths.count(longest)
     assert task.encode(rows, tokenizer, longest).truncated == 0
     encoded = task.encode(rows, tokenizer, longest - 1)
     more = len(encoded.examples.tokens) - len(examples.tokens)
     examples = encoded.examples
-    assert (encoded.truncated, more) == ((0, of_five_words) if case.windows else (of_five_words, 0))
+    assert (encoded.truncated, more) == ((0, the_longest) if case.windows else (the_longest, 0))
     assert int(examples.tokens.lengths.max()) == longest - 1
     assert task.loss(torch.zeros(examples.num_outputs, case.outputs), examples).shape == (5,)
 

@@ -1,4 +1,9 @@
-"""Two small tasks that are unlike classification: examples of several documents, and a head that reads tokens."""
+"""Two tasks for tests: one whose head reads tokens, and the worked example of CONTRIBUTING.md."""
+
+import re
+import sys
+import types
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,52 +15,17 @@ from trbert.tasks.over_texts import encode_texts
 from trbert.tasks.rows import Reading, Rows
 from trbert.tasks.task import Task
 
+CONTRIBUTING = Path(__file__).resolve().parents[3] / "CONTRIBUTING.md"
 
-class PickOne(Task):
-    """Which of an example's documents is the right one: multiple choice, the head says one number of each document."""
 
-    name = "pick_one"
-    head = "AutoModelForSequenceClassification"
-    metric = "accuracy"
-
-    def read(self, tables, columns, renames=None):
-        rows = {}
-        for split, table in tables.items():
-            targets = np.array(table.values[columns.target], dtype=np.int64)
-            rows[split] = Rows(tuple(tuple(table.values[name]) for name in columns.inputs), targets, targets)
-        return Reading(rows=rows, labels=(), notes=())
-
-    def encode(self, rows, tokenizer, max_length):
-        texts = [text for options in zip(*rows.inputs, strict=True) for text in options]
-        tokens, truncated, _ = encode_texts(tokenizer, (texts,), max_length)
-        owner = torch.arange(len(rows)).repeat_interleave(len(rows.inputs))
-        examples = Examples(tokens, torch.tensor(rows.targets), owner, self.reads)
-        return Encoded(examples, truncated, np.arange(len(rows)))
-
-    def check_targets(self, examples, num_outputs):
-        options = torch.bincount(examples.owner, minlength=len(examples))
-        if num_outputs != 1 or bool(((examples.targets < 0) | (examples.targets >= options)).any()):
-            raise InputError("targets must be documents of their examples, and the head must have one output")
-
-    def loss(self, outputs, examples):
-        options = torch.bincount(examples.owner, minlength=len(examples))
-        return -_log_shares(outputs, examples)[options.cumsum(0) - options + examples.targets]
-
-    def distil(self, outputs, teacher_outputs, examples, temperature):
-        shares = _log_shares(teacher_outputs / temperature, examples).exp()
-        return -(temperature**2) * examples.per_example(shares * _log_shares(outputs / temperature, examples))
-
-    def prior(self, examples):
-        return float(torch.special.entr(torch.bincount(examples.targets) / len(examples)).sum())
-
-    def decode(self, outputs, examples):
-        return [int(outputs[examples.owner == number, 0].argmax()) for number in range(len(examples))]
-
-    def commonest(self, train, examples):
-        return [int(torch.bincount(train.targets).argmax())] * len(examples)
-
-    def correct(self, decoded, examples):
-        return [float(one == right) for one, right in zip(decoded, examples.targets.tolist(), strict=True)]
+def worked_example():
+    """Returns the task of the worked example, and its case in the contract as it is written there."""
+    section = re.split(r"\n##", CONTRIBUTING.read_text().split("\n### A new task\n")[1])[0]
+    code, case = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    module = sys.modules.setdefault("worked_example", types.ModuleType("worked_example"))  # so that it pickles
+    if not hasattr(module, "Ordinal"):
+        exec(code, vars(module))
+    return module.Ordinal, case
 
 
 class MarkWords(Task):
@@ -119,11 +89,6 @@ class MarkWords(Task):
             right = [float(one == mark) for one, mark in zip(own, marks, strict=False) if mark != -100]
             shares.append(sum(right) / len(right))
         return shares
-
-
-def _log_shares(outputs, examples):
-    """Returns the log of each document's share of its example."""
-    return outputs[:, 0] - examples.per_example(outputs[:, 0].exp()).log()[examples.owner]
 
 
 def _marks(examples):

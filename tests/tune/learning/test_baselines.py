@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.trbert.tasks.toys import MarkWords, PickOne
+from tests.trbert.tasks.toys import MarkWords
 from trbert.data.splits import Splits, load_splits
 from trbert.packed.tokens import Tokens
+from trbert.tasks import TASKS
 from trbert.tasks.classification import Classification
 from trbert.tasks.examples import Examples
 from trbert.tasks.rows import Rows
@@ -126,7 +127,7 @@ def test_a_task_without_text_classes_has_the_commonest_answer_alone():
     pairs = Examples(
         Tokens.from_lists([[1]] * 8, None), torch.tensor([1, 1, 0, 1]), torch.arange(4).repeat_interleave(2)
     )
-    (found,) = baselines(PickOne(), NO_ROWS, {"train": pairs, "validation": pairs, "test": pairs}, 0)
+    (found,) = baselines(TASKS["multiple_choice"], NO_ROWS, {"train": pairs, "validation": pairs, "test": pairs}, 0)
     assert found == Answers(name=COMMONEST, validation=[1] * 4, test=[1] * 4, rows=4)
 
 

@@ -10,7 +10,6 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from envs.rollout import Draw, sample_trajectories
-from tests.trbert.tasks.toys import PickOne
 from tests.tune.learning.watching import Told, right, same, weights_of
 from trbert.dial import DialCurve
 from trbert.packed.tokens import Tokens
@@ -430,7 +429,7 @@ def picks(make_model, train):
 
     def make(changes):
         model = make_model(changes)
-        reducer = dataclasses.replace(model.reducer, task=PickOne())
+        reducer = dataclasses.replace(model.reducer, task=TASKS["multiple_choice"])
         dynamics = dataclasses.replace(model.dynamics, reducer=reducer)
         joint = dataclasses.replace(joint_of(model), dynamics=dynamics)
         teacher = train.teacher[:12]

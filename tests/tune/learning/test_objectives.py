@@ -13,7 +13,6 @@ from transformers import BertConfig, BertForSequenceClassification
 import envs.rollout
 from envs.dynamics import Dynamics, RewardTerms
 from envs.rollout import Draw, sample_trajectories
-from tests.trbert.tasks.toys import PickOne
 from trbert.encoder import Encoder
 from trbert.measure.cost import CostModel
 from trbert.packed.tokens import Tokens
@@ -294,7 +293,7 @@ def test_a_protected_tokens_logit_moves_no_log_probability(dynamics, policy):
 
 @pytest.mark.parametrize("reward_to_go", [True, False])
 def test_the_select_loss_of_an_example_of_two_documents_has_the_exact_gradient(dynamics, policy, every, reward_to_go):
-    picks = dataclasses.replace(dynamics, reducer=dataclasses.replace(dynamics.reducer, task=PickOne()))
+    picks = dataclasses.replace(dynamics, reducer=dataclasses.replace(dynamics.reducer, task=TASKS["multiple_choice"]))
     ids = [[3, 7], [5, 2, 9]]
     example = Examples(Tokens.from_lists(ids, None), torch.tensor([1]), owner=torch.tensor([0, 0]))
     rollouts = [every(own) for own in ids]

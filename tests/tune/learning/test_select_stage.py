@@ -12,12 +12,12 @@ from torch.testing import assert_close
 
 from envs.dynamics import Dynamics, RewardTerms
 from envs.rollout import Draw, sample_trajectories
-from tests.trbert.tasks.toys import PickOne
 from tests.tune.learning.watching import Told, right, same, weights_of
 from trbert.errors import Diverged, InputError
 from trbert.measure.cost import CostModel
 from trbert.packed.tokens import Tokens
 from trbert.selection.saliency import most_salient, saliency
+from trbert.tasks import TASKS
 from trbert.tasks.examples import Examples
 from tune.learning import select_stage as stages
 from tune.learning.select_stage import (
@@ -472,9 +472,8 @@ def test_relaxed_examples_pay_for_their_documents_together_by_hand(model, make_r
     cost = CostModel(
         embedding_per_token=0.0, layer_per_token=(1.0,) * 4, layer_per_pair=(0.0,) * 4, head_per_document=0.0
     )
-    dynamics = Dynamics(
-        dataclasses.replace(model.reducer, task=PickOne()), RewardTerms(penalty=2.0, keep_ratios=(0.0, 0.0)), cost
-    )
+    reducer = dataclasses.replace(model.reducer, task=TASKS["multiple_choice"])
+    dynamics = Dynamics(reducer, RewardTerms(penalty=2.0, keep_ratios=(0.0, 0.0)), cost)
     counts = torch.tensor([[[4.0, 16.0, 1.0, 9.0], [1.0, 1.0, 1.0, 1.0]]] * 2, requires_grad=True)
     numbers = numbered(make_rollout(2), torch.zeros(2, 2, 4), counts=counts)
     kept = counts.detach().long().flatten(1)
@@ -490,7 +489,8 @@ def test_relaxed_examples_pay_for_their_documents_together_by_hand(model, make_r
 def test_an_item_of_examples_of_two_documents_is_their_mean_wherever_it_is_cut(make_model, train):
     # The same gradient, summed over examples, from one item or two; and the reward of both is their mean.
     model = make_model({})
-    picks = dataclasses.replace(model.dynamics, reducer=dataclasses.replace(model.reducer, task=PickOne()))
+    reducer = dataclasses.replace(model.reducer, task=TASKS["multiple_choice"])
+    picks = dataclasses.replace(model.dynamics, reducer=reducer)
     examples = Examples(train.tokens.take(torch.arange(12)), train.targets[:6], torch.arange(6).repeat_interleave(2))
     sampler = stages.Sampler(picks, model.policy, examples, model.settings.select, model.settings.compute, 0)
     weights = flatten(model.policy)

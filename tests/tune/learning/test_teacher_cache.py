@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load, load_file, save, save_file
 
-from tests.trbert.tasks.toys import PickOne
 from trbert.disk.cache import Entry
 from trbert.errors import Diverged
+from trbert.tasks import TASKS
 from trbert.tasks.examples import Examples
 from tune.budget import make_plan
 from tune.learning import teacher_cache
@@ -290,9 +290,9 @@ def test_what_a_teacher_says_is_kept_for_each_task(model, train, settings, cache
 
     monkeypatch.setattr(teacher_cache, "unreduced_outputs", watched)
     few = train.take(torch.arange(4))
-    for task in (model.reducer.task, PickOne(), model.reducer.task):
+    for task in (model.reducer.task, TASKS["multiple_choice"], model.reducer.task):
         teacher_outputs(dataclasses.replace(model.reducer, task=task), few, "train", settings.compute)
-    assert said == ["classification", "pick_one"]
+    assert said == ["classification", "multiple_choice"]
 
 
 def test_a_teacher_that_ran_out_of_time_is_taken_up_by_its_own_search_alone(model, train, settings, cache):

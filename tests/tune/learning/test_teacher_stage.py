@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tests.trbert.tasks.toys import PickOne
 from tests.tune.learning.watching import Told, same, weights_of
 from trbert.packed.tokens import Tokens
 from trbert.selection.reduction import Reducer
+from trbert.tasks import TASKS
 from trbert.tasks.examples import Examples
 from tune.budget import StageTimeout
 from tune.learning import teacher_stage
@@ -103,7 +103,7 @@ def test_the_seconds_are_those_of_one_document_where_examples_have_two_by_hand(r
     split = Examples(tokens, torch.tensor([0, 1]), owner=torch.tensor([0, 0, 1, 1]))
     clock = iter([0.0, 9.0, 100.0, 104.0, 200.0, 206.0])
     monkeypatch.setattr(teacher_stage, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
-    picks = dataclasses.replace(reducer, task=PickOne())
+    picks = dataclasses.replace(reducer, task=TASKS["multiple_choice"])
     assert training_seconds(picks, split, "float32", 1, count=1) == pytest.approx(10 / 3)
     assert [tokens.lengths.tolist() for tokens in passes] == [[4, 8]] * 3
 

@@ -9,8 +9,8 @@ import torch
 from torch.testing import assert_close
 
 import trbert
-from tests.trbert.tasks.toys import MarkWords, PickOne
-from trbert.packed.heads import outputs_of
+from tests.trbert.tasks.toys import MarkWords
+from trbert.packed.heads import plain_outputs
 from trbert.tasks import TASKS
 from tune.learning.model import Model, measure_along_dial
 from tune.learning.prepare import prepare
@@ -35,16 +35,15 @@ def text(draw, marker):
     return words
 
 
-def write_picks(folder):
-    """Of two texts, the one with the word alpha is the right one."""
-    draw, path = random.Random(0), folder / "picks.csv"
-    with path.open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["first", "second", "label"])
-        for row in range(ROWS):
-            right = row % 2
-            texts = [" ".join(text(draw, "alpha" if number == right else "beta")) for number in (0, 1)]
-            rows.writerow([*texts, right])
+def write_choices(folder):
+    """Of two options, the one with the word alpha is the right one, wherever it stands in the second text."""
+    draw, path, lines = random.Random(0), folder / "choices.jsonl", []
+    for row in range(ROWS):
+        article, *options = (" ".join(text(draw, marker)) for marker in ("w1", "alpha", "beta"))
+        question = ("w2 w3", "w2 _ w3")[draw.randrange(2)]
+        right = row % 2
+        lines.append({"article": article, "question": question, "options": options[:: 1 - 2 * right], "answer": right})
+    path.write_text("\n".join(map(json.dumps, lines)))
     return path
 
 
@@ -108,7 +107,7 @@ def write_questions(folder):
 
 TOYS = {
     "regression": (TASKS["regression"], write_scores, "text"),
-    "pick_one": (PickOne(), write_picks, "first,second"),
+    "multiple_choice": (TASKS["multiple_choice"], write_choices, "article,question,options"),
     "mark_words": (MarkWords(), write_marks, "text"),
     "multi_label": (TASKS["multi_label"], write_labels, "text"),
     "tagging": (TASKS["tagging"], write_tags, "tokens"),
@@ -132,7 +131,7 @@ def toy_settings(task, settings, tmp_path, cache):
 
 
 def padded(tokens):
-    """Returns documents as a user passes them: padded, with their mask."""
+    """Returns documents as a user passes them: padded, with their mask and their segments."""
     mask = torch.arange(int(tokens.lengths.max())) < tokens.lengths[:, None]
     inputs = {"attention_mask": mask.long()}
     for name, row in (("input_ids", tokens.input_ids), ("token_type_ids", tokens.token_type_ids)):
@@ -148,7 +147,7 @@ SELECTORS = ["policy", *(pytest.param(name, marks=pytest.mark.slow) for name in 
 def test_a_toy_task_runs_every_stage_and_what_is_loaded_says_the_same(task, toy_settings, selector, tmp_path):
     prepared = prepare(toy_settings, None, lambda line: None)
     assert prepared.task is task
-    documents = 2 if task.name == "pick_one" else 1
+    documents = 2 if task.name == "multiple_choice" else 1
     assert [len(part) for part in (prepared.train, prepared.validation, prepared.test)] == [96, 12, 12]
     assert len(prepared.train.tokens) == 96 * documents
     assert len(prepared.train.teacher) == prepared.train.num_outputs
@@ -175,7 +174,7 @@ def test_a_toy_task_runs_every_stage_and_what_is_loaded_says_the_same(task, toy_
         assert len(expected) == split.num_outputs
         with torch.no_grad():
             inputs = padded(tokens)
-            said = outputs_of(own(**inputs))
+            said = plain_outputs(own, inputs)
         if task.reads == "tokens":  # padded as the inputs are
             said = said[inputs["attention_mask"].bool()]
         assert_close(said, expected.detach(), rtol=1e-4, atol=1e-5)

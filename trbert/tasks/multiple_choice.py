@@ -1,0 +1,374 @@
+"""Multiple choice: which one of several options answers a question, mostly about a text."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from trbert.errors import InputError
+from trbert.tasks.bad_rows import read_rows
+from trbert.tasks.examples import Encoded, Examples, Outputs, exact
+from trbert.tasks.over_texts import count_tokens, encode_texts, texts_of, usable_rows
+from trbert.tasks.parts import separator_of
+from trbert.tasks.rows import Columns, Reading, Rows, Table
+from trbert.tasks.task import PerExample, Task
+from trbert.tasks.texts import is_blank, is_missing, rows_with_texts
+from trbert.wording import cut, shown
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+"""The letters of the options, in their order. There are at most so many options."""
+BLANK = re.compile(r"(?<!\w)_+|_+(?!\w)")
+"""The blank of a cloze question. Underscores between two letters are none."""
+
+
+class MultipleChoice(Task):
+    """Predicts which of several options answers a question. The example is the question; each option is a document.
+
+    A document is a pair of texts: the article, and the question with the option. In a cloze question the option takes
+    the place of each blank; elsewhere it follows the question. Hugging Face's code for RACE, which the original TR-BERT
+    code took over, writes its documents like that. Without an article the pair is the question and the option.
+
+    The target of an example is the index of the right option. The outputs are one number for each option.
+    """
+
+    name = "multiple_choice"
+    head = "AutoModelForMultipleChoice"
+    metric = "accuracy"
+    text_column = "article,question,options"
+    label_column = "answer"
+    protected_part = "second"
+
+    def columns(self, text_column: str | None = None, label_column: str | None = None) -> Columns:
+        """Returns the columns of the article, of the question, of the options, and of the answer.
+
+        Raises:
+            InputError: text_column names neither three columns nor two.
+        """
+        columns = super().columns(text_column, label_column)
+        if len(columns.inputs) not in (2, 3):
+            raise InputError(
+                f"--text-column must name the columns of the article, of the question and of the options, and is "
+                f"{text_column!r}: write {self.text_column}, or question,options where there is no article"
+            )
+        return columns
+
+    def read(self, tables: Mapping[str, Table], columns: Columns, renames: Mapping[str, str] | None = None) -> Reading:
+        """Returns the texts and the options of every split, with the index of the right option of each row.
+
+        Rows with a blank article or question are left out. In a split other than train, so are rows that are in train,
+        too. An answer is a letter, an index from 0 on, or the text of an option: whichever of them fits the most rows
+        of train.
+
+        Raises:
+            InputError: A row has no list of options, another number of options than most rows, a blank option, or an
+                answer that is no option. Or no row is left, or there is a map of labels.
+        """
+        if renames is not None:
+            raise InputError("--label-map must be left out for multiple_choice, and is set: write answers in the data")
+        notes: list[str] = []
+        used: dict[str, list[int]] = {}
+        for split, table in tables.items():
+            used[split], left_out = usable_rows(split, table, replace(columns, inputs=columns.inputs[:-1]))
+            notes += left_out
+        train, name = tables["train"], columns.inputs[-1]
+        lists = [train.values[name][row] for row in used["train"]]
+        count = Counter(len(own) for own in lists if isinstance(own, list)).most_common(1)
+        kind = _kind_of(train, columns, used["train"])
+        rows = {}
+        for split, table in tables.items():
+            read = partial(_read, table, columns, count[0][0] if count else 0, kind)
+            kept, answers, skipped = read_rows(split, table, columns, used[split], read)
+            notes += skipped
+            targets = np.array(answers, dtype=np.int64)
+            rows[split] = Rows(
+                texts_of(table, columns, kept),
+                targets,
+                targets,
+                places=tuple(f"row {row} of {table.origin}" for row in kept),
+                skip_bad=columns.skip_bad,
+                together=1,
+            )
+        return Reading(rows=rows, labels=(), notes=tuple(notes))
+
+    def inputs(self, table: Table, columns: Columns) -> tuple[tuple[Any, ...], ...]:
+        """Returns the articles, the questions and the lists of options. Rows without a text or options are left out.
+
+        Raises:
+            InputError: A value is no text or no list of options, or no row is left.
+        """
+        kept = rows_with_texts(table, columns.inputs[:-1])
+        for row in kept:
+            _options(table, columns.inputs[-1], row)
+        return texts_of(table, columns, kept)
+
+    def counts(self, rows: Mapping[str, Rows], labels: Sequence[str]) -> list[str]:
+        """Returns how many questions train has, how often each option is the right one, and a row of train."""
+        train = rows["train"]
+        question, options = train.inputs[-2][0], train.inputs[-1][0]
+        counts = np.bincount(train.targets, minlength=len(options)).tolist()
+        each = ", ".join(f"{letter} {count:,}" for letter, count in zip(LETTERS, counts, strict=False))
+        return [
+            f"train: {len(train):,} questions of {len(options)} options; the right one is {each}",
+            f"train: one of the questions is {cut(question)}, with the answer {cut(options[train.targets[0]])}",
+        ]
+
+    def texts(self, inputs: Sequence[Sequence[Any]], tokenizer: Any) -> tuple[tuple[str, ...], ...]:
+        """Returns the pairs of texts of all options, one row after the other."""
+        *first, options = inputs
+        texts = zip(*first, strict=True)
+        pairs = [_pair(own, option) for own, each in zip(texts, options, strict=True) for option in each]
+        return tuple(zip(*pairs, strict=True))
+
+    def encode(self, rows: Rows, tokenizer: Any, max_length: int) -> Encoded:
+        """Returns an example for each row. It has a document for each option.
+
+        The article alone is truncated. The first token of each document is protected, and so are the question and the
+        option.
+
+        Raises:
+            InputError: A question with an option leaves no room for a token of the article.
+        """
+        separator = separator_of(self, tokenizer)
+        if len(rows) == 0:
+            raise InputError("rows must not be empty: pass at least one")
+        long = _too_long(rows, self.texts(rows.inputs, tokenizer)[1], tokenizer, max_length)
+        notes: tuple[str, ...] = ()
+        if long:
+            notes = (
+                f"{len(long):,} bad rows left out (--skip-bad-rows), in which the question with an option leaves no "
+                f"room for its text; the first one: {_place(rows, long[0])}",
+            )
+        fitting = np.setdiff1d(np.arange(len(rows)), long)
+        options = torch.tensor([len(rows.inputs[-1][row]) for row in fitting])
+        texts = self.texts(rows.take(fitting).inputs, tokenizer)
+        tokens, truncated, documents = encode_texts(tokenizer, texts, max_length, "only_first")
+        # A row of which the tokenizer reads some options alone is left out, as one is without any token.
+        owner = torch.arange(len(fitting)).repeat_interleave(options)[torch.tensor(documents)]
+        whole = torch.bincount(owner, minlength=len(fitting)) == options
+        tokens, owner = tokens.take(whole[owner].nonzero()[:, 0]), owner[whole[owner]]
+        kept = fitting[whole.numpy()]
+        examples = Examples(
+            tokens=self.protect(tokens, separator),
+            targets=torch.tensor(rows.targets[kept]),
+            owner=owner.unique_consecutive(return_inverse=True)[1],
+        )
+        return Encoded(examples, truncated, kept, notes, skipped=len(long))
+
+    def check_targets(self, examples: Examples, num_outputs: int) -> None:
+        """Checks that the targets are options of their examples. The head has one output, whatever its config says.
+
+        Raises:
+            InputError: They are not.
+        """
+        wrong = (examples.targets < 0) | (examples.targets >= _options_of(examples))
+        if bool(wrong.any()):
+            row = int(wrong.nonzero()[0, 0])
+            raise InputError(
+                f"the target of each example must be the index of one of its options, and that of example {row} is "
+                f"{int(examples.targets[row])} of {int(_options_of(examples)[row])}: count the options from 0"
+            )
+
+    def loss(self, outputs: Outputs, examples: Examples) -> PerExample:
+        """Returns −log p(the right option) of each example, where p is a softmax over its options."""
+        options = _options_of(examples)
+        return -_log_shares(outputs, examples)[options.cumsum(0) - options + examples.targets]
+
+    def distil(self, outputs: Outputs, teacher_outputs: Outputs, examples: Examples, temperature: float) -> PerExample:
+        """Returns T² · cross-entropy against the teacher's softened distribution (Hinton et al. 2015, section 2)."""
+        shares = _log_shares(teacher_outputs / temperature, examples).exp()
+        return -(temperature**2) * examples.per_example(shares * _log_shares(outputs / temperature, examples))
+
+    def prior(self, examples: Examples) -> float:
+        """Returns the mean of log(number of options), in nats.
+
+        Where the right option stands tells the head nothing, because it reads each option by itself. So a prediction
+        that reads no text gives all options of a question the same probability.
+        """
+        same = torch.zeros(examples.num_outputs, 1, dtype=torch.float64, device=examples.targets.device)
+        return float(self.loss(same, examples).mean())
+
+    def decode(self, outputs: Outputs, examples: Examples) -> list[int]:
+        """Returns the index of the most likely option of each example."""
+        return [int(own.argmax()) for own in outputs[:, 0].split(_options_of(examples).tolist())]
+
+    def commonest(self, train: Examples, examples: Examples) -> list[int]:
+        """Returns the index that is most often the right one in train, for each example."""
+        return [int(torch.bincount(train.targets).argmax())] * len(examples)
+
+    def correct(self, decoded: Sequence[Any], examples: Examples) -> list[float]:
+        """Returns 1 for each example whose option is the right one, and 0 for the others."""
+        return [float(one == right) for one, right in zip(decoded, examples.targets.tolist(), strict=True)]
+
+
+def _pair(texts: Sequence[str], option: str) -> tuple[str, str]:
+    """Returns the two texts of an option's document.
+
+    Args:
+        texts: the article and the question, or the question alone.
+        option: the text of the option.
+
+    Example:
+        >>> _pair(("It rains.", "The weather is _ ."), "bad")
+        ('It rains.', 'The weather is bad .')
+        >>> _pair(("It rains.", "Why?"), "Who knows")
+        ('It rains.', 'Why? Who knows')
+    """
+    if len(texts) == 1:
+        return texts[0], option
+    article, question = texts
+    filled, blanks = BLANK.subn(lambda _: option, question)
+    return article, filled if blanks else f"{question} {option}"
+
+
+def _place(rows: Rows, row: int) -> str:
+    """Returns where a row stands in the data."""
+    return rows.places[row] if rows.places else f"row {row}"
+
+
+def _too_long(rows: Rows, seconds: Sequence[str], tokenizer: Any, max_length: int) -> list[int]:
+    """Returns the rows with an option that leaves no room for a token of the first text, where they may be left out.
+
+    Args:
+        rows: the rows.
+        seconds: the second text of each document of the rows.
+        tokenizer: a Hugging Face tokenizer.
+        max_length: the most tokens of a document, with its special tokens.
+
+    Raises:
+        InputError: There is such a row, and it may not be left out. Or all rows are like that.
+    """
+    owner = [row for row, options in enumerate(rows.inputs[-1]) for _ in options]
+    room = max_length - tokenizer.num_special_tokens_to_add(pair=True) - 1
+    long: dict[int, int] = {}
+    for row, length in zip(owner, count_tokens(tokenizer, seconds), strict=True):
+        if length > room:
+            long.setdefault(row, length)
+    if long and (not rows.skip_bad or len(long) == len(rows)):
+        row = min(long)
+        remedy = "" if rows.skip_bad else ", or pass --skip-bad-rows, which leaves such rows out"
+        raise InputError(
+            f"{_place(rows, row)} must have a question that leaves room for its text "
+            f"within {max_length} tokens, and with an option it has {long[row]} tokens: raise --max-length, shorten or "
+            f"remove the row{remedy}"
+        )
+    return sorted(long)
+
+
+def _options(table: Table, name: str, row: int) -> list[str]:
+    """Returns the options of a row.
+
+    Raises:
+        InputError: They are no list of two texts or more, or one of them is blank.
+    """
+    options = table.values[name][row]
+    where = f"row {row} of {table.origin}"
+    if not isinstance(options, list):
+        raise InputError(
+            f"{where} must have a list of options in column {name!r}, and has {shown(options)}: write a list in a "
+            f".jsonl or .parquet file, or name the column of the options as the last one of --text-column"
+            f"{table.unread}"
+        )
+    if not 2 <= len(options) <= len(LETTERS):
+        raise InputError(
+            f"{where} must have from 2 to {len(LETTERS)} options in column {name!r}, and has {len(options)}: correct "
+            "or remove the row"
+        )
+    for place, option in enumerate(options):
+        if not isinstance(option, str) or is_blank(option):
+            raise InputError(
+                f"option {place} of {where} must be a text, and is {shown(option)}: correct or remove the row"
+            )
+    return options
+
+
+def _read(table: Table, columns: Columns, count: int, kind: str, row: int) -> int:
+    """Returns the index of the right option of a row.
+
+    Args:
+        table: the table.
+        columns: its columns.
+        count: how many options there are to be.
+        kind: how the answers are written.
+        row: the index of the row.
+
+    Raises:
+        InputError: The options or the answer are wrong.
+    """
+    options = _options(table, columns.inputs[-1], row)
+    if len(options) != count:
+        raise InputError(
+            f"row {row} of {table.origin} must have as many options as most rows of train, {count}, and has "
+            f"{len(options)}: correct or remove the row"
+        )
+    answer = table.values[columns.target][row]
+    found = _KINDS[kind](answer, options)
+    if found is None:
+        raise InputError(
+            f"row {row} of {table.origin} must have one of its {count} options in column {columns.target!r}, as {kind} "
+            f"as in most rows of train, and has {shown(answer)}: correct or remove the row, or set --label-column to "
+            f"the column of the answers{table.unread}"
+        )
+    return found
+
+
+def _letter(answer: Any, options: Sequence[str]) -> int | None:
+    """Returns the index of the option that a letter names."""
+    letter = answer.strip().upper() if isinstance(answer, str) else ""
+    place = LETTERS.find(letter) if len(letter) == 1 else -1
+    return place if 0 <= place < len(options) else None
+
+
+def _index(answer: Any, options: Sequence[str]) -> int | None:
+    """Returns the index that an answer is."""
+    if isinstance(answer, str):
+        answer = int(answer) if answer.strip().isdecimal() and len(answer) < 9 else None
+    whole = isinstance(answer, int | float) and not isinstance(answer, bool) and answer == answer // 1
+    return int(answer) if whole and 0 <= answer < len(options) else None
+
+
+def _text(answer: Any, options: Sequence[str]) -> int | None:
+    """Returns the index of the one option whose text is the answer."""
+    texts = [option.strip() for option in options]
+    text = answer.strip() if isinstance(answer, str) else None
+    return texts.index(text) if text is not None and texts.count(text) == 1 else None
+
+
+_KINDS: dict[str, Callable[[Any, Sequence[str]], int | None]] = {
+    "a letter from A on": _letter,
+    "an index from 0 on": _index,
+    "the text of an option": _text,
+}
+"""How answers are written, in words, and what finds the option of an answer; None where it is none of the options."""
+
+
+def _kind_of(table: Table, columns: Columns, rows: Sequence[int]) -> str:
+    """Returns how the answers of train are written: the first of the kinds that fit the most rows.
+
+    It is decided for all rows together, because an option may itself be a letter or a number.
+    """
+    options, answers = table.values[columns.inputs[-1]], table.values[columns.target]
+    lists = [(answers[row], options[row]) for row in rows if isinstance(options[row], list)]
+    pairs = [(answer, [str(each) for each in own]) for answer, own in lists if not is_missing(answer)]
+    fits = {kind: sum(find(*pair) is not None for pair in pairs) for kind, find in _KINDS.items()}
+    return max(fits, key=lambda kind: fits[kind])
+
+
+def _options_of(examples: Examples) -> Int[Tensor, " examples"]:
+    """Returns the number of options of each example."""
+    return torch.bincount(examples.owner, minlength=len(examples))
+
+
+def _log_shares(outputs: Outputs, examples: Examples) -> Float[Tensor, " docs"]:
+    """Returns the log of the probability of each option among those of its example."""
+    scores, owner = exact(outputs)[:, 0], examples.owner
+    # The greatest one is taken off first: the sum of exponentials must not overflow.
+    greatest = scores.new_zeros(len(examples)).scatter_reduce(0, owner, scores.detach(), "amax", include_self=False)
+    scores = scores - greatest[owner]
+    return scores - examples.per_example(scores.exp()).log()[owner]
