@@ -3,11 +3,15 @@
 from trbert.errors import InputError
 from trbert.tasks.classification import Classification
 from trbert.tasks.multi_label import MultiLabel
+from trbert.tasks.ranking.reranking import ListwiseReranking, Reranking
 from trbert.tasks.regression import Regression
 from trbert.tasks.tagging import Tagging
 from trbert.tasks.task import Task
 
-TASKS: dict[str, Task] = {task.name: task for task in (Classification(), MultiLabel(), Regression(), Tagging())}
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (Classification(), MultiLabel(), Regression(), Tagging(), Reranking(), ListwiseReranking())
+}
 
 
 def task_of(name: str) -> Task:

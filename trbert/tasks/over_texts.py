@@ -27,7 +27,7 @@ _TRAINED = {
 
 
 class OverTexts(Task, ABC):
-    """A task whose examples have one document each: a text, or a pair of texts.
+    """A task whose documents are texts, or pairs of texts. An example is one document, unless a task says otherwise.
 
     Attributes:
         gives: what it gives each text, in words.
@@ -93,7 +93,7 @@ def texts_of(table: Table, columns: Columns, rows: Sequence[int]) -> tuple[tuple
 
 
 def encode_texts(
-    tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int
+    tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int, truncation: str = "longest_first"
 ) -> tuple[Tokens, int, Int64[np.ndarray, " docs"]]:
     """Returns the tokens of texts as one row, how many documents were truncated, and which documents these are.
 
@@ -102,8 +102,8 @@ def encode_texts(
     Args:
         tokenizer: a Hugging Face tokenizer.
         columns: one list of texts; or two lists, where a document is a pair of texts.
-        max_length: the most tokens of a document, with its special tokens. In a pair, the longer text is truncated
-            first.
+        max_length: the most tokens of a document, with its special tokens.
+        truncation: the text of a pair that is truncated, as Hugging Face names it: the longer one, or "only_second".
 
     Raises:
         InputError: max_length leaves no room for a token beside the special ones. There is no text. Or the tokenizer
@@ -117,7 +117,7 @@ def encode_texts(
         raise InputError("texts must not be empty: pass at least one document")
     try:
         with panics_told():
-            ids, kinds, long = _read(tokenizer, texts, max_length)
+            ids, kinds, long = _read(tokenizer, texts, max_length, truncation)
     except Exception as error:  # as the tokenizers library raises it
         raise InputError(
             f"tokenizer must read the texts of the data, and does not ({first_line(error)}): correct tokenizer.json, "
@@ -134,7 +134,7 @@ def encode_texts(
 
 
 def _read(
-    tokenizer: Any, texts: Sequence[Sequence[str]], max_length: int
+    tokenizer: Any, texts: Sequence[Sequence[str]], max_length: int, truncation: str
 ) -> tuple[list[list[int]], list[list[int]] | None, int]:
     """Returns the ids and the types of the tokens of each text, and how many texts were truncated."""
     encoded = tokenizer(*texts, truncation=False, verbose=False)
@@ -142,7 +142,7 @@ def _read(
     long = [row for row, own in enumerate(ids) if len(own) > max_length]
     if long:  # they alone are read again
         cut_off = tokenizer(
-            *([column[row] for row in long] for column in texts), truncation="longest_first", max_length=max_length
+            *([column[row] for row in long] for column in texts), truncation=truncation, max_length=max_length
         )
         for place, row in enumerate(long):
             ids[row] = cut_off["input_ids"][place]

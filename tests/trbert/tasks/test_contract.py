@@ -38,6 +38,9 @@ class Case:
         bad: a target that this head lacks.
         right: takes examples, and returns the outputs that are right; None where the loss's own gradient leads there.
         windows: whether a row that is longer than a document becomes several documents, and none is truncated.
+        documents: takes rows, and returns the words of each document, with a word for each special token; None where
+            each text is a document, between two special tokens.
+        commonest: how right the commonest answer of train is of example 1, whose target is train's commonest.
     """
 
     task: Task
@@ -47,9 +50,19 @@ class Case:
     bad: int
     right: Callable[[Examples], Tensor] | None = None
     windows: bool = False
+    documents: Callable[[Any], list[list[str]]] | None = None
+    commonest: float = 1.0
 
 
 TEXTS = ["a b c", "d", "c c b a d", "b a", "d c"]
+PAIRS = [
+    *(("a b", "c", 1), ("a b", "d d", 0), ("a b", "c a", 0)),
+    *(("d", "c c b a d", 0), ("d", "b a", 1), ("d", "b", 0)),
+    *(("c", "d d d", 0), ("c", "b", 0), ("c", "d a", 0), ("c", "a", 1)),
+    *(("b", "a d c", 1), ("b", "d", 0)),
+    *(("c d a", "a", 0), ("c d a", "b", 1), ("c d a", "c", 0), ("c d a", "a a", 0), ("c d a", "d", 0)),
+]
+"""Five queries, each with documents of which one is relevant."""
 CASES = [
     Case(
         TASKS["classification"],
@@ -90,6 +103,26 @@ CASES = [
         outputs=3,
         bad=3,
         windows=True,
+    ),
+    *(
+        Case(
+            TASKS[name],
+            ("query,document", "label"),
+            {
+                "query": [query for query, _, _ in PAIRS],
+                "document": [document for _, document, _ in PAIRS],
+                "label": [label for _, _, label in PAIRS],
+            },
+            outputs=1,
+            bad=2,
+            documents=lambda rows: [
+                ["[CLS]", *query.split(), "[SEP]", *document.split(), "[SEP]"]
+                for query, documents in zip(*rows.inputs, strict=True)
+                for document in documents
+            ],
+            commonest=(1 + 1 / 2 + 1 / 3) / 3,  # one of three documents is relevant, and it may be in any place
+        )
+        for name in ("reranking", "listwise_reranking")
     ),
     Case(
         MarkWords(),
@@ -171,9 +204,12 @@ def test_encoding_gives_each_row_its_documents_with_their_first_token_protected(
 
 
 def test_encoding_counts_the_documents_that_it_truncates_or_parts(case, task, rows, examples, tokenizer):
-    counts = [len(text.split() if isinstance(text, str) else text) for column in rows.inputs for text in column]
-    longest, of_five_words = max(counts) + 2, counts.count(5)
-    assert of_five_words > 0
+    if case.documents is None:
+        counts = [len(text.split() if isinstance(text, str) else text) + 2 for column in rows.inputs for text in column]
+    else:
+        counts = [len(words) for words in case.documents(rows)]
+    longest = max(counts)
+    of_five_words = counts.count(longest)
     assert task.encode(rows, tokenizer, longest).truncated == 0
     encoded = task.encode(rows, tokenizer, longest - 1)
     more = len(encoded.examples.tokens) - len(examples.tokens)
@@ -300,11 +336,11 @@ def test_quality_is_one_for_right_outputs_and_below_it_for_others(case, task, ex
     assert task.metric
 
 
-def test_the_commonest_answer_of_train_is_one_for_each_example(task, examples):
+def test_the_commonest_answer_of_train_is_one_for_each_example(case, task, examples):
     train = examples.take(torch.tensor([1, 1, 1, 0, 2]))
     answers = task.commonest(train, examples)
     assert len(answers) == 5
-    assert task.correct(answers, examples)[1] == 1.0
+    assert task.correct(answers, examples)[1] == pytest.approx(case.commonest)
     assert 0 <= task.quality(answers, examples) < 1
 
 
@@ -353,7 +389,8 @@ def test_a_pass_that_keeps_all_says_what_the_plain_model_says(task, examples, re
     assert type(plain) in getattr(transformers, task.head)._model_mapping.values()
     found = []
     for start, end in zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True):
-        alone = plain(input_ids=tokens.input_ids[None, start:end]).logits
+        kinds = None if tokens.token_type_ids is None else tokens.token_type_ids[None, start:end]
+        alone = plain(input_ids=tokens.input_ids[None, start:end], token_type_ids=kinds).logits
         found.append(alone if task.reads == "documents" else alone[0])
     finished = reducer.run(first, tokens, first.keep_all)
     assert_close(reducer.outputs(finished), torch.cat(found))
