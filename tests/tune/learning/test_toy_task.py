@@ -92,12 +92,27 @@ def write_tags(folder):
     return path
 
 
+def write_queries(folder):
+    """Of a query's three documents, the one with the word alpha is relevant; every query has its own word."""
+    draw, path = random.Random(0), folder / "queries.csv"
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["query", "document", "label"])
+        for row in range(ROWS):
+            right = draw.randrange(3)
+            for number in range(3):
+                rows.writerow([f"w{row}", " ".join(text(draw, "alpha" if number == right else "beta")), number == right])
+    return path
+
+
 TOYS = {
     "regression": (TASKS["regression"], write_scores, "text"),
     "pick_one": (PickOne(), write_picks, "first,second"),
     "mark_words": (MarkWords(), write_marks, "text"),
     "multi_label": (TASKS["multi_label"], write_labels, "text"),
     "tagging": (TASKS["tagging"], write_tags, "tokens"),
+    "reranking": (TASKS["reranking"], write_queries, "query,document"),
+    "listwise_reranking": (TASKS["listwise_reranking"], write_queries, "query,document"),
 }
 
 
@@ -121,7 +136,10 @@ def padded(tokens):
     mask = torch.arange(int(tokens.lengths.max())) < tokens.lengths[:, None]
     ids = torch.zeros_like(mask, dtype=torch.long)
     ids[mask] = tokens.input_ids
-    return {"input_ids": ids, "attention_mask": mask.long()}
+    found = {"input_ids": ids, "attention_mask": mask.long()}
+    if tokens.token_type_ids is not None:
+        found["token_type_ids"] = torch.zeros_like(ids).masked_scatter(mask, tokens.token_type_ids)
+    return found
 
 
 SELECTORS = ["policy", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gumbel", "attention"))]
@@ -131,7 +149,7 @@ SELECTORS = ["policy", *(pytest.param(name, marks=pytest.mark.slow) for name in 
 def test_a_toy_task_runs_every_stage_and_what_is_loaded_says_the_same(task, toy_settings, selector, tmp_path):
     prepared = prepare(toy_settings, None, lambda line: None)
     assert prepared.task is task
-    documents = 2 if task.name == "pick_one" else 1
+    documents = {"pick_one": 2, "reranking": 3, "listwise_reranking": 3}.get(task.name, 1)
     assert [len(part) for part in (prepared.train, prepared.validation, prepared.test)] == [96, 12, 12]
     assert len(prepared.train.tokens) == 96 * documents
     assert len(prepared.train.teacher) == prepared.train.num_outputs
