@@ -46,7 +46,27 @@ def write_texts(folder: Path, markers_of, label_of=list) -> Path:
     return folder / "texts.jsonl"
 
 
-TASKS = {"tagging": write_tags, "multi_label": write_lists, "regression": write_numbers}
+def write_pairs(folder: Path) -> Path:
+    """Writes 200 queries with five documents each, of which one has a marker word and is relevant."""
+    draw, lines = random.Random(0), []
+    for number in range(200):
+        right = draw.randrange(5)
+        for place in range(5):
+            words = [f"w{draw.randrange(30)}" for _ in range(draw.randint(4, 8))]
+            words.insert(draw.randrange(len(words)), "alpha" if place == right else "beta")
+            lines.append(json.dumps({"query": f"w1 q{number}", "document": " ".join(words), "label": place == right}))
+    draw.shuffle(lines)  # the documents of a query need not be neighbours
+    (folder / "pairs.jsonl").write_text("\n".join(lines))
+    return folder / "pairs.jsonl"
+
+
+TASKS = {
+    "tagging": write_tags,
+    "multi_label": write_lists,
+    "regression": write_numbers,
+    "reranking": write_pairs,
+    "listwise_reranking": write_pairs,
+}
 """For each kind of task, what writes a tiny set for it."""
 
 MEASURE = """
@@ -60,8 +80,9 @@ task = model.task
 examples = task.encode(load_splits(data, task=task).test, tokenizer, model.config.max_tokens).examples
 own = examples.tokens
 with torch.inference_mode():
-    documents = own.input_ids.split(own.lengths.tolist())
-    logits = [model(input_ids=document[None]).logits for document in documents]
+    parts = [values.split(own.lengths.tolist()) for values in (own.input_ids, own.token_type_ids) if values is not None]
+    names = ("input_ids", "token_type_ids")
+    logits = [model(**{n: v[None] for n, v in zip(names, each)}).logits for each in zip(*parts)]
 outputs = torch.cat([each[0] if task.reads == "tokens" else each for each in logits])
 print(task.quality(task.decode(outputs, examples), examples))
 pipe = None if task.reads == "tokens" else transformers.pipeline("text-classification", model=path, tokenizer=tokenizer)
@@ -70,6 +91,10 @@ if task.name == "multi_label":
     assert scores.keys() == {"alpha", "beta"} and sum(scores.values()) != 1
 if task.name == "regression":
     assert pipe("alpha w1 alpha alpha")[0]["score"] > 5
+if task.name == "reranking":
+    pairs = [{"text": "w1 q3", "text_pair": f"w1 w2 {word} w4"} for word in ("alpha", "beta")]
+    scores = [each["score"] for each in pipe(pairs)]
+    assert 0 <= scores[1] < scores[0] <= 1
 assert "ray" not in sys.modules
 """
 

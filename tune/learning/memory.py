@@ -67,22 +67,25 @@ class Footprint:
         layers: the number of its layers.
         token_bytes: what a pass keeps of each token until the backward pass, in bytes.
         lengths: the number of tokens of each training example, the largest first.
+        documents: the number of training documents.
     """
 
     parameters: int
     layers: int
     token_bytes: float
     lengths: Tensor
+    documents: int
 
     def heaviest(self, together: int, times: int, budget: int) -> int:
         """Returns the most tokens of a pass.
 
         Args:
-            together: the number of examples in a step.
+            together: about how many documents a step has.
             times: the number of trajectories of each.
             budget: the most tokens of a pass; a single example may have more.
         """
-        return times * max(int(self.lengths[0]), min(int(self.lengths[:together].sum()), budget // times))
+        examples = max(1, round(together * len(self.lengths) / self.documents))
+        return times * max(int(self.lengths[0]), min(int(self.lengths[:examples].sum()), budget // times))
 
     def needs(self, settings: Settings, budget: int) -> Needs:
         """Returns what the processes of a trial need if a pass has at most this many tokens.
@@ -127,6 +130,7 @@ def footprint(reducer: Reducer, taught: Examples, lengths: Tensor, dtype: str) -
         layers=len(reducer.encoder.layers),
         token_bytes=ALLOCATED * (of_two - of_one) / int(part.lengths.sum()),
         lengths=lengths.cpu().sort(descending=True).values,
+        documents=len(taught.tokens),
     )
 
 

@@ -93,15 +93,17 @@ def write_tags(folder):
 
 
 def write_queries(folder):
-    """Of a query's three documents, the one with the word alpha is relevant; every query has its own word."""
+    """Of a query's four documents, the one with the word alpha is relevant; every query has its own word."""
     draw, path = random.Random(0), folder / "queries.csv"
     with path.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["query", "document", "label"])
         for row in range(ROWS):
-            right = draw.randrange(3)
-            for number in range(3):
-                rows.writerow([f"w{row}", " ".join(text(draw, "alpha" if number == right else "beta")), number == right])
+            right = draw.randrange(4)
+            for number in range(4):
+                rows.writerow(
+                    [f"w{row}", " ".join(text(draw, "alpha" if number == right else "beta")), number == right]
+                )
     return path
 
 
@@ -149,7 +151,7 @@ SELECTORS = ["policy", *(pytest.param(name, marks=pytest.mark.slow) for name in 
 def test_a_toy_task_runs_every_stage_and_what_is_loaded_says_the_same(task, toy_settings, selector, tmp_path):
     prepared = prepare(toy_settings, None, lambda line: None)
     assert prepared.task is task
-    documents = {"pick_one": 2, "reranking": 3, "listwise_reranking": 3}.get(task.name, 1)
+    documents = {"pick_one": 2, "reranking": 4, "listwise_reranking": 4}.get(task.name, 1)
     assert [len(part) for part in (prepared.train, prepared.validation, prepared.test)] == [96, 12, 12]
     assert len(prepared.train.tokens) == 96 * documents
     assert len(prepared.train.teacher) == prepared.train.num_outputs
