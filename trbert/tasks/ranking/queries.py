@@ -17,10 +17,14 @@ from trbert.wording import shown
 
 NO_GRADE = -100
 """The target at a place of a query where it has no more documents."""
+MOST_DOCUMENTS = 32
+"""The most documents of a query of train. All of them are in memory at once, with several trajectories each."""
 _WORDS: dict[str, Any] = {"true": 1.0, "false": 0.0}
 
-Found = dict[str, list[tuple[str, float]]]
-"""The documents of each query, each with its grade."""
+Documents = list[tuple[str, float]]
+"""The documents of a query, each with its grade."""
+Found = dict[str, Documents]
+"""The documents of each query."""
 
 
 def read_queries(tables: Mapping[str, Table], columns: Columns, renames: Mapping[str, str] | None) -> Reading:
@@ -31,7 +35,8 @@ def read_queries(tables: Mapping[str, Table], columns: Columns, renames: Mapping
 
     Rows of the table that have the same query belong together, wherever they stand. Rows with a blank text are left
     out. In a split other than train, so are rows that are in train, too. A query of which no document is relevant is
-    left out: every order of its documents is as good as any other. A split without any labels is not used.
+    left out: every order of its documents is as good as any other. A query of train has `MOST_DOCUMENTS` documents at
+    most. A split without any labels is not used.
 
     Args:
         tables: the table of each split.
@@ -63,6 +68,12 @@ def read_queries(tables: Mapping[str, Table], columns: Columns, renames: Mapping
     top = max(grade for own in relevant["train"].values() for _, grade in own)
     if top != 1:
         notes.append(f"grades are divided by the highest one of train, {top:g}")
+    if many := sum(len(own) > MOST_DOCUMENTS for own in relevant["train"].values()):
+        notes.append(
+            f"train: {many:,} queries have more than {MOST_DOCUMENTS} documents: the relevant ones are used first, and "
+            f"then the others in their order, up to {MOST_DOCUMENTS}"
+        )
+        relevant["train"] = {query: _fewer(own) for query, own in relevant["train"].items()}
     rows = {split: _rows(own, top) for split, own in relevant.items()}
     return Reading(rows=rows, labels=(), notes=tuple(notes))
 
@@ -96,6 +107,12 @@ def _queries(table: Table, columns: Columns, used: Sequence[int], grades: Sequen
     for row, grade in zip(used, grades, strict=True):
         found.setdefault(queries[row], []).append((documents[row], grade))
     return found
+
+
+def _fewer(own: Documents) -> Documents:
+    """Returns at most `MOST_DOCUMENTS` documents of a query, in their order: the relevant ones, then the others."""
+    places = sorted(range(len(own)), key=lambda place: own[place][1] == 0)[:MOST_DOCUMENTS]
+    return [own[place] for place in sorted(places)]
 
 
 def _check_some(split: str, table: Table, columns: Columns, relevant: Found) -> None:

@@ -54,6 +54,20 @@ def test_queries_without_a_relevant_document_are_left_out_and_counted():
     assert reading.notes == ("train: 1 of 3 queries left out, because none of their documents is relevant",)
 
 
+def test_queries_of_train_have_the_relevant_documents_and_others_up_to_a_limit_in_their_order():
+    pairs = [("q", f"d{number}", int(number in (3, 70))) for number in range(80)]
+    reading = read([*pairs, *PAIRS[1:]], test=table(pairs, "b.csv"))
+    rows = reading.rows["train"]
+    assert rows.inputs[1][0] == [*(f"d{number}" for number in range(31)), "d70"]
+    assert [rows.inputs[1][0][place] for place in rows.targets[0].nonzero()[0]] == ["d3", "d70"]
+    assert len(rows.inputs[1][1]) == 3
+    assert len(reading.rows["test"].inputs[1][0]) == 80
+    assert reading.notes == (
+        "train: 1 queries have more than 32 documents: the relevant ones are used first, and then the others in their "
+        "order, up to 32",
+    )
+
+
 def test_pairs_with_a_blank_text_are_left_out():
     reading = read([*PAIRS, ("q", " ", 1), ("", "x", 1)])
     assert reading.rows["train"].inputs[1] == (["a", "b"], ["c", "d", "e"])
