@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from trbert.data.decoding import read_text
 from trbert.data.folders import split_of
@@ -65,7 +65,7 @@ def read_trec(folder: Path, columns: Columns, format: Format, room: Room) -> tup
         for (query, document), (line, _) in pairs.items():
             _check_known(query, queries, QUERIES, line, where[split])
             _check_known(document, documents, COLLECTION, line, where[split])
-        values = {
+        values: dict[str, list[Any]] = {
             "query": [queries[query] for query, _ in pairs],
             "document": [documents[document] for _, document in pairs],
             "label": [grade for _, grade in pairs.values()],
