@@ -25,7 +25,7 @@ DIAL_PASSES, FRONT_PASSES = 4.0, 5.0
 and to measure the models of a front on test.
 """
 FEWEST = 100
-"""The fewest documents of a split that are used because of the budget, if the split has as many."""
+"""The fewest examples of a split that are used because of the budget, if the split has as many."""
 JOINT_PER_SELECT = 4
 """The joint stage gets so many documents for each document of select, as long as the budget cuts select."""
 WARM_PER_SELECT = 0.75
@@ -181,7 +181,7 @@ def after_preparing(plan: Plan, elapsed: float) -> Plan:
 
 
 def fit_documents(plan: Plan, pass_seconds: float, threads: int, documents: Mapping[str, int]) -> dict[str, int]:
-    """Returns how many documents of each split the budget can use, apart from the teacher's training.
+    """Returns how many examples of each split the budget can use, apart from the teacher's training.
 
     * train: the teacher's outputs on them fit `OUTPUTS_SHARE`;
     * validation: measuring a model on them along its dial fits `MEASURING_SHARE` of a trial;
@@ -189,7 +189,7 @@ def fit_documents(plan: Plan, pass_seconds: float, threads: int, documents: Mapp
 
     Args:
         plan: how the budget is spent.
-        pass_seconds: the time of an unreduced pass of one document in evaluation, on this process's threads.
+        pass_seconds: the time of an unreduced pass of one example in evaluation, on this process's threads.
         threads: the number of these threads; a trial has one.
         documents: how many there are.
 

@@ -72,7 +72,7 @@ def test_none_one_and_two_workers_train_the_same_policy(settings, prepared, pool
     for workers in (0, 1, 2):
         model = Model(prepared, settings)
         source = pool_of(workers) if workers else model.sampler(train)
-        train_policy(model.policy, source, len(train), settings.select, settings.seed, lambda step: None)
+        train_policy(model.policy, source, train, settings.select, settings.seed, lambda step: None)
         learned.append(flatten(model.policy))
     untrained = flatten(Model(prepared, settings).policy)
     assert not np.array_equal(untrained, learned[0])

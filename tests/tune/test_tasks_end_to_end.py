@@ -76,12 +76,28 @@ def write_questions(folder: Path) -> Path:
     return folder / "squad.json"
 
 
+def write_pairs(folder: Path) -> Path:
+    """Writes 200 queries with five documents each, of which one has a marker word and is relevant."""
+    draw, lines = random.Random(0), []
+    for number in range(200):
+        right = draw.randrange(5)
+        for place in range(5):
+            words = [f"w{draw.randrange(30)}" for _ in range(draw.randint(4, 8))]
+            words.insert(draw.randrange(len(words)), "alpha" if place == right else "beta")
+            lines.append(json.dumps({"query": f"w1 q{number}", "document": " ".join(words), "label": place == right}))
+    draw.shuffle(lines)  # the documents of a query need not be neighbours
+    (folder / "pairs.jsonl").write_text("\n".join(lines))
+    return folder / "pairs.jsonl"
+
+
 TASKS = {
     "tagging": write_tags,
     "multi_label": write_lists,
     "regression": write_numbers,
     "question_answering": write_questions,
     "multiple_choice": write_choices,
+    "reranking": write_pairs,
+    "listwise_reranking": write_pairs,
 }
 """For each kind of task, what writes a tiny set for it."""
 
@@ -114,6 +130,10 @@ if task.name == "question_answering":
     found = trbert.answer(model, tokenizer, "w1 w2", "w3 w4 alpha w5 w6 w7 w8 w9")
     assert (found.text, found.start, found.end) == ("alpha", 6, 11) and found.score > 0.5
     assert trbert.answer(model, tokenizer, "w1 w2", "w3 w4 w5 w6 w7 w8 w9").text == ""
+if task.name == "reranking":
+    pairs = [{"text": "w1 q3", "text_pair": f"w1 w2 {word} w4"} for word in ("alpha", "beta")]
+    scores = [each["score"] for each in pipe(pairs)]
+    assert 0 <= scores[1] < scores[0] <= 1
 assert "ray" not in sys.modules
 """
 

@@ -26,6 +26,7 @@ from trbert.data.readers import (
     without_target,
 )
 from trbert.data.text_files.csv_tables import read_csv
+from trbert.data.text_files.trec import is_trec, read_trec
 from trbert.data.text_files.word_columns import read_word_columns
 from trbert.errors import InputError
 from trbert.limits import MAX_CHARACTERS, Room, shown_size
@@ -79,6 +80,9 @@ def read_source(source: str, columns: Columns, format: Format) -> Source:
 
 def _read(source: str, columns: Columns, format: Format, room: Room) -> Source:
     path = Path(os.path.expanduser(source))  # the method of a path raises an error for a user that is not there
+    if path.is_dir() and is_trec(path):
+        tables, found = read_trec(path, columns, format, room)
+        return Source(tables, tuple(found))
     if path.is_dir() and not is_saved(path):
         files, notes = folder_files(path)
         return _read_files(files, columns, format, room, _label_names(path / "labels.json"), notes)

@@ -4,6 +4,7 @@ from trbert.errors import InputError
 from trbert.tasks.classification import Classification
 from trbert.tasks.multi_label import MultiLabel
 from trbert.tasks.multiple_choice import MultipleChoice
+from trbert.tasks.ranking.reranking import ListwiseReranking, Reranking
 from trbert.tasks.regression import Regression
 from trbert.tasks.spans.question_answering import QuestionAnswering
 from trbert.tasks.tagging import Tagging
@@ -16,6 +17,8 @@ TASKS: dict[str, Task] = {
         MultiLabel(),
         Regression(),
         Tagging(),
+        Reranking(),
+        ListwiseReranking(),
         QuestionAnswering(),
         MultipleChoice(),
     )

@@ -111,12 +111,22 @@ class Examples:
             references=tuple(self.references[each] for each in chosen.tolist()) if self.references else (),
         )
 
-    def spread(self, count: int) -> "Examples":
-        """Returns about so many examples, at equal distances in the split.
+    def count_of(self, documents: int) -> int:
+        """Returns how many examples have about so many documents, by the mean of these examples; at least one.
+
+        Example:
+            >>> queries = Examples(Tokens.from_lists([[7]] * 6, None), torch.zeros(2), torch.tensor([0, 0, 0, 1, 1, 1]))
+            >>> queries.count_of(16), queries.count_of(1)
+            (5, 1)
+        """
+        return max(1, round(documents * len(self) / len(self.tokens)))
+
+    def spread(self, documents: int) -> "Examples":
+        """Returns examples with about so many documents, at equal distances in the split.
 
         The first ones alone could be of one class, because a split may be sorted by class.
         """
-        every = max(1, len(self) // count)
+        every = max(1, len(self) // self.count_of(documents))
         return self.take(torch.arange(0, len(self), every, device=self.owner.device))
 
     def repeat(self, times: int) -> "Examples":

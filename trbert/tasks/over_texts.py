@@ -19,7 +19,7 @@ from trbert.tasks.task import Task
 from trbert.tasks.texts import rows_with_texts
 from trbert.wording import cut, first_line
 
-Truncation = Literal["longest_first", "only_first"]
+Truncation = Literal["longest_first", "only_first", "only_second"]
 
 _TRAINED = {
     "single_label_classification": "one label",
@@ -30,7 +30,7 @@ _TRAINED = {
 
 
 class OverTexts(Task, ABC):
-    """A task whose examples have one document each: a text, a pair of texts, or more texts in their order.
+    """A task whose documents are texts, pairs of texts, or more texts. An example is one document.
 
     Attributes:
         gives: what it gives each text, in words.
@@ -114,7 +114,7 @@ def encode_texts(
         tokenizer: a Hugging Face tokenizer.
         columns: one list of texts; or two lists, where a document is a pair of texts.
         max_length: the most tokens of a document, with its special tokens.
-        truncation: which text of a pair is truncated: the longer one first, or the first one alone.
+        truncation: which text of a pair is truncated: the longer one first, or one of them alone.
 
     Raises:
         InputError: max_length leaves no room for a token beside the special ones. There is no text. Or the tokenizer

@@ -146,7 +146,8 @@ def train_jointly(
         return
     model, device = reducer.encoder.plain, reducer.encoder.device
     model.eval()  # with dropout a reward would depend on more than the actions
-    steps = math.ceil(settings.documents / settings.batch_size)
+    batch_size = train.count_of(settings.batch_size)
+    steps = math.ceil(train.count_of(settings.documents) / batch_size)
     groups: list[dict[str, Any]] = [{"params": list(model.parameters()), "lr": settings.learning_rate}]
     if weights := [*joint.selector.policy.parameters(), *reducer.fusion.parameters()]:
         groups.append({"params": weights, "lr": settings.policy_learning_rate, "weight_decay": 0.0})
@@ -164,7 +165,7 @@ def train_jointly(
         return value * len(chosen)
 
     lengths = train.lengths * joint.trajectories
-    for step, chosen in learner.batches(len(train), settings.batch_size, seed + 1):
+    for step, chosen in learner.batches(len(train), batch_size, seed + 1):
         if settings.fastest and step % every == 0:
             costs.copy_(torch.from_numpy(joint.curve(few).log_costs))
         # These versions differ from the select stage's, so that no draw is used twice.

@@ -43,7 +43,7 @@ def watched(forward: Forward, clock: Clock) -> Forward:
 
 
 def pass_seconds(reducer: Reducer, examples: Examples, dtype: str, count: int = 16) -> float:
-    """Returns the measured seconds of an unreduced pass of one document of mean length, on this process's threads.
+    """Returns the measured seconds of an unreduced pass of one example of mean length, on this process's threads.
 
     It is the faster of two passes over a few examples, which are spread over the split.
 
@@ -51,7 +51,7 @@ def pass_seconds(reducer: Reducer, examples: Examples, dtype: str, count: int = 
         reducer: the model.
         examples: the examples of a split.
         dtype: arithmetic, as `compute.evaluation`.
-        count: the number of examples to time.
+        count: about how many documents to time.
     """
     few, best = examples.spread(count), math.inf
     with autocast(reducer.encoder.device, dtype):
@@ -59,5 +59,4 @@ def pass_seconds(reducer: Reducer, examples: Examples, dtype: str, count: int = 
             started = time.perf_counter()
             unreduced_outputs(reducer, few)
             best = min(best, time.perf_counter() - started)
-    mean = float(examples.tokens.lengths.double().mean()) * len(few.tokens) / float(few.tokens.lengths.sum())
-    return best / len(few.tokens) * mean
+    return best * float(examples.lengths.double().mean()) / float(few.lengths.sum())

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from trbert.errors import InputError
 from trbert.measure.halving import is_out_of_memory
+from trbert.packed.tokens import Tokens
 from trbert.selection.reduction import Reducer
 from trbert.selection.selectors import selector_class
 from trbert.tasks.examples import Examples
@@ -67,22 +68,25 @@ class Footprint:
         layers: the number of its layers.
         token_bytes: what a pass keeps of each token until the backward pass, in bytes.
         lengths: the number of tokens of each training example, the largest first.
+        documents: the number of training documents.
     """
 
     parameters: int
     layers: int
     token_bytes: float
     lengths: Tensor
+    documents: int
 
     def heaviest(self, together: int, times: int, budget: int) -> int:
         """Returns the most tokens of a pass.
 
         Args:
-            together: the number of examples in a step.
+            together: about how many documents a step has.
             times: the number of trajectories of each.
             budget: the most tokens of a pass; a single example may have more.
         """
-        return times * max(int(self.lengths[0]), min(int(self.lengths[:together].sum()), budget // times))
+        examples = max(1, round(together * len(self.lengths) / self.documents))
+        return times * max(int(self.lengths[0]), min(int(self.lengths[:examples].sum()), budget // times))
 
     def needs(self, settings: Settings, budget: int) -> Needs:
         """Returns what the processes of a trial need if a pass has at most this many tokens.
@@ -110,9 +114,9 @@ class Footprint:
 
 
 def footprint(reducer: Reducer, taught: Examples, lengths: Tensor, dtype: str) -> Footprint:
-    """Returns what the memory of a pass depends on. A pass over the longest example and one over two copies measure it.
+    """Returns what the memory of a pass depends on. Passes over the longest document, and over two of it, measure it.
 
-    The difference is what a pass keeps of that example. The rest, such as weights rounded to bfloat16, does not grow.
+    The difference is what a pass keeps of that document. The rest, such as weights rounded to bfloat16, does not grow.
 
     Args:
         reducer: the model.
@@ -120,18 +124,20 @@ def footprint(reducer: Reducer, taught: Examples, lengths: Tensor, dtype: str) -
         lengths: the number of tokens of each training example, as the trained models read it.
         dtype: arithmetic, as `compute.dtype`.
     """
-    part = taught.take(taught.lengths.argmax()[None]).to(reducer.encoder.device)
-    of_one, of_two = (_kept_bytes(reducer, part.repeat(times), dtype) for times in (1, 2))
+    longest = taught.tokens.lengths.argmax()
+    one, two = (taught.tokens.take(longest.repeat(times)).to(reducer.encoder.device) for times in (1, 2))
+    of_one, of_two = (_kept_bytes(reducer, tokens, dtype) for tokens in (one, two))
     return Footprint(
         parameters=sum(each.numel() for each in reducer.encoder.plain.parameters()),
         layers=len(reducer.encoder.layers),
-        token_bytes=ALLOCATED * (of_two - of_one) / int(part.lengths.sum()),
+        token_bytes=ALLOCATED * (of_two - of_one) / int(one.lengths.sum()),
         lengths=lengths.cpu().sort(descending=True).values,
+        documents=len(taught.tokens),
     )
 
 
-def _kept_bytes(reducer: Reducer, part: Examples, dtype: str) -> int:
-    """Returns the bytes of the tensors that a pass over some examples keeps for the backward pass."""
+def _kept_bytes(reducer: Reducer, tokens: Tokens, dtype: str) -> int:
+    """Returns the bytes of the tensors that a pass over some documents keeps for the backward pass."""
     kept: dict[int, tuple[int, Tensor]] = {}  # the tensors are held, so that no two have the same address
 
     def keep(tensor: Tensor) -> Tensor:
@@ -141,7 +147,7 @@ def _kept_bytes(reducer: Reducer, part: Examples, dtype: str) -> int:
 
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with torch.enable_grad(), hooks, autocast(reducer.encoder.device, dtype):
-        reducer.task.loss(reducer.unreduced_outputs(part.tokens), part).sum()
+        reducer.unreduced_outputs(tokens).sum()
     return sum(size for size, _ in kept.values())
 
 

@@ -136,7 +136,7 @@ class Model:
             return
         if keeper is None or keeper.load() is None:
             warm_start(self.policy, self.dynamics, train, settings.select, settings.compute, settings.seed, clock)
-        train_policy(self.policy, source, len(train), settings.select, settings.seed, progress, keeper)
+        train_policy(self.policy, source, train, settings.select, settings.seed, progress, keeper)
 
     def join(self, train: Examples, progress: Progress, keeper: Keeper | None = None, team: Team = ALONE) -> None:
         """Runs the joint stage; the arguments are those of `train_jointly`."""

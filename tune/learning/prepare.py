@@ -63,7 +63,7 @@ class Prepared:
         latency: how long the layers take, if the price is "latency".
         fingerprint: of the data and of the model.
         standing: the figures of the teacher and of its baselines; None if they were not measured.
-        pass_seconds: the measured seconds of an unreduced pass of one document in evaluation; 0 if it was not measured.
+        pass_seconds: the measured seconds of an unreduced pass of one example in evaluation; 0 if it was not measured.
         cuts: what the budget left no time for, in words.
     """
 
@@ -108,7 +108,7 @@ class Prepared:
 
         Only between two batches can a measurement be stopped.
         """
-        lengths = self.validation.tokens.lengths.double()
+        lengths = self.validation.lengths.double()
         if not self.pass_seconds:
             return compute
         most = max(LEAST_TOKENS, int(BATCH_S / self.pass_seconds * float(lengths.mean())))

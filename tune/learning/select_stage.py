@@ -213,7 +213,7 @@ def select_loss(
 def train_policy(
     policy: Policy,
     source: GradientSource,
-    examples: int,
+    train: Examples,
     settings: SelectSettings,
     seed: int,
     progress: Progress,
@@ -224,7 +224,7 @@ def train_policy(
     Args:
         policy: learns in place.
         source: computes the gradients; it is called once for each step.
-        examples: the number of examples of the training split.
+        train: the training examples.
         settings: of the stage.
         seed: the key of the order of examples.
         progress: is called with the means of each step.
@@ -233,13 +233,14 @@ def train_policy(
     Raises:
         Diverged: A gradient is not finite. The policy is left as it was before that step.
     """
-    steps = max(1, math.ceil(settings.documents / settings.step_documents))
+    together, of_item = train.count_of(settings.step_documents), train.count_of(settings.item_documents)
+    steps = max(1, math.ceil(train.count_of(settings.documents) / together))
     optimizer = torch.optim.Adam(policy.parameters(), lr=settings.learning_rate)
     learner = Learner(optimizer, steps, warm_up=0.02, keeper=keeper)
-    for step, chosen in learner.batches(examples, settings.step_documents, seed):
+    for step, chosen in learner.batches(len(train), together, seed):
         items = [
             RolloutItem(index=i, version=step, examples=tuple(d.tolist()), guided=step < settings.guided_share * steps)
-            for i, d in enumerate(chosen.split(settings.item_documents))
+            for i, d in enumerate(chosen.split(of_item))
         ]
         results = source.gradients(flatten(policy), items)
         gradient: NDArray[np.float32] = np.sum([result.gradient for result in results], axis=0, dtype=np.float32)
@@ -267,13 +268,16 @@ def warm_start(
     Raises:
         StageTimeout: The clock's time is over. The policy keeps what it has learned.
     """
-    count = min(settings.warm_start_documents, len(train))
-    if count == 0:
+    if settings.warm_start_documents == 0:
         return
+    count, together = (
+        min(train.count_of(settings.warm_start_documents), len(train)),
+        train.count_of(settings.step_documents),
+    )
     reducer, parameters = dynamics.reducer, list(policy.parameters())
     device = reducer.encoder.device
     optimizer = torch.optim.Adam(parameters, lr=_IMITATION_RATE)
-    steps = math.ceil(count / settings.step_documents)
+    steps = math.ceil(count / together)
 
     def loss(chosen: Tensor) -> Tensor:
         """Returns the loss summed over tokens and points, so that the losses of a step's parts can be added."""
@@ -289,7 +293,7 @@ def warm_start(
         ]
         return torch.stack(losses).sum() * weights.sum()
 
-    for chosen in shuffled_batches(len(train), settings.step_documents, steps, seed):
+    for chosen in shuffled_batches(len(train), together, steps, seed):
         optimizer.zero_grad()
         for part in within_budget(chosen, train.lengths, compute.tokens_per_batch):
             accumulate_gradient(parameters, part, loss)

@@ -37,7 +37,8 @@ def train_teacher(
     torch.manual_seed(seed + team.rank)
     model, device = reducer.encoder.plain, reducer.encoder.device
     model.train()
-    steps = max(1, math.ceil(settings.epochs * len(train) / settings.batch_size))
+    batch_size = train.count_of(settings.batch_size)
+    steps = max(1, math.ceil(settings.epochs * len(train) / batch_size))
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.01, fused=True)
     learner = Learner(optimizer, steps, warm_up=0.1, keeper=keeper)
 
@@ -49,7 +50,7 @@ def train_teacher(
 
     lengths = train.lengths
     try:
-        for step, chosen in learner.batches(len(train), settings.batch_size, seed):
+        for step, chosen in learner.batches(len(train), batch_size, seed):
             value = step_in_budget(optimizer, chosen, lengths, compute.tokens_per_batch, loss, team)
             progress({"step": float(step + 1), "steps": float(steps), "loss": value})
     finally:
@@ -59,17 +60,17 @@ def train_teacher(
 def training_seconds(reducer: Reducer, train: Examples, dtype: str, threads: int, count: int = 16) -> float:
     """Returns the measured seconds of an unreduced training pass of one document of mean length.
 
-    It is the fastest of three passes over the first `count` examples. Their documents may be shorter or longer than
-    those of the whole split, so the time is scaled by the mean lengths.
+    It is the fastest of three passes over the first examples, which have about `count` documents. These may be shorter
+    or longer than those of the whole split, so the time is scaled by the mean lengths.
 
     Args:
         reducer: the model.
         train: the training examples.
         dtype: arithmetic, as `compute.dtype`.
         threads: the number of threads to time it with.
-        count: the number of examples to time.
+        count: about how many documents to time.
     """
-    part = train.take(torch.arange(min(count, len(train)))).to(reducer.encoder.device)
+    part = train.take(torch.arange(min(train.count_of(count), len(train)))).to(reducer.encoder.device)
     parameters = list(reducer.encoder.plain.parameters())
     best, before = math.inf, torch.get_num_threads()
     torch.set_num_threads(threads)

@@ -301,8 +301,8 @@ def _timed(
 
 
 def _timed_documents(points: Sequence[Point], prepared: Prepared, clock: Clock) -> int:
-    """Returns the number of documents on which there is time to measure the throughput of these points."""
-    most = min(TIMED_DOCUMENTS, len(prepared.test))
+    """Returns the number of examples on which there is time to measure the throughput of these points."""
+    most = min(prepared.test.count_of(TIMED_DOCUMENTS), len(prepared.test))
     each = TIMED_ROUNDS * prepared.pass_seconds * sum(1 / point.speed_up for point in points)
     return most if each == 0 else max(1, min(most, int(clock.left() / (2 * each))))
 

@@ -40,6 +40,7 @@ class Case:
         right: takes examples, and returns the outputs that are right; None where the loss's own gradient leads there.
         windows: whether a row that is longer than a document becomes several documents, and none is truncated.
         lengths: the tokens of each document.
+        commonest: how right the commonest answer of train is of example 1, whose target is train's commonest.
     """
 
     task: Task
@@ -50,9 +51,18 @@ class Case:
     right: Callable[[Examples], Tensor] | None = None
     windows: bool = False
     lengths: tuple[int, ...] = (5, 3, 7, 4, 4)
+    commonest: float = 1.0
 
 
 TEXTS = ["a b c", "d", "c c b a d", "b a", "d c"]
+PAIRS = [
+    *(("a b", "c", 1), ("a b", "d d", 0), ("a b", "c a", 0)),
+    *(("d", "c c b a d", 0), ("d", "b a", 1), ("d", "b", 0)),
+    *(("c", "d d d", 0), ("c", "b", 0), ("c", "d a", 0), ("c", "a", 1)),
+    *(("b", "a d c", 1), ("b", "d", 0)),
+    *(("c d a", "a", 0), ("c d a", "b", 1), ("c d a", "c", 0), ("c d a", "a a", 0), ("c d a", "d", 0)),
+]
+"""Five queries, each with documents of which one is relevant."""
 CASES = [
     Case(
         TASKS["classification"],
@@ -99,6 +109,22 @@ CASES = [
         outputs=3,
         bad=3,
         windows=True,
+    ),
+    *(
+        Case(
+            TASKS[name],
+            ("query,document", "label"),
+            {
+                "query": [query for query, _, _ in PAIRS],
+                "document": [document for _, document, _ in PAIRS],
+                "label": [label for _, _, label in PAIRS],
+            },
+            outputs=1,
+            bad=2,
+            lengths=tuple(3 + len(query.split()) + len(document.split()) for query, document, _ in PAIRS),
+            commonest=(1 + 1 / 2 + 1 / 3) / 3,  # one of three documents is relevant, and it may be in any place
+        )
+        for name in ("reranking", "listwise_reranking")
     ),
     Case(
         TASKS["question_answering"],
@@ -326,11 +352,11 @@ def test_quality_is_one_for_right_outputs_and_below_it_for_others(case, task, ex
     assert task.metric
 
 
-def test_the_commonest_answer_of_train_is_one_for_each_example(task, examples):
+def test_the_commonest_answer_of_train_is_one_for_each_example(case, task, examples):
     train = examples.take(torch.tensor([1, 1, 1, 0, 2]))
     answers = task.commonest(train, examples)
     assert len(answers) == 5
-    assert task.correct(answers, examples)[1] == 1.0
+    assert task.correct(answers, examples)[1] == pytest.approx(case.commonest)
     assert 0 <= task.quality(answers, examples) < 1
 
 

@@ -174,9 +174,13 @@ def test_a_few_examples_come_from_all_over_the_split_by_hand():
 
 
 def test_a_few_examples_keep_all_their_documents(three):
-    # One of three: the first; two of three: each, for 3 // 2 = 1.
-    assert words_of(three.spread(1)) == [[10, 11], [12]]
-    assert words_of(three.spread(2)) == DOCUMENTS
+    # Two documents are one of three examples: the first. Three are two, so that each is taken, for 3 // 2 = 1.
+    assert words_of(three.spread(2)) == [[10, 11], [12]]
+    assert words_of(three.spread(3)) == DOCUMENTS
+
+
+def test_so_many_documents_are_so_many_examples(three):
+    assert [three.count_of(documents) for documents in (1, 2, 3, 6, 60)] == [1, 1, 2, 3, 30]
 
 
 def test_examples_pickle(three):

@@ -472,7 +472,7 @@ def test_a_joint_step_of_examples_of_two_documents_is_the_same_where_its_budget_
 
     monkeypatch.setattr(Joint, "loss", watched)
     for tokens in (16384, 60):
-        joint, examples = picks({"joint.documents": 6, "joint.batch_size": 6} | changes)
+        joint, examples = picks({"joint.documents": 12, "joint.batch_size": 12} | changes)
         compute, told = ComputeSettings(dtype="float32", tokens_per_batch=tokens), Told()
         train_jointly(joint, examples, compute, 0, told)
         found.append(told[0]["loss"])

@@ -33,7 +33,7 @@ GB = 10**9
 @pytest.fixture
 def found():
     """A model of two layers whose passes keep 1 MB of each token, and three documents of 100, 60 and 40 tokens."""
-    return Footprint(parameters=1000, layers=2, token_bytes=1e6, lengths=torch.tensor([100, 60, 40]))
+    return Footprint(parameters=1000, layers=2, token_bytes=1e6, lengths=torch.tensor([100, 60, 40]), documents=3)
 
 
 def settings(**changes):

@@ -83,7 +83,7 @@ def test_one_step_of_select_by_hand(make_model, train):
         parameter.grad = part.view_as(parameter)
     torch.nn.utils.clip_grad_norm_(by_hand.policy.parameters(), 1.0)
     torch.optim.Adam(by_hand.policy.parameters(), lr=2e-2).step()
-    train_policy(model.policy, model.sampler(train), len(train), model.settings.select, 0, lambda step: None)
+    train_policy(model.policy, model.sampler(train), train, model.settings.select, 0, lambda step: None)
     np.testing.assert_allclose(flatten(model.policy), flatten(by_hand.policy), rtol=1e-5, atol=1e-7)
 
 
@@ -101,7 +101,7 @@ def test_a_long_gradient_of_the_policy_is_cut_to_length_1_by_hand(make_model, tr
             found = model.sampler(train).gradients(weights, items)
             return [dataclasses.replace(each, gradient=8 * length * along) for each in found]
 
-    train_policy(model.policy, Even(), len(train), model.settings.select, 0, lambda step: None)
+    train_policy(model.policy, Even(), train, model.settings.select, 0, lambda step: None)
     np.testing.assert_allclose(before - flatten(model.policy), cut * along, rtol=1e-3, atol=1e-6)
 
 
@@ -146,28 +146,39 @@ def numbered_source(model, train):
     return Numbered()
 
 
-def test_a_steps_items_and_what_is_told_of_them_by_hand(model, numbered_source, tiny_settings):
+def test_a_steps_items_and_what_is_told_of_them_by_hand(model, train, numbered_source, tiny_settings):
     # 33 documents are three steps of 16, each cut into items of 6, 6 and 4; the mean of 1, 2, 3 is 2.
     settings = dataclasses.replace(
         tiny_settings.select, documents=33, step_documents=16, item_documents=6, guided_share=0.0
     )
     told = Told()
-    train_policy(model.policy, numbered_source, 240, settings, 9, told)
+    train_policy(model.policy, numbered_source, train, settings, 9, told)
     assert [[len(item.examples) for item in items] for items in numbered_source] == [[6, 6, 4]] * 3
     assert [[item.index for item in items] for items in numbered_source] == [[0, 1, 2]] * 3
     assert [{item.version for item in items} for items in numbered_source] == [{0}, {1}, {2}]
     assert [(step["step"], step["steps"], step["reward"]) for step in told] == [(1, 3, 2.0), (2, 3, 2.0), (3, 3, 2.0)]
     chosen = [[document for item in items for document in item.examples] for items in numbered_source]
-    assert chosen == [each.tolist() for each in shuffled_batches(240, 16, 3, seed=9)]
+    assert chosen == [each.tolist() for each in shuffled_batches(len(train), 16, 3, seed=9)]
+
+
+def test_steps_and_items_have_so_many_documents_and_whole_examples_by_hand(model, numbered_source, tiny_settings):
+    # Examples of four documents: 33 documents are 8 examples, 16 are 4, and 6 are 2.
+    owner = torch.arange(10).repeat_interleave(4)
+    queries = Examples(Tokens.from_lists([[2, 7]] * 40, None), torch.zeros(10), owner)
+    settings = dataclasses.replace(
+        tiny_settings.select, documents=33, step_documents=16, item_documents=6, guided_share=0.0
+    )
+    train_policy(model.policy, numbered_source, queries, settings, 0, lambda step: None)
+    assert [[len(item.examples) for item in items] for items in numbered_source] == [[2, 2]] * 2
 
 
 @pytest.mark.parametrize(("share", "guided"), [(0.0, 0), (0.5, 2), (0.6, 3), (1.0, 4)])
 def test_the_first_steps_are_guided_as_many_as_their_share_by_hand(
-    model, numbered_source, tiny_settings, share, guided
+    model, train, numbered_source, tiny_settings, share, guided
 ):
     # Of four steps: 0, 2, 2.4 rounded up, 4.
     settings = dataclasses.replace(tiny_settings.select, documents=64, step_documents=16, guided_share=share)
-    train_policy(model.policy, numbered_source, 240, settings, 0, lambda step: None)
+    train_policy(model.policy, numbered_source, train, settings, 0, lambda step: None)
     found = [{item.guided for item in items} for items in numbered_source]
     assert found == [{True}] * guided + [{False}] * (4 - guided)
 
@@ -250,7 +261,7 @@ def test_a_gradient_that_is_not_finite_is_refused_and_leaves_the_policy(make_mod
 
     before = flatten(model.policy)
     with pytest.raises(Diverged, match=r"^the policy's gradient norm must be finite, and is nan: lower"):
-        train_policy(model.policy, Broken(), len(train), model.settings.select, 0, print)
+        train_policy(model.policy, Broken(), train, model.settings.select, 0, print)
     assert np.array_equal(flatten(model.policy), before)
 
 
@@ -279,7 +290,7 @@ def test_a_step_sums_its_items_in_their_order_wherever_they_were_computed(make_m
     for wrap in (lambda sampler: sampler, Backwards):
         model = make_model({"select.documents": 64, "select.item_documents": 5})
         source = wrap(model.sampler(train))
-        train_policy(model.policy, source, len(train), model.settings.select, 0, lambda step: None)
+        train_policy(model.policy, source, train, model.settings.select, 0, lambda step: None)
         learned.append(flatten(model.policy))
     assert np.array_equal(learned[0], learned[1])
 

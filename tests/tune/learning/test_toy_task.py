@@ -105,6 +105,21 @@ def write_questions(folder):
     return path
 
 
+def write_queries(folder):
+    """Of a query's four documents, the one with the word alpha is relevant; every query has its own word."""
+    draw, path = random.Random(0), folder / "queries.csv"
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["query", "document", "label"])
+        for row in range(ROWS):
+            right = draw.randrange(4)
+            for number in range(4):
+                rows.writerow(
+                    [f"w{row}", " ".join(text(draw, "alpha" if number == right else "beta")), number == right]
+                )
+    return path
+
+
 TOYS = {
     "regression": (TASKS["regression"], write_scores, "text"),
     "multiple_choice": (TASKS["multiple_choice"], write_choices, "article,question,options"),
@@ -112,6 +127,8 @@ TOYS = {
     "multi_label": (TASKS["multi_label"], write_labels, "text"),
     "tagging": (TASKS["tagging"], write_tags, "tokens"),
     "question_answering": (TASKS["question_answering"], write_questions, "question,context"),
+    "reranking": (TASKS["reranking"], write_queries, "query,document"),
+    "listwise_reranking": (TASKS["listwise_reranking"], write_queries, "query,document"),
 }
 
 
@@ -147,7 +164,7 @@ SELECTORS = ["policy", *(pytest.param(name, marks=pytest.mark.slow) for name in 
 def test_a_toy_task_runs_every_stage_and_what_is_loaded_says_the_same(task, toy_settings, selector, tmp_path):
     prepared = prepare(toy_settings, None, lambda line: None)
     assert prepared.task is task
-    documents = 2 if task.name == "multiple_choice" else 1
+    documents = {"multiple_choice": 2, "reranking": 4, "listwise_reranking": 4}.get(task.name, 1)
     assert [len(part) for part in (prepared.train, prepared.validation, prepared.test)] == [96, 12, 12]
     assert len(prepared.train.tokens) == 96 * documents
     assert len(prepared.train.teacher) == prepared.train.num_outputs

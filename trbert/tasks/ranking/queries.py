@@ -1,0 +1,140 @@
+"""Reads tables of pairs, each a query with one of its documents, and makes a row of each query."""
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from trbert.errors import InputError
+from trbert.tasks.bad_rows import read_rows
+from trbert.tasks.labels import without_labels
+from trbert.tasks.over_texts import usable_rows
+from trbert.tasks.rows import Columns, Reading, Rows, Table
+from trbert.tasks.texts import is_missing
+from trbert.wording import shown
+
+NO_GRADE = -100
+"""The target at a place of a query where it has no more documents."""
+MOST_DOCUMENTS = 32
+"""The most documents of a query of train. All of them are in memory at once, with several trajectories each."""
+_WORDS: dict[str, Any] = {"true": 1.0, "false": 0.0}
+
+Documents = list[tuple[str, float]]
+"""The documents of a query, each with its grade."""
+Found = dict[str, Documents]
+"""The documents of each query."""
+
+
+def read_queries(tables: Mapping[str, Table], columns: Columns, renames: Mapping[str, str] | None) -> Reading:
+    """Returns the queries of every split with their documents. The inputs are queries, and lists of documents.
+
+    The targets are [queries, most documents]: the grade of each document over the highest grade of train, at most 1,
+    and `NO_GRADE` where there is no document.
+
+    Rows of the table that have the same query belong together, wherever they stand. Rows with a blank text are left
+    out. In a split other than train, so are rows that are in train, too. A query of which no document is relevant is
+    left out: every order of its documents is as good as any other. A query of train has `MOST_DOCUMENTS` documents at
+    most. A split without any labels is not used.
+
+    Args:
+        tables: the table of each split.
+        columns: of the queries, of the documents, and of the grades.
+        renames: new names for labels; None renames nothing.
+
+    Raises:
+        InputError: A text is not a string, a label is no grade, or no query is left. Or no query of train has
+            documents of different grades.
+    """
+    notes: list[str] = []
+    found: dict[str, Found] = {}
+    for split, table in tables.items():
+        if split != "train" and (why := without_labels(table, tables["train"], columns.target)):
+            notes.append(f"{split} is not used: {why}")
+            continue
+        used, left_out = usable_rows(split, table, columns)
+        used, grades, bad = read_rows(split, table, columns, used, partial(_grade, table, columns.target, renames))
+        found[split] = _queries(table, columns, used, grades)
+        notes += [*left_out, *bad]
+    relevant: dict[str, Found] = {}
+    for split, queries in found.items():
+        relevant[split] = {query: own for query, own in queries.items() if any(grade > 0 for _, grade in own)}
+        _check_some(split, tables[split], columns, relevant[split])
+        if fewer := len(queries) - len(relevant[split]):
+            notes.append(
+                f"{split}: {fewer:,} of {len(queries):,} queries left out, because none of their documents is relevant"
+            )
+    top = max(grade for own in relevant["train"].values() for _, grade in own)
+    if top != 1:
+        notes.append(f"grades are divided by the highest one of train, {top:g}")
+    if many := sum(len(own) > MOST_DOCUMENTS for own in relevant["train"].values()):
+        notes.append(
+            f"train: {many:,} queries have more than {MOST_DOCUMENTS} documents: the relevant ones are used first, and "
+            f"then the others in their order, up to {MOST_DOCUMENTS}"
+        )
+        relevant["train"] = {query: _fewer(own) for query, own in relevant["train"].items()}
+    rows = {split: _rows(own, top) for split, own in relevant.items()}
+    return Reading(rows=rows, labels=(), notes=tuple(notes))
+
+
+def _grade(table: Table, column: str, renames: Mapping[str, str] | None, row: int) -> float:
+    """Returns the grade in a cell: a number from 0, or whether the document is relevant.
+
+    Raises:
+        InputError: There is none.
+    """
+    cell = table.values[column][row]
+    said = (renames or {}).get(str(cell), cell)
+    try:
+        number = math.nan if is_missing(said) else float(_WORDS.get(str(said).strip().lower(), said))
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not 0 <= number <= 1e30:
+        raise InputError(
+            f"row {row} of {table.origin} must have a grade in column {column!r}, which is 0 where the document is not "
+            f"relevant and a number above 0 where it is, and has {shown(cell)}: correct or remove the row, rename the "
+            "labels (--label-map relevant=1,irrelevant=0), or set --label-column to the column of the grades"
+            f"{table.unread}"
+        )
+    return number
+
+
+def _queries(table: Table, columns: Columns, used: Sequence[int], grades: Sequence[float]) -> Found:
+    """Returns the documents of each query, in the order of the table."""
+    queries, documents = (table.values[name] for name in columns.inputs)
+    found: Found = {}
+    for row, grade in zip(used, grades, strict=True):
+        found.setdefault(queries[row], []).append((documents[row], grade))
+    return found
+
+
+def _fewer(own: Documents) -> Documents:
+    """Returns at most `MOST_DOCUMENTS` documents of a query, in their order: the relevant ones, then the others."""
+    places = sorted(range(len(own)), key=lambda place: own[place][1] == 0)[:MOST_DOCUMENTS]
+    return [own[place] for place in sorted(places)]
+
+
+def _check_some(split: str, table: Table, columns: Columns, relevant: Found) -> None:
+    """Checks that there is a query to learn from, or to measure on."""
+    query, document = columns.inputs
+    if not relevant:
+        raise InputError(
+            f"{table.origin} must have a relevant document, and all its grades in column {columns.target!r} are 0: set "
+            f"--label-column to the column of the grades{table.unread}"
+        )
+    if split == "train" and all(len({grade for _, grade in own}) == 1 for own in relevant.values()):
+        raise InputError(
+            f"{table.origin} must have a query with a relevant document and another one, and each of its "
+            f"{len(relevant):,} queries in column {query!r} has documents of one grade alone: name the column of the "
+            f"queries first and that of the documents second (--text-column {document},{query} would swap them), and "
+            "add documents that are not relevant with a label of 0"
+        )
+
+
+def _rows(found: Found, top: float) -> Rows:
+    targets = np.full((len(found), max(map(len, found.values()))), NO_GRADE, dtype=np.float32)
+    for row, own in enumerate(found.values()):
+        targets[row, : len(own)] = [min(1.0, grade / top) for _, grade in own]
+    documents: tuple[Any, ...] = tuple([document for document, _ in own] for own in found.values())
+    return Rows((tuple(found), documents), targets, np.zeros(len(found), dtype=np.int64))
