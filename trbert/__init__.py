@@ -22,19 +22,25 @@ from trbert.errors import (
 if TYPE_CHECKING:
     from trbert.modeling import (
         TrbertConfig,
+        TrbertForEmbedding,
         TrbertForSequenceClassification,
         TrbertForTokenClassification,
         TrbertModel,
         load,
     )
     from trbert.packed.families import Family, register_family
+    from trbert.tasks.vectors.embed import embed
 
 __version__ = "0.1.0"
 
-_MODELING = ("TrbertConfig", "TrbertForSequenceClassification", "TrbertForTokenClassification", "TrbertModel", "load")
+_MODELING = (
+    *("TrbertConfig", "TrbertForEmbedding", "TrbertForSequenceClassification", "TrbertForTokenClassification"),
+    *("TrbertModel", "load"),
+)
 _LAZY = {
     **dict.fromkeys(_MODELING, "trbert.modeling"),
     **dict.fromkeys(("Family", "register_family"), "trbert.packed.families"),
+    "embed": "trbert.tasks.vectors.embed",
 }
 
 __all__ = [
@@ -45,10 +51,12 @@ __all__ = [
     "RunFolderError",
     "TrbertConfig",
     "TrbertError",
+    "TrbertForEmbedding",
     "TrbertForSequenceClassification",
     "TrbertForTokenClassification",
     "TrbertModel",
     "UnsupportedModel",
+    "embed",
     "load",
     "register_family",
 ]

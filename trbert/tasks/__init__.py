@@ -6,8 +6,11 @@ from trbert.tasks.multi_label import MultiLabel
 from trbert.tasks.regression import Regression
 from trbert.tasks.tagging import Tagging
 from trbert.tasks.task import Task
+from trbert.tasks.vectors.embedding import Embedding
 
-TASKS: dict[str, Task] = {task.name: task for task in (Classification(), MultiLabel(), Regression(), Tagging())}
+TASKS: dict[str, Task] = {
+    task.name: task for task in (Classification(), MultiLabel(), Regression(), Tagging(), Embedding())
+}
 
 
 def task_of(name: str) -> Task:
