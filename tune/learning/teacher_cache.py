@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from trbert.disk.cache import Entry
 from trbert.errors import Diverged
 from trbert.measure.evaluate import unreduced_outputs
+from trbert.packed.heads import pooling_of
 from trbert.selection.reduction import Reducer
 from trbert.tasks.examples import Examples, Outputs
 from tune.budget import Plan, fit_teacher

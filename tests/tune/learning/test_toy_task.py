@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 import trbert
 from tests.trbert.tasks.toys import MarkWords, PickOne
+from trbert.packed.heads import outputs_of
 from trbert.tasks import TASKS
 from tune.learning.model import Model, measure_along_dial
 from tune.learning.prepare import prepare
@@ -92,7 +93,16 @@ def write_tags(folder):
     return path
 
 
+def write_texts(folder):
+    """Texts without any label."""
+    draw, path = random.Random(0), folder / "texts.csv"
+    lines = ["text", *(" ".join(text(draw, ("alpha", "beta")[row % 2])) for row in range(ROWS))]
+    path.write_text("\n".join(lines))
+    return path
+
+
 TOYS = {
+    "embedding": (TASKS["embedding"], write_texts, "text"),
     "regression": (TASKS["regression"], write_scores, "text"),
     "pick_one": (PickOne(), write_picks, "first,second"),
     "mark_words": (MarkWords(), write_marks, "text"),
@@ -158,7 +168,7 @@ def test_a_toy_task_runs_every_stage_and_what_is_loaded_says_the_same(task, toy_
         assert len(expected) == split.num_outputs
         with torch.no_grad():
             inputs = padded(tokens)
-            said = own(**inputs).logits
+            said = outputs_of(own(**inputs))
         if task.reads == "tokens":  # padded as the inputs are
             said = said[inputs["attention_mask"].bool()]
         assert_close(said, expected.detach(), rtol=1e-4, atol=1e-5)

@@ -27,7 +27,7 @@ nat. So a nat means here what it does in a task with classes.
 PROBES = 4
 """The number of directions along which the vectors are watched, to find out which tokens matter."""
 
-Vectors = Float[Tensor, "examples dim"]
+Vectors = Float[Tensor, "examples _dim"]
 
 
 class Embedding(OverTexts):
@@ -112,7 +112,7 @@ class Embedding(OverTexts):
 
     def loss(self, outputs: Outputs, examples: Examples) -> PerExample:
         """Returns κ (1 − cosine of the vector and its target) of each document."""
-        return _away(outputs, examples.targets)
+        return _away(outputs, _vectors(examples.targets))
 
     def distil(self, outputs: Outputs, teacher_outputs: Outputs, examples: Examples, temperature: float) -> PerExample:
         """Returns κ (1 − cosine of the vector and the teacher's) of each document. The temperature changes nothing."""
@@ -128,15 +128,15 @@ class Embedding(OverTexts):
 
     def prior(self, examples: Examples) -> float:
         """Returns κ (1 − the length of the mean target): the mean loss of the mean target's direction."""
-        return SCALE * (1 - float(_directions(examples.targets.double()).mean(0).norm()))
+        return SCALE * (1 - float(_vectors(examples.targets).double().mean(0).norm()))
 
     def decode(self, outputs: Outputs, examples: Examples) -> list[Any]:
         """Returns the vector of each document, as an array of four bytes a number."""
-        return [array("f", row.tobytes()) for row in exact(outputs).float().cpu().numpy()]
+        return [array("f", row.tobytes()) for row in outputs.detach().float().cpu().numpy()]
 
     def commonest(self, train: Examples, examples: Examples) -> list[Any]:
         """Returns for each document the mean of train's targets: of all fixed vectors, it is the nearest to them."""
-        mean = _directions(train.targets.double()).mean(0)
+        mean = _vectors(train.targets).double().mean(0)
         return [array("f", mean.tolist())] * len(examples)
 
     def correct(self, decoded: Sequence[Any], examples: Examples) -> list[float]:
@@ -145,20 +145,20 @@ class Embedding(OverTexts):
         It is rounded to the seven digits that float32 has, so that equal vectors have exactly 1.
         """
         own = torch.from_numpy(np.stack([np.frombuffer(vector, dtype=np.float32) for vector in decoded]))
-        cosines = _cosine(own.double(), examples.targets.cpu().double())
+        cosines = _cosine(own.double(), _vectors(examples.targets).cpu().double())
         scores: list[float] = cosines.clamp(0, 1).round(decimals=7).tolist()
         return scores
 
 
-def _away(outputs: Outputs, targets: Tensor) -> PerExample:
+def _away(outputs: Outputs, targets: Vectors) -> PerExample:
     """Returns κ (1 − cosine) of each output and its target. Rounding may take a cosine above 1; the loss is then 0."""
     return SCALE * (1 - _cosine(exact(outputs), exact(targets))).clamp(min=0)
 
 
-def _cosine(vectors: Vectors, targets: Tensor) -> Float[Tensor, " examples"]:
-    return (F.normalize(vectors, dim=1) * _directions(targets)).sum(1)
+def _cosine(ones: Vectors, others: Vectors) -> PerExample:
+    return (F.normalize(ones, dim=1) * F.normalize(others, dim=1)).sum(1)
 
 
-def _directions(targets: Tensor) -> Tensor:
-    """Returns the targets with length 1, [examples, dim]. While they are not known, they are zeros of any width."""
-    return targets[:, None] if targets.dim() == 1 else F.normalize(targets, dim=1)
+def _vectors(targets: Tensor) -> Vectors:
+    """Returns the targets as vectors. While they are not known, they have one number, 0, which fits any width."""
+    return targets[:, None] if targets.dim() == 1 else targets
