@@ -127,6 +127,7 @@ def test_the_prior_is_the_loss_of_the_mean_direction():
 def test_the_teachers_own_quality_is_exactly_one():
     outputs = torch.randn(50, 384, generator=torch.Generator().manual_seed(0))
     own = TASK.settled(examples(*[0.0] * 50), outputs, examples(0.0), torch.ones(1, 2))
+    assert set(TASK.correct(TASK.decode(outputs, own), own)) == {1.0}
     assert TASK.quality(TASK.decode(outputs, own), own) == 1.0
     assert TASK.quality(TASK.decode(outputs + 1e-2 * outputs.flip(0), own), own) < 1
 
