@@ -22,6 +22,7 @@ from trbert.errors import (
 if TYPE_CHECKING:
     from trbert.modeling import (
         TrbertConfig,
+        TrbertForEmbedding,
         TrbertForMultipleChoice,
         TrbertForQuestionAnswering,
         TrbertForSequenceClassification,
@@ -31,11 +32,13 @@ if TYPE_CHECKING:
     )
     from trbert.packed.families import Family, register_family
     from trbert.tasks.spans.answering import Answer, answer
+    from trbert.tasks.vectors.embed import embed
 
 __version__ = "0.1.0"
 
 _MODELING = (
     "TrbertConfig",
+    "TrbertForEmbedding",
     "TrbertForMultipleChoice",
     "TrbertForQuestionAnswering",
     "TrbertForSequenceClassification",
@@ -47,6 +50,7 @@ _LAZY = {
     **dict.fromkeys(_MODELING, "trbert.modeling"),
     **dict.fromkeys(("Family", "register_family"), "trbert.packed.families"),
     **dict.fromkeys(("Answer", "answer"), "trbert.tasks.spans.answering"),
+    "embed": "trbert.tasks.vectors.embed",
 }
 
 __all__ = [
@@ -58,6 +62,7 @@ __all__ = [
     "RunFolderError",
     "TrbertConfig",
     "TrbertError",
+    "TrbertForEmbedding",
     "TrbertForMultipleChoice",
     "TrbertForQuestionAnswering",
     "TrbertForSequenceClassification",
@@ -65,6 +70,7 @@ __all__ = [
     "TrbertModel",
     "UnsupportedModel",
     "answer",
+    "embed",
     "load",
     "register_family",
 ]

@@ -14,7 +14,7 @@ from trbert.packed.attention import PACKED_ATTENTION, AttentionProbe
 from trbert.packed.batch import PackedBatch, split_documents, start_batch
 from trbert.packed.by_document import ByDocument
 from trbert.packed.families import Family, family_of
-from trbert.packed.heads import compares_choices, outputs_of
+from trbert.packed.heads import compares_choices, has_head, outputs_of, pooled
 from trbert.packed.tokens import Tokens
 from trbert.runners.eager import Eager
 from trbert.runners.runner import PositionTables, Runner
@@ -211,7 +211,7 @@ class Encoder:
 
         The head runs as Hugging Face wrote it. The model's own `forward` is called, and the encoder within it is
         replaced by a module that returns the finished states. A head that averages over tokens averages over those that
-        were kept.
+        were kept. So does the pooling of a model without a head.
         """
         return self._head(*_padded(batch))
 
@@ -220,6 +220,8 @@ class Encoder:
         return self._head(states[None], torch.ones(1, len(states), dtype=torch.long, device=states.device))[0]
 
     def _head(self, states: Tensor, mask: Tensor) -> Tensor:
+        if not has_head(self.plain):
+            return pooled(self.plain, _normed(self.family, self.base, states), mask)
         head = copy.copy(self.plain)
         head._modules = dict(self.plain._modules)
         head._modules[self.plain.base_model_prefix] = FinishedEncoder(self.family, self.base)
@@ -264,10 +266,13 @@ class FinishedEncoder(nn.Module):
     def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> BaseModelOutputWithPooling:
         """Returns the states after the final norm, and the pooled state of each document."""
         family, base = self._parts
-        states = inputs_embeds
-        if family.final_norm is not None:
-            states = attrgetter(family.final_norm)(base)(states)
+        states = _normed(family, base, inputs_embeds)
         return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=family.pool(base, states))
+
+
+def _normed(family: Family, base: Any, states: Tensor) -> Tensor:
+    """Returns the states after the final norm, where the family has one."""
+    return states if family.final_norm is None else attrgetter(family.final_norm)(base)(states)
 
 
 def _padded(batch: PackedBatch) -> tuple[Tensor, Tensor]:

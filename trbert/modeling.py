@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from transformers.modeling_outputs import (
 from transformers.utils.generic import ModelOutput
 
 from trbert.checkpoint.contract import check_declared
-from trbert.checkpoint.entries import check_entries, check_not_fetched
+from trbert.checkpoint.entries import check_entries, check_not_fetched, check_pooling
 from trbert.checkpoint.headers import shards_of
 from trbert.checkpoint.json_text import BrokenLimit, read_object
 from trbert.checkpoint.place import check_is_whole_model
@@ -115,6 +116,13 @@ class TrbertModel(PreTrainedModel):
 
     def __init__(self, config: TrbertConfig) -> None:
         super().__init__(config)
+        own_class = model_class(task_of(config.task))
+        if type(self) in MODELS.values() and type(self) is not own_class:
+            auto = task_of(config.task).head
+            raise InputError(
+                f"the model's class must be {own_class.__name__}, since its task is {config.task}, and is "
+                f"{type(self).__name__}: load it with trbert.load or transformers.{auto}"
+            )
         self.plain = task_of(config.task).auto_class.from_config(config.encoder_config(), trust_remote_code=False)
         own = self.plain.config
         check_points(config.points, own.num_hidden_layers)
@@ -376,7 +384,52 @@ class TrbertForMultipleChoice(TrbertModel):
         return answer.to_tuple() if return_dict is False else answer
 
 
+@dataclass
+class EmbeddingOutput(ModelOutput):
+    """What a reduced model without a head returns. It has no states of the single tokens, since many were dropped.
+
+    Attributes:
+        loss: the mean of κ (1 − cosine) to the vectors that were given as labels; None without labels.
+        sentence_embedding: the vector of each document, [docs, dim].
+    """
+
+    loss: Tensor | None = None
+    sentence_embedding: Tensor | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("last_hidden_state", "pooler_output", "hidden_states", "attentions"):
+            raise AttributeError(
+                f"a reduced model has no {name}, because dropped tokens have no last state: use sentence_embedding, "
+                "which is the pooled vector of each document"
+            )
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+
+class TrbertForEmbedding(TrbertModel):
+    """A reduced model that gives each document a vector. `AutoModel` finds it.
+
+    The vector is pooled from the kept tokens' states and perhaps scaled to length 1, as the plain model's own is.
+    """
+
+    def answer(self, outputs: Tensor, tokens: Tokens, real: Tensor, labels: Tensor | None) -> EmbeddingOutput:
+        """Returns the vector of each document, and the loss where labels are given: the vectors to come near to.
+
+        Raises:
+            InputError: The labels have another shape than the vectors.
+        """
+        loss = None
+        if labels is not None:
+            if labels.shape != outputs.shape:
+                raise InputError(
+                    f"labels must be a vector for each document, {list(outputs.shape)}, and have the shape "
+                    f"{list(labels.shape)}: leave them out, or pass the vectors that the model is to come near to"
+                )
+            loss = self.task.loss(outputs, Examples.of_documents(tokens, labels)).mean()
+        return EmbeddingOutput(loss=loss, sentence_embedding=outputs)
+
+
 MODELS: dict[str, type[TrbertModel]] = {
+    "AutoModel": TrbertForEmbedding,
     "AutoModelForMultipleChoice": TrbertForMultipleChoice,
     "AutoModelForQuestionAnswering": TrbertForQuestionAnswering,
     "AutoModelForSequenceClassification": TrbertForSequenceClassification,
@@ -652,7 +705,10 @@ def _check_config(folder: Path) -> tuple[Task, dict[str, Any]]:
         check_not_fetched(f"{where} of model {folder}", entries)
     # What somebody wrote there need not be text.
     selector_class(str(config.get("selector")))
-    return task_of(str(config["task"])), config
+    task = task_of(str(config["task"]))
+    if not task.has_head:
+        check_pooling(f"`encoder` in config.json of model {folder}", config["encoder"])
+    return task, config
 
 
 AutoConfig.register(TrbertConfig.model_type, TrbertConfig, exist_ok=True)

@@ -249,6 +249,11 @@ def _task_of(place: Place, own: Sequence[str], wanted: Task | None) -> Task:
     """
     heads = [name[name.index("For") :] for name in own if "For" in name]
     fitting = [each for each in TASKS.values() if each.head.removeprefix("AutoModel") in heads]
+    if wanted is not None and not wanted.has_head:
+        raise InputError(
+            f"--task must be one that the original TR-BERT code trains, and is {wanted.name!r}, which has no head: "
+            "name the task that the checkpoint was trained for"
+        )
     if not own:
         if wanted is None:
             raise InputError(

@@ -15,6 +15,7 @@ from torch import nn
 from trbert.checkpoint.config import name_outputs, read_config
 from trbert.checkpoint.contract import check_declared
 from trbert.checkpoint.head import match_labels
+from trbert.checkpoint.modules import set_pooling
 from trbert.checkpoint.place import Place, find_model
 from trbert.checkpoint.quiet import quiet
 from trbert.checkpoint.tokenizer import fit_tokenizer, load_tokenizer
@@ -43,7 +44,7 @@ class Pretrained:
     Attributes:
         model: the Hugging Face model, with the head of the task.
         tokenizer: its tokenizer.
-        fine_tuned: whether its head was trained. Then it can be a teacher as it is.
+        fine_tuned: whether its head was trained, or the task has none. Then it can be a teacher as it is.
         order: for each label of the data, the index of the head's output that stands for it.
         notes: sentences for the user on what was found and done.
     """
@@ -58,6 +59,8 @@ class Pretrained:
 def load_pretrained(name: str, task: Task, labels: Sequence[str], new_head: bool = False) -> Pretrained:
     """Returns the named encoder with a task's head. The head is new unless the model was fine-tuned for these labels.
 
+    Where the task has no head, the model is the encoder alone, with the pooling that it was trained with.
+
     Args:
         name: "minilm" for the packaged encoder, a folder, or a name on the hub.
         task: the task; it says which head the model gets.
@@ -67,7 +70,8 @@ def load_pretrained(name: str, task: Task, labels: Sequence[str], new_head: bool
     Raises:
         ModelNotFound: The name is neither a folder nor the name of a model that can be fetched from the hub.
         UnsupportedModel: The model is not an encoder, `trbert.packed.families` does not describe its family, it has no
-            head for this task, or it needs what is not here. Or a family that was registered does not fit it.
+            head for this task, or it needs what is not here. Or a family that was registered does not fit it. Or the
+            task has no head, and the model pools its states in a way that is not known here.
         InputError: The model was fine-tuned for other labels.
         DamagedCheckpoint: Files of the model are missing or cut off, or do not fit together.
     """
@@ -76,17 +80,22 @@ def load_pretrained(name: str, task: Task, labels: Sequence[str], new_head: bool
         config, names, cleared = read_config(place)
         _check_head(place, task, config)
         heads = [each for each in config.architectures or () if "For" in each]
-        trained = any(task.head.removeprefix("AutoModel") in each for each in heads)
-        fine_tuned = trained and not new_head
+        trained = not task.has_head or any(task.head.removeprefix("AutoModel") in each for each in heads)
+        fine_tuned = trained and not (new_head and task.has_head)
         if fine_tuned:
             task.check_config(config)
-        _set_outputs(config, task, names, labels, fine_tuned)
+        if task.has_head:
+            _set_outputs(config, task, names, labels, fine_tuned)
+        else:
+            around = place.source if name == PACKAGED else name
+            found = (*found, *set_pooling(Place(name, around, place.local), config))
         weights, written = find_weights(place)
         held = read_heads(place, weights)
         make = partial(task.auto_class.from_config, trust_remote_code=False)
-        check_sizes(place, make, config, held, fine_tuned, names is not None)
+        needs_head = fine_tuned and task.has_head
+        check_sizes(place, make, config, held, needs_head, names is not None)
         model, report = _load_model(place, task, config, weights in SAFETENSORS)
-        unused = check_report(place, model, report, fine_tuned, names is not None)
+        unused = check_report(place, model, report, needs_head, names is not None)
         check_finite(place, model)
         check_declared(model, task.reads, name)
         replaced = () if fine_tuned else _renew_head(place, model, report, heads, trained)
@@ -94,7 +103,7 @@ def load_pretrained(name: str, task: Task, labels: Sequence[str], new_head: bool
         fitted = fit_tokenizer(place, tokenizer, model)
     order: tuple[int, ...] = tuple(range(len(labels)))
     matched: tuple[str, ...] = ()
-    if fine_tuned and labels:
+    if needs_head and labels:
         own = tuple(model.config.id2label.values())
         order, matched = match_labels(place.name, own, tuple(map(str, labels)))
     notes = (*found, *cleared, *written, *unused, *replaced, *matched, *read, *fitted)

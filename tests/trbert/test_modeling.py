@@ -501,6 +501,13 @@ def test_every_listed_head_is_found_by_its_auto_class():
         assert getattr(trbert, own.__name__) is own
 
 
+@pytest.mark.parametrize("head", [each for each in MODELS if each != TASKS["classification"].head])
+def test_an_auto_class_with_another_head_is_refused_with_the_right_one(head, saved):
+    told = r"TrbertForSequenceClassification, .* or transformers\.AutoModelForSequenceClassification$"
+    with pytest.raises(InputError, match=told):
+        getattr(transformers, head).from_pretrained(saved)
+
+
 @torch.no_grad()
 def test_what_its_task_protects_is_kept_when_it_is_served(model, tokens, monkeypatch):
     def with_the_last(tokens):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trbert.errors import DamagedCheckpoint, UnsupportedModel
+from trbert.packed.heads import POOLINGS
 from trbert.wording import shown
 
 _REMEDY = "correct it, or copy or save it again"
@@ -69,6 +70,20 @@ def check_entries(where: str, entries: Mapping[str, Any]) -> None:
     problem = entries.get("problem_type")
     if not isinstance(problem, str | None):
         raise DamagedCheckpoint(f"problem_type in {where} must be a name or null, and is {shown(problem)}: {_REMEDY}")
+
+
+def check_pooling(where: str, entries: Mapping[str, Any]) -> None:
+    """Checks what a config says of how a model without a head makes a document's vector.
+
+    Raises:
+        DamagedCheckpoint: `pooling` is none that is known, or `normalised` is not true or false.
+    """
+    if (pooling := entries.get("pooling")) not in POOLINGS:
+        raise DamagedCheckpoint(
+            f"pooling in {where} must be {' or '.join(map(repr, POOLINGS))}, and is {shown(pooling)}: {_REMEDY}"
+        )
+    if not isinstance(normalised := entries.get("normalised"), bool):
+        raise DamagedCheckpoint(f"normalised in {where} must be true or false, and is {shown(normalised)}: {_REMEDY}")
 
 
 def check_not_fetched(where: str, entries: Mapping[str, Any]) -> None:

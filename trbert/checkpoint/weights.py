@@ -15,6 +15,7 @@ from trbert.checkpoint.headers import shards_of
 from trbert.checkpoint.place import Place, check_is_whole_model
 from trbert.checkpoint.sizes import Held, Misfit, check_numbers, check_stacks, misfits, without_memory
 from trbert.errors import DamagedCheckpoint, InputError, TrbertError, UnsupportedModel
+from trbert.packed.heads import has_head
 
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -197,18 +198,17 @@ def check_report(place: Place, model: Any, report: dict[str, Any], fine_tuned: b
         DamagedCheckpoint: A weight is missing or of another shape.
         InputError: The head has more or fewer outputs than there are names.
     """
-    prefix = f"{model.base_model_prefix}."
     unused = sorted(report["unexpected_keys"])
     for name in sorted(report["missing_keys"]):
-        if fine_tuned or (name.startswith(prefix) and "pooler" not in name):
-            instead = f", but {unused[0]!r}" if unused and not any(each.startswith(prefix) for each in unused) else ""
-            head = "" if name.startswith(prefix) else ", or pass --new-head"
+        if fine_tuned or (_of_encoder(model, name) and "pooler" not in name):
+            instead = f", but {unused[0]!r}" if unused and not any(_of_encoder(model, each) for each in unused) else ""
+            head = "" if _of_encoder(model, name) else ", or pass --new-head"
             raise DamagedCheckpoint(
                 f"model {place.name} must hold the weight {name!r}, and does not{instead}: copy or save it again{head}"
             )
     found = [Misfit(name, tuple(own), tuple(wanted), "") for name, own, wanted in sorted(report["mismatched_keys"])]
     _refuse(place, model, found, fine_tuned, named)
-    layers = [name for name in unused if name.startswith(prefix) and "pooler" not in name]
+    layers = [name for name in unused if _of_encoder(model, name) and "pooler" not in name]
     if not layers:
         return ()
     return (
@@ -217,11 +217,18 @@ def check_report(place: Place, model: Any, report: dict[str, Any], fine_tuned: b
     )
 
 
+def _of_encoder(model: Any, name: str) -> bool:
+    """Returns whether a weight of this name is one of the encoder, and not of a head."""
+    prefix = f"{model.base_model_prefix}."
+    if has_head(model):
+        return name.startswith(prefix)
+    return name.removeprefix(prefix).split(".")[0] in dict(model.named_children())
+
+
 def _refuse(place: Place, model: Any, found: list[Misfit], fine_tuned: bool, named: bool) -> None:
     """Raises the error for the first weight of another shape. The head is left out where it need not be kept."""
-    prefix = f"{model.base_model_prefix}."
     for each in found:
-        of_head = not each.name.startswith(prefix)
+        of_head = not _of_encoder(model, each.name)
         if of_head and not fine_tuned:
             continue
         if of_head and each.found[1:] == each.wanted[1:] and each.wanted[0] == model.config.num_labels:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from trbert.packed.by_document import ByDocument
 from trbert.packed.grouped import GroupedLayer
+from trbert.packed.heads import has_head
 from trbert.selection.policy import Policy
 from trbert.selection.reduction import Reducer
 from trbert.selection.selectors import PolicySelector, Selector
@@ -33,7 +34,8 @@ class CostModel:
         layer_per_pair: the two attention products of each layer, for one pair of a query and a key.
         layer_per_document: what each layer maps once for a whole row, for one document that is a row by itself. In a
             row of several documents, they share it. DeBERTa's layers map the states of relative positions.
-        head_per_document: the pooler and the head, for one document.
+        head_per_document: the pooler and the head, for one document. The pooling of a model without a head is not
+            counted, since it has no linear map and runs no pooler.
         head_per_token: a head that reads every remaining token and averages the logits, for one token. EuroBERT has one
             where its `classifier_pooling` is "late".
         head_per_original_token: a head that reads the last state of every original token, for one token.
@@ -69,7 +71,7 @@ class CostModel:
         poolers = [getattr(base, "pooler", None)]
         pooling = {id(module) for pooler in poolers if pooler is not None for module in pooler.modules()}
         embedding = [m for m in base.modules() if id(m) not in within_layers | pooling]
-        head = [m for m in model.modules() if id(m) not in within_base or id(m) in pooling]
+        head = [m for m in model.modules() if id(m) not in within_base or id(m) in pooling] if has_head(model) else []
         width = config.hidden_size
         head_width = getattr(config, "head_dim", None) or width // config.num_attention_heads
         attentions = getattr(config, "inner_group_num", 1)  # an ALBERT layer may hold several

@@ -22,11 +22,11 @@ def saliency(
     The saliency of a token at point w is |⟨∂L/∂h_r, h_r − h_w⟩|. To first order, that is how much the loss L would
     change if the token's state did not change between point w and layer r (TR-BERT, Ye et al. 2021, section 3.2).
     Their r is layer 9 of 12. Here r is ¾ of the number of layers, rounded, and at least the layer after the
-    last point.
+    last point. Where a task senses several numbers in place of L, it is the root of the sum of the squares.
 
     Args:
         encoder: the trained model in stages.
-        task: gives the loss.
+        task: gives the loss, as `Task.sensed`.
         examples: the documents with their targets.
         points: the reduction points.
 
@@ -43,10 +43,14 @@ def saliency(
     with torch.enable_grad():
         hidden = batch.hidden.detach().requires_grad_()
         finished = encoder.run_layers(batch.with_hidden(hidden), reference, len(encoder.layers))
-        loss = task.loss(encoder.read(finished, task.reads), examples).sum()
-        (gradient,) = torch.autograd.grad(loss, hidden)
+        sensed = task.sensed(encoder.read(finished, task.reads), examples).sum(-1)
+        gradients = [torch.autograd.grad(each, hidden, retain_graph=True)[0] for each in sensed]
     entering = tuple(states[:-1])
-    scores = [((gradient * (hidden - state.hidden)).sum(-1)).abs().detach().float() for state in entering]
+    scores = []
+    for state in entering:
+        moved = (hidden - state.hidden).detach()
+        changes = torch.stack([(gradient * moved).sum(-1) for gradient in gradients])
+        scores.append(changes.float().square().sum(0).sqrt())
     return entering, torch.stack(scores)
 
 

@@ -9,6 +9,7 @@ from trbert.tasks.regression import Regression
 from trbert.tasks.spans.question_answering import QuestionAnswering
 from trbert.tasks.tagging import Tagging
 from trbert.tasks.task import Task
+from trbert.tasks.vectors.embedding import Embedding
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -21,6 +22,7 @@ TASKS: dict[str, Task] = {
         ListwiseReranking(),
         QuestionAnswering(),
         MultipleChoice(),
+        Embedding(),
     )
 }
 

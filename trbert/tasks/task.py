@@ -61,6 +61,11 @@ class Task(ABC):
         """The Hugging Face Auto class that makes and loads plain models with this task's head."""
         return getattr(transformers, self.head)
 
+    @property
+    def has_head(self) -> bool:
+        """Whether there is a head on the encoder, which must be trained. If not, the outputs are pooled states."""
+        return self.head != "AutoModel"
+
     def metric_of(self, names: Sequence[str]) -> str:
         """Returns the name of the measure of quality: `metric`, unless the names of the targets decide.
 
@@ -204,6 +209,14 @@ class Task(ABC):
         A trajectory is paid for it.
         """
         return -self.loss(outputs, examples).clamp(max=-FIDELITY_FLOOR)
+
+    def sensed(self, outputs: Outputs, examples: Examples) -> Float[Tensor, "kinds examples"]:
+        """Returns for each example the numbers that a token which matters changes; saliency is measured by them.
+
+        It is the loss. A task whose targets are the teacher's own outputs needs others: at the teacher, its loss is
+        least, so that to first order no token would change it.
+        """
+        return self.loss(outputs, examples)[None]
 
     @abstractmethod
     def prior(self, examples: Examples) -> float:

@@ -17,6 +17,7 @@ from trbert.encoder import Encoder
 from trbert.errors import InputError
 from trbert.limits import parse_size
 from trbert.packed.declared import declare
+from trbert.packed.heads import pooling_of
 from trbert.pretrained import Pretrained, check_positions, load_pretrained
 from trbert.rehearsal import rehearse
 from trbert.selection.reduction import Reducer, check_points
@@ -81,6 +82,10 @@ def read_inputs(settings: Settings, say: Say, plan: Plan | None = None) -> Input
             another kind of model.
     """
     data, task = settings.data, task_of(settings.task)
+    if settings.new_head and not task.has_head:
+        raise InputError(
+            f"--new-head must be left out for task {task.name}, which has no head, and is set: leave it out"
+        )
     family = declare(settings.family) if settings.family else None
     splits = splits_of(settings)
     for note in splits.notes:
@@ -95,7 +100,8 @@ def read_inputs(settings: Settings, say: Say, plan: Plan | None = None) -> Input
     for note in pretrained.notes:
         say(note)
     if pretrained.fine_tuned:
-        say("the model was fine-tuned for these labels, so it is the teacher as it is")
+        why = "was fine-tuned for these labels" if task.has_head else "needs no head"
+        say(f"the model {why}, so it is the teacher as it is")
     rehearse(pretrained.model, pretrained.tokenizer, task)
     config = pretrained.model.config
     if splits.labels:  # the examples number the labels as the head does
@@ -251,7 +257,14 @@ def trials_in_memory(needs: Needs, device: torch.device, parameters: int, plan: 
 
 
 def _fingerprint(encoder: Encoder, labels: Sequence[str], taught: dict[str, Examples], settings: Settings) -> str:
-    own = [labels, settings.task, settings.seed, settings.positions, asdict(settings.teacher)]
+    own = [
+        labels,
+        settings.task,
+        settings.seed,
+        settings.positions,
+        asdict(settings.teacher),
+        pooling_of(encoder.plain),
+    ]
     digest = hashlib.sha256(json.dumps(own).encode())
     for part in taught.values():
         hash_examples(digest, part)

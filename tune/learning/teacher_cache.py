@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from trbert.disk.cache import Entry
 from trbert.errors import Diverged
 from trbert.measure.evaluate import unreduced_outputs
+from trbert.packed.heads import pooling_of
 from trbert.selection.reduction import Reducer
 from trbert.tasks.examples import Examples, Outputs
 from tune.budget import Plan, fit_teacher
@@ -138,10 +139,11 @@ def teacher_outputs(reducer: Reducer, examples: Examples, split: str, compute: C
     Raises:
         Diverged: An output is not finite.
     """
-    device, dtype = reducer.encoder.device, compute.dtype if split == "train" else compute.evaluation
-    key = hashlib.sha256(f"{reducer.task.name} bfloat16 {uses_bfloat16(device, dtype)}".encode())
+    plain, device = reducer.encoder.plain, reducer.encoder.device
+    dtype = compute.dtype if split == "train" else compute.evaluation
+    key = hashlib.sha256(f"{reducer.task.name} {pooling_of(plain)} bfloat16 {uses_bfloat16(device, dtype)}".encode())
     hash_examples(key, examples)
-    hash_weights(key, reducer.encoder.plain)
+    hash_weights(key, plain)
     entry = Entry("outputs", key.hexdigest()[:24])
     if (kept := _tensors(entry).get("outputs")) is not None:
         return kept

@@ -295,6 +295,15 @@ def test_the_task_is_that_of_the_config_or_of_the_command(imports, refused, edit
     assert trbert.load(out).config.task == "classification"
 
 
+@pytest.mark.parametrize("own", [["AUTOBertForSequenceClassification"], None])
+def test_a_task_without_a_head_is_refused(own, refused, edit):
+    edit(architectures=own)
+    assert refused("--task", "embedding") == (
+        "--task must be one that the original TR-BERT code trains, and is 'embedding', which has no head: name the "
+        "task that the checkpoint was trained for"
+    )
+
+
 def test_a_task_that_is_not_the_checkpoints_is_refused(refused, edit, original, token_task):
     assert refused("--task", token_task.name) == (
         f"--task must be the one for which checkpoint {original} was trained, and is 'token average', while "

@@ -105,6 +105,14 @@ def write_questions(folder):
     return path
 
 
+def write_texts(folder):
+    """Texts without any label."""
+    draw, path = random.Random(0), folder / "texts.csv"
+    lines = ["text", *(" ".join(text(draw, ("alpha", "beta")[row % 2])) for row in range(ROWS))]
+    path.write_text("\n".join(lines))
+    return path
+
+
 def write_queries(folder):
     """Of a query's four documents, the one with the word alpha is relevant; every query has its own word."""
     draw, path = random.Random(0), folder / "queries.csv"
@@ -121,6 +129,7 @@ def write_queries(folder):
 
 
 TOYS = {
+    "embedding": (TASKS["embedding"], write_texts, "text"),
     "regression": (TASKS["regression"], write_scores, "text"),
     "multiple_choice": (TASKS["multiple_choice"], write_choices, "article,question,options"),
     "mark_words": (MarkWords(), write_marks, "text"),
