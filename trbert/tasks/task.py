@@ -290,8 +290,6 @@ class Task(ABC):
         return {}
 
 
-def _means(
-    sums: Float[np.ndarray, " block"], counts: Float[np.ndarray, " block"]
-) -> Float[np.ndarray, " block"]:
+def _means(sums: Float[np.ndarray, " block"], counts: Float[np.ndarray, " block"]) -> Float[np.ndarray, " block"]:
     """Returns sums / counts, and 1 where the count is 0."""
     return np.divide(sums, counts, out=np.ones_like(sums), where=counts > 0)
