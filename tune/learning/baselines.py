@@ -127,12 +127,11 @@ def standing_of(
     """
     parts = {name: examples[name] for name in ("validation", "test")}
     own = _qualities(task, {name: task.decode(outputs[name], part) for name, part in parts.items()}, parts)
+    shares = {name: len(part) / sum(map(len, parts.values())) for name, part in parts.items()}
     found = []
     for each in answers:
         given = _qualities(task, {"validation": each.validation, "test": each.test}, parts)
-        ahead = sum(len(part) * (own[name] - given[name]) for name, part in parts.items()) / sum(
-            map(len, parts.values())
-        )
+        ahead = sum(shares[name] * (own[name] - given[name]) for name in parts)
         figures = {"ahead": float(ahead[0]), "error": float(ahead[1:].std())}
         found.append(Baseline(name=each.name, rows=each.rows, **figures, **_first(given)))
     low, high = interval(own["test"][1:])

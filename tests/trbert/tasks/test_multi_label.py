@@ -106,6 +106,12 @@ def test_micro_f1_counts_all_labels_of_all_texts_together():
     assert TASK.figures(decoded, examples) == {"macro F1": pytest.approx((2 / 3 + 0 + 1) / 3)}
 
 
+def test_where_there_are_no_labels_and_none_is_given_nothing_is_wrong():
+    examples = examples_of([[0, 0], [0, 0]])
+    assert TASK.quality([[], []], examples) == 1.0
+    assert TASK.figures([[], []], examples) == {}
+
+
 def test_labels_are_the_outputs_above_zero():
     assert TASK.decode(torch.tensor([[0.1, -1.0], [0.0, -0.1], [3.0, 2.0]]), examples_of([[0, 0]] * 3)) == [
         [0],

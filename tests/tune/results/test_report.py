@@ -158,6 +158,19 @@ def test_a_models_card_tells_its_dials_on_test_and_how_it_was_made(collected, re
     assert read_measures(folder.models / "teacher", None) == dataclasses.replace(measured, dial=None, drop=None)
 
 
+def test_a_drops_interval_is_that_of_the_difference_on_the_same_resamples(certain, at, unreduced):
+    # The teacher is right on 8 rows of 20, and the model on the 12 others. The mean of a row's difference is −.2, and
+    # its standard deviation √(1 − .04); that of 20 rows is .22, and 1.96 times as much .43.
+    points = [dataclasses.replace(unreduced(0.75), quality_test=0.4), at(0.7, 3.0, dial=-0.5, quality_test=0.6)]
+    found = report._measures(points, {0: [0] * 20, 1: [1] * 20}, certain, Clock())
+    assert (found[0].dial, found[0].drop) == (None, None)
+    assert found[1].dial == -0.5
+    assert found[1].drop == (pytest.approx(-63, abs=6), pytest.approx(23, abs=6))
+    assert found[1].quality == (pytest.approx(0.385, abs=0.06), pytest.approx(0.815, abs=0.06))
+    # Without time for more, there are the figures of the first one alone.
+    assert report._measures(points, {0: [0] * 20, 1: [1] * 20}, certain, Clock(-1.0)) == {0: found[0]}
+
+
 def test_a_learned_models_card_tells_its_price_and_what_drawn_masks_give(collected, result_of):
     curve = [(0.0, evaluation(0.7, 3.0, 0.5, 0.25)), (1000.0, evaluation(0.74, 1.0, 1.0, 1.0))]
     folder, _ = collected([], result_of(1, *curve, selector="policy"))
