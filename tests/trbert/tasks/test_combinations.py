@@ -175,7 +175,7 @@ def test_a_saved_model_says_the_same_once_it_is_loaded(own, model, examples, tmp
 
 def test_with_all_tokens_kept_each_weight_has_the_plain_models_gradient(own, plain, model, examples):
     if own.runner == "int8":
-        return  # it cannot learn, and says so: tests/trbert/runners/test_int8.py
+        pytest.skip("a model in int8 cannot learn")
     model.run_with(runner_of(own.runner))
     own.task.loss(plainly(plain, examples), examples).mean().backward()
     own.task.loss(outputs_of(model, examples, model.selector.keep_all), examples).mean().backward()
