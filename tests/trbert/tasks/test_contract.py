@@ -301,6 +301,14 @@ def test_quality_is_one_for_right_outputs_and_below_it_for_others(case, task, ex
     assert task.metric
 
 
+def test_the_commonest_answer_of_train_is_one_for_each_example(task, examples):
+    train = examples.take(torch.tensor([1, 1, 1, 0, 2]))
+    answers = task.commonest(train, examples)
+    assert len(answers) == 5
+    assert task.correct(answers, examples)[1] == 1.0
+    assert 0 <= task.quality(answers, examples) < 1
+
+
 def test_the_quality_of_a_resample_is_that_of_the_examples_it_holds(task, examples, draw):
     decoded = task.decode(draw(0), examples)
     times = np.array([[1.0, 1, 1, 1, 1], [0, 2, 1, 0, 2], [3, 0, 0, 1, 1]])
@@ -319,14 +327,6 @@ def test_further_measures_are_one_for_right_outputs_and_no_higher_for_others(cas
         own = task.figures(task.decode(draw(seed), examples), examples)
         assert own.keys() == right.keys()
         assert all(value <= 1 for value in own.values())
-
-
-def test_the_commonest_answer_of_train_is_one_for_each_example(task, examples):
-    train = examples.take(torch.tensor([1, 1, 1, 0, 2]))
-    answers = task.commonest(train, examples)
-    assert len(answers) == 5
-    assert task.correct(answers, examples)[1] == 1.0
-    assert 0 <= task.quality(answers, examples) < 1
 
 
 def test_text_classes_are_class_indices(task, rows):
