@@ -91,17 +91,23 @@ def plain(own, build_model):
     """The model as Hugging Face made it, which no runner has touched."""
     config = CONFIGS[own.family]()
     config.num_labels = own.case.outputs
+    if getattr(own.case, "pools", False):  # without a head, the outputs are pooled states
+        config.pooling, config.normalised = "mean", False
     return build_model(config, SEED, own.task.auto_class)
 
 
 @pytest.fixture
 def examples(own, plain, tokenizer):
-    """The examples of the task's own table. A family with one segment alone has no second one."""
+    """The examples of the task's own table, settled by random outputs of a teacher.
+
+    A family with one segment alone has no second one.
+    """
     read = own.task.read({"train": Table("a.csv", own.case.values)}, own.task.columns(*own.case.columns))
     found = own.task.encode(read.rows["train"], tokenizer, 16).examples
     if found.tokens.token_type_ids is not None and getattr(plain.config, "type_vocab_size", 1) < 2:
         found.tokens.token_type_ids.zero_()
-    return found
+    outputs = torch.randn(found.num_outputs, own.case.outputs, generator=torch.Generator().manual_seed(SEED))
+    return own.task.settled(found, outputs, found, outputs)
 
 
 @pytest.fixture
