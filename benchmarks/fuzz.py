@@ -208,7 +208,15 @@ def _make_run(folder: Path) -> None:
     baselines = tuple(
         Baseline(name=name, validation=0.5, test=0.5, rows=16, ahead=0.3, error=0.05) for name in (COMMONEST, LINEAR)
     )
-    figures = {"validation": 0.9, "test": 0.9, "known": 0.5, "trained": True, "train_rows": 16, "test_rows": 4}
+    figures = {
+        "validation": 0.9,
+        "test": 0.9,
+        "known": 0.5,
+        "trained": True,
+        "train_rows": 16,
+        "test_rows": 4,
+        "interval": 0.5,
+    }
     write_standing(run.baselines, Standing(**figures, baselines=baselines))
     changes = {"model": str(folder / "bert"), "data.source": str(folder / "rows.csv"), "new_head": True}
     settings = override(Settings(), {**changes, "data.max_length": 16, "data.train_rows": 16})

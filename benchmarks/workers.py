@@ -149,6 +149,7 @@ def prepared_of(name: str, length: int) -> Prepared:
         tokenizer=None,
         teacher_validation=0.0,
         teacher_test=0.0,
+        teacher_answers=[],
         labels=("a", "b"),
         penalty=1.0,
         fingerprint="",

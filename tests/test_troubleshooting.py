@@ -70,7 +70,15 @@ def added_tokens(folder, monkeypatch):
 
 def an_ignorant_teacher(folder, monkeypatch):
     commonest = Baseline(name=COMMONEST, validation=0.5, test=0.5, rows=90, ahead=0.01, error=0.02)
-    figures = {"validation": 0.51, "test": 0.51, "known": 0.01, "trained": True, "train_rows": 90, "test_rows": 100}
+    figures = {
+        "validation": 0.51,
+        "test": 0.51,
+        "known": 0.01,
+        "trained": True,
+        "train_rows": 90,
+        "test_rows": 100,
+        "interval": 0.2,
+    }
     return remarks(Standing(**figures, baselines=(commonest,)))
 
 

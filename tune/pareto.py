@@ -19,6 +19,7 @@ from trbert.wording import printable, python_text, reason
 from tune.learning.standing import remarks
 from tune.results.check import check_run
 from tune.results.front import NO_MODEL, UNREDUCED, Point, at_dial, has_model, is_saved, pick
+from tune.results.measures import in_words, read_measures
 from tune.results.models import model_folder, read_config
 from tune.results.standing_file import read_standing
 from tune.results.table import read_front, table
@@ -108,6 +109,11 @@ def _check_place(run: Path, source: Path, out: Path) -> None:
 def describe(run: Path, point: Point, exported: Path | None = None) -> str:
     """Returns the text about a picked model: its folder, its quality and speed, and the line of Python that loads it.
 
+    Where the run kept them, intervals and further measures on test stand between.
+
+    Raises:
+        InputError: The file of these measures is damaged.
+
     Example:
         >>> measured = {"quality_validation": 0.9, "speed_up_validation": 4.0}
         >>> fast = Point(trial="1", selector="policy", dial=-0.5, model="models/1", **measured)
@@ -123,6 +129,8 @@ def describe(run: Path, point: Point, exported: Path | None = None) -> str:
     if point.docs_per_second is not None:
         facts.append(f"{point.docs_per_second:.0f} docs/s")
     lines = [f"picked  {printable(str(folder))}{at_dial(point)}: {', '.join(facts)}"]
+    if (measures := read_measures(folder, point.dial)) is not None:
+        lines.append(f"test    {in_words(measures)}")
     if exported is not None:
         lines.append(f"copied  to {printable(str(exported))}")
     where = python_text((exported or folder).as_posix())

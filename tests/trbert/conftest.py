@@ -62,8 +62,8 @@ CONFIGS = {
 }
 
 
-def _build(config, seed=0):
-    model = transformers.AutoModelForSequenceClassification.from_config(config).eval()
+def _build(config, seed=0, auto_class=transformers.AutoModelForSequenceClassification):
+    model = auto_class.from_config(config).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in model.named_parameters():
@@ -88,7 +88,7 @@ def one_thread(few_threads):
 
 @pytest.fixture(scope="session")
 def build_model():
-    """A function: configuration and seed -> a Hugging Face classifier with random weights, in eval mode."""
+    """A function: configuration, seed and Auto class -> a Hugging Face model with random weights, in eval mode."""
     return _build
 
 

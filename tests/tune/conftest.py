@@ -133,6 +133,7 @@ def certain(prepared):
         test=_rows(prepared.test, 0.4),
         teacher_validation=0.75,
         teacher_test=0.4,
+        teacher_answers=[0] * 20,
     )
 
 
@@ -251,7 +252,7 @@ def _standing(ahead=0.35, behind=0.05, known=0.5, trained=True, error=0.02):
     """A teacher of 85 %; by how much it is ahead of the commonest answer, and of the linear model."""
     half = Baseline(name=COMMONEST, validation=0.5, test=0.5, rows=800, ahead=ahead, error=error)
     linear = Baseline(name=LINEAR, validation=0.8, test=0.8, rows=800, ahead=behind, error=0.02)
-    rows = {"train_rows": 800, "test_rows": 500}
+    rows = {"train_rows": 800, "test_rows": 500, "interval": 0.063}
     return Standing(validation=0.85, test=0.85, known=known, trained=trained, baselines=(half, linear), **rows)
 
 

@@ -14,6 +14,7 @@ from tune import pareto
 from tune.learning.standing import remarks
 from tune.pareto import describe, export, main
 from tune.results.front import mark_front, pick
+from tune.results.measures import Measures, read_measures, write_measures
 from tune.results.standing_file import write_standing
 from tune.results.table import table, write_front
 
@@ -221,6 +222,17 @@ def test_a_pick_from_a_teacher_that_knows_nothing_is_allowed_and_said(run, capsy
     *_, load, beware = capsys.readouterr().out.splitlines()
     assert load.startswith("load    trbert.load(")
     assert beware == f"beware  {remarks(standing(ahead=0.0))[0]}"
+
+
+def test_a_picks_intervals_and_further_measures_are_told_where_the_run_kept_them(run, capsys, tmp_path):
+    kept = Measures(dial=-1.5, quality=(0.85, 0.9), drop=(-0.5, 2.5), figures={"macro F1": 0.875})
+    write_measures(run / "models" / "2", [kept])
+    assert main([str(run), "--max-drop", "1", "--out", str(tmp_path / "picked")]) == 0
+    picked, test, copied, _ = capsys.readouterr().out.splitlines()[-4:]
+    assert picked.startswith("picked ")
+    assert test == "test    95 % interval 85.0 to 90.0 %, of the drop -0.5 to 2.5 points; macro F1 0.8750"
+    assert copied.startswith("copied ")
+    assert read_measures(tmp_path / "picked", -1.5) == kept
 
 
 def test_baselines_that_are_none_are_one_line_and_exit_code_2(run, capsys):

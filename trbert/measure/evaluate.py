@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -29,12 +29,14 @@ class Evaluation:
         speed_up: Σ unreduced FLOPs / Σ reduced FLOPs, without padding.
         kept: the fraction of all original tokens that were left after each point.
         docs_per_second: the throughput on this machine, without the time for tokenisation.
+        decoded: for each example what a user reads. Further measures and intervals are computed from it.
     """
 
     quality: float
     speed_up: float
     kept: tuple[float, ...]
     docs_per_second: float
+    decoded: list[Any] = field(default_factory=list, repr=False, compare=False)
 
 
 def within_budget(
@@ -183,6 +185,7 @@ def evaluate_forward(
         speed_up=speed_up(cost.unreduced(lengths), flops),
         kept=tuple((found.kept.sum(1) / lengths.sum()).tolist()),
         docs_per_second=len(examples.tokens) / found.seconds,
+        decoded=found.decoded,
     )
 
 
@@ -191,8 +194,14 @@ def evaluate_unreduced(reducer: Reducer, examples: Examples, tokens_per_batch: i
     started = time.perf_counter()
     outputs = unreduced_outputs(reducer, examples, tokens_per_batch)
     seconds = time.perf_counter() - started
-    quality = reducer.task.quality(reducer.task.decode(outputs, examples), examples)
-    return Evaluation(quality=quality, speed_up=1.0, kept=(), docs_per_second=len(examples.tokens) / seconds)
+    decoded = reducer.task.decode(outputs, examples)
+    return Evaluation(
+        quality=reducer.task.quality(decoded, examples),
+        speed_up=1.0,
+        kept=(),
+        docs_per_second=len(examples.tokens) / seconds,
+        decoded=decoded,
+    )
 
 
 def _restored(parts: tuple[Tensor, ...], order: tuple[Tensor, ...]) -> Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from trbert.errors import InputError
 from trbert.tasks.examples import Examples, Outputs, exact
 from trbert.tasks.labels import checked_labels, find_classes, without_labels
-from trbert.tasks.over_texts import OverTexts, texts_of, usable_rows
+from trbert.tasks.over_texts import OverTexts, macro_f1, texts_of, usable_rows
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.task import PerExample
 from trbert.wording import cut, the_first
@@ -123,6 +123,13 @@ class Classification(OverTexts):
     def correct(self, decoded: Sequence[Any], examples: Examples) -> list[float]:
         """Returns 1 for each document whose class is its label, and 0 for the others."""
         return [float(one == label) for one, label in zip(decoded, examples.targets.tolist(), strict=True)]
+
+    def figures(self, decoded: Sequence[Any], examples: Examples) -> dict[str, float]:
+        """Returns the macro F1: the mean of the F1 of each class that an example of the split has or was given."""
+        labels, given = examples.targets.cpu().numpy(), np.array(decoded)
+        classes = int(max(labels.max(), given.max())) + 1
+        both = np.bincount(labels, minlength=classes) + np.bincount(given, minlength=classes)
+        return macro_f1(np.bincount(labels[labels == given], minlength=classes), both)
 
 
 def _rows(table: Table, columns: Columns, used: Sequence[int], targets: Sequence[int | None]) -> Rows:

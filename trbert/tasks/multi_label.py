@@ -12,7 +12,7 @@ from torch import Tensor
 from trbert.errors import InputError
 from trbert.tasks.examples import Examples, Outputs, exact
 from trbert.tasks.labels import KINDS, find_classes
-from trbert.tasks.over_texts import OverTexts, texts_of, usable_rows
+from trbert.tasks.over_texts import OverTexts, macro_f1, texts_of, usable_rows
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.task import PerExample
 from trbert.tasks.texts import is_missing
@@ -160,11 +160,21 @@ class MultiLabel(OverTexts):
             2 * hit / (many + own) if many + own else 1.0 for hit, many, own in zip(hits, given, wanted, strict=True)
         ]
 
-    def quality(self, decoded: Sequence[Any], examples: Examples) -> float:
-        """Returns the micro F1 of a split: the F1 of all labels of all documents together."""
-        hits, given, wanted = _counts(decoded, examples)
-        both = sum(given) + sum(wanted)
-        return 2 * sum(hits) / both if both else 1.0
+    def weights(self, decoded: Sequence[Any], examples: Examples) -> list[float]:
+        """Returns how many labels each document has and was given together, so that the quality is the micro F1.
+
+        That is the F1 of all labels of all documents together.
+        """
+        _, given, wanted = _counts(decoded, examples)
+        return [float(many + own) for many, own in zip(given, wanted, strict=True)]
+
+    def figures(self, decoded: Sequence[Any], examples: Examples) -> dict[str, float]:
+        """Returns the macro F1: the mean of the F1 of each label that an example of the split has or was given."""
+        wanted = examples.targets.cpu().numpy() > 0
+        given = np.zeros_like(wanted)
+        for row, labels in enumerate(decoded):
+            given[row, labels] = True
+        return macro_f1((wanted & given).sum(0), given.sum(0) + wanted.sum(0))
 
 
 def _labels_of(table: Table, column: str, row: int) -> list[Any]:

@@ -84,6 +84,23 @@ class OverTexts(Task, ABC):
         return Encoded(Examples.of_documents(tokens, torch.tensor(rows.targets[kept])), truncated, kept)
 
 
+def macro_f1(right: Int64[np.ndarray, " classes"], both: Int64[np.ndarray, " classes"]) -> dict[str, float]:
+    """Returns the mean of the F1 of each class, by its name; nothing where no class occurs.
+
+    A class that no example has, and that none was given, does not count.
+
+    Args:
+        right: how many examples were rightly given each class.
+        both: how many examples have each class, plus how many were given it.
+
+    Example:
+        >>> macro_f1(np.array([1, 0, 0]), np.array([2, 3, 0]))  # 1 and 0
+        {'macro F1': 0.5}
+    """
+    occurs = both > 0
+    return {"macro F1": float((2 * right[occurs] / both[occurs]).mean())} if occurs.any() else {}
+
+
 def usable_rows(split: str, table: Table, columns: Columns) -> tuple[list[int], list[str]]:
     """Returns the indices of a table's usable rows, and notes on what was left out.
 

@@ -1,19 +1,20 @@
 """Regression: a number for a text, or for a pair of texts."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from trbert.errors import InputError
 from trbert.tasks.examples import Examples, Outputs, exact
 from trbert.tasks.over_texts import OverTexts, texts_of, usable_rows
 from trbert.tasks.rows import Columns, Reading, Rows, Table
-from trbert.tasks.task import PerExample
+from trbert.tasks.task import PerExample, Times
 from trbert.tasks.texts import is_missing
 from trbert.wording import shown
 
@@ -162,11 +163,24 @@ class Regression(OverTexts):
         scores: list[float] = (1 / (1 + errors.square())).tolist()
         return scores
 
-    def quality(self, decoded: Sequence[Any], examples: Examples) -> float:
-        """Returns Spearman's rank correlation; 0 where it is negative, or where all numbers are equal."""
-        own, given = _ranks(examples.targets[:, 0].cpu().numpy()), _ranks(np.array(decoded))
-        scale = math.sqrt(float((own**2).sum() * (given**2).sum()))
-        return max(0.0, float((own * given).sum()) / scale) if scale else 0.0
+    def qualities(
+        self, decoded: Sequence[Any], examples: Examples, times: Iterable[Times]
+    ) -> Float[np.ndarray, " resamples"]:
+        """Returns Spearman's rank correlation in each resample; 0 where it is negative, or where all numbers are equal.
+
+        It is no mean over examples.
+        """
+        own, given = (np.unique(each, return_inverse=True)[1] for each in (_true(examples), np.array(decoded)))
+        return np.concatenate([_correlations(_ranks(own, each), _ranks(given, each), each) for each in times])
+
+    def figures(self, decoded: Sequence[Any], examples: Examples) -> dict[str, float]:
+        """Returns R², the share of the numbers' variance that the outputs explain; below 0 if they explain none of it.
+
+        It is left out where all numbers are equal.
+        """
+        numbers = _true(examples)
+        spread = float(((numbers - numbers.mean()) ** 2).sum())
+        return {"R²": 1 - float(((numbers - np.array(decoded)) ** 2).sum()) / spread} if spread else {}
 
 
 def _number(table: Table, column: str, row: int) -> float:
@@ -195,9 +209,30 @@ def _numbers(examples: Examples) -> tuple[Tensor, Tensor]:
     return examples.targets[:, 0], examples.targets[:, 1]
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Returns the rank of each value, less the mean rank. Equal values share the mean of their ranks."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = counts.cumsum()
-    ranks: np.ndarray = (last - (counts - 1) / 2 - (len(values) - 1) / 2 - 1)[place]
+def _true(examples: Examples) -> Float[np.ndarray, " examples"]:
+    """Returns the number of each example."""
+    numbers: np.ndarray = _numbers(examples)[0].double().cpu().numpy()
+    return numbers
+
+
+def _ranks(groups: Int64[np.ndarray, " examples"], times: Times) -> Times:
+    """Returns the rank of each example in each resample, less the mean rank.
+
+    Args:
+        groups: the number of the group of equal values that each example belongs to, in the order of the values. The
+            examples of a group share the mean of their ranks.
+        times: how often each resample holds each example.
+    """
+    order = groups.argsort(kind="stable")
+    starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
+    sizes = np.add.reduceat(times[:, order], starts, axis=1)
+    last = sizes.cumsum(1)
+    ranks: np.ndarray = (last - (sizes - 1) / 2 - (last[:, -1:] + 1) / 2)[:, groups]
     return ranks
+
+
+def _correlations(own: Times, given: Times, times: Times) -> Float[np.ndarray, " block"]:
+    """Returns the correlation of ranks in each resample, but at least 0; 0 where all ranks of one side are equal."""
+    products = (times * own * given).sum(1)
+    scale = np.sqrt((times * own**2).sum(1) * (times * given**2).sum(1))
+    return np.clip(np.divide(products, scale, out=np.zeros_like(scale), where=scale > 0), 0.0, 1.0)

@@ -203,17 +203,22 @@ class Tagging(Task):
             ]
         return [right / words for right, words in _right(decoded, examples)]
 
-    def quality(self, decoded: Sequence[Any], examples: Examples) -> float:
-        """Returns the quality of a split, from 0 to 1: the F1 score over all its entities, or the share of right words.
+    def weights(self, decoded: Sequence[Any], examples: Examples) -> list[float]:
+        """Returns how many entities each example has and was given together, or how many words it has.
 
-        These are the micro averages, in which a long example counts for more.
+        So the quality is the F1 score over all entities of a split, or the share of its right words. A long example
+        counts for more.
         """
         if follows_scheme(examples.names):
-            pairs = _entities(decoded, examples)
-            right = sum(len(said & true) for said, true in pairs)
-            return f1(right, sum(len(said) for said, _ in pairs), sum(len(true) for _, true in pairs))
+            return [float(len(said) + len(true)) for said, true in _entities(decoded, examples)]
+        return [float(words) for _, words in _right(decoded, examples)]
+
+    def figures(self, decoded: Sequence[Any], examples: Examples) -> dict[str, float]:
+        """Returns the accuracy over words where the quality is that of entities."""
+        if not follows_scheme(examples.names):
+            return {}
         counts = _right(decoded, examples)
-        return sum(right for right, _ in counts) / sum(words for _, words in counts)
+        return {"accuracy": sum(right for right, _ in counts) / sum(words for _, words in counts)}
 
 
 def _targets(window: Window, tags: Int[np.ndarray, " words"]) -> Tensor:

@@ -1,7 +1,7 @@
 """The interface of a task: all that differs between classification and other kinds of tasks."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +20,8 @@ FIDELITY_FLOOR = -5.0
 """The lowest fidelity of an example, in nats. Without it, one hopeless example could outweigh a whole batch."""
 
 PerExample = Float[Tensor, " examples"]
+Times = Float[np.ndarray, "_ examples"]
+"""How often each of some resamples of a split holds each of its examples."""
 
 
 class Task(ABC):
@@ -275,9 +277,44 @@ class Task(ABC):
 
     @abstractmethod
     def correct(self, decoded: Sequence[Any], examples: Examples) -> list[float]:
-        """Returns how right each example is, from 0 to 1. Confidence intervals are computed from these numbers."""
+        """Returns how right each example is, from 0 to 1."""
+
+    def weights(self, decoded: Sequence[Any], examples: Examples) -> list[float]:
+        """Returns how much each example counts in the quality.
+
+        It is 1, unless the metric counts parts of an example, such as its words.
+        """
+        return [1.0] * len(examples)
+
+    def qualities(
+        self, decoded: Sequence[Any], examples: Examples, times: Iterable[Times]
+    ) -> Float[np.ndarray, " resamples"]:
+        """Returns the quality of each resample of a split, from 0 to 1.
+
+        It is the mean of `correct` with the weights of `weights`. A task whose metric is no such mean says itself what
+        it is. A resample in which nothing counts has the quality 1, because nothing in it is wrong.
+
+        Args:
+            decoded: the answers for the examples of the split.
+            examples: the split.
+            times: how often each resample holds each example, in blocks of resamples.
+        """
+        counts = np.array(self.weights(decoded, examples), dtype=np.float64)
+        right = counts * np.array(self.correct(decoded, examples), dtype=np.float64)
+        return np.concatenate([_means(each @ right, each @ counts) for each in times])
 
     def quality(self, decoded: Sequence[Any], examples: Examples) -> float:
-        """Returns the quality of a split, from 0 to 1: the mean of `correct`, unless a task's metric is another one."""
-        scores = self.correct(decoded, examples)
-        return sum(scores) / len(scores)
+        """Returns the quality of a split, from 0 to 1: that of the resample which holds each example once."""
+        return float(self.qualities(decoded, examples, [np.ones((1, len(examples)))])[0])
+
+    def figures(self, decoded: Sequence[Any], examples: Examples) -> dict[str, float]:
+        """Returns further measures of a split beside its quality, by their names; none unless a task has some.
+
+        A measure that has no value for this split is left out.
+        """
+        return {}
+
+
+def _means(sums: Float[np.ndarray, " block"], counts: Float[np.ndarray, " block"]) -> Float[np.ndarray, " block"]:
+    """Returns sums / counts, and 1 where the count is 0."""
+    return np.divide(sums, counts, out=np.ones_like(sums), where=counts > 0)

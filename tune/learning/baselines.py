@@ -3,16 +3,18 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 
 from trbert.data.splits import Splits
+from trbert.measure.intervals import interval, resamples
 from trbert.tasks import Task
 from trbert.tasks.examples import Examples, Outputs
 from trbert.tasks.rows import Rows
-from tune.learning.standing import COMMONEST, LINEAR, Baseline, Standing, paired
+from tune.learning.standing import COMMONEST, LINEAR, Baseline, Standing
 
 ROWS = 25_000
 """The most training rows of the linear model."""
@@ -123,27 +125,40 @@ def standing_of(
         known: what the teacher knows of its training labels, in nats, as `Task.known` says.
         trained: whether the search trained the teacher.
     """
-    own = {name: task.decode(outputs[name], examples[name]) for name in ("validation", "test")}
-    scores = _scores(task, own, examples)
+    parts = {name: examples[name] for name in ("validation", "test")}
+    own = _qualities(task, {name: task.decode(outputs[name], part) for name, part in parts.items()}, parts)
+    shares = {name: len(part) / sum(map(len, parts.values())) for name, part in parts.items()}
     found = []
     for each in answers:
-        given = {"validation": each.validation, "test": each.test}
-        ahead, error = paired(scores, _scores(task, given, examples))
-        quality = {name: float(task.quality(decoded, examples[name])) for name, decoded in given.items()}
-        found.append(Baseline(name=each.name, rows=each.rows, ahead=ahead, error=error, **quality))
+        given = _qualities(task, {"validation": each.validation, "test": each.test}, parts)
+        ahead = sum(shares[name] * (own[name] - given[name]) for name in parts)
+        figures = {"ahead": float(ahead[0]), "error": float(ahead[1:].std())}
+        found.append(Baseline(name=each.name, rows=each.rows, **figures, **_first(given)))
+    low, high = interval(own["test"][1:])
     return Standing(
-        **{name: float(task.quality(decoded, examples[name])) for name, decoded in own.items()},
+        **_first(own),
         known=float(known),
         trained=trained,
         train_rows=len(examples["train"]),
-        test_rows=len(examples["test"]),
+        test_rows=len(parts["test"]),
+        interval=high - low,
         baselines=tuple(found),
     )
 
 
-def _scores(task: Task, decoded: Mapping[str, Sequence[Any]], examples: Mapping[str, Examples]) -> list[float]:
-    """Returns the score of each row of validation, and then of each row of test."""
-    return [float(score) for name, each in decoded.items() for score in task.correct(each, examples[name])]
+def _qualities(
+    task: Task, decoded: Mapping[str, Sequence[Any]], parts: Mapping[str, Examples]
+) -> dict[str, Float[np.ndarray, " resamples"]]:
+    """Returns the quality of each split, and after it those of resamples of it, which are the same in each call."""
+    return {
+        name: task.qualities(decoded[name], part, chain([np.ones((1, len(part)))], resamples(len(part), seed)))
+        for seed, (name, part) in enumerate(parts.items())
+    }
+
+
+def _first(qualities: Mapping[str, Float[np.ndarray, " resamples"]]) -> dict[str, float]:
+    """Returns the quality of each split itself."""
+    return {name: float(own[0]) for name, own in qualities.items()}
 
 
 def _texts(rows: Rows) -> list[str]:

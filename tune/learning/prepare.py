@@ -55,6 +55,7 @@ class Prepared:
         tokenizer: the teacher's tokenizer.
         teacher_validation: the teacher's quality on validation, a fraction; measured at the teacher's `max_length`.
         teacher_test: the teacher's quality on test, a fraction; measured at the teacher's `max_length`.
+        teacher_answers: what the teacher says of each test example, as `Task.decode` returns it.
         labels: the names of the head's outputs, in their order; () if they have no names.
         separator: the id of the token that ends the first part of a document; None if no part is protected.
         penalty: the price of an unreduced document if none is set, in nats; the search varies it around this value.
@@ -78,6 +79,7 @@ class Prepared:
     tokenizer: Any
     teacher_validation: float
     teacher_test: float
+    teacher_answers: list[Any]
     labels: tuple[str, ...]
     penalty: float
     fingerprint: str
@@ -192,7 +194,8 @@ def prepare(
     settle = partial(task.settled, validation=taught["validation"], on_validation=outputs["validation"])
     inputs = replace(inputs, examples={name: settle(part, outputs[name]) for name, part in inputs.examples.items()})
     taught = {name: settle(part, outputs[name]) for name, part in taught.items()}
-    quality = {name: task.quality(task.decode(outputs[name], part), part) for name, part in taught.items()}
+    said = {name: task.decode(outputs[name], part) for name, part in taught.items()}
+    quality = {name: task.quality(said[name], part) for name, part in taught.items()}
     say(f"teacher: {100 * quality['validation']:.1f} % on validation, {100 * quality['test']:.1f} % on test")
     known = task.known(outputs["train"], taught["train"])
     linear_s = SECONDS if plan is None else BASELINE_SHARE * plan.seconds
@@ -221,6 +224,7 @@ def prepare(
         tokenizer=pretrained.tokenizer,
         teacher_validation=quality["validation"],
         teacher_test=quality["test"],
+        teacher_answers=said["test"],
         labels=inputs.splits.labels,
         penalty=max(LEAST_KNOWN, min(PENALTY, known)),
         fingerprint=inputs.fingerprint,

@@ -1,8 +1,6 @@
 """Where a teacher stands: its quality beside that of baselines, which are answers that need no encoder."""
 
 import math
-import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,9 +32,9 @@ class Baseline:
         validation: its quality on validation, a fraction.
         test: its quality on test, a fraction.
         rows: the number of training rows that it learned from.
-        ahead: the mean of the paired differences between the teacher and the baseline, over all rows of validation and
-            test. A row's difference is that of the two scores, from 0 to 1, which `Task.correct` returns.
-        error: the standard error of `ahead`.
+        ahead: the difference of the qualities of the teacher and of the baseline. It is the mean of the differences on
+            validation and on test; each split counts by its rows.
+        error: the standard error of `ahead`: its standard deviation over resamples of both splits.
     """
 
     name: str
@@ -76,6 +74,8 @@ class Standing:
         trained: whether the search trained the teacher. If not, it is a fine-tuned model of the user's own.
         train_rows: the number of training rows.
         test_rows: the number of test rows.
+        interval: the width of the 95 % interval of the teacher's quality on test, as a fraction. It is that of the
+            bootstrap (`trbert.measure.intervals`), which resamples the quality itself, whatever the metric.
         baselines: the commonest answer, and the linear model of words where there is one.
     """
 
@@ -85,6 +85,7 @@ class Standing:
     trained: bool
     train_rows: int
     test_rows: int
+    interval: float
     baselines: tuple[Baseline, ...]
 
     def __post_init__(self) -> None:
@@ -93,6 +94,7 @@ class Standing:
         _check_number("known", self.known)
         _check_count("train_rows", self.train_rows)
         _check_count("test_rows", self.test_rows)
+        _check_number("interval", self.interval, 0.0, 1.0)
         names = tuple(each.name for each in self.baselines)
         _check(names in (_NAMES[:1], _NAMES), "baselines", f"be {COMMONEST}, or this and then {LINEAR}", names)
 
@@ -100,37 +102,10 @@ class Standing:
     def knows_nothing(self) -> bool:
         """Whether the teacher is not clearly better than the commonest answer.
 
-        It is clearly better if the mean of the paired differences of `Task.correct`, over validation and test together,
-        is above two standard errors of this mean. Otherwise every reduced model loses nothing, however fast it is.
+        It is clearly better if it is ahead by more than two standard errors. Otherwise every reduced model loses
+        nothing, however fast it is.
         """
         return not self.baselines[0].is_worse
-
-    @property
-    def interval(self) -> float:
-        """The width of a 95 % interval for the teacher's quality on test, as a fraction.
-
-        It is that of Wilson's score interval (JASA 1927): 2z · √(p(1 − p)/n + z²/4n²) / (1 + z²/n), where p is the
-        quality, n the number of rows, and z = 1.96.
-
-        Example:
-            >>> half = Baseline(name=COMMONEST, validation=0.5, test=0.5, rows=800, ahead=0.25, error=0.02)
-            >>> taught = {"validation": 0.75, "test": 0.75, "known": 0.2, "trained": True}
-            >>> round(Standing(**taught, train_rows=800, test_rows=100, baselines=(half,)).interval, 3)
-            0.168
-        """
-        p, n, z = self.test, self.test_rows, 1.96
-        return 2 * z * math.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2) / (1 + z**2 / n)
-
-
-def paired(scores: Sequence[float], others: Sequence[float]) -> tuple[float, float]:
-    """Returns the mean of the paired differences, scores − others, and the standard error of this mean.
-
-    Example:
-        >>> paired([1.0, 1.0, 0.0, 1.0], [1.0, 0.0, 0.0, 0.0])
-        (0.5, 0.28867513459481287)
-    """
-    differences = [one - other for one, other in zip(scores, others, strict=True)]
-    return statistics.fmean(differences), statistics.stdev(differences) / math.sqrt(len(differences))
 
 
 def figures(standing: Standing) -> list[str]:
@@ -172,6 +147,8 @@ def precision(standing: Standing) -> list[str]:
     rows, row = standing.test_rows, 100 / standing.test_rows
     one = f", so that one row is {row:.1f} points" if row >= COARSE else ""
     interval = f"the 95 % interval of the teacher's quality is {100 * standing.interval:.1f} points wide"
+    if standing.interval == 0:
+        interval = "the teacher's quality is the same in every resample of test, so that they give no interval"
     learned = [f"{b.name} {_learned(b, standing)}" for b in standing.baselines if b.rows < standing.train_rows]
     return [f"test has {rows:,} row{'s' if rows > 1 else ''}{one}; {interval}", *learned]
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,8 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
     write_front(folder / _POINTS, outcome.points)
     record = {
         "settings": to_json(outcome.settings),
-        "deployed": asdict(outcome.deployed),
-        "sampled": None if outcome.sampled is None else asdict(outcome.sampled),
+        "deployed": _figures(outcome.deployed),
+        "sampled": None if outcome.sampled is None else _figures(outcome.sampled),
     }
     (folder / _RECORD).write_text(json.dumps(record), encoding="utf-8")
 
@@ -64,6 +64,11 @@ def read_outcome(folder: Path) -> Outcome:
             "reported: copy the trial's folder back, or search again"
         ) from error
     return Outcome(settings=from_json(saved), points=read_points(folder / _POINTS), deployed=deployed, sampled=sampled)
+
+
+def _figures(evaluation: Evaluation) -> dict[str, Any]:
+    """Returns the values of the fields of an evaluation, without what it was computed from."""
+    return asdict(replace(evaluation, decoded=[]))
 
 
 def _evaluation(values: Any) -> Evaluation:

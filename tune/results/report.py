@@ -3,7 +3,7 @@
 import gc
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from trbert.disk.files import copy_tree, write_whole
 from trbert.encoder import Encoder
 from trbert.errors import DamagedCheckpoint, InputError
 from trbert.measure.evaluate import Evaluation, evaluate_unreduced
+from trbert.measure.intervals import interval, resamples
 from trbert.modeling import TrbertModel, load
 from trbert.selection.reduction import Reducer
 from trbert.selection.selectors import selector_class
@@ -31,6 +32,7 @@ from tune.learning.standing import Standing, remarks
 from tune.learning.steps import autocast
 from tune.preflight.places import files_of
 from tune.results.front import TEACHER, UNREDUCED, Point, is_trained, keeps_all, mark_front
+from tune.results.measures import Measures, in_words, write_measures
 from tune.results.outcome import Outcome, read_outcome
 from tune.results.picture import draw
 from tune.results.rules import rules_on_test
@@ -85,12 +87,13 @@ def collect(
         points += outcome.points
     marked, models = mark_front(points), _Models(folder)
     testing = clock.part(TESTING_SHARE * clock.left())
-    tested = _tested(marked, _reported(marked), models.open, prepared, settings.compute, testing)
+    tested, answers = _tested(marked, _reported(marked), models.open, prepared, settings.compute, testing)
     timed = _timed(tested, models.open, prepared, clock.part(TIMING_SHARE * clock.left()))
     models.close()
     timed = _with_drops(rules_on_test(timed, prepared, settings.compute, clock))
+    measures = _measures(timed, {0: prepared.teacher_answers, **answers}, prepared, clock)
     for number, outcome in outcomes.items():
-        _write_card(folder, number, outcome, timed, prepared)
+        _write_card(folder, number, outcome, timed, measures, prepared)
     if prepared.standing is not None:
         write_standing(folder.baselines, prepared.standing)
     write_front(folder.front_table, timed)
@@ -139,7 +142,9 @@ def save_teacher(folder: RunFolder, prepared: Prepared, settings: Settings) -> N
         prepared.plain(torch.device("cpu")).save_pretrained(temporary)
         longest = settings.teacher.max_length or settings.data.max_length
         save_tokenizer(prepared.tokenizer, longest, Path(temporary))
-        own = f"{prepared.metric} on test: {prepared.teacher_test:.4f}"
+        found = _measures([_teacher_point(prepared)], {0: prepared.teacher_answers}, prepared, Clock())
+        own = f"{prepared.metric} on test: {prepared.teacher_test:.4f}; {in_words(found[0])}"
+        write_measures(Path(temporary), [found[0]])
         card = _card("The unreduced teacher", settings, [own], prepared.standing)
         (Path(temporary) / "README.md").write_text(card, encoding="utf-8")
         write_checksums(Path(temporary))
@@ -209,8 +214,10 @@ def _tested(
     prepared: Prepared,
     compute: ComputeSettings,
     clock: Clock,
-) -> list[Point]:
+) -> tuple[list[Point], dict[int, list[Any]]]:
     """Measures these points on test, in the arithmetic that the teacher and the free rules were measured in.
+
+    Returns all points, and what the measured ones say of each example, by their indices.
 
     Args:
         points: of the run.
@@ -220,7 +227,7 @@ def _tested(
         compute: how the machine is used.
         clock: points for which there is no time stay as they are.
     """
-    tested, compute = list(points), prepared.watched(compute)
+    tested, answers, compute = list(points), {}, prepared.watched(compute)
     for index in reported:
         if clock.left() < 0:
             break
@@ -234,23 +241,65 @@ def _tested(
         tested[index] = replace(
             points[index], quality_test=found.quality, speed_up_test=found.speed_up, kept=tuple(found.kept)
         )
-    return tested
+        answers[index] = found.decoded
+    return tested, answers
 
 
-def _write_card(folder: RunFolder, number: int, outcome: Outcome, points: Sequence[Point], prepared: Prepared) -> None:
+def _measures(
+    points: Sequence[Point], answers: Mapping[int, Sequence[Any]], prepared: Prepared, clock: Clock
+) -> dict[int, Measures]:
+    """Returns the intervals and the further measures of points on test, by their indices.
+
+    Drops are those from the best model that keeps all tokens, on the same resamples of test.
+
+    Args:
+        points: of the run.
+        answers: what some of them say of each test example, by their indices. One of these keeps all tokens.
+        prepared: what all trials shared.
+        clock: points for which there is no time are left out.
+    """
+    task, test = prepared.task, prepared.test
+    best = max((i for i in answers if keeps_all(points[i])), key=lambda i: points[i].quality_test or 0.0)
+    whole = task.qualities(answers[best], test, resamples(len(test)))
+    found: dict[int, Measures] = {}
+    for index, said in answers.items():
+        if found and clock.left() < 0:
+            break
+        own = task.qualities(said, test, resamples(len(test)))
+        found[index] = Measures(
+            dial=points[index].dial,
+            quality=interval(own),
+            drop=None if index == best else interval(100 * (whole - own)),
+            figures=task.figures(said, test),
+        )
+    return found
+
+
+def _write_card(
+    folder: RunFolder,
+    number: int,
+    outcome: Outcome,
+    points: Sequence[Point],
+    measures: Mapping[int, Measures],
+    prepared: Prepared,
+) -> None:
     settings, metric = outcome.settings, prepared.metric
-    own = [point for point in points if point.trial == str(number)]
+    indices = [index for index, point in enumerate(points) if point.trial == str(number)]
+    own = [points[index] for index in indices]
     learned = selector_class(settings.selector).learns
     priced = f"penalty {settings.select.penalty:.3g}" if learned else "nothing learned but the encoder"
     lines = [f"selector {settings.selector}, reduction points {list(own[0].points)}, {priced}"]
     lines.append(f"dial, test {metric}, FLOPs speed-up:")
-    for point in own:
+    for index in indices:
+        point = points[index]
         if point.quality_test is not None:
-            lines.append(f"  {point.dial:+.2f}  {point.quality_test:.4f}  {point.speed_up:.2f}x")
+            more = f"  {in_words(measures[index])}" if index in measures else ""
+            lines.append(f"  {point.dial:+.2f}  {point.quality_test:.4f}  {point.speed_up:.2f}x{more}")
     if learned and outcome.sampled is not None:
         lines.append(_sampled_gap(outcome.deployed, outcome.sampled, metric))
     card = _card(f"Reduced model {number}", None, lines, prepared.standing)
     write_whole(folder.models / str(number) / "README.md", card.encode())
+    write_measures(folder.models / str(number), [measures[index] for index in indices if index in measures])
     write_checksums(folder.models / str(number))
 
 

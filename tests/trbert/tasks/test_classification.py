@@ -147,6 +147,13 @@ def test_accuracy_by_hand():
     assert TASK.decode(logits, examples) == [1, 0, 1]
     assert TASK.correct([1, 0, 1], examples) == [1.0, 0.0, 1.0]
     assert TASK.quality([1, 0, 1], examples) == pytest.approx(2 / 3)
+
+
+def test_macro_f1_is_the_mean_over_the_classes_that_occur():
+    examples = Examples.of_documents(Tokens.from_lists([[2]] * 4, None), torch.tensor([0, 0, 1, 4]))
+    # Class 0: one of two found, and nothing else. Class 1: found, and given once too often. Class 2 is given to
+    # nothing. Class 3 is given once, wrongly; class 4 is never given.
+    assert TASK.figures([0, 1, 1, 3], examples) == {"macro F1": pytest.approx((2 / 3 + 2 / 3 + 0 + 0) / 4)}
     assert TASK.metric == "accuracy"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -376,6 +377,26 @@ def test_the_commonest_answer_of_train_is_one_for_each_example(case, task, examp
     correct = task.correct(answers, examples)
     assert correct[1] == pytest.approx(max(correct) if case.pools else case.commonest)
     assert 0 <= task.quality(answers, examples) < 1
+
+
+def test_the_quality_of_a_resample_is_that_of_the_examples_it_holds(task, examples, draw):
+    decoded = task.decode(draw(0), examples)
+    times = np.array([[1.0, 1, 1, 1, 1], [0, 2, 1, 0, 2], [3, 0, 0, 1, 1]])
+    weights = task.weights(decoded, examples)
+    assert len(weights) == 5
+    assert min(weights) >= 0
+    for row, quality in zip(times, task.qualities(decoded, examples, [times[:1], times[1:]]), strict=True):
+        held = torch.arange(5).repeat_interleave(torch.tensor(row).long())
+        assert quality == pytest.approx(task.quality([decoded[each] for each in held], examples.take(held)))
+
+
+def test_further_measures_are_one_for_right_outputs_and_no_higher_for_others(case, task, examples, draw):
+    right = task.figures(task.decode(right_outputs(case, examples), examples), examples)
+    assert [*right.values()] == pytest.approx([1.0] * len(right))
+    for seed in range(3):
+        own = task.figures(task.decode(draw(seed), examples), examples)
+        assert own.keys() == right.keys()
+        assert all(value <= 1 for value in own.values())
 
 
 def test_text_classes_are_class_indices(task, rows):

@@ -102,6 +102,14 @@ def test_micro_f1_counts_all_labels_of_all_texts_together():
     decoded = [[0], [0, 2], []]  # two hits; three given, three wanted
     assert TASK.quality(decoded, examples) == pytest.approx(2 * 2 / (3 + 3))
     assert TASK.correct(decoded, examples) == pytest.approx([2 / 3, 2 / 3, 1.0])
+    # Label 0: one hit; given twice, wanted once. Label 1 is wanted once and never given. Label 2 is right.
+    assert TASK.figures(decoded, examples) == {"macro F1": pytest.approx((2 / 3 + 0 + 1) / 3)}
+
+
+def test_where_there_are_no_labels_and_none_is_given_nothing_is_wrong():
+    examples = examples_of([[0, 0], [0, 0]])
+    assert TASK.quality([[], []], examples) == 1.0
+    assert TASK.figures([[], []], examples) == {}
 
 
 def test_labels_are_the_outputs_above_zero():

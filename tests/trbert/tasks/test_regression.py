@@ -105,6 +105,14 @@ def test_quality_depends_on_the_order_alone():
     assert TASK.quality([1.0] * 4, examples) == 0.0
 
 
+def test_r_squared_is_the_share_of_the_variance_that_is_explained():
+    # The numbers' mean is 2, their squared distances from it are 1, 0 and 1, and the squared errors 1/4, 0 and 0.
+    examples = examples_of([1.0, 2.0, 3.0])
+    assert TASK.figures([1.5, 2.0, 3.0], examples) == {"R²": pytest.approx(1 - 1 / 8)}
+    assert TASK.figures([2.0, 2.0, 2.0], examples) == {"R²": 0.0}
+    assert TASK.figures([1.0, 2.0], examples_of([5.0, 5.0])) == {}
+
+
 def test_a_new_head_starts_at_the_mean():
     assert TASK.start(examples_of([1.0, 2.0, 6.0])) == pytest.approx(3.0)
 

@@ -98,6 +98,8 @@ def test_the_quality_of_entities_is_f1_over_all_of_a_split(examples):
     assert TASK.quality(decoded, examples) == pytest.approx(2 * 2 / (4 + 3))
     assert TASK.correct(decoded, examples) == [0.0, 0.0, 1.0]
     assert TASK.correct([[B_X, I_X, O], [O], [O, O, B_X, O]], examples) == [1.0, 1.0, pytest.approx(2 / 3)]
+    # Beside it, which words have the right tag: 2 of 3, 0 of 1, 4 of 4.
+    assert TASK.figures(decoded, examples) == {"accuracy": 6 / 8}
 
 
 def test_an_entity_may_reach_from_one_window_into_the_next(tokenizer):
@@ -112,6 +114,7 @@ def test_the_quality_of_other_tags_is_the_share_of_right_words(parts):
     decoded = [[0, 1, 0], [1], [0, 0, 0, 1]]
     assert TASK.quality(decoded, parts) == 6 / 8
     assert TASK.correct(decoded, parts) == [1.0, 0.0, 0.75]
+    assert TASK.figures(decoded, parts) == {}
 
 
 def test_the_commonest_tag_is_given_to_each_word(examples):

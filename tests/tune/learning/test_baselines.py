@@ -150,9 +150,25 @@ def test_a_teachers_standing_by_hand():
     assert (found.train_rows, found.test_rows) == (3, 4)
     (own,) = found.baselines
     assert (own.name, own.validation, own.test, own.rows) == (COMMONEST, 0.5, 0.25, 3)
-    # Differences: 0, 0, 1, 1 on validation; 1, -1, 1, 1 on test. Their mean is 4/8, their variance (6 - 8/4)/7.
+    # Differences: 0, 0, 1, 1 on validation; 1, -1, 1, 1 on test. Their mean is 4/8. A mean over resamples of 4 rows has
+    # a quarter of the rows' variance, which is 1/4 and 3/4; the two splits have half of the rows each.
     assert own.ahead == pytest.approx(0.5)
-    assert own.error == pytest.approx((4 / 7 / 8) ** 0.5)
+    assert own.error == pytest.approx((1 / 4 * (1 / 4 + 3 / 4) / 4) ** 0.5, rel=0.1)
+    # Three of four are right. None is right in 1/256 of the resamples, one in 12/256, and all in 81/256.
+    assert found.interval == pytest.approx(0.75)
+
+
+def test_a_teachers_lead_is_that_of_the_metric_and_not_of_a_score_of_rows():
+    # Nine rows have no label, and the commonest answer is right there. It finds none of the labels of the tenth.
+    targets = torch.tensor([[0, 0]] * 9 + [[1, 1]])
+    part = Examples.of_documents(Tokens.from_lists([[2]] * 10, None), targets)
+    parts, task = {"train": part, "validation": part, "test": part}, TASKS["multi_label"]
+    (commonest,) = baselines(task, NO_ROWS, parts, 0)
+    outputs = torch.tensor([[1.0, -1.0]] * 2 + [[-1.0, -1.0]] * 7 + [[1.0, 1.0]])  # two labels too many
+    found = standing_of(task, [commonest], parts, dict.fromkeys(parts, outputs), known=0.5, trained=True)
+    assert sum(task.correct(commonest.test, part)) > sum(task.correct(task.decode(outputs, part), part))
+    assert (found.test, found.baselines[0].test) == (pytest.approx(2 * 2 / (4 + 2)), 0.0)
+    assert found.baselines[0].ahead == pytest.approx(2 / 3)
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from tune.learning.model import Model
 from tune.learning.standing import COMMONEST
 from tune.results import report
 from tune.results.front import UNNUMBERED, Point, mark_front
+from tune.results.measures import read_measures
 from tune.results.outcome import Outcome, write_outcome
 from tune.results.report import collect, finished
 from tune.results.standing_file import read_standing
@@ -137,16 +138,37 @@ def test_a_models_card_tells_its_dials_on_test_and_how_it_was_made(collected, re
     card = (folder.models / "1" / "README.md").read_text().splitlines()
     assert "selector first, reduction points [0, 2], nothing learned but the encoder" in card
     cheap = points[1]
+    # All models say class 0, of which 8 of 20 rows are. 8 ± 4.3 of them lie between the ends: 1.96 · √(20 · .4 · .6).
+    # The F1 of class 0 is 2 · 8 / (8 + 20), and that of class 1 is 0.
+    told = "95 % interval 20.0 to 60.0 %"
     assert [line for line in card if line.startswith("  ")] == [
-        f"  +0.25  0.4000  {cheap.speed_up:.2f}x",
-        "  +1.00  0.4000  1.00x",
+        f"  +0.25  0.4000  {cheap.speed_up:.2f}x  {told}, of the drop 0.0 to 0.0 points; macro F1 0.2857",
+        f"  +1.00  0.4000  1.00x  {told}, of the drop 0.0 to 0.0 points; macro F1 0.2857",
     ]
     # A rule draws no masks.
     assert not any(line.startswith("masks drawn") for line in card)
     other = (folder.models / "2" / "README.md").read_text()
     assert "+0.25" not in other
     teacher = (folder.models / "teacher" / "README.md").read_text()
-    assert "accuracy on test: 0.4000" in teacher
+    assert f"accuracy on test: 0.4000; {told}; macro F1 0.2857\n" in teacher
+    measured = read_measures(folder.models / "1", 0.25)
+    assert (measured.quality, measured.drop) == ((0.2, 0.6), (0.0, 0.0))
+    assert measured.figures == {"macro F1": pytest.approx((16 / 28 + 0) / 2)}
+    assert read_measures(folder.models / "1", 0.5) is None  # off the front, and so not measured on test
+    assert read_measures(folder.models / "teacher", None) == dataclasses.replace(measured, dial=None, drop=None)
+
+
+def test_a_drops_interval_is_that_of_the_difference_on_the_same_resamples(certain, at, unreduced):
+    # The teacher is right on 8 rows of 20, and the model on the 12 others. The mean of a row's difference is −.2, and
+    # its standard deviation √(1 − .04); that of 20 rows is .22, and 1.96 times as much .43.
+    points = [dataclasses.replace(unreduced(0.75), quality_test=0.4), at(0.7, 3.0, dial=-0.5, quality_test=0.6)]
+    found = report._measures(points, {0: [0] * 20, 1: [1] * 20}, certain, Clock())
+    assert (found[0].dial, found[0].drop) == (None, None)
+    assert found[1].dial == -0.5
+    assert found[1].drop == (pytest.approx(-63, abs=6), pytest.approx(23, abs=6))
+    assert found[1].quality == (pytest.approx(0.385, abs=0.06), pytest.approx(0.815, abs=0.06))
+    # Without time for more, there are the figures of the first one alone.
+    assert report._measures(points, {0: [0] * 20, 1: [1] * 20}, certain, Clock(-1.0)) == {0: found[0]}
 
 
 def test_a_learned_models_card_tells_its_price_and_what_drawn_masks_give(collected, result_of):
@@ -297,7 +319,7 @@ def test_the_front_is_measured_on_test_in_the_arithmetic_of_evaluation(certain, 
     monkeypatch.setattr(report, "_measure", measure)
     compute = ComputeSettings(evaluation=evaluation_in, dtype=dtype, tokens_per_batch=123)
     model = SimpleNamespace(device=torch.device("cpu"))
-    (tested,) = report._tested([at(0.8, 4.0)], [0], lambda name: model, certain, compute, Clock())
+    (tested,), _ = report._tested([at(0.8, 4.0)], [0], lambda name: model, certain, compute, Clock())
     assert asked == [(evaluation_in == "bfloat16", True, 123)]
     assert (tested.quality_test, tested.speed_up_test, tested.kept) == (0.5, 2.0, (0.5, 0.25))
 
@@ -356,7 +378,7 @@ def test_points_that_are_not_reached_on_test_stay_empty(certain, at):
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(report, "_measure", lambda *words: evaluation(0.5, 3.0, 0.5))
-        tested = report._tested(
+        tested, answers = report._tested(
             [dataclasses.replace(point, quality_test=None) for point in points],
             [1, 0, 2],
             opened,
@@ -365,6 +387,7 @@ def test_points_that_are_not_reached_on_test_stay_empty(certain, at):
             Once(),
         )
     assert [point.quality_test for point in tested] == [None, 0.5, None]
+    assert [*answers] == [1]
 
 
 def test_the_best_point_of_each_model_is_measured_on_test_before_the_second_of_any(at):
