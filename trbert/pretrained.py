@@ -18,6 +18,7 @@ from trbert.checkpoint.head import match_labels
 from trbert.checkpoint.place import Place, find_model
 from trbert.checkpoint.quiet import quiet
 from trbert.checkpoint.tokenizer import fit_tokenizer, load_tokenizer
+from trbert.checkpoint.trained import Trained, trained_head
 from trbert.checkpoint.weights import (
     SAFETENSORS,
     check_finite,
@@ -71,7 +72,7 @@ def load_pretrained(name: str, task: Task, labels: Sequence[str], new_head: bool
         InputError: The model was fine-tuned for other labels.
         DamagedCheckpoint: Files of the model are missing or cut off, or do not fit together.
     """
-    place, found = (Place(name, _packaged_folder(), local=True), ()) if name == PACKAGED else find_model(name)
+    place, found = _place_of(name)
     with quiet(), place.read():
         config, names, cleared = read_config(place)
         heads = [each for each in config.architectures or () if "For" in each]
@@ -98,6 +99,20 @@ def load_pretrained(name: str, task: Task, labels: Sequence[str], new_head: bool
         order, matched = match_labels(place.name, own, tuple(map(str, labels)))
     notes = (*found, *cleared, *written, *unused, *replaced, *matched, *read, *fitted)
     return Pretrained(model.eval(), tokenizer, fine_tuned, order, notes)
+
+
+def own_head(name: str) -> Trained | None:
+    """Returns the head that the named model was fine-tuned with; None where it has none of a known task.
+
+    Args:
+        name: as `load_pretrained` takes it.
+    """
+    place, _ = _place_of(name)
+    return trained_head(place)
+
+
+def _place_of(name: str) -> tuple[Place, tuple[str, ...]]:
+    return (Place(name, _packaged_folder(), local=True), ()) if name == PACKAGED else find_model(name)
 
 
 def check_positions(config: Any, tokens: int) -> None:

@@ -125,8 +125,8 @@ def test_another_task_says_which_task_reads_such_a_file(tmp_path):
     with pytest.raises(InputError) as found:
         read_source(str(path), Columns.named("text", "label"), Format())
     assert str(found.value) == (
-        f"data file '{path}' must be a table of texts, and is one of words with a tag each: set --task tagging, or "
-        "rename it to end in .txt if it is a table of texts"
+        f"data file '{path}' must be a table of texts, and is one of words with a tag each: leave out --task or "
+        "pass --task tagging, or rename it to end in .txt if it is a table of texts"
     )
 
 
