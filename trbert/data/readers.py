@@ -13,7 +13,7 @@ from trbert.wording import briefly_listed, did_you_mean, first_line
 SPLITS = ("train", "validation", "test")
 SUFFIXES = (".parquet", ".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json")
 """The suffixes of files that can be read, in any case. All but .parquet may be followed by .gz."""
-WORD_SUFFIXES = (".conll", ".bio")
+WORD_SUFFIXES = (".conll", ".conllu", ".bio")
 """The suffixes of files that have a word with its tags on each line. Only a task that reads words reads them."""
 
 

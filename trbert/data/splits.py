@@ -94,7 +94,7 @@ def load_splits(
             `pages`, the documentation of the installed libraries;
             a folder with files `train`, `validation` and `test` (.parquet, .csv, .tsv, .txt, .jsonl, .ndjson or .json),
             and perhaps a `labels.json` that names the classes; for a task that reads words also files with a word and
-            its tags on each line (.conll, .bio, .txt or .tsv);
+            its tags on each line (.conll, .conllu, .bio, .txt or .tsv);
             a folder that `save_to_disk` of Hugging Face `datasets` wrote;
             one file;
             the files one by one, as `train=a.csv,test=b.csv`;

@@ -206,8 +206,8 @@ def _labels_of(table: Table, column: str, row: int) -> list[Any]:
             "labels say what they are for"
         )
     labels = [int(label) if isinstance(label, float) and label.is_integer() else label for label in cell]
-    odd = next((label for label in labels if type(label) not in KINDS or is_missing(label)), None)
-    if odd is not None or len(set(map(type, labels))) > 1:
+    odd = any(type(label) not in KINDS or is_missing(label) for label in labels)
+    if odd or len(set(map(type, labels))) > 1:
         raise InputError(
             f"row {row} of {table.origin} must have a list of labels of one type, strings or integers, in column "
             f"{column!r}, and has {shown(cell)}: correct the row"
