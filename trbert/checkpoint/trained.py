@@ -46,13 +46,15 @@ def trained_head(place: Place) -> Trained | None:
     return None
 
 
-def _may_be_of(task: Task, kind: str, config: object) -> bool:
-    """Returns whether a head of this class and with this config may have been trained for a task."""
-    own = task.head.removeprefix("AutoModel")
-    if not own or not kind.endswith(own):
-        return False
+def may_have_learned(task: Task, config: object) -> bool:
+    """Returns whether a head with this config may have been trained for a task that uses such a head."""
     try:
         task.check_config(config)
     except InputError:
         return False
     return True
+
+
+def _may_be_of(task: Task, kind: str, config: object) -> bool:
+    own = task.head.removeprefix("AutoModel")
+    return bool(own) and kind.endswith(own) and may_have_learned(task, config)

@@ -100,7 +100,7 @@ def _by_columns(
         NoColumn: There is none.
     """
     for task in order:
-        for texts, target in task.known_columns or ((task.text_column, task.label_column),):
+        for texts, target in _known(task):
             columns = _columns(task, texts, target if label_column is None else label_column)
             if text_column in (None, texts) and columns is not None and _all_there(columns, error.there):
                 return task, columns, _has(error.origin, columns)
@@ -130,14 +130,19 @@ def _by_values(
     """
     takes = {task: _columns(task, text_column, label_column) for task in TASKS.values()}
     able = {task: own for task, own in takes.items() if own is not None and _all_there(own, train.values)}
-    names = ",".join(columns.inputs), ",".join(columns.targets)
+    names, shared = (",".join(columns.inputs), ",".join(columns.targets)), _known(next(iter(TASKS.values())))
     for task, own in able.items():
-        if names in task.known_columns:
+        if names in _known(task) and names not in shared:
             return task, own, _has(train.origin, own)
     for task, own in able.items():
         if why := task.sign(train, own):
             return task, own, why
     return guess, columns, ""
+
+
+def _known(task: Task) -> tuple[tuple[str, str], ...]:
+    """Returns the pairs of columns by which data of a task are recognised."""
+    return task.known_columns or ((task.text_column, task.label_column),)
 
 
 def _all_there(columns: Columns, there: Iterable[str]) -> bool:

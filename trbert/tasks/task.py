@@ -40,7 +40,7 @@ class Task(ABC):
         text_column: the name of the column of the texts where the user names none.
         label_column: the name of the column of the targets where the user names none; "" for a task without targets.
         known_columns: pairs of a `text_column` and a `label_column` by which data of this task are recognised where the
-            user names no task; the first pair whose columns are all there is taken. () where no names tell.
+            user names no task; the first pair whose columns are all there is taken. () is the pair of the two above.
         has_flags: whether each label may have a column of its own.
         text_classes: whether the target of each row is a class index that a linear classifier of words can learn.
         num_outputs: the number of outputs of a new head where the outputs have no names.

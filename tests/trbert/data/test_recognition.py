@@ -138,7 +138,6 @@ def test_a_task_that_is_known_by_its_columns_is_taken_before_the_labels_are_look
     class Ranking(type(TASKS["classification"])):
         name = "ranking"
         text_column = "query,document"
-        known_columns = (("query,document", "label"),)
 
     monkeypatch.setitem(TASKS, "ranking", Ranking())
     rows = [{"query": "q", "document": f"d{row}", "label": "ab"[row % 2]} for row in range(20)]
