@@ -63,15 +63,16 @@ def recognise(read: Read, text_column: str | None, label_column: str | None, hea
         guess, columns, why = _by_values(guess, columns, source.tables["train"], text_column, label_column)
         if columns != taken:
             source = read(columns)
+    said = why or f"column {columns.target!r} has a label for each row"
     if head is not None and guess not in head.tasks:
         raise InputError(
             f"model {head.model} must be of the task of the data, and its head ({head.kind}) is for "
-            f"{_either(task.name for task in head.tasks)}, while {why}, which is for {guess.name}: pass --new-head to "
-            f"take its encoder with a new head, name the task with --task, or set --data to other data"
+            f"{' or '.join(task.name for task in head.tasks)}, while {said}, which is for {guess.name}: pass "
+            "--new-head to take its encoder with a new head, name the task with --task, or set --data to other data"
         )
     if head is not None and not why:
-        why = f"the head of model {head.model} is a {head.kind}"
-    return Recognised(guess, columns, source, why or f"column {columns.target!r} has a label for each row")
+        said = f"the head of model {head.model} is a {head.kind}"
+    return Recognised(guess, columns, source, said)
 
 
 def _columns(task: Task, text_column: str | None, label_column: str | None) -> Columns | None:
@@ -151,7 +152,3 @@ def _all_there(columns: Columns, there: Iterable[str]) -> bool:
 
 def _has(origin: str, columns: Columns) -> str:
     return f"{origin} has the columns {listed(name for _, name in columns.needed)}"
-
-
-def _either(names: Iterable[str]) -> str:
-    return " or ".join(names)

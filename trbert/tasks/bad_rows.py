@@ -9,7 +9,7 @@ from trbert.tasks.rows import Columns, Table
 Read = TypeVar("Read")
 
 LOOKED = 1000
-"""The rows after a bad one in which a good one is looked for. Where all are bad, leaving them out is no remedy."""
+"""The first rows, among which a good one is looked for. Where all are bad, leaving them out is no remedy."""
 
 
 def read_rows(
@@ -37,7 +37,7 @@ def read_rows(
             found.append(read(row))
         except InputError as error:
             if not columns.skip_bad:
-                others = kept or any(_readable(read, other) for other in rows[: rows.index(row) + LOOKED])
+                others = kept or any(_readable(read, other) for other in rows[1:LOOKED])
                 remedy = "; or pass --skip-bad-rows, which leaves such rows out" if others else ""
                 raise InputError(f"{error}{remedy}") from error
             first, bad = first or error, bad + 1

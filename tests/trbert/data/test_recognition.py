@@ -2,6 +2,8 @@
 
 import json
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from trbert.checkpoint.trained import Trained
@@ -181,6 +183,37 @@ def test_the_columns_of_the_heads_own_task_are_read_where_others_are_there_too(t
     rows = [{**row, **WORDS} for row in texts(*(["a", "b"] * 10))]
     head = head_of("tagging", kind="BertForTokenClassification")
     assert found(write(tmp_path, *rows), head) == ("tagging", "a.jsonl has the columns 'tokens', 'tags'")
+
+
+def test_columns_that_the_heads_task_cannot_read_are_refused(tmp_path):
+    pairs = write(tmp_path, *[{"a": "x", "b": "y", "label": row % 2} for row in range(20)])
+    head = head_of("tagging", kind="BertForTokenClassification")
+    told = refusal(pairs, head, text_column="a,b")
+    assert "is for tagging, while column 'label' has a label for each row, which is for classification" in told
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet", "json"])
+def test_columns_are_known_in_files_of_any_kind(suffix, tmp_path, monkeypatch):
+    class Ranking(type(TASKS["classification"])):
+        name = "ranking"
+        text_column = "query,document"
+
+    monkeypatch.setitem(TASKS, "ranking", Ranking())
+    rows = {"query": ["q"] * 20, "document": [f"d{row}" for row in range(20)], "label": ["a", "b"] * 10}
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "parquet":
+        pyarrow.parquet.write_table(pyarrow.table(rows), path)
+    elif suffix == "json":
+        path.write_text(json.dumps([dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)]))
+    else:
+        between = {"csv": ",", "tsv": "\t"}[suffix]
+        path.write_text("\n".join(between.join(row) for row in (tuple(rows), *zip(*rows.values(), strict=True))))
+    assert found(str(path))[0] == "ranking"
+
+
+def test_a_test_file_that_is_named_first_does_not_hide_the_columns(tmp_path):
+    source = ",".join(f"{split}={write(tmp_path, *[WORDS] * 20, name=f'{split}.jsonl')}" for split in ("test", "train"))
+    assert found(source)[0] == "tagging"
 
 
 @pytest.mark.parametrize(
