@@ -15,7 +15,7 @@ from trbert.tasks.labels import check_one_type, find_classes, label_of, without_
 from trbert.tasks.over_texts import OverTexts, texts_of, usable_rows
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.task import PerExample
-from trbert.tasks.texts import is_missing, mostly, number
+from trbert.tasks.texts import has_texts, is_missing, mostly, number
 from trbert.wording import cut, the_first
 
 LISTED = 8
@@ -35,6 +35,8 @@ class Classification(OverTexts):
 
     def sign(self, table: Table, columns: Columns) -> str:
         """Returns that the labels are texts, or have names; "" for numbers, which may be something else."""
+        if not has_texts(table, columns.inputs):
+            return ""
         if table.target_names is not None:
             return f"{table.names_origin} names the classes"
         labels = [label for label in table.values[columns.target] if not is_missing(label)]

@@ -72,8 +72,8 @@ def label_of(table: Table, column: str, row: int) -> Any:
     if type(label) not in KINDS:
         raise InputError(
             f"row {row} of {table.origin} must have a string, an integer or a boolean in column {column!r}, and "
-            f"has {shown(label)}: leave out --task, so that the labels say what they are for, or set --label-column to "
-            f"the column of the classes{table.unread}"
+            f"has {shown(label)}: set --label-column to the column of the classes{table.unread}, or pass the --task "
+            "that has such labels"
         )
     if isinstance(label, str) and len(label) > MAX_NAME:
         raise InputError(

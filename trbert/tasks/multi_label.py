@@ -18,7 +18,7 @@ from trbert.tasks.labels import KINDS, find_classes
 from trbert.tasks.over_texts import OverTexts, texts_of, usable_rows
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.task import PerExample
-from trbert.tasks.texts import is_missing, mostly
+from trbert.tasks.texts import has_texts, is_missing, mostly
 from trbert.wording import cut, shown, the_first
 
 LISTED = 8
@@ -45,9 +45,8 @@ class MultiLabel(OverTexts):
         """Returns that the column of the labels has lists beside texts, or that each label has a column."""
         if columns.flags:
             return "--label-column names several columns"
-        pairs = zip(table.values[columns.inputs[0]], table.values[columns.target], strict=True)
-        labelled = [(text, label) for text, label in pairs if label is not None]
-        lists = mostly(labelled, lambda pair: not isinstance(pair[0], list) and isinstance(pair[1], list | tuple))
+        labels = [label for label in table.values[columns.target] if label is not None]
+        lists = has_texts(table, columns.inputs) and mostly(labels, lambda label: isinstance(label, list | tuple))
         return f"column {columns.target!r} of {table.origin} has lists" if lists else ""
 
     def read(self, tables: Mapping[str, Table], columns: Columns, renames: Mapping[str, str] | None = None) -> Reading:
@@ -202,8 +201,8 @@ def _labels_of(table: Table, column: str, row: int) -> list[Any]:
     if not isinstance(cell, list | tuple):
         raise InputError(
             f"row {row} of {table.origin} must have a list of labels in column {column!r}, and has {cut(cell)}: "
-            "write a list in a .jsonl or .parquet file, [] for a text without labels; or leave out --task, so that the "
-            "labels say what they are for"
+            "write a list in a .jsonl or .parquet file, [] for a text without labels; or pass the --task that has such "
+            "labels"
         )
     labels = [int(label) if isinstance(label, float) and label.is_integer() else label for label in cell]
     odd = any(type(label) not in KINDS or is_missing(label) for label in labels)

@@ -16,7 +16,7 @@ from trbert.tasks.examples import Examples, Outputs, exact
 from trbert.tasks.over_texts import OverTexts, texts_of, usable_rows
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.task import PerExample
-from trbert.tasks.texts import is_missing, mostly, number
+from trbert.tasks.texts import has_texts, is_missing, mostly, number
 from trbert.wording import cut, shown
 
 STRATA = 10
@@ -38,6 +38,8 @@ class Regression(OverTexts):
 
     def sign(self, table: Table, columns: Columns) -> str:
         """Returns that the labels are numbers, some of them with decimals, such as 3.5."""
+        if not has_texts(table, columns.inputs):
+            return ""
         labels = [label for label in table.values[columns.target] if not is_missing(label)]
         found = [number(label) for label in labels]
         fraction = next((label for label, value in zip(labels, found, strict=True) if value and value % 1), None)

@@ -64,6 +64,11 @@ def mostly(values: Sequence[Any], holds: Callable[[Any], bool]) -> bool:
     return 10 * sum(map(holds, values)) > 9 * len(values)
 
 
+def has_texts(table: Table, names: Sequence[str]) -> bool:
+    """Returns whether these columns have texts, and no lists of words or of options."""
+    return all(mostly(table.values[name], lambda value: is_missing(value) or isinstance(value, str)) for name in names)
+
+
 def rows_with_texts(table: Table, names: Sequence[str]) -> list[int]:
     """Returns the indices of the rows that have a text in each of these columns.
 

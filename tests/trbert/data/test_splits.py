@@ -664,14 +664,12 @@ def test_one_text_column_is_named_or_two(tmp_path: Path, columns: str, most: str
         (
             [1, 0.5],
             "row 1 of a.jsonl must have a string, an integer or a boolean in column 'label', and has the float 0.5: "
-            "leave out --task, so that the labels say what they are for, or set --label-column to the column of the "
-            "classes",
+            "set --label-column to the column of the classes, or pass the --task that has such labels",
         ),
         (
             [["a"], ["b"]],
             "row 0 of a.jsonl must have a string, an integer or a boolean in column 'label', and has the list ['a']: "
-            "leave out --task, so that the labels say what they are for, or set --label-column to the column of the "
-            "classes",
+            "set --label-column to the column of the classes, or pass the --task that has such labels",
         ),
         (
             [1, "b"],

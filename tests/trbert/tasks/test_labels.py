@@ -339,8 +339,7 @@ def test_a_dash_becomes_a_class_by_a_new_name():
 
 def test_lists_of_labels_are_refused_with_the_rule():
     assert refused([[0, 1], [1]]).endswith(
-        "has the list [0, 1]: leave out --task, so that the labels say what they are for, or set --label-column to the "
-        "column of the classes"
+        "has the list [0, 1]: set --label-column to the column of the classes, or pass the --task that has such labels"
     )
 
 
