@@ -140,7 +140,7 @@ class Spans(Classification):
 class Options(Classification):
     """A task with the head of multiple choice, which has one output, whatever the number of labels is."""
 
-    name, head, text_classes = "options", "AutoModelForMultipleChoice", False
+    name, head, text_classes, least_outputs = "options", "AutoModelForMultipleChoice", False, 1
 
 
 @pytest.mark.parametrize("kind", ["bert", "distilbert"])
