@@ -310,6 +310,7 @@ def units(data: Path, options: argparse.Namespace) -> dict[str, Unit]:
         base = override(
             Settings(),
             {
+                "task": "classification",
                 "data.source": str(data / each.folder),
                 "compute.threads": options.threads,
                 "compute.device": options.device,

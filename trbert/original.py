@@ -20,6 +20,7 @@ from trbert.checkpoint.place import Place, find_model
 from trbert.checkpoint.quiet import quiet
 from trbert.checkpoint.sizes import Held, check_stacks, without_memory
 from trbert.checkpoint.tokenizer import fit_tokenizer, holds_tokenizer, load_tokenizer
+from trbert.checkpoint.trained import may_have_learned
 from trbert.checkpoint.weights import (
     PICKLED,
     SAFETENSORS,
@@ -104,9 +105,12 @@ def read_original(folder: str, task: Task | None = None, labels: Sequence[str] |
         _check_heads(place, held)
         config, names, cleared = read_config(place)
         own = [each for each in config.architectures or () if each.startswith(_OWN)]
-        task = _task_of(place, own, task)
-        task.check_config(config)
+        unset, task = task is None, _task_of(place, own, task)
         named = _name_outputs(place, task, config, held, labels or names)
+        if unset:  # several tasks have the same head, and its outputs are known only now
+            alike = (each for each in TASKS.values() if each.head == task.head and may_have_learned(each, config))
+            task = next(alike, task)
+        task.check_config(config)
         check_sizes(place, _maker(task), config, held, fine_tuned=True, named=True)
         model = import_original(read_state(place, weights), config, task)
         check_finite(place, model.plain)

@@ -19,6 +19,7 @@ from trbert.checkpoint.modules import set_pooling
 from trbert.checkpoint.place import Place, find_model
 from trbert.checkpoint.quiet import quiet
 from trbert.checkpoint.tokenizer import fit_tokenizer, load_tokenizer
+from trbert.checkpoint.trained import Trained, trained_head
 from trbert.checkpoint.weights import (
     SAFETENSORS,
     check_finite,
@@ -75,7 +76,7 @@ def load_pretrained(name: str, task: Task, labels: Sequence[str], new_head: bool
         InputError: The model was fine-tuned for other labels.
         DamagedCheckpoint: Files of the model are missing or cut off, or do not fit together.
     """
-    place, found = (Place(name, _packaged_folder(), local=True), ()) if name == PACKAGED else find_model(name)
+    place, found = _place_of(name)
     with quiet(), place.read():
         config, names, cleared = read_config(place)
         _check_head(place, task, config)
@@ -88,7 +89,7 @@ def load_pretrained(name: str, task: Task, labels: Sequence[str], new_head: bool
             _set_outputs(config, task, names, labels, fine_tuned)
         else:
             around = place.source if name == PACKAGED else name
-            found = (*found, *set_pooling(Place(name, around, place.local), config))
+            found = set_pooling(Place(name, around, place.local), config)  # instead of the note that it is left out
         weights, written = find_weights(place)
         held = read_heads(place, weights)
         make = partial(task.auto_class.from_config, trust_remote_code=False)
@@ -117,6 +118,20 @@ def _check_head(place: Place, task: Task, config: Any) -> None:
             f"model {place.name} must be of a family for which transformers has a head of task {task.name}, and is of "
             f"{config.model_type}, which {task.head} does not know: pass a --model of another family, such as bert"
         )
+
+
+def own_head(name: str) -> Trained | None:
+    """Returns the head that the named model was fine-tuned with; None where it has none of a known task.
+
+    Args:
+        name: as `load_pretrained` takes it.
+    """
+    place, _ = _place_of(name)
+    return trained_head(place)
+
+
+def _place_of(name: str) -> tuple[Place, tuple[str, ...]]:
+    return (Place(name, _packaged_folder(), local=True), ()) if name == PACKAGED else find_model(name)
 
 
 def check_positions(config: Any, tokens: int) -> None:

@@ -39,7 +39,7 @@ from tune.budget import (
     teacher_seconds,
 )
 from tune.checkpoints import StateFolder, StateKeeper
-from tune.learning.inputs import Say, check_unchanged, read_inputs, trials_in_memory
+from tune.learning.inputs import Keep, Say, check_unchanged, read_inputs, trials_in_memory
 from tune.learning.memory import REMEDY, let_go, memory_ended
 from tune.learning.prepare import Prepared, prepare
 from tune.learning.standing import Standing
@@ -119,10 +119,15 @@ class _Record:
         self.saved = replace(self.saved, spent=spent, **known)
         write_run(self.folder, self.saved)
 
-    def keep(self, fingerprint: str) -> None:
-        """Adds the fingerprint; from then on the run is continued with the same data and the same model alone."""
+    def keep(self, fingerprint: str, settings: Settings) -> None:
+        """Adds the fingerprint; from then on the run is continued with the same data and the same model alone.
+
+        Args:
+            fingerprint: of the data and the model.
+            settings: as the user gave them, with the task and the columns that were found.
+        """
         if self.saved.fingerprint is None:
-            self.write(fingerprint=fingerprint)
+            self.write(fingerprint=fingerprint, settings=settings)
 
 
 def _run_search(record: _Record, plan: Plan, *, cores: int, resumed: bool, verbose: bool) -> str:
@@ -156,7 +161,8 @@ def _run_search(record: _Record, plan: Plan, *, cores: int, resumed: bool, verbo
             cores = fewer.concurrent * search.processes
         plan = fewer
         _start_ray("local", cores, verbose)
-    prepared = shared.prepared
+    prepared, saved = shared.prepared, record.saved
+    settings = saved.settings
     plan = replace(plan, testing_seconds=FRONT_PASSES * prepared.pass_seconds * len(prepared.test))
     deadline = None
     try:
@@ -341,7 +347,7 @@ def make_shared(
     plan: Plan | None,
     *,
     say: Say,
-    keep: Say,
+    keep: Keep,
     latency: LatencyTable | None,
     states: str,
     fingerprint: str | None,
@@ -355,7 +361,7 @@ def make_shared(
         settings: of the run.
         plan: limits the teacher, the documents and the free rules to their shares of the budget; None limits nothing.
         say: is called with a line for each thing that is done.
-        keep: is called with the fingerprint of the data and the model, before anything is learned.
+        keep: is called with what a resumed search must find again, before anything is learned.
         latency: the user's table of times, or None.
         states: the folder or URI for the teacher's states while it is trained.
         fingerprint: of the data and the model that a resumed search started with; None checks nothing.
@@ -440,12 +446,12 @@ def _listen_on_loopback() -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # for what the learners of a team send each other
 
 
-def _on_cluster(work: Callable[..., Found], takers: dict[str, Say], gpus: float) -> Found:
+def _on_cluster(work: Callable[..., Found], takers: dict[str, Callable[..., None]], gpus: float) -> Found:
     """Runs a function on a worker, because the head of a cluster offers no processors.
 
     Args:
-        work: the function. Its arguments are functions that take a line, by the names of the takers.
-        takers: are called here with the lines that the function gives to its arguments of the same names.
+        work: the function. Its arguments are functions, by the names of the takers.
+        takers: are called here with what the function gives to its arguments of the same names.
         gpus: the GPUs that the function needs.
     """
     lines = Queue(actor_options={"num_cpus": 0})
@@ -455,8 +461,8 @@ def _on_cluster(work: Callable[..., Found], takers: dict[str, Say], gpus: float)
     try:
         while True:
             done, _ = ray.wait([found_ref], timeout=0.5)
-            for name, line in lines.get_nowait_batch(lines.qsize()):
-                takers[name](line)
+            for name, given in lines.get_nowait_batch(lines.qsize()):
+                takers[name](*given)
             if done:
                 found: Found = ray.get(found_ref)
                 return found
@@ -466,12 +472,12 @@ def _on_cluster(work: Callable[..., Found], takers: dict[str, Say], gpus: float)
         lines.shutdown()
 
 
-def _told(work: Callable[..., Found], names: Sequence[str], put: Callable[[tuple[str, str]], None]) -> Found:
+def _told(work: Callable[..., Found], names: Sequence[str], put: Callable[[tuple[str, Any]], None]) -> Found:
     return work(**{name: partial(_put, put, name) for name in names})
 
 
-def _put(put: Callable[[tuple[str, str]], None], name: str, line: str) -> None:
-    put((name, line))
+def _put(put: Callable[[tuple[str, Any]], None], name: str, *given: Any) -> None:
+    put((name, given))
 
 
 def _run_trials(

@@ -34,7 +34,11 @@ class DataSettings:
         "column of the texts, text when unset; two columns, such as question,sentence, for pairs of texts; for tagging "
         "the column of the words, tokens when unset",
     )
-    label_column: str | None = _setting(None, "column of the labels, label when unset; of the tags, tags when unset")
+    label_column: str | None = _setting(
+        None,
+        "column of the labels, label when unset; of the tags, tags when unset; several columns of 0 and 1, such as "
+        "toxic,threat, where each label has one",
+    )
     label_map: str | None = _setting(
         None, "new names for labels, as old=new,old=new or as a JSON file with an object of them"
     )
@@ -241,10 +245,11 @@ class Settings:
         None, "learned positions that the encoder gets, by repeating its own ones; only its own ones when unset"
     )
     policy_width: int = _setting(32, "hidden width of a policy head")
-    task: str = _setting(
-        "classification",
-        "what is predicted: 'classification' is one label for a text or a pair; 'multi_label' is any number of labels, "
-        "in a column of lists; 'regression' is a number; 'tagging' is a tag for each word",
+    task: str | None = _setting(
+        None,
+        "what is predicted; the model's own head, the columns and the labels tell when unset: 'classification' is one "
+        "label for a text or a pair; 'multi_label' is any number of labels, in a column of lists or in a column for "
+        "each; 'regression' is a number; 'tagging' is a tag for each word",
     )
     selector: str = _setting(
         "policy",
@@ -286,7 +291,7 @@ class Settings:
             self.select.latency_table,
         )
         chosen = type(self).__dataclass_fields__
-        if self.task != chosen["task"].default:
+        if self.task is not None:
             _check_task(self.task)
         if self.selector != chosen["selector"].default:
             self._check_selector()
@@ -303,7 +308,7 @@ class Settings:
 
 
 def _check_task(name: str) -> None:
-    from trbert.tasks import task_of  # imports torch, which takes seconds; the default task needs no check
+    from trbert.tasks import task_of  # imports torch, which takes seconds; plans without --task are fast
 
     task_of(name)
 

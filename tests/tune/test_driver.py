@@ -53,7 +53,7 @@ def saved_run(**search):
 def shared_of(settings, states):
     """A function: what is called with each line -> what the trials of a search with these settings share."""
     work = partial(make_shared, settings, PLAN, latency=None, states=str(states), fingerprint=None, clock=Clock())
-    return lambda say: work(say=say, keep=lambda fingerprint: None)
+    return lambda say: work(say=say, keep=lambda *found: None)
 
 
 @needs_ray
@@ -63,8 +63,9 @@ def test_a_worker_prepares_and_says_so_as_it_goes(ray_local, tiny_settings, tmp_
     states = tmp_path / "states"
     options = {"latency": None, "states": str(states), "fingerprint": None, "clock": Clock()}
     work, kept = partial(make_shared, longer, PLAN, **options), []
-    shared = _on_cluster(work, {"say": console.line, "keep": kept.append}, gpus=0.0)
-    assert kept == [shared.prepared.fingerprint]
+    shared = _on_cluster(work, {"say": console.line, "keep": lambda *found: kept.append(found)}, gpus=0.0)
+    found = {"task": "classification", "data.text_column": "text", "data.label_column": "label"}
+    assert kept == [(shared.prepared.fingerprint, override(longer, found))]
     assert isinstance(shared, Shared)
     assert [point.selector for point in shared.free]
     assert any("train: 240 documents" in text for _, text in console.told)

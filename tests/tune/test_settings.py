@@ -150,7 +150,8 @@ def test_a_selector_that_draws_needs_no_thresholded_trajectories(selector):
 def test_every_number_has_a_rule():
     # `seed` may be any; the data refuses a negative one. The others are texts, which the readers check.
     ruled = {name for name, _, _ in RULES}
-    free = {"seed", "data.label_map", "data.encoding", "data.separator", "data.text_column", "data.label_column"}
+    free = {"seed", "task", "data.label_map", "data.encoding", "data.separator"}
+    free |= {"data.text_column", "data.label_column"}
     for name, field in setting_names().items():
         number = isinstance(field.default, int | float) and not isinstance(field.default, bool)
         if number or (field.default is None and name not in free):
@@ -287,20 +288,18 @@ def test_an_unknown_selector_is_refused_with_those_there_are():
 def test_a_task_of_ones_own_is_taken_and_an_unknown_one_is_refused_with_those_there_are(monkeypatch):
     from trbert.tasks import TASKS
 
-    told = f"task must be one of {', '.join(TASKS)}, and is 'ranking': leave it out for the default"
+    told = f"task must be one of {', '.join(TASKS)}, and is 'ranking': leave it out, and it is found"
     with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
         override(Settings(), {"task": "ranking"})
     monkeypatch.setitem(TASKS, "ranking", TASKS["classification"])
     assert override(Settings(), {"task": "ranking"}).task == "ranking"
 
 
-def test_the_default_task_and_selector_are_known():
-    # They are taken unasked, so that a plan needs no torch.
+def test_the_default_selector_is_known():
+    # It is taken unasked, so that a plan needs no torch.
     from trbert.selection.selectors import selector_class
-    from trbert.tasks import task_of
 
     assert selector_class(Settings().selector).name == Settings().selector
-    assert task_of(Settings().task).name == Settings().task
 
 
 def test_json_with_a_name_of_another_version_is_refused():

@@ -13,7 +13,7 @@ from trbert.wording import briefly_listed, did_you_mean, first_line
 SPLITS = ("train", "validation", "test")
 SUFFIXES = (".parquet", ".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json")
 """The suffixes of files that can be read, in any case. All but .parquet may be followed by .gz."""
-WORD_SUFFIXES = (".conll", ".bio")
+WORD_SUFFIXES = (".conll", ".conllu", ".bio")
 """The suffixes of files that have a word with its tags on each line. Only a task that reads words reads them."""
 
 
@@ -35,11 +35,34 @@ class Format:
 
 
 class NoColumn(InputError):
-    """A table lacks a column that is needed."""
+    """A table lacks a column that is needed.
+
+    Attributes:
+        origin: the name of the table.
+        there: the names of the columns that it has.
+    """
+
+    origin: str = ""
+    there: tuple[str, ...] = ()
+
+    def of(self, origin: str, there: Sequence[str]) -> "NoColumn":
+        """Returns this error with the name of the table and the names of its columns."""
+        self.origin, self.there = origin, tuple(there)
+        return self
 
 
 class NoTarget(NoColumn):
     """A table lacks the column of the targets, and has the columns of the inputs."""
+
+
+class WordsAlone(InputError):
+    """A file has a word with its tags on each line, and the task reads texts.
+
+    Attributes:
+        origin: the name of the file.
+    """
+
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,16 +121,16 @@ def check_columns(there: Sequence[str], columns: Columns, origin: str, remedy: s
     """
     for option, name in columns.needed:
         if name not in there:
-            if name == columns.target and set(there) <= set(columns.inputs):
+            if name in columns.targets and set(there) <= set(columns.inputs):
                 raise NoTarget(
                     f"{origin} must have the column {name!r}, and has {briefly_listed(there)} alone: add the labels as "
                     f"a column{remedy}"
-                )
+                ).of(origin, there)
             kind = NoColumn if name in columns.inputs else NoTarget
             raise kind(
                 f"{origin} must have the column {name!r}, and has {briefly_listed(there)}{did_you_mean(name, there)}: "
-                f"set {option} to one of them{remedy}"
-            )
+                f"set {option} to {'columns that are there' if columns.flags else 'one of them'}{remedy}"
+            ).of(origin, there)
         if there.count(name) > 1:
             raise InputError(
                 f"{origin} must have one column {name!r}, and has {there.count(name)} of that name among its "

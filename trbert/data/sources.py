@@ -21,6 +21,7 @@ from trbert.data.readers import (
     Format,
     NoColumn,
     NoTarget,
+    WordsAlone,
     check_columns,
     suffix_of,
     without_target,
@@ -130,7 +131,7 @@ def _named_files(source: str) -> dict[str, list[Path]]:
         files[split] = [Path(os.path.expanduser(file.strip()))]
     if "train" not in files:
         raise InputError(f"data {source!r} must name a train file, and names {listed(files)}: add train=a.csv")
-    return files
+    return {split: files[split] for split in SPLITS if split in files}
 
 
 def _label_names(path: Path) -> tuple[str, ...] | None:
@@ -215,10 +216,12 @@ def _read_file(path: Path, columns: Columns, format: Format, room: Room) -> Cont
     if suffix == ".parquet":
         return read_parquet(path, columns, room)
     if suffix in WORD_SUFFIXES and not columns.words:
-        raise InputError(
-            f"data file {str(path)!r} must be a table of texts, and is one of words with a tag each: set --task "
-            "tagging, or rename it to end in .txt if it is a table of texts"
+        error = WordsAlone(
+            f"data file {str(path)!r} must be a table of texts, and is one of words with a tag each: leave out --task "
+            "or pass --task tagging, or rename it to end in .txt if it is a table of texts"
         )
+        error.origin = path.name
+        raise error
     if columns.words and suffix in (".csv", ".tsv", ".txt", *WORD_SUFFIXES, None):
         return read_word_columns(path, columns, format, room)
     return (read_csv if suffix in (".csv", ".tsv", ".txt", None) else read_json)(path, columns, format, room)

@@ -1,16 +1,19 @@
 """Makes train, validation and test rows from a source."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from trbert.checkpoint.trained import Trained
 from trbert.data.duplicates import Groups, duplicate_notes, text_groups, without_duplicates
 from trbert.data.label_map import read_label_map
 from trbert.data.readers import Format, empty_table
+from trbert.data.recognition import Recognised, recognise
 from trbert.data.sources import Source, read_source
 from trbert.errors import InputError
-from trbert.tasks import TASKS, Task
+from trbert.tasks import Task
 from trbert.tasks.rows import Columns, Rows
 
 Strata = Int64[np.ndarray, " rows"]
@@ -29,6 +32,9 @@ class Splits:
         test: the rows on which results are reported. Nothing is chosen on them.
         labels: the names of the head's outputs, in their order; () where they have no names.
         notes: sentences for the user that say what was done to the rows.
+        task: the task that read the rows.
+        columns: the columns that it read.
+        why: what says that the data are for this task, in words; "" where the user named it.
     """
 
     train: Rows
@@ -36,20 +42,22 @@ class Splits:
     test: Rows
     labels: tuple[str, ...]
     notes: tuple[str, ...]
+    task: Task
+    columns: Columns
+    why: str = ""
 
-    def renumbered(self, task: Task, order: Int64[np.ndarray, " classes"], labels: tuple[str, ...]) -> "Splits":
+    def renumbered(self, order: Int64[np.ndarray, " classes"], labels: tuple[str, ...]) -> "Splits":
         """Returns the same rows with the classes numbered as another list of names numbers them.
 
         Args:
-            task: the task that read the rows.
             order: for each class, its number in that list.
             labels: the list.
         """
         return replace(
             self,
-            train=task.renumbered(self.train, order, labels),
-            validation=task.renumbered(self.validation, order, labels),
-            test=task.renumbered(self.test, order, labels),
+            train=self.task.renumbered(self.train, order, labels),
+            validation=self.task.renumbered(self.validation, order, labels),
+            test=self.task.renumbered(self.test, order, labels),
             labels=labels,
         )
 
@@ -57,7 +65,7 @@ class Splits:
 def load_splits(
     source: str,
     *,
-    task: Task = TASKS["classification"],
+    task: Task | None = None,
     text_column: str | None = None,
     label_column: str | None = None,
     seed: int = 0,
@@ -68,6 +76,7 @@ def load_splits(
     label_map: str | None = None,
     drop_duplicates: bool = False,
     skip_bad_rows: bool = False,
+    head: Trained | None = None,
 ) -> Splits:
     """Returns the train, validation and test rows of a data set, with the targets as numbers.
 
@@ -85,16 +94,17 @@ def load_splits(
             `pages`, the documentation of the installed libraries;
             a folder with files `train`, `validation` and `test` (.parquet, .csv, .tsv, .txt, .jsonl, .ndjson or .json),
             and perhaps a `labels.json` that names the classes; for a task that reads words also files with a word and
-            its tags on each line (.conll, .bio, .txt or .tsv);
+            its tags on each line (.conll, .conllu, .bio, .txt or .tsv);
             a folder that `save_to_disk` of Hugging Face `datasets` wrote;
             one file;
             the files one by one, as `train=a.csv,test=b.csv`;
             a name on the Hugging Face hub, with `name:configuration` where it has several configurations.
-        task: the task; it reads the tables.
+        task: the task; it reads the tables. None finds it by the model's head, the columns and the labels.
         text_column: the column of the texts. For pairs of texts both columns, such as `question,sentence`. None takes
             the column that the task has by default, such as `text`.
         label_column: the column of the labels. Labels are strings, integers or booleans. None takes the column that the
-            task has by default, such as `label`.
+            task has by default, such as `label`. A task with several labels takes a column for each, such as
+            `toxic,threat`.
         seed: the seed of the hold-out, of the samples and of the order of train.
         train_rows: the most training rows, after the hold-out; None takes all.
         validation_rows: the most validation rows.
@@ -104,10 +114,12 @@ def load_splits(
         drop_duplicates: whether to keep the first row of each text in a split, and to leave out of validation and test
             the texts that stand in train.
         skip_bad_rows: whether rows that the task cannot read are left out and counted, and not refused.
+        head: the head of the model that will learn, where it is to be used as it is. It is asked where no task is
+            named.
 
     Raises:
         InputError: A number is below its least value. Or the source, a file, a column, a text or a label is wrong; the
-            message says how.
+            message says how. Or the data are for another task than the head.
     """
     for name, number, least in (
         ("train_rows", train_rows, 1),
@@ -120,8 +132,12 @@ def load_splits(
     renames = None if label_map is None else read_label_map(label_map)
     if label_column == "":
         raise InputError("--label-column must name a column, and is empty: write its name, or leave the option out")
-    columns = replace(task.columns(text_column, label_column), skip_bad=skip_bad_rows)
-    read = _read_source(source, columns, format)
+    if task is None:
+        found = recognise(partial(_read_source, source, format=format), text_column, label_column, head)
+    else:
+        columns = task.columns(text_column, label_column)
+        found = Recognised(task, columns, _read_source(source, columns, format), "")
+    task, read, columns = found.task, found.source, replace(found.columns, skip_bad=skip_bad_rows)
     reading = task.read(read.tables, columns, renames)
     splits, notes = dict(reading.rows), [*read.notes, *reading.notes]
 
@@ -129,8 +145,8 @@ def load_splits(
         splits["test"] = splits.pop("validation")
         notes.append(f"no test split: the {len(splits['test'])} validation rows are the test rows")
     if drop_duplicates:
-        splits, found = without_duplicates(splits)
-        notes += found
+        splits, told = without_duplicates(splits)
+        notes += told
     else:
         notes += duplicate_notes(splits)
     if "test" not in splits:
@@ -150,6 +166,9 @@ def load_splits(
         test=splits["test"],
         labels=reading.labels,
         notes=tuple(notes),
+        task=task,
+        columns=columns,
+        why=found.why,
     )
 
 

@@ -34,7 +34,7 @@ def task_of(name: str) -> Task:
         InputError: There is no such task.
     """
     if name not in TASKS:
-        raise InputError(f"task must be one of {', '.join(TASKS)}, and is {name!r}: leave it out for the default")
+        raise InputError(f"task must be one of {', '.join(TASKS)}, and is {name!r}: leave it out, and it is found")
     return TASKS[name]
 
 

@@ -8,6 +8,9 @@ from trbert.tasks.rows import Columns, Table
 
 Read = TypeVar("Read")
 
+LOOKED = 1000
+"""The first rows, among which a good one is looked for. Where all are bad, leaving them out is no remedy."""
+
 
 def read_rows(
     split: str, table: Table, columns: Columns, rows: Iterable[int], read: Callable[[int], Read]
@@ -24,6 +27,7 @@ def read_rows(
     Raises:
         InputError: A row is bad, and bad rows are not left out. Or all rows are bad.
     """
+    rows = list(rows)
     kept: list[int] = []
     found: list[Read] = []
     first: InputError | None = None
@@ -33,7 +37,9 @@ def read_rows(
             found.append(read(row))
         except InputError as error:
             if not columns.skip_bad:
-                raise InputError(f"{error}; or pass --skip-bad-rows, which leaves such rows out") from error
+                others = kept or any(_readable(read, other) for other in rows[1:LOOKED])
+                remedy = "; or pass --skip-bad-rows, which leaves such rows out" if others else ""
+                raise InputError(f"{error}{remedy}") from error
             first, bad = first or error, bad + 1
         else:
             kept.append(row)
@@ -41,3 +47,11 @@ def read_rows(
         raise InputError(f"{table.origin} must have a row that can be read, and all {bad:,} are bad: {first}")
     notes = [] if first is None else [f"{split}: {bad:,} bad rows left out (--skip-bad-rows); the first one: {first}"]
     return kept, found, notes
+
+
+def _readable(read: Callable[[int], Read], row: int) -> bool:
+    try:
+        read(row)
+    except InputError:
+        return False
+    return True

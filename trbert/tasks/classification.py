@@ -1,6 +1,7 @@
 """Classification: one label for a text, or for a pair of texts."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,13 @@ import torch
 import torch.nn.functional as F
 
 from trbert.errors import InputError
+from trbert.tasks.bad_rows import read_rows
 from trbert.tasks.examples import Examples, Outputs, exact
-from trbert.tasks.labels import checked_labels, find_classes, without_labels
+from trbert.tasks.labels import check_one_type, find_classes, label_of, without_labels
 from trbert.tasks.over_texts import OverTexts, macro_f1, texts_of, usable_rows
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.task import PerExample
+from trbert.tasks.texts import has_texts, is_missing, mostly, number
 from trbert.wording import cut, the_first
 
 LISTED = 8
@@ -28,6 +31,19 @@ class Classification(OverTexts):
     metric = "accuracy"
     text_classes = True
     gives = "one label"
+    least_outputs = 2
+
+    def sign(self, table: Table, columns: Columns) -> str:
+        """Returns that the labels are texts, or have names; "" for numbers, which may be something else."""
+        if not has_texts(table, columns.inputs):
+            return ""
+        if table.target_names is not None:
+            return f"{table.names_origin} names the classes"
+        labels = [label for label in table.values[columns.target] if not is_missing(label)]
+        words = mostly(
+            labels, lambda label: isinstance(label, bool) or (isinstance(label, str) and number(label) is None)
+        )
+        return f"column {columns.target!r} of {table.origin} has a label for each row" if words else ""
 
     def read(self, tables: Mapping[str, Table], columns: Columns, renames: Mapping[str, str] | None = None) -> Reading:
         """Returns the texts of every split with their labels as class indices, and the names of the classes.
@@ -41,25 +57,26 @@ class Classification(OverTexts):
         """
         notes: list[str] = []
         used: dict[str, list[int]] = {}
+        labels: dict[str, list[Any]] = {}
         named = "-1" in (renames or ())  # the user gives a class to rows that would be without one
         for split, table in tables.items():
             why = "" if split == "train" or named else without_labels(table, tables["train"], columns.target)
             if why:
                 notes.append(f"{split} is not used: {why}")
                 continue
-            used[split], left_out = usable_rows(split, table, columns)
-            notes += left_out
-        labels = {
-            split: checked_labels(tables[split], columns.target, rows, mixed=renames is not None)
-            for split, rows in used.items()
-        }
+            rows, left_out = usable_rows(split, table, columns)
+            label = partial(label_of, table, columns.target)
+            used[split], labels[split], bad = read_rows(split, table, columns, rows, label)
+            if renames is None:
+                check_one_type(table, columns.target, used[split], labels[split])
+            notes += [*left_out, *bad]
         classes = find_classes({split: tables[split] for split in used}, columns.target, labels, renames)
-        rows = {
+        found = {
             split: _rows(tables[split], columns, used[split], targets)
             for split, targets in classes.targets.items()
             if any(target is not None for target in targets)
         }
-        return Reading(rows=rows, labels=classes.names, notes=(*notes, *classes.notes))
+        return Reading(rows=found, labels=classes.names, notes=(*notes, *classes.notes))
 
     def counts(self, rows: Mapping[str, Rows], labels: Sequence[str]) -> list[str]:
         """Returns how many training rows each class has, a row of train, and what small splits lack."""

@@ -17,7 +17,7 @@ from trbert.wording import briefly_listed, cut, did_you_mean, listed, shown
 KINDS = {bool: "booleans", int: "integers", str: "strings"}
 """The types that a label can have, with their names in error messages."""
 MANY = 20
-"""The number of rows, or of different numbers, above which labels are asked whether they look like classes."""
+"""The number of rows above which labels are asked whether they look like classes."""
 WHOLE = re.compile(r"-?\d+(\.0+)?", re.ASCII)
 """A whole number as a string. pandas writes 1.0 for 1 in a column that has an empty cell."""
 NO_LABEL = ("-1", -1)
@@ -55,45 +55,45 @@ def without_labels(table: Table, train: Table, column: str) -> str:
     return f"its {len(labels)} labels are all -1, which stands for secret ones" if secret else ""
 
 
-def checked_labels(table: Table, column: str, rows: Sequence[int], mixed: bool) -> list[Any]:
-    """Returns the labels of the given rows, which are booleans, integers or strings.
-
-    Args:
-        table: the table.
-        column: the column of the labels.
-        rows: the indices of the rows that are used.
-        mixed: whether labels of several types are taken.
+def label_of(table: Table, column: str, row: int) -> Any:
+    """Returns the label of a row, which is a boolean, an integer or a string.
 
     Raises:
-        InputError: A label is missing or is no class, or the labels are of several types.
+        InputError: It is missing or is no class.
     """
-    labels: list[Any] = []
+    label = table.values[column][row]
+    if is_missing(label):
+        raise InputError(
+            f"row {row} of {table.origin} must have a label in column {column!r}, and has none: "
+            "fill it in or remove the row"
+        )
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)
+    if type(label) not in KINDS:
+        raise InputError(
+            f"row {row} of {table.origin} must have a string, an integer or a boolean in column {column!r}, and "
+            f"has {shown(label)}: set --label-column to the column of the classes{table.unread}, or pass the --task "
+            "that has such labels"
+        )
+    if isinstance(label, str) and len(label) > MAX_NAME:
+        raise InputError(
+            f"row {row} of {table.origin} must have a label of at most {MAX_NAME:,} characters in column "
+            f"{column!r}, and has one of {len(label):,}, {cut(label)}: set --label-column to the column of the "
+            f"classes{table.unread}"
+        )
+    return label
+
+
+def check_one_type(table: Table, column: str, rows: Sequence[int], labels: Sequence[Any]) -> None:
+    """Checks that the labels of these rows are of one type.
+
+    Raises:
+        InputError: They are of several types.
+    """
     first: dict[type, int] = {}
-    for row in rows:
-        label = table.values[column][row]
-        if is_missing(label):
-            raise InputError(
-                f"row {row} of {table.origin} must have a label in column {column!r}, and has none: "
-                "fill it in or remove the row"
-            )
-        if isinstance(label, float) and label.is_integer():
-            label = int(label)
-        if type(label) not in KINDS:
-            raise InputError(
-                f"row {row} of {table.origin} must have a string, an integer or a boolean in column {column!r}, and "
-                f"has {shown(label)}: "
-                f"{'pass --task multi_label, or ' if isinstance(label, list) else ''}"
-                f"set --label-column to the column of the classes{table.unread}"
-            )
-        if isinstance(label, str) and len(label) > MAX_NAME:
-            raise InputError(
-                f"row {row} of {table.origin} must have a label of at most {MAX_NAME:,} characters in column "
-                f"{column!r}, and has one of {len(label):,}, {cut(label)}: set --label-column to the column of the "
-                f"classes{table.unread}"
-            )
+    for row, label in zip(rows, labels, strict=True):
         first.setdefault(type(label), row)
-        labels.append(label)
-    if len(first) > 1 and not mixed:
+    if len(first) > 1:
         found = " and ".join(
             f"{KINDS[kind]} (row {row}: {cut(table.values[column][row])})" for kind, row in first.items()
         )
@@ -101,7 +101,6 @@ def checked_labels(table: Table, column: str, rows: Sequence[int], mixed: bool) 
             f"labels in column {column!r} of {table.origin} must be of one type, and are {found}: write all "
             "of them in the same way"
         )
-    return labels
 
 
 def find_classes(
@@ -278,23 +277,15 @@ def check_renames(renames: Mapping[str, str], labels: Sequence[str]) -> None:
 
 
 def _check_class_like(counts: Mapping[Any, int], table: Table, column: str) -> None:
-    """Checks that the labels of train look like classes, and not like ids, texts or numbers to regress."""
+    """Checks that the labels of train look like classes, and not like ids or texts."""
     rows, alone = sum(counts.values()), [label for label, count in counts.items() if count == 1]
     if rows > MANY and len(alone) > rows / 2:
         raise InputError(
             f"labels in column {column!r} of {table.origin} must be classes, and {len(alone)} of {rows} rows have one "
             f"that no other row has, such as {cut(alone[0])}, as ids, texts and numbers to regress do: set "
             f"--label-column to the column of the classes{table.unread}"
+            f"{', or pass --task regression' if _numbers(counts) else ''}"
         )
-    numbers = _numbers(counts)
-    if numbers is not None and len(counts) > MANY:
-        fraction = next((label for label, number in numbers.items() if number != number.to_integral_value()), None)
-        if fraction is not None:
-            raise InputError(
-                f"labels in column {column!r} of {table.origin} must be classes, and are {len(counts)} different "
-                f"numbers, such as {cut(fraction)}: pass --task regression, or set --label-column to the column of the "
-                f"classes{table.unread}"
-            )
 
 
 def _check_trained(

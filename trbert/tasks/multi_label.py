@@ -1,6 +1,8 @@
 """Several labels: any number of labels, also none, for a text or for a pair of texts."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,16 +12,19 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from trbert.errors import InputError
+from trbert.tasks.bad_rows import read_rows
 from trbert.tasks.examples import Examples, Outputs, exact
 from trbert.tasks.labels import KINDS, find_classes
 from trbert.tasks.over_texts import OverTexts, macro_f1, texts_of, usable_rows
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.task import PerExample
-from trbert.tasks.texts import is_missing
+from trbert.tasks.texts import has_texts, is_missing, mostly
 from trbert.wording import cut, shown, the_first
 
 LISTED = 8
 """The most labels that are named in what is said of the data."""
+_FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+"""What says in a column of one label whether a row has it. pandas writes 1.0 for 1 beside an empty cell."""
 
 
 class MultiLabel(OverTexts):
@@ -32,7 +37,17 @@ class MultiLabel(OverTexts):
     metric = "micro F1"
     problem_type = "multi_label_classification"
     has_threshold = True
+    has_flags = True
     gives = "any number of labels"
+    least_outputs = 2
+
+    def sign(self, table: Table, columns: Columns) -> str:
+        """Returns that the column of the labels has lists beside texts, or that each label has a column."""
+        if columns.flags:
+            return "--label-column names several columns"
+        labels = [label for label in table.values[columns.target] if label is not None]
+        lists = has_texts(table, columns.inputs) and mostly(labels, lambda label: isinstance(label, list | tuple))
+        return f"column {columns.target!r} of {table.origin} has lists" if lists else ""
 
     def read(self, tables: Mapping[str, Table], columns: Columns, renames: Mapping[str, str] | None = None) -> Reading:
         """Returns the texts of every split with the labels that each has, and the names of all labels.
@@ -47,29 +62,38 @@ class MultiLabel(OverTexts):
         used: dict[str, list[int]] = {}
         lists: dict[str, list[list[Any]]] = {}
         for split, table in tables.items():
-            used[split], left_out = usable_rows(split, table, columns)
-            notes += left_out
-            lists[split] = [_labels_of(table, columns.target, row) for row in used[split]]
+            rows, left_out = usable_rows(split, table, columns)
+            labels_of = partial(_labels_of, table, columns.target)
+            if columns.flags:
+                labels_of = partial(_flags_of, table, columns.flags)
+            used[split], lists[split], bad = read_rows(split, table, columns, rows, labels_of)
+            notes += [*left_out, *bad]
         single = {split: [label for own in each for label in own] for split, each in lists.items()}
         if not single["train"]:
             raise InputError(
-                f"{tables['train'].origin} must have labels in column {columns.target!r}, and all its lists are empty: "
-                f"set --label-column to the column of the labels{tables['train'].unread}"
+                f"{tables['train'].origin} must have labels in column {', '.join(map(repr, columns.targets))}, and all "
+                f"{'are 0' if columns.flags else 'its lists are empty'}: set --label-column to the column of the labels"
+                f"{tables['train'].unread}"
             )
+        if columns.flags:
+            tables = {
+                split: replace(table, target_names=columns.flags, names_origin="--label-column")
+                for split, table in tables.items()
+            }
         classes = find_classes(tables, columns.target, single, renames)
-        rows = {}
+        found = {}
         for split, table in tables.items():
             targets = np.zeros((len(used[split]), len(classes.names)), dtype=np.int64)
             owner = np.repeat(np.arange(len(used[split])), [len(own) for own in lists[split]])
             for row, label in zip(owner.tolist(), classes.targets[split], strict=True):
                 if label is not None:
                     targets[row, label] = 1
-            rows[split] = Rows(texts_of(table, columns, used[split]), targets, targets[:, 0])
-        frequency = rows["train"].targets.sum(0)
-        rows = {
-            split: Rows(each.inputs, each.targets, _rarest(each.targets, frequency)) for split, each in rows.items()
+            found[split] = Rows(texts_of(table, columns, used[split]), targets, targets[:, 0])
+        frequency = found["train"].targets.sum(0)
+        found = {
+            split: Rows(each.inputs, each.targets, _rarest(each.targets, frequency)) for split, each in found.items()
         }
-        return Reading(rows=rows, labels=classes.names, notes=(*notes, *classes.notes))
+        return Reading(rows=found, labels=classes.names, notes=(*notes, *classes.notes))
 
     def renumbered(self, rows: Rows, order: np.ndarray, labels: Sequence[str]) -> Rows:
         """Returns the rows with the columns of their targets in the order of the head's outputs."""
@@ -187,15 +211,36 @@ def _labels_of(table: Table, column: str, row: int) -> list[Any]:
     if not isinstance(cell, list | tuple):
         raise InputError(
             f"row {row} of {table.origin} must have a list of labels in column {column!r}, and has {cut(cell)}: "
-            "write a list in a .jsonl or .parquet file, [] for a text without labels; or pass --task classification"
+            "write a list in a .jsonl or .parquet file, [] for a text without labels; or pass the --task that has such "
+            "labels"
         )
     labels = [int(label) if isinstance(label, float) and label.is_integer() else label for label in cell]
-    odd = next((label for label in labels if type(label) not in KINDS or is_missing(label)), None)
-    if odd is not None or len(set(map(type, labels))) > 1:
+    odd = any(type(label) not in KINDS or is_missing(label) for label in labels)
+    if odd or len(set(map(type, labels))) > 1:
         raise InputError(
             f"row {row} of {table.origin} must have a list of labels of one type, strings or integers, in column "
             f"{column!r}, and has {shown(cell)}: correct the row"
         )
+    return labels
+
+
+def _flags_of(table: Table, flags: Sequence[str], row: int) -> list[str]:
+    """Returns the names of those columns of flags that mark a row.
+
+    Raises:
+        InputError: A flag is neither 0 nor 1, nor a boolean.
+    """
+    labels = []
+    for name in flags:
+        cell = table.values[name][row]
+        value = _FLAGS.get(str(cell).strip().lower())
+        if value is None:
+            raise InputError(
+                f"row {row} of {table.origin} must have 0 or 1 in column {name!r}, and has {shown(cell)}: correct the "
+                f"row, or set --label-column to the columns of the labels{table.unread}"
+            )
+        if value:
+            labels.append(name)
     return labels
 
 

@@ -3,6 +3,7 @@
 from abc import ABC
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -11,12 +12,13 @@ from jaxtyping import Int64
 
 from trbert.errors import InputError
 from trbert.packed.tokens import Tokens
+from trbert.tasks.bad_rows import read_rows
 from trbert.tasks.examples import Encoded, Examples
 from trbert.tasks.panics import panics_told
 from trbert.tasks.parts import separator_of
 from trbert.tasks.rows import Columns, Rows, Table, outside_train
 from trbert.tasks.task import Task
-from trbert.tasks.texts import rows_with_texts
+from trbert.tasks.texts import check_texts, written_rows
 from trbert.wording import cut, first_line
 
 Truncation = Literal["longest_first", "only_first", "only_second"]
@@ -34,10 +36,12 @@ class OverTexts(Task, ABC):
 
     Attributes:
         gives: what it gives each text, in words.
+        least_outputs: the fewest outputs of a head that can have learned it.
     """
 
     head = "AutoModelForSequenceClassification"
     gives: ClassVar[str]
+    least_outputs: ClassVar[int] = 1
 
     def check_config(self, config: Any) -> None:
         """Checks that a fine-tuned model gives each text what this task does.
@@ -50,6 +54,11 @@ class OverTexts(Task, ABC):
             raise InputError(
                 f"model {config.name_or_path!r} must give each text {self.gives}, and was trained to give it "
                 f"{_TRAINED[problem]} (problem_type {problem}): pass --new-head, or another model"
+            )
+        if self.least_outputs > config.num_labels:
+            raise InputError(
+                f"model {config.name_or_path!r} must give each text {self.gives}, and was trained for something else "
+                f"({config.num_labels} output): pass --new-head, or another model"
             )
 
     def texts(self, inputs: Sequence[Sequence[Any]], tokenizer: Any) -> tuple[tuple[str, ...], ...]:
@@ -105,14 +114,18 @@ def usable_rows(split: str, table: Table, columns: Columns) -> tuple[list[int], 
     """Returns the indices of a table's usable rows, and notes on what was left out.
 
     A row is unusable where one of its texts is blank. In a split other than train, so is a row that is in train, too.
+
+    Raises:
+        InputError: A text is no string, and bad rows are not left out. Or no row is usable.
     """
-    written, notes = rows_with_texts(table, columns.inputs), []
+    written, notes = written_rows(table, columns.inputs), []
     if len(written) < len(table):
         notes.append(f"{split}: {len(table) - len(written)} empty texts left out")
     kept = written if split == "train" else outside_train(table, written)
     if len(kept) < len(written):
         notes.append(f"{split}: {len(written) - len(kept)} rows left out that are in train, too (in_train)")
-    return kept, notes
+    kept, _, bad = read_rows(split, table, columns, kept, partial(check_texts, table, columns.inputs))
+    return kept, [*notes, *bad]
 
 
 def texts_of(table: Table, columns: Columns, rows: Sequence[int]) -> tuple[tuple[Any, ...], ...]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from trbert.errors import InputError
+from trbert.tasks.bad_rows import read_rows
 from trbert.tasks.examples import Examples, Outputs, exact
 from trbert.tasks.over_texts import OverTexts, texts_of, usable_rows
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.task import PerExample, Times
-from trbert.tasks.texts import is_missing
-from trbert.wording import shown
+from trbert.tasks.texts import has_texts, is_missing, mostly, number
+from trbert.wording import cut, shown
 
 STRATA = 10
 """The number of groups of about equal size into which the rows are parted by their numbers."""
@@ -34,6 +36,17 @@ class Regression(OverTexts):
     metric = "Spearman correlation"
     problem_type = "regression"
     gives = "one number"
+
+    def sign(self, table: Table, columns: Columns) -> str:
+        """Returns that the labels are numbers, some of them with decimals, such as 3.5."""
+        if not has_texts(table, columns.inputs):
+            return ""
+        labels = [label for label in table.values[columns.target] if not is_missing(label)]
+        found = [number(label) for label in labels]
+        fraction = next((label for label, value in zip(labels, found, strict=True) if value and value % 1), None)
+        if fraction is None or table.target_names is not None or not mostly(found, lambda value: value is not None):
+            return ""
+        return f"column {columns.target!r} of {table.origin} has numbers with decimals, such as {cut(fraction)}"
 
     def check_config(self, config: Any) -> None:
         """Checks that a fine-tuned model gives each text one number.
@@ -63,8 +76,9 @@ class Regression(OverTexts):
         found: dict[str, tuple[list[int], np.ndarray]] = {}
         for split, table in tables.items():
             used, left_out = usable_rows(split, table, columns)
-            notes += left_out
-            found[split] = used, np.array([_number(table, columns.target, row) for row in used])
+            used, own, bad = read_rows(split, table, columns, used, partial(_number, table, columns.target))
+            notes += [*left_out, *bad]
+            found[split] = used, np.array(own)
         numbers = found["train"][1]
         spread = float(numbers.std())
         if spread == 0:
@@ -189,17 +203,14 @@ def _number(table: Table, column: str, row: int) -> float:
     Raises:
         InputError: There is none, or it is not finite.
     """
-    cell = table.values[column][row]
-    try:
-        number = math.nan if is_missing(cell) or isinstance(cell, bool) else float(cell)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number) or abs(number) > 1e30:
+    found = number(table.values[column][row])
+    if found is None:
         raise InputError(
-            f"row {row} of {table.origin} must have a number in column {column!r}, and has {shown(cell)}: correct or "
-            f"remove the row, or set --label-column to the column of the numbers{table.unread}"
+            f"row {row} of {table.origin} must have a number in column {column!r}, and has "
+            f"{shown(table.values[column][row])}: correct or remove the row, or set --label-column to the column of "
+            f"the numbers{table.unread}"
         )
-    return number
+    return found
 
 
 def _numbers(examples: Examples) -> tuple[Tensor, Tensor]:

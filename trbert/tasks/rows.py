@@ -23,12 +23,15 @@ class Columns:
         target: the column of what is to be predicted, such as the labels; "" where only the inputs are read.
         words: whether a row is a list of words with a list of their tags. A text file then has a word on each line.
         skip_bad: whether rows that cannot be read are left out, and not refused.
+        flags: where each label has a column of its own, which says whether a row has it: these columns. `target` is
+            then the first of them.
     """
 
     inputs: tuple[str, ...]
     target: str
     words: bool = False
     skip_bad: bool = False
+    flags: tuple[str, ...] = ()
 
     @classmethod
     def named(cls, inputs: str, target: str) -> "Columns":
@@ -36,10 +39,10 @@ class Columns:
 
         Args:
             inputs: the names of the input columns, with commas between them.
-            target: the name of the target column.
+            target: the name of the target column; or several with commas between them, one for each label.
 
         Raises:
-            InputError: A name is blank.
+            InputError: A name is blank, or a label stands there twice.
 
         Example:
             >>> Columns.named("question,sentence", "label").inputs
@@ -51,13 +54,24 @@ class Columns:
                 f"--text-column must name one column, or several with a comma between them, and is {inputs!r}: "
                 "write text, or question,sentence for pairs"
             )
-        return cls(names, target)
+        flags = tuple(target.split(",")) if "," in target else ()
+        if not all(name.strip() for name in flags) or len(set(flags)) < len(flags):
+            raise InputError(
+                f"--label-column must name one column, or a different one for each label, and is {target!r}: write "
+                "label, or toxic,threat for columns of 0 and 1"
+            )
+        return cls(names, flags[0] if flags else target, flags=flags)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The columns of what is to be predicted."""
+        return self.flags or ((self.target,) if self.target else ())
 
     @property
     def needed(self) -> tuple[tuple[str, str], ...]:
         """The columns that a table must have, each as a pair of the option that names it and its name."""
         inputs = tuple(("--text-column", name) for name in self.inputs)
-        return (*inputs, ("--label-column", self.target)) if self.target else inputs
+        return (*inputs, *(("--label-column", name) for name in self.targets))
 
     @property
     def wanted(self) -> tuple[str, ...]:

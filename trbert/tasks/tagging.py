@@ -15,6 +15,7 @@ from trbert.packed.tokens import Tokens
 from trbert.tasks.examples import Encoded, Examples, Outputs, exact
 from trbert.tasks.rows import TAGS, WORDS, Columns, Reading, Rows, Table
 from trbert.tasks.task import PerExample, Task
+from trbert.tasks.texts import mostly
 from trbert.tasks.words.entities import Entity, entities, f1, follows_scheme, orphans, scheme_of
 from trbert.tasks.words.tags import NO_TAG, read_tags, rows_with_words
 from trbert.tasks.words.windows import Window, windows_of
@@ -41,6 +42,9 @@ class Tagging(Task):
     metric = "accuracy"
     text_column = WORDS
     label_column = TAGS
+    known_columns = tuple(
+        (words, tags) for words in (WORDS, "words") for tags in (TAGS, "ner_tags", "labels", "pos_tags", "upos", "xpos")
+    )
 
     def metric_of(self, names: Sequence[str]) -> str:
         """Returns "entity F1" where the tags follow an entity scheme, and "accuracy" elsewhere."""
@@ -59,6 +63,13 @@ class Tagging(Task):
                 f"{columns.inputs[0]}"
             )
         return Columns(columns.inputs, columns.target, words=True)
+
+    def sign(self, table: Table, columns: Columns) -> str:
+        """Returns that a row has a list of words and a list of as many tags."""
+        (words,) = columns.inputs
+        pairs = list(zip(table.values[words], table.values[columns.target], strict=True))
+        lists = mostly(pairs, lambda pair: isinstance(pair[0], list) and isinstance(pair[1], list))
+        return f"columns {words!r} and {columns.target!r} of {table.origin} have lists" if pairs and lists else ""
 
     def read(self, tables: Mapping[str, Table], columns: Columns, renames: Mapping[str, str] | None = None) -> Reading:
         """Returns the words of every split with the numbers of their tags, and the names of the tags.

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from trbert.encoder import Reads
+from trbert.errors import InputError
 from trbert.packed.tokens import Tokens
 from trbert.tasks.examples import Encoded, Examples, Outputs
 from trbert.tasks.parts import Part, protect_part
@@ -39,7 +40,10 @@ class Task(ABC):
         problem_type: what a new head's config says in `problem_type`, for transformers' pipelines; None says nothing.
         has_threshold: whether answers depend on a threshold, which is chosen on validation.
         text_column: the name of the column of the texts where the user names none.
-        label_column: the name of the column of the targets where the user names none.
+        label_column: the name of the column of the targets where the user names none; "" for a task without targets.
+        known_columns: pairs of a `text_column` and a `label_column` by which data of this task are recognised where the
+            user names no task; the first pair whose columns are all there is taken. () is the pair of the two above.
+        has_flags: whether each label may have a column of its own.
         text_classes: whether the target of each row is a class index that a linear classifier of words can learn.
         num_outputs: the number of outputs of a new head where the outputs have no names.
         protected_part: the part of each document whose tokens are never dropped, such as the question; None where
@@ -52,6 +56,8 @@ class Task(ABC):
     metric: ClassVar[str]
     text_column: ClassVar[str] = "text"
     label_column: ClassVar[str] = "label"
+    known_columns: ClassVar[tuple[tuple[str, str], ...]] = ()
+    has_flags: ClassVar[bool] = False
     text_classes: ClassVar[bool] = False
     problem_type: ClassVar[str | None] = None
     has_threshold: ClassVar[bool] = False
@@ -87,10 +93,27 @@ class Task(ABC):
         Raises:
             InputError: This task cannot read these columns.
         """
-        return Columns.named(
+        columns = Columns.named(
             self.text_column if text_column is None else text_column,
             self.label_column if label_column is None else label_column,
         )
+        if columns.flags and not self.has_flags:
+            raise InputError(
+                f"--label-column must name one column for task {self.name}, and is {label_column!r}: name one, or "
+                "leave out --task"
+            )
+        return columns
+
+    def sign(self, table: Table, columns: Columns) -> str:
+        """Returns what in the values of a table says that it is for this task, in words; "" where nothing does.
+
+        It is asked where the user names no task.
+
+        Args:
+            table: the training table.
+            columns: its columns, as the method `columns` returned them. All of them are there.
+        """
+        return ""
 
     def check_config(self, config: Any) -> None:  # noqa: B027  most tasks have nothing to check
         """Checks that a fine-tuned model's head was trained for this task.

@@ -1,12 +1,16 @@
 """Finds the rows of a table that have a text in each input column, and refuses what is no text."""
 
+import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from trbert.errors import InputError
 from trbert.tasks.rows import Table
 from trbert.wording import shown
+
+LARGEST = 1e30
+"""The largest size of a number that is read. The square of it still fits into 64 bits."""
 
 
 def is_blank(text: str) -> bool:
@@ -36,18 +40,56 @@ def is_missing(value: Any) -> bool:
     )
 
 
+def number(value: Any) -> float | None:
+    """Returns the finite number that a cell holds, as a number or as a text; None where it holds none.
+
+    Example:
+        >>> number("3.5"), number("x")
+        (3.5, None)
+    """
+    try:
+        found = math.nan if is_missing(value) or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return found if abs(found) <= LARGEST else None
+
+
+def mostly(values: Sequence[Any], holds: Callable[[Any], bool]) -> bool:
+    """Returns whether something holds of more than nine in ten values, so that a few bad rows hide nothing.
+
+    Example:
+        >>> mostly(["a", "b", 3], lambda value: isinstance(value, str))
+        False
+    """
+    return 10 * sum(map(holds, values)) > 9 * len(values)
+
+
+def has_texts(table: Table, names: Sequence[str]) -> bool:
+    """Returns whether these columns have texts, and no lists of words or of options."""
+    return all(mostly(table.values[name], lambda value: is_missing(value) or isinstance(value, str)) for name in names)
+
+
 def rows_with_texts(table: Table, names: Sequence[str]) -> list[int]:
     """Returns the indices of the rows that have a text in each of these columns.
 
     Raises:
         InputError: A value is neither a text nor missing, or no row is left.
     """
+    written = written_rows(table, names)
+    for row in written:
+        check_texts(table, names, row)
+    return written
+
+
+def written_rows(table: Table, names: Sequence[str]) -> list[int]:
+    """Returns the indices of the rows that have a value in each of these columns, be it a text or not.
+
+    Raises:
+        InputError: No row has one.
+    """
     written = list(range(len(table)))
     for name in names:
-        texts = table.values[name]
-        missing = [is_missing(text) for text in texts]
-        _check_texts(table, name, [row for row in range(len(table)) if not missing[row]])
-        kept = [row for row in written if not missing[row]]
+        kept = [row for row in written if not is_missing(table.values[name][row])]
         if not kept:
             raise InputError(
                 f"{table.origin} must have a text in column {name!r}, and its {len(written)} texts are all empty: "
@@ -57,19 +99,24 @@ def rows_with_texts(table: Table, names: Sequence[str]) -> list[int]:
     return written
 
 
-def _check_texts(table: Table, name: str, rows: Sequence[int]) -> None:
-    """Checks that the values of these rows are texts."""
-    texts = table.values[name]
-    odd = next((row for row in rows if not isinstance(texts[row], str)), None)
-    if odd is not None:
-        if not any(isinstance(texts[row], str) for row in rows):
-            words = isinstance(texts[odd], list) and all(isinstance(word, str) for word in texts[odd])
+def check_texts(table: Table, names: Sequence[str], row: int) -> None:
+    """Checks that a row has a text in each of these columns.
+
+    Raises:
+        InputError: A value is no text.
+    """
+    for name in names:
+        texts = table.values[name]
+        if isinstance(texts[row], str):
+            continue
+        if not any(isinstance(text, str) and not is_blank(text) for text in texts):
+            words = isinstance(texts[row], list) and all(isinstance(word, str) for word in texts[row])
             join = "join the words of each row to one text, or " if words else ""
             remedy = f"{join}set --text-column to the column of the texts{table.unread}"
-        elif isinstance(texts[odd], int | float):
+        elif isinstance(texts[row], int | float):
             remedy = "write it in quotes, or remove the row"
         else:
             remedy = "write it as a string, or remove the row"
         raise InputError(
-            f"row {odd} of {table.origin} must have a string in column {name!r}, and has {shown(texts[odd])}: {remedy}"
+            f"row {row} of {table.origin} must have a string in column {name!r}, and has {shown(texts[row])}: {remedy}"
         )

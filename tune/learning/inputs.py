@@ -18,7 +18,7 @@ from trbert.errors import InputError
 from trbert.limits import parse_size
 from trbert.packed.declared import declare
 from trbert.packed.heads import pooling_of
-from trbert.pretrained import Pretrained, check_positions, load_pretrained
+from trbert.pretrained import Pretrained, check_positions, load_pretrained, own_head
 from trbert.rehearsal import rehearse
 from trbert.selection.reduction import Reducer, check_points
 from trbert.tasks import Task, task_of
@@ -33,6 +33,8 @@ from tune.settings import Settings, override
 from tune.space import point_choices
 
 Say = Callable[[str], None]
+Keep = Callable[[str, Settings], None]
+"""Takes the fingerprint of the data and the model, and the settings with which a resumed search goes on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +51,8 @@ class Inputs:
         longest: the most tokens of a document for the trained models.
         fingerprint: a digest of the examples, of the encoder's weights, and of the settings of the teacher. A resumed
             search must have the same one.
-        settings: of the run; a pass has fewer tokens than the user's settings say if memory is for no more.
+        asked: the settings of the run, as the user gave them, with the task and the columns that were found.
+        settings: the same; but a pass has fewer tokens if memory is for no more.
         needs: the memory that a trial needs; None if it was not measured.
     """
 
@@ -61,6 +64,7 @@ class Inputs:
     taught: dict[str, Examples]
     longest: int
     fingerprint: str
+    asked: Settings
     settings: Settings
     needs: Needs | None
 
@@ -68,7 +72,8 @@ class Inputs:
 def read_inputs(settings: Settings, say: Say, plan: Plan | None = None) -> Inputs:
     """Returns the data and the model of a search.
 
-    Whatever is wrong with them is found here, before anything is trained. A dry run calls this function, too.
+    Whatever is wrong with them is found here, before anything is trained. A dry run calls this function, too. If no
+    task is set, it is found here, once.
 
     Args:
         settings: of the run; `data`, `model`, `family`, `new_head`, `positions`, `teacher` and `seed` decide the
@@ -81,13 +86,20 @@ def read_inputs(settings: Settings, say: Say, plan: Plan | None = None) -> Input
             cannot be saved. Or the memory is too little for one trial. Or `family` cannot be imported, or is for
             another kind of model.
     """
-    data, task = settings.data, task_of(settings.task)
+    data = settings.data
+    family = declare(settings.family) if settings.family else None
+    splits = splits_of(settings)
+    task = splits.task
     if settings.new_head and not task.has_head:
         raise InputError(
             f"--new-head must be left out for task {task.name}, which has no head, and is set: leave it out"
         )
-    family = declare(settings.family) if settings.family else None
-    splits = splits_of(settings)
+    if settings.task is None:
+        say(f"task: {task.name}, because {splits.why} (--task names another)")
+        columns = {"text_column": splits.columns.inputs, "label_column": splits.columns.targets}
+        named = {f"data.{name}": ",".join(own) for name, own in columns.items()}
+        settings = override(settings, {"task": task.name, **named})
+    asked = settings
     for note in splits.notes:
         say(note)
     torch.manual_seed(settings.seed)  # a new head is drawn at random
@@ -105,7 +117,7 @@ def read_inputs(settings: Settings, say: Say, plan: Plan | None = None) -> Input
     rehearse(pretrained.model, pretrained.tokenizer, task)
     config = pretrained.model.config
     if splits.labels:  # the examples number the labels as the head does
-        splits = splits.renumbered(task, np.array(pretrained.order), tuple(config.id2label.values()))
+        splits = splits.renumbered(np.array(pretrained.order), tuple(config.id2label.values()))
     reducer = Reducer(encoder=Encoder(pretrained.model.to(pick_device(settings.compute.device))), task=task)
     encoder = reducer.encoder
     if settings.positions is not None:
@@ -141,6 +153,7 @@ def read_inputs(settings: Settings, say: Say, plan: Plan | None = None) -> Input
         taught=taught,
         longest=longest,
         fingerprint=fingerprint,
+        asked=asked,
         settings=settings,
         needs=needs,
     )
@@ -164,11 +177,15 @@ def check_unchanged(inputs: Inputs, fingerprint: str | None) -> None:
 
 
 def splits_of(settings: Settings) -> Splits:
-    """Returns the rows of each split, as the run's `data` settings and its seed define them."""
-    data = settings.data
+    """Returns the rows of each split, as the run's `data` settings and its seed define them.
+
+    If no task is set, the head of the model and the data say which it is.
+    """
+    data, unset = settings.data, settings.task is None
     return load_splits(
         data.source,
-        task=task_of(settings.task),
+        task=None if settings.task is None else task_of(settings.task),
+        head=own_head(settings.model) if unset and not settings.new_head else None,
         text_column=data.text_column,
         label_column=data.label_column,
         seed=settings.seed,

@@ -18,7 +18,7 @@ from trbert.tasks.examples import Examples
 from trbert.tasks.parts import separator_of
 from tune.budget import BASELINE_SHARE, Plan, fit_documents
 from tune.learning.baselines import SECONDS, baselines, standing_of
-from tune.learning.inputs import Inputs, Say, check_unchanged, read_inputs
+from tune.learning.inputs import Inputs, Keep, Say, check_unchanged, read_inputs
 from tune.learning.measuring import pass_seconds
 from tune.learning.memory import Needs
 from tune.learning.standing import LEAST_KNOWN, Standing, figures, remarks
@@ -131,7 +131,7 @@ def prepare(
     latency: LatencyTable | None = None,
     train: Callable[..., float | None] | None = None,
     fingerprint: str | None = None,
-    keep: Say | None = None,
+    keep: Keep | None = None,
     documents: Mapping[str, int] | None = None,
 ) -> Prepared:
     """Returns what all trials share. The teacher and its outputs come from the cache if they were made before.
@@ -145,7 +145,8 @@ def prepare(
             arithmetic and with the threads of evaluation.
         train: fine-tunes the teacher, in this process or in several; None does it here, and saves no states.
         fingerprint: of the data and the model that a resumed search started with; None checks nothing.
-        keep: is called with the fingerprint of the data and the model once they are read, before anything is learned.
+        keep: is called once the data and the model are read, before anything is learned: with their fingerprint, and
+            with the settings that name the task and the columns which were found.
         documents: how many documents of each split a resumed search started with; None computes it from the plan.
 
     Raises:
@@ -163,7 +164,7 @@ def prepare(
     compute = settings.compute
     check_unchanged(inputs, fingerprint)
     if keep is not None:
-        keep(inputs.fingerprint)
+        keep(inputs.fingerprint, inputs.asked)
     task, pretrained, reducer = inputs.task, inputs.pretrained, inputs.reducer
     seconds, cuts = 0.0, []
     if plan is not None:

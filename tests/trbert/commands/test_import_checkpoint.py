@@ -289,7 +289,7 @@ def test_the_task_is_that_of_the_config_or_of_the_command(imports, refused, edit
         f"is not given: pass one of {', '.join(TASKS)}"
     )
     assert refused("--task", "dancing") == (
-        f"task must be one of {', '.join(TASKS)}, and is 'dancing': leave it out for the default"
+        f"task must be one of {', '.join(TASKS)}, and is 'dancing': leave it out, and it is found"
     )
     imports("--task", "classification")
     assert trbert.load(out).config.task == "classification"
@@ -302,6 +302,14 @@ def test_a_task_without_a_head_is_refused(own, refused, edit):
         "--task must be one that the original TR-BERT code trains, and is 'embedding', which has no head: name the "
         "task that the checkpoint was trained for"
     )
+
+
+def test_a_head_with_one_output_is_one_for_a_number(imports, change, edit, original, out):
+    state = torch.load(original / WEIGHTS, weights_only=True)
+    edit(num_labels=1, id2label=..., label2id=...)
+    change({name: state[name][:1] for name in ("classifier.weight", "classifier.bias")})
+    assert "task      regression" in imports().splitlines()
+    assert trbert.load(out).config.task == "regression"
 
 
 def test_a_task_that_is_not_the_checkpoints_is_refused(refused, edit, original, token_task):

@@ -215,7 +215,7 @@ def test_labels_that_a_head_lacks_are_refused(labels):
 
 def test_a_task_is_found_by_its_name():
     assert task_of("classification") is TASK
-    told = f"task must be one of {', '.join(TASKS)}, and is 'nonsense': leave it out for the default"
+    told = f"task must be one of {', '.join(TASKS)}, and is 'nonsense': leave it out, and it is found"
     with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
         task_of("nonsense")
 

@@ -30,9 +30,10 @@ def named(reading, split):
 
 
 def refused(*arguments, **options):
+    """Returns the message, without what test_bad_rows.py asks of the messages on single rows."""
     with pytest.raises(InputError) as caught:
         read(*arguments, **options)
-    return str(caught.value)
+    return str(caught.value).removesuffix("; or pass --skip-bad-rows, which leaves such rows out")
 
 
 # One type.
@@ -294,7 +295,8 @@ def test_labels_of_which_most_stand_once_are_refused(kind):
     labels = [kind(row) for row in range(20)] + [kind(100)] * 10
     assert re.fullmatch(
         r"labels in column 'label' of train.csv must be classes, and 20 of 30 rows have one that no other row has, "
-        r"such as .*, as ids, texts and numbers to regress do: set --label-column to the column of the classes",
+        r"such as .*, as ids, texts and numbers to regress do: set --label-column to the column of the classes"
+        + ("" if "some" in str(labels[0]) else ", or pass --task regression"),
         refused(labels),
     )
 
@@ -305,13 +307,8 @@ def test_few_rows_and_half_of_the_rows_may_stand_alone():
     assert len(read(list(range(30)), names=tuple(map(str, range(30)))).labels) == 30
 
 
-def test_many_different_fractions_are_refused_and_few_are_classes():
-    fractions = [f"{row / 10}" for row in range(30)] * 4
-    assert refused(fractions) == (
-        "labels in column 'label' of train.csv must be classes, and are 30 different numbers, such as '0.1': "
-        "pass --task regression, or set --label-column to the column of the classes"
-    )
-    assert len(read([f"{row / 2}" for row in range(10)] * 4).labels) == 10
+def test_different_fractions_are_classes_where_the_user_wants_that():
+    assert len(read([f"{row / 10}" for row in range(30)] * 4).labels) == 30
     assert len(read([f"{row}.0" for row in range(30)] * 4).labels) == 30
 
 
@@ -342,7 +339,7 @@ def test_a_dash_becomes_a_class_by_a_new_name():
 
 def test_lists_of_labels_are_refused_with_the_rule():
     assert refused([[0, 1], [1]]).endswith(
-        "has the list [0, 1]: pass --task multi_label, or set --label-column to the column of the classes"
+        "has the list [0, 1]: set --label-column to the column of the classes, or pass the --task that has such labels"
     )
 
 

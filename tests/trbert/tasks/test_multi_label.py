@@ -59,6 +59,7 @@ def test_labels_get_new_names_and_those_of_one_name_are_one():
     [
         ("a", r"row 1 of a\.jsonl must have a list of labels in column 'labels', and has 'a': write a list"),
         (None, r"row 1 of a\.jsonl must have a list of labels in column 'labels', and has None: write a list"),
+        ([None], r"row 1 of a\.jsonl must have a list of labels of one type, strings or integers, in column"),
         (["a", None], r"row 1 of a\.jsonl must have a list of labels of one type, strings or integers, in column"),
         (["a", 1], r"row 1 of a\.jsonl must have a list of labels of one type"),
         ([" "], r"row 1 of a\.jsonl must have a list of labels of one type"),
@@ -68,6 +69,64 @@ def test_labels_get_new_names_and_those_of_one_name_are_one():
 def test_a_cell_that_is_no_list_of_labels_is_refused_with_its_row(cell, told):
     with pytest.raises(InputError, match=told):
         TASK.read({"train": table([["a"], cell, ["b"]])}, COLUMNS)
+
+
+# A column for each label.
+
+
+FLAGS = TASK.columns("text", "toxic,rude,threat")
+
+
+def flags(*rows, origin="a.csv"):
+    columns = dict(zip(("toxic", "rude", "threat"), zip(*rows, strict=True), strict=True))
+    return Table(origin, {"text": [f"t{row}" for row in range(len(rows))], **columns}, others=("id",))
+
+
+@pytest.mark.parametrize(
+    "rows", [[(1, 0, 0), (0, 0, 1), (1, 1, 0)], [("1", "0", "0"), (False, "0.0", 1.0), ("True",) * 2 + (0,)]]
+)
+def test_columns_of_0_and_1_are_labels_by_their_names_and_in_their_order(rows):
+    reading = TASK.read({"train": flags(*rows), "test": flags((0, 0, 0), (0, 1, 0))}, FLAGS)
+    assert reading.labels == ("toxic", "rude", "threat")
+    assert reading.rows["train"].targets.tolist() == [[1, 0, 0], [0, 0, 1], [1, 1, 0]]
+    assert reading.rows["test"].targets.tolist() == [[0, 0, 0], [0, 1, 0]]
+
+
+def test_a_column_of_which_no_training_row_has_a_1_is_no_label():
+    reading = TASK.read({"train": flags((1, 0, 0), (0, 0, 1))}, FLAGS)
+    assert reading.labels == ("toxic", "threat")
+    assert reading.notes == ("classes left out that no training row has: 'rude' (named in --label-column)",)
+
+
+@pytest.mark.parametrize("cell", [2, None, "yes", 0.5, ""])
+def test_a_flag_that_is_neither_0_nor_1_is_refused(cell):
+    with pytest.raises(
+        InputError, match=r"^row 1 of a\.csv must have 0 or 1 in column 'rude', and has .*not read: 'id'"
+    ):
+        TASK.read({"train": flags((1, 0, 0), (1, cell, 0), (0, 1, 1))}, FLAGS)
+
+
+def test_columns_that_are_all_0_are_refused():
+    with pytest.raises(InputError, match="must have labels in column 'toxic', 'rude', 'threat', and all are 0: set"):
+        TASK.read({"train": flags((0, 0, 0), (0, 0, 0))}, FLAGS)
+
+
+@pytest.mark.parametrize("named", ["a,a", "a,", ",a", "a, "])
+def test_the_columns_of_the_labels_have_different_names(named):
+    with pytest.raises(
+        InputError, match=r"^--label-column must name one column, or a different one for each label, and"
+    ):
+        TASK.columns("text", named)
+
+
+def test_another_task_takes_one_column_of_labels():
+    with pytest.raises(
+        InputError, match=r"^--label-column must name one column for task regression, and is 'a,b': name"
+    ):
+        TASKS["regression"].columns("text", "a,b")
+
+
+# Faults.
 
 
 def test_lists_that_are_all_empty_are_refused():

@@ -12,7 +12,7 @@ from trbert.packed.tokens import Tokens
 from trbert.tasks import TASKS
 from trbert.tasks.classification import Classification
 from trbert.tasks.examples import Examples
-from trbert.tasks.rows import Rows
+from trbert.tasks.rows import Columns, Rows
 from tune.learning import baselines as module
 from tune.learning.baselines import Answers, baselines, linear_answers, standing_of
 from tune.learning.standing import COMMONEST, LINEAR
@@ -26,7 +26,10 @@ def rows(texts, targets):
 
 
 def splits(train, validation, test):
-    return Splits(train=train, validation=validation, test=test, labels=("a", "b"), notes=())
+    task, columns = TASKS["classification"], Columns.named("text", "label")
+    return Splits(
+        train=train, validation=validation, test=test, labels=("a", "b"), notes=(), task=task, columns=columns
+    )
 
 
 def marked(count, words, join=" ", seed=0):

@@ -1,10 +1,14 @@
 """What a search reads before it trains: what is said, what is checked, and what a resumed search compares."""
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from trbert.errors import InputError
+from trbert.pretrained import load_pretrained
+from trbert.tasks import TASKS
 from tune.learning.inputs import check_unchanged, read_inputs
 from tune.settings import override
 
@@ -25,6 +29,44 @@ def test_what_is_read_is_what_trials_start_from(tiny_settings, cache, prepared):
     assert found.examples["train"].targets.equal(prepared.train.targets)
     assert found.examples["test"].tokens.input_ids.equal(prepared.test.tokens.input_ids)
     assert found.fingerprint == prepared.fingerprint
+
+
+# The task.
+
+
+@pytest.fixture
+def words(tiny_settings, tmp_path):
+    """Settings for data of words and tags, of which nothing names the task."""
+    rows = [{"tokens": [f"w{row % 30}", "alpha"], "ner_tags": ["O", "B-X"]} for row in range(40)]
+    (tmp_path / "words.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return override(tiny_settings, {"data.source": str(tmp_path / "words.jsonl"), "task": None})
+
+
+def test_a_task_that_is_not_set_is_found_once_and_told_with_the_remedy(words, cache):
+    told = []
+    found = read_inputs(words, told.append)
+    assert told[0] == ("task: tagging, because words.jsonl has the columns 'tokens', 'ner_tags' (--task names another)")
+    named = {"task": "tagging", "data.text_column": "tokens", "data.label_column": "ner_tags"}
+    assert found.task.name == "tagging"
+    assert found.asked == override(words, named)
+    assert found.settings.task == "tagging"
+    again = read_inputs(found.asked, told.append)
+    assert sum(line.startswith("task:") for line in told) == 1
+    assert (again.fingerprint, again.asked) == (found.fingerprint, found.asked)
+
+
+def test_the_head_of_a_fine_tuned_model_and_the_data_must_agree(words, tiny_model, tmp_path, cache):
+    torch.manual_seed(0)
+    plain = load_pretrained(str(tiny_model), TASKS["regression"], ())
+    plain.model.save_pretrained(tmp_path / "tuned")
+    plain.tokenizer.save_pretrained(tmp_path / "tuned")
+    tuned = override(words, {"model": str(tmp_path / "tuned")})
+    with pytest.raises(
+        InputError, match=r"its head \(BertForSequenceClassification\) is for .*, while words\.jsonl has"
+    ):
+        read_inputs(tuned, silent)
+    assert read_inputs(override(tuned, {"new_head": True}), silent).task.name == "tagging"
+    assert read_inputs(override(tuned, {"task": "tagging", "data.label_column": "ner_tags"}), silent)
 
 
 # A resumed search.

@@ -190,7 +190,7 @@ def test_what_is_noted_of_the_rows_is_said(settings, cache, untaught, monkeypatc
     monkeypatch.setattr(inputs, "load_splits", lambda *a, **k: dataclasses.replace(read(*a, **k), notes=("A note.",)))
     told = []
     prepare(settings, None, told.append, train=untaught)
-    assert told[0] == "A note."
+    assert told[1] == "A note."
 
 
 @pytest.mark.parametrize(("asked", "limit"), [(8, 8), (20, 20), (500, 32)])

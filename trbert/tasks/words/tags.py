@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from trbert.errors import InputError
+from trbert.tasks.bad_rows import read_rows
 from trbert.tasks.labels import check_renames
 from trbert.tasks.rows import Columns, Reading, Rows, Table, outside_train
 from trbert.tasks.texts import is_blank, is_missing
@@ -28,33 +30,50 @@ def rows_with_words(table: Table, name: str) -> list[int]:
     Raises:
         InputError: A value is no list of words, a word is empty, or no row has a word.
     """
-    kept = []
-    for row, words in enumerate(table.values[name]):
-        if is_missing(words) or (isinstance(words, list) and not words):
-            continue
-        if not isinstance(words, list):
-            raise InputError(
-                f"row {row} of {table.origin} must have a list of words in column {name!r}, and has {shown(words)}: "
-                f"write its words as a list, or set --text-column to the column of the words{table.unread}"
-            )
-        for place, word in enumerate(words):
-            if not isinstance(word, str):
-                raise InputError(
-                    f"word {place} of row {row} of {table.origin} must be a string, and is {shown(word)}: write it in "
-                    f"quotes, or set --text-column to the column of the words{table.unread}"
-                )
-            if is_blank(word):
-                raise InputError(
-                    f"word {place} of row {row} of {table.origin} must have a character that can be seen, and is "
-                    f"{cut(word)}: remove it together with its tag"
-                )
-        kept.append(row)
+    written = written_rows(table, name)
+    for row in written:
+        check_words(table, name, row)
+    return written
+
+
+def written_rows(table: Table, name: str) -> list[int]:
+    """Returns the indices of the rows that have something in the column of the words, be it words or not.
+
+    Raises:
+        InputError: No row has.
+    """
+    kept = [row for row, words in enumerate(table.values[name]) if not (is_missing(words) or words == [])]
     if not kept:
         raise InputError(
             f"{table.origin} must have words in column {name!r}, and its {len(table)} rows have none: set "
             f"--text-column to the column of the words{table.unread}"
         )
     return kept
+
+
+def check_words(table: Table, name: str, row: int) -> None:
+    """Checks that a row has a list of words.
+
+    Raises:
+        InputError: It has no list, or a word is empty or no string.
+    """
+    words = table.values[name][row]
+    if not isinstance(words, list):
+        raise InputError(
+            f"row {row} of {table.origin} must have a list of words in column {name!r}, and has {shown(words)}: "
+            f"write its words as a list, or set --text-column to the column of the words{table.unread}"
+        )
+    for place, word in enumerate(words):
+        if not isinstance(word, str):
+            raise InputError(
+                f"word {place} of row {row} of {table.origin} must be a string, and is {shown(word)}: write it in "
+                f"quotes, or set --text-column to the column of the words{table.unread}"
+            )
+        if is_blank(word):
+            raise InputError(
+                f"word {place} of row {row} of {table.origin} must have a character that can be seen, and is "
+                f"{cut(word)}: remove it together with its tag"
+            )
 
 
 def read_tags(tables: Mapping[str, Table], columns: Columns, renames: Mapping[str, str] | None) -> Reading:
@@ -81,13 +100,16 @@ def read_tags(tables: Mapping[str, Table], columns: Columns, renames: Mapping[st
         if split != "train" and all(is_missing(own) or own == [] for own in tags):
             notes.append(f"{split} is not used: it has no tags")
             continue
-        used = rows_with_words(table, words)
+        used = written_rows(table, words)
         if len(used) < len(table):
             notes.append(f"{split}: {len(table) - len(used)} rows without a word left out")
         kept = used if split == "train" else outside_train(table, used)
         if len(kept) < len(used):
             notes.append(f"{split}: {len(used) - len(kept)} rows left out that are in train, too (in_train)")
-        found[split] = _named(table, tables["train"], columns, kept)
+        named_in = table if table.target_names is not None else tables["train"]
+        own, tags_of, bad = read_rows(split, table, columns, kept, partial(_named, table, named_in, columns))
+        found[split] = list(zip(own, tags_of, strict=True))
+        notes += bad
     train = tables["train"]
     found, named = _renamed(found, train.target_names, renames)
     labels = _labels(found["train"], named, train, columns)
@@ -102,27 +124,31 @@ def read_tags(tables: Mapping[str, Table], columns: Columns, renames: Mapping[st
     )
 
 
-def _named(table: Table, train: Table, columns: Columns, rows: Sequence[int]) -> Named:
-    """Returns the names of the tags of these rows."""
+def _named(table: Table, named: Table, columns: Columns, row: int) -> list[str]:
+    """Returns the names of the tags of a row.
+
+    Args:
+        table: the table of the row.
+        named: the table that has the names of the tags, if there are any.
+        columns: the column of the words and the column of the tags.
+        row: the index of the row.
+    """
     (words,) = columns.inputs
-    named = table if table.target_names is not None else train
-    found: Named = []
-    for row in rows:
-        tags, count = table.values[columns.target][row], len(table.values[words][row])
-        if not isinstance(tags, list):
-            raise InputError(
-                f"row {row} of {table.origin} must have a list of tags in column {columns.target!r}, and has "
-                f"{shown(tags)}: write a tag for each of its words, or set --label-column to the column of the tags"
-                f"{table.unread}"
-            )
-        if len(tags) != count:
-            raise InputError(
-                f"row {row} of {table.origin} must have a tag for each word, and has {count} words and {len(tags)} "
-                f"tags: correct the row, or set --text-column and --label-column to columns that belong together"
-                f"{table.unread}"
-            )
-        found.append((row, [_name(tag, place, row, table, named) for place, tag in enumerate(tags)]))
-    return found
+    check_words(table, words, row)
+    tags, count = table.values[columns.target][row], len(table.values[words][row])
+    if not isinstance(tags, list):
+        raise InputError(
+            f"row {row} of {table.origin} must have a list of tags in column {columns.target!r}, and has "
+            f"{shown(tags)}: write a tag for each of its words, or set --label-column to the column of the tags"
+            f"{table.unread}"
+        )
+    if len(tags) != count:
+        raise InputError(
+            f"row {row} of {table.origin} must have a tag for each word, and has {count} words and {len(tags)} "
+            f"tags: correct the row, or set --text-column and --label-column to columns that belong together"
+            f"{table.unread}"
+        )
+    return [_name(tag, place, row, table, named) for place, tag in enumerate(tags)]
 
 
 def _name(tag: Any, place: int, row: int, table: Table, named: Table) -> str:

@@ -77,6 +77,61 @@ def test_a_folder_of_such_files_is_a_data_set(tmp_path):
     assert len(splits.train) == len(splits.validation) == len(splits.test) == 2
 
 
+def test_sentences_of_one_document_that_no_empty_line_parts_are_one_row(tmp_path):
+    joined = FOUR.replace("O\n\n\nRome", "O\nRome")
+    assert read(written(tmp_path, joined))[0]["tokens"] == [["Ann", "runs", "Rome"]]
+
+
+# CoNLL-U.
+
+UNIVERSAL = """# newdoc id = 1
+# text = Don't  go.
+1-2\tDon't\t_\t_\t_\t_\t_\t_\t_\t_
+1\tDo\tdo\tAUX\tVB\t_\t3\taux\t_\t_
+2\tn't\tnot\tPART\tRB\t_\t3\tadvmod\t_\t_
+2.1\tyou\tyou\tPRON\tPRP\t_\t_\t_\t_\t_
+3\tgo\tgo\tVERB\tVB\t_\t0\troot\t_\tSpaceAfter=No
+
+# sent_id = 2
+1\t#\t#\tSYM\t#\t_\t0\troot\t_\t_
+2\tNew York\tNew York\tPROPN\tNNP\t_\t1\tobj\t_\t_
+"""
+FORMS = [["Do", "n't", "go"], ["#", "New York"]]
+
+
+def test_words_of_conllu_are_its_forms_and_their_tags_the_universal_ones(tmp_path):
+    values, notes = read(written(tmp_path, UNIVERSAL, "train.conllu"))
+    assert values == {"tokens": FORMS, "tags": [["AUX", "PART", "VERB"], ["SYM", "PROPN"]]}
+    assert notes == (
+        "train.conllu: columns that are not used: 'id', 'lemma', 'xpos', 'feats', 'head', 'deprel', 'deps', 'misc'",
+    )
+
+
+def test_other_columns_of_conllu_are_named_or_numbered(tmp_path):
+    path = written(tmp_path, UNIVERSAL, "train.conllu")
+    assert read(path, None, "xpos")[0]["xpos"] == [["VB", "RB", "VB"], ["#", "NNP"]]
+    assert read(path, "lemma", "8")[0] == {
+        "lemma": [["do", "not", "go"], ["#", "New York"]],
+        "8": [["aux", "advmod", "root"], ["root", "obj"]],
+    }
+    assert read(path, None, "")[0] == {"tokens": FORMS}
+
+
+def test_a_column_that_conllu_has_not_is_refused(tmp_path):
+    assert refusal(written(tmp_path, UNIVERSAL, "train.conllu"), None, "ner") == (
+        "--label-column must be one of id, form, lemma, upos, xpos, feats, head, deprel, deps, misc for train.conllu, "
+        "and is 'ner': set it to one of them, or leave it out"
+    )
+
+
+@pytest.mark.parametrize("line", ["1\tAnn\tNNP\n", "Ann\tNNP\tB-PER\n"])
+def test_a_file_of_other_columns_under_this_name_is_refused(line, tmp_path):
+    assert refusal(written(tmp_path, line, "train.conllu")) == (
+        "train.conllu must have the 10 columns of CoNLL-U with tabs between them, and has 3: rename it to end in "
+        ".conll if it is another table of words"
+    )
+
+
 # Faults.
 
 
@@ -125,13 +180,13 @@ def test_another_task_says_which_task_reads_such_a_file(tmp_path):
     with pytest.raises(InputError) as found:
         read_source(str(path), Columns.named("text", "label"), Format())
     assert str(found.value) == (
-        f"data file '{path}' must be a table of texts, and is one of words with a tag each: set --task tagging, or "
-        "rename it to end in .txt if it is a table of texts"
+        f"data file '{path}' must be a table of texts, and is one of words with a tag each: leave out --task or "
+        "pass --task tagging, or rename it to end in .txt if it is a table of texts"
     )
 
 
 def test_an_unknown_ending_is_refused_with_those_that_are_read(tmp_path):
     assert (
-        "must end in .parquet, .csv, .tsv, .txt, .jsonl, .ndjson, .json, .conll, .bio, and ends in '.iob'"
+        "must end in .parquet, .csv, .tsv, .txt, .jsonl, .ndjson, .json, .conll, .conllu, .bio, and ends in '.iob'"
         in refusal(written(tmp_path, FOUR, "train.iob"))
     )
