@@ -26,6 +26,7 @@ from tasks_report import write_report
 from trbert.encoder import Encoder
 from trbert.measure.cost import CostModel, speed_up
 from trbert.measure.evaluate import forward_at, predict, unreduced_outputs
+from trbert.measure.intervals import resamples
 from trbert.selection.reduction import Reducer
 from trbert.tasks import TASKS, Task
 from trbert.tasks.examples import Examples
@@ -125,34 +126,16 @@ SETS: dict[str, Target] = {
             "task": "reranking",
             "data.text_column": "text_a,text_b",
             "data.max_length": 128,
-            "teacher.batch_size": 2,
         },
-        # An example is a query with some fifty sentences.
-        recipe={
-            "select.documents": 500,
-            "select.step_documents": 4,
-            "select.item_documents": 1,
-            "select.learning_rate": 1e-2,
-            "select.warm_start_documents": 90,
-            "joint.documents": 700,
-            "joint.batch_size": 2,
-            "joint.fastest": 6.0,
-        },
+        recipe={**SHORT_STAGES, "joint.fastest": 6.0},
         targets=(1.5, 2.0, 3.0),
         must=((2.0, 1.0),),
         aim=((3.0, 0.5),),
     ),
     "race": Target(
         folder="race",
-        settings={"task": "multiple_choice", "teacher.epochs": 2.0, "teacher.batch_size": 8},
-        # An example is a question with four options.
-        recipe={
-            "select.documents": 500,
-            "select.learning_rate": 1e-2,
-            "select.warm_start_documents": 400,
-            "joint.documents": 2000,
-            "joint.fastest": 6.0,
-        },
+        settings={"task": "multiple_choice", "teacher.epochs": 2.0},
+        recipe={**SHORT_STAGES, "joint.fastest": 6.0},
         targets=(2.0, 3.0),
         must=((2.0, 1.0),),
         aim=((3.0, 1.0),),
@@ -347,18 +330,13 @@ def _point(model: Model, test: Examples, dial: float, target: float | None) -> d
 
 
 def figures_of(task: Task, decoded: Sequence[Any], test: Examples) -> dict[str, Any]:
-    """Returns the quality, and the quality on `RESAMPLES` resamples of the examples, the same ones for every model."""
-    generator = np.random.default_rng(0)
-    drawn = [generator.integers(len(test), size=len(test)) for _ in range(RESAMPLES)]
-    if type(task).quality is Task.quality:  # a mean
-        scores = np.array(task.correct(decoded, test))
-        resampled = [float(scores[chosen].mean()) for chosen in drawn]
-    else:
-        resampled = [
-            task.quality([decoded[each] for each in chosen.tolist()], test.take(torch.from_numpy(chosen)))
-            for chosen in drawn
-        ]
-    return {"quality": task.quality(decoded, test), "resampled": [round(each, 5) for each in resampled]}
+    """Returns the quality, further measures, and the quality on resamples, which are the same ones for every model."""
+    found = task.qualities(decoded, test, resamples(len(test), count=RESAMPLES))
+    return {
+        "quality": task.quality(decoded, test),
+        "figures": task.figures(decoded, test),
+        "resampled": [round(each, 5) for each in found.tolist()],
+    }
 
 
 if __name__ == "__main__":
