@@ -35,6 +35,7 @@ from trbert.packed.heads import plain_outputs
 from trbert.packed.tokens import Tokens
 from trbert.runners import Eager, Runner, runner_of
 from trbert.runners.int8 import is_quantised
+from trbert.selection.exits import Exits
 from trbert.selection.fusion import Fusion
 from trbert.selection.policy import Policy
 from trbert.selection.reduction import Reducer, check_points
@@ -57,6 +58,7 @@ class TrbertConfig(PreTrainedConfig):
         dial: the dial of the selector; lower is faster.
         max_tokens: the most tokens of a document in training; longer documents were truncated.
         fusion: whether the mean of the dropped tokens is added to the first token's state.
+        exits: whether the states of dropped tokens are mapped before the head reads them.
         separator: the id of the token that ends the first part of a document, where the task protects a part such as
             the question; None protects none.
         **kwargs: Hugging Face's own arguments.
@@ -75,9 +77,11 @@ class TrbertConfig(PreTrainedConfig):
         dial: float = 0.0,
         max_tokens: int = 512,
         fusion: bool = False,
+        exits: bool = False,
         separator: int | None = None,
         **kwargs: Any,
     ) -> None:
+        self.exits = exits
         self.separator = separator
         self.encoder = encoder or {"model_type": "bert"}
         self.task = task
@@ -129,6 +133,7 @@ class TrbertModel(PreTrainedModel):
         heads = len(config.points) if selector_class(config.selector).learns else 0
         self.policy = Policy(own.hidden_size, heads, config.policy_width, config.policy_features)
         self.fusion = Fusion(own.hidden_size, len(config.points) if config.fusion else 0)
+        self.exits = Exits(own.hidden_size, len(config.points) if config.exits else 0)
         self.runner: Runner = Eager()
         self.post_init()
 
@@ -162,6 +167,7 @@ class TrbertModel(PreTrainedModel):
             task=self.task,
             points=tuple(self.config.points),
             fusion=self.fusion,
+            exits=self.exits,
             separator=self.config.separator,
         )
 
@@ -479,11 +485,13 @@ def assemble(reducer: Reducer, selector: Selector, dial: float, max_tokens: int)
         dial=dial,
         max_tokens=max_tokens,
         fusion=len(reducer.fusion.maps) > 0,
+        exits=len(reducer.exits.maps) > 0,
         separator=reducer.separator,
     )
     with torch.device("meta"):
         model = model_class(reducer.task)(config)
-    model.plain, model.policy, model.fusion = plain, selector.policy, reducer.fusion
+    model.plain, model.policy = plain, selector.policy
+    model.fusion, model.exits = reducer.fusion, reducer.exits
     return model.eval()
 
 
@@ -657,6 +665,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "dial": ("a finite number", lambda value: type(value) in (int, float) and math.isfinite(value)),
     "max_tokens": ("a whole number above 0", lambda value: type(value) is int and value > 0),
     "fusion": ("true or false", lambda value: isinstance(value, bool)),
+    "exits": ("true or false", lambda value: isinstance(value, bool)),
     "separator": ("a token id or null", lambda value: value is None or (type(value) is int and value >= 0)),
 }
 """What `config.json` must hold: in words, and as a check. It may have been written by hand."""

@@ -264,6 +264,11 @@ class Settings:
     fusion: bool = _setting(
         True, "whether the mean of the dropped tokens is added to the first token's state; joint learns how"
     )
+    exits: bool = _setting(
+        True,
+        "whether a linear map brings the state of a dropped token near to its last state, for tasks whose head reads "
+        "every token; it is fitted to the teacher, and joint trains it",
+    )
     data: DataSettings = field(default_factory=DataSettings)
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     select: SelectSettings = field(default_factory=SelectSettings)
@@ -384,6 +389,7 @@ def parse_duration(text: str) -> float:
 TR_BERT: dict[str, Any] = {
     "policy_features": (),
     "fusion": False,
+    "exits": False,
     "select.points": None,
     "select.keep_ratios": None,
     "select.price": "tokens",

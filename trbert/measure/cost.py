@@ -41,6 +41,7 @@ class CostModel:
         head_per_original_token: a head that reads the last state of every original token, for one token.
         policy_per_token: the part of a policy head that runs for each token that enters its point.
         policy_per_document: the part of a policy head that runs once for each document.
+        exit_per_token: the linear map of the last state of a token that was dropped.
         fusion_per_document: the linear map that adds the mean of the dropped tokens to the first one, for one point.
     """
 
@@ -54,6 +55,7 @@ class CostModel:
     head_per_token: float = 0.0
     head_per_original_token: float = 0.0
     fusion_per_document: float = 0.0
+    exit_per_token: float = 0.0
 
     @classmethod
     def of(cls, reducer: Reducer, policy: Policy | None = None) -> "CostModel":
@@ -91,6 +93,7 @@ class CostModel:
             head_per_token=_linear_flops(head) if reads_remaining else 0.0,
             head_per_original_token=_linear_flops(head) if reads_tokens else 0.0,
             fusion_per_document=_linear_flops(reducer.fusion.maps[:1]),  # the maps are alike
+            exit_per_token=_linear_flops(reducer.exits.maps[:1]),
         )
 
     def layers(self, first: int, last: int, lengths: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -153,6 +156,7 @@ class CostModel:
         flops = (self.embedding_per_token + self.head_per_original_token) * entering[0]
         flops = flops + self.head_per_token * entering[-1]
         flops = flops + self.head_per_document + len(points) * self.fusion_per_document
+        flops = flops + self.exit_per_token * (entering[0] - entering[-1])
         for index, tokens in enumerate(entering):
             flops = flops + self.layers(bounds[index], bounds[index + 1], tokens)
             if index < len(points) and selector.learns:

@@ -14,6 +14,7 @@ from trbert.encoder import Encoder
 from trbert.errors import InputError
 from trbert.packed.batch import PackedBatch, gather_kept
 from trbert.packed.tokens import Tokens
+from trbert.selection.exits import Exits
 from trbert.selection.fusion import Fusion
 from trbert.selection.saliency import saliency
 from trbert.selection.selectors import Selector
@@ -90,6 +91,7 @@ class Reducer:
         task: the task, which says what the head reads.
         points: the reduction points, as the layers on whose input tokens may be dropped. () drops nothing.
         fusion: adds the mean of the dropped tokens to the first token. A fusion without maps adds nothing.
+        exits: maps the states of dropped tokens, where the head reads every token. Exits without maps change nothing.
         separator: the id of the token that ends the first part of a document; None where no part is protected.
     """
 
@@ -97,6 +99,7 @@ class Reducer:
     task: Task
     points: tuple[int, ...] = ()
     fusion: Fusion = field(default_factory=Fusion.none)
+    exits: Exits = field(default_factory=Exits.none)
     separator: int | None = None
 
     def protect(self, tokens: Tokens) -> Tokens:
@@ -152,7 +155,10 @@ class Reducer:
         """Returns the head's outputs for a finished pass: a row for each document or each original token, by task."""
         if self.task.reads == "documents":
             return self.encoder.read_documents(finished.batch)
-        return self.encoder.read_tokens(finished.last_states)
+        states = finished.last_states
+        if len(self.exits.maps):
+            states = self.exits(states, finished.left_at)
+        return self.encoder.read_tokens(states)
 
     def unreduced_outputs(self, tokens: Tokens) -> Outputs:
         """Returns the head's outputs for documents of which no token was dropped."""

@@ -149,7 +149,8 @@ def train_jointly(
     batch_size = train.count_of(settings.batch_size)
     steps = math.ceil(train.count_of(settings.documents) / batch_size)
     groups: list[dict[str, Any]] = [{"params": list(model.parameters()), "lr": settings.learning_rate}]
-    if weights := [*joint.selector.policy.parameters(), *reducer.fusion.parameters()]:
+    own = (joint.selector.policy, reducer.fusion, reducer.exits)
+    if weights := [parameter for module in own for parameter in module.parameters()]:
         groups.append({"params": weights, "lr": settings.policy_learning_rate, "weight_decay": 0.0})
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
     costs = torch.zeros(len(joint.dials), dtype=torch.float64)  # a tensor, so that the stage's state holds it

@@ -19,12 +19,14 @@ from trbert.measure.evaluate import Evaluation, evaluate_forward, unreduced_outp
 from trbert.modeling import TrbertModel, assemble
 from trbert.original import original_points
 from trbert.pretrained import shift_outputs
+from trbert.selection.exits import Exits
 from trbert.selection.fusion import Fusion
 from trbert.selection.policy import Policy
 from trbert.selection.reduction import ReducedPass, Reducer, check_points
 from trbert.selection.selectors import points_for, selector_class, selector_of
 from trbert.tasks.examples import Examples
 from tune.budget import Clock, StageTimeout
+from tune.learning.exit_maps import exits_at
 from tune.learning.joint_stage import Joint, train_jointly
 from tune.learning.measuring import evaluate_in_time, watched
 from tune.learning.prepare import Prepared
@@ -69,8 +71,16 @@ class Model:
         # Fusion learns in the joint stage only. Without that stage its maps would stay at zero.
         fused = len(points) if settings.fusion and settings.joint.documents else 0
         fusion = Fusion(width, fused).to(device)
+        exits = Exits(width, 0)
+        if settings.exits and prepared.exits is not None:
+            exits = exits_at(points, prepared.exits).to(device)
         self.reducer = Reducer(
-            encoder=Encoder(plain), task=prepared.task, points=points, fusion=fusion, separator=prepared.separator
+            encoder=Encoder(plain),
+            task=prepared.task,
+            points=points,
+            fusion=fusion,
+            exits=exits,
+            separator=prepared.separator,
         )
         self.cost = CostModel.of(self.reducer, self.policy)
         # A rule learns from no reward. It may also have fewer points than there are ratios.
@@ -91,7 +101,7 @@ class Model:
     @property
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that the joint stage trains, in the order of its optimiser."""
-        modules = (self.reducer.encoder.plain, self.policy, self.reducer.fusion)
+        modules = (self.reducer.encoder.plain, self.policy, self.reducer.fusion, self.reducer.exits)
         return [parameter for module in modules for parameter in module.parameters()]
 
     def sampler(self, train: Examples) -> Sampler:

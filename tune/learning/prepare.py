@@ -18,6 +18,7 @@ from trbert.tasks.examples import Examples
 from trbert.tasks.parts import separator_of
 from tune.budget import BASELINE_SHARE, Plan, fit_documents
 from tune.learning.baselines import SECONDS, baselines, standing_of
+from tune.learning.exit_maps import Maps, fit_exits
 from tune.learning.inputs import Inputs, Keep, Say, check_unchanged, read_inputs
 from tune.learning.measuring import pass_seconds
 from tune.learning.memory import Needs
@@ -57,6 +58,7 @@ class Prepared:
         teacher_test: the teacher's quality on test, a fraction; measured at the teacher's `max_length`.
         teacher_answers: what the teacher says of each test example, as `Task.decode` returns it.
         labels: the names of the head's outputs, in their order; () if they have no names.
+        exits: the maps of the exits for each layer; None if the task's head does not read every token.
         separator: the id of the token that ends the first part of a document; None if no part is protected.
         penalty: the price of an unreduced document if none is set, in nats; the search varies it around this value.
         tokens_per_batch: the most tokens of a pass: those of the settings, or fewer if memory is for no more.
@@ -88,6 +90,7 @@ class Prepared:
     latency: LatencyTable | None = None
     standing: Standing | None = None
     separator: int | None = None
+    exits: Maps | None = None
     pass_seconds: float = 0.0
     cuts: tuple[str, ...] = ()
 
@@ -233,6 +236,7 @@ def prepare(
         needs=inputs.needs,
         latency=latency,
         standing=standing,
+        exits=fit_exits(reducer, taught["train"], compute.tokens_per_batch) if task.reads == "tokens" else None,
         separator=separator_of(task, pretrained.tokenizer, settings.data.protect),
         pass_seconds=seconds,
         cuts=tuple(cuts),

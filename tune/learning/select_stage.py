@@ -331,7 +331,7 @@ def _device(policy: Policy) -> torch.device:
 @contextmanager
 def _frozen(reducer: Reducer) -> Iterator[None]:
     """Makes a context in which the weights of encoder and fusion take no gradient; those of the policy still do."""
-    own = (*reducer.encoder.plain.parameters(), *reducer.fusion.parameters())
+    own = (*reducer.encoder.plain.parameters(), *reducer.fusion.parameters(), *reducer.exits.parameters())
     parameters = [parameter for parameter in own if parameter.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)

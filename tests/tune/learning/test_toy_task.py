@@ -180,6 +180,7 @@ def test_a_toy_task_runs_every_stage_and_what_is_loaded_says_the_same(task, toy_
     assert prepared.teacher_validation > 0.9  # of two texts the right one, or nearly every word
 
     model, steps = Model(prepared, override(toy_settings, {"selector": selector})), []
+    assert len(model.reducer.exits.maps) == (len(model.points) if task.reads == "tokens" else 0)
     model.select(prepared.train, model.sampler(prepared.train), lambda step: steps.append("select"))
     model.join(prepared.train, lambda step: steps.append("joint"))
     assert steps == ["select"] * (2 if model.selector.learns else 0) + ["joint"] * 2
@@ -230,7 +231,7 @@ def test_a_threshold_is_chosen_for_the_teacher_and_again_for_what_was_learned(to
 @pytest.mark.parametrize("task", ["mark_words"], indirect=True)
 def test_a_head_that_reads_tokens_says_something_of_those_that_were_dropped(toy_settings, task):
     prepared = prepare(toy_settings, None, lambda line: None)
-    model = Model(prepared, override(toy_settings, {"selector": "first"}))
+    model = Model(prepared, override(toy_settings, {"selector": "first", "exits": False}))
     tokens = prepared.test.tokens
     with torch.no_grad():
         finished = model.reducer.run(model.selector, tokens, 0.1)
