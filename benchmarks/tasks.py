@@ -65,8 +65,9 @@ class Target:
 
 
 SHORT_STAGES = {**FEW_STEPS, "joint.documents": 8000}
-EVERY_TOKEN = {**SHORT_STAGES, "select.points": (1, 3), "joint.fastest": 4.0}
-"""For heads that read every token: what is dropped at once has no layer behind it to be read from."""
+EVERY_TOKEN = {**SHORT_STAGES, "select.points": (2, 4), "joint.fastest": 4.0, "joint.distillation": 0.8}
+"""For heads that read every token: a token that two layers have read is told apart from others much better. Points and
+distillation were chosen on the validation split of ud_ewt."""
 SETS: dict[str, Target] = {
     "imdb_rating": Target(
         folder="imdb",
@@ -99,7 +100,7 @@ SETS: dict[str, Target] = {
             "data.max_length": 128,
             "teacher.learning_rate": 2e-4,
         },
-        recipe={**EVERY_TOKEN, "joint.documents": 16000},
+        recipe=EVERY_TOKEN,
         targets=(1.3, 1.5, 2.0),
         must=((1.3, 0.5),),
         aim=((2.0, 0.3),),
