@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import BertConfig, PreTrainedTokenizerFast
 
 from trbert.commands import cli
 from trbert.encoder import Encoder
@@ -33,35 +33,54 @@ from tune.settings import TR_BERT, Search, Settings, override, setting_names
 from tune.space import search_space
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("docs/*.md"))}
+PATHS = [*sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("docs/tasks/*.md"))]
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in PATHS}
 PAGES = {"README.md": (ROOT / "README.md").read_text(encoding="utf-8"), **PAGES}
 TEXTS = PAGES | {name: (ROOT / name).read_text(encoding="utf-8") for name in ("CONTRIBUTING.md", "CHANGELOG.md")}
 EVERYTHING = "\n".join(PAGES.values())
+OF_PAGES = {f"docs/tasks/{name}.md": name for name in TASKS}
+"""The task of each page that is about one task."""
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
 
-@pytest.fixture
-def run_folder(tmp_path, monkeypatch):
-    """The folder in which the reader stands: a run with a tiny model and its teacher, and a picked model."""
+def tiny(name):
+    """Returns the plain model and the reduced model of a task, both with a tiny BERT of random weights."""
     torch.manual_seed(0)
+    task = TASKS[name]
     config = BertConfig(
         vocab_size=8,
         hidden_size=16,
         num_hidden_layers=4,
         num_attention_heads=2,
         intermediate_size=32,
-        num_labels=2,
+        num_labels=1 if name == "reranking" else 2,
     )
-    teacher = BertForSequenceClassification(config).eval()
+    if not task.has_head:
+        config.pooling, config.normalised = "mean", True
+    teacher = task.auto_class.from_config(config).eval()
+    separator = None if task.protected_part is None else 3
+    reducer = Reducer(encoder=Encoder(teacher), task=task, points=(0, 2), separator=separator)
+    model = assemble(reducer, PolicySelector(Policy(dim=16, num_points=2)), dial=0.0, max_tokens=64)
+    return teacher, model
+
+
+@pytest.fixture
+def run_folder(tmp_path, monkeypatch, request):
+    """The folder in which the reader stands: a run with a tiny model and its teacher, and a picked model.
+
+    The models are of the task that the page is about, which is named in `OF_PAGES`.
+    """
+    page = request.node.callspec.params.get("page") if hasattr(request.node, "callspec") else None
+    teacher, model = tiny(OF_PAGES.get(page, "classification"))
     words = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "tokens", "padding"])}
     fast = Tokenizer(WordLevel(words, unk_token="[UNK]"))
     fast.pre_tokenizer = Whitespace()
-    fast.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    fast.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=fast, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     )
-    reducer = Reducer(encoder=Encoder(teacher), task=TASKS["classification"], points=(0, 2))
-    model = assemble(reducer, PolicySelector(Policy(dim=16, num_points=2)), dial=0.0, max_tokens=64)
     for folder, saved in (("models/teacher", teacher), ("models/1", model), ("../../picked", model)):
         saved.save_pretrained(tmp_path / "runs" / "search" / folder)
         tokenizer.save_pretrained(tmp_path / "runs" / "search" / folder)
@@ -298,7 +317,22 @@ def test_what_it_links_to_is_there(page):
 
 
 def test_every_page_is_reached_from_the_readme():
-    assert [page for page in PAGES if page != "README.md" and f"]({page}" not in PAGES["README.md"]] == []
+    reached = PAGES["README.md"] + PAGES["docs/tasks.md"].replace("](tasks/", "](docs/tasks/")
+    assert [page for page in PAGES if page != "README.md" and f"]({page}" not in reached] == []
+
+
+def test_the_table_of_tasks_is_the_codes_own():
+    rows = re.findall(r"^\| \[`(\w+)`\]\(\S+\) \| .+ \| (.+) \| .+ \| .+ \|$", PAGES["docs/tasks.md"], re.MULTILINE)
+    own = {name: [*task.text_column.split(","), task.label_column] for name, task in TASKS.items()}
+    assert {name: re.findall(r"`(\w+)`", columns) for name, columns in rows} == {
+        name: [column for column in columns if column] for name, columns in own.items()
+    }
+
+
+def test_the_protected_parts_are_the_codes_own():
+    section = PAGES["docs/tasks.md"].partition("## What is never dropped")[2].partition("\n## ")[0]
+    named = re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)))
+    assert named == [name for name, task in TASKS.items() if task.protected_part is not None]
 
 
 def test_the_readme_is_short():
