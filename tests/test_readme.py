@@ -1,6 +1,7 @@
 """README and pages say what holds: their Python runs, their commands are taken, their tables are the code's own."""
 
 import dataclasses
+import json
 import re
 import shlex
 import tomllib
@@ -12,7 +13,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
-from transformers import BertConfig, PreTrainedTokenizerFast
+from transformers import AutoConfig, BertConfig, PreTrainedTokenizerFast
 
 from trbert.commands import cli
 from trbert.encoder import Encoder
@@ -23,6 +24,7 @@ from trbert.selection.policy import Policy
 from trbert.selection.reduction import Reducer
 from trbert.selection.selectors import SELECTORS, PolicySelector
 from trbert.tasks import TASKS
+from trbert.tasks.rows import Table
 from tune import pareto, search
 from tune.planner import Cluster
 from tune.results.front import Point, mark_front
@@ -327,6 +329,49 @@ def test_the_table_of_tasks_is_the_codes_own():
     assert {name: re.findall(r"`(\w+)`", columns) for name, columns in rows} == {
         name: [column for column in columns if column] for name, columns in own.items()
     }
+
+
+def example_rows(text):
+    """Returns the rows that a page shows as examples."""
+    return [json.loads(line) for line in re.findall(r'^    (\{"\w+": .*\})$', text, re.MULTILINE)]
+
+
+def table_of(rows):
+    return Table("train.jsonl", {name: [row[name] for row in rows] for name in rows[0]})
+
+
+@pytest.mark.parametrize("page", sorted(OF_PAGES.keys() & PAGES.keys()))
+def test_the_example_rows_of_a_task_are_read(page):
+    task = TASKS[OF_PAGES[page]]
+    assert len(task.read({"train": table_of(example_rows(PAGES[page]))}, task.columns()).rows["train"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("heading", "name"), [("One label", "classification"), ("Several labels", "multi_label"), ("Numbers", "regression")]
+)
+def test_the_example_rows_of_labels_tell_their_task(heading, name):
+    section = PAGES["docs/tasks/labels.md"].partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    table = table_of(example_rows(section))
+    assert [task.name for task in TASKS.values() if _has_columns(task, table) and task.sign(table, task.columns())] == [
+        name
+    ]
+
+
+def _has_columns(task, table):
+    columns = task.columns()
+    return {*columns.inputs, columns.target} <= set(table.values)
+
+
+def test_the_heads_that_transformers_lacks_are_those_that_the_page_names():
+    paragraph = PAGES["docs/families.md"].partition("For now, ")[2].partition(".")[0]
+    lacking = {
+        (family, task.name)
+        for family in FAMILIES
+        for task in TASKS.values()
+        if type(AutoConfig.for_model(family)) not in task.auto_class._model_mapping
+    }
+    assert set(re.findall(r"`(\w+)`", paragraph)) == {name for pair in lacking for name in pair}
+    assert len(lacking) == 4  # each of the two families lacks both heads
 
 
 def test_the_protected_parts_are_the_codes_own():
