@@ -23,7 +23,7 @@ from trbert.runners import RUNNERS
 from trbert.selection.policy import Policy
 from trbert.selection.reduction import Reducer
 from trbert.selection.selectors import SELECTORS, PolicySelector
-from trbert.tasks import TASKS
+from trbert.tasks import TASKS, Task
 from trbert.tasks.rows import Table
 from tune import pareto, search
 from tune.planner import Cluster
@@ -329,6 +329,14 @@ def test_the_table_of_tasks_is_the_codes_own():
     assert {name: re.findall(r"`(\w+)`", columns) for name, columns in rows} == {
         name: [column for column in columns if column] for name, columns in own.items()
     }
+
+
+def test_the_interface_of_a_task_is_told_whole():
+    section = PAGES["docs/architecture.md"].partition("| a task says |")[2].partition("\n\n")[0]
+    cells = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    named = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
+    own = {*vars(Task), *Task.__annotations__}
+    assert sorted(named) == sorted(name for name in own if not name.startswith("_"))
 
 
 def example_rows(text):
