@@ -1,6 +1,7 @@
 """README and pages say what holds: their Python runs, their commands are taken, their tables are the code's own."""
 
 import dataclasses
+import json
 import re
 import shlex
 import tomllib
@@ -12,7 +13,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import AutoConfig, BertConfig, PreTrainedTokenizerFast
 
 from trbert.commands import cli
 from trbert.encoder import Encoder
@@ -22,7 +23,8 @@ from trbert.runners import RUNNERS
 from trbert.selection.policy import Policy
 from trbert.selection.reduction import Reducer
 from trbert.selection.selectors import SELECTORS, PolicySelector
-from trbert.tasks import TASKS
+from trbert.tasks import TASKS, Task
+from trbert.tasks.rows import Table
 from tune import pareto, search
 from tune.planner import Cluster
 from tune.results.front import Point, mark_front
@@ -33,35 +35,54 @@ from tune.settings import TR_BERT, Search, Settings, override, setting_names
 from tune.space import search_space
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("docs/*.md"))}
+PATHS = [*sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("docs/tasks/*.md"))]
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in PATHS}
 PAGES = {"README.md": (ROOT / "README.md").read_text(encoding="utf-8"), **PAGES}
 TEXTS = PAGES | {name: (ROOT / name).read_text(encoding="utf-8") for name in ("CONTRIBUTING.md", "CHANGELOG.md")}
 EVERYTHING = "\n".join(PAGES.values())
+OF_PAGES = {f"docs/tasks/{name}.md": name for name in TASKS}
+"""The task of each page that is about one task."""
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
 
-@pytest.fixture
-def run_folder(tmp_path, monkeypatch):
-    """The folder in which the reader stands: a run with a tiny model and its teacher, and a picked model."""
+def tiny(name):
+    """Returns the plain model and the reduced model of a task, both with a tiny BERT of random weights."""
     torch.manual_seed(0)
+    task = TASKS[name]
     config = BertConfig(
         vocab_size=8,
         hidden_size=16,
         num_hidden_layers=4,
         num_attention_heads=2,
         intermediate_size=32,
-        num_labels=2,
+        num_labels=1 if name == "reranking" else 2,
     )
-    teacher = BertForSequenceClassification(config).eval()
+    if not task.has_head:
+        config.pooling, config.normalised = "mean", True
+    teacher = task.auto_class.from_config(config).eval()
+    separator = None if task.protected_part is None else 3
+    reducer = Reducer(encoder=Encoder(teacher), task=task, points=(0, 2), separator=separator)
+    model = assemble(reducer, PolicySelector(Policy(dim=16, num_points=2)), dial=0.0, max_tokens=64)
+    return teacher, model
+
+
+@pytest.fixture
+def run_folder(tmp_path, monkeypatch, request):
+    """The folder in which the reader stands: a run with a tiny model and its teacher, and a picked model.
+
+    The models are of the task that the page is about, which is named in `OF_PAGES`.
+    """
+    page = request.node.callspec.params.get("page") if hasattr(request.node, "callspec") else None
+    teacher, model = tiny(OF_PAGES.get(page, "classification"))
     words = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "tokens", "padding"])}
     fast = Tokenizer(WordLevel(words, unk_token="[UNK]"))
     fast.pre_tokenizer = Whitespace()
-    fast.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    fast.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=fast, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     )
-    reducer = Reducer(encoder=Encoder(teacher), task=TASKS["classification"], points=(0, 2))
-    model = assemble(reducer, PolicySelector(Policy(dim=16, num_points=2)), dial=0.0, max_tokens=64)
     for folder, saved in (("models/teacher", teacher), ("models/1", model), ("../../picked", model)):
         saved.save_pretrained(tmp_path / "runs" / "search" / folder)
         tokenizer.save_pretrained(tmp_path / "runs" / "search" / folder)
@@ -298,7 +319,73 @@ def test_what_it_links_to_is_there(page):
 
 
 def test_every_page_is_reached_from_the_readme():
-    assert [page for page in PAGES if page != "README.md" and f"]({page}" not in PAGES["README.md"]] == []
+    reached = PAGES["README.md"] + PAGES["docs/tasks.md"].replace("](tasks/", "](docs/tasks/")
+    assert [page for page in PAGES if page != "README.md" and f"]({page}" not in reached] == []
+
+
+def test_the_table_of_tasks_is_the_codes_own():
+    rows = re.findall(r"^\| \[`(\w+)`\]\(\S+\) \| .+ \| (.+) \| .+ \| .+ \|$", PAGES["docs/tasks.md"], re.MULTILINE)
+    own = {name: [*task.text_column.split(","), task.label_column] for name, task in TASKS.items()}
+    assert {name: re.findall(r"`(\w+)`", columns) for name, columns in rows} == {
+        name: [column for column in columns if column] for name, columns in own.items()
+    }
+
+
+def test_the_interface_of_a_task_is_told_whole():
+    section = PAGES["docs/architecture.md"].partition("| a task says |")[2].partition("\n\n")[0]
+    cells = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    named = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
+    own = {*vars(Task), *Task.__annotations__}
+    assert sorted(named) == sorted(name for name in own if not name.startswith("_"))
+
+
+def example_rows(text):
+    """Returns the rows that a page shows as examples."""
+    return [json.loads(line) for line in re.findall(r'^    (\{"\w+": .*\})$', text, re.MULTILINE)]
+
+
+def table_of(rows):
+    return Table("train.jsonl", {name: [row[name] for row in rows] for name in rows[0]})
+
+
+@pytest.mark.parametrize("page", sorted(OF_PAGES.keys() & PAGES.keys()))
+def test_the_example_rows_of_a_task_are_read(page):
+    task = TASKS[OF_PAGES[page]]
+    assert len(task.read({"train": table_of(example_rows(PAGES[page]))}, task.columns()).rows["train"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("heading", "name"), [("One label", "classification"), ("Several labels", "multi_label"), ("Numbers", "regression")]
+)
+def test_the_example_rows_of_labels_tell_their_task(heading, name):
+    section = PAGES["docs/tasks/labels.md"].partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    table = table_of(example_rows(section))
+    assert [task.name for task in TASKS.values() if _has_columns(task, table) and task.sign(table, task.columns())] == [
+        name
+    ]
+
+
+def _has_columns(task, table):
+    columns = task.columns()
+    return {*columns.inputs, columns.target} <= set(table.values)
+
+
+def test_the_heads_that_transformers_lacks_are_those_that_the_page_names():
+    paragraph = PAGES["docs/families.md"].partition("For now, ")[2].partition(".")[0]
+    lacking = {
+        (family, task.name)
+        for family in FAMILIES
+        for task in TASKS.values()
+        if type(AutoConfig.for_model(family)) not in task.auto_class._model_mapping
+    }
+    assert set(re.findall(r"`(\w+)`", paragraph)) == {name for pair in lacking for name in pair}
+    assert len(lacking) == 4  # each of the two families lacks both heads
+
+
+def test_the_protected_parts_are_the_codes_own():
+    section = PAGES["docs/tasks.md"].partition("## What is never dropped")[2].partition("\n## ")[0]
+    named = re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)))
+    assert named == [name for name, task in TASKS.items() if task.protected_part is not None]
 
 
 def test_the_readme_is_short():

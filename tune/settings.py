@@ -31,13 +31,13 @@ class DataSettings:
     source: str = _setting("pages", "hub name, folder or files (csv, jsonl, parquet); 'pages' are the packaged pages")
     text_column: str | None = _setting(
         None,
-        "column of the texts, text when unset; two columns, such as question,sentence, for pairs of texts; for tagging "
-        "the column of the words, tokens when unset",
+        "column of the texts, or columns with commas between them, such as question,sentence for pairs; when unset "
+        "those that docs/tasks.md has for the task, such as text",
     )
     label_column: str | None = _setting(
         None,
-        "column of the labels, label when unset; of the tags, tags when unset; several columns of 0 and 1, such as "
-        "toxic,threat, where each label has one",
+        "column of the labels, tags or answers; when unset the one that docs/tasks.md has for the task, such as label; "
+        "several columns of 0 and 1, such as toxic,threat, where each label has one",
     )
     label_map: str | None = _setting(
         None, "new names for labels, as old=new,old=new or as a JSON file with an object of them"
@@ -247,9 +247,10 @@ class Settings:
     policy_width: int = _setting(32, "hidden width of a policy head")
     task: str | None = _setting(
         None,
-        "what is predicted; the model's own head, the columns and the labels tell when unset: 'classification' is one "
-        "label for a text or a pair; 'multi_label' is any number of labels, in a column of lists or in a column for "
-        "each; 'regression' is a number; 'tagging' is a tag for each word",
+        "what is predicted; when unset the model's own head, the columns and the labels tell: 'classification' (one "
+        "label), 'multi_label' (any number of labels), 'regression' (a number), 'tagging' (a tag for each word), "
+        "'reranking' or 'listwise_reranking' (the order of a query's documents), 'question_answering' (the span that "
+        "answers a question), 'multiple_choice' (one of several options) or 'embedding' (a vector); see docs/tasks.md",
     )
     selector: str = _setting(
         "policy",

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data", default="pages", help="as tune/search.py takes it (default: the packaged pages)")
     parser.add_argument(
-        "--text-column", help="column of the texts, or of pairs a,b (default: text; tokens for tagging)"
+        "--text-column", help="column of the texts, or several as a,b (default: those of the model's task)"
     )
     parser.add_argument("--encoding", help="encoding of the text files, such as cp1252 (default: it is found out)")
     parser.add_argument("--separator", help="what stands between two columns of csv files (default: it is found out)")
