@@ -101,6 +101,15 @@ class Table:
     def __len__(self) -> int:
         return len(next(iter(self.values.values())))
 
+    def places(self, rows: Sequence[int]) -> tuple[str, ...]:
+        """Returns where rows stand in the data, for error messages.
+
+        Example:
+            >>> Table("train.csv", {"text": ["x", "y"]}).places([1])
+            ('row 1 of train.csv',)
+        """
+        return tuple(f"row {row} of {self.origin}" for row in rows)
+
     @property
     def unread(self) -> str:
         """A hint for messages: the columns that are there and were not read; "" where there are none."""
