@@ -94,7 +94,7 @@ class MultipleChoice(Task):
                 targets,
                 places=table.places(kept),
                 skip_bad=columns.skip_bad,
-                together=1,
+                together=0,
             )
         return Reading(rows=rows, labels=(), notes=tuple(notes))
 

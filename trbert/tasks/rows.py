@@ -149,7 +149,7 @@ class Rows:
         places: where each row stands in the data, such as "row 3 of train.csv", for a task whose `encode` may refuse a
             row; () elsewhere.
         skip_bad: whether such a row is left out, and not refused.
-        together: how many of the first input columns say which rows a hold-out keeps on one side: those that are equal
+        together: the index of the input column that says which rows a hold-out keeps on one side: those that are equal
             there, such as the questions about one text. None compares all columns.
     """
 

@@ -75,7 +75,12 @@ def read_questions(tables: Mapping[str, Table], columns: Columns) -> Reading:
     most = max(len(found.places) for each in answers.values() for found in each)
     names = (NO_ANSWER,) if any(not found.places for each in answers.values() for found in each) else ()
     rows = {
-        split: replace(_rows(texts[split], answers[split], most, names), places=own, skip_bad=columns.skip_bad)
+        split: replace(
+            _rows(texts[split], answers[split], most, names),
+            places=own,
+            skip_bad=columns.skip_bad,
+            together=1,  # the questions about one context
+        )
         for split, own in places.items()
     }
     return Reading(rows=rows, labels=(), notes=tuple(notes))
