@@ -1,6 +1,6 @@
 """Finds rows of equal texts, which make results look better than they are."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int64
@@ -16,18 +16,18 @@ _KEEP_NONE = "pass --drop-duplicates to leave them out"
 
 
 def text_groups(rows: Rows) -> Groups:
-    """Returns for each row the index of the first row with the same inputs, as far as `together` of the rows says.
+    """Returns for each row the index of the first row that a hold-out keeps on the same side.
 
-    Blanks at the ends of a text make no difference. Pairs are the same where both of their texts are.
+    Those are rows with the same inputs, or with the same value in the column that `together` of the rows names. Blanks
+    at the ends of a text make no difference. Pairs are the same where both of their texts are.
 
     Example:
         >>> labels = np.array([0, 1, 0])
         >>> text_groups(Rows((("a", "b", " a"),), labels, labels))
         array([0, 1, 0])
     """
-    first: dict[tuple[str, ...], int] = {}
-    found = [first.setdefault(key[: rows.together], row) for row, key in enumerate(_keys(rows))]
-    return np.array(found, dtype=np.int64)
+    keys = _keys(rows)
+    return _first(keys if rows.together is None else [(key[rows.together],) for key in keys])
 
 
 def duplicate_notes(splits: Mapping[str, Rows]) -> list[str]:
@@ -56,7 +56,7 @@ def without_duplicates(splits: Mapping[str, Rows]) -> tuple[dict[str, Rows], lis
     found: dict[str, Rows] = {}
     in_train = set(_keys(splits["train"]))
     for split, rows in splits.items():
-        first = text_groups(rows) == np.arange(len(rows))
+        first = _first(_keys(rows)) == np.arange(len(rows))
         outside = np.array([split == "train" or key not in in_train for key in _keys(rows)], dtype=bool)
         found[split] = rows.take(np.flatnonzero(first & outside))
         if repeats := int((outside & ~first).sum()):
@@ -77,6 +77,12 @@ def without_duplicates(splits: Mapping[str, Rows]) -> tuple[dict[str, Rows], lis
             f"texts stand before with another label, such as {cut(text)}: correct these labels"
         )
     return found, notes + _contradictions(splits, "the first one counts")
+
+
+def _first(keys: Sequence[tuple[str, ...]]) -> Groups:
+    """Returns for each row the index of the first row with the same key."""
+    first: dict[tuple[str, ...], int] = {}
+    return np.array([first.setdefault(key, row) for row, key in enumerate(keys)], dtype=np.int64)
 
 
 def _keys(rows: Rows) -> list[tuple[str, ...]]:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from trbert.errors import InputError
-from trbert.tasks.bad_rows import read_rows
+from trbert.tasks.bad_rows import read_rows, rows_with_room
 from trbert.tasks.examples import Encoded, Examples, Outputs, exact
 from trbert.tasks.over_texts import count_tokens, encode_texts, texts_of, usable_rows
 from trbert.tasks.parts import separator_of
@@ -91,9 +92,9 @@ class MultipleChoice(Task):
                 texts_of(table, columns, kept),
                 targets,
                 targets,
-                places=tuple(f"row {row} of {table.origin}" for row in kept),
+                places=table.places(kept),
                 skip_bad=columns.skip_bad,
-                together=1,
+                together=0,
             )
         return Reading(rows=rows, labels=(), notes=tuple(notes))
 
@@ -138,14 +139,11 @@ class MultipleChoice(Task):
         separator = separator_of(self, tokenizer)
         if len(rows) == 0:
             raise InputError("rows must not be empty: pass at least one")
-        long = _too_long(rows, self.texts(rows.inputs, tokenizer)[1], tokenizer, max_length)
-        notes: tuple[str, ...] = ()
-        if long:
-            notes = (
-                f"{len(long):,} bad rows left out (--skip-bad-rows), in which the question with an option leaves no "
-                f"room for its text; the first one: {_place(rows, long[0])}",
-            )
-        fitting = np.setdiff1d(np.arange(len(rows)), long)
+        counts = iter(count_tokens(tokenizer, self.texts(rows.inputs, tokenizer)[1]))
+        longest = [max(islice(counts, len(options))) for options in rows.inputs[-1]]
+        most = max_length - tokenizer.num_special_tokens_to_add(pair=True) - 1
+        rule = f"a question that, with each option, leaves room for its text within {max_length} tokens"
+        fitting, notes = rows_with_room(rows, longest, most, rule)
         options = torch.tensor([len(rows.inputs[-1][row]) for row in fitting])
         texts = self.texts(rows.take(fitting).inputs, tokenizer)
         tokens, truncated, documents = encode_texts(tokenizer, texts, max_length, "only_first")
@@ -159,7 +157,7 @@ class MultipleChoice(Task):
             targets=torch.tensor(rows.targets[kept]),
             owner=owner.unique_consecutive(return_inverse=True)[1],
         )
-        return Encoded(examples, truncated, kept, notes, skipped=len(long))
+        return Encoded(examples, truncated, kept, notes, skipped=len(rows) - len(fitting))
 
     def check_targets(self, examples: Examples, num_outputs: int) -> None:
         """Checks that the targets are options of their examples. The head has one output, whatever its config says.
@@ -225,40 +223,6 @@ def _pair(texts: Sequence[str], option: str) -> tuple[str, str]:
     article, question = texts
     filled, blanks = BLANK.subn(lambda _: option, question)
     return article, filled if blanks else f"{question} {option}"
-
-
-def _place(rows: Rows, row: int) -> str:
-    """Returns where a row stands in the data."""
-    return rows.places[row] if rows.places else f"row {row}"
-
-
-def _too_long(rows: Rows, seconds: Sequence[str], tokenizer: Any, max_length: int) -> list[int]:
-    """Returns the rows with an option that leaves no room for a token of the first text, where they may be left out.
-
-    Args:
-        rows: the rows.
-        seconds: the second text of each document of the rows.
-        tokenizer: a Hugging Face tokenizer.
-        max_length: the most tokens of a document, with its special tokens.
-
-    Raises:
-        InputError: There is such a row, and it may not be left out. Or all rows are like that.
-    """
-    owner = [row for row, options in enumerate(rows.inputs[-1]) for _ in options]
-    room = max_length - tokenizer.num_special_tokens_to_add(pair=True) - 1
-    long: dict[int, int] = {}
-    for row, length in zip(owner, count_tokens(tokenizer, seconds), strict=True):
-        if length > room:
-            long.setdefault(row, length)
-    if long and (not rows.skip_bad or len(long) == len(rows)):
-        row = min(long)
-        remedy = "" if rows.skip_bad else ", or pass --skip-bad-rows, which leaves such rows out"
-        raise InputError(
-            f"{_place(rows, row)} must have a question that leaves room for its text "
-            f"within {max_length} tokens, and with an option it has {long[row]} tokens: raise --max-length, shorten or "
-            f"remove the row{remedy}"
-        )
-    return sorted(long)
 
 
 def _options(table: Table, name: str, row: int) -> list[str]:

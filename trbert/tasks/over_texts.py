@@ -1,8 +1,7 @@
 """What tasks have in common that read a text, a pair of texts, or more of them, as one document."""
 
 from abc import ABC
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -14,12 +13,12 @@ from trbert.errors import InputError
 from trbert.packed.tokens import Tokens
 from trbert.tasks.bad_rows import read_rows
 from trbert.tasks.examples import Encoded, Examples
-from trbert.tasks.panics import panics_told
+from trbert.tasks.panics import tokenizer_told
 from trbert.tasks.parts import separator_of
 from trbert.tasks.rows import Columns, Rows, Table, outside_train
 from trbert.tasks.task import Task
 from trbert.tasks.texts import check_texts, written_rows
-from trbert.wording import cut, first_line
+from trbert.wording import cut
 
 Truncation = Literal["longest_first", "only_first", "only_second"]
 
@@ -156,7 +155,7 @@ def encode_texts(
         raise InputError(f"max_length must be more than the {special} special tokens, and is {max_length}")
     if not texts[0]:
         raise InputError("texts must not be empty: pass at least one document")
-    with _errors_told():
+    with tokenizer_told():
         ids, kinds, long = _read(tokenizer, texts, max_length, truncation)
     kept = np.flatnonzero([len(own) > 0 for own in ids])
     if len(kept) == 0:
@@ -174,22 +173,9 @@ def count_tokens(tokenizer: Any, texts: Sequence[str]) -> list[int]:
     Raises:
         InputError: The tokenizer fails.
     """
-    with _errors_told():
+    with tokenizer_told():
         found = tokenizer(list(texts), add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
     return [len(ids) for ids in found]
-
-
-@contextmanager
-def _errors_told() -> Iterator[None]:
-    """Turns any error of a tokenizer into an InputError that says what to do."""
-    try:
-        with panics_told():
-            yield
-    except Exception as error:  # as the tokenizers library raises it
-        raise InputError(
-            f"tokenizer must read the texts of the data, and does not ({first_line(error)}): correct tokenizer.json, "
-            "or pass another --model"
-        ) from error
 
 
 def _read(

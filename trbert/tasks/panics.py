@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
+from trbert.errors import InputError
 from trbert.wording import first_line, printable
 
 
@@ -37,6 +38,19 @@ def panics_told() -> Iterator[None]:
             for each in held:
                 each.forget()
             raise Panicked(f"a panic: {first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def tokenizer_told() -> Iterator[None]:
+    """Turns any error of a tokenizer that reads texts into an InputError that says what to do."""
+    try:
+        with panics_told():
+            yield
+    except Exception as error:  # as the tokenizers library raises it
+        raise InputError(
+            f"tokenizer must read the texts of the data, and does not ({first_line(error)}): correct tokenizer.json, "
+            "or pass another --model"
+        ) from error
 
 
 class _Held:

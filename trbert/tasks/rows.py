@@ -101,6 +101,15 @@ class Table:
     def __len__(self) -> int:
         return len(next(iter(self.values.values())))
 
+    def places(self, rows: Sequence[int]) -> tuple[str, ...]:
+        """Returns where rows stand in the data, for error messages.
+
+        Example:
+            >>> Table("train.csv", {"text": ["x", "y"]}).places([1])
+            ('row 1 of train.csv',)
+        """
+        return tuple(f"row {row} of {self.origin}" for row in rows)
+
     @property
     def unread(self) -> str:
         """A hint for messages: the columns that are there and were not read; "" where there are none."""
@@ -140,7 +149,7 @@ class Rows:
         places: where each row stands in the data, such as "row 3 of train.csv", for a task whose `encode` may refuse a
             row; () elsewhere.
         skip_bad: whether such a row is left out, and not refused.
-        together: how many of the first input columns say which rows a hold-out keeps on one side: those that are equal
+        together: the index of the input column that says which rows a hold-out keeps on one side: those that are equal
             there, such as the questions about one text. None compares all columns.
     """
 

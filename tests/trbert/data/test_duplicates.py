@@ -1,5 +1,7 @@
 """Equal texts: which rows have them, what is said of them, and what is left when they are dropped."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -20,6 +22,14 @@ def test_a_group_is_the_first_row_of_its_text():
 
 def test_pairs_are_equal_where_both_texts_are():
     assert text_groups(rows(["a", "a", "a", "b"], second=["x", "y", "x ", "x"])).tolist() == [0, 1, 0, 3]
+
+
+def test_rows_that_stay_together_are_no_duplicates():
+    own = replace(rows(["a", "b", "c", "b"], second=["x", "x", "y", "x"]), together=1)
+    assert text_groups(own).tolist() == [0, 0, 2, 0]
+    found, notes = without_duplicates({"train": own})
+    assert found["train"].inputs[0] == ("a", "b", "c")
+    assert notes == ["train: 1 of 4 rows left out that repeat the text of a row before"]
 
 
 def test_nothing_is_said_of_texts_that_all_differ():

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -49,6 +50,7 @@ def read_queries(tables: Mapping[str, Table], columns: Columns, renames: Mapping
     """
     notes: list[str] = []
     found: dict[str, Found] = {}
+    firsts: dict[str, dict[str, int]] = {}
     for split, table in tables.items():
         if split != "train" and (why := without_labels(table, tables["train"], columns.target)):
             notes.append(f"{split} is not used: {why}")
@@ -56,6 +58,7 @@ def read_queries(tables: Mapping[str, Table], columns: Columns, renames: Mapping
         used, left_out = usable_rows(split, table, columns)
         used, grades, bad = read_rows(split, table, columns, used, partial(_grade, table, columns.target, renames))
         found[split] = _queries(table, columns, used, grades)
+        firsts[split] = _firsts(table, columns, used)
         notes += [*left_out, *bad]
     relevant: dict[str, Found] = {}
     for split, queries in found.items():
@@ -74,7 +77,10 @@ def read_queries(tables: Mapping[str, Table], columns: Columns, renames: Mapping
             f"then the others in their order, up to {MOST_DOCUMENTS}"
         )
         relevant["train"] = {query: _fewer(own) for query, own in relevant["train"].items()}
-    rows = {split: _rows(own, top) for split, own in relevant.items()}
+    rows = {}
+    for split, own in relevant.items():
+        places = tables[split].places([firsts[split][query] for query in own])
+        rows[split] = replace(_rows(own, top), places=places, skip_bad=columns.skip_bad)
     return Reading(rows=rows, labels=(), notes=tuple(notes))
 
 
@@ -107,6 +113,12 @@ def _queries(table: Table, columns: Columns, used: Sequence[int], grades: Sequen
     for row, grade in zip(used, grades, strict=True):
         found.setdefault(queries[row], []).append((documents[row], grade))
     return found
+
+
+def _firsts(table: Table, columns: Columns, used: Sequence[int]) -> dict[str, int]:
+    """Returns the first row of each query."""
+    queries = table.values[columns.inputs[0]]
+    return {queries[row]: row for row in reversed(used)}
 
 
 def _fewer(own: Documents) -> Documents:

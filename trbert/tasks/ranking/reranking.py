@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from trbert.errors import InputError
+from trbert.tasks.bad_rows import rows_with_room
 from trbert.tasks.examples import Encoded, Examples, Outputs, exact
-from trbert.tasks.over_texts import OverTexts, encode_texts
+from trbert.tasks.over_texts import OverTexts, count_tokens, encode_texts
 from trbert.tasks.parts import separator_of
 from trbert.tasks.ranking.measures import average_precision, ndcg, reciprocal_rank
 from trbert.tasks.ranking.queries import NO_GRADE, read_queries
@@ -107,18 +108,22 @@ class Ranking(OverTexts, ABC):
         """
         if len(rows) == 0:
             raise InputError("rows must not be empty: pass at least one")
-        _check_room(rows.inputs[0], tokenizer, max_length)
-        of_pair = np.arange(len(rows)).repeat([len(documents) for documents in rows.inputs[1]])
-        queries = [rows.inputs[0][row] for row in of_pair.tolist()]
-        documents = [document for own in rows.inputs[1] for document in own]
+        most = max_length - tokenizer.num_special_tokens_to_add(pair=True) - 1
+        rule = f"a query that leaves room for a document within {max_length} tokens"
+        fitting, notes = rows_with_room(rows, count_tokens(tokenizer, rows.inputs[0]), most, rule)
+        used = rows.take(fitting)
+        of_pair = np.arange(len(used)).repeat([len(documents) for documents in used.inputs[1]])
+        queries = [used.inputs[0][row] for row in of_pair.tolist()]
+        documents = [document for own in used.inputs[1] for document in own]
         tokens, truncated, pairs = encode_texts(tokenizer, (queries, documents), max_length, "only_second")
         kept, owner = np.unique(of_pair[pairs], return_inverse=True)
-        grades = torch.tensor(rows.targets[rows.targets != NO_GRADE][pairs])
+        grades = torch.tensor(used.targets[used.targets != NO_GRADE][pairs])
         targets = pad_sequence(
             grades.split(np.bincount(owner).tolist()), batch_first=True, padding_value=float(NO_GRADE)
         )
         tokens = self.protect(tokens, separator_of(self, tokenizer))
-        return Encoded(Examples(tokens, targets, torch.tensor(owner)), truncated, kept)
+        examples = Examples(tokens, targets, torch.tensor(owner))
+        return Encoded(examples, truncated, fitting[kept], notes, skipped=len(rows) - len(fitting))
 
     def check_targets(self, examples: Examples, num_outputs: int) -> None:
         """Checks that each document has a target from 0 to 1, and that the head has one output.
@@ -224,23 +229,6 @@ class ListwiseReranking(Ranking):
         """Returns the mean loss where all documents of a query have the same share."""
         equal = torch.zeros(len(examples.tokens), 1, dtype=torch.float64, device=examples.targets.device)
         return float(self.loss(equal, examples).mean())
-
-
-def _check_room(queries: Sequence[str], tokenizer: Any, max_length: int) -> None:
-    """Checks that each query leaves room for a token of a document.
-
-    Raises:
-        InputError: One does not.
-    """
-    special = tokenizer.num_special_tokens_to_add(pair=True)
-    lengths = [len(ids) for ids in tokenizer(list(queries), add_special_tokens=False, verbose=False)["input_ids"]]
-    if long := [row for row, length in enumerate(lengths) if length + special >= max_length]:
-        raise InputError(
-            f"a query must leave room for a document in {max_length} tokens, of which {special} are special, and "
-            f"{len(long):,} of {len(queries):,} do not, such as {cut(queries[long[0]])} with {lengths[long[0]]:,} "
-            "tokens: allow longer documents (--max-length, and a model with as many positions), or shorten or remove "
-            "these queries"
-        )
 
 
 def _grades(examples: Examples, dtype: torch.dtype = torch.float64) -> Grades:

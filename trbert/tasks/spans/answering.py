@@ -62,7 +62,7 @@ def answer(model: "TrbertModel", tokenizer: Any, question: str, context: str, *,
         if is_blank(text):
             raise InputError(f"{name} must have a character that can be seen, and is {cut(text)}: pass another one")
     none = np.full((1, 1, 2), NO_PLACE, dtype=np.int64)
-    rows = Rows(((question,), (context,)), none, np.zeros(1, dtype=np.int64), (NO_ANSWER,))
+    rows = Rows(((question,), (context,)), none, np.zeros(1, dtype=np.int64), (NO_ANSWER,), places=("the call",))
     examples = task.encode(rows, tokenizer, model.config.max_tokens).examples.to(reducer.encoder.device)
     selector.check_dial(model.config.dial)
     outputs = reducer.outputs(reducer.run(selector, reducer.protect(examples.tokens), model.config.dial)).float()

@@ -10,7 +10,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from trbert.errors import InputError
 from trbert.packed.tokens import Tokens
+from trbert.tasks.bad_rows import rows_with_room
 from trbert.tasks.examples import Encoded, Examples, Outputs, exact
+from trbert.tasks.over_texts import count_tokens
 from trbert.tasks.parts import separator_of
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.spans.answers import best, exact_match, f1
@@ -93,23 +95,28 @@ class QuestionAnswering(Task):
     def encode(self, rows: Rows, tokenizer: Any, max_length: int) -> Encoded:
         """Returns an example for each question: one document, or several where the context is too long for one.
 
-        The first token of each document and the question are protected. A question that leaves its context too little
-        of a document is left out, and so is one whose context has no token, or none of whose answers has one.
+        The first token of each document and the question are protected. A question is left out whose context has no
+        token, or none of whose answers has one.
+
+        Raises:
+            InputError: As in `Task.encode`. Or a question leaves its context too little of a document.
         """
         if len(rows) == 0:
             raise InputError("rows must not be empty: pass at least one")
-        questions, contexts = rows.inputs
-        found = windows_of(tokenizer, questions, contexts, max_length)
+        lengths = np.array(count_tokens(tokenizer, rows.inputs[0]))
+        room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
+        least = max(1, max_length // LEAST_SHARE)
+        rule = f"a question that leaves at least {least} of {max_length} tokens to its context"
+        fitting, notes_of_long = rows_with_room(rows, lengths.tolist(), room - least, rule)
+        questions, contexts = rows.take(fitting).inputs
+        found = windows_of(tokenizer, questions, contexts, (room - lengths[fitting]).tolist(), max_length)
         kept: list[int] = []
         windows: list[Window] = []
         targets: list[Tensor] = []
         counts: list[int] = []
         passages: list[Passage] = []
-        long, without = [], 0
-        for row, own in enumerate(found):
-            if own is None:
-                long.append(row)
-                continue
+        without = 0
+        for row, context, own in zip(fitting.tolist(), contexts, found, strict=True):
             places = [(start, end) for start, end in rows.targets[row].tolist() if start != NO_PLACE]
             marked = targets_of(own, places)
             if marked is None or not any(window.places.any() for window in own):
@@ -119,14 +126,8 @@ class QuestionAnswering(Task):
             windows += own
             targets.append(torch.from_numpy(marked))
             counts.append(len(own))
-            answers = tuple(contexts[row][start:end] for start, end in places)
-            passages.append(Passage(contexts[row], answers, np.concatenate([each.places for each in own])))
-        left = f"must leave their context at least {max_length // LEAST_SHARE} of {max_length} tokens"
-        if not kept and long:
-            raise InputError(
-                f"questions {left}, and none of the {len(rows)} does, such as {cut(questions[long[0]])}: raise "
-                "--max-length, or set --text-column to the columns of the question and of its context, in this order"
-            )
+            answers = tuple(context[start:end] for start, end in places)
+            passages.append(Passage(context, answers, np.concatenate([each.places for each in own])))
         if not kept:
             raise InputError(
                 f"tokenizer must give tokens for the contexts, and gives none for any of the {len(rows)}, such as "
@@ -142,19 +143,14 @@ class QuestionAnswering(Task):
             names=rows.names,
             references=tuple(passages),
         )
-        notes = []
+        notes = [*notes_of_long]
         if parted := sum(count > 1 for count in counts):
             notes.append(f"{parted:,} contexts are longer than a document, and read as several windows that overlap")
-        if long:
-            notes.append(
-                f"{len(long):,} rows left out, because questions {left}, such as {cut(questions[long[0]])}: shorten "
-                "them, or raise --max-length"
-            )
         if without:
             notes.append(
                 f"{without:,} rows left out, because the tokenizer gives no token for their answer or their context"
             )
-        return Encoded(examples, 0, np.array(kept, dtype=np.int64), tuple(notes))
+        return Encoded(examples, 0, np.array(kept, dtype=np.int64), tuple(notes), skipped=len(rows) - len(fitting))
 
     def check_targets(self, examples: Examples, num_outputs: int) -> None:
         """Checks that the head says where an answer starts and where it ends, and that targets mark no more than that.

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -56,6 +56,7 @@ def read_questions(tables: Mapping[str, Table], columns: Columns) -> Reading:
     """
     notes: list[str] = []
     texts: dict[str, tuple[tuple[str, ...], ...]] = {}
+    places: dict[str, tuple[str, ...]] = {}
     answers: dict[str, list[Found]] = {}
     for split, table in tables.items():
         if split != "train" and all(map(is_missing, table.values[columns.target])):
@@ -63,7 +64,7 @@ def read_questions(tables: Mapping[str, Table], columns: Columns) -> Reading:
             continue
         used, left_out = usable_rows(split, table, columns)
         kept, found, bad = read_rows(split, table, columns, used, partial(_row, table, columns))
-        texts[split], answers[split] = texts_of(table, columns, kept), found
+        texts[split], places[split], answers[split] = texts_of(table, columns, kept), table.places(kept), found
         notes += [*left_out, *bad, *_notes(split, found)]
     if not any(found.places for found in answers["train"]):
         train = tables["train"]
@@ -73,7 +74,15 @@ def read_questions(tables: Mapping[str, Table], columns: Columns) -> Reading:
         )
     most = max(len(found.places) for each in answers.values() for found in each)
     names = (NO_ANSWER,) if any(not found.places for each in answers.values() for found in each) else ()
-    rows = {split: _rows(texts[split], answers[split], most, names) for split in texts}
+    rows = {
+        split: replace(
+            _rows(texts[split], answers[split], most, names),
+            places=own,
+            skip_bad=columns.skip_bad,
+            together=1,  # the questions about one context
+        )
+        for split, own in places.items()
+    }
     return Reading(rows=rows, labels=(), notes=tuple(notes))
 
 

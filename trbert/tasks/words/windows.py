@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trbert.errors import InputError
-from trbert.tasks.panics import panics_told
-from trbert.wording import first_line
+from trbert.tasks.panics import tokenizer_told
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +105,8 @@ def _read(tokenizer: Any, rows: Sequence[Sequence[str]], most: int | None) -> li
     # A blank before a word matters to tokenizers of bytes, such as RoBERTa's: they read the words as they read a text.
     spaced = [[word if number == 0 else f" {word}" for number, word in enumerate(row)] for row in rows]
     how = {"truncation": False, "verbose": False} if most is None else {"truncation": True, "max_length": most}
-    try:
-        with panics_told():
-            encoded = tokenizer(spaced, is_split_into_words=True, **how)
-    except Exception as error:  # as the tokenizers library raises it
-        raise InputError(
-            f"tokenizer must read the words of the data, and does not ({first_line(error)}): correct tokenizer.json, "
-            "or pass another --model"
-        ) from error
+    with tokenizer_told():
+        encoded = tokenizer(spaced, is_split_into_words=True, **how)
     ids = encoded["input_ids"]
     kinds = encoded.get("token_type_ids") or [None] * len(ids)
     return [_Read(own, kind, encoded.word_ids(row)) for row, (own, kind) in enumerate(zip(ids, kinds, strict=True))]

@@ -28,6 +28,7 @@ def test_a_row_is_a_query_with_all_its_documents_wherever_they_stand():
     rows = reading.rows["train"]
     assert reading.labels == ()
     assert rows.inputs == (("q", "r"), (["a", "b"], ["c", "d", "e"]))
+    assert rows.places == ("row 0 of a.csv", "row 1 of a.csv")
     assert rows.targets.tolist() == [[1, 0, -100], [0, 1, 0]]
     assert reading.notes == ()
 

@@ -1,6 +1,7 @@
 """Reranking: its losses by hand, what it reads of a pair, and what it says of the data."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from trbert.errors import InputError
 from trbert.packed.tokens import Tokens
 from trbert.tasks import TASKS
 from trbert.tasks.examples import Examples
-from trbert.tasks.rows import Rows
+from trbert.tasks.rows import Rows, Table
 
 POINTWISE, LISTWISE = TASKS["reranking"], TASKS["listwise_reranking"]
 BOTH = pytest.mark.parametrize("task", [POINTWISE, LISTWISE], ids=lambda task: task.name)
@@ -66,12 +67,27 @@ def test_a_long_pair_loses_the_end_of_its_document_alone(tokenizer):
     assert POINTWISE.encode(rows, tokenizer, 7).examples.tokens.input_ids[:7].tolist() == [cls, a, b, c, sep, d, sep]
 
 
-def test_a_query_that_leaves_no_room_for_a_document_is_refused(tokenizer):
-    rows = rows_of(**{"a b c": {"d": 1}, "a": {"d": 1}})
-    with pytest.raises(InputError, match=r"1 of 2 do not, such as 'a b c' with 3 tokens: .*--max-length"):
-        POINTWISE.encode(rows, tokenizer, 6)
-    with pytest.raises(InputError, match="--max-length"):
-        POINTWISE.encode(rows, tokenizer, 2)
+def test_a_query_that_leaves_no_room_for_a_document_is_refused_or_left_out(tokenizer):
+    # Three special tokens, a token of the document, and a b c: 7.
+    values = {"query": ["b", "a b c", "b"], "document": ["d", "d", "c"], "label": [1, 1, 0]}
+    columns = POINTWISE.columns()
+
+    def read(skip_bad=False):
+        return POINTWISE.read({"train": Table("a.csv", values)}, replace(columns, skip_bad=skip_bad)).rows["train"]
+
+    assert len(POINTWISE.encode(read(), tokenizer, 7).examples) == 2
+    told = "row 1 of a.csv must have a query that leaves room for a document within 6 tokens, and has one of 3 tokens"
+    with pytest.raises(InputError) as caught:
+        POINTWISE.encode(read(), tokenizer, 6)
+    assert str(caught.value) == (
+        f"{told}: raise --max-length, shorten or remove the row, or pass --skip-bad-rows, which leaves such rows out"
+    )
+    encoded = POINTWISE.encode(read(skip_bad=True), tokenizer, 6)
+    assert (encoded.kept.tolist(), encoded.skipped) == ([0], 1)
+    assert encoded.notes == (f"1 bad rows left out (--skip-bad-rows); the first one: {told}",)
+    assert encoded.examples.targets.tolist() == [[1, 0]]
+    with pytest.raises(InputError, match=r"raise --max-length, .* in their right order$"):
+        POINTWISE.encode(read(skip_bad=True), tokenizer, 4)
 
 
 def test_the_pointwise_loss_is_the_mean_of_the_documents_cross_entropies():

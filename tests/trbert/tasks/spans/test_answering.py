@@ -116,7 +116,9 @@ def test_a_blank_text_is_refused(question, context, model, tokenizer):
 
 
 def test_a_question_that_is_too_long_is_refused(model, tokenizer):
-    with pytest.raises(InputError, match="questions must leave their context at least 2 of 9 tokens"):
+    with pytest.raises(
+        InputError, match="a question that leaves at least 2 of 9 tokens to its context, and has one of 5 tokens"
+    ):
         trbert.answer(model, tokenizer, "a b c d a", CONTEXT)
 
 

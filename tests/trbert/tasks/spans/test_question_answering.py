@@ -1,6 +1,7 @@
 """Question answering: its numbers by hand, the best span over windows, and what is said of rows that are left out."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,10 +20,10 @@ WINDOWED = "a b c d a"
 """Where a document has room for four tokens, its windows are a b c d and c d a: tokens 3 to 6 and 11 to 13 of 15."""
 
 
-def rows_of(*rows, names=()):
-    """Returns rows of (question, context, answers). `names` are set where the data set has questions without answer."""
+def rows_of(*rows, skip_bad=False):
+    """Returns rows of (question, context, answers)."""
     values = dict(zip(("question", "context", "answers"), map(list, zip(*rows, strict=True)), strict=True))
-    return TASK.read({"train": Table("a.jsonl", values)}, TASK.columns()).rows["train"]
+    return TASK.read({"train": Table("a.jsonl", values)}, replace(TASK.columns(), skip_bad=skip_bad)).rows["train"]
 
 
 @pytest.fixture
@@ -172,16 +173,29 @@ def test_the_question_is_protected_and_the_context_is_not(examples):
 
 
 def test_what_is_read_in_windows_and_what_is_left_out_is_said(tokenizer):
-    long = "a b c d"
-    rows = rows_of((long, "d c", "d"), ("a", WINDOWED, "c d"), ("a", "b   c", {"text": ["b "]}), ("a", "d", "d"))
+    rows = rows_of(("a", "d", "d"), ("a", WINDOWED, "c d"), ("a", "b   c", {"text": ["b "]}))
     encoded = TASK.encode(rows, tokenizer, 8)
-    assert encoded.kept.tolist() == [1, 2, 3]
-    assert encoded.truncated == 0
-    assert encoded.notes == (
-        "1 contexts are longer than a document, and read as several windows that overlap",
-        "1 rows left out, because questions must leave their context at least 2 of 8 tokens, such as 'a b c d': "
-        "shorten them, or raise --max-length",
+    assert encoded.kept.tolist() == [0, 1, 2]
+    assert (encoded.truncated, encoded.skipped) == (0, 0)
+    assert encoded.notes == ("1 contexts are longer than a document, and read as several windows that overlap",)
+
+
+def test_a_question_that_leaves_its_context_too_little_is_refused_or_left_out(tokenizer):
+    # Three special tokens, and a quarter of 8 for the context: a question may have three tokens.
+    rows = ("a b c", "d c", "d"), ("a b c d", "d c", "d"), ("a", "c", "c")
+    told = (
+        "row 1 of a.jsonl must have a question that leaves at least 2 of 8 tokens to its context, and has one of 4 "
+        "tokens"
     )
+    with pytest.raises(InputError) as caught:
+        TASK.encode(rows_of(*rows), tokenizer, 8)
+    assert str(caught.value) == (
+        f"{told}: raise --max-length, shorten or remove the row, or pass --skip-bad-rows, which leaves such rows out"
+    )
+    encoded = TASK.encode(rows_of(*rows, skip_bad=True), tokenizer, 8)
+    assert (encoded.kept.tolist(), encoded.skipped) == ([0, 2], 1)
+    assert encoded.notes == (f"1 bad rows left out (--skip-bad-rows); the first one: {told}",)
+    assert [passage.context for passage in encoded.examples.references] == ["d c", "c"]
 
 
 def test_an_answer_without_a_token_is_left_out(tokenizer):
@@ -194,10 +208,11 @@ def test_an_answer_without_a_token_is_left_out(tokenizer):
 
 def test_questions_that_are_all_too_long_are_refused(tokenizer):
     with pytest.raises(InputError) as caught:
-        TASK.encode(rows_of(("a b c d", "d c", "d")), tokenizer, 8)
+        TASK.encode(rows_of(("a b c d", "d c", "d"), skip_bad=True), tokenizer, 8)
     assert str(caught.value) == (
-        "questions must leave their context at least 2 of 8 tokens, and none of the 1 does, such as 'a b c d': raise "
-        "--max-length, or set --text-column to the columns of the question and of its context, in this order"
+        "row 0 of a.jsonl must have a question that leaves at least 2 of 8 tokens to its context, and has one of 4 "
+        "tokens: raise --max-length, shorten or remove the row, or name the columns of --text-column in their right "
+        "order"
     )
 
 

@@ -1,10 +1,12 @@
 """Questions of tables: the forms of answers, where they are found, and what is refused."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from trbert.data.splits import load_splits
 from trbert.errors import InputError
 from trbert.tasks import TASKS
 from trbert.tasks.rows import Table
@@ -163,3 +165,15 @@ def test_the_counts_say_what_has_no_answer_and_which_contexts_stand_in_train():
         "test: 1 of its 1 contexts stand in train, too, with other questions, so that any quality on them may be too "
         "high: split by context to avoid it",
     ]
+
+
+def test_questions_about_one_context_stay_on_one_side_of_a_hold_out(tmp_path):
+    lines = [
+        {"question": f"q{row}", "context": f"w{row // 4} x", "answers": "x" if row % 2 else []} for row in range(120)
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    splits = load_splits(str(tmp_path / "a.jsonl"), task=TASK)
+    parts = [set(part.inputs[1]) for part in (splits.train, splits.validation, splits.test)]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 30
+    assert [len(splits.validation), len(splits.test)] == [12, 12]
+    assert not any("stand in train, too" in note for note in splits.notes)

@@ -14,7 +14,7 @@ BOTH, NONE = STARTS + ENDS, NOT_ALLOWED
 
 
 def test_a_short_context_is_one_document_after_its_question(tokenizer):
-    ((window,),) = windows_of(tokenizer, ["a b"], ["c  d"], 16)
+    ((window,),) = windows_of(tokenizer, ["a b"], ["c  d"], [11], 16)
     assert window.ids == [CLS, A, B, SEP, C, D, SEP]
     assert window.kinds == [0, 0, 0, 0, 1, 1, 1]
     assert window.places.tolist() == [[0, 0], [0, 0], [0, 0], [0, 0], [0, 1], [3, 4], [0, 0]]
@@ -22,36 +22,28 @@ def test_a_short_context_is_one_document_after_its_question(tokenizer):
 
 def test_windows_of_a_long_context_overlap_by_half_and_hold_all_of_it(tokenizer):
     # Room for 4 of the 7 tokens, of which 2 are the last ones of the window before.
-    (windows,) = windows_of(tokenizer, ["a"], ["a b c d a b c"], 8)
+    (windows,) = windows_of(tokenizer, ["a"], ["a b c d a b c"], [4], 8)
     assert [window.ids[3:-1] for window in windows] == [[A, B, C, D], [C, D, A, B], [A, B, C]]
     assert windows[1].places[3].tolist() == [4, 5]
     assert all(window.ids[:3] == [CLS, A, SEP] for window in windows)
 
 
 def test_each_question_has_windows_of_its_own(tokenizer):
-    found = windows_of(tokenizer, ["a", "a b c", "d"], ["a b c d", "b c d", "a b c d a"], 8)
+    found = windows_of(tokenizer, ["a", "a b c", "d"], ["a b c d", "b c d", "a b c d a"], [4, 2, 4], 8)
     assert [len(windows) for windows in found] == [1, 2, 2]
     assert found[1][0].ids == [CLS, A, B, C, SEP, B, C, SEP]
 
 
-def test_a_question_that_leaves_its_context_too_little_has_no_windows(tokenizer):
-    # 3 special tokens; of 8 tokens at least 2 must be left.
-    found = windows_of(tokenizer, ["a b c", "a b c d"], ["a"] * 2, 8)
-    assert [windows is None for windows in found] == [False, True]
-
-
-def test_a_slow_tokenizer_and_too_short_a_document_are_refused(tokenizer, monkeypatch):
-    with pytest.raises(InputError, match="max_length must be more than the 3 special tokens, and is 3"):
-        windows_of(tokenizer, ["a"], ["b"], 3)
+def test_a_slow_tokenizer_is_refused(tokenizer, monkeypatch):
     monkeypatch.setattr(transformers.PreTrainedTokenizerFast, "is_fast", False)
     with pytest.raises(
         InputError, match=r"the tokenizer must know the characters of each token, and .* does not: pass a"
     ):
-        windows_of(tokenizer, ["a"], ["b"], 16)
+        windows_of(tokenizer, ["a"], ["b"], [12], 16)
 
 
 def test_the_first_and_the_last_token_of_an_answer_are_marked(tokenizer):
-    (windows,) = windows_of(tokenizer, ["a"], ["a b c d"], 16)
+    (windows,) = windows_of(tokenizer, ["a"], ["a b c d"], [12], 16)
     assert targets_of(windows, [(2, 5)]).tolist() == [0, NONE, NONE, 0, STARTS, ENDS, 0, NONE]
     assert targets_of(windows, [(2, 3), (2, 5)]).tolist() == [0, NONE, NONE, 0, BOTH, ENDS, 0, NONE]
     # An answer that starts or ends within a blank is that of the tokens that it touches.
@@ -59,7 +51,7 @@ def test_the_first_and_the_last_token_of_an_answer_are_marked(tokenizer):
 
 
 def test_no_answer_is_the_first_token_of_the_first_window(tokenizer):
-    (windows,) = windows_of(tokenizer, ["a"], ["a b c d a"], 8)
+    (windows,) = windows_of(tokenizer, ["a"], ["a b c d a"], [4], 8)
     assert targets_of(windows, []).tolist() == [
         *(BOTH, NONE, NONE, 0, 0, 0, 0, NONE),
         *(NONE, NONE, NONE, 0, 0, 0, NONE),
@@ -68,7 +60,7 @@ def test_no_answer_is_the_first_token_of_the_first_window(tokenizer):
 
 def test_an_answer_is_marked_in_each_window_that_holds_the_whole_of_it(tokenizer):
     # Windows a b c d and c d a: c d stands in both, b c in the first one alone.
-    (windows,) = windows_of(tokenizer, ["a"], ["a b c d a"], 8)
+    (windows,) = windows_of(tokenizer, ["a"], ["a b c d a"], [4], 8)
     assert targets_of(windows, [(4, 7)]).tolist() == [
         *(0, NONE, NONE, 0, 0, STARTS, ENDS, NONE),
         *(NONE, NONE, NONE, STARTS, ENDS, 0, NONE),
@@ -81,7 +73,7 @@ def test_an_answer_is_marked_in_each_window_that_holds_the_whole_of_it(tokenizer
 
 def test_the_part_of_an_answer_that_a_window_holds_is_not_marked_where_another_one_holds_the_whole(tokenizer):
     # d a begins at the end of the first window.
-    (windows,) = windows_of(tokenizer, ["a"], ["a b c d a"], 8)
+    (windows,) = windows_of(tokenizer, ["a"], ["a b c d a"], [4], 8)
     assert targets_of(windows, [(6, 9)]).tolist() == [
         *(0, NONE, NONE, 0, 0, 0, 0, NONE),
         *(NONE, NONE, NONE, 0, STARTS, ENDS, NONE),
@@ -89,7 +81,7 @@ def test_the_part_of_an_answer_that_a_window_holds_is_not_marked_where_another_o
 
 
 def test_an_answer_that_no_window_holds_is_marked_at_its_start_and_at_its_end(tokenizer):
-    (windows,) = windows_of(tokenizer, ["a"], ["a b c d a"], 8)
+    (windows,) = windows_of(tokenizer, ["a"], ["a b c d a"], [4], 8)
     assert targets_of(windows, [(0, 9)]).tolist() == [
         *(0, NONE, NONE, STARTS, 0, 0, 0, NONE),
         *(NONE, NONE, NONE, 0, 0, ENDS, NONE),
@@ -97,7 +89,7 @@ def test_an_answer_that_no_window_holds_is_marked_at_its_start_and_at_its_end(to
 
 
 def test_an_answer_without_a_token_has_no_targets(tokenizer):
-    (windows,) = windows_of(tokenizer, ["a"], ["a   b"], 16)
+    (windows,) = windows_of(tokenizer, ["a"], ["a   b"], [12], 16)
     assert targets_of(windows, [(2, 3)]) is None
     assert targets_of(windows, [(2, 3), (4, 5)]).max() == BOTH
 
