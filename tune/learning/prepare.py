@@ -15,7 +15,6 @@ from trbert.packed.declared import Declaration, declaration_of
 from trbert.pretrained import extend_positions, shift_outputs
 from trbert.tasks import Task
 from trbert.tasks.examples import Examples
-from trbert.tasks.parts import separator_of
 from tune.budget import BASELINE_SHARE, Plan, fit_documents
 from tune.learning.baselines import SECONDS, baselines, standing_of
 from tune.learning.inputs import Inputs, Keep, Say, check_unchanged, read_inputs
@@ -233,7 +232,7 @@ def prepare(
         needs=inputs.needs,
         latency=latency,
         standing=standing,
-        separator=separator_of(task, pretrained.tokenizer, settings.data.protect),
+        separator=inputs.separator,
         pass_seconds=seconds,
         cuts=tuple(cuts),
     )
