@@ -213,6 +213,7 @@ def _make_run(folder: Path) -> None:
         "test": 0.9,
         "known": 0.5,
         "trained": True,
+        "has_head": True,
         "train_rows": 16,
         "test_rows": 4,
         "interval": 0.5,

@@ -75,6 +75,7 @@ def an_ignorant_teacher(folder, monkeypatch):
         "test": 0.51,
         "known": 0.01,
         "trained": True,
+        "has_head": True,
         "train_rows": 90,
         "test_rows": 100,
         "interval": 0.2,

@@ -252,6 +252,7 @@ def _task_of(place: Place, own: Sequence[str], wanted: Task | None) -> Task:
         wanted: the task that the user names, or None.
     """
     heads = [name[name.index("For") :] for name in own if "For" in name]
+    with_heads = [name for name, each in TASKS.items() if each.has_head]
     fitting = [each for each in TASKS.values() if each.head.removeprefix("AutoModel") in heads]
     if wanted is not None and not wanted.has_head:
         raise InputError(
@@ -262,12 +263,12 @@ def _task_of(place: Place, own: Sequence[str], wanted: Task | None) -> Task:
         if wanted is None:
             raise InputError(
                 f"--task must name the task of checkpoint {place.name}, because `architectures` in its config.json "
-                f"does not, and is not given: pass one of {', '.join(map(shlex.quote, TASKS))}"
+                f"does not, and is not given: pass one of {', '.join(map(shlex.quote, with_heads))}"
             )
         return wanted
     if not fitting:
         raise InputError(
-            f"checkpoint {place.name} must be of one of the tasks {', '.join(TASKS)}, and config.json says in "
+            f"checkpoint {place.name} must be of one of the tasks {', '.join(with_heads)}, and config.json says in "
             f"`architectures` that it is an {cut(own[0])}: pass another checkpoint"
         )
     if wanted is not None and wanted not in fitting:

@@ -248,12 +248,13 @@ def small_front():
     return _small_front
 
 
-def _standing(ahead=0.35, behind=0.05, known=0.5, trained=True, error=0.02):
+def _standing(ahead=0.35, behind=0.05, known=0.5, trained=True, error=0.02, has_head=True):
     """A teacher of 85 %; by how much it is ahead of the commonest answer, and of the linear model."""
     half = Baseline(name=COMMONEST, validation=0.5, test=0.5, rows=800, ahead=ahead, error=error)
     linear = Baseline(name=LINEAR, validation=0.8, test=0.8, rows=800, ahead=behind, error=0.02)
-    rows = {"train_rows": 800, "test_rows": 500, "interval": 0.063}
-    return Standing(validation=0.85, test=0.85, known=known, trained=trained, baselines=(half, linear), **rows)
+    figures = {"validation": 0.85, "test": 0.85, "known": known, "interval": 0.063}
+    facts = {"trained": trained, "has_head": has_head, "train_rows": 800, "test_rows": 500}
+    return Standing(baselines=(half, linear), **figures, **facts)
 
 
 @pytest.fixture(scope="session")

@@ -110,7 +110,7 @@ TASKS = {
 }
 """For each kind of task, what writes a tiny set for it."""
 
-TOLD = ("tagging", "multi_label", "regression")
+TOLD = ("tagging", "multi_label", "regression", "reranking", "question_answering", "multiple_choice")
 """The tasks that are not named, because the columns and the labels tell."""
 
 MEASURE = """

@@ -159,7 +159,8 @@ def load_splits(
     for split, most in (("validation", validation_rows), ("test", test_rows)):
         _sample(split, most, splits, seed, notes)
     _sample_train(train_rows, splits, seed, notes)
-    notes += task.counts(splits, reading.labels)
+    splits["train"], told = task.learned_from(splits["train"])
+    notes += [*told, *task.counts(splits, reading.labels)]
     return Splits(
         train=splits["train"],
         validation=splits["validation"],

@@ -46,7 +46,7 @@ class MultiLabel(OverTexts):
         if columns.flags:
             return "--label-column names several columns"
         labels = [label for label in table.values[columns.target] if label is not None]
-        lists = has_texts(table, columns.inputs) and mostly(labels, lambda label: isinstance(label, list | tuple))
+        lists = has_texts(table, columns.inputs) and mostly(labels, _is_list)
         return f"column {columns.target!r} of {table.origin} has lists" if lists else ""
 
     def read(self, tables: Mapping[str, Table], columns: Columns, renames: Mapping[str, str] | None = None) -> Reading:
@@ -199,6 +199,11 @@ class MultiLabel(OverTexts):
         for row, labels in enumerate(decoded):
             given[row, labels] = True
         return macro_f1((wanted & given).sum(0), given.sum(0) + wanted.sum(0))
+
+
+def _is_list(value: Any) -> bool:
+    """Returns whether a cell has a list of labels. Answers with their places are lists, too, and are no labels."""
+    return isinstance(value, list | tuple) and not any(isinstance(each, dict) for each in value)
 
 
 def _labels_of(table: Table, column: str, row: int) -> list[Any]:

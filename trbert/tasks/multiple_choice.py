@@ -17,7 +17,6 @@ from trbert.errors import InputError
 from trbert.tasks.bad_rows import read_rows, rows_with_room
 from trbert.tasks.examples import Encoded, Examples, Outputs, exact
 from trbert.tasks.over_texts import count_tokens, encode_texts, texts_of, usable_rows
-from trbert.tasks.parts import separator_of
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.task import PerExample, Task
 from trbert.tasks.texts import is_blank, is_missing, rows_with_texts
@@ -44,6 +43,7 @@ class MultipleChoice(Task):
     metric = "accuracy"
     text_column = "article,question,options"
     label_column = "answer"
+    known_columns = ((text_column, label_column), ("question,options", label_column))
     protected_part = "second"
 
     def columns(self, text_column: str | None = None, label_column: str | None = None) -> Columns:
@@ -136,7 +136,6 @@ class MultipleChoice(Task):
         Raises:
             InputError: A question with an option leaves no room for a token of the article.
         """
-        separator = separator_of(self, tokenizer)
         if len(rows) == 0:
             raise InputError("rows must not be empty: pass at least one")
         counts = iter(count_tokens(tokenizer, self.texts(rows.inputs, tokenizer)[1]))
@@ -153,7 +152,7 @@ class MultipleChoice(Task):
         tokens, owner = tokens.take(whole[owner].nonzero()[:, 0]), owner[whole[owner]]
         kept = fitting[whole.numpy()]
         examples = Examples(
-            tokens=self.protect(tokens, separator),
+            tokens=self.protect(tokens, tokenizer.sep_token_id),
             targets=torch.tensor(rows.targets[kept]),
             owner=owner.unique_consecutive(return_inverse=True)[1],
         )

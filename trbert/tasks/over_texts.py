@@ -14,7 +14,6 @@ from trbert.packed.tokens import Tokens
 from trbert.tasks.bad_rows import read_rows
 from trbert.tasks.examples import Encoded, Examples
 from trbert.tasks.panics import tokenizer_told
-from trbert.tasks.parts import separator_of
 from trbert.tasks.rows import Columns, Rows, Table, outside_train
 from trbert.tasks.task import Task
 from trbert.tasks.texts import check_texts, written_rows
@@ -88,7 +87,7 @@ class OverTexts(Task, ABC):
         the first one count as one text.
         """
         tokens, truncated, kept = encode_texts(tokenizer, self.texts(rows.inputs, tokenizer), max_length)
-        tokens = self.protect(tokens, separator_of(self, tokenizer))
+        tokens = self.protect(tokens, tokenizer.sep_token_id)
         return Encoded(Examples.of_documents(tokens, torch.tensor(rows.targets[kept])), truncated, kept)
 
 

@@ -147,6 +147,13 @@ class Task(ABC):
         rows = rows_with_texts(table, columns.inputs)
         return tuple(tuple(table.values[name][row] for row in rows) for name in columns.inputs)
 
+    def learned_from(self, train: Rows) -> tuple[Rows, list[str]]:
+        """Returns the rows of train as they are learned from, and sentences for the user on what was changed.
+
+        It is called after rows of train were held out. So what it leaves out is still measured on.
+        """
+        return train, []
+
     def counts(self, rows: Mapping[str, Rows], labels: Sequence[str]) -> list[str]:
         """Returns sentences for the user that say how many rows there are, and what that means for the results.
 

@@ -139,6 +139,7 @@ def standing_of(
         **_first(own),
         known=float(known),
         trained=trained,
+        has_head=task.has_head,
         train_rows=len(examples["train"]),
         test_rows=len(parts["test"]),
         interval=high - low,

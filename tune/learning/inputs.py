@@ -23,7 +23,7 @@ from trbert.rehearsal import rehearse
 from trbert.selection.reduction import Reducer, check_points
 from trbert.tasks import Task, task_of
 from trbert.tasks.examples import Examples
-from trbert.tasks.parts import first_alone
+from trbert.tasks.parts import first_alone, separator_of
 from tune.budget import Plan
 from tune.learning.memory import Footprint, Needs, fitting, fitting_budget, footprint, reserved
 from tune.learning.steps import pick_device
@@ -54,6 +54,7 @@ class Inputs:
         asked: the settings of the run, as the user gave them, with the task and the columns that were found.
         settings: the same; but a pass has fewer tokens if memory is for no more.
         needs: the memory that a trial needs; None if it was not measured.
+        separator: the id of the token that ends the first part of a document; None where no part is protected.
     """
 
     task: Task
@@ -67,6 +68,7 @@ class Inputs:
     asked: Settings
     settings: Settings
     needs: Needs | None
+    separator: int | None
 
 
 def read_inputs(settings: Settings, say: Say, plan: Plan | None = None) -> Inputs:
@@ -130,11 +132,13 @@ def read_inputs(settings: Settings, say: Say, plan: Plan | None = None) -> Input
     teacher_longest = min(settings.teacher.max_length or data.max_length, encoder.max_tokens)
     if longest < data.max_length:
         say(f"documents are cut at {longest} tokens: the model has positions for no more")
+    separator = separator_of(task, pretrained.tokenizer, data.protect)
     tokenised = partial(_tokenised, task, pretrained.tokenizer, protect=data.protect, say=say)
-    splits, examples = tokenised(splits, longest)
-    taught = examples
-    if teacher_longest != longest:  # tokenised again: of a pair the tokenizer cuts the longer text, not the end
-        _, taught = tokenised(splits, teacher_longest, whose=" for the teacher")
+    found: dict[int, dict[str, Examples]] = {}
+    for most in sorted({longest, teacher_longest}):  # rows for which the shorter documents have no room are in neither
+        # Each length is tokenised by itself: of a pair the tokenizer cuts the longer text, not the end.
+        splits, found[most] = tokenised(splits, most, whose="" if most == longest else " for the teacher")
+    examples, taught = found[longest], found[teacher_longest]
     for part in taught.values():  # the positions for longer documents are added after the teacher has learned
         task.check_targets(part, config.num_labels)
         check_vocabulary(pretrained.model, pretrained.tokenizer, part.tokens.input_ids)
@@ -142,8 +146,8 @@ def read_inputs(settings: Settings, say: Say, plan: Plan | None = None) -> Input
     fingerprint = _fingerprint(encoder, splits.labels, taught, settings)
     needs = None
     if plan is not None:
-        found = footprint(reducer, taught["train"], examples["train"].lengths, settings.compute.dtype)
-        settings, needs = _in_memory(found, encoder.device, settings, plan, say)
+        size = footprint(reducer, taught["train"], examples["train"].lengths, settings.compute.dtype)
+        settings, needs = _in_memory(size, encoder.device, settings, plan, say)
     return Inputs(
         task=task,
         splits=splits,
@@ -156,6 +160,7 @@ def read_inputs(settings: Settings, say: Say, plan: Plan | None = None) -> Input
         asked=asked,
         settings=settings,
         needs=needs,
+        separator=separator,
     )
 
 

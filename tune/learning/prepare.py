@@ -15,7 +15,6 @@ from trbert.packed.declared import Declaration, declaration_of
 from trbert.pretrained import extend_positions, shift_outputs
 from trbert.tasks import Task
 from trbert.tasks.examples import Examples
-from trbert.tasks.parts import separator_of
 from tune.budget import BASELINE_SHARE, Plan, fit_documents
 from tune.learning.baselines import SECONDS, baselines, standing_of
 from tune.learning.exit_maps import Maps, fit_exits
@@ -237,7 +236,7 @@ def prepare(
         latency=latency,
         standing=standing,
         exits=fit_exits(reducer, taught["train"], compute.tokens_per_batch) if task.reads == "tokens" else None,
-        separator=separator_of(task, pretrained.tokenizer, settings.data.protect),
+        separator=inputs.separator,
         pass_seconds=seconds,
         cuts=tuple(cuts),
     )

@@ -72,6 +72,7 @@ class Standing:
         test: the teacher's quality on test, a fraction.
         known: how much better the teacher predicts its training labels than their frequencies do, in nats.
         trained: whether the search trained the teacher. If not, it is a fine-tuned model of the user's own.
+        has_head: whether the teacher has a head, which learned labels. If not, there are no labels.
         train_rows: the number of training rows.
         test_rows: the number of test rows.
         interval: the width of the 95 % interval of the teacher's quality on test, as a fraction. It is that of the
@@ -83,6 +84,7 @@ class Standing:
     test: float
     known: float
     trained: bool
+    has_head: bool
     train_rows: int
     test_rows: int
     interval: float
@@ -130,8 +132,10 @@ def remarks(standing: Standing) -> list[str]:
     if faults:
         search = "the search cannot tell a good selection from a bad one"
         so = "a speed-up without a drop means nothing" if standing.knows_nothing else search
-        labels = "check the labels, and" if standing.trained else "match the labels with --label-map,"
-        remedy = f"{labels} {_remedy(standing)}"
+        remedy = _remedy(standing)
+        if standing.has_head:
+            labels = "check the labels, and" if standing.trained else "match the labels with --label-map,"
+            remedy = f"{labels} {remedy}"
         found.append(f"the teacher {' and '.join(faults)}, so that {so}: {remedy}")
     found += [
         f"a linear model of words, {each.name}, does better than the teacher {_against(each.test, standing.test)}: "
@@ -158,6 +162,8 @@ def _learned(baseline: Baseline, standing: Standing) -> str:
 
 
 def _remedy(standing: Standing) -> str:
+    if not standing.has_head:
+        return "pass another model, or texts that differ more"
     return _LONGER if standing.trained else _ANOTHER
 
 

@@ -11,7 +11,6 @@ from trbert.data.splits import load_splits
 from trbert.errors import InputError
 from trbert.tasks import TASKS
 from trbert.tasks.rows import Columns
-from trbert.tasks.tagging import Tagging
 
 WORDS = {"tokens": ["Ann", "runs"], "tags": ["B-PER", "O"]}
 
@@ -123,30 +122,45 @@ def test_columns_that_no_task_knows_are_refused_with_those_that_are_there(tmp_pa
     )
 
 
-def test_a_task_without_labels_is_never_taken_unasked(tmp_path, monkeypatch):
-    class Alone(Tagging):
-        name = "alone"
-        text_column = "text"
-        label_column = ""
-
-    monkeypatch.setitem(TASKS, "alone", Alone())
+def test_a_task_without_labels_is_never_taken_unasked(tmp_path):
     assert refusal(write(tmp_path, {"text": "x"}, {"text": "y"})) == (
-        "a.jsonl must have the column 'label', and has 'text' alone: add the labels as a column; or pass --task alone, "
-        "which reads no labels"
+        "a.jsonl must have the column 'label', and has 'text' alone: add the labels as a column; or pass --task "
+        "embedding, which reads no labels"
     )
 
 
-def test_a_task_that_is_known_by_its_columns_is_taken_before_the_labels_are_looked_at(tmp_path, monkeypatch):
-    class Ranking(type(TASKS["classification"])):
-        name = "ranking"
-        text_column = "query,document"
-
-    monkeypatch.setitem(TASKS, "ranking", Ranking())
-    rows = [{"query": "q", "document": f"d{row}", "label": "ab"[row % 2]} for row in range(20)]
+def test_a_task_that_is_known_by_its_columns_is_taken_before_the_labels_are_looked_at(tmp_path):
+    rows = [{"query": f"q{row // 2}", "document": f"d{row}", "label": row % 2} for row in range(40)]
     why = "a.jsonl has the columns 'query', 'document', 'label'"
-    assert found(write(tmp_path, *rows)) == ("ranking", why)
-    assert found(write(tmp_path, *rows), text_column="query,document") == ("ranking", why)
+    assert found(write(tmp_path, *rows)) == ("reranking", why)
+    assert found(write(tmp_path, *rows), text_column="query,document") == ("reranking", why)
     assert found(write(tmp_path, *rows), text_column="document")[0] == "classification"
+
+
+@pytest.mark.parametrize("first", [{}, {"article": "It rains."}])
+def test_multiple_choice_is_known_with_an_article_or_without(first, tmp_path):
+    rows = [{**first, "question": f"q{row}", "options": ["x", "y"], "answer": "AB"[row % 2]} for row in range(40)]
+    columns = ", ".join(f"'{name}'" for name in rows[0])
+    assert found(write(tmp_path, *rows)) == ("multiple_choice", f"a.jsonl has the columns {columns}")
+
+
+def test_questions_with_their_contexts_and_answers_are_known_by_their_columns(tmp_path):
+    rows = [{"question": f"q{row}", "context": f"w{row} x", "answers": "x"} for row in range(40)]
+    assert found(write(tmp_path, *rows)) == (
+        "question_answering",
+        "a.jsonl has the columns 'question', 'context', 'answers'",
+    )
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [{"text": ["x"], "answer_start": [3]}, {"text": "x", "answer_start": 3}, [{"text": "x", "answer_start": 3}]],
+)
+def test_answers_with_places_are_those_of_question_answering_in_any_column(answer, tmp_path):
+    rows = [{"q": f"q{row}", "c": f"w{row % 10} x", "said": answer} for row in range(40)]
+    rows += [{"q": "r", "c": f"v{row}", "said": None} for row in range(40)]
+    told = found(write(tmp_path, *rows), text_column="q,c", label_column="said")
+    assert told == ("question_answering", "column 'said' of a.jsonl has answers with their places")
 
 
 # By the model's head.
@@ -193,13 +207,9 @@ def test_columns_that_the_heads_task_cannot_read_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet", "json"])
-def test_columns_are_known_in_files_of_any_kind(suffix, tmp_path, monkeypatch):
-    class Ranking(type(TASKS["classification"])):
-        name = "ranking"
-        text_column = "query,document"
-
-    monkeypatch.setitem(TASKS, "ranking", Ranking())
-    rows = {"query": ["q"] * 20, "document": [f"d{row}" for row in range(20)], "label": ["a", "b"] * 10}
+def test_columns_are_known_in_files_of_any_kind(suffix, tmp_path):
+    queries = [f"q{row // 2}" for row in range(40)]
+    rows = {"query": queries, "document": [f"d{row}" for row in range(40)], "label": ["0", "1"] * 20}
     path = tmp_path / f"a.{suffix}"
     if suffix == "parquet":
         pyarrow.parquet.write_table(pyarrow.table(rows), path)
@@ -208,7 +218,7 @@ def test_columns_are_known_in_files_of_any_kind(suffix, tmp_path, monkeypatch):
     else:
         between = {"csv": ",", "tsv": "\t"}[suffix]
         path.write_text("\n".join(between.join(row) for row in (tuple(rows), *zip(*rows.values(), strict=True))))
-    assert found(str(path))[0] == "ranking"
+    assert found(str(path))[0] == "reranking"
 
 
 def test_a_test_file_that_is_named_first_does_not_hide_the_columns(tmp_path):

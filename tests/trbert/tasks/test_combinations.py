@@ -91,7 +91,7 @@ def plain(own, build_model):
     """The model as Hugging Face made it, which no runner has touched."""
     config = CONFIGS[own.family]()
     config.num_labels = own.case.outputs
-    if getattr(own.case, "pools", False):  # without a head, the outputs are pooled states
+    if own.case.pools:  # without a head, the outputs are pooled states
         config.pooling, config.normalised = "mean", False
     return build_model(config, SEED, own.task.auto_class)
 

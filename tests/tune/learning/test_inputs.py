@@ -31,6 +31,45 @@ def test_what_is_read_is_what_trials_start_from(tiny_settings, cache, prepared):
     assert found.fingerprint == prepared.fingerprint
 
 
+# The parts of documents.
+
+
+@pytest.fixture
+def queries(tiny_settings, tmp_path):
+    """Settings for fifty queries of one to five words, each with two documents."""
+    rows = [
+        {"query": " ".join([f"w{row // 2}"] * (1 + row // 2 % 5)), "document": "alpha w1", "label": row % 2}
+        for row in range(100)
+    ]
+    (tmp_path / "queries.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    columns = {"data.text_column": "query,document", "data.label_column": "label"}
+    return override(tiny_settings, {"data.source": str(tmp_path / "queries.jsonl"), "task": "reranking", **columns})
+
+
+def test_a_tokenizer_without_a_separator_is_refused_unless_nothing_is_to_be_protected(queries, cache, monkeypatch):
+    def load(*arguments):
+        found = load_pretrained(*arguments)
+        found.tokenizer.sep_token = None
+        return found
+
+    monkeypatch.setattr("tune.learning.inputs.load_pretrained", load)
+    monkeypatch.setattr("tune.learning.inputs.rehearse", lambda *arguments: None)
+    with pytest.raises(InputError, match="the tokenizer must have a separating token"):
+        read_inputs(queries, silent)
+    found = read_inputs(override(queries, {"data.protect": False}), silent)
+    assert found.separator is None
+    assert int(found.examples["train"].tokens.protected.sum()) == len(found.examples["train"].tokens)
+
+
+@pytest.mark.parametrize("changes", [{"teacher.max_length": 8}, {"data.max_length": 8, "teacher.max_length": 16}])
+def test_a_row_that_is_too_long_for_the_teacher_or_for_the_trained_models_is_left_out_of_both(changes, queries, cache):
+    found = read_inputs(override(queries, {"data.skip_bad_rows": True, **changes}), silent)
+    for split, examples in found.examples.items():
+        assert len(examples) == len(found.taught[split])
+        assert examples.targets.equal(found.taught[split].targets)
+        assert all(len(query.split()) < 5 for query in getattr(found.splits, split).inputs[0])
+
+
 # The task.
 
 

@@ -56,6 +56,11 @@ LONGER = "train the teacher longer (--set teacher.epochs=N with a larger --budge
             "speed-up without a drop means nothing: match the labels with --label-map, pass a better model, or train "
             "this one again (--new-head)",
         ),
+        (
+            {"ahead": 0.0, "trained": False, "has_head": False},
+            "the teacher is not clearly better than the commonest answer (85.0 % against 50.0 % on test), so that a "
+            "speed-up without a drop means nothing: pass another model, or texts that differ more",
+        ),
     ],
 )
 def test_each_fault_of_a_teacher_is_one_sentence_with_its_remedy(standing, changes, told):

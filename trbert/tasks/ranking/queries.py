@@ -36,8 +36,7 @@ def read_queries(tables: Mapping[str, Table], columns: Columns, renames: Mapping
 
     Rows of the table that have the same query belong together, wherever they stand. Rows with a blank text are left
     out. In a split other than train, so are rows that are in train, too. A query of which no document is relevant is
-    left out: every order of its documents is as good as any other. A query of train has `MOST_DOCUMENTS` documents at
-    most. A split without any labels is not used.
+    left out: every order of its documents is as good as any other. A split without any labels is not used.
 
     Args:
         tables: the table of each split.
@@ -71,17 +70,33 @@ def read_queries(tables: Mapping[str, Table], columns: Columns, renames: Mapping
     top = max(grade for own in relevant["train"].values() for _, grade in own)
     if top != 1:
         notes.append(f"grades are divided by the highest one of train, {top:g}")
-    if many := sum(len(own) > MOST_DOCUMENTS for own in relevant["train"].values()):
-        notes.append(
-            f"train: {many:,} queries have more than {MOST_DOCUMENTS} documents: the relevant ones are used first, and "
-            f"then the others in their order, up to {MOST_DOCUMENTS}"
-        )
-        relevant["train"] = {query: _fewer(own) for query, own in relevant["train"].items()}
     rows = {}
     for split, own in relevant.items():
         places = tables[split].places([firsts[split][query] for query in own])
         rows[split] = replace(_rows(own, top), places=places, skip_bad=columns.skip_bad)
     return Reading(rows=rows, labels=(), notes=tuple(notes))
+
+
+def with_fewer_documents(rows: Rows) -> tuple[Rows, list[str]]:
+    """Returns queries with at most `MOST_DOCUMENTS` documents each, and a note where some had more.
+
+    The relevant ones are used first, and then the others. The documents of a query stay in their order.
+    """
+    queries, documents = rows.inputs
+    many = [row for row, own in enumerate(documents) if len(own) > MOST_DOCUMENTS]
+    if not many:
+        return rows, []
+    fewer, targets = list(documents), rows.targets.copy()
+    for row in many:
+        irrelevant = targets[row, : len(documents[row])] == 0
+        places = np.sort(np.argsort(irrelevant, kind="stable")[:MOST_DOCUMENTS])
+        fewer[row] = [documents[row][place] for place in places]
+        targets[row, :MOST_DOCUMENTS] = targets[row, places]
+    told = (
+        f"train: {len(many):,} queries have more than {MOST_DOCUMENTS} documents: of these, the relevant ones are used "
+        f"first, and then the others in their order, up to {MOST_DOCUMENTS}"
+    )
+    return replace(rows, inputs=(queries, tuple(fewer)), targets=targets[:, :MOST_DOCUMENTS]), [told]
 
 
 def _grade(table: Table, column: str, renames: Mapping[str, str] | None, row: int) -> float:
@@ -119,12 +134,6 @@ def _firsts(table: Table, columns: Columns, used: Sequence[int]) -> dict[str, in
     """Returns the first row of each query."""
     queries = table.values[columns.inputs[0]]
     return {queries[row]: row for row in reversed(used)}
-
-
-def _fewer(own: Documents) -> Documents:
-    """Returns at most `MOST_DOCUMENTS` documents of a query, in their order: the relevant ones, then the others."""
-    places = sorted(range(len(own)), key=lambda place: own[place][1] == 0)[:MOST_DOCUMENTS]
-    return [own[place] for place in sorted(places)]
 
 
 def _check_some(split: str, table: Table, columns: Columns, relevant: Found) -> None:

@@ -15,9 +15,8 @@ from trbert.errors import InputError
 from trbert.tasks.bad_rows import rows_with_room
 from trbert.tasks.examples import Encoded, Examples, Outputs, exact
 from trbert.tasks.over_texts import OverTexts, count_tokens, encode_texts
-from trbert.tasks.parts import separator_of
 from trbert.tasks.ranking.measures import average_precision, ndcg, reciprocal_rank
-from trbert.tasks.ranking.queries import NO_GRADE, read_queries
+from trbert.tasks.ranking.queries import NO_GRADE, read_queries, with_fewer_documents
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.task import PerExample
 from trbert.wording import cut
@@ -82,6 +81,10 @@ class Ranking(OverTexts, ABC):
         """
         return read_queries(tables, columns, renames)
 
+    def learned_from(self, train: Rows) -> tuple[Rows, list[str]]:
+        """Returns the queries of train with fewer documents, where a query has too many to hold them all in memory."""
+        return with_fewer_documents(train)
+
     def counts(self, rows: Mapping[str, Rows], labels: Sequence[str]) -> list[str]:
         """Returns how many queries and documents there are, a pair of train, and what does not count."""
         notes = []
@@ -121,7 +124,7 @@ class Ranking(OverTexts, ABC):
         targets = pad_sequence(
             grades.split(np.bincount(owner).tolist()), batch_first=True, padding_value=float(NO_GRADE)
         )
-        tokens = self.protect(tokens, separator_of(self, tokenizer))
+        tokens = self.protect(tokens, tokenizer.sep_token_id)
         examples = Examples(tokens, targets, torch.tensor(owner))
         return Encoded(examples, truncated, fitting[kept], notes, skipped=len(rows) - len(fitting))
 

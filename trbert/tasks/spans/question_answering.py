@@ -13,14 +13,14 @@ from trbert.packed.tokens import Tokens
 from trbert.tasks.bad_rows import rows_with_room
 from trbert.tasks.examples import Encoded, Examples, Outputs, exact
 from trbert.tasks.over_texts import count_tokens
-from trbert.tasks.parts import separator_of
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.spans.answers import best, exact_match, f1
 from trbert.tasks.spans.passages import ENDS, NOT_ALLOWED, STARTS, Passage, targets_of
-from trbert.tasks.spans.questions import NO_PLACE, read_questions
+from trbert.tasks.spans.questions import NO_PLACE, has_places, read_questions
 from trbert.tasks.spans.scores import best_spans, log_sums, owners, targets_of_tokens, with_no_answer
 from trbert.tasks.spans.windows import LEAST_SHARE, Window, windows_of
 from trbert.tasks.task import PerExample, Task
+from trbert.tasks.texts import has_texts, is_missing, mostly
 from trbert.wording import cut
 
 JUDGED = 1000
@@ -62,6 +62,24 @@ class QuestionAnswering(Task):
                 f"write {self.text_column}"
             )
         return columns
+
+    def sign(self, table: Table, columns: Columns) -> str:
+        """Returns that the answers have places."""
+        answers = [value for value in table.values[columns.target] if not is_missing(value) and value != []]
+        placed = bool(answers) and has_texts(table, columns.inputs) and mostly(answers, has_places)
+        return f"column {columns.target!r} of {table.origin} has answers with their places" if placed else ""
+
+    def check_config(self, config: Any) -> None:
+        """Checks that a fine-tuned model says where an answer starts and where it ends.
+
+        Raises:
+            InputError: It has another number of outputs.
+        """
+        if config.num_labels != self.num_outputs:
+            raise InputError(
+                f"model {config.name_or_path!r} must have two outputs for each token, that an answer starts there and "
+                f"that it ends there, and has {config.num_labels}: pass --new-head, or another model"
+            )
 
     def read(self, tables: Mapping[str, Table], columns: Columns, renames: Mapping[str, str] | None = None) -> Reading:
         """Returns the questions of every split with their contexts, and the places of their answers in these.
@@ -136,7 +154,7 @@ class QuestionAnswering(Task):
         kinds = [each.kinds for each in windows if each.kinds is not None]
         tokens = Tokens.from_lists([each.ids for each in windows], kinds or None)
         examples = Examples(
-            tokens=self.protect(tokens, separator_of(self, tokenizer)),
+            tokens=self.protect(tokens, tokenizer.sep_token_id),
             targets=pad_sequence(targets, batch_first=True, padding_value=NOT_ALLOWED),
             owner=torch.arange(len(kept)).repeat_interleave(torch.tensor(counts)),
             reads=self.reads,

@@ -113,6 +113,17 @@ def _row(table: Table, columns: Columns, row: int) -> Found:
     return Found(tuple(places), moved, searched)
 
 
+def has_places(value: Any) -> bool:
+    """Returns whether a cell has answers with their places in the context.
+
+    Example:
+        >>> has_places({"text": ["Paris"], "answer_start": [17]}), has_places(["Paris"])
+        (True, False)
+    """
+    parts = value if isinstance(value, list) else [value]
+    return all(isinstance(part, dict) and {"text", "answer_start"} <= part.keys() for part in parts)
+
+
 def _answers(value: Any, where: str, table: Table, columns: Columns) -> Iterator[tuple[str, int | None]]:
     """Yields the answers of a cell, each with its first character in the context, or None where the cell says none."""
     form = (

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from trbert.data.splits import load_splits
 from trbert.errors import InputError
 from trbert.tasks import TASKS
 from trbert.tasks.rows import Columns, Table
@@ -57,16 +58,28 @@ def test_queries_without_a_relevant_document_are_left_out_and_counted():
 
 def test_queries_of_train_have_the_relevant_documents_and_others_up_to_a_limit_in_their_order():
     pairs = [("q", f"d{number}", int(number in (3, 70))) for number in range(80)]
-    reading = read([*pairs, *PAIRS[1:]], test=table(pairs, "b.csv"))
-    rows = reading.rows["train"]
+    whole = read([*pairs, *PAIRS[1:2], *PAIRS[3:]]).rows["train"]
+    rows, told = TASK.learned_from(whole)
+    assert len(whole.inputs[1][0]) == 80
     assert rows.inputs[1][0] == [*(f"d{number}" for number in range(31)), "d70"]
     assert [rows.inputs[1][0][place] for place in rows.targets[0].nonzero()[0]] == ["d3", "d70"]
     assert len(rows.inputs[1][1]) == 3
-    assert len(reading.rows["test"].inputs[1][0]) == 80
-    assert reading.notes == (
-        "train: 1 queries have more than 32 documents: the relevant ones are used first, and then the others in their "
-        "order, up to 32",
-    )
+    assert (rows.targets[1] >= 0).sum() == 3
+    assert (rows.places, rows.targets.shape) == (whole.places, (2, 32))
+    assert told == [
+        "train: 1 queries have more than 32 documents: of these, the relevant ones are used first, and then the others "
+        "in their order, up to 32"
+    ]
+    assert TASK.learned_from(rows) == (rows, [])
+
+
+def test_queries_that_are_held_out_of_train_keep_all_their_documents(tmp_path):
+    lines = ["query,document,label", *(f"q{row // 40},d{row},{int(row % 40 == 0)}" for row in range(40 * 20))]
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    splits = load_splits(str(tmp_path / "a.csv"), task=TASK)
+    assert {len(own) for own in splits.train.inputs[1]} == {32}
+    assert {len(own) for part in (splits.validation, splits.test) for own in part.inputs[1]} == {40}
+    assert sum("have more than 32 documents" in note for note in splits.notes) == 1
 
 
 def test_pairs_with_a_blank_text_are_left_out():

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch.testing import assert_close
 
 from trbert.bench.speed import Documents
@@ -232,3 +233,13 @@ def test_a_bench_reads_questions_with_their_contexts(tokenizer):
     inputs = TASK.inputs(Table("a.jsonl", {"question": ["a", "b"], "context": ["b c", " "]}), columns)
     assert inputs == (("a",), ("b c",))
     assert Documents(tokenizer, inputs, 8, torch.device("cpu")).lengths.tolist() == [6]
+
+
+def test_a_checkpoint_whose_head_has_another_number_of_outputs_is_refused():
+    TASK.check_config(transformers.BertConfig(num_labels=2))
+    with pytest.raises(InputError) as caught:
+        TASK.check_config(transformers.BertConfig(num_labels=3, name_or_path="my-model"))
+    assert str(caught.value) == (
+        "model 'my-model' must have two outputs for each token, that an answer starts there and that it ends there, "
+        "and has 3: pass --new-head, or another model"
+    )
