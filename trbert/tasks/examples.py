@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int64, Shaped
+from jaxtyping import Bool, Float, Int, Int64, Shaped
 from torch import Tensor
 
 from trbert.encoder import Reads
@@ -80,9 +80,48 @@ class Examples:
         return self.per_example(self.tokens.lengths)
 
     @property
-    def _counts(self) -> Int[Tensor, " examples"]:
+    def counts(self) -> Int[Tensor, " examples"]:
         """The number of documents of each example."""
         return torch.bincount(self.owner, minlength=len(self))
+
+    @property
+    def token_targets(self) -> Shaped[Tensor, " tokens"]:
+        """The target of each token, in the order of the outputs: the targets without their padding.
+
+        Only examples that have a target for each token have them.
+        """
+        places = torch.arange(self.targets.shape[1], device=self.targets.device)
+        return self.targets[places < self.lengths[:, None]]
+
+    @property
+    def output_owner(self) -> Int[Tensor, " outputs"]:
+        """The example of each row of the outputs."""
+        return self.owner if self.reads == "documents" else self.owner.repeat_interleave(self.tokens.lengths)
+
+    def log_sums(
+        self, outputs: Outputs, chosen: Bool[Tensor, "outputs classes"] | None = None
+    ) -> Float[Tensor, "examples classes"]:
+        """Returns log Σ exp(output) over the rows of each example, for each column of the outputs.
+
+        Args:
+            outputs: the rows of the outputs.
+            chosen: the entries over which the sums go, of which each example must have one; None chooses all.
+
+        Example:
+            >>> query = Examples(Tokens.from_lists([[7]] * 4, None), torch.zeros(1), torch.zeros(4, dtype=torch.int64))
+            >>> query.log_sums(torch.zeros(4, 1)).exp()
+            tensor([[4.]])
+        """
+        owner = self.output_owner
+        left = outputs if chosen is None else outputs.masked_fill(~chosen, -torch.inf)
+        with torch.no_grad():  # the largest output is taken away first, so that no sum is 0 or too large
+            index, none = owner[:, None].expand_as(left), left.new_zeros(len(self), left.shape[1])
+            most = none.scatter_reduce(0, index, left, "amax", include_self=False)
+        return torch.zeros_like(most).index_add(0, owner, (left - most[owner]).exp()).log() + most
+
+    def log_shares(self, outputs: Outputs) -> Outputs:
+        """Returns the logarithm of the softmax over the rows of each example, for each column of the outputs."""
+        return outputs - self.log_sums(outputs)[self.output_owner]
 
     def per_example(self, values: Shaped[Tensor, "... docs"]) -> Shaped[Tensor, "... examples"]:
         """Returns for each example the sum of its documents' values."""
@@ -90,7 +129,7 @@ class Examples:
 
     def documents(self, chosen: Int[Tensor, " taken"]) -> DocIndex:
         """Returns the indices of the chosen examples' documents, one example after the other."""
-        counts = self._counts
+        counts = self.counts
         return spans((counts.cumsum(0) - counts)[chosen], counts[chosen])[0]
 
     def output_rows(self, chosen: Int[Tensor, " taken"]) -> Int[Tensor, " outputs"]:
@@ -100,7 +139,7 @@ class Examples:
 
     def take(self, chosen: Int[Tensor, " taken"]) -> "Examples":
         """Returns the chosen examples with all their documents, in the given order."""
-        counts = self._counts[chosen]
+        counts = self.counts[chosen]
         return Examples(
             tokens=self.tokens.take(self.documents(chosen)),
             targets=self.targets[chosen],

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
 from trbert.errors import InputError
 from trbert.tasks.bad_rows import read_rows, rows_with_room
@@ -164,23 +162,24 @@ class MultipleChoice(Task):
         Raises:
             InputError: They are not.
         """
-        wrong = (examples.targets < 0) | (examples.targets >= _options_of(examples))
+        wrong = (examples.targets < 0) | (examples.targets >= examples.counts)
         if bool(wrong.any()):
             row = int(wrong.nonzero()[0, 0])
             raise InputError(
                 f"the target of each example must be the index of one of its options, and that of example {row} is "
-                f"{int(examples.targets[row])} of {int(_options_of(examples)[row])}: count the options from 0"
+                f"{int(examples.targets[row])} of {int(examples.counts[row])}: count the options from 0"
             )
 
     def loss(self, outputs: Outputs, examples: Examples) -> PerExample:
         """Returns −log p(the right option) of each example, where p is a softmax over its options."""
-        options = _options_of(examples)
-        return -_log_shares(outputs, examples)[options.cumsum(0) - options + examples.targets]
+        options = examples.counts
+        return -examples.log_shares(exact(outputs))[options.cumsum(0) - options + examples.targets, 0]
 
     def distil(self, outputs: Outputs, teacher_outputs: Outputs, examples: Examples, temperature: float) -> PerExample:
         """Returns T² · cross-entropy against the teacher's softened distribution (Hinton et al. 2015, section 2)."""
-        shares = _log_shares(teacher_outputs / temperature, examples).exp()
-        return -(temperature**2) * examples.per_example(shares * _log_shares(outputs / temperature, examples))
+        shares = examples.log_shares(exact(teacher_outputs) / temperature).exp()
+        losses = -shares * examples.log_shares(exact(outputs) / temperature)
+        return temperature**2 * examples.per_example(losses[:, 0])
 
     def prior(self, examples: Examples) -> float:
         """Returns the mean of log(number of options), in nats.
@@ -193,7 +192,7 @@ class MultipleChoice(Task):
 
     def decode(self, outputs: Outputs, examples: Examples) -> list[int]:
         """Returns the index of the most likely option of each example."""
-        return [int(own.argmax()) for own in outputs[:, 0].split(_options_of(examples).tolist())]
+        return [int(own.argmax()) for own in outputs[:, 0].split(examples.counts.tolist())]
 
     def commonest(self, train: Examples, examples: Examples) -> list[int]:
         """Returns the index that is most often the right one in train, for each example."""
@@ -321,17 +320,3 @@ def _kind_of(table: Table, columns: Columns, rows: Sequence[int]) -> str:
     pairs = [(answer, [str(each) for each in own]) for answer, own in lists if not is_missing(answer)]
     fits = {kind: sum(find(*pair) is not None for pair in pairs) for kind, find in _KINDS.items()}
     return max(fits, key=lambda kind: fits[kind])
-
-
-def _options_of(examples: Examples) -> Int[Tensor, " examples"]:
-    """Returns the number of options of each example."""
-    return torch.bincount(examples.owner, minlength=len(examples))
-
-
-def _log_shares(outputs: Outputs, examples: Examples) -> Float[Tensor, " docs"]:
-    """Returns the log of the probability of each option among those of its example."""
-    scores, owner = exact(outputs)[:, 0], examples.owner
-    # The greatest one is taken off first: the sum of exponentials must not overflow.
-    greatest = scores.new_zeros(len(examples)).scatter_reduce(0, owner, scores.detach(), "amax", include_self=False)
-    scores = scores - greatest[owner]
-    return scores - examples.per_example(scores.exp()).log()[owner]

@@ -170,7 +170,7 @@ class Tagging(Task):
 
     def loss(self, outputs: Outputs, examples: Examples) -> PerExample:
         """Returns the mean of −log p(tag) over the words of each example."""
-        tags = _of_tokens(examples)
+        tags = examples.token_targets
         losses = F.cross_entropy(exact(outputs), tags, ignore_index=NO_TAG, reduction="none")
         return _mean_over_words(losses, tags, examples)
 
@@ -182,11 +182,11 @@ class Tagging(Task):
         """
         shares = (exact(teacher_outputs) / temperature).softmax(-1)
         losses = -(temperature**2) * (shares * (exact(outputs) / temperature).log_softmax(-1)).sum(-1)
-        return _mean_over_words(losses, _of_tokens(examples), examples)
+        return _mean_over_words(losses, examples.token_targets, examples)
 
     def prior(self, examples: Examples) -> float:
         """Returns the entropy of the tags' frequencies, in nats. Each example counts once, however long it is."""
-        tags = _of_tokens(examples)
+        tags = examples.token_targets
         words = tags != NO_TAG
         weights = (1 / _words(examples).double()).repeat_interleave(examples.lengths)
         shares = torch.bincount(tags[words], weights[words]) / len(examples)
@@ -194,7 +194,7 @@ class Tagging(Task):
 
     def decode(self, outputs: Outputs, examples: Examples) -> list[list[int]]:
         """Returns for each example the number of the tag of each word that has a token."""
-        said = outputs.argmax(-1)[_of_tokens(examples) != NO_TAG]
+        said = outputs.argmax(-1)[examples.token_targets != NO_TAG]
         return [own.tolist() for own in said.split(_words(examples).tolist())]
 
     def commonest(self, train: Examples, examples: Examples) -> list[list[int]]:
@@ -239,12 +239,6 @@ def _targets(window: Window, tags: Int[np.ndarray, " words"]) -> Tensor:
     return targets
 
 
-def _of_tokens(examples: Examples) -> Int[Tensor, " tokens"]:
-    """Returns the tag of each token of all examples, in the order of the outputs."""
-    places = torch.arange(examples.targets.shape[1], device=examples.targets.device)
-    return examples.targets[places < examples.lengths[:, None]]
-
-
 def _words(examples: Examples) -> Int[Tensor, " examples"]:
     """Returns the number of words of each example."""
     return (examples.targets != NO_TAG).sum(1)
@@ -252,8 +246,7 @@ def _words(examples: Examples) -> Int[Tensor, " examples"]:
 
 def _mean_over_words(values: Float[Tensor, " tokens"], tags: Int[Tensor, " tokens"], examples: Examples) -> PerExample:
     """Returns the mean of a value over the words of each example. A word has the value of its first token."""
-    owner = torch.arange(len(examples), device=values.device).repeat_interleave(examples.lengths)
-    sums = values.new_zeros(len(examples)).index_add(0, owner, values * (tags != NO_TAG))
+    sums = values.new_zeros(len(examples)).index_add(0, examples.output_owner, values * (tags != NO_TAG))
     return sums / _words(examples)
 
 

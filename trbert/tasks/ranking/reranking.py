@@ -2,12 +2,13 @@
 
 from abc import ABC
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -145,12 +146,11 @@ class Ranking(OverTexts, ABC):
 
     def decode(self, outputs: Outputs, examples: Examples) -> list[list[float]]:
         """Returns for each query the scores of its documents, in their order in the data."""
-        counts = torch.bincount(examples.owner, minlength=len(examples)).tolist()
-        return [scores.tolist() for scores in outputs[:, 0].split(counts)]
+        return [scores.tolist() for scores in outputs[:, 0].split(examples.counts.tolist())]
 
     def commonest(self, train: Examples, examples: Examples) -> list[list[float]]:
         """Returns equal scores for all documents, which leave each query without an order."""
-        return [[0.0] * count for count in torch.bincount(examples.owner, minlength=len(examples)).tolist()]
+        return [[0.0] * count for count in examples.counts.tolist()]
 
     def correct(self, decoded: Sequence[Any], examples: Examples) -> list[float]:
         """Returns the average precision of each query."""
@@ -212,21 +212,19 @@ class ListwiseReranking(Ranking):
 
     def loss(self, outputs: Outputs, examples: Examples) -> PerExample:
         """Returns the Kullback-Leibler divergence of the softmax over a query's documents from the true shares."""
-        scores, owner, queries = exact(outputs)[:, 0], examples.owner, len(examples)
         if examples.targets.dim() == 1:
-            owner, queries = torch.zeros_like(owner), 1
-        grades = _grades(examples, scores.dtype)
-        total = grades.new_zeros(queries).index_add(0, owner, grades)
-        shares = grades / total.clamp(min=torch.finfo(grades.dtype).tiny)[owner]
-        losses = torch.special.xlogy(shares, shares) - shares * _log_shares(scores, owner, queries)
-        return losses.new_zeros(queries).index_add(0, owner, losses)
+            examples = replace(examples, targets=examples.targets[None], owner=torch.zeros_like(examples.owner))
+        given = examples.log_shares(exact(outputs))[:, 0]
+        grades = _grades(examples, given.dtype)
+        total = examples.per_example(grades).clamp(min=torch.finfo(grades.dtype).tiny)
+        shares = grades / total[examples.owner]
+        return examples.per_example(torch.special.xlogy(shares, shares) - shares * given)
 
     def distil(self, outputs: Outputs, teacher_outputs: Outputs, examples: Examples, temperature: float) -> PerExample:
         """Returns T² · cross-entropy against the teacher's softened shares of a query's documents."""
-        owner, queries = examples.owner, len(examples)
-        wanted = _log_shares(exact(teacher_outputs)[:, 0] / temperature, owner, queries).exp()
-        given = _log_shares(exact(outputs)[:, 0] / temperature, owner, queries)
-        return -(temperature**2) * examples.per_example(wanted * given)
+        wanted = examples.log_shares(exact(teacher_outputs) / temperature).exp()
+        losses = -wanted * examples.log_shares(exact(outputs) / temperature)
+        return temperature**2 * examples.per_example(losses[:, 0])
 
     def prior(self, examples: Examples) -> float:
         """Returns the mean loss where all documents of a query have the same share."""
@@ -241,19 +239,12 @@ def _grades(examples: Examples, dtype: torch.dtype = torch.float64) -> Grades:
 
 def _mean(values: Float[Tensor, " docs"], examples: Examples) -> PerExample:
     """Returns the mean of a value over the documents of each example."""
-    return examples.per_example(values) / examples.per_example(torch.ones_like(values))
+    return examples.per_example(values) / examples.counts
 
 
 def _entropy(probabilities: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     """Returns the entropy of a yes or no of each probability, in nats."""
     return torch.special.entr(probabilities) + torch.special.entr(1 - probabilities)
-
-
-def _log_shares(scores: Float[Tensor, " docs"], owner: Int[Tensor, " docs"], queries: int) -> Float[Tensor, " docs"]:
-    """Returns the logarithm of the softmax over the documents of each query."""
-    top = scores.new_full((queries,), -torch.inf).scatter_reduce(0, owner, scores.detach(), "amax")
-    below = scores - top[owner]
-    return below - below.new_zeros(queries).index_add(0, owner, below.exp()).log()[owner]
 
 
 def _pairs(decoded: Sequence[Any], examples: Examples) -> list[tuple[Sequence[float], list[float]]]:

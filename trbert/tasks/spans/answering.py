@@ -10,7 +10,7 @@ from trbert.errors import InputError
 from trbert.tasks.rows import Rows
 from trbert.tasks.spans.passages import NOT_ALLOWED
 from trbert.tasks.spans.questions import NO_ANSWER, NO_PLACE
-from trbert.tasks.spans.scores import best_spans, log_sums, targets_of_tokens, with_no_answer
+from trbert.tasks.spans.scores import best_spans, with_no_answer
 from trbert.tasks.texts import is_blank
 from trbert.wording import cut
 
@@ -68,9 +68,9 @@ def answer(model: "TrbertModel", tokenizer: Any, question: str, context: str, *,
     outputs = reducer.outputs(reducer.run(selector, reducer.protect(examples.tokens), model.config.dial)).float()
     spans = best_spans(outputs, examples)
     logits = with_no_answer(outputs, examples)
-    allowed = (targets_of_tokens(examples) != NOT_ALLOWED)[:, None].expand(-1, 2).clone()
+    allowed = (examples.token_targets != NOT_ALLOWED)[:, None].expand(-1, 2).clone()
     allowed[0] &= may_be_none
-    every = float(log_sums(logits, allowed, examples).sum())
+    every = float(examples.log_sums(logits, allowed).sum())
     if may_be_none and float(spans.none) > float(spans.score):
         return Answer("", 0, 0, float(np.exp(float(spans.none) - every)))
     start, end = examples.references[0].span(int(spans.first), int(spans.last))

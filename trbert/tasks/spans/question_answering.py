@@ -17,7 +17,7 @@ from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.spans.answers import best, exact_match, f1
 from trbert.tasks.spans.passages import ENDS, NOT_ALLOWED, STARTS, Passage, targets_of
 from trbert.tasks.spans.questions import NO_PLACE, has_places, read_questions
-from trbert.tasks.spans.scores import best_spans, log_sums, owners, targets_of_tokens, with_no_answer
+from trbert.tasks.spans.scores import best_spans, with_no_answer
 from trbert.tasks.spans.windows import LEAST_SHARE, Window, windows_of
 from trbert.tasks.task import PerExample, Task
 from trbert.tasks.texts import has_texts, is_missing, mostly
@@ -190,11 +190,11 @@ class QuestionAnswering(Task):
 
     def loss(self, outputs: Outputs, examples: Examples) -> PerExample:
         """Returns −½ log p(start) − ½ log p(end). Each is the probability of all places where a true answer does so."""
-        logits, targets = with_no_answer(exact(outputs), examples), targets_of_tokens(examples)
+        logits, targets = with_no_answer(exact(outputs), examples), examples.token_targets
         allowed = targets != NOT_ALLOWED
         true = torch.stack([allowed & ((targets & kind) > 0) for kind in (STARTS, ENDS)], -1)
         every = allowed[:, None].expand_as(true)
-        return (log_sums(logits, every, examples) - log_sums(logits, true, examples)).mean(-1)
+        return (examples.log_sums(logits, every) - examples.log_sums(logits, true)).mean(-1)
 
     def distil(self, outputs: Outputs, teacher_outputs: Outputs, examples: Examples, temperature: float) -> PerExample:
         """Returns T² · cross-entropy against the teacher's softened distributions of starts and of ends, their mean.
@@ -202,12 +202,12 @@ class QuestionAnswering(Task):
         Hinton et al. 2015, section 2. Both distributions are over the tokens of the context in all windows, and no
         answer.
         """
-        allowed = (targets_of_tokens(examples) != NOT_ALLOWED)[:, None].expand(-1, 2)
-        owner = owners(examples)
+        allowed = (examples.token_targets != NOT_ALLOWED)[:, None].expand(-1, 2)
+        owner = examples.output_owner
 
         def log_shares(said: Outputs) -> Outputs:
             logits = with_no_answer(exact(said), examples) / temperature
-            return (logits - log_sums(logits, allowed, examples)[owner]).masked_fill(~allowed, 0.0)
+            return (logits - examples.log_sums(logits, allowed)[owner]).masked_fill(~allowed, 0.0)
 
         losses = -(log_shares(teacher_outputs).exp() * log_shares(outputs)).mean(-1)
         return temperature**2 * losses.new_zeros(len(examples)).index_add(0, owner, losses)

@@ -1,9 +1,9 @@
-"""Scores the spans of a question over all its windows: log-probabilities of starts and ends, and the best span."""
+"""Scores the spans of a question over all its windows: the logits of no answer, and the best span."""
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from trbert.tasks.examples import Examples, Outputs, exact
@@ -28,17 +28,6 @@ class Spans:
     last: Int[Tensor, " examples"]
     score: Float[Tensor, " examples"]
     none: Float[Tensor, " examples"]
-
-
-def targets_of_tokens(examples: Examples) -> Int[Tensor, " tokens"]:
-    """Returns the target of each token of all examples, in the order of the outputs."""
-    places = torch.arange(examples.targets.shape[1], device=examples.targets.device)
-    return examples.targets[places < examples.lengths[:, None]]
-
-
-def owners(examples: Examples) -> Int[Tensor, " tokens"]:
-    """Returns the example of each token."""
-    return torch.arange(len(examples), device=examples.targets.device).repeat_interleave(examples.lengths)
 
 
 def first_tokens(examples: Examples) -> Int[Tensor, " examples"]:
@@ -66,24 +55,6 @@ def with_no_answer(outputs: Outputs, examples: Examples) -> Outputs:
     return outputs.index_copy(0, first_tokens(examples), said[chosen])
 
 
-def log_sums(
-    logits: Outputs, chosen: Bool[Tensor, "tokens ends"], examples: Examples
-) -> Float[Tensor, "examples ends"]:
-    """Returns log Σ exp(logit) over the chosen tokens of each example, for starts and for ends.
-
-    Args:
-        logits: the logits of the tokens.
-        chosen: the tokens over which the sum goes, of which each example must have one.
-        examples: the examples.
-    """
-    owner = owners(examples)
-    index, left = owner[:, None].expand_as(logits), logits.masked_fill(~chosen, -torch.inf)
-    with torch.no_grad():  # the largest logit is taken away first, so that no sum is 0 or too large
-        most = left.new_zeros(len(examples), 2).scatter_reduce(0, index, left, "amax", include_self=False)
-    sums = left.new_zeros(len(examples), 2).index_add(0, owner, (left - most[owner]).exp())
-    return sums.log() + most
-
-
 @torch.no_grad()
 def best_spans(outputs: Outputs, examples: Examples) -> Spans:
     """Returns the best span of each question: the one with the highest sum of its start logit and its end logit.
@@ -92,8 +63,8 @@ def best_spans(outputs: Outputs, examples: Examples) -> Spans:
     first one with the fewest tokens is taken.
     """
     logits = with_no_answer(exact(outputs), examples)
-    owner, slots = owners(examples), first_tokens(examples)
-    allowed = targets_of_tokens(examples) != NOT_ALLOWED
+    owner, slots = examples.output_owner, first_tokens(examples)
+    allowed = examples.token_targets != NOT_ALLOWED
     allowed[slots] = False
     document = torch.arange(len(examples.tokens), device=owner.device).repeat_interleave(examples.tokens.lengths)
     starts, ends = logits.masked_fill(~allowed[:, None], -torch.inf).unbind(-1)
