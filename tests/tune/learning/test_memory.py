@@ -114,7 +114,7 @@ def test_the_plan_says_how_many_trials_memory_holds(tiny_settings, cache, memory
     more = "" if at_once == 3 else ", memory for no more at once"
     assert re.fullmatch(rf"memory: up to .* GB for {trials}, of {free / 1e9:.1f} GB that are free{more}", line)
     assert trials_in_memory(inputs.needs, torch.device("cpu"), 10_000, plan) == at_once
-    assert inputs.settings == tiny_settings
+    assert inputs.settings == inputs.asked
 
 
 def test_a_machine_of_a_cluster_needs_memory_for_one_trial_only(tiny_settings, cache, memory):
