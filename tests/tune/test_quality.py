@@ -120,7 +120,7 @@ def test_a_truncated_teacher_reads_as_many_documents_as_teacher_and_joint_stage(
 
 
 def test_what_is_done_is_not_run_again(found, command, capsys, monkeypatch):
-    monkeypatch.setattr(quality, "_run", lambda name, *_: pytest.fail(f"{name} was run again"))
+    monkeypatch.setattr(quality, "run", lambda name, *_: pytest.fail(f"{name} was run again"))
     command("--only", "tiny/", "--threads", "1")
     command("--only", "tiny/", "--threads", "2")  # the machine's settings do not count
     command("--list")
