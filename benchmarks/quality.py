@@ -243,7 +243,9 @@ SEPARATE = (0.15, 0.3, 0.6, 1.2, 2.4)
 def main() -> None:
     # oneDNN keeps a compiled product for each length of a row, and nearly every row has a length of its own.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
-    options = _parser().parse_args()
+    parser = parser_of(__doc__)
+    parser.add_argument("--list", action="store_true", help="name the units, and run nothing")
+    options = parser.parse_args()
     folder = Path(options.out) / "quality"
     found = units(Path(options.data), options)
     if options.list:
@@ -260,13 +262,13 @@ def main() -> None:
         write_report(Path(options.out), folder, sets, {name: unit.settings for name, unit in found.items()})
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser_of(about: str | None) -> argparse.ArgumentParser:
+    """Returns the options that benchmarks of quality have in common."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="../shared/data", help="folder of the sets' folders")
-    parser.add_argument("--out", default=str(OUT), help="folder of the report; its folder quality holds the units")
+    parser.add_argument("--out", default=str(OUT), help="folder of the report; a folder beside it holds the units")
     parser.add_argument("--only", nargs="+", help="run the units whose names contain one of these; write no report")
     parser.add_argument("--report", action="store_true", help="run nothing")
-    parser.add_argument("--list", action="store_true", help="name the units, and run nothing")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--device", default="auto")
     return parser

@@ -20,7 +20,18 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import torch
-from quality import FEW_STEPS, OUT, Unit, dials_for, file_of, of_teacher, prepared_for, run, told_now, told_settings
+from quality import (
+    FEW_STEPS,
+    Unit,
+    dials_for,
+    file_of,
+    of_teacher,
+    parser_of,
+    prepared_for,
+    run,
+    told_now,
+    told_settings,
+)
 from tasks_report import write_report
 
 from trbert.encoder import Encoder
@@ -155,7 +166,9 @@ SETS: dict[str, Target] = {
 def main() -> None:
     # oneDNN keeps a compiled product for each length of a row, and nearly every row has a length of its own.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
-    options = _parser().parse_args()
+    parser = parser_of(__doc__)
+    parser.add_argument("--work", default="runs/tasks", help="folder for the sets that are made of them")
+    options = parser.parse_args()
     make_sets(Path(options.data), Path(options.work))
     folder, found = Path(options.out) / "tasks", dict(units(options))
     if not options.report:
@@ -166,18 +179,6 @@ def main() -> None:
     if options.report or not options.only:
         known = {name: unit.settings for name, unit in found.items()}
         write_report(Path(options.out), folder, {name: asdict(each) for name, each in SETS.items()}, known)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="../shared/data", help="folder of the sets' folders")
-    parser.add_argument("--work", default="runs/tasks", help="folder for the sets that are made of them")
-    parser.add_argument("--out", default=str(OUT), help="folder of the report; its folder tasks holds the units")
-    parser.add_argument("--only", nargs="+", help="run the units whose names contain one of these; write no report")
-    parser.add_argument("--report", action="store_true", help="run nothing")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--device", default="auto")
-    return parser
 
 
 def make_sets(data: Path, work: Path) -> None:

@@ -59,7 +59,7 @@ class Tokens:
         types = None
         if token_type_ids is not None:
             types = torch.tensor([kind for kinds in token_type_ids for kind in kinds], dtype=torch.long)
-        return cls(row, types, _first_of_each(offsets), offsets)
+        return cls(row, types, first_of_each(offsets), offsets)
 
     @classmethod
     def from_padded(
@@ -118,7 +118,7 @@ class Tokens:
             raise InputError(f"document {empty} of the batch has no token: its attention_mask is all 0; leave it out")
         offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         types = None if token_type_ids is None else token_type_ids[real]
-        return cls(input_ids[real], types, _first_of_each(offsets), offsets)
+        return cls(input_ids[real], types, first_of_each(offsets), offsets)
 
     def take(self, documents: Int[Tensor, " taken"]) -> "Tokens":
         """Returns the documents with these indices as a new row, in the given order.
@@ -179,7 +179,12 @@ def spans(starts: DocIndex, lengths: DocIndex) -> tuple[Int[Tensor, " total"], I
     return torch.arange(int(offsets[-1]), device=offsets.device) + shift, offsets
 
 
-def _first_of_each(offsets: Tensor) -> TokenMask:
+def first_of_each(offsets: Tensor) -> TokenMask:
+    """Returns a mask that is True at the first token of each document.
+
+    Args:
+        offsets: where each document starts, and the end of the row.
+    """
     protected = torch.zeros(int(offsets[-1]), dtype=torch.bool, device=offsets.device)
     protected[offsets[:-1]] = True
     return protected

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 
 from trbert.errors import InputError
-from trbert.packed.tokens import Tokens
+from trbert.packed.tokens import Tokens, first_of_each
 
 Part = Literal["first", "second"]
 """A part of a document. The first one ends with the first separator; the second one is everything after it."""
@@ -41,9 +41,7 @@ def protect_part(tokens: Tokens, part: Part, separator: int) -> Tokens:
 
 def first_alone(tokens: Tokens) -> Tokens:
     """Returns the documents with their first tokens protected, and no others."""
-    protected = torch.zeros_like(tokens.protected)
-    protected[tokens.offsets[:-1]] = True
-    return replace(tokens, protected=protected)
+    return replace(tokens, protected=first_of_each(tokens.offsets))
 
 
 def separator_of(task: Any, tokenizer: Any, protect: bool = True) -> int | None:
