@@ -184,6 +184,10 @@ def first_of_each(offsets: Tensor) -> TokenMask:
 
     Args:
         offsets: where each document starts, and the end of the row.
+
+    Example:
+        >>> first_of_each(torch.tensor([0, 2, 3]))
+        tensor([ True, False,  True])
     """
     protected = torch.zeros(int(offsets[-1]), dtype=torch.bool, device=offsets.device)
     protected[offsets[:-1]] = True
