@@ -11,7 +11,7 @@ are chosen on validation, for their speed-up alone. Quality is reported on test.
 import argparse
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from quality import (
     told_settings,
 )
 from tasks_report import write_report
+from torch import Tensor
 
 from trbert.encoder import Encoder
 from trbert.measure.cost import CostModel, speed_up
@@ -41,7 +42,11 @@ from trbert.measure.intervals import resamples
 from trbert.selection.reduction import Reducer
 from trbert.tasks import TASKS, Task
 from trbert.tasks.examples import Examples
+from trbert.tasks.parts import first_alone
+from trbert.tasks.rows import Rows
+from trbert.tasks.vectors.retrieval import mean_reciprocal_rank
 from tune.learning.model import Model
+from tune.learning.prepare import Prepared
 from tune.learning.steps import autocast, pick_device
 from tune.settings import TR_BERT, Settings, override
 
@@ -65,6 +70,8 @@ class Target:
         targets: the speed-ups to measure at.
         must: pairs of a speed-up and the most points that may be lost there, in hundredths of the metric.
         aim: the same pairs, as hoped for.
+        retrieval: whether the vectors are to find the answers of trecqa's questions, too.
+        more: further rows of this set alone, by name, and in what their settings differ from the policy's.
     """
 
     folder: str
@@ -73,6 +80,8 @@ class Target:
     targets: tuple[float, ...] = (1.5, 2.0, 3.0)
     must: tuple[tuple[float, float], ...]
     aim: tuple[tuple[float, float], ...]
+    retrieval: bool = False
+    more: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 SHORT_STAGES = {**FEW_STEPS, "joint.documents": 8000}
@@ -151,6 +160,7 @@ SETS: dict[str, Target] = {
         targets=(2.0, 3.0),
         must=((2.0, 1.0),),
         aim=((3.0, 1.0),),
+        more={"policy-unprotected": {"data.protect": False}},
     ),
     "embedding": Target(
         folder="embedded_texts",
@@ -159,6 +169,7 @@ SETS: dict[str, Target] = {
         targets=(2.0, 3.0, 4.0),
         must=((2.0, 3.0),),
         aim=((4.0, 3.0),),
+        retrieval=True,
     ),
 }
 
@@ -253,18 +264,55 @@ def _write(folder: Path, parts: Mapping[str, Sequence[Mapping[str, Any]]], colum
         pyarrow.parquet.write_table(table, folder / f"{split}.parquet")
 
 
+@dataclass(frozen=True)
+class Retrieval:
+    """Questions, and the sentences among which their answers are to be found.
+
+    Attributes:
+        questions: their texts, encoded.
+        sentences: those of all questions, encoded.
+        relevant: pairs of the index of a question and that of a sentence which answers it.
+    """
+
+    questions: Examples
+    sentences: Examples
+    relevant: Tensor
+
+    @classmethod
+    def of(cls, prepared: Prepared, table: Path, max_length: int) -> "Retrieval":
+        """Returns those of a table of questions, sentences and labels, where 1 is an answer."""
+        rows = pyarrow.parquet.read_table(table).to_pylist()
+        asked, told = (list(dict.fromkeys(row[name] for row in rows)) for name in ("text_a", "text_b"))
+        pairs = {(asked.index(row["text_a"]), told.index(row["text_b"])) for row in rows if row["label"] == 1}
+
+        def encoded(texts: Sequence[str]) -> Examples:
+            zeros = np.zeros(len(texts), dtype=np.int64)
+            own = Rows((tuple(texts),), zeros.astype(np.float32), zeros)
+            return prepared.task.encode(own, prepared.tokenizer, max_length).examples
+
+        return cls(encoded(asked), encoded(told), torch.tensor(sorted(pairs)))
+
+    def figures(self, vectors_of: Callable[[Examples], Tensor]) -> dict[str, float]:
+        """Returns the mean reciprocal rank of the first answer, over the questions that have one."""
+        found = mean_reciprocal_rank(vectors_of(self.questions), vectors_of(self.sentences), self.relevant)
+        return {"retrieval MRR": found}
+
+
 def units(options: argparse.Namespace) -> Iterator[tuple[str, Unit]]:
     """Yields the units by name: of all sets the teacher and the policy, and then the rivals."""
     bases = {name: _base(each, options) for name, each in SETS.items() if each.settings["task"] in TASKS}
+    questions = Path(options.data) / "trecqa" / "test.parquet"
+    pairs = {name: questions if each.retrieval else None for name, each in SETS.items()}
     for name, base in bases.items():
-        yield f"{name}/teacher", Unit(of_teacher(base), partial(the_teacher, base))
-        yield f"{name}/policy", _training(base, {}, SETS[name].targets)
+        yield f"{name}/teacher", Unit(of_teacher(base), partial(the_teacher, base, pairs[name]))
+        for row, changes in {"policy": {}, **SETS[name].more}.items():
+            yield f"{name}/{row}", _training(base, changes, SETS[name].targets, pairs[name])
     for rival in RIVALS:
         for name, base in bases.items():
             # Its documents are fewer than the policy's, because each has eight trajectories, which cost more.
             paper = {**TR_BERT, "select.points": (1, 3), "joint.documents": 3 * base.joint.documents // 16}
             changes = paper if rival == "tr-bert" else {"selector": rival}
-            yield f"{name}/{rival}", _training(base, changes, SETS[name].targets)
+            yield f"{name}/{rival}", _training(base, changes, SETS[name].targets, pairs[name])
 
 
 def _base(each: Target, options: argparse.Namespace) -> Settings:
@@ -279,64 +327,97 @@ def _base(each: Target, options: argparse.Namespace) -> Settings:
     return override(Settings(), {**own, **each.settings, **each.recipe})
 
 
-def _training(base: Settings, changes: dict[str, Any], targets: tuple[float, ...]) -> Unit:
+def _training(base: Settings, changes: dict[str, Any], targets: tuple[float, ...], pairs: Path | None) -> Unit:
     own = override(base, changes)
-    return Unit(told_settings(own), partial(trained, base, own, targets))
+    return Unit(told_settings(own), partial(trained, base, own, targets, pairs))
 
 
-def the_teacher(settings: Settings) -> dict[str, Any]:
-    """Returns the teacher's result on test."""
+def the_teacher(settings: Settings, pairs: Path | None) -> dict[str, Any]:
+    """Returns the teacher's result on test.
+
+    Args:
+        settings: the set's own.
+        pairs: the table of questions and sentences for `Retrieval`; None for a set without.
+    """
     prepared = prepared_for(settings)
     encoder, test = Encoder(prepared.plain(pick_device(settings.compute.device))), prepared.test
     reducer = Reducer(encoder=encoder, task=prepared.task)
     with autocast(encoder.device, settings.compute.evaluation):
         decoded = prepared.task.decode(unreduced_outputs(reducer, test), test)
+        found = _retrieval(prepared, settings, pairs, partial(unreduced_outputs, reducer))
     flops = float(CostModel.of(reducer).unreduced(test.tokens.lengths).mean())
     return {
-        "points": [{"speed_up": 1.0, "gflops": flops / 1e9, **figures_of(prepared.task, decoded, test)}],
+        "points": [{"speed_up": 1.0, "gflops": flops / 1e9, **figures_of(prepared.task, decoded, test, found)}],
         "metric": prepared.metric,
         "documents": {name: len(getattr(prepared, name).tokens) for name in ("train", "validation", "test")},
         "examples": prepared.documents,
     }
 
 
-def trained(base: Settings, settings: Settings, targets: tuple[float, ...]) -> dict[str, Any]:
-    """Returns what a trained model achieves on test at each target speed-up and with all tokens kept."""
-    prepared = prepared_for(base)  # one teacher for all
+def trained(base: Settings, settings: Settings, targets: tuple[float, ...], pairs: Path | None) -> dict[str, Any]:
+    """Returns what a trained model achieves on test at each target speed-up and with all tokens kept.
+
+    Args:
+        base: the settings of the set, whose teacher all models of the set share.
+        settings: the model's own.
+        targets: the speed-ups.
+        pairs: the table of questions and sentences for `Retrieval`; None for a set without.
+    """
+    prepared = _prepared(base, settings)
     torch.set_num_threads(settings.compute.threads or 1)
     model = Model(prepared, settings)
-    train, validation, test = prepared.train, prepared.validation, prepared.test
+    train, validation = prepared.train, prepared.validation
     model.select(train, model.sampler(train), told_now("select"))
     model.join(train, told_now("joint"))
     model.settle(validation)
-    measured = [_point(model, test, dial, target) for target, dial in dials_for(model, validation, targets)]
+    measured = [_point(model, prepared, dial, target, pairs) for target, dial in dials_for(model, validation, targets)]
     return {
         "points": measured,
-        "keep_all": _point(model, test, model.selector.keep_all, None),
+        "keep_all": _point(model, prepared, model.selector.keep_all, None, pairs),
         "penalty": model.settings.select.penalty,
     }
 
 
-def _point(model: Model, test: Examples, dial: float, target: float | None) -> dict[str, Any]:
-    reducer, compute, lengths = model.reducer, model.settings.compute, test.tokens.lengths
+def _prepared(base: Settings, settings: Settings) -> Prepared:
+    """Returns the set as it is prepared for all its rows. A teacher drops nothing, so it protects nothing either."""
+    prepared = prepared_for(base)
+    if settings.data.protect == base.data.protect:
+        return prepared
+    parts = {name: getattr(prepared, name) for name in ("train", "validation", "test")}
+    free = {name: replace(part, tokens=first_alone(part.tokens)) for name, part in parts.items()}
+    return replace(prepared, separator=None, **free)
+
+
+def _point(model: Model, prepared: Prepared, dial: float, target: float | None, pairs: Path | None) -> dict[str, Any]:
+    reducer, compute, test = model.reducer, model.settings.compute, prepared.test
+    lengths, forward = test.tokens.lengths, forward_at(reducer, model.selector, dial)
     with autocast(reducer.encoder.device, compute.evaluation):
-        found = predict(reducer, forward_at(reducer, model.selector, dial), test, compute.tokens_per_batch)
+        found = predict(reducer, forward, test, compute.tokens_per_batch)
+        retrieved = _retrieval(prepared, model.settings, pairs, lambda each: predict(reducer, forward, each).outputs)
     flops = model.cost.reduced(lengths, found.kept, reducer.points, model.selector)
     return {
         "target": target,
         "dial": dial,
         "speed_up": speed_up(model.cost.unreduced(lengths), flops),
         "kept": (found.kept.sum(1) / lengths.sum()).tolist(),
-        **figures_of(reducer.task, found.decoded, test),
+        **figures_of(reducer.task, found.decoded, test, retrieved),
     }
 
 
-def figures_of(task: Task, decoded: Sequence[Any], test: Examples) -> dict[str, Any]:
+def _retrieval(
+    prepared: Prepared, settings: Settings, pairs: Path | None, vectors_of: Callable[[Examples], Tensor]
+) -> dict[str, float]:
+    if pairs is None:
+        return {}
+    return Retrieval.of(prepared, pairs, settings.data.max_length).figures(vectors_of)
+
+
+def figures_of(task: Task, decoded: Sequence[Any], test: Examples, more: Mapping[str, float]) -> dict[str, Any]:
     """Returns the quality, further measures, and the quality on resamples, which are the same ones for every model."""
     found = task.qualities(decoded, test, resamples(len(test), count=RESAMPLES))
     return {
         "quality": task.quality(decoded, test),
-        "figures": task.figures(decoded, test),
+        "figures": task.figures(decoded, test) | dict(more),
         "resampled": [round(each, 5) for each in found.tolist()],
     }
 

@@ -53,6 +53,7 @@ def write_report(
     lines = [HEAD, "## What was asked", "", *_asked(there, sets)]
     for name, units in there.items():
         lines += ["", f"## {name}", "", _set_up(units["teacher"]), "", *_table(units, sets[name]["targets"])]
+        lines += _further(units, sets[name]["targets"])
     if missing:
         lines += ["", "## Not run yet", "", ", ".join(f"`{name}`" for name in missing)]
     text = "\n".join(lines) + "\n"
@@ -108,6 +109,21 @@ def _table(units: Mapping[str, Unit], targets: list[float]) -> Iterator[str]:
             drop, least, greatest = drop_of(units, unit, point)
             cells.append(f"{drop:.2f} [{least:+.2f}, {greatest:+.2f}] at {point['speed_up']:.2f}x")
         yield f"| `{row}` | " + " | ".join(cells) + f" | {100 * unit['keep_all']['quality']:.2f} |"
+
+
+def _further(units: Mapping[str, Unit], targets: list[float]) -> Iterator[str]:
+    """Yields a table of each further measure of the task, in hundredths; nothing where the task has none."""
+    (teacher,) = units["teacher"]["points"]
+    for measure, of_teacher in teacher["figures"].items():
+        yield from ("", f"{measure}; of the teacher {100 * of_teacher:.2f}:", "")
+        yield "| | " + " | ".join(f"{target:g}x" for target in targets) + " | all kept |"
+        yield "|---|" + "---|" * (len(targets) + 1)
+        for row, unit in units.items():
+            if row != "teacher":
+                points = {each["target"]: each for each in unit["points"]}
+                found = [points.get(target) for target in targets] + [unit["keep_all"]]
+                cells = ["–" if each is None else f"{100 * each['figures'][measure]:.2f}" for each in found]
+                yield f"| `{row}` | " + " | ".join(cells) + " |"
 
 
 def drop_of(units: Mapping[str, Unit], unit: Unit, point: Mapping[str, Any]) -> tuple[float, float, float]:
