@@ -88,6 +88,10 @@ SHORT_STAGES = {**FEW_STEPS, "joint.documents": 8000}
 EVERY_TOKEN = {**SHORT_STAGES, "select.points": (2, 4), "joint.fastest": 4.0, "joint.distillation": 0.8}
 """For heads that read every token: a token that two layers have read is told apart from others much better. Points and
 distillation were chosen on the validation split of ud_ewt."""
+FROZEN = {"joint.documents": 0}
+"""No joint stage, for sets of which there is little: 83 queries, or 3,394 short tweets. On their validation splits the
+joint stage lost 1 to 2 points with all tokens kept, at every learning rate from 2e-5 to 1e-4 and with every share of
+distillation, where the frozen encoder lost nothing."""
 SETS: dict[str, Target] = {
     "imdb_rating": Target(
         folder="imdb",
@@ -120,7 +124,7 @@ SETS: dict[str, Target] = {
             "data.max_length": 128,
             "teacher.learning_rate": 2e-4,
         },
-        recipe=EVERY_TOKEN,
+        recipe={**EVERY_TOKEN, **FROZEN},
         targets=(1.3, 1.5, 2.0),
         must=((1.3, 0.5),),
         aim=((2.0, 0.3),),
@@ -148,7 +152,7 @@ SETS: dict[str, Target] = {
             "data.text_column": "text_a,text_b",
             "data.max_length": 128,
         },
-        recipe={**SHORT_STAGES, "joint.fastest": 6.0},
+        recipe={**SHORT_STAGES, "select.points": (1, 3), **FROZEN},
         targets=(1.5, 2.0, 3.0),
         must=((2.0, 1.0),),
         aim=((3.0, 0.5),),
