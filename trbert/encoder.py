@@ -136,19 +136,28 @@ class Encoder:
             InputError: A document has more tokens than the model has positions. Or an id is beyond its table, which is
                 found out on a CPU only.
         """
+        self._check_length(tokens.lengths)
         batch = start_batch(tokens, torch.empty(tokens.input_ids.numel(), 0, device=tokens.offsets.device))
+        try:
+            return self.embed_row(tokens, batch)
+        except IndexError:  # an id is beyond its table; a CPU finds that out at no cost
+            self.check_tokens(tokens)
+            raise
+
+    def embed_row(self, tokens: Tokens, batch: PackedBatch) -> PackedBatch:
+        """Returns a batch with the states that enter layer 0. Nothing is checked, or read from the device.
+
+        Args:
+            tokens: the documents.
+            batch: their batch, without states.
+        """
         arguments: dict[str, Tensor] = {}
-        self._check_length(batch.original_lengths)
         if self.family.embeds_positions:
             arguments["position_ids"] = self._position_ids(tokens, batch)[None]
         if self.family.embeds_segments:
             types = tokens.token_type_ids if self.num_segments > 1 else None
             arguments["token_type_ids"] = (torch.zeros_like(tokens.input_ids) if types is None else types)[None]
-        try:
-            states = attrgetter(self.family.embeddings)(self.base)(tokens.input_ids[None], **arguments)
-        except IndexError:  # an id is beyond its table; a CPU finds that out at no cost
-            self.check_tokens(tokens)
-            raise
+        states = attrgetter(self.family.embeddings)(self.base)(tokens.input_ids[None], **arguments)
         if self.family.projection is not None and (projection := _maybe(self.base, self.family.projection)) is not None:
             states = projection(states)
         return batch.with_hidden(states[0])
@@ -166,7 +175,7 @@ class Encoder:
         """
         if first == last:
             return batch
-        pieces = split_documents(batch, self._tokens_at_once())
+        pieces = [batch] if batch.longest is not None else split_documents(batch, self._tokens_at_once())
         if len(pieces) == 1:
             return self._run_layers(batch, first, last, listens)
         finished = [self._run_layers(piece, first, last, listens) for piece in pieces]
@@ -278,16 +287,23 @@ def _normed(family: Family, base: Any, states: Tensor) -> Tensor:
 def _padded(batch: PackedBatch) -> tuple[Tensor, Tensor]:
     """Returns the states as a padded tensor [docs, longest, dim] with its 0/1 mask, as heads take them."""
     lengths = batch.lengths
+    if batch.longest is not None:
+        return _padded_to(batch, batch.longest)
     if len(batch.segments) == len(batch) and len(set(batch.segments)) == 1:  # nothing to pad
         states = batch.hidden.reshape(len(batch), -1, batch.hidden.shape[1])
         return states, torch.ones(states.shape[:2], dtype=torch.long, device=lengths.device)
-    column = torch.arange(batch.hidden.shape[0], device=lengths.device) - batch.offsets[:-1][batch.documents]
-    shape = (len(batch), int(lengths.max()))
+    return _padded_to(batch, int(lengths.max()))
+
+
+def _padded_to(batch: PackedBatch, width: int) -> tuple[Tensor, Tensor]:
+    place = torch.arange(batch.hidden.shape[0], device=batch.offsets.device)
+    # A filler may have more tokens than there are columns; its states are never read.
+    column = (place - batch.offsets[:-1][batch.documents]).clamp(max=width - 1)
+    shape = (len(batch), width)
     states = batch.hidden.new_zeros(*shape, batch.hidden.shape[1])
     states = states.index_put((batch.documents, column), batch.hidden)
-    mask = torch.zeros(shape, dtype=torch.long, device=lengths.device)
-    mask[batch.documents, column] = 1
-    return states, mask
+    mask = torch.zeros(shape, dtype=torch.long, device=states.device)
+    return states, mask.index_put((batch.documents, column), torch.ones_like(column))
 
 
 def _maybe(base: nn.Module, path: str) -> nn.Module | None:

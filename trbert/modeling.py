@@ -37,6 +37,7 @@ from trbert.runners import Eager, Runner, runner_of
 from trbert.runners.int8 import is_quantised
 from trbert.selection.exits import Exits
 from trbert.selection.fusion import Fusion
+from trbert.selection.outputs import reduced_outputs
 from trbert.selection.policy import Policy
 from trbert.selection.reduction import Reducer, check_points
 from trbert.selection.selectors import Selector, selector_class, selector_of
@@ -226,13 +227,21 @@ class TrbertModel(PreTrainedModel):
             if not isinstance(value, Tensor) and (name == "input_ids" or value is not None):
                 remedy = "pass what the tokenizer returns with return_tensors='pt'" if name in given else "make it one"
                 raise InputError(f"{name} must be a tensor, and is {shown(value)}: {remedy}")
-        reducer, selector = self.reducer, self.selector
-        selector.check_dial(self.config.dial)
-        tokens = reducer.protect(Tokens.from_padded(input_ids, attention_mask, token_type_ids))
-        outputs = reducer.outputs(reducer.run(selector, tokens, self.config.dial))
+        self.selector.check_dial(self.config.dial)
+        tokens = Tokens.from_padded(input_ids, attention_mask, token_type_ids)
+        outputs = self.read(tokens)
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        answer = self.answer(outputs, tokens, real.bool(), labels)
-        return answer.to_tuple() if return_dict is False else answer
+        told = self.answer(outputs, tokens, real.bool().to(outputs.device), labels)
+        return told.to_tuple() if return_dict is False else told
+
+    def read(self, tokens: Tokens) -> Tensor:
+        """Returns the head's outputs for documents, a row for each document or for each token, by task.
+
+        Raises:
+            InputError: A document has too many tokens, or an id that the model does not know. Or the dial is no number.
+        """
+        reducer = self.reducer
+        return reduced_outputs(reducer, self.selector, reducer.protect(tokens), self.config.dial).outputs
 
     def answer(self, outputs: Tensor, tokens: Tokens, real: Tensor, labels: Tensor | None) -> ModelOutput:
         """Returns what the plain model with this head returns.

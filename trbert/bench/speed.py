@@ -20,7 +20,8 @@ from trbert.packed.heads import plain_outputs
 from trbert.packed.tokens import Tokens
 from trbert.pretrained import Pretrained
 from trbert.runners import Compiled, Int8
-from trbert.selection.reduction import ReducedPass, Reducer
+from trbert.selection.outputs import Reduced, reduced_outputs
+from trbert.selection.reduction import Reducer
 from trbert.selection.selectors import Selector
 from trbert.tasks import Task
 
@@ -338,13 +339,13 @@ def reduced_variant(
     """Returns the variant that runs the model reduced by a selector, which may be any."""
 
     def forward(batch: dict[str, Tensor]) -> Tensor:
-        return reducer.outputs(run(batch))
+        return run(batch).outputs
 
     def flops(lengths: Tensor, batch: dict[str, Tensor]) -> float:
         return float(cost.reduced(lengths, run(batch).kept, reducer.points, selector).sum())
 
-    def run(batch: dict[str, Tensor]) -> ReducedPass:
-        return reducer.run(selector, reducer.protect(Tokens.from_padded(**batch)), dial)
+    def run(batch: dict[str, Tensor]) -> Reduced:
+        return reduced_outputs(reducer, selector, reducer.protect(Tokens.from_padded(**batch)), dial)
 
     return Variant(name=name, dtype=dtype, documents=documents, forward=forward, sorts=False, flops=flops)
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from trbert.measure.cost import CostModel, speed_up
 from trbert.measure.halving import halved
-from trbert.selection.reduction import ReducedPass, Reducer
+from trbert.selection.outputs import Reduced, reduced_outputs
+from trbert.selection.reduction import Reducer
 from trbert.selection.selectors import Selector
 from trbert.shapes import Kept
 from trbert.tasks.examples import Examples, Outputs
@@ -71,7 +72,7 @@ def batches_by_length(lengths: Int[Tensor, " examples"], tokens_per_batch: int) 
     return within_budget(torch.argsort(lengths, descending=True, stable=True), lengths, tokens_per_batch)
 
 
-Forward = Callable[[Tensor, Examples], ReducedPass]
+Forward = Callable[[Tensor, Examples], Reduced]
 """Runs some examples of a split through the reduced model. It takes their indices in the split, and the examples."""
 
 
@@ -125,8 +126,8 @@ def predict(
     started = time.perf_counter()
 
     def act(chosen: Tensor) -> tuple[Outputs, Tensor, Tensor, Tensor]:
-        finished = forward(chosen, examples.take(chosen).to(reducer.encoder.device))
-        outputs, kept = reducer.outputs(finished).float().cpu(), finished.kept.cpu().T
+        found = forward(chosen, examples.take(chosen).to(reducer.encoder.device))
+        outputs, kept = found.outputs.float().cpu(), found.kept.cpu().T
         return outputs, examples.output_rows(chosen), kept, examples.documents(chosen)
 
     batches = batches_by_length(examples.lengths, tokens_per_batch)
@@ -141,8 +142,8 @@ def predict(
 def forward_at(reducer: Reducer, selector: Selector, dial: float) -> Forward:
     """Returns a function that runs examples through the reduced model with a selector at one dial."""
 
-    def forward(_: Tensor, part: Examples) -> ReducedPass:
-        return reducer.run(selector, part.tokens, dial, part)
+    def forward(_: Tensor, part: Examples) -> Reduced:
+        return reduced_outputs(reducer, selector, part.tokens, dial, part)
 
     return forward
 

@@ -20,7 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from trbert.packed.batch import segments_of
+from trbert.packed.batch import check_readable, segments_of
 from trbert.shapes import TokenFloat, TokenIndex
 
 PACKED_ATTENTION = "trbert_packed"
@@ -60,6 +60,7 @@ def packed_attention(
     attention_mask: Tensor | None,
     *,
     segments: Sequence[int] | None = None,
+    longest: int | None = None,
     offsets: Int32[Tensor, " docs_and_one"] | None = None,
     token_positions: TokenIndex | None = None,
     probe: AttentionProbe | None = None,
@@ -86,6 +87,8 @@ def packed_attention(
         value: the values of the whole row, with as many heads as `key`.
         attention_mask: the mask of the padded batch. Only a plain call uses it.
         segments: the number of tokens of each document; their sum is `width`. None computes them from `offsets`.
+        longest: no document has more tokens; None computes it from `segments`. With it and `offsets` the varlen kernel
+            reads nothing back from the device.
         offsets: where each document starts, and the end of the row. The varlen kernel and compiled layers need it.
         token_positions: each token's original position. Layers that attend within a window need it.
         probe: gets the attention that each token received: the mean over the heads and over the queries of its own
@@ -103,10 +106,9 @@ def packed_attention(
         tensor([2., 2., 7.])
     """
     if offsets is not None and torch.compiler.is_compiling():
-        return torch.ops.trbert.attend(query, key, value, offsets, token_positions, sliding_window, scaling), None
-    if segments is None and offsets is not None:
-        segments = segments_of(offsets)
-    if segments is None:
+        found = torch.ops.trbert.attend(query, key, value, offsets, token_positions, sliding_window, scaling, longest)
+        return found, None
+    if segments is None and offsets is None:
         return sdpa_attention_forward(
             module,
             query,
@@ -118,23 +120,37 @@ def packed_attention(
             sliding_window=sliding_window,
             **kwargs,
         )
-    lengths = list(segments)
-    windows = _windows(token_positions, lengths, sliding_window)
-    if probe is not None:
-        probe.received = _attention_received(query, key, lengths, windows, scaling)
-    return _attend(query, key, value, lengths, offsets, windows, scaling), None
+    found = _attend(
+        query, key, value, segments, offsets, token_positions, sliding_window, scaling, longest=longest, probe=probe
+    )
+    return found, None
 
 
 def _attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    lengths: list[int],
+    segments: Sequence[int] | None,
     offsets: Int32[Tensor, " docs_and_one"] | None,
-    windows: Windows,
+    positions: Tensor | None,
+    window: int | None,
     scaling: float | None,
+    *,
+    longest: int | None = None,
+    probe: AttentionProbe | None = None,
 ) -> Float[Tensor, "1 width heads head_dim"]:
-    if offsets is not None and windows is None and _takes_varlen(query) and (kernel := varlen_kernel()) is not None:
+    kernel = varlen_kernel() if offsets is not None and _takes_varlen(query) else None
+    if kernel is not None and offsets is not None and longest is not None and window is None and probe is None:
+        return _varlen(kernel, query, key, value, offsets, longest, scaling)
+    if segments is None and offsets is not None:
+        if longest is not None:
+            check_readable(offsets)
+        segments = segments_of(offsets)
+    lengths = list(segments or ())
+    windows = _windows(positions, lengths, window)
+    if probe is not None:
+        probe.received = _attention_received(query, key, lengths, windows, scaling)
+    if kernel is not None and offsets is not None and windows is None:
         return _varlen(kernel, query, key, value, offsets, max(lengths), scaling)
     return _by_document(query, key, value, lengths, windows, scaling)
 
@@ -147,13 +163,13 @@ def _compiled_attend(
     positions: Tensor | None,
     window: int | None,
     scaling: float | None,
+    longest: int | None,
 ) -> Tensor:
     """Returns what `packed_attention` returns, for compiled layers.
 
     The compiler sees one operator and does not look into it, because each row has documents of other lengths.
     """
-    lengths = segments_of(offsets)
-    return _attend(query, key, value, lengths, offsets, _windows(positions, lengths, window), scaling).contiguous()
+    return _attend(query, key, value, None, offsets, positions, window, scaling, longest=longest).contiguous()
 
 
 def _by_document(
@@ -272,8 +288,8 @@ def _attention_received(
 
 _library = torch.library.Library("trbert", "DEF")
 _library.define(
-    "attend(Tensor query, Tensor key, Tensor value, Tensor offsets, Tensor? positions, int? window, float? scaling)"
-    " -> Tensor"
+    "attend(Tensor query, Tensor key, Tensor value, Tensor offsets, Tensor? positions, int? window, float? scaling,"
+    " SymInt? longest) -> Tensor"
 )
 _library.impl("attend", _compiled_attend, "CompositeExplicitAutograd")
 _library.impl("attend", lambda query, *_: query.new_empty(query.transpose(1, 2).shape), "Meta")

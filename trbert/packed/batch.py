@@ -11,6 +11,10 @@ from trbert.packed.tokens import Tokens
 from trbert.shapes import DocIndex, Hidden, SampleMasks, TokenFloat, TokenIndex
 
 
+class ReadsDevice(Exception):
+    """A row of a fixed size meets a layer that must read something back from the device."""
+
+
 @dataclass(frozen=True)
 class PackedBatch:
     """The hidden states of the remaining tokens of many documents, as one row.
@@ -24,6 +28,8 @@ class PackedBatch:
         offsets: where each document starts, and the end of the row. Document i is `hidden[offsets[i]:offsets[i + 1]]`.
         received: the attention that each token received in the layer before: the mean over the heads and over the
             queries of its own document. None where no caller asked for it.
+        longest: no document has more tokens. It is set for a row of a fixed size (`trbert.packed.buckets`), of which
+            nothing is read from the device.
     """
 
     hidden: Float[Tensor, "total dim"]
@@ -33,6 +39,7 @@ class PackedBatch:
     original_lengths: Int[Tensor, " docs"]
     offsets: Int[Tensor, " docs+1"]
     received: Float[Tensor, " total"] | None = None
+    longest: int | None = None
 
     def __len__(self) -> int:
         return self.original_lengths.numel()
@@ -54,14 +61,29 @@ class PackedBatch:
 
         They are read from the device once and then kept.
         """
+        if self.longest is not None:
+            check_readable(self.offsets)
         return segments_of(self.offsets)
 
     def with_hidden(self, hidden: Hidden, received: TokenFloat | None = None) -> "PackedBatch":
         """Returns the same tokens with new states, and with the attention that they received in the last layer."""
         batch = replace(self, hidden=hidden, received=received)
-        # The lengths stay what they were: a cached value saves reading them from the device again.
-        batch.__dict__["segments"] = self.segments
+        if "segments" in self.__dict__:  # they stay what they were, and need not be read from the device again
+            batch.__dict__["segments"] = self.segments
         return batch
+
+
+def check_readable(offsets: Tensor) -> None:
+    """Checks that the sizes of a row of a fixed size may be read, as they may on a CPU.
+
+    Raises:
+        ReadsDevice: They lie on another device.
+
+    Example:
+        >>> check_readable(torch.tensor([0, 2]))
+    """
+    if offsets.device.type != "cpu":
+        raise ReadsDevice
 
 
 def segments_of(offsets: Int[Tensor, " docs_and_one"]) -> list[int]:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trbert.packed.batch import segments_of
+from trbert.packed.batch import check_readable, segments_of
 
 
 class ByDocument(nn.Module):
@@ -31,6 +31,7 @@ class ByDocument(nn.Module):
         states: Float[Tensor, "1 total dim"],
         *,
         segments: Sequence[int] | None = None,
+        longest: int | None = None,
         offsets: Tensor | None = None,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
         **_: Any,
@@ -40,10 +41,13 @@ class ByDocument(nn.Module):
         Args:
             states: the states of the whole row.
             segments: the number of tokens of each document; None computes them from `offsets`.
+            longest: no document has more tokens; it is set for a row of a fixed size.
             offsets: where each document starts, and the end of the row.
             position_embeddings: (cos, sin) of each token of the row, where positions are rotary.
             **_: what other layers need on a packed row.
         """
+        if longest is not None and offsets is not None:
+            check_readable(offsets)
         if segments is None:
             assert offsets is not None  # every runner passes one of them
             segments = segments_of(offsets)

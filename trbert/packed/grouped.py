@@ -248,7 +248,7 @@ def groups_with_relations(batch: PackedBatch, table: Tensor) -> tuple[list[Group
     """
     groups, back = group_documents(batch.segments, batch.hidden.device)
     originals = batch.original_lengths.tolist()
-    whole, middle = sum(originals) == len(batch.hidden), max(originals) - 1
+    whole, middle = batch.segments == originals, max(originals) - 1
     found = []
     for group in groups:
         places = batch.positions[group.index]

@@ -3,10 +3,11 @@
 from trbert.errors import InputError
 from trbert.runners.compiled import Compiled
 from trbert.runners.eager import Eager
+from trbert.runners.graphed import Graphed
 from trbert.runners.int8 import Int8
 from trbert.runners.runner import Runner
 
-RUNNERS: dict[str, type[Runner]] = {runner.name: runner for runner in (Eager, Compiled, Int8)}
+RUNNERS: dict[str, type[Runner]] = {runner.name: runner for runner in (Eager, Compiled, Graphed, Int8)}
 
 
 def runner_of(name: str) -> Runner:
@@ -20,4 +21,4 @@ def runner_of(name: str) -> Runner:
     return RUNNERS[name]()
 
 
-__all__ = ["RUNNERS", "Compiled", "Eager", "Int8", "Runner", "runner_of"]
+__all__ = ["RUNNERS", "Compiled", "Eager", "Graphed", "Int8", "Runner", "runner_of"]

@@ -31,7 +31,14 @@ class Eager(Runner):
         """Returns the states after a span of the layers. The received attention is computed in the last one only."""
         first, last = span
         return through_layers(
-            layers[first:last], batch.hidden[None], batch.offsets.int(), batch.positions, tables, batch.segments, probe
+            layers[first:last],
+            batch.hidden[None],
+            batch.offsets.int(),
+            batch.positions,
+            tables,
+            batch.segments if batch.longest is None else None,
+            probe,
+            batch.longest,
         )[0]
 
 
@@ -43,6 +50,7 @@ def through_layers(
     tables: PositionTables,
     segments: list[int] | None = None,
     probe: AttentionProbe | None = None,
+    longest: int | None = None,
 ) -> Tensor:
     """Returns the states [1, total, dim] after these layers.
 
@@ -55,6 +63,7 @@ def through_layers(
         segments: the number of tokens of each document; None computes them from `offsets`.
         probe: gets the attention that each token received in the last layer that is not run by document; None asks for
             nothing.
+        longest: no document has more tokens; None computes it from `segments`.
     """
     last = -1
     if probe is not None:  # the compiler cannot capture the next line; a compiled pass has no probe
@@ -65,6 +74,7 @@ def through_layers(
             states,
             attention_mask=None,
             segments=segments,
+            longest=longest,
             offsets=offsets,
             token_positions=positions,
             probe=probe if index == last else None,

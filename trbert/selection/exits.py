@@ -31,6 +31,10 @@ class Exits(nn.Module):
         """Returns exits that change nothing."""
         return cls(0, 0)
 
+    def at(self, states: Hidden, point: int) -> Hidden:
+        """Returns the last states of tokens that are dropped at one point, from the states with which they enter it."""
+        return states if not len(self.maps) else states + self.maps[point](states).to(states.dtype)
+
     def forward(self, states: Hidden, left_at: TokenIndex) -> Hidden:
         """Returns the last states, in which those of dropped tokens are mapped.
 
@@ -38,8 +42,7 @@ class Exits(nn.Module):
             states: the last state of each original token.
             left_at: the point at which each token was dropped; the number of points where it was not.
         """
-        for point, linear in enumerate(self.maps):
+        for point in range(len(self.maps)):
             (dropped,) = torch.nonzero(left_at == point, as_tuple=True)
-            own = states[dropped]
-            states = states.index_copy(0, dropped, own + linear(own).to(own.dtype))
+            states = states.index_copy(0, dropped, self.at(states[dropped], point))
         return states

@@ -1,5 +1,6 @@
 """Fusion: the mean of the dropped tokens is added to the first token, by one linear map for each reduction point."""
 
+import torch
 from torch import nn
 
 from trbert.packed.batch import PackedBatch, document_sums
@@ -47,5 +48,8 @@ class Fusion(nn.Module):
         mean = (whole - stays) / dropped.clamp(min=1)
         # On a GPU two sums of the same states may differ a little, because they are added in another order. Where
         # nothing is dropped, that difference must not be added.
-        told = self.maps[point](mean.to(kept.hidden.dtype)) * (dropped > 0)
-        return kept.with_hidden(kept.hidden.index_add(0, kept.offsets[:-1], told.to(kept.hidden.dtype)))
+        told = self.maps[point](mean.to(kept.hidden.dtype))
+        told = torch.where(dropped > 0, told, 0).to(kept.hidden.dtype)
+        # A document without a token, at the end of a full row, starts behind it.
+        first = kept.offsets[:-1].clamp(max=len(kept.hidden) - 1)
+        return kept.with_hidden(kept.hidden.index_add(0, first, told))

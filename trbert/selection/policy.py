@@ -99,7 +99,10 @@ def _beside(values: Float[Tensor, "total both"], documents: Tensor) -> Float[Ten
     before, after = values.chunk(2, -1)
     same = (documents[1:] == documents[:-1])[:, None]
     none = values.new_zeros(1, before.shape[1])
-    return torch.cat([none, before[:-1] * same]) + torch.cat([after[1:] * same, none])
+    # Not a product: the states of a filler may be anything, and NaN · 0 is NaN.
+    return torch.cat([none, torch.where(same, before[:-1], none)]) + torch.cat(
+        [torch.where(same, after[1:], none), none]
+    )
 
 
 class Policy(nn.Module):

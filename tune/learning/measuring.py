@@ -7,7 +7,8 @@ import torch
 
 from trbert.measure.cost import CostModel
 from trbert.measure.evaluate import Evaluation, Forward, evaluate_forward, forward_at, unreduced_outputs
-from trbert.selection.reduction import ReducedPass, Reducer
+from trbert.selection.outputs import Reduced
+from trbert.selection.reduction import Reducer
 from trbert.selection.selectors import Selector
 from trbert.tasks.examples import Examples
 from tune.budget import Clock
@@ -35,7 +36,7 @@ def evaluate_in_time(
 def watched(forward: Forward, clock: Clock) -> Forward:
     """Returns the same function, which raises `StageTimeout` before a batch if the clock's time is over."""
 
-    def checked(chosen: torch.Tensor, part: Examples) -> ReducedPass:
+    def checked(chosen: torch.Tensor, part: Examples) -> Reduced:
         clock.check()
         return forward(chosen, part)
 

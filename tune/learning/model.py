@@ -21,8 +21,9 @@ from trbert.original import original_points
 from trbert.pretrained import shift_outputs
 from trbert.selection.exits import Exits
 from trbert.selection.fusion import Fusion
+from trbert.selection.outputs import Reduced
 from trbert.selection.policy import Policy
-from trbert.selection.reduction import ReducedPass, Reducer, check_points
+from trbert.selection.reduction import Reducer, check_points
 from trbert.selection.selectors import points_for, selector_class, selector_of
 from trbert.tasks.examples import Examples
 from tune.budget import Clock, StageTimeout
@@ -190,11 +191,12 @@ class Model:
             return self.evaluate(split, self.selector.default_dial, clock)
         compute, device = self._evaluation, self.reducer.encoder.device
 
-        def forward(chosen: Tensor, part: Examples) -> ReducedPass:
+        def forward(chosen: Tensor, part: Examples) -> Reduced:
             # No training step has version -1, so that no draw is used twice.
             draw = Draw(seed=self.settings.seed, version=-1, documents=split.documents(chosen).to(device))
             dials = torch.zeros(1, len(part.tokens), device=device)
-            return sample_trajectories(self.dynamics, self.policy, part.tokens, draw, dials).state
+            finished = sample_trajectories(self.dynamics, self.policy, part.tokens, draw, dials).state
+            return Reduced(self.reducer.outputs(finished), finished.kept)
 
         with autocast(device, compute.evaluation):
             in_time = watched(forward, clock)

@@ -11,7 +11,8 @@ from torch.testing import assert_close
 from trbert.encoder import Encoder
 from trbert.errors import InputError
 from trbert.modeling import assemble, load
-from trbert.runners import RUNNERS, Compiled, Eager, Int8, runner_of
+from trbert.runners import RUNNERS, Compiled, Eager, Graphed, Int8, runner_of
+from trbert.selection.outputs import reduced_outputs
 from trbert.selection.policy import Policy
 from trbert.selection.selectors import FirstSelector, PolicySelector
 
@@ -74,29 +75,28 @@ def test_keeping_all_equals_the_plain_model(runner, plain, run_by, make_tokens):
     expected = plain(**padded(tokens)).logits
     assert expected.std() > 0.1  # weights large enough to tell right from wrong
     assert_near(reducer.unreduced_outputs(tokens), expected, runner)
-    kept = reducer.run(FirstSelector(Policy(32, 0)), tokens, 1.0)
-    assert_near(reducer.outputs(kept), expected, runner)
+    assert_near(reduced_outputs(reducer, FirstSelector(Policy(32, 0)), tokens, 1.0).outputs, expected, runner)
 
 
 @torch.no_grad()
 def test_what_drops_tokens_drops_the_same_and_says_the_same(runner, plain, run_by, make_tokens, make_reducer):
     tokens, rule = make_tokens(*LENGTHS), FirstSelector(Policy(32, 0))
     eager, reducer = make_reducer(POINTS, encoder=Encoder(plain)), run_by(runner)
-    expected, found = eager.run(rule, tokens, 0.3), reducer.run(rule, tokens, 0.3)
+    expected, found = eager.run(rule, tokens, 0.3), reduced_outputs(reducer, rule, tokens, 0.3)
     assert torch.equal(found.kept, expected.kept)
-    assert torch.equal(found.batch.positions, expected.batch.positions)
-    assert_near(reducer.outputs(found), eager.outputs(expected), runner)
+    assert torch.equal(reducer.run(rule, tokens, 0.3).batch.positions, expected.batch.positions)
+    assert_near(found.outputs, eager.outputs(expected), runner)
 
 
 @torch.no_grad()
 def test_a_documents_result_depends_neither_on_batch_mates_nor_on_order(runner, run_by, make_tokens):
     tokens, reducer, rule = make_tokens(*LENGTHS), run_by(runner), FirstSelector(Policy(32, 0))
-    together = reducer.outputs(reducer.run(rule, tokens, 0.3))
+    together = reduced_outputs(reducer, rule, tokens, 0.3).outputs
     order = torch.tensor([3, 1, 0, 2])
-    assert_close(reducer.outputs(reducer.run(rule, tokens.take(order), 0.3)), together[order])
+    assert_close(reduced_outputs(reducer, rule, tokens.take(order), 0.3).outputs, together[order])
     for document in range(len(tokens)):
-        alone = reducer.run(rule, tokens.take(torch.tensor([document])), 0.3)
-        assert_close(reducer.outputs(alone), together[document : document + 1])
+        alone = reduced_outputs(reducer, rule, tokens.take(torch.tensor([document])), 0.3).outputs
+        assert_close(alone, together[document : document + 1])
 
 
 @torch.no_grad()
@@ -176,7 +176,7 @@ def test_a_saved_model_is_loaded_with_its_runner(runner, make_reducer, make_toke
 
 
 def test_every_runner_is_made_by_its_name():
-    assert {"eager": Eager, "compiled": Compiled, "int8": Int8} == RUNNERS
+    assert {"eager": Eager, "compiled": Compiled, "graphed": Graphed, "int8": Int8} == RUNNERS
     for name, made in RUNNERS.items():
         assert type(runner_of(name)) is made
         assert made.name == name
@@ -184,7 +184,7 @@ def test_every_runner_is_made_by_its_name():
 
 
 def test_an_unknown_runner_is_refused_before_anything_is_read(tmp_path):
-    message = "runner must be one of eager, compiled, int8, and is 'Eager': 'eager' is the default"
+    message = "runner must be one of eager, compiled, graphed, int8, and is 'Eager': 'eager' is the default"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         runner_of("Eager")
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):

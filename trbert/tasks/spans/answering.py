@@ -51,8 +51,7 @@ def answer(model: "TrbertModel", tokenizer: Any, question: str, context: str, *,
     Raises:
         InputError: The model is of another task. A text is blank. Or the question is too long.
     """
-    reducer, selector = model.reducer, model.selector
-    task = reducer.task
+    task = model.task
     if task.name != "question_answering":
         raise InputError(
             f"model must be of the task question_answering, and is of {task.name}: load one that was searched with "
@@ -63,9 +62,8 @@ def answer(model: "TrbertModel", tokenizer: Any, question: str, context: str, *,
             raise InputError(f"{name} must have a character that can be seen, and is {cut(text)}: pass another one")
     none = np.full((1, 1, 2), NO_PLACE, dtype=np.int64)
     rows = Rows(((question,), (context,)), none, np.zeros(1, dtype=np.int64), (NO_ANSWER,), places=("the call",))
-    examples = task.encode(rows, tokenizer, model.config.max_tokens).examples.to(reducer.encoder.device)
-    selector.check_dial(model.config.dial)
-    outputs = reducer.outputs(reducer.run(selector, reducer.protect(examples.tokens), model.config.dial)).float()
+    examples = task.encode(rows, tokenizer, model.config.max_tokens).examples.to(model.device)
+    outputs = model.read(examples.tokens).float()
     spans = best_spans(outputs, examples)
     logits = with_no_answer(outputs, examples)
     allowed = (examples.token_targets != NOT_ALLOWED)[:, None].expand(-1, 2).clone()

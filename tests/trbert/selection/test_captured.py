@@ -1,0 +1,229 @@
+"""The captured pass on rows of fixed sizes: it decides and says what the pass that runs step by step does."""
+
+import copy
+import pickle
+import threading
+
+import pytest
+import torch
+from torch.testing import assert_close
+from transformers import AutoModelForTokenClassification
+
+from trbert.encoder import Encoder
+from trbert.errors import InputError
+from trbert.packed.tokens import Tokens
+from trbert.runners import Eager, Graphed
+from trbert.selection.exits import Exits
+from trbert.selection.fusion import Fusion
+from trbert.selection.outputs import reduced_outputs
+from trbert.selection.policy import Policy
+from trbert.selection.reduction import Reducer
+from trbert.selection.selectors import FirstSelector, PolicySelector, RandomSelector
+from trbert.tasks import TASKS
+
+LENGTHS = (9, 14, 3, 1, 23)
+POINTS = (1, 3)
+
+
+def with_weights(module, seed=0, std=0.3):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(std * torch.randn(parameter.shape, generator=generator))
+    return module
+
+
+def policy_of(points, features=("document", "neighbours")):
+    return PolicySelector(with_weights(Policy(32, len(points), 32, features)))
+
+
+def reducers(model, points, task="classification", exits=False):
+    """Returns the model run step by step, and the same model run by captured stages."""
+    fusion = with_weights(Fusion(32, len(points)), seed=1)
+    leaving = with_weights(Exits(32, len(points)), seed=2) if exits else Exits.none()
+    return [
+        Reducer(encoder=Encoder(model, runner), task=TASKS[task], points=points, fusion=fusion, exits=leaving)
+        for runner in (Eager(), Graphed())
+    ]
+
+
+def assert_same(eager, captured, selector, tokens, dial):
+    expected, found = reduced_outputs(eager, selector, tokens, dial), reduced_outputs(captured, selector, tokens, dial)
+    assert torch.equal(found.kept, expected.kept)
+    assert_close(found.outputs, expected.outputs)
+    return found
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("points", [(0, 2), (1, 3)])
+def test_it_is_the_same_for_every_family(points, family_config, build_model, make_tokens):
+    eager, captured = reducers(build_model(family_config), points)
+    tokens, selector = make_tokens(*LENGTHS, config=family_config), policy_of(points)
+    found = [assert_same(eager, captured, selector, tokens, dial) for dial in (2.0, 4.0, 7.0, 1000.0)]
+    assert len(captured.encoder.runner) >= 3  # it did run so
+    assert 5 < int(found[2].kept[-1].sum()) < 50  # and dropped some
+    assert found[-1].kept.tolist() == [list(LENGTHS)] * 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("exits", [False, True])
+def test_it_is_the_same_where_the_head_reads_tokens(exits, family_config, build_model, make_tokens):
+    model = build_model(family_config, auto_class=AutoModelForTokenClassification)
+    eager, captured = reducers(model, POINTS, "tagging", exits)
+    tokens, selector = make_tokens(*LENGTHS, config=family_config), policy_of(POINTS)
+    for dial in (3.0, 7.0):
+        found = assert_same(eager, captured, selector, tokens, dial)
+        assert len(found.outputs) == sum(LENGTHS)
+    assert_same(eager, captured, selector, make_tokens(5, 2, seed=3, config=family_config), 5.0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rule", [FirstSelector, RandomSelector])
+def test_it_is_the_same_for_rules(rule, bert, make_tokens):
+    eager, captured = reducers(bert, POINTS)
+    assert_same(eager, captured, rule(Policy(32, 0)), make_tokens(*LENGTHS), 0.2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("seed", range(30))
+def test_it_is_the_same_for_random_batches(seed, bert, make_tokens):
+    """Also where a row fills its bucket, where documents outnumber the last ones, and where rows shrink again."""
+    generator = torch.Generator().manual_seed(seed)
+    eager, captured = reducers(bert, (0, 2))
+    selector = policy_of((0, 2))
+    for most in (3, 40, 12):
+        docs = int(torch.randint(1, most + 1, (1,), generator=generator))
+        lengths = torch.randint(1, 41, (docs,), generator=generator).tolist()
+        dials = 5 + 3 * torch.randn(docs, generator=generator)
+        assert_same(eager, captured, selector, make_tokens(*lengths, seed=seed), dials)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("lengths", [(32, 32), (40, 24), (1,) * 64, (16,) * 4])
+def test_a_row_that_fills_its_bucket_has_no_filler(lengths, bert, make_tokens):
+    eager, captured = reducers(bert, POINTS)
+    for dial in (1000.0, 8.0, 4.0):
+        assert_same(eager, captured, policy_of(POINTS), make_tokens(*lengths), dial)
+
+
+@torch.no_grad()
+def test_no_points_drop_nothing(bert, make_tokens):
+    eager, captured = reducers(bert, ())
+    tokens = make_tokens(*LENGTHS)
+    assert_close(reduced_outputs(captured, policy_of(()), tokens, 5.0).outputs, eager.unreduced_outputs(tokens))
+    assert reduced_outputs(captured, policy_of(()), tokens, 5.0).kept.shape == (0, 5)
+
+
+@torch.no_grad()
+def test_documents_of_any_order_and_company_have_the_same_result(bert, make_tokens):
+    _, captured = reducers(bert, POINTS)
+    tokens, selector = make_tokens(*LENGTHS), policy_of(POINTS)
+    together = reduced_outputs(captured, selector, tokens, 5.0)
+    order = torch.tensor([3, 1, 4, 0, 2])
+    mixed = reduced_outputs(captured, selector, tokens.take(order), 5.0)
+    assert torch.equal(mixed.kept, together.kept[:, order])
+    assert_close(mixed.outputs, together.outputs[order])
+    for document in range(5):
+        alone = reduced_outputs(captured, selector, tokens.take(torch.tensor([document])), 5.0)
+        assert_close(alone.outputs, together.outputs[document : document + 1])
+
+
+@torch.no_grad()
+def test_an_answer_is_not_changed_by_the_next_one(bert, make_tokens):
+    _, captured = reducers(bert, POINTS)
+    first = reduced_outputs(captured, policy_of(POINTS), make_tokens(*LENGTHS), 5.0)
+    outputs, kept = first.outputs.clone(), first.kept.clone()
+    reduced_outputs(captured, policy_of(POINTS), make_tokens(*LENGTHS, seed=5), 1.0)
+    assert torch.equal(first.outputs, outputs)
+    assert torch.equal(first.kept, kept)
+
+
+@torch.no_grad()
+def test_new_weights_are_read_whether_they_were_changed_in_place_or_replaced(bert, build_model, config_of, make_tokens):
+    eager, captured = reducers(bert, POINTS)
+    tokens, selector = make_tokens(*LENGTHS), policy_of(POINTS)
+    before = assert_same(eager, captured, selector, tokens, 5.0).outputs
+    other = build_model(config_of("bert"), seed=9)
+    bert.load_state_dict(other.state_dict())
+    after = assert_same(eager, captured, selector, tokens, 5.0).outputs
+    assert not torch.allclose(before, after, atol=1e-2)
+    bert.double()
+    captured.fusion.double()
+    assert assert_same(eager, captured, selector, tokens, 5.0).outputs.dtype == torch.float64
+
+
+@torch.no_grad()
+def test_no_more_stages_are_kept_than_were_asked_for(bert, make_tokens):
+    eager, captured = reducers(bert, POINTS)
+    captured.encoder.runner.most = 4
+    for docs in (1, 3, 7, 2, 1, 5):
+        assert_same(eager, captured, policy_of(POINTS), make_tokens(*[20] * docs), 5.0)
+        assert len(captured.encoder.runner) <= 4
+
+
+@torch.no_grad()
+def test_a_stage_is_captured_once_for_each_size(monkeypatch, bert, make_tokens):
+    made = []
+    monkeypatch.setattr(Graphed, "_capture", lambda self, work, device: made.append(work) or work)
+    _, captured = reducers(bert, POINTS)
+    selector = policy_of(POINTS)
+    for seed in range(4):
+        reduced_outputs(captured, selector, make_tokens(10, 12, seed=seed), 1000.0)
+    assert len(made) == 3  # two points and the end
+
+
+def test_with_a_gradient_in_training_and_under_autocast_it_runs_step_by_step(bert, make_tokens):
+    _, captured = reducers(bert, POINTS)
+    runner, tokens, selector = captured.encoder.runner, make_tokens(5, 7), policy_of(POINTS)
+    assert reduced_outputs(captured, selector, tokens, 5.0).outputs.requires_grad
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            reduced_outputs(captured, selector, tokens, 5.0)
+        bert.train()
+        reduced_outputs(captured, selector, tokens, 5.0)
+        assert len(runner) == 0
+        bert.eval()
+        reduced_outputs(captured, selector, tokens, 5.0)
+        assert len(runner) == 3
+
+
+@torch.no_grad()
+def test_the_inputs_are_checked_as_they_are_step_by_step(bert, make_tokens):
+    _, captured = reducers(bert, POINTS)
+    with pytest.raises(InputError, match=r"^a document may have at most 40 tokens"):
+        reduced_outputs(captured, policy_of(POINTS), make_tokens(41), 5.0)
+    with pytest.raises(InputError, match=r"^token ids must be from 0 to 59"):
+        reduced_outputs(captured, policy_of(POINTS), Tokens.from_lists([[60]], None), 5.0)
+    with pytest.raises(InputError, match=r"^the dial of 'policy' must be a finite number"):
+        reduced_outputs(captured, policy_of(POINTS), make_tokens(4), float("nan"))
+
+
+@pytest.mark.parametrize("twin", [copy.deepcopy, lambda runner: pickle.loads(pickle.dumps(runner))])
+@torch.no_grad()
+def test_a_copy_of_a_runner_has_nothing_captured(twin, bert, make_tokens):
+    _, captured = reducers(bert, POINTS)
+    reduced_outputs(captured, policy_of(POINTS), make_tokens(4), 5.0)
+    copied = twin(captured.encoder.runner)
+    assert (len(copied), copied.most) == (0, captured.encoder.runner.most)
+
+
+@torch.no_grad()
+def test_threads_wait_for_each_other(bert, make_tokens):
+    eager, captured = reducers(bert, POINTS)
+    selector, wrong = policy_of(POINTS), []
+    cases = [make_tokens(*lengths, seed=seed) for seed, lengths in enumerate([(9, 14), (3,), (20, 20, 20), (1, 2)])]
+    expected = [reduced_outputs(eager, selector, tokens, 5.0).outputs for tokens in cases]
+
+    def work(number):
+        with torch.no_grad():
+            for _ in range(20):
+                found = reduced_outputs(captured, selector, cases[number], 5.0).outputs
+                if not torch.allclose(found, expected[number], atol=1e-5):
+                    wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []

@@ -1,0 +1,115 @@
+"""The runner that captures the stages of a reduced pass, and repeats them: as CUDA graphs on a GPU."""
+
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+
+from trbert.runners.eager import Eager
+
+Work = Callable[[], None]
+"""Work of fixed sizes, on tensors that stay where they are in memory."""
+
+MOST_GRAPHS = 256
+"""How many captured stages are kept. A stage of BERT-base is some 200 kernels, which take about 2 MiB of a GPU."""
+
+
+class Graphed(Eager):
+    """Captures the stages of a reduced pass at first use, and repeats them on later rows of the same size.
+
+    A pass that is launched kernel by kernel leaves a GPU waiting for Python. A captured stage is launched as one. What
+    is captured belongs to the weights where they lie: if they are moved or replaced, it is dropped and captured anew.
+
+    On a CPU there is nothing to capture, so the stages are called. Layers run eagerly where a gradient is wanted, where
+    attention is listened to, under autocast and in training mode.
+
+    A copy of a model gets a new runner, with nothing captured.
+
+    Attributes:
+        unfit: whether the model was found to have a layer that cannot be captured.
+        lock: held by a pass while it runs, because all passes use the same memory. Passes of other threads wait.
+
+    Args:
+        most: how many captured stages are kept; the one that was not used for longest is dropped first.
+    """
+
+    name = "graphed"
+    repeats = True
+
+    def __init__(self, most: int = MOST_GRAPHS) -> None:
+        self.most = most
+        self.lock = threading.RLock()
+        self.unfit = False
+        self._captured: OrderedDict[Hashable, Work] = OrderedDict()
+        self._owner: tuple[Hashable, Any] | None = None
+        self._pool: Any = None
+
+    def __reduce__(self) -> tuple[type["Graphed"], tuple[int]]:
+        return Graphed, (self.most,)
+
+    def __len__(self) -> int:
+        return len(self._captured)
+
+    def kept_for(self, identity: Hashable, make: Callable[[], Any]) -> Any:
+        """Returns what `make` returned for this identity. For another identity than the last one all is made anew.
+
+        Args:
+            identity: of the weights, and of what else captured work depends on.
+            make: makes what captured work reads and writes.
+        """
+        if self._owner is None or self._owner[0] != identity:
+            self.forget()
+            self._owner = (identity, make())
+        return self._owner[1]
+
+    def forget(self) -> None:
+        """Drops all that was captured, with its memory."""
+        self._captured.clear()
+        self._owner = self._pool = None
+
+    def repeat(self, key: Hashable, work: Work, device: torch.device) -> None:
+        """Does the work, which is captured at the first use of its key.
+
+        Where memory does not suffice to capture it, it is done as it is, with one warning.
+
+        Args:
+            key: says which work it is; the same key means the same work on the same tensors.
+            work: reads and writes tensors that stay where they are, so that it can be done twice.
+            device: the device of those tensors.
+        """
+        if key in self._captured:
+            self._captured.move_to_end(key)
+        else:
+            self._captured[key] = self._capture(work, device)
+            while len(self._captured) > self.most:
+                self._captured.popitem(last=False)
+        self._captured[key]()
+
+    def _capture(self, work: Work, device: torch.device) -> Work:
+        if device.type != "cuda":
+            return work
+        with torch.cuda.device(device):
+            # At its first call work may compile kernels and take memory that is to stay, which no graph may do.
+            beside = torch.cuda.Stream()
+            beside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(beside):
+                work()
+            torch.cuda.current_stream().wait_stream(beside)
+            if self._pool is None:
+                self._pool = torch.cuda.graph_pool_handle()
+            graph = torch.cuda.CUDAGraph()
+            try:
+                with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                    work()
+            except torch.OutOfMemoryError:
+                warnings.warn(
+                    "a GPU should have memory for the captured stages, and has too little: this stage runs without "
+                    "being captured; use smaller batches",
+                    stacklevel=2,
+                )
+                return work
+        replay: Work = graph.replay
+        return replay

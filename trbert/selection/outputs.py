@@ -1,0 +1,74 @@
+"""What a reduced model says of documents: one way in, whatever runs the pass."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trbert.packed.batch import ReadsDevice
+from trbert.packed.buckets import Size
+from trbert.packed.tokens import Tokens
+from trbert.runners.graphed import Graphed
+from trbert.selection.captured import captured_pass
+from trbert.selection.reduction import Reducer
+from trbert.selection.selectors import Selector
+from trbert.shapes import DocFloat, Kept
+from trbert.tasks.examples import Examples, Outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Reduced:
+    """The result of a reduced pass.
+
+    Attributes:
+        outputs: the head's outputs, a row for each document or each original token, by task.
+        kept: the number of tokens of each document that were left after each point.
+    """
+
+    outputs: Outputs
+    kept: Kept
+
+
+def reduced_outputs(
+    reducer: Reducer, selector: Selector, tokens: Tokens, dial: float | DocFloat, examples: Examples | None = None
+) -> Reduced:
+    """Returns what the reduced model says of documents.
+
+    A runner that repeats captured stages does so where no gradient is wanted, outside autocast and training mode, and
+    where the selector reads the states alone. Elsewhere, and for layers that must read something back from the device,
+    the pass runs step by step.
+
+    Args:
+        reducer: the model.
+        selector: decides which tokens go on.
+        tokens: the documents, on any device. A captured pass takes them fastest from the CPU.
+        dial: the selector's dial: one for all documents, or one for each.
+        examples: the same documents with their targets. Only a selector that reads saliency needs them.
+
+    Raises:
+        InputError: As `Reducer.run` does. Or a document has more tokens than the model has positions.
+    """
+    runner, encoder = reducer.encoder.runner, reducer.encoder
+    if isinstance(runner, Graphed) and not runner.unfit and _repeatable(reducer, selector):
+        if not isinstance(dial, Tensor):
+            selector.check_dial(dial)
+        host = tokens.to("cpu")
+        encoder.check_tokens(host)
+        dials = torch.as_tensor(dial, dtype=torch.float32, device="cpu").expand(len(host))
+        size = Size.of(host.input_ids.numel(), len(host), int(host.lengths.max()))
+        with runner.lock:
+            try:
+                return Reduced(*captured_pass(reducer, selector, runner, size).run(host, dials))
+            except ReadsDevice:
+                runner.forget()
+                runner.unfit = True
+    finished = reducer.run(selector, tokens.to(encoder.device), dial, examples)
+    return Reduced(reducer.outputs(finished), finished.kept)
+
+
+def _repeatable(reducer: Reducer, selector: Selector) -> bool:
+    """Returns whether the stages of a pass can be captured here and now."""
+    plain = reducer.encoder.plain
+    learns = torch.is_grad_enabled() and next(plain.parameters()).requires_grad
+    plainly = not learns and not plain.training and not torch.is_autocast_enabled(reducer.encoder.device.type)
+    return plainly and selector.needs is None
