@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,31 @@ class TrbertModel(PreTrainedModel):
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         told = self.answer(outputs, tokens, real.bool().to(outputs.device), labels)
         return told.to_tuple() if return_dict is False else told
+
+    @torch.inference_mode()
+    def warm_up(self, tokens: Sequence[int], documents: Sequence[int]) -> None:
+        """Runs batches of made-up documents, so that what a runner makes at the first use of a size is made.
+
+        They are run at many dials, because later stages have as many tokens as the decisions leave.
+
+        Args:
+            tokens: numbers of tokens of a document.
+            documents: numbers of documents of a batch. Each is run with each number of tokens.
+
+        Raises:
+            InputError: A number is not 1 or more, or a document has more tokens than the model has positions.
+        """
+        if not all(number >= 1 for number in (*tokens, *documents)):
+            raise InputError(
+                f"tokens and documents must be 1 or more, and are {list(tokens)} and {list(documents)}: pass the sizes "
+                "that you expect"
+            )
+        rows, selector = self.plain.get_input_embeddings().num_embeddings, self.selector
+        for width, count in product(tokens, documents):
+            made_up = Tokens.from_padded(torch.arange(width * count).view(count, width) % rows)
+            for dial in (*selector.dials, selector.keep_all, self.config.dial):
+                reducer = self.reducer
+                reduced_outputs(reducer, selector, reducer.protect(made_up), dial)
 
     def read(self, tokens: Tokens) -> Tensor:
         """Returns the head's outputs for documents, a row for each document or for each token, by task.
@@ -513,8 +539,8 @@ def load(path: str | Path, dial: float | None = None, runner: str = "eager", ver
         dial: the dial to use; None uses the saved one.
         runner: the way to run the layers. "eager" calls them one after the other. "compiled" runs them through
             `torch.compile` where no gradient is wanted. The first use takes seconds to compile, and on a CPU it needs a
-            C++ compiler. "int8" runs the matrix products in int8, on a CPU only. Such a model can neither learn nor be
-            saved.
+            C++ compiler. "graphed" captures the stages of a pass, as CUDA graphs on a GPU, and repeats
+            them. "int8" runs the matrix products in int8, on a CPU only. Such a model can neither learn nor be saved.
         verify: whether to compare all files with the checksums in `SHA256SUMS`, which a search writes beside a model.
             This reads every file once more. It tells damage, such as from a copy or a disk; it does not tell tampering,
             because whoever changes a model can write its checksums anew.

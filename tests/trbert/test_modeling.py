@@ -25,6 +25,7 @@ from trbert.modeling import (
     load,
     model_class,
 )
+from trbert.runners import runner_of
 from trbert.selection.fusion import Fusion
 from trbert.selection.policy import Policy
 from trbert.selection.reduction import Reducer
@@ -739,3 +740,19 @@ def test_a_model_is_verified_when_asked_before_anything_is_made_of_it(saved):
     load(saved)
     with pytest.raises(DamagedCheckpoint, match=r"changed: 'model\.safetensors'"):
         load(saved, verify=True)
+
+
+@torch.no_grad()
+def test_a_model_that_was_warmed_up_captures_nothing_more_for_these_sizes(make_reducer, monkeypatch):
+    model = assemble(make_reducer((1, 3)), PolicySelector(Policy(32, 2)), 0.0, 40)
+    model.run_with(runner_of("graphed"))
+    ids = torch.randint(5, 60, (3, 17), generator=torch.Generator().manual_seed(0))
+    before = model(ids).logits
+    model.warm_up(tokens=(17, 40), documents=(1, 3))
+    made = []
+    monkeypatch.setattr(type(model.runner), "_capture", lambda self, work, device: made.append(work) or work)
+    assert_close(model(ids).logits, before)
+    assert made == []
+    message = "tokens and documents must be 1 or more, and are [17, 0] and [1]: pass the sizes that you expect"
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        model.warm_up(tokens=(17, 0), documents=(1,))

@@ -19,10 +19,13 @@ from trbert.packed.attention import PACKED_ATTENTION
 from trbert.packed.heads import plain_outputs
 from trbert.packed.tokens import Tokens
 from trbert.pretrained import Pretrained
-from trbert.runners import Compiled, Int8
+from trbert.runners import Compiled, Eager, Graphed, Int8, runner_of
+from trbert.selection.exits import Exits
+from trbert.selection.fusion import Fusion
 from trbert.selection.outputs import Reduced, reduced_outputs
+from trbert.selection.policy import Policy
 from trbert.selection.reduction import Reducer
-from trbert.selection.selectors import Selector
+from trbert.selection.selectors import FirstSelector, Selector
 from trbert.tasks import Task
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -193,7 +196,7 @@ def bench(
     rounds: int,
     say: Callable[[str], None],
     rivals: Mapping[str, Pretrained] | None = None,
-    compiles: bool = False,
+    runners: Sequence[str] = (Eager.name,),
 ) -> Report:
     """Returns how fast a reduced model is, compared with the same model padded, sorted by length, and unpadded.
 
@@ -209,7 +212,8 @@ def bench(
         rounds: the number of turns of each variant.
         say: is called with a line of text for each step of the work.
         rivals: other plain models by name, such as smaller ones. They run sorted by length.
-        compiles: whether to time the unpadded and the reduced model compiled as well, in every arithmetic but int8.
+        runners: the ways to run the unpadded and the reduced model, as names from `RUNNERS`. In int8 there is one way.
+            With "compiled" the padded model is compiled as well. With "graphed" it is captured as well, on a GPU.
 
     Raises:
         InputError: There is no text, an arithmetic is unknown, or it is int8 and the model is not on a CPU.
@@ -223,7 +227,8 @@ def bench(
     documents = _documents(model.task, tokenizer, inputs, model.config.max_tokens, device)
     variants: list[Variant] = []
     for dtype in dtypes:
-        variants += _variants(in_arithmetic(model, dtype), documents, dtype, dials, compiles and dtype != INT8)
+        ways = runners if dtype != INT8 else (Eager.name,)
+        variants += _variants(in_arithmetic(model, dtype), documents, dtype, dials, ways)
     for name, rival in (rivals or {}).items():
         longest = min(model.config.max_tokens, Encoder(rival.model).max_tokens)
         own = _documents(model.task, rival.tokenizer, inputs, longest, device)
@@ -263,24 +268,30 @@ def _documents(
 
 
 def _variants(
-    model: TrbertModel, documents: Documents, dtype: str, dials: Sequence[float], compiles: bool
+    model: TrbertModel, documents: Documents, dtype: str, dials: Sequence[float], runners: Sequence[str]
 ) -> list[Variant]:
-    own = _own_variants(model, documents, dtype, dials)
-    if compiles:
-        compiled = copy.copy(model)
-        compiled.runner = Compiled()
-        own += [
-            replace(each, name=f"{each.name}, compiled") for each in _own_variants(compiled, documents, dtype, dials)
-        ]
-    return [*padded_variants(model.reducer, documents, dtype), *own]
+    reducer = model.reducer
+    own = [each for runner in runners for each in _own_variants(model, documents, dtype, dials, runner)]
+    plain = [each for runner in runners if (each := padded_by(runner, reducer, documents, dtype)) is not None]
+    return [*padded_variants(reducer, documents, dtype), *plain, *own]
 
 
-def _own_variants(model: TrbertModel, documents: Documents, dtype: str, dials: Sequence[float]) -> list[Variant]:
-    reducer, cost, selector = model.reducer, model.cost_model(), model.selector
-    return [
-        unpadded_variant(reducer, documents, dtype),
-        *(reduced_variant(reducer, cost, selector, dial, f"reduced {dial:+g}", documents, dtype) for dial in dials),
-    ]
+def _own_variants(
+    model: TrbertModel, documents: Documents, dtype: str, dials: Sequence[float], runner: str
+) -> Iterator[Variant]:
+    cost, selector = model.cost_model(), model.selector
+
+    def reducer() -> Reducer:
+        """Returns the model with a runner of its own, as each model in use has: what one captures, none drops."""
+        own = model.runner if runner == Eager.name else runner_of(runner)
+        return replace(model.reducer, encoder=Encoder(model.plain, own))
+
+    def name_of(name: str) -> str:
+        return name if runner == Eager.name else f"{name}, {runner}"
+
+    yield replace(unpadded_variant(reducer(), documents, dtype), name=name_of(UNPADDED))
+    for dial in dials:
+        yield reduced_variant(reducer(), cost, selector, dial, name_of(f"reduced {dial:+g}"), documents, dtype)
 
 
 def _rival_variants(
@@ -293,6 +304,40 @@ def _rival_variants(
             Int8().adopt(plain, encoder.layers)
         _, by_length = padded_variants(Reducer(encoder=encoder, task=task), documents, dtype)
         yield replace(by_length, name=f"against {name}")
+
+
+def padded_by(runner: str, reducer: Reducer, documents: Documents, dtype: str) -> Variant | None:
+    """Returns the variant of the padded plain model that the same means make faster; None where there is none.
+
+    "compiled" is the model as `torch.compile` makes it. "graphed" is the model captured for each shape of a batch, on a
+    GPU. Where all documents of a batch are equally long, it gets no mask, as the fastest user would do it.
+    """
+    padded, _ = padded_variants(reducer, documents, dtype)
+    name = f"{PADDED}, {runner}"
+    if runner == Compiled.name:
+        return replace(padded, name=name, forward=torch.compile(padded.forward, dynamic=True))
+    if runner != Graphed.name or reducer.encoder.device.type != "cuda":
+        return None
+    captures, held = Graphed(), {}
+
+    def forward(batch: dict[str, Tensor]) -> Tensor:
+        if bool(batch["attention_mask"].all()):
+            batch = {part: value for part, value in batch.items() if part != "attention_mask"}
+        shape = tuple((part, tuple(value.shape)) for part, value in batch.items())
+        if shape not in held:
+            held[shape] = {part: value.clone() for part, value in batch.items()}
+        inputs = held[shape]
+        for part in batch:
+            inputs[part].copy_(batch[part])
+
+        def work() -> None:
+            found = padded.forward({part: value for part, value in inputs.items() if part != "outputs"})
+            inputs.setdefault("outputs", torch.empty_like(found)).copy_(found)
+
+        captures.repeat(shape, work, reducer.encoder.device)
+        return inputs["outputs"].clone()
+
+    return replace(padded, name=name, forward=forward)
 
 
 def padded_variants(reducer: Reducer, documents: Documents, dtype: str) -> tuple[Variant, Variant]:
@@ -318,8 +363,11 @@ def unpadded_variant(reducer: Reducer, documents: Documents, dtype: str) -> Vari
     """Returns the variant that runs the unreduced model on packed rows."""
     cost = CostModel.of(reducer)
 
+    whole = replace(reducer, points=(), fusion=Fusion.none(), exits=Exits.none())
+    nothing = FirstSelector(Policy(1, 0))
+
     def forward(batch: dict[str, Tensor]) -> Tensor:
-        return reducer.unreduced_outputs(Tokens.from_padded(**batch))
+        return reduced_outputs(whole, nothing, Tokens.from_padded(**batch), nothing.keep_all).outputs
 
     def flops(lengths: Tensor, batch: dict[str, Tensor]) -> float:
         return float(cost.unreduced(lengths).sum())

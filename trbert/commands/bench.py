@@ -12,6 +12,9 @@ HELP = "how fast a model is on this machine, compared with itself padded, sorted
 FIT = {"cpu": ["float32", "bfloat16", "int8"], "cuda": ["float32", "bfloat16", "float16"]}
 """The arithmetics that a bench runs by default, by device. The first one is that of the baseline."""
 
+WAYS = {"cpu": ["eager"], "cuda": ["eager", "graphed"]}
+"""The runners that a bench times by default, by device."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of this command to a parser."""
@@ -41,7 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype", nargs="+", help="float32, bfloat16, float16, int8 (default: those that suit the device)"
     )
     parser.add_argument("--against", nargs="+", default=[], metavar="MODEL", help="plain models to time beside it")
-    parser.add_argument("--compile", action="store_true", help="time the unpadded and the reduced model compiled, too")
+    parser.add_argument(
+        "--runner",
+        nargs="+",
+        metavar="RUNNER",
+        help="ways to run the layers: eager, compiled, graphed (default: eager, and graphed on a GPU)",
+    )
     parser.add_argument("--rounds", type=int, default=5, help="turns of each variant (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="threads of the process (default: PyTorch's own choice)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
@@ -119,7 +127,7 @@ def run(options: argparse.Namespace) -> None:
         dtypes=options.dtype or FIT[model.device.type],
         rounds=options.rounds,
         say=lambda line: print(line, flush=True),
-        compiles=options.compile,
+        runners=options.runner or WAYS[model.device.type],
         rivals={Path(name).name: load_pretrained(name, model.task, labels, new_head=True) for name in options.against},
     )
     write(report, out)
@@ -148,6 +156,12 @@ def _check_options(options: argparse.Namespace) -> None:
         raise InputError(
             f"--out must be a folder that can be written, and {options.out} cannot be ({why}): name another folder"
         )
+    for runner in options.runner or ():
+        if runner not in ("eager", "compiled", "graphed"):
+            raise InputError(
+                f"--runner must be among eager, compiled and graphed, and holds {runner!r}: name one of them; for int8 "
+                "there is --dtype int8"
+            )
     names = [Path(name).name for name in options.against]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(

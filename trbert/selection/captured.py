@@ -41,7 +41,8 @@ class Arena:
     def put(self, name: str, values: Tensor, room: int) -> None:
         """Writes values to the front of a tensor, which has `room` rows."""
         if name not in self._held:
-            self._held[name] = values.new_zeros(room, *values.shape[1:], device=self._device)
+            with torch.inference_mode(False):
+                self._held[name] = torch.zeros(room, *values.shape[1:], dtype=values.dtype, device=self._device)
         self._held[name][: len(values)].copy_(values, non_blocking=True)
 
     def get(self, name: str, rows: int) -> Tensor:
@@ -67,7 +68,8 @@ class CapturedPass:
         self._arena = Arena(device)
         # From pinned memory a GPU copies by itself, while the program goes on.
         self._pinned = device.type == "cuda"
-        self._counts = [torch.zeros(1, dtype=torch.long, pin_memory=self._pinned) for _ in reducer.points]
+        with torch.inference_mode(False):  # a tensor of inference mode could be written to in that mode alone
+            self._counts = [torch.zeros(1, dtype=torch.long, pin_memory=self._pinned) for _ in reducer.points]
 
     def holds(self, size: Size) -> bool:
         """Returns whether a row of this size has room."""

@@ -206,7 +206,9 @@ def test_each_arithmetic_has_its_own_baseline_and_all_the_first_ones(model, monk
 
     documents = Documents(Numbers("right"), (TEXTS,), 40, torch.device("cpu"))
     monkeypatch.setattr("trbert.bench.speed.take_turns", turns)
-    variants = [v for dtype in seconds for v in _variants(in_arithmetic(model, dtype), documents, dtype, [0.0], False)]
+    variants = [
+        v for dtype in seconds for v in _variants(in_arithmetic(model, dtype), documents, dtype, [0.0], ["eager"])
+    ]
     rows = {(row.dtype, row.variant): row for row in time_variants(variants, 2, 2, torch.device("cpu"))}
     assert {dtype: rows[dtype, "reduced +0"].over_plain.median for dtype in seconds} == {
         "float32": 4.0,
@@ -217,13 +219,17 @@ def test_each_arithmetic_has_its_own_baseline_and_all_the_first_ones(model, monk
     assert all(rows[dtype, "reduced +0"].over_unpadded.median == 2.0 for dtype in seconds)
 
 
-def test_compiled_variants_are_ours_alone_and_in_no_int8(model, monkeypatch):
+def test_the_runners_that_were_asked_for_are_timed_but_in_int8(model, monkeypatch):
     made = []
     monkeypatch.setattr(torch, "compile", lambda run, dynamic: made.append(dynamic) or run)
-    report = report_of(model, dtypes=["float32", "int8"], compiles=True)
-    compiled = [(row.dtype, row.variant) for row in report.rows if "compiled" in row.variant]
-    assert compiled == [("float32", f"{name}, compiled") for name in (UNPADDED, "reduced -1", "reduced +1000")]
-    assert made == [True] * 4  # all layers, and the three stages that both dials share
+    report = report_of(model, dtypes=["float32", "int8"], runners=["eager", "compiled", "graphed"])
+    names = (UNPADDED, "reduced -1", "reduced +1000")
+    others = [(row.dtype, row.variant) for row in report.rows if "," in row.variant]
+    assert others == [
+        ("float32", "padded, compiled"),  # a captured one is for a GPU
+        *[("float32", f"{name}, {runner}") for runner in ("compiled", "graphed") for name in names],
+    ]
+    assert made == [True] * 8  # the padded model, all layers in one span, and three spans at each dial
     assert type(model.runner) is Eager
 
 

@@ -115,11 +115,24 @@ def test_pairs_are_timed(saved, bert):
     assert lengths[1] == [min(length + 3, 16) for length in lengths[0]]
 
 
-def test_compiled_variants_are_timed_where_asked_for(saved, monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda run, dynamic: run)
-    assert main(words(saved, "--batch", "2", "--dtype", "float32", "--compile")) == 0
+def test_the_runners_that_were_asked_for_are_timed(saved):
+    assert main(words(saved, "--batch", "2", "--dtype", "float32", "--runner", "eager", "graphed")) == 0
     rows = json.loads((saved / "out" / "speed.json").read_text())["rows"]
-    assert [row["variant"] for row in rows][-2:] == ["unpadded, compiled", "reduced -0.5, compiled"]
+    assert [row["variant"] for row in rows][-4:] == [
+        "unpadded",
+        "reduced -0.5",
+        "unpadded, graphed",
+        "reduced -0.5, graphed",
+    ]
+
+
+def test_a_runner_that_a_bench_cannot_time_is_refused(saved, capsys):
+    assert main(words(saved, "--runner", "int8")) == 2
+    message = (
+        "--runner must be among eager, compiled and graphed, and holds 'int8': name one of them; for int8 there is "
+        "--dtype int8"
+    )
+    assert message in capsys.readouterr().err
 
 
 def test_without_matplotlib_there_is_no_picture(saved, capsys, monkeypatch):
@@ -191,7 +204,7 @@ def test_a_bench_that_is_told_nothing_takes_the_models_own_dial_and_what_fits_a_
     assert main(["bench", str(saved / "model"), "--data", str(saved / "data.csv")]) == 2
     assert (asked["dials"], asked["batches"], asked["rounds"]) == ([-0.5], [1, 8, 32, 128], 5)
     assert (asked["dtypes"], asked["device"]) == (["float32", "bfloat16", "int8"], "cpu")
-    assert (asked["compiles"], asked["rivals"]) == (False, {})
+    assert (asked["runners"], asked["rivals"]) == (["eager"], {})
     assert "threads" not in asked
 
 
