@@ -254,7 +254,8 @@ class TrbertModel(PreTrainedModel):
                 "that you expect"
             )
         rows, selector = self.plain.get_input_embeddings().num_embeddings, self.selector
-        for width, count in product(tokens, documents):
+        # The largest batch first: when a larger one comes, a runner takes new memory, and captures all anew.
+        for width, count in product(sorted(tokens, reverse=True), sorted(documents, reverse=True)):
             made_up = Tokens.from_padded(torch.arange(width * count).view(count, width) % rows)
             for dial in (*selector.dials, selector.keep_all, self.config.dial):
                 reducer = self.reducer
