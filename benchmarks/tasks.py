@@ -103,7 +103,7 @@ SETS: dict[str, Target] = {
             "teacher.learning_rate": 5e-5,
             "teacher.epochs": 2.0,
         },
-        recipe={**SHORT_STAGES, "select.points": (0, 2)},
+        recipe={**SHORT_STAGES, "joint.documents": 4000, "select.points": (0, 2)},
         targets=(2.0, 3.0, 5.0),
         must=((3.0, 1.0),),
         aim=((5.0, 1.0),),
@@ -132,7 +132,7 @@ SETS: dict[str, Target] = {
     "squad_v1": Target(
         folder="squad_v1_files",
         settings={"task": "question_answering", "data.max_length": 320, "teacher.epochs": 3.0},
-        recipe=EVERY_TOKEN,
+        recipe={**EVERY_TOKEN, "joint.documents": 4000},
         targets=(1.5, 2.0, 2.5),
         must=((1.5, 1.0), (2.0, 2.0)),
         aim=((2.5, 0.5),),
@@ -140,7 +140,7 @@ SETS: dict[str, Target] = {
     "squad_v2": Target(
         folder="squad_v2_folds",
         settings={"task": "question_answering", "data.max_length": 320, "teacher.epochs": 3.0},
-        recipe=EVERY_TOKEN,
+        recipe={**EVERY_TOKEN, "joint.documents": 4000},
         targets=(1.5, 2.0, 2.5),
         must=((1.5, 1.0),),
         aim=((2.0, 0.5),),
@@ -160,7 +160,7 @@ SETS: dict[str, Target] = {
     "race": Target(
         folder="race",
         settings={"task": "multiple_choice", "teacher.epochs": 2.0},
-        recipe={**SHORT_STAGES, "joint.fastest": 6.0},
+        recipe={**SHORT_STAGES, "joint.documents": 2000, "joint.fastest": 6.0},
         targets=(2.0, 3.0),
         must=((2.0, 1.0),),
         aim=((3.0, 1.0),),
@@ -169,7 +169,7 @@ SETS: dict[str, Target] = {
     "embedding": Target(
         folder="embedded_texts",
         settings={"task": "embedding"},
-        recipe={**SHORT_STAGES, "select.points": (0, 2)},
+        recipe={**SHORT_STAGES, "joint.documents": 4000, "select.points": (0, 2)},
         targets=(2.0, 3.0, 4.0),
         must=((2.0, 3.0),),
         aim=((4.0, 3.0),),
