@@ -99,7 +99,7 @@ SETS: dict[str, Target] = {
             "task": "regression",
             "data.label_column": "rating",
             "data.train_rows": 4000,
-            "data.test_rows": 5000,
+            "data.test_rows": 2000,
             "teacher.learning_rate": 5e-5,
             "teacher.epochs": 2.0,
         },
@@ -131,7 +131,7 @@ SETS: dict[str, Target] = {
     ),
     "squad_v1": Target(
         folder="squad_v1_files",
-        settings={"task": "question_answering", "data.max_length": 320, "teacher.epochs": 3.0},
+        settings={"task": "question_answering", "data.max_length": 320, "data.test_rows": 2000, "teacher.epochs": 3.0},
         recipe={**EVERY_TOKEN, "joint.documents": 4000},
         targets=(1.5, 2.0, 2.5),
         must=((1.5, 1.0), (2.0, 2.0)),
@@ -139,7 +139,7 @@ SETS: dict[str, Target] = {
     ),
     "squad_v2": Target(
         folder="squad_v2_folds",
-        settings={"task": "question_answering", "data.max_length": 320, "teacher.epochs": 3.0},
+        settings={"task": "question_answering", "data.max_length": 320, "data.test_rows": 2000, "teacher.epochs": 3.0},
         recipe={**EVERY_TOKEN, "joint.documents": 4000},
         targets=(1.5, 2.0, 2.5),
         must=((1.5, 1.0),),
