@@ -10,7 +10,7 @@ import numpy as np
 
 from trbert.errors import InputError
 from trbert.tasks.bad_rows import read_rows
-from trbert.tasks.labels import without_labels
+from trbert.tasks.labels import with_labels
 from trbert.tasks.over_texts import usable_rows
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.texts import is_missing
@@ -47,13 +47,10 @@ def read_queries(tables: Mapping[str, Table], columns: Columns, renames: Mapping
         InputError: A text is not a string, a label is no grade, or no query is left. Or no query of train has
             documents of different grades.
     """
-    notes: list[str] = []
+    tables, notes = with_labels(tables, columns)
     found: dict[str, Found] = {}
     firsts: dict[str, dict[str, int]] = {}
     for split, table in tables.items():
-        if split != "train" and (why := without_labels(table, tables["train"], columns.target)):
-            notes.append(f"{split} is not used: {why}")
-            continue
         used, left_out = usable_rows(split, table, columns)
         used, grades, bad = read_rows(split, table, columns, used, partial(_grade, table, columns.target, renames))
         found[split] = _queries(table, columns, used, grades)
