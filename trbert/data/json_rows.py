@@ -136,7 +136,8 @@ def _records(values: list[Any], columns: Columns, origin: str) -> tuple[list[Any
     if len(tables) == 1 and not set(needed) <= set(value):
         (name,) = tables
         return tables[name], [f"the rows are those of the list {name!r}"]
-    if all(isinstance(part, list) for part in parts):
+    is_row = columns.words and not all(_is_list_of(value.get(name), list) for name in needed)
+    if all(isinstance(part, list) for part in parts) and not is_row:
         return _from_columns(value, origin), []
     return values, []
 

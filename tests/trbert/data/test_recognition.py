@@ -129,6 +129,11 @@ def test_a_task_without_labels_is_never_taken_unasked(tmp_path):
     )
 
 
+def test_a_task_without_labels_is_not_advised_where_columns_are_named_that_it_refuses(tmp_path):
+    told = refusal(write(tmp_path, {"text": "x", "kind": "a"}), label_column="label")
+    assert told.endswith("and has 'text', 'kind': set --label-column to one of them")
+
+
 def test_a_task_that_is_known_by_its_columns_is_taken_before_the_labels_are_looked_at(tmp_path):
     rows = [{"query": f"q{row // 2}", "document": f"d{row}", "label": row % 2} for row in range(40)]
     why = "a.jsonl has the columns 'query', 'document', 'label'"

@@ -148,6 +148,7 @@ def _answers(value: Any, where: str, table: Table, columns: Columns) -> Iterator
     for text, start in pairs:
         if not isinstance(text, str):
             raise InputError(f"{form} has {shown(value if text is None else text)}: {remedy}")
+        start = int(start) if isinstance(start, float) and start.is_integer() else start
         if start is not None and (not isinstance(start, int) or isinstance(start, bool)):
             raise InputError(f"{form} has {shown(start)} as an answer_start, which is no whole number: {remedy}")
         if not is_blank(text):

@@ -82,6 +82,25 @@ def test_queries_that_are_held_out_of_train_keep_all_their_documents(tmp_path):
     assert sum("have more than 32 documents" in note for note in splits.notes) == 1
 
 
+def test_a_pair_that_stands_in_several_rows_counts_once_with_its_first_grade():
+    reading = read([*PAIRS, ("q", "a", 1), ("r", "c", 1), ("q", "a", 0)])
+    assert reading.rows["train"].inputs == (("q", "r"), (["a", "b"], ["c", "d", "e"]))
+    assert reading.rows["train"].targets.tolist() == [[1, 0, -100], [0, 1, 0]]
+    assert reading.notes == (
+        "train: 3 rows left out that repeat the query and the document of a row before: the grade of the first one "
+        "counts",
+    )
+
+
+def test_equal_queries_of_two_splits_do_not_contradict_each_other(tmp_path):
+    for name, pairs in (("train", PAIRS), ("test", [PAIRS[0], PAIRS[2]])):
+        lines = ["query,document,label", *(",".join(map(str, pair)) for pair in pairs), "s,f,1", "s,g,0"]
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines))
+    notes = load_splits(str(tmp_path), task=TASK).notes
+    assert any("test: 2 of 2 rows have a text that also stands in train" in note for note in notes)
+    assert not any("more than one label" in note for note in notes)
+
+
 def test_pairs_with_a_blank_text_are_left_out():
     reading = read([*PAIRS, ("q", " ", 1), ("", "x", 1)])
     assert reading.rows["train"].inputs[1] == (["a", "b"], ["c", "d", "e"])
