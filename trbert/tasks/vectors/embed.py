@@ -33,18 +33,19 @@ def embed(model: Any, tokenizer: Any, texts: Iterable[Any], batch_size: int = 32
         raise InputError(
             f"model must be one of task embedding, and is of task {model.config.task}: call it as the plain model"
         )
-    if isinstance(texts, str) or len(texts := list(texts)) == 0:
+    every = [] if isinstance(texts, str) else list(texts)
+    if not every:
         raise InputError("texts must be a list with at least one text, and are not: pass a list of strings")
-    if odd := [place for place, text in enumerate(texts) if not isinstance(text, str)]:
+    if odd := [place for place, text in enumerate(every) if not isinstance(text, str)]:
         raise InputError(
-            f"texts must be strings, and text {odd[0]} is {shown(texts[odd[0]])}: leave it out, or write it as a string"
+            f"texts must be strings, and text {odd[0]} is {shown(every[odd[0]])}: leave it out, or write it as a string"
         )
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, and is {batch_size}: leave it out to take the default")
-    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    order = sorted(range(len(every)), key=lambda index: len(every[index]))
     found = []
     for start in range(0, len(order), batch_size):
-        part = [texts[index] for index in order[start : start + batch_size]]
+        part = [every[index] for index in order[start : start + batch_size]]
         inputs = tokenizer(
             part, padding=True, truncation=True, max_length=model.config.max_tokens, return_tensors="pt"
         ).to(model.device)
