@@ -1,6 +1,7 @@
 """Reads the questions of tables with their contexts and answers, and finds each answer in its context."""
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -171,12 +172,11 @@ def _likeliest(context: str, text: str, question: str) -> int | None:
     if len(places) < 2:
         return places[0] if places else None
     wanted = set(_WORD.findall(question.lower()))
-    ends = [(match.end(), wanted & set(_WORD.findall(match[0].lower()))) for match in _SENTENCE.finditer(context)]
-
-    def shared(place: int) -> int:
-        return next((len(words) for end, words in ends if place < end), 0)
-
-    return max(places, key=shared)
+    sentences = [
+        (match.end(), len(wanted & set(_WORD.findall(match[0].lower())))) for match in _SENTENCE.finditer(context)
+    ]
+    ends = [end for end, _ in sentences]
+    return max(places, key=lambda place: sentences[bisect_right(ends, place)][1])
 
 
 def _places(context: str, text: str) -> list[int]:
