@@ -258,7 +258,7 @@ def _read(table: Table, columns: Columns, count: int, kind: str, row: int) -> in
         table: the table.
         columns: its columns.
         count: how many options there are to be.
-        kind: how the answers are written.
+        kind: how the answers are written; "" where that is not known.
         row: the index of the row.
 
     Raises:
@@ -271,11 +271,12 @@ def _read(table: Table, columns: Columns, count: int, kind: str, row: int) -> in
             f"{len(options)}: correct or remove the row"
         )
     answer = table.values[columns.target][row]
-    found = _KINDS[kind](answer, options)
+    found = _KINDS[kind](answer, options) if kind else None
     if found is None:
+        form = f"{kind} as in most rows of train" if kind else "a letter, an index or its text"
         raise InputError(
-            f"row {row} of {table.origin} must have one of its {count} options in column {columns.target!r}, as {kind} "
-            f"as in most rows of train, and has {shown(answer)}: correct or remove the row, or set --label-column to "
+            f"row {row} of {table.origin} must have one of its {count} options in column {columns.target!r}, as {form}, "
+            f"and has {shown(answer)}: correct or remove the row, or set --label-column to "
             f"the column of the answers{table.unread}"
         )
     return found
@@ -313,7 +314,7 @@ _KINDS: dict[str, Callable[[Any, Sequence[str]], int | None]] = {
 
 
 def _kind_of(table: Table, columns: Columns, rows: Sequence[int]) -> str:
-    """Returns how the answers of train are written: the first of the kinds that fit the most rows.
+    """Returns how the answers of train are written: the first of the kinds that fit the most rows; "" where none fits.
 
     It is decided for all rows together, because an option may itself be a letter or a number.
     """
@@ -321,4 +322,4 @@ def _kind_of(table: Table, columns: Columns, rows: Sequence[int]) -> str:
     lists = [(answers[row], options[row]) for row in rows if isinstance(options[row], list)]
     pairs = [(answer, [str(each) for each in own]) for answer, own in lists if not is_missing(answer)]
     fits = {kind: sum(find(*pair) is not None for pair in pairs) for kind, find in _KINDS.items()}
-    return max(fits, key=lambda kind: fits[kind])
+    return max(fits, key=lambda kind: fits[kind]) if any(fits.values()) else ""

@@ -100,7 +100,7 @@ class Regression(OverTexts):
 
     def counts(self, rows: Mapping[str, Rows], labels: Sequence[str]) -> list[str]:
         """Returns between what the numbers of train lie."""
-        own = rows["train"].targets[:, 0]
+        own = rows["train"].targets[:, 0].astype(np.float64)
         return [
             f"train: {len(own):,} rows with numbers from {own.min():g} to {own.max():g}, {own.mean():.3g} on average "
             f"with a standard deviation of {own.std():.3g}"

@@ -59,6 +59,11 @@ def test_numbers_that_are_all_equal_are_refused(numbers, told):
         TASK.read({"train": table(numbers)}, COLUMNS)
 
 
+def test_the_spread_of_large_numbers_is_said():
+    rows = TASK.read({"train": table([1e25, 3e25])}, COLUMNS).rows
+    assert TASK.counts(rows, ())[0].endswith("2e+25 on average with a standard deviation of 1e+25")
+
+
 @pytest.mark.parametrize("secret", [-1.0, "-1", None, float("nan"), ""])
 def test_a_split_without_numbers_is_not_used(secret):
     reading = TASK.read({"train": table([1, 2.5]), "test": table([secret] * 3, "b.csv")}, COLUMNS)
