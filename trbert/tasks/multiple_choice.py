@@ -275,8 +275,8 @@ def _read(table: Table, columns: Columns, count: int, kind: str, row: int) -> in
     if found is None:
         form = f"{kind} as in most rows of train" if kind else "a letter, an index or its text"
         raise InputError(
-            f"row {row} of {table.origin} must have one of its {count} options in column {columns.target!r}, as {form}, "
-            f"and has {shown(answer)}: correct or remove the row, or set --label-column to "
+            f"row {row} of {table.origin} must have one of its {count} options in column {columns.target!r}, as {form}"
+            f", and has {shown(answer)}: correct or remove the row, or set --label-column to "
             f"the column of the answers{table.unread}"
         )
     return found

@@ -315,8 +315,8 @@ def test_an_answer_that_is_no_option_is_refused(answers, shown, kind):
 
 def test_answers_of_which_none_is_an_option_are_refused_with_all_ways_to_write_one():
     refused(
-        "row 0 of a.jsonl must have one of its 2 options in column 'answer', as a letter, an index or its text, and has "
-        "the bool True: correct or remove the row, or set --label-column to the column of the answers",
+        "row 0 of a.jsonl must have one of its 2 options in column 'answer', as a letter, an index or its text, and "
+        "has the bool True: correct or remove the row, or set --label-column to the column of the answers",
         answer=[True, False, True],
     )
 
