@@ -35,7 +35,7 @@ def read_queries(tables: Mapping[str, Table], columns: Columns, renames: Mapping
     and `NO_GRADE` where there is no document.
 
     Rows of the table that have the same query belong together, wherever they stand. A document that a query has in
-    several rows counts once, with the grade of the first of them. Rows with a blank text are left out. In a split other
+    several rows counts once, with its highest grade. Rows with a blank text are left out. In a split other
     than train, so are rows that are in train, too. A query of which no document is relevant is left out: every order of
     its documents is as good as any other. A split without any labels is not used.
 
@@ -60,7 +60,7 @@ def read_queries(tables: Mapping[str, Table], columns: Columns, renames: Mapping
         if repeated:
             notes.append(
                 f"{split}: {repeated:,} rows left out that repeat the query and the document of a row before: the "
-                "grade of the first one counts"
+                "highest grade of a pair counts"
             )
     relevant: dict[str, Found] = {}
     for split, queries in found.items():
@@ -130,7 +130,8 @@ def _queries(table: Table, columns: Columns, used: Sequence[int], grades: Sequen
     queries, documents = (table.values[name] for name in columns.inputs)
     found: dict[str, dict[str, float]] = {}
     for row, grade in zip(used, grades, strict=True):
-        found.setdefault(queries[row], {}).setdefault(documents[row], grade)
+        own = found.setdefault(queries[row], {})
+        own[documents[row]] = max(grade, own.get(documents[row], 0.0))
     pairs = {query: list(own.items()) for query, own in found.items()}
     return pairs, len(used) - sum(map(len, pairs.values()))
 

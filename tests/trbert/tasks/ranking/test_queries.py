@@ -82,13 +82,13 @@ def test_queries_that_are_held_out_of_train_keep_all_their_documents(tmp_path):
     assert sum("have more than 32 documents" in note for note in splits.notes) == 1
 
 
-def test_a_pair_that_stands_in_several_rows_counts_once_with_its_first_grade():
-    reading = read([*PAIRS, ("q", "a", 1), ("r", "c", 1), ("q", "a", 0)])
+def test_a_pair_that_stands_in_several_rows_counts_once_with_its_highest_grade():
+    reading = read([*PAIRS, ("q", "a", 0), ("r", "d", 1), ("r", "e", 2)])
     assert reading.rows["train"].inputs == (("q", "r"), (["a", "b"], ["c", "d", "e"]))
-    assert reading.rows["train"].targets.tolist() == [[1, 0, -100], [0, 1, 0]]
-    assert reading.notes == (
-        "train: 3 rows left out that repeat the query and the document of a row before: the grade of the first one "
-        "counts",
+    assert reading.rows["train"].targets.tolist() == [[0.5, 0, -100], [0, 0.5, 1]]
+    assert reading.notes[0] == (
+        "train: 3 rows left out that repeat the query and the document of a row before: the highest grade of a pair "
+        "counts"
     )
 
 
