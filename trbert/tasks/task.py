@@ -345,6 +345,21 @@ class Task(ABC):
         return {}
 
 
+def task_of_model(model: Any) -> Task:
+    """Returns the task of a model that a user has passed.
+
+    Raises:
+        InputError: It is no reduced model.
+    """
+    task = getattr(model, "task", None)
+    if not isinstance(task, Task):
+        raise InputError(
+            f"model must be a reduced model, and is {type(model).__name__}: pass what trbert.load returns, and then "
+            "its tokenizer"
+        )
+    return task
+
+
 def _means(sums: Float[np.ndarray, " block"], counts: Float[np.ndarray, " block"]) -> Float[np.ndarray, " block"]:
     """Returns sums / counts, and 1 where the count is 0."""
     return np.divide(sums, counts, out=np.ones_like(sums), where=counts > 0)

@@ -38,7 +38,7 @@ def test_what_is_read_is_what_trials_start_from(tiny_settings, cache, prepared):
 def queries(tiny_settings, tmp_path):
     """Settings for fifty queries of one to five words, each with two documents."""
     rows = [
-        {"query": " ".join([f"w{row // 2}"] * (1 + row // 2 % 5)), "document": "alpha w1", "label": row % 2}
+        {"query": " ".join([f"w{row // 2}"] * (1 + row // 2 % 5)), "document": f"alpha w{row % 2}", "label": row % 2}
         for row in range(100)
     ]
     (tmp_path / "queries.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -2,6 +2,8 @@
 
 import json
 
+import numpy as np
+import pandas
 import pytest
 import tokenizers
 import torch
@@ -82,6 +84,28 @@ def test_a_long_text_is_truncated_as_in_the_search(model, tokenizer):
 def test_what_is_no_list_of_texts_is_refused(texts, model, tokenizer):
     with pytest.raises(InputError, match="texts must be a list with at least one text, and are not: pass a list"):
         trbert.embed(model, tokenizer, texts)
+
+
+@pytest.mark.parametrize("make", [tuple, iter, np.array, pandas.Series])
+def test_texts_may_be_any_series_of_strings(make, model, tokenizer):
+    assert_close(trbert.embed(model, tokenizer, make(TEXTS)), trbert.embed(model, tokenizer, TEXTS))
+
+
+@pytest.mark.parametrize("odd", [None, 3, ["w1"], float("nan")])
+def test_a_text_that_is_no_string_is_refused_with_its_place(odd, model, tokenizer):
+    with pytest.raises(InputError, match=r"^texts must be strings, and text 1 is the .*: leave it out"):
+        trbert.embed(model, tokenizer, ["w1", odd])
+
+
+def test_a_batch_without_a_text_is_refused(model, tokenizer):
+    with pytest.raises(InputError, match=r"^batch_size must be at least 1, and is 0"):
+        trbert.embed(model, tokenizer, TEXTS, batch_size=0)
+
+
+def test_vectors_of_what_is_no_reduced_model_are_refused(model, tokenizer):
+    for other in (model.plain, tokenizer):
+        with pytest.raises(InputError, match=rf"^model must be a reduced model, and is {type(other).__name__}: pass"):
+            trbert.embed(other, tokenizer, TEXTS)
 
 
 def test_vectors_of_a_model_with_a_head_are_refused(model, tokenizer):
