@@ -294,6 +294,16 @@ def test_an_answer_that_is_no_option_is_refused(answers, shown, kind):
     )
 
 
+def test_answers_of_which_none_is_an_option_are_told_together():
+    refused(
+        "column 'answer' of a.jsonl must say which option is right, and no row does: the first answer is the str "
+        "'right', and its options are 'd', 'b': write each answer as a letter from A on or an index from 0 on or "
+        "the text of an option; or set --label-column to the column of the answers",
+        options=[["d", "b"], ["c", "x"], ["b", "a"]],
+        answer=["right", "wrong", "right"],
+    )
+
+
 def test_a_text_that_two_options_have_is_no_answer():
     refused("row 1 of a.jsonl must have one of", options=[["d", "b"], ["c", "c"], ["b", "a"]], answer=["d", "c", "b"])
 
