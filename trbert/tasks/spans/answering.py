@@ -11,6 +11,7 @@ from trbert.tasks.rows import Rows
 from trbert.tasks.spans.passages import NOT_ALLOWED
 from trbert.tasks.spans.questions import NO_ANSWER, NO_PLACE
 from trbert.tasks.spans.scores import best_spans, with_no_answer
+from trbert.tasks.task import check_reduced
 from trbert.tasks.texts import is_blank
 from trbert.wording import cut
 
@@ -49,21 +50,16 @@ def answer(model: "TrbertModel", tokenizer: Any, question: str, context: str, *,
         may_be_none: whether to say that there is no answer where that is likelier. False always gives a span.
 
     Raises:
-        InputError: The model is of another task. A text is blank. Or the question is too long.
+        InputError: The model is of another task or is no reduced one. A text is blank. Or the question is too long.
     """
+    check_reduced(model, "question_answering")
     reducer, selector = model.reducer, model.selector
-    task = reducer.task
-    if task.name != "question_answering":
-        raise InputError(
-            f"model must be of the task question_answering, and is of {task.name}: load one that was searched with "
-            "--task question_answering"
-        )
     for name, text in (("question", question), ("context", context)):
         if is_blank(text):
             raise InputError(f"{name} must have a character that can be seen, and is {cut(text)}: pass another one")
     none = np.full((1, 1, 2), NO_PLACE, dtype=np.int64)
     rows = Rows(((question,), (context,)), none, np.zeros(1, dtype=np.int64), (NO_ANSWER,), places=("the call",))
-    examples = task.encode(rows, tokenizer, model.config.max_tokens).examples.to(reducer.encoder.device)
+    examples = reducer.task.encode(rows, tokenizer, model.config.max_tokens).examples.to(reducer.encoder.device)
     selector.check_dial(model.config.dial)
     outputs = reducer.outputs(reducer.run(selector, reducer.protect(examples.tokens), model.config.dial)).float()
     spans = best_spans(outputs, examples)

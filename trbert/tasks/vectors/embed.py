@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trbert.errors import InputError
+from trbert.tasks.task import check_reduced
 
 
 @torch.inference_mode()
@@ -23,12 +24,9 @@ def embed(model: Any, tokenizer: Any, texts: Sequence[str], batch_size: int = 32
         batch_size: the number of texts of a forward pass.
 
     Raises:
-        InputError: There is no text, or the model is of another task.
+        InputError: There is no text, or the model is of another task or is no reduced one.
     """
-    if model.task.has_head:
-        raise InputError(
-            f"model must be one of task embedding, and is of task {model.config.task}: call it as the plain model"
-        )
+    check_reduced(model, "embedding")
     if isinstance(texts, str) or not texts:
         raise InputError("texts must be a list with at least one text, and are not: pass a list of strings")
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
