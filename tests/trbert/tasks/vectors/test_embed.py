@@ -91,7 +91,7 @@ def test_vectors_of_a_model_with_a_head_are_refused(model, tokenizer):
 
 
 def test_vectors_of_a_plain_model_are_refused(model, tokenizer):
-    told = "model must be a reduced model of task embedding, as trbert.load returns it, and is of class BertModel: make one"
+    told = "model must be a reduced model of task embedding, as trbert.load returns it, and is of class BertModel: "
     with pytest.raises(InputError, match=told):
         trbert.embed(model.plain, tokenizer, TEXTS)
 
