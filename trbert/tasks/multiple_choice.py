@@ -19,7 +19,7 @@ from trbert.tasks.over_texts import count_tokens, encode_texts, texts_of, usable
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.task import PerExample, Task
 from trbert.tasks.texts import is_blank, is_missing, rows_with_texts
-from trbert.wording import cut, shown
+from trbert.wording import briefly_listed, cut, shown
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """The letters of the options, in their order. There are at most so many options."""
@@ -258,7 +258,7 @@ def _read(table: Table, columns: Columns, count: int, kind: str, row: int) -> in
         table: the table.
         columns: its columns.
         count: how many options there are to be.
-        kind: how the answers are written; "" where that is not known.
+        kind: how the answers are written.
         row: the index of the row.
 
     Raises:
@@ -271,12 +271,11 @@ def _read(table: Table, columns: Columns, count: int, kind: str, row: int) -> in
             f"{len(options)}: correct or remove the row"
         )
     answer = table.values[columns.target][row]
-    found = _KINDS[kind](answer, options) if kind else None
+    found = _KINDS[kind](answer, options)
     if found is None:
-        form = f"{kind} as in most rows of train" if kind else "a letter, an index or its text"
         raise InputError(
-            f"row {row} of {table.origin} must have one of its {count} options in column {columns.target!r}, as {form}"
-            f", and has {shown(answer)}: correct or remove the row, or set --label-column to "
+            f"row {row} of {table.origin} must have one of its {count} options in column {columns.target!r}, as {kind} "
+            f"as in most rows of train, and has {shown(answer)}: correct or remove the row, or set --label-column to "
             f"the column of the answers{table.unread}"
         )
     return found
@@ -314,12 +313,22 @@ _KINDS: dict[str, Callable[[Any, Sequence[str]], int | None]] = {
 
 
 def _kind_of(table: Table, columns: Columns, rows: Sequence[int]) -> str:
-    """Returns how the answers of train are written: the first of the kinds that fit the most rows; "" where none fits.
+    """Returns how the answers of train are written: the first of the kinds that fit the most rows.
 
     It is decided for all rows together, because an option may itself be a letter or a number.
+
+    Raises:
+        InputError: There are answers, and none of them is an option.
     """
     options, answers = table.values[columns.inputs[-1]], table.values[columns.target]
     lists = [(answers[row], options[row]) for row in rows if isinstance(options[row], list)]
     pairs = [(answer, [str(each) for each in own]) for answer, own in lists if not is_missing(answer)]
     fits = {kind: sum(find(*pair) is not None for pair in pairs) for kind, find in _KINDS.items()}
-    return max(fits, key=lambda kind: fits[kind]) if any(fits.values()) else ""
+    best = max(fits, key=lambda kind: fits[kind])
+    if pairs and not fits[best]:
+        raise InputError(
+            f"column {columns.target!r} of {table.origin} must say which option is right, and no row does: the first "
+            f"answer is {shown(pairs[0][0])}, and its options are {briefly_listed(pairs[0][1])}: write each answer as "
+            f"{' or '.join(_KINDS)}; or set --label-column to the column of the answers{table.unread}"
+        )
+    return best

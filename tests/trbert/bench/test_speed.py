@@ -377,6 +377,13 @@ def test_a_reports_own_figures_by_hand(clock, model):
     assert asked == ["batch 2: 5 documents, 5 variants, 3 rounds"]
 
 
+def test_batches_that_all_documents_do_not_fill_are_timed_once_as_one_batch_of_all(clock, model):
+    asked = []
+    report = report_of(model, batches=[2, 8, 32], say=asked.append)
+    assert [line.partition(":")[0] for line in asked] == ["batch 2", "batch 5"]
+    assert sorted({row.batch for row in report.rows}) == [2, 5]
+
+
 def test_variants_are_timed_in_as_many_rounds_as_asked_for(clock, model, monkeypatch):
     rounds = []
     monkeypatch.setattr(

@@ -313,11 +313,13 @@ def test_an_answer_that_is_no_option_is_refused(answers, shown, kind):
     )
 
 
-def test_answers_of_which_none_is_an_option_are_refused_with_all_ways_to_write_one():
+def test_answers_of_which_none_is_an_option_are_told_together():
     refused(
-        "row 0 of a.jsonl must have one of its 2 options in column 'answer', as a letter, an index or its text, and "
-        "has the bool True: correct or remove the row, or set --label-column to the column of the answers",
-        answer=[True, False, True],
+        "column 'answer' of a.jsonl must say which option is right, and no row does: the first answer is the str "
+        "'right', and its options are 'd', 'b': write each answer as a letter from A on or an index from 0 on or "
+        "an index from 1 on or the text of an option; or set --label-column to the column of the answers",
+        options=[["d", "b"], ["c", "x"], ["b", "a"]],
+        answer=["right", "wrong", "right"],
     )
 
 

@@ -12,7 +12,7 @@ from trbert.tasks.rows import Rows
 from trbert.tasks.spans.passages import NOT_ALLOWED
 from trbert.tasks.spans.questions import NO_ANSWER, NO_PLACE
 from trbert.tasks.spans.scores import best_spans, with_no_answer
-from trbert.tasks.task import task_of_model
+from trbert.tasks.task import check_reduced
 from trbert.tasks.texts import is_blank
 from trbert.wording import cut, shown
 
@@ -54,12 +54,8 @@ def answer(model: "TrbertModel", tokenizer: Any, question: Any, context: Any, *,
         InputError: The model is of another task, or no reduced one. A text is no string, or blank. Or the question is
             too long.
     """
-    task: Any = task_of_model(model)
-    if task.name != "question_answering":
-        raise InputError(
-            f"model must be of the task question_answering, and is of {task.name}: load one that was searched with "
-            "--task question_answering"
-        )
+    check_reduced(model, "question_answering")
+    task: Any = model.task
     for name, text in (("question", question), ("context", context)):
         if not isinstance(text, str):
             raise InputError(f"{name} must be a string, and is {shown(text)}: call it once for each question")

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trbert.errors import InputError
-from trbert.tasks.task import task_of_model
+from trbert.tasks.task import check_reduced
 from trbert.wording import shown
 
 
@@ -28,11 +28,7 @@ def embed(model: Any, tokenizer: Any, texts: Iterable[Any], batch_size: int = 32
         InputError: There is no text, or one is no string. The batch size is below 1. Or the model is of another task,
             or no reduced one.
     """
-    task = task_of_model(model)
-    if task.has_head:
-        raise InputError(
-            f"model must be one of task embedding, and is of task {model.config.task}: call it as the plain model"
-        )
+    check_reduced(model, "embedding")
     every = [] if isinstance(texts, str) else list(texts)
     if not every:
         raise InputError("texts must be a list with at least one text, and are not: pass a list of strings")

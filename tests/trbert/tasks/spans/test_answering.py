@@ -138,8 +138,13 @@ def test_an_answer_of_what_is_no_reduced_model_is_refused(model, tokenizer):
 def test_a_model_of_another_task_is_refused(bert, tokenizer):
     reducer = Reducer(encoder=Encoder(bert), task=TASKS["classification"], points=(1,))
     model = assemble(reducer, FirstSelector(Policy(32, 0)), 1.0, 9)
-    with pytest.raises(InputError, match="model must be of the task question_answering, and is of classification"):
+    with pytest.raises(InputError, match="model must be of task question_answering, and is of task classification"):
         trbert.answer(model, tokenizer, "a", "b")
+
+
+def test_a_plain_model_is_refused(bert, tokenizer):
+    with pytest.raises(InputError, match=f"must be a reduced model .* is of class {type(bert).__name__}: make one"):
+        trbert.answer(bert, tokenizer, "a", "b")
 
 
 @torch.no_grad()

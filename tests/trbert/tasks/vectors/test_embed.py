@@ -110,8 +110,14 @@ def test_vectors_of_what_is_no_reduced_model_are_refused(model, tokenizer):
 
 def test_vectors_of_a_model_with_a_head_are_refused(model, tokenizer):
     model.config.task = "classification"
-    with pytest.raises(InputError, match="model must be one of task embedding, and is of task classification: "):
+    with pytest.raises(InputError, match="model must be of task embedding, and is of task classification: load"):
         trbert.embed(model, tokenizer, TEXTS)
+
+
+def test_vectors_of_a_plain_model_are_refused(model, tokenizer):
+    told = "model must be a reduced model of task embedding, as trbert.load returns it, and is of class BertModel: "
+    with pytest.raises(InputError, match=told):
+        trbert.embed(model.plain, tokenizer, TEXTS)
 
 
 @pytest.mark.parametrize("name", ["last_hidden_state", "pooler_output", "hidden_states", "attentions"])
