@@ -109,8 +109,9 @@ class TrbertModel(PreTrainedModel):
     """A Hugging Face model that drops tokens between its layers, for any task.
 
     It takes `input_ids`, `attention_mask` and, where the family has them, `token_type_ids`. They may be padded on
-    either side; the model itself runs without padding. It returns logits and loss as the plain model does. A document's
-    logits do not depend on the other documents of its batch. `model.config.dial` moves between quality and cost.
+    either side; the model itself runs without padding. It returns logits as the plain model does, and with labels the
+    mean of its task's loss. A document's logits do not depend on the other documents of its batch. `model.config.dial`
+    moves between quality and cost.
     """
 
     config_class = TrbertConfig
@@ -299,6 +300,12 @@ def _is_exporting() -> bool:
 
 class TrbertForSequenceClassification(TrbertModel):
     """A reduced model that gives each document a class. `AutoModelForSequenceClassification` finds it."""
+
+    def answer(self, outputs: Tensor, tokens: Tokens, real: Tensor, labels: Tensor | None) -> ModelOutput:
+        """Returns the logits [docs, classes], and the loss; labels of one number each may be a column [docs, 1]."""
+        if labels is not None and labels.shape == (len(tokens), 1):
+            labels = labels[:, 0]
+        return super().answer(outputs, tokens, real, labels)
 
 
 class TrbertForTokenClassification(TrbertModel):

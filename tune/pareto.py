@@ -183,7 +183,7 @@ def _command(arguments: Sequence[str]) -> None:
             export(chosen.run, point, chosen.out)
         print(f"\n{describe(chosen.run, point, chosen.out)}")
         if not has_model(points):
-            print(f"beware  of the saved models only the teacher is on the front: {NO_MODEL}")
+            print(f"beware  the teacher was picked, because {NO_MODEL}")
         if standing is not None and standing.knows_nothing:
             print(f"beware  {remarks(standing)[0]}")
 

@@ -170,6 +170,18 @@ def test_labels_give_the_loss(model, tokens):
     assert model.plain.classifier.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("name", ["classification", "regression", "reranking", "listwise_reranking"])
+def test_labels_may_be_a_column_as_for_the_plain_model(name, config_of, tokens):
+    plain = transformers.AutoModelForSequenceClassification.from_config(config_of("bert"))
+    plain.classifier = torch.nn.Linear(32, 3 if name == "classification" else 1)
+    plain.config.num_labels = plain.classifier.out_features
+    reducer = Reducer(encoder=Encoder(plain), task=TASKS[name], points=(1,))
+    model = assemble(reducer, FirstSelector(Policy(32, 0)), 0.5, 40)
+    labels = torch.tensor([0, 1, 0, 0, 1])
+    losses = [model(**padded(tokens), labels=each).loss for each in (labels, labels[:, None])]
+    assert losses[0] == losses[1] > 0
+
+
 @torch.no_grad()
 def test_a_tuple_is_returned_where_it_was_asked_for(model, tokens):
     inputs = padded(tokens)

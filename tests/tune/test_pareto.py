@@ -248,8 +248,8 @@ def test_a_pick_where_only_the_teacher_is_left_says_so(run, capsys, unreduced, r
     write_front(run / "front.csv", mark_front([unreduced(0.9), rule("first", 0.8, 3.0), at(0.8, 2.0)]))
     assert main([str(run), "--max-drop", "0.5"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == (
-        "beware  of the saved models only the teacher is on the front: no trained model is on the front: search again "
-        "with a larger --budget, or with more training rows"
+        "beware  the teacher was picked, because no trained model is on the front: search again with a larger "
+        "--budget, or with more training rows"
     )
 
 

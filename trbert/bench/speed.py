@@ -207,7 +207,8 @@ def bench(
         tokenizer: its tokenizer.
         inputs: the input columns of the rows, in the order of their arrival.
         dials: the dials at which the reduced model is timed.
-        batches: the numbers of documents of a forward pass.
+        batches: the numbers of documents of a forward pass. One that is larger than the number of all documents is
+            taken for that number, because all of them are then one batch.
         dtypes: the arithmetics, as names from `DTYPES`, and "int8" on a CPU. The first one is that of the baseline.
         rounds: the number of turns of each variant.
         say: is called with a line of text for each step of the work.
@@ -234,7 +235,7 @@ def bench(
         own = _documents(model.task, rival.tokenizer, inputs, longest, device)
         variants += _rival_variants(name, rival, model.task, own, dtypes)
     rows: list[Row] = []
-    for batch in batches:
+    for batch in dict.fromkeys(min(batch, len(documents)) for batch in batches):
         say(f"batch {batch}: {len(documents)} documents, {len(variants)} variants, {rounds} rounds")
         rows += time_variants(variants, batch, rounds, device)
     lengths = documents.lengths.sort().values

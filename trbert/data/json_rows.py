@@ -115,6 +115,7 @@ def _records(values: list[Any], columns: Columns, origin: str) -> tuple[list[Any
         return squad_rows(value, origin), ["the rows are the questions of a file of SQuAD's form"]
     needed = [name for _, name in columns.needed]
     parts = list(value.values())
+    is_row = columns.words and not all(_is_list_of(value.get(name), list) for name in needed)
     if "columns" in value and _is_list_of(value.get("data"), list):  # pandas: orient="split"
         return [dict(zip(value["columns"], row, strict=False)) for row in value["data"]], []
     if all(isinstance(part, dict) and part for part in parts):
@@ -122,6 +123,8 @@ def _records(values: list[Any], columns: Columns, origin: str) -> tuple[list[Any
         if any(name in part for part in parts for name in needed):
             return parts, []
         return _from_columns({name: list(part.values()) for name, part in value.items()}, origin), []
+    if _is_columns(value):
+        return ([value] if is_row else _from_columns(value, origin)), []
     tables = {name: part for name, part in value.items() if _is_list_of(part, dict) or _is_list_of(part, list)}
     if len(tables) > 1 and not set(needed) <= set(value):
         lists = any(_is_list_of(part, list) for part in tables.values())
@@ -136,9 +139,24 @@ def _records(values: list[Any], columns: Columns, origin: str) -> tuple[list[Any
     if len(tables) == 1 and not set(needed) <= set(value):
         (name,) = tables
         return tables[name], [f"the rows are those of the list {name!r}"]
-    if all(isinstance(part, list) for part in parts):
+    if all(isinstance(part, list) for part in parts) and not is_row:
         return _from_columns(value, origin), []
     return values, []
+
+
+def _is_columns(value: Mapping[str, Any]) -> bool:
+    """Returns whether an object holds a table by its columns, of which some hold lists or objects: not several tables.
+
+    All are lists of one length, none has the name of a split, and not all hold objects.
+    """
+    parts = list(value.values())
+    lists = len(parts) > 1 and all(isinstance(part, list) for part in parts)
+    return (
+        lists
+        and len(set(map(len, parts))) == 1
+        and not any(map(split_of, value))
+        and not all(_is_list_of(part, dict) for part in parts)
+    )
 
 
 def _is_list_of(value: Any, kind: type) -> bool:

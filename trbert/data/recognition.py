@@ -105,9 +105,9 @@ def _by_columns(
             columns = _columns(task, texts, target if label_column is None else label_column)
             if text_column in (None, texts) and columns is not None and _all_there(columns, error.there):
                 return task, columns, _has(error.origin, columns)
-    alone = [task.name for task in order if not task.label_column]
-    if isinstance(error, NoTarget) and alone:
-        raise NoTarget(f"{error}; or pass --task {alone[0]}, which reads no labels").of(error.origin, error.there)
+    without = [task.name for task in order if not task.label_column and _columns(task, text_column, label_column)]
+    if isinstance(error, NoTarget) and without:
+        raise NoTarget(f"{error}; or pass --task {without[0]}, which reads no labels").of(error.origin, error.there)
     raise error
 
 

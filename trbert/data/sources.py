@@ -105,7 +105,7 @@ def _page_tables(pages: Sequence[Page], columns: Columns) -> Source:
     for split in SPLITS:
         of_split = [page for page in pages if page.split == split]
         values = {"text": [page.text for page in of_split], "label": [page.library for page in of_split]}
-        check_columns(list(values), columns, f"{PAGES} ({split})")
+        check_columns(list(values), columns, f"the packaged {PAGES} ({split})", ", or pass --data with rows of yours")
         tables[split] = Table(split, values)
     return Source(tables, ())
 

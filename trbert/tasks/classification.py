@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from trbert.errors import InputError
 from trbert.tasks.bad_rows import read_rows
 from trbert.tasks.examples import Examples, Outputs, exact
-from trbert.tasks.labels import check_one_type, find_classes, label_of, without_labels
+from trbert.tasks.labels import check_one_type, find_classes, label_of, with_labels
 from trbert.tasks.over_texts import OverTexts, macro_f1, texts_of, usable_rows
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.task import PerExample
@@ -58,12 +58,9 @@ class Classification(OverTexts):
         notes: list[str] = []
         used: dict[str, list[int]] = {}
         labels: dict[str, list[Any]] = {}
-        named = "-1" in (renames or ())  # the user gives a class to rows that would be without one
+        if "-1" not in (renames or ()):  # else the user gives a class to rows that would be without one
+            tables, notes = with_labels(tables, columns)
         for split, table in tables.items():
-            why = "" if split == "train" or named else without_labels(table, tables["train"], columns.target)
-            if why:
-                notes.append(f"{split} is not used: {why}")
-                continue
             rows, left_out = usable_rows(split, table, columns)
             label = partial(label_of, table, columns.target)
             used[split], labels[split], bad = read_rows(split, table, columns, rows, label)

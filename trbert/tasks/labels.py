@@ -10,7 +10,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from trbert.errors import InputError
-from trbert.tasks.rows import Table
+from trbert.tasks.rows import Columns, Table
 from trbert.tasks.texts import is_missing
 from trbert.wording import briefly_listed, cut, did_you_mean, listed, shown
 
@@ -43,11 +43,24 @@ class Classes:
     notes: tuple[str, ...]
 
 
-def without_labels(table: Table, train: Table, column: str) -> str:
-    """Returns why no row of a table has a label, such as "its 3 labels are all empty"; "" where one may have.
+def with_labels(tables: Mapping[str, Table], columns: Columns) -> tuple[dict[str, Table], list[str]]:
+    """Returns train and the tables that have labels, and notes on the tables that have none.
 
     On the hub, a split whose labels are kept secret has -1 for each of them. Competitions leave them empty.
     """
+    found: dict[str, Table] = {}
+    notes = []
+    for split, table in tables.items():
+        whys = [_without_labels(table, tables["train"], column) for column in columns.targets]
+        if split == "train" or not all(whys):
+            found[split] = table
+        else:
+            notes.append(f"{split} is not used: {whys[0]}")
+    return found, notes
+
+
+def _without_labels(table: Table, train: Table, column: str) -> str:
+    """Returns why no row of a table has a label, such as "its 3 labels are all empty"; "" where one may have."""
     labels = table.values[column]
     if all(map(is_missing, labels)):
         return f"its {len(labels)} labels are all empty"
@@ -207,7 +220,7 @@ def _missing_notes(
             )
         found = {str(label) for label, is_known in zip(labels[split], own, strict=True) if not is_known}
         marks = " or ".join(sorted(found))
-        if missing == len(own):
+        if missing == len(own) > 0:
             notes.append(f"{split} is not used: its {missing} labels are all {marks}, which stands for secret ones")
         elif missing:
             notes.append(

@@ -14,7 +14,7 @@ from torch import Tensor
 from trbert.errors import InputError
 from trbert.tasks.bad_rows import read_rows
 from trbert.tasks.examples import Examples, Outputs, exact
-from trbert.tasks.labels import KINDS, find_classes
+from trbert.tasks.labels import KINDS, find_classes, with_labels
 from trbert.tasks.over_texts import OverTexts, macro_f1, texts_of, usable_rows
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.task import PerExample
@@ -52,13 +52,14 @@ class MultiLabel(OverTexts):
     def read(self, tables: Mapping[str, Table], columns: Columns, renames: Mapping[str, str] | None = None) -> Reading:
         """Returns the texts of every split with the labels that each has, and the names of all labels.
 
-        Rows with a blank text are left out. In a split other than train, so are rows that are in train, too.
+        Rows with a blank text are left out. In a split other than train, so are rows that are in train, too. A split
+        without any labels is not used.
 
         Raises:
             InputError: A text is not a string, a cell is not a list of labels, a label has no training row, or no row
                 is left.
         """
-        notes: list[str] = []
+        tables, notes = with_labels(tables, columns)
         used: dict[str, list[int]] = {}
         lists: dict[str, list[list[Any]]] = {}
         for split, table in tables.items():
@@ -83,6 +84,8 @@ class MultiLabel(OverTexts):
         classes = find_classes(tables, columns.target, single, renames)
         found = {}
         for split, table in tables.items():
+            if single[split] and all(label is None for label in classes.targets[split]):
+                continue  # a note says that they are secret
             targets = np.zeros((len(used[split]), len(classes.names)), dtype=np.int64)
             owner = np.repeat(np.arange(len(used[split])), [len(own) for own in lists[split]])
             for row, label in zip(owner.tolist(), classes.targets[split], strict=True):

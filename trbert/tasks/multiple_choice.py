@@ -14,11 +14,12 @@ import torch
 from trbert.errors import InputError
 from trbert.tasks.bad_rows import read_rows, rows_with_room
 from trbert.tasks.examples import Encoded, Examples, Outputs, exact
+from trbert.tasks.labels import with_labels
 from trbert.tasks.over_texts import count_tokens, encode_texts, texts_of, usable_rows
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.task import PerExample, Task
 from trbert.tasks.texts import is_blank, is_missing, rows_with_texts
-from trbert.wording import cut, shown
+from trbert.wording import briefly_listed, cut, shown
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """The letters of the options, in their order. There are at most so many options."""
@@ -62,8 +63,8 @@ class MultipleChoice(Task):
         """Returns the texts and the options of every split, with the index of the right option of each row.
 
         Rows with a blank article or question are left out. In a split other than train, so are rows that are in train,
-        too. An answer is a letter, an index from 0 on, or the text of an option: whichever of them fits the most rows
-        of train.
+        too. A split without any answers is not used. An answer is a letter, an index from 0 or from 1 on, or the text
+        of an option: whichever of them fits the most rows of train.
 
         Raises:
             InputError: A row has no list of options, another number of options than most rows, a blank option, or an
@@ -71,7 +72,7 @@ class MultipleChoice(Task):
         """
         if renames is not None:
             raise InputError("--label-map must be left out for multiple_choice, and is set: write answers in the data")
-        notes: list[str] = []
+        tables, notes = with_labels(tables, columns)
         used: dict[str, list[int]] = {}
         for split, table in tables.items():
             used[split], left_out = usable_rows(split, table, replace(columns, inputs=columns.inputs[:-1]))
@@ -287,12 +288,12 @@ def _letter(answer: Any, options: Sequence[str]) -> int | None:
     return place if 0 <= place < len(options) else None
 
 
-def _index(answer: Any, options: Sequence[str]) -> int | None:
-    """Returns the index that an answer is."""
+def _index(first: int, answer: Any, options: Sequence[str]) -> int | None:
+    """Returns the index that an answer is, where the first option has the number `first`."""
     if isinstance(answer, str):
         answer = int(answer) if answer.strip().isdecimal() and len(answer) < 9 else None
     whole = isinstance(answer, int | float) and not isinstance(answer, bool) and answer == answer // 1
-    return int(answer) if whole and 0 <= answer < len(options) else None
+    return int(answer) - first if whole and first <= answer < first + len(options) else None
 
 
 def _text(answer: Any, options: Sequence[str]) -> int | None:
@@ -304,7 +305,8 @@ def _text(answer: Any, options: Sequence[str]) -> int | None:
 
 _KINDS: dict[str, Callable[[Any, Sequence[str]], int | None]] = {
     "a letter from A on": _letter,
-    "an index from 0 on": _index,
+    "an index from 0 on": partial(_index, 0),
+    "an index from 1 on": partial(_index, 1),
     "the text of an option": _text,
 }
 """How answers are written, in words, and what finds the option of an answer; None where it is none of the options."""
@@ -314,9 +316,19 @@ def _kind_of(table: Table, columns: Columns, rows: Sequence[int]) -> str:
     """Returns how the answers of train are written: the first of the kinds that fit the most rows.
 
     It is decided for all rows together, because an option may itself be a letter or a number.
+
+    Raises:
+        InputError: There are answers, and none of them is an option.
     """
     options, answers = table.values[columns.inputs[-1]], table.values[columns.target]
     lists = [(answers[row], options[row]) for row in rows if isinstance(options[row], list)]
     pairs = [(answer, [str(each) for each in own]) for answer, own in lists if not is_missing(answer)]
     fits = {kind: sum(find(*pair) is not None for pair in pairs) for kind, find in _KINDS.items()}
-    return max(fits, key=lambda kind: fits[kind])
+    best = max(fits, key=lambda kind: fits[kind])
+    if pairs and not fits[best]:
+        raise InputError(
+            f"column {columns.target!r} of {table.origin} must say which option is right, and no row does: the first "
+            f"answer is {shown(pairs[0][0])}, and its options are {briefly_listed(pairs[0][1])}: write each answer as "
+            f"{' or '.join(_KINDS)}; or set --label-column to the column of the answers{table.unread}"
+        )
+    return best

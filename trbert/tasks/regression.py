@@ -14,6 +14,7 @@ from torch import Tensor
 from trbert.errors import InputError
 from trbert.tasks.bad_rows import read_rows
 from trbert.tasks.examples import Examples, Outputs, exact
+from trbert.tasks.labels import with_labels
 from trbert.tasks.over_texts import OverTexts, texts_of, usable_rows
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.task import PerExample, Times
@@ -64,7 +65,7 @@ class Regression(OverTexts):
     def read(self, tables: Mapping[str, Table], columns: Columns, renames: Mapping[str, str] | None = None) -> Reading:
         """Returns the texts of every split with their numbers. Rows with a blank text are left out.
 
-        In a split other than train, so are rows that are in train, too.
+        In a split other than train, so are rows that are in train, too. A split without any numbers is not used.
 
         Raises:
             InputError: A text is not a string, a value is not a number, all numbers of train are equal, or no row is
@@ -72,7 +73,7 @@ class Regression(OverTexts):
         """
         if renames is not None:
             raise InputError("--label-map must be left out where numbers are predicted, and is set: leave it out")
-        notes: list[str] = []
+        tables, notes = with_labels(tables, columns)
         found: dict[str, tuple[list[int], np.ndarray]] = {}
         for split, table in tables.items():
             used, left_out = usable_rows(split, table, columns)
@@ -81,7 +82,7 @@ class Regression(OverTexts):
             found[split] = used, np.array(own)
         numbers = found["train"][1]
         spread = float(numbers.std())
-        if spread == 0:
+        if numbers.min() == numbers.max():  # rounding may give equal numbers a spread
             raise InputError(
                 f"{tables['train'].origin} must have different numbers in column {columns.target!r}, and all are "
                 f"{numbers[0]:g}: set --label-column to the column of the numbers{tables['train'].unread}"
@@ -99,7 +100,7 @@ class Regression(OverTexts):
 
     def counts(self, rows: Mapping[str, Rows], labels: Sequence[str]) -> list[str]:
         """Returns between what the numbers of train lie."""
-        own = rows["train"].targets[:, 0]
+        own = rows["train"].targets[:, 0].astype(np.float64)
         return [
             f"train: {len(own):,} rows with numbers from {own.min():g} to {own.max():g}, {own.mean():.3g} on average "
             f"with a standard deviation of {own.std():.3g}"

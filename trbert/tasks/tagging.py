@@ -108,13 +108,13 @@ class Tagging(Task):
         if missing := [cut(name) for index, name in enumerate(labels) if index not in tested]:
             found.append(f"test: no word of {len(missing)} of {len(labels)} tags: {the_first(LISTED, missing)}")
         if not follows_scheme(labels):
-            return [*found, "quality: accuracy over words, because the tags follow no entity scheme"]
+            return [*found, "the tags follow no entity scheme, so that words are counted"]
         scheme = scheme_of(sequences)
         if scheme != "IOB1" and (alone := sum(map(orphans, sequences))):
             found.append(
                 f"train: {alone:,} words continue an entity that no tag begins, so that each begins one itself"
             )
-        return [*found, f"quality: F1 of entities as seqeval computes it, because the tags follow the scheme {scheme}"]
+        return [*found, f"the tags follow the scheme {scheme}, so that entities are counted, as seqeval does"]
 
     def encode(self, rows: Rows, tokenizer: Any, max_length: int) -> Encoded:
         """Returns an example for each row that has a token: one document, or several where the row is too long for one.

@@ -345,6 +345,24 @@ class Task(ABC):
         return {}
 
 
+def check_reduced(model: object, name: str) -> None:
+    """Checks that a model is a reduced model of a task, such as "embedding".
+
+    Raises:
+        InputError: It is another object, such as a plain model, or a reduced model of another task.
+    """
+    task = getattr(model, "task", None)
+    if not isinstance(task, Task):
+        raise InputError(
+            f"model must be a reduced model of task {name}, as trbert.load returns it, and is of class "
+            f"{type(model).__name__}: make one with tune/search.py --task {name}"
+        )
+    if task.name != name:
+        raise InputError(
+            f"model must be of task {name}, and is of task {task.name}: load one that was searched with --task {name}"
+        )
+
+
 def _means(sums: Float[np.ndarray, " block"], counts: Float[np.ndarray, " block"]) -> Float[np.ndarray, " block"]:
     """Returns sums / counts, and 1 where the count is 0."""
     return np.divide(sums, counts, out=np.ones_like(sums), where=counts > 0)

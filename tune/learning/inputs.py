@@ -104,6 +104,7 @@ def read_inputs(settings: Settings, say: Say, plan: Plan | None = None) -> Input
     asked = settings
     for note in splits.notes:
         say(note)
+    say(f"quality: {task.metric_of(splits.train.names)}")
     torch.manual_seed(settings.seed)  # a new head is drawn at random
     pretrained = load_pretrained(settings.model, task, splits.labels, settings.new_head)
     if family is not None and family.model_type != (kind := pretrained.model.config.model_type):

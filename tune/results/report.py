@@ -295,6 +295,8 @@ def _write_card(
         if point.quality_test is not None:
             more = f"  {in_words(measures[index])}" if index in measures else ""
             lines.append(f"  {point.dial:+.2f}  {point.quality_test:.4f}  {point.speed_up:.2f}x{more}")
+    if all(point.quality_test is None for point in own):
+        lines.append("  none of its points was measured on test: front.csv has its figures on validation")
     if learned and outcome.sampled is not None:
         lines.append(_sampled_gap(outcome.deployed, outcome.sampled, metric))
     card = _card(f"Reduced model {number}", None, lines, prepared.standing)

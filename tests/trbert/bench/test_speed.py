@@ -102,7 +102,7 @@ def test_the_padded_model_attends_as_hugging_face_has_it_and_the_unpadded_one_as
 
     monkeypatch.setattr(type(model.plain), "forward", watched)
     documents = Documents(Numbers("right"), (TEXTS,), 40, torch.device("cpu"))
-    for variant in _variants(model, documents, "float32", [], False):
+    for variant in _variants(model, documents, "float32", [], ["eager"]):
         for _, batch in documents.batches(5, variant.sorts):
             variant.forward(batch)
     # Padded, sorted by length, unpadded.
@@ -127,7 +127,7 @@ def test_every_variant_that_keeps_all_gives_the_same_logits(model, side, size):
     names = {UNPADDED, "reduced +1000"} | ({PADDED, SORTED} if side == "right" else set())
     documents = Documents(Numbers(side), (TEXTS,), 40, torch.device("cpu"))
     expected = model.plain(**Numbers("right")(TEXTS, True, True, 40, "pt")).logits
-    for variant in _variants(model, documents, "float32", [KEEP_ALL], False):
+    for variant in _variants(model, documents, "float32", [KEEP_ALL], ["eager"]):
         if variant.name not in names:
             continue
         parts = list(documents.batches(size, variant.sorts))
@@ -146,7 +146,7 @@ def test_every_variant_reads_the_segments_of_pairs(model):
     single = model.plain(encoded["input_ids"], encoded["attention_mask"]).logits
     assert (expected - single).abs().max() > 0.1  # the segments tell
     documents = Documents(NumberPairs("right"), (TEXTS, seconds), 40, torch.device("cpu"))
-    for variant in _variants(model, documents, "float32", [KEEP_ALL], False):
+    for variant in _variants(model, documents, "float32", [KEEP_ALL], ["eager"]):
         logits = torch.cat([variant.forward(batch) for _, batch in documents.batches(2, sorts=False)])
         assert_close(logits, expected)
 
@@ -381,6 +381,13 @@ def test_a_reports_own_figures_by_hand(clock, model):
     assert (report.tokenise_ms, report.pack_ms) == (pytest.approx(400), pytest.approx(60))
     assert (report.rounds, report.documents, report.lengths) == (3, 5, (1, 3, 8))
     assert asked == ["batch 2: 5 documents, 5 variants, 3 rounds"]
+
+
+def test_batches_that_all_documents_do_not_fill_are_timed_once_as_one_batch_of_all(clock, model):
+    asked = []
+    report = report_of(model, batches=[2, 8, 32], say=asked.append)
+    assert [line.partition(":")[0] for line in asked] == ["batch 2", "batch 5"]
+    assert sorted({row.batch for row in report.rows}) == [2, 5]
 
 
 def test_variants_are_timed_in_as_many_rounds_as_asked_for(clock, model, monkeypatch):

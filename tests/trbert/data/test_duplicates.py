@@ -93,3 +93,10 @@ def test_a_class_that_would_lose_its_last_row_is_told():
         "train must keep a row of each class, and --drop-duplicates leaves out the 2 rows of one, whose texts stand "
         "before with another label, such as 'b': correct these labels"
     )
+
+
+def test_a_group_of_numbers_may_lose_its_last_row():
+    numbers = np.array([[1.0, 1.0], [2.0, 1.0], [9.0, 1.0]], dtype=np.float32)
+    train = Rows((("a", "b", "a"),), numbers, np.array([0, 1, 2]))
+    found, _ = without_duplicates({"train": train})
+    assert found["train"].targets[:, 0].tolist() == [1, 2]

@@ -46,6 +46,18 @@ def test_objects_one_after_the_other_are_rows(tmp_path: Path, indent: int | None
     assert read(tmp_path, between.join(json.dumps(record, indent=indent) for record in RECORDS)).values == VALUES
 
 
+def test_one_object_with_the_words_of_a_row_is_one_row_and_with_lists_of_words_it_is_a_table(tmp_path: Path) -> None:
+    columns = Columns(("tokens",), "tags", words=True)
+    for row in (
+        {"tokens": ["a", "b"], "tags": ["O", "O"]},
+        {"tokens": [["a"], ["b"]], "tags": [["O"], ["O"]], "n": [1, 2]},
+    ):
+        (tmp_path / "a.jsonl").write_text(json.dumps(row))
+        found = read_json(tmp_path / "a.jsonl", columns, Format(), Room(MAX_BYTES))
+        whole = row["tokens"] if "n" in row else [row["tokens"]]
+        assert found.values["tokens"] == whole
+
+
 def test_one_object_is_one_row(tmp_path: Path) -> None:
     assert read(tmp_path, json.dumps(RECORDS[0], indent=1)).values == {"text": ["text 0"], "label": [0]}
 

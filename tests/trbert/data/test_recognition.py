@@ -106,6 +106,23 @@ def test_other_names_of_columns_are_known_too_and_are_read(column, tmp_path):
     assert load_splits(write(tmp_path, *both), label_column="other").columns.target == "other"
 
 
+@pytest.mark.parametrize(
+    ("row", "task"),
+    [
+        (WORDS, "tagging"),
+        ({"article": "a", "question": "b", "options": ["c", "d"], "answer": "A"}, "multiple_choice"),
+        ({"question": "a", "context": "b c", "answers": {"text": ["c"], "answer_start": [2]}}, "question_answering"),
+    ],
+)
+def test_a_table_that_is_written_by_its_columns_may_hold_lists_and_objects(row, task, tmp_path):
+    rows = [
+        {name: value + "abcdefghij"[each] if name == "article" else value for name, value in row.items()}
+        for each in range(10)
+    ]
+    (tmp_path / "a.json").write_text(json.dumps({name: [each[name] for each in rows] for name in row}))
+    assert found(str(tmp_path / "a.json"))[0] == task
+
+
 def test_a_text_and_its_label_come_before_other_columns(tmp_path):
     rows = [{**row, **WORDS} for row in texts(*(["a", "b"] * 10))]
     assert found(write(tmp_path, *rows))[0] == "classification"
@@ -127,6 +144,11 @@ def test_a_task_without_labels_is_never_taken_unasked(tmp_path):
         "a.jsonl must have the column 'label', and has 'text' alone: add the labels as a column; or pass --task "
         "embedding, which reads no labels"
     )
+
+
+def test_a_task_without_labels_is_not_advised_where_columns_are_named_that_it_refuses(tmp_path):
+    told = refusal(write(tmp_path, {"text": "x", "kind": "a"}), label_column="label")
+    assert told.endswith("and has 'text', 'kind': set --label-column to one of them")
 
 
 def test_a_task_that_is_known_by_its_columns_is_taken_before_the_labels_are_looked_at(tmp_path):

@@ -62,14 +62,16 @@ def test_pages_are_the_embedded_default() -> None:
 @pytest.mark.usefixtures("few_pages")
 def test_pages_refuse_columns_that_they_lack() -> None:
     assert refusal("pages", text_column="text,sentence") == (
-        "pages (train) must have the column 'sentence', and has 'text', 'label': set --text-column to one of them"
+        "the packaged pages (train) must have the column 'sentence', and has 'text', 'label': "
+        "set --text-column to one of them, or pass --data with rows of yours"
     )
     assert refusal("pages", text_column="texts") == (
-        "pages (train) must have the column 'texts', and has 'text', 'label' (did you mean 'text'?): "
-        "set --text-column to one of them"
+        "the packaged pages (train) must have the column 'texts', and has 'text', 'label' (did you mean 'text'?): "
+        "set --text-column to one of them, or pass --data with rows of yours"
     )
     assert refusal("pages", label_column="library") == (
-        "pages (train) must have the column 'library', and has 'text', 'label': set --label-column to one of them"
+        "the packaged pages (train) must have the column 'library', and has 'text', 'label': "
+        "set --label-column to one of them, or pass --data with rows of yours"
     )
 
 

@@ -277,8 +277,8 @@ def test_tables_become_rows_of_class_indices_by_hand():
     assert (train.inputs, train.targets.tolist(), train.strata.tolist()) == ((("x", "y"), ("1", "2")), [1, 0], [1, 0])
     assert (test.inputs, test.targets.tolist(), test.strata.tolist()) == ((("v",), ("3",)), [0], [0])
     assert reading.notes == (
-        "train: 1 empty texts left out",
         "validation is not used: its 2 labels are all -1, which stands for secret ones",
+        "train: 1 empty texts left out",
         "test: 1 empty texts left out",
         "test: 1 rows left out that are in train, too (in_train)",
     )

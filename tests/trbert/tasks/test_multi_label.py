@@ -37,6 +37,21 @@ def test_lists_of_labels_become_a_row_of_zeros_and_ones_for_each_text():
     assert reading.rows["test"].targets.tolist() == [[0, 0, 1]]
 
 
+def test_a_split_without_labels_is_not_used():
+    reading = read(train=[["b"], ["a"]], validation=[["-1"], ["-1"]], test=[None, None])
+    assert [*reading.rows] == ["train"]
+    assert reading.notes == (
+        "test is not used: its 2 labels are all empty",
+        "validation is not used: its 2 labels are all -1, which stands for secret ones",
+    )
+
+
+def test_a_split_whose_texts_have_no_labels_is_used():
+    reading = read(train=[["b"], ["a"]], test=[[], []])
+    assert reading.rows["test"].targets.tolist() == [[0, 0], [0, 0]]
+    assert reading.notes == ()
+
+
 def test_a_rows_stratum_is_its_rarest_label_and_one_of_its_own_where_it_has_none():
     assert read(train=[["b"], [], ["c", "b"], ["b", "a"]]).rows["train"].strata.tolist() == [1, 3, 2, 0]
 

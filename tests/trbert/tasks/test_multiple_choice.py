@@ -228,6 +228,25 @@ def test_how_answers_are_written_is_decided_for_all_rows():
     assert rows_of(options=options, answer=["1", "0", "1"]).targets.tolist() == [1, 0, 1]
 
 
+@pytest.mark.parametrize("write", [int, str, float])
+def test_indices_may_count_from_1(write):
+    assert rows_of(answer=[write(1), write(2), write(1)]).targets.tolist() == [0, 1, 0]
+    refused(
+        "row 2 of a.jsonl must have one of its 2 options in column 'answer', as an index from 1 on as in most rows",
+        answer=[1, 2, 0, 2],
+        article=["a"] * 4,
+        question=["c"] * 4,
+        options=[["d", "b"]] * 4,
+    )
+
+
+@pytest.mark.parametrize("secret", [None, "", -1])
+def test_a_split_without_answers_is_not_used(secret):
+    reading = TASK.read({"train": table(), "test": table("b.jsonl", answer=[secret] * 3)}, COLUMNS)
+    assert [*reading.rows] == ["train"]
+    assert reading.notes[0].startswith("test is not used: its 3 labels are all ")
+
+
 def test_blank_texts_are_left_out_and_counted_and_so_are_rows_of_train():
     tables = {
         "train": table(article=["a b", " ", "d"]),
@@ -291,6 +310,16 @@ def test_an_answer_that_is_no_option_is_refused(answers, shown, kind):
         f"row 1 of a.jsonl must have one of its 2 options in column 'answer', as {kind} as in most rows of train, and "
         f"has {shown}: correct or remove the row, or set --label-column to the column of the answers",
         answer=answers,
+    )
+
+
+def test_answers_of_which_none_is_an_option_are_told_together():
+    refused(
+        "column 'answer' of a.jsonl must say which option is right, and no row does: the first answer is the str "
+        "'right', and its options are 'd', 'b': write each answer as a letter from A on or an index from 0 on or "
+        "an index from 1 on or the text of an option; or set --label-column to the column of the answers",
+        options=[["d", "b"], ["c", "x"], ["b", "a"]],
+        answer=["right", "wrong", "right"],
     )
 
 

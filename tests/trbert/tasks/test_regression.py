@@ -52,9 +52,28 @@ def test_a_cell_that_is_no_number_is_refused_with_its_row(cell):
         TASK.read({"train": table([1, cell, 2])}, COLUMNS)
 
 
-def test_numbers_that_are_all_equal_are_refused():
-    with pytest.raises(InputError, match=r"a\.csv must have different numbers in column 'score', and all are 3"):
-        TASK.read({"train": table([3, 3.0])}, COLUMNS)
+@pytest.mark.parametrize(("numbers", "told"), [([3, 3.0], "3"), ([0.1, 0.1, 0.1], "0.1")])
+def test_numbers_that_are_all_equal_are_refused(numbers, told):
+    # By rounding, the standard deviation of three times 0.1 is 1.4e-17.
+    with pytest.raises(InputError, match=rf"a\.csv must have different numbers in column 'score', and all are {told}:"):
+        TASK.read({"train": table(numbers)}, COLUMNS)
+
+
+def test_the_spread_of_large_numbers_is_said():
+    rows = TASK.read({"train": table([1e25, 3e25])}, COLUMNS).rows
+    assert TASK.counts(rows, ())[0].endswith("2e+25 on average with a standard deviation of 1e+25")
+
+
+@pytest.mark.parametrize("secret", [-1.0, "-1", None, float("nan"), ""])
+def test_a_split_without_numbers_is_not_used(secret):
+    reading = TASK.read({"train": table([1, 2.5]), "test": table([secret] * 3, "b.csv")}, COLUMNS)
+    assert [*reading.rows] == ["train"]
+    assert reading.notes[0].startswith("test is not used: its 3 labels are all ")
+
+
+def test_minus_one_is_a_number_where_train_has_it():
+    reading = TASK.read({"train": table([-1, 2.5]), "test": table([-1.0], "b.csv")}, COLUMNS)
+    assert reading.rows["test"].targets[0, 0] == -1
 
 
 def test_a_map_of_labels_is_refused():

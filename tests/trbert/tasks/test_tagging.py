@@ -152,10 +152,10 @@ def test_one_column_of_words_is_named():
 @pytest.mark.parametrize(
     ("tags", "told"),
     [
-        (BIO, "quality: F1 of entities as seqeval computes it, because the tags follow the scheme BIO"),
+        (BIO, "the tags follow the scheme BIO, so that entities are counted, as seqeval does"),
         (
             [["N", "V", "N"], ["N"], ["V", "N", "N", "V"]],
-            "quality: accuracy over words, because the tags follow no entity scheme",
+            "the tags follow no entity scheme, so that words are counted",
         ),
     ],
     ids=["entities", "parts of speech"],
@@ -173,7 +173,7 @@ def test_the_words_of_each_tag_are_counted_and_words_that_nothing_begins():
         "train: one of the rows is 'a b c', with the tags 'I-X O O'",
         "test: no word of 2 of 3 tags: 'B-X', 'I-X'",
         "train: 1 words continue an entity that no tag begins, so that each begins one itself",
-        "quality: F1 of entities as seqeval computes it, because the tags follow the scheme BIO",
+        "the tags follow the scheme BIO, so that entities are counted, as seqeval does",
     ]
 
 

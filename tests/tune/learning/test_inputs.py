@@ -24,6 +24,13 @@ def test_the_documents_and_the_truncated_share_of_each_split_are_said(tiny_setti
     assert any(line.startswith("test: 30 documents, ") for line in told)
 
 
+def test_the_measure_of_quality_is_said(tiny_settings, queries, words, cache):
+    for settings, metric in ((tiny_settings, "accuracy"), (queries, "MAP"), (words, "entity F1")):
+        told = []
+        read_inputs(settings, told.append)
+        assert f"quality: {metric}" in told
+
+
 def test_what_is_read_is_what_trials_start_from(tiny_settings, cache, prepared):
     found = read_inputs(tiny_settings, silent)
     assert found.examples["train"].targets.equal(prepared.train.targets)
@@ -38,7 +45,7 @@ def test_what_is_read_is_what_trials_start_from(tiny_settings, cache, prepared):
 def queries(tiny_settings, tmp_path):
     """Settings for fifty queries of one to five words, each with two documents."""
     rows = [
-        {"query": " ".join([f"w{row // 2}"] * (1 + row // 2 % 5)), "document": "alpha w1", "label": row % 2}
+        {"query": " ".join([f"w{row // 2}"] * (1 + row // 2 % 5)), "document": f"alpha w{row % 2}", "label": row % 2}
         for row in range(100)
     ]
     (tmp_path / "queries.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -158,6 +158,14 @@ def test_a_models_card_tells_its_dials_on_test_and_how_it_was_made(collected, re
     assert read_measures(folder.models / "teacher", None) == dataclasses.replace(measured, dial=None, drop=None)
 
 
+def test_the_card_of_a_model_without_a_point_on_test_says_so(collected, result_of):
+    folder, points = collected([], result_of(1, *CURVE), result_of(2, (1.0, evaluation(0.1, 1.0, 1.0, 1.0))))
+    assert [point.quality_test for point in points if point.trial == "2"] == [None]
+    told = "  none of its points was measured on test: front.csv has its figures on validation"
+    assert told in (folder.models / "2" / "README.md").read_text().splitlines()
+    assert told not in (folder.models / "1" / "README.md").read_text().splitlines()
+
+
 def test_a_drops_interval_is_that_of_the_difference_on_the_same_resamples(certain, at, unreduced):
     # The teacher is right on 8 rows of 20, and the model on the 12 others. The mean of a row's difference is −.2, and
     # its standard deviation √(1 − .04); that of 20 rows is .22, and 1.96 times as much .43.

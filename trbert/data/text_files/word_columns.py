@@ -98,8 +98,8 @@ def _places(width: int, names: Sequence[str], columns: Columns, origin: str) -> 
         return word, word
     if width == 1:
         raise NoTarget(
-            f"{origin} must have the tag of each word beside it, and has one column alone: add the tags after a tab or "
-            "a blank, or write lists of words and of tags as jsonl or parquet"
+            f"{origin} must have the tag of each word beside it, after a tab or a blank, and has one column alone: add "
+            "the tags, or write lists of words and of tags as jsonl or parquet, because a csv file holds no lists"
         )
     tags = of_tags if columns.target == TAGS else None
     return word, _place("--label-column", columns.target, tags, width, names, origin)

@@ -10,7 +10,7 @@ import numpy as np
 
 from trbert.errors import InputError
 from trbert.tasks.bad_rows import read_rows
-from trbert.tasks.labels import without_labels
+from trbert.tasks.labels import with_labels
 from trbert.tasks.over_texts import usable_rows
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.texts import is_missing
@@ -34,9 +34,10 @@ def read_queries(tables: Mapping[str, Table], columns: Columns, renames: Mapping
     The targets are [queries, most documents]: the grade of each document over the highest grade of train, at most 1,
     and `NO_GRADE` where there is no document.
 
-    Rows of the table that have the same query belong together, wherever they stand. Rows with a blank text are left
-    out. In a split other than train, so are rows that are in train, too. A query of which no document is relevant is
-    left out: every order of its documents is as good as any other. A split without any labels is not used.
+    Rows of the table that have the same query belong together, wherever they stand. A document that a query has in
+    several rows counts once, with its highest grade. Rows with a blank text are left out. In a split other
+    than train, so are rows that are in train, too. A query of which no document is relevant is left out: every order of
+    its documents is as good as any other. A split without any labels is not used.
 
     Args:
         tables: the table of each split.
@@ -47,18 +48,20 @@ def read_queries(tables: Mapping[str, Table], columns: Columns, renames: Mapping
         InputError: A text is not a string, a label is no grade, or no query is left. Or no query of train has
             documents of different grades.
     """
-    notes: list[str] = []
+    tables, notes = with_labels(tables, columns)
     found: dict[str, Found] = {}
     firsts: dict[str, dict[str, int]] = {}
     for split, table in tables.items():
-        if split != "train" and (why := without_labels(table, tables["train"], columns.target)):
-            notes.append(f"{split} is not used: {why}")
-            continue
         used, left_out = usable_rows(split, table, columns)
         used, grades, bad = read_rows(split, table, columns, used, partial(_grade, table, columns.target, renames))
-        found[split] = _queries(table, columns, used, grades)
+        found[split], repeated = _queries(table, columns, used, grades)
         firsts[split] = _firsts(table, columns, used)
         notes += [*left_out, *bad]
+        if repeated:
+            notes.append(
+                f"{split}: {repeated:,} rows left out that repeat the query and the document of a row before: the "
+                "highest grade of a pair counts"
+            )
     relevant: dict[str, Found] = {}
     for split, queries in found.items():
         relevant[split] = {query: own for query, own in queries.items() if any(grade > 0 for _, grade in own)}
@@ -70,10 +73,11 @@ def read_queries(tables: Mapping[str, Table], columns: Columns, renames: Mapping
     top = max(grade for own in relevant["train"].values() for _, grade in own)
     if top != 1:
         notes.append(f"grades are divided by the highest one of train, {top:g}")
+    most = max(len(own) for queries in relevant.values() for own in queries.values())
     rows = {}
     for split, own in relevant.items():
         places = tables[split].places([firsts[split][query] for query in own])
-        rows[split] = replace(_rows(own, top), places=places, skip_bad=columns.skip_bad)
+        rows[split] = replace(_rows(own, top, most), places=places, skip_bad=columns.skip_bad)
     return Reading(rows=rows, labels=(), notes=tuple(notes))
 
 
@@ -121,13 +125,15 @@ def _grade(table: Table, column: str, renames: Mapping[str, str] | None, row: in
     return number
 
 
-def _queries(table: Table, columns: Columns, used: Sequence[int], grades: Sequence[float]) -> Found:
-    """Returns the documents of each query, in the order of the table."""
+def _queries(table: Table, columns: Columns, used: Sequence[int], grades: Sequence[float]) -> tuple[Found, int]:
+    """Returns the documents of each query, in the order of the table; and how many rows repeat the pair of another."""
     queries, documents = (table.values[name] for name in columns.inputs)
-    found: Found = {}
+    found: dict[str, dict[str, float]] = {}
     for row, grade in zip(used, grades, strict=True):
-        found.setdefault(queries[row], []).append((documents[row], grade))
-    return found
+        own = found.setdefault(queries[row], {})
+        own[documents[row]] = max(grade, own.get(documents[row], 0.0))
+    pairs = {query: list(own.items()) for query, own in found.items()}
+    return pairs, len(used) - sum(map(len, pairs.values()))
 
 
 def _firsts(table: Table, columns: Columns, used: Sequence[int]) -> dict[str, int]:
@@ -153,8 +159,9 @@ def _check_some(split: str, table: Table, columns: Columns, relevant: Found) -> 
         )
 
 
-def _rows(found: Found, top: float) -> Rows:
-    targets = np.full((len(found), max(map(len, found.values()))), NO_GRADE, dtype=np.float32)
+def _rows(found: Found, top: float, most: int) -> Rows:
+    """Returns the queries of a split. Equal queries of two splits have equal targets, which are `most` wide in both."""
+    targets = np.full((len(found), most), NO_GRADE, dtype=np.float32)
     for row, own in enumerate(found.values()):
         targets[row, : len(own)] = [min(1.0, grade / top) for _, grade in own]
     documents: tuple[Any, ...] = tuple([document for document, _ in own] for own in found.values())

@@ -92,9 +92,11 @@ class Ranking(OverTexts, ABC):
         for split, own in rows.items():
             numbers, real = [len(documents) for documents in own.inputs[1]], own.targets != NO_GRADE
             relevant = float((own.targets > 0).sum() / real.sum())
+            least, most = min(numbers), max(numbers)
+            each = f"{least:,} each" if least == most else f"{least:,} to {most:,} each"
             notes.append(
-                f"{split}: {len(own):,} queries with {sum(numbers):,} documents, {min(numbers):,} to "
-                f"{max(numbers):,} each; {relevant:.0%} of the documents are relevant"
+                f"{split}: {len(own):,} queries with {sum(numbers):,} documents, {each}; {relevant:.0%} of the "
+                "documents are relevant"
             )
             if sure := int(((own.targets > 0) | ~real).all(1).sum()):
                 notes.append(f"{split}: {sure:,} queries have relevant documents alone, so that every order is right")

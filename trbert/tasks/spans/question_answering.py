@@ -110,6 +110,15 @@ class QuestionAnswering(Task):
                 )
         return found
 
+    def most_of_question(self, tokenizer: Any, max_length: int) -> int:
+        """Returns the most tokens of a question, so that enough of a document is left to its context.
+
+        Args:
+            tokenizer: a Hugging Face tokenizer.
+            max_length: the most tokens of a document, with its special tokens.
+        """
+        return max_length - int(tokenizer.num_special_tokens_to_add(pair=True)) - max(1, max_length // LEAST_SHARE)
+
     def encode(self, rows: Rows, tokenizer: Any, max_length: int) -> Encoded:
         """Returns an example for each question: one document, or several where the context is too long for one.
 
@@ -123,9 +132,9 @@ class QuestionAnswering(Task):
             raise InputError("rows must not be empty: pass at least one")
         lengths = np.array(count_tokens(tokenizer, rows.inputs[0]))
         room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
-        least = max(1, max_length // LEAST_SHARE)
-        rule = f"a question that leaves at least {least} of {max_length} tokens to its context"
-        fitting, notes_of_long = rows_with_room(rows, lengths.tolist(), room - least, rule)
+        most = self.most_of_question(tokenizer, max_length)
+        rule = f"a question that leaves at least {room - most} of {max_length} tokens to its context"
+        fitting, notes_of_long = rows_with_room(rows, lengths.tolist(), most, rule)
         questions, contexts = rows.take(fitting).inputs
         found = windows_of(tokenizer, questions, contexts, (room - lengths[fitting]).tolist(), max_length)
         kept: list[int] = []

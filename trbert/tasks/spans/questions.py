@@ -1,6 +1,7 @@
 """Reads the questions of tables with their contexts and answers, and finds each answer in its context."""
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -148,6 +149,7 @@ def _answers(value: Any, where: str, table: Table, columns: Columns) -> Iterator
     for text, start in pairs:
         if not isinstance(text, str):
             raise InputError(f"{form} has {shown(value if text is None else text)}: {remedy}")
+        start = int(start) if isinstance(start, float) and start.is_integer() else start
         if start is not None and (not isinstance(start, int) or isinstance(start, bool)):
             raise InputError(f"{form} has {shown(start)} as an answer_start, which is no whole number: {remedy}")
         if not is_blank(text):
@@ -170,12 +172,11 @@ def _likeliest(context: str, text: str, question: str) -> int | None:
     if len(places) < 2:
         return places[0] if places else None
     wanted = set(_WORD.findall(question.lower()))
-    ends = [(match.end(), wanted & set(_WORD.findall(match[0].lower()))) for match in _SENTENCE.finditer(context)]
-
-    def shared(place: int) -> int:
-        return next((len(words) for end, words in ends if place < end), 0)
-
-    return max(places, key=shared)
+    sentences = [
+        (match.end(), len(wanted & set(_WORD.findall(match[0].lower())))) for match in _SENTENCE.finditer(context)
+    ]
+    ends = [end for end, _ in sentences]
+    return max(places, key=lambda place: sentences[bisect_right(ends, place)][1])
 
 
 def _places(context: str, text: str) -> list[int]:

@@ -1,6 +1,6 @@
 """Computes the vectors of texts with a loaded model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -8,10 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trbert.errors import InputError
+from trbert.tasks.task import check_reduced
+from trbert.wording import shown
 
 
 @torch.inference_mode()
-def embed(model: Any, tokenizer: Any, texts: Sequence[str], batch_size: int = 32) -> Float[Tensor, "texts dim"]:
+def embed(model: Any, tokenizer: Any, texts: Iterable[Any], batch_size: int = 32) -> Float[Tensor, "texts dim"]:
     """Returns the vector of each text, on the CPU, in the order of the texts.
 
     Texts of similar length are run together. A text that is longer than those of the search is truncated as they were.
@@ -19,22 +21,27 @@ def embed(model: Any, tokenizer: Any, texts: Sequence[str], batch_size: int = 32
     Args:
         model: a model of task embedding, as `trbert.load` returns it.
         tokenizer: its tokenizer.
-        texts: the texts.
+        texts: the texts, which are strings.
         batch_size: the number of texts of a forward pass.
 
     Raises:
-        InputError: There is no text, or the model is of another task.
+        InputError: There is no text, or one is no string. The batch size is below 1. Or the model is of another task,
+            or no reduced one.
     """
-    if model.task.has_head:
-        raise InputError(
-            f"model must be one of task embedding, and is of task {model.config.task}: call it as the plain model"
-        )
-    if isinstance(texts, str) or not texts:
+    check_reduced(model, "embedding")
+    every = [] if isinstance(texts, str) else list(texts)
+    if not every:
         raise InputError("texts must be a list with at least one text, and are not: pass a list of strings")
-    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    if odd := [place for place, text in enumerate(every) if not isinstance(text, str)]:
+        raise InputError(
+            f"texts must be strings, and text {odd[0]} is {shown(every[odd[0]])}: leave it out, or write it as a string"
+        )
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, and is {batch_size}: leave it out to take the default")
+    order = sorted(range(len(every)), key=lambda index: len(every[index]))
     found = []
     for start in range(0, len(order), batch_size):
-        part = [texts[index] for index in order[start : start + batch_size]]
+        part = [every[index] for index in order[start : start + batch_size]]
         inputs = tokenizer(
             part, padding=True, truncation=True, max_length=model.config.max_tokens, return_tensors="pt"
         ).to(model.device)

@@ -25,13 +25,17 @@ def follows_scheme(tags: Sequence[str]) -> bool:
 def misfit(tags: Sequence[str]) -> str | None:
     """Returns the first of these different tags that does not fit the scheme of the others; None where all fit.
 
-    A tag of an entity is a letter of the scheme, a hyphen and a type. In a set without types it is a letter alone.
+    A tag of an entity is a letter of the scheme, a hyphen and a type. In a set without types it is a letter alone. No
+    scheme has both ways to write the end of an entity (E and L), or one of a single word (S and U).
 
     Example:
-        >>> misfit(["O", "B-PER", "PER"])
-        'PER'
+        >>> misfit(["O", "B-PER", "PER"]), misfit(["O", "B-PER", "E-PER", "U-PER"])
+        ('PER', 'U-PER')
     """
     marks = [tag for tag in tags if tag != OUTSIDE]
+    others = [tag for tag in marks if tag[:1] in _ALIKE]
+    if others and {tag[:1] for tag in marks} & {*_ALIKE.values()}:
+        return others[0]
     if _is_bare(marks):
         return None
     return next(

@@ -144,8 +144,8 @@ def test_a_line_with_another_number_of_columns_is_refused(tmp_path):
 
 def test_words_without_tags_are_refused(tmp_path):
     assert refusal(written(tmp_path, "Ann\nruns\n")) == (
-        "train.conll must have the tag of each word beside it, and has one column alone: add the tags after a tab or a "
-        "blank, or write lists of words and of tags as jsonl or parquet"
+        "train.conll must have the tag of each word beside it, after a tab or a blank, and has one column alone: add "
+        "the tags, or write lists of words and of tags as jsonl or parquet, because a csv file holds no lists"
     )
 
 

@@ -82,6 +82,25 @@ def test_queries_that_are_held_out_of_train_keep_all_their_documents(tmp_path):
     assert sum("have more than 32 documents" in note for note in splits.notes) == 1
 
 
+def test_a_pair_that_stands_in_several_rows_counts_once_with_its_highest_grade():
+    reading = read([*PAIRS, ("q", "a", 0), ("r", "d", 1), ("r", "e", 2)])
+    assert reading.rows["train"].inputs == (("q", "r"), (["a", "b"], ["c", "d", "e"]))
+    assert reading.rows["train"].targets.tolist() == [[0.5, 0, -100], [0, 0.5, 1]]
+    assert reading.notes[0] == (
+        "train: 3 rows left out that repeat the query and the document of a row before: the highest grade of a pair "
+        "counts"
+    )
+
+
+def test_equal_queries_of_two_splits_do_not_contradict_each_other(tmp_path):
+    for name, pairs in (("train", PAIRS), ("test", [PAIRS[0], PAIRS[2]])):
+        lines = ["query,document,label", *(",".join(map(str, pair)) for pair in pairs), "s,f,1", "s,g,0"]
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines))
+    notes = load_splits(str(tmp_path), task=TASK).notes
+    assert any("test: 2 of 2 rows have a text that also stands in train" in note for note in notes)
+    assert not any("more than one label" in note for note in notes)
+
+
 def test_pairs_with_a_blank_text_are_left_out():
     reading = read([*PAIRS, ("q", " ", 1), ("", "x", 1)])
     assert reading.rows["train"].inputs[1] == (["a", "b"], ["c", "d", "e"])

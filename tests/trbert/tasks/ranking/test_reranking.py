@@ -189,6 +189,12 @@ def test_a_fine_tuned_model_must_give_a_pair_one_score(task):
         task.check_config(transformers.BertConfig(num_labels=1, problem_type="regression"))
 
 
+def test_queries_with_as_many_documents_each_are_told_by_one_number():
+    rows = {"train": rows_of(a={"b": 1, "c": 0}, d={"e": 0, "f": 1})}
+    told = "train: 2 queries with 4 documents, 2 each; 50% of the documents are relevant"
+    assert POINTWISE.counts(rows, ())[0] == told
+
+
 def test_what_is_said_of_the_data():
     rows = {"train": ROWS, "test": rows_of(a={"b": 1, "c": 1}, d={"e": 0, "f": 1, "g": 0})}
     assert POINTWISE.counts(rows, ()) == [

@@ -116,17 +116,35 @@ def test_a_blank_text_is_refused(question, context, model, tokenizer):
 
 
 def test_a_question_that_is_too_long_is_refused(model, tokenizer):
-    with pytest.raises(
-        InputError, match="a question that leaves at least 2 of 9 tokens to its context, and has one of 5 tokens"
-    ):
+    told = (
+        "question must have at most 4 tokens, so that a document of 9 has room for its context, and has 5: shorten it"
+    )
+    with pytest.raises(InputError, match=f"^{told}$"):
         trbert.answer(model, tokenizer, "a b c d a", CONTEXT)
+    assert trbert.answer(model, tokenizer, "a b c d", CONTEXT, may_be_none=False).text
+
+
+@pytest.mark.parametrize(("question", "context"), [(None, "a"), ("a", ["a", "b"]), (["a"], "b")])
+def test_what_is_no_text_is_refused(question, context, model, tokenizer):
+    with pytest.raises(InputError, match=r"^(question|context) must be a string, and is the (NoneType|list) "):
+        trbert.answer(model, tokenizer, question, context)
+
+
+def test_an_answer_of_what_is_no_reduced_model_is_refused(model, tokenizer):
+    with pytest.raises(InputError, match=r"^model must be a reduced model, and is BertForQuestionAnswering: pass what"):
+        trbert.answer(model.plain, tokenizer, "a", CONTEXT)
 
 
 def test_a_model_of_another_task_is_refused(bert, tokenizer):
     reducer = Reducer(encoder=Encoder(bert), task=TASKS["classification"], points=(1,))
     model = assemble(reducer, FirstSelector(Policy(32, 0)), 1.0, 9)
-    with pytest.raises(InputError, match="model must be of the task question_answering, and is of classification"):
+    with pytest.raises(InputError, match="model must be of task question_answering, and is of task classification"):
         trbert.answer(model, tokenizer, "a", "b")
+
+
+def test_a_plain_model_is_refused(bert, tokenizer):
+    with pytest.raises(InputError, match=f"must be a reduced model .* is of class {type(bert).__name__}: make one"):
+        trbert.answer(bert, tokenizer, "a", "b")
 
 
 @torch.no_grad()

@@ -39,6 +39,7 @@ def texts(reading, split="train"):
         [{"text": "Rome", "answer_start": 21}, {"text": "war", "answer_start": 31}],
         ["Rome", "war"],
         {"text": ["Rome", "war"]},
+        {"text": ["Rome", "war"], "answer_start": [21.0, 31.0]},
     ],
 )
 def test_answers_are_read_in_each_of_their_forms(cell):
@@ -102,6 +103,7 @@ def test_bad_rows_are_left_out_and_counted_if_the_user_wants_that():
         ([["Rome"]], "has the list ['Rome']"),
         ({"start": 21}, "has the dict {'start': 21}"),
         ([{"answer_start": 21}], "has the list [{'answer_start': 21}]"),
+        ({"text": ["Rome"], "answer_start": [1.5]}, "has the float 1.5 as an answer_start, which is no whole number"),
         ({"text": ["Rome"], "answer_start": ["21"]}, "has the str '21' as an answer_start, which is no whole number"),
         ({"text": ["Rome", "war"], "answer_start": [21]}, "has 2 texts with 1 answer_start"),
     ],

@@ -2,6 +2,8 @@
 
 import json
 
+import numpy as np
+import pandas
 import pytest
 import tokenizers
 import torch
@@ -84,10 +86,38 @@ def test_what_is_no_list_of_texts_is_refused(texts, model, tokenizer):
         trbert.embed(model, tokenizer, texts)
 
 
+@pytest.mark.parametrize("make", [tuple, iter, np.array, pandas.Series])
+def test_texts_may_be_any_series_of_strings(make, model, tokenizer):
+    assert_close(trbert.embed(model, tokenizer, make(TEXTS)), trbert.embed(model, tokenizer, TEXTS))
+
+
+@pytest.mark.parametrize("odd", [None, 3, ["w1"], float("nan")])
+def test_a_text_that_is_no_string_is_refused_with_its_place(odd, model, tokenizer):
+    with pytest.raises(InputError, match=r"^texts must be strings, and text 1 is the .*: leave it out"):
+        trbert.embed(model, tokenizer, ["w1", odd])
+
+
+def test_a_batch_without_a_text_is_refused(model, tokenizer):
+    with pytest.raises(InputError, match=r"^batch_size must be at least 1, and is 0"):
+        trbert.embed(model, tokenizer, TEXTS, batch_size=0)
+
+
+def test_vectors_of_what_is_no_reduced_model_are_refused(model, tokenizer):
+    for other in (model.plain, tokenizer):
+        with pytest.raises(InputError, match=rf"^model must be a reduced model, and is {type(other).__name__}: pass"):
+            trbert.embed(other, tokenizer, TEXTS)
+
+
 def test_vectors_of_a_model_with_a_head_are_refused(model, tokenizer):
     model.config.task = "classification"
-    with pytest.raises(InputError, match="model must be one of task embedding, and is of task classification: "):
+    with pytest.raises(InputError, match="model must be of task embedding, and is of task classification: load"):
         trbert.embed(model, tokenizer, TEXTS)
+
+
+def test_vectors_of_a_plain_model_are_refused(model, tokenizer):
+    told = "model must be a reduced model of task embedding, as trbert.load returns it, and is of class BertModel: "
+    with pytest.raises(InputError, match=told):
+        trbert.embed(model.plain, tokenizer, TEXTS)
 
 
 @pytest.mark.parametrize("name", ["last_hidden_state", "pooler_output", "hidden_states", "attentions"])

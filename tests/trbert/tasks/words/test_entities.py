@@ -89,6 +89,9 @@ def test_a_scheme_is_recognised_from_the_tags(tags, follows):
         ("O B-PER X-PER", "X-PER"),
         ("O O-PER I-PER", "O-PER"),
         ("O B I", None),
+        ("O B-PER I-PER L-PER U-PER", None),
+        ("O B-PER L-PER S-PER", "L-PER"),
+        ("O B I E U", "U"),
     ],
 )
 def test_a_tag_that_does_not_fit_the_scheme_is_found(tags, wrong):
