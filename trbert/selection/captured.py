@@ -106,8 +106,9 @@ class CapturedPass:
         empty = size.docs - len(tokens)
         end = tokens.offsets[-1:]
         parts = {"ids": (tokens.input_ids, self.tokens), "protected": (tokens.protected, self.tokens)}
-        if tokens.token_type_ids is not None and self.reducer.encoder.num_segments > 1:
-            parts["types"] = (tokens.token_type_ids, self.tokens)
+        if self.reducer.encoder.num_segments > 1:
+            types = tokens.token_type_ids
+            parts["types"] = (torch.zeros_like(tokens.input_ids) if types is None else types, self.tokens)
         # The last start is the filler's. An empty document counts as one of one token, which has a logarithm.
         parts["starts 0"] = (torch.cat([tokens.offsets, end.expand(empty)]), self.docs + 1)
         parts["originals"] = (torch.cat([tokens.lengths, end.new_ones(empty + 1)]), self.docs + 1)
@@ -205,6 +206,6 @@ def captured_pass(reducer: Reducer, selector: Selector, runner: Graphed, size: S
 def _identity(reducer: Reducer, selector: Selector) -> Hashable:
     """Returns what captured work depends on: where the weights are, and what is done with them."""
     encoder = reducer.encoder
-    modules = (*encoder.layers, encoder.base.get_input_embeddings(), selector.policy, reducer.fusion, reducer.exits)
+    modules = (*encoder.plain.children(), *encoder.layers, selector.policy, reducer.fusion, reducer.exits)
     places = tuple(next((each.data_ptr() for each in module.parameters()), 0) for module in modules)
-    return places, encoder.dtype, reducer.points, reducer.task.name, selector.name
+    return places, encoder.dtype, reducer.points, reducer.task.name, type(selector)

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -136,6 +137,27 @@ def test_an_answer_is_not_changed_by_the_next_one(bert, make_tokens):
     reduced_outputs(captured, policy_of(POINTS), make_tokens(*LENGTHS, seed=5), 1.0)
     assert torch.equal(first.outputs, outputs)
     assert torch.equal(first.kept, kept)
+
+
+@torch.no_grad()
+def test_segments_of_one_batch_are_not_those_of_the_next(bert, make_tokens):
+    eager, captured = reducers(bert, POINTS)
+    selector, tokens = policy_of(POINTS), make_tokens(*LENGTHS)
+    first = assert_same(eager, captured, selector, tokens, 5.0).outputs
+    second = assert_same(eager, captured, selector, replace(tokens, token_type_ids=None), 5.0).outputs
+    assert not torch.allclose(first, second, atol=1e-3)
+
+
+@torch.no_grad()
+def test_a_head_that_was_replaced_is_the_one_that_is_read(bert, make_tokens, monkeypatch):
+    made = []
+    monkeypatch.setattr(Graphed, "_capture", lambda self, work, device: made.append(work) or work)
+    eager, captured = reducers(bert, POINTS)
+    selector, tokens = policy_of(POINTS), make_tokens(*LENGTHS)
+    assert_same(eager, captured, selector, tokens, 5.0)
+    bert.classifier = with_weights(torch.nn.Linear(32, 3), seed=4)
+    assert_same(eager, captured, selector, tokens, 5.0)
+    assert len(made) == 6  # a graph would have read the head that was there before
 
 
 def test_it_runs_in_inference_mode_and_out_of_it(bert, make_tokens):
