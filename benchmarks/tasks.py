@@ -314,7 +314,7 @@ def units(options: argparse.Namespace) -> Iterator[tuple[str, Unit]]:
     for rival in RIVALS:
         for name, base in bases.items():
             # Its documents are fewer than the policy's, because each has eight trajectories, which cost more.
-            paper = {**TR_BERT, "select.points": (1, 3), "joint.documents": 3 * base.joint.documents // 16}
+            paper = {**TR_BERT, "select.points": (1, 3), "joint.documents": 3 * (base.joint.documents or 8000) // 16}
             changes = paper if rival == "tr-bert" else {"selector": rival}
             yield f"{name}/{rival}", _training(base, changes, SETS[name].targets, pairs[name])
 

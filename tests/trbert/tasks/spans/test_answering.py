@@ -130,11 +130,6 @@ def test_what_is_no_text_is_refused(question, context, model, tokenizer):
         trbert.answer(model, tokenizer, question, context)
 
 
-def test_an_answer_of_what_is_no_reduced_model_is_refused(model, tokenizer):
-    with pytest.raises(InputError, match=r"^model must be a reduced model, and is BertForQuestionAnswering: pass what"):
-        trbert.answer(model.plain, tokenizer, "a", CONTEXT)
-
-
 def test_a_model_of_another_task_is_refused(bert, tokenizer):
     reducer = Reducer(encoder=Encoder(bert), task=TASKS["classification"], points=(1,))
     model = assemble(reducer, FirstSelector(Policy(32, 0)), 1.0, 9)

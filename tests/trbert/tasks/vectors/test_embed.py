@@ -102,12 +102,6 @@ def test_a_batch_without_a_text_is_refused(model, tokenizer):
         trbert.embed(model, tokenizer, TEXTS, batch_size=0)
 
 
-def test_vectors_of_what_is_no_reduced_model_are_refused(model, tokenizer):
-    for other in (model.plain, tokenizer):
-        with pytest.raises(InputError, match=rf"^model must be a reduced model, and is {type(other).__name__}: pass"):
-            trbert.embed(other, tokenizer, TEXTS)
-
-
 def test_vectors_of_a_model_with_a_head_are_refused(model, tokenizer):
     model.config.task = "classification"
     with pytest.raises(InputError, match="model must be of task embedding, and is of task classification: load"):
