@@ -259,6 +259,29 @@ def test_threads_wait_for_each_other(bert, make_tokens):
     assert wrong == []
 
 
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.parametrize("reads", ["documents", "tokens"])
+def test_a_thousand_random_batches_have_the_same_decisions_in_bounded_memory(reads, bert, token_encoder, make_tokens):
+    plain, task = (bert, "classification") if reads == "documents" else (token_encoder.plain, "tagging")
+    eager, captured = reducers(plain, POINTS, task, exits=reads == "tokens")
+    runner = captured.encoder.runner
+    runner.most = 64
+    selectors = [policy_of(POINTS), FirstSelector(Policy(32, 0))]
+    generator = torch.Generator().manual_seed(0)
+    for number in range(1000):
+        selector = selectors[number // 100 % 2]  # a change of the selector drops what was captured
+        docs = int(torch.randint(1, 201, (1,), generator=generator)) if number % 10 == 0 else 1 + number % 7
+        lengths = torch.randint(1, 41, (docs,), generator=generator).tolist()
+        dials = torch.randn(docs, generator=generator)
+        dials = 5 + 3 * dials if selector.learns else dials.sigmoid()
+        assert_same(eager, captured, selector, make_tokens(*lengths, seed=number), dials)
+        assert len(runner) <= 64
+    owner = runner.kept_for(runner._owner[0], None)
+    assert owner.tokens <= 9216  # the bucket of 200 documents of 40 tokens at most
+    assert owner.docs <= 208
+
+
 # On a GPU. Half precision has the kernel for documents of various lengths, which a captured stage needs.
 
 
