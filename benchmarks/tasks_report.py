@@ -25,6 +25,8 @@ padded, and the policy is counted. A dial is chosen on validation for its speed-
 **Drop** is what is lost of the metric, in hundredths. It is counted from the better of two: the teacher, and the same
 model with all tokens kept. In brackets stands its 95 % interval, of a paired bootstrap of the metric over test
 examples. It leaves out what a second training would change, which is up to a point.
+
+[tried.md](tasks/tried.md) says what was tried on the way.
 """
 
 
