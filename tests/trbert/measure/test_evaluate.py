@@ -17,6 +17,7 @@ from trbert.measure.evaluate import (
     predict,
     unreduced_outputs,
 )
+from trbert.selection.outputs import reduced_outputs
 from trbert.selection.policy import Policy
 from trbert.selection.selectors import SELECTORS, FirstSelector, PolicySelector, selector_class, selector_of
 from trbert.tasks import TASKS
@@ -107,7 +108,7 @@ def test_a_forward_pass_is_told_which_examples_it_runs(reducer, selector, exampl
 
     def forward(chosen, part):
         told.append((chosen.tolist(), part.targets.tolist(), part.tokens.lengths.tolist()))
-        return reducer.run(selector, part.tokens, 0.0)
+        return reduced_outputs(reducer, selector, part.tokens, 0.0)
 
     predict(reducer, forward, examples, 20)
     # 16, 16, 11 + 9, 7 + 5 + 3 + 2 tokens.
@@ -221,7 +222,7 @@ def test_examples_of_two_documents_are_run_whole_and_their_counts_put_back(budge
 
     def forward(chosen, part):
         ran.append(chosen.tolist())
-        return choosing.run(selector, part.tokens, 0.0)
+        return reduced_outputs(choosing, selector, part.tokens, 0.0)
 
     found = predict(choosing, forward, choices, budget)
     assert ran == CHOICES[budget]
