@@ -547,8 +547,8 @@ def load(path: str | Path, dial: float | None = None, runner: str = "eager", ver
         dial: the dial to use; None uses the saved one.
         runner: the way to run the layers. "eager" calls them one after the other. "compiled" runs them through
             `torch.compile` where no gradient is wanted. The first use takes seconds to compile, and on a CPU it needs a
-            C++ compiler. "graphed" captures the stages of a pass, as CUDA graphs on a GPU, and repeats
-            them. "int8" runs the matrix products in int8, on a CPU only. Such a model can neither learn nor be saved.
+            C++ compiler. "graphed" captures the stages of a pass, as CUDA graphs on a GPU, and repeats them. "int8"
+            runs the matrix products in int8, on a CPU only. Such a model can neither learn nor be saved.
         verify: whether to compare all files with the checksums in `SHA256SUMS`, which a search writes beside a model.
             This reads every file once more. It tells damage, such as from a copy or a disk; it does not tell tampering,
             because whoever changes a model can write its checksums anew.

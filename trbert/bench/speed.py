@@ -20,6 +20,7 @@ from trbert.packed.heads import plain_outputs
 from trbert.packed.tokens import Tokens
 from trbert.pretrained import Pretrained
 from trbert.runners import Compiled, Eager, Graphed, Int8, runner_of
+from trbert.selection.captured import Arena
 from trbert.selection.exits import Exits
 from trbert.selection.fusion import Fusion
 from trbert.selection.outputs import Reduced, reduced_outputs
@@ -319,24 +320,22 @@ def padded_by(runner: str, reducer: Reducer, documents: Documents, dtype: str) -
         return replace(padded, name=name, forward=torch.compile(padded.forward, dynamic=True))
     if runner != Graphed.name or reducer.encoder.device.type != "cuda":
         return None
-    captures, held = Graphed(), {}
+    captures, device = Graphed(), reducer.encoder.device
+    arenas: dict[tuple[Any, ...], Arena] = {}
 
     def forward(batch: dict[str, Tensor]) -> Tensor:
         if bool(batch["attention_mask"].all()):
             batch = {part: value for part, value in batch.items() if part != "attention_mask"}
         shape = tuple((part, tuple(value.shape)) for part, value in batch.items())
-        if shape not in held:
-            held[shape] = {part: value.clone() for part, value in batch.items()}
-        inputs = held[shape]
-        for part in batch:
-            inputs[part].copy_(batch[part])
+        arena, docs = arenas.setdefault(shape, Arena(device)), len(batch["input_ids"])
+        for part, value in batch.items():
+            arena.put(part, value, docs)
 
         def work() -> None:
-            found = padded.forward({part: value for part, value in inputs.items() if part != "outputs"})
-            inputs.setdefault("outputs", torch.empty_like(found)).copy_(found)
+            arena.put("outputs", padded.forward({part: arena.get(part, docs) for part in batch}), docs)
 
-        captures.repeat(shape, work, reducer.encoder.device)
-        return inputs["outputs"].clone()
+        captures.repeat(shape, work, device)
+        return arena.get("outputs", docs).clone()
 
     return replace(padded, name=name, forward=forward)
 

@@ -17,6 +17,8 @@ from trbert.shapes import DocIndex, TokenIndex, TokenMask
 
 _AN_OCTAVE = 8
 """How many buckets there are from one power of two to the next. A row is then filled up by 6 % on the mean."""
+_FEW_TOKENS = 64
+"""The smallest bucket of tokens."""
 
 
 def bucket(count: int, least: int = 1) -> int:
@@ -59,7 +61,16 @@ class Size:
             >>> Size.of(70, 3, 30)
             Size(tokens=128, docs=3, longest=64)
         """
-        return cls(bucket(tokens, least=64), bucket(docs), bucket(longest, least=64))
+        return cls(bucket(tokens, _FEW_TOKENS), bucket(docs), bucket(longest, _FEW_TOKENS))
+
+    def with_tokens(self, tokens: int) -> "Size":
+        """Returns the size of a row of the same documents that holds so many of their tokens.
+
+        Example:
+            >>> Size.of(70, 3, 30).with_tokens(20)
+            Size(tokens=64, docs=3, longest=64)
+        """
+        return replace(self, tokens=bucket(tokens, _FEW_TOKENS))
 
 
 def filler_of(batch: PackedBatch) -> int:
@@ -99,9 +110,9 @@ def start_bucketed(
     real = documents < len(original_lengths) - 1
     positions = (place - offsets[documents]) * real
     types = None if token_type_ids is None else token_type_ids * real
-    tokens = Tokens(torch.where(real, input_ids, padding), types, protected & real, offsets)
-    nothing = torch.empty(len(input_ids), 0, device=input_ids.device)
     mask = protected & real
+    tokens = Tokens(torch.where(real, input_ids, padding), types, mask, offsets)
+    nothing = torch.empty(len(input_ids), 0, device=input_ids.device)
     return tokens, PackedBatch(nothing, positions, documents, mask, original_lengths, offsets, longest=longest)
 
 

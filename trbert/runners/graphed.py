@@ -37,7 +37,6 @@ class Graphed(Eager):
     """
 
     name = "graphed"
-    repeats = True
 
     def __init__(self, most: int = MOST_GRAPHS) -> None:
         self.most = most

@@ -24,11 +24,9 @@ class Runner(ABC):
 
     Attributes:
         name: its name in `trbert.load`.
-        repeats: whether it repeats captured stages on rows of fixed sizes (`trbert.selection.captured`).
     """
 
     name: ClassVar[str]
-    repeats: ClassVar[bool] = False
 
     @abstractmethod
     def adopt(self, plain: nn.Module, layers: Sequence[nn.Module]) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trbert.packed.batch import PackedBatch
-from trbert.packed.buckets import Size, bucket, compacted, filler_of, original_places, start_bucketed
+from trbert.packed.buckets import Size, compacted, filler_of, original_places, start_bucketed
 from trbert.packed.tokens import Tokens
 from trbert.runners.graphed import Graphed
 from trbert.selection.reduction import Reducer
@@ -75,23 +75,21 @@ class CapturedPass:
         """Returns whether a row of this size has room."""
         return size.tokens <= self.tokens and size.docs <= self.docs
 
-    def run(self, tokens: Tokens, dials: DocFloat) -> tuple[Outputs, Kept]:
+    def run(self, tokens: Tokens, dials: DocFloat, first: Size) -> tuple[Outputs, Kept]:
         """Returns the head's outputs, and the number of tokens of each document that were left after each point.
 
         Args:
             tokens: the documents, on the CPU.
             dials: the dial of each document.
+            first: the size of the first stage's row, which holds the documents.
         """
         reducer = self.reducer
         total, docs = tokens.input_ids.numel(), len(tokens)
-        first = Size.of(total, docs, int(tokens.lengths.max()))
         self._load(tokens, dials, first)
-        row = first.tokens
+        size = first
         for point in range(len(reducer.points)):
-            size = Size(row, first.docs, first.longest)
             self._repeat((point, size), partial(self._decide, point, size))
-            row = bucket(self._count(point), least=64)
-        size = Size(row, first.docs, first.longest)
+            size = size.with_tokens(self._count(point))
         self._repeat((len(reducer.points), size, first.tokens), partial(self._finish, size, first.tokens))
         wanted = docs if reducer.task.reads == "documents" else total
         kept = [self._arena.get(f"starts {point + 1}", docs + 1).diff() for point in range(len(reducer.points))]

@@ -58,7 +58,7 @@ def reduced_outputs(
         size = Size.of(host.input_ids.numel(), len(host), int(host.lengths.max()))
         with runner.lock:
             try:
-                return Reduced(*captured_pass(reducer, selector, runner, size).run(host, dials))
+                return Reduced(*captured_pass(reducer, selector, runner, size).run(host, dials, size))
             except ReadsDevice:
                 runner.forget()
                 runner.unfit = True
