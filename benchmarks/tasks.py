@@ -90,8 +90,8 @@ EVERY_TOKEN = {**SHORT_STAGES, "select.points": (2, 4), "joint.fastest": 4.0, "j
 distillation were chosen on the validation split of ud_ewt."""
 FROZEN = {"joint.documents": 0}
 """No joint stage, for sets of which there is little: 83 queries, or 3,394 short tweets. On their validation splits the
-joint stage lost 1 to 2 points with all tokens kept, at every learning rate from 2e-5 to 1e-4 and with every share of
-distillation, where the frozen encoder lost nothing."""
+joint stage lost 0.4 to 4.0 points with all tokens kept, at every learning rate and share of distillation that was tried
+(docs/results/tasks/tried.md). A frozen encoder loses nothing there."""
 SETS: dict[str, Target] = {
     "imdb_rating": Target(
         folder="imdb",
@@ -283,8 +283,10 @@ class Retrieval:
     relevant: Tensor
 
     @classmethod
-    def of(cls, prepared: Prepared, table: Path, max_length: int) -> "Retrieval":
-        """Returns those of a table of questions, sentences and labels, where 1 is an answer."""
+    def of(cls, prepared: Prepared, table: Path | None, max_length: int) -> "Retrieval | None":
+        """Returns those of a table of questions, sentences and labels, where 1 is an answer; None without a table."""
+        if table is None:
+            return None
         rows = pyarrow.parquet.read_table(table).to_pylist()
         asked, told = (list(dict.fromkeys(row[name] for row in rows)) for name in ("text_a", "text_b"))
         pairs = {(asked.index(row["text_a"]), told.index(row["text_b"])) for row in rows if row["label"] == 1}
@@ -348,7 +350,8 @@ def the_teacher(settings: Settings, pairs: Path | None) -> dict[str, Any]:
     reducer = Reducer(encoder=encoder, task=prepared.task)
     with autocast(encoder.device, settings.compute.evaluation):
         decoded = prepared.task.decode(unreduced_outputs(reducer, test), test)
-        found = _retrieval(prepared, settings, pairs, partial(unreduced_outputs, reducer))
+        retrieval = Retrieval.of(prepared, pairs, settings.data.max_length)
+        found = retrieval.figures(partial(unreduced_outputs, reducer)) if retrieval else {}
     flops = float(CostModel.of(reducer).unreduced(test.tokens.lengths).mean())
     return {
         "points": [{"speed_up": 1.0, "gflops": flops / 1e9, **figures_of(prepared.task, decoded, test, found)}],
@@ -374,10 +377,11 @@ def trained(base: Settings, settings: Settings, targets: tuple[float, ...], pair
     model.select(train, model.sampler(train), told_now("select"))
     model.join(train, told_now("joint"))
     model.settle(validation)
-    measured = [_point(model, prepared, dial, target, pairs) for target, dial in dials_for(model, validation, targets)]
+    at = partial(_point, model, prepared.test, Retrieval.of(prepared, pairs, settings.data.max_length))
+    measured = [at(dial, target) for target, dial in dials_for(model, validation, targets)]
     return {
         "points": measured,
-        "keep_all": _point(model, prepared, model.selector.keep_all, None, pairs),
+        "keep_all": at(model.selector.keep_all, None),
         "penalty": model.settings.select.penalty,
     }
 
@@ -392,12 +396,14 @@ def _prepared(base: Settings, settings: Settings) -> Prepared:
     return replace(prepared, separator=None, **free)
 
 
-def _point(model: Model, prepared: Prepared, dial: float, target: float | None, pairs: Path | None) -> dict[str, Any]:
-    reducer, compute, test = model.reducer, model.settings.compute, prepared.test
+def _point(
+    model: Model, test: Examples, retrieval: Retrieval | None, dial: float, target: float | None
+) -> dict[str, Any]:
+    reducer, compute = model.reducer, model.settings.compute
     lengths, forward = test.tokens.lengths, forward_at(reducer, model.selector, dial)
     with autocast(reducer.encoder.device, compute.evaluation):
         found = predict(reducer, forward, test, compute.tokens_per_batch)
-        retrieved = _retrieval(prepared, model.settings, pairs, lambda each: predict(reducer, forward, each).outputs)
+        retrieved = retrieval.figures(lambda each: predict(reducer, forward, each).outputs) if retrieval else {}
     flops = model.cost.reduced(lengths, found.kept, reducer.points, model.selector)
     return {
         "target": target,
@@ -406,14 +412,6 @@ def _point(model: Model, prepared: Prepared, dial: float, target: float | None, 
         "kept": (found.kept.sum(1) / lengths.sum()).tolist(),
         **figures_of(reducer.task, found.decoded, test, retrieved),
     }
-
-
-def _retrieval(
-    prepared: Prepared, settings: Settings, pairs: Path | None, vectors_of: Callable[[Examples], Tensor]
-) -> dict[str, float]:
-    if pairs is None:
-        return {}
-    return Retrieval.of(prepared, pairs, settings.data.max_length).figures(vectors_of)
 
 
 def figures_of(task: Task, decoded: Sequence[Any], test: Examples, more: Mapping[str, float]) -> dict[str, Any]:

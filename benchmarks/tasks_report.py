@@ -1,7 +1,7 @@
 """The page of quality task by task: what was asked, and what was measured for each selector."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,35 +97,41 @@ def _set_up(teacher: Unit) -> str:
 
 
 def _table(units: Mapping[str, Unit], targets: list[float]) -> Iterator[str]:
-    yield "| | " + " | ".join(f"{target:g}x" for target in targets) + " | all kept |"
-    yield "|---|" + "---|" * (len(targets) + 1)
-    for row, unit in units.items():
-        if row == "teacher":
-            continue
-        cells = []
-        for target in targets:
-            point = next((each for each in unit["points"] if each["target"] == target), None)
-            if point is None:
-                cells.append("–")
-                continue
-            drop, least, greatest = drop_of(units, unit, point)
-            cells.append(f"{drop:.2f} [{least:+.2f}, {greatest:+.2f}] at {point['speed_up']:.2f}x")
-        yield f"| `{row}` | " + " | ".join(cells) + f" | {100 * unit['keep_all']['quality']:.2f} |"
+    """Yields the table of the drops, and of the metric with all tokens kept."""
+
+    def drop(unit: Unit, point: Mapping[str, Any]) -> str:
+        lost, least, greatest = drop_of(units, unit, point)
+        return f"{lost:.2f} [{least:+.2f}, {greatest:+.2f}] at {point['speed_up']:.2f}x"
+
+    yield from _grid(units, targets, drop, lambda point: f"{100 * point['quality']:.2f}")
 
 
 def _further(units: Mapping[str, Unit], targets: list[float]) -> Iterator[str]:
     """Yields a table of each further measure of the task, in hundredths; nothing where the task has none."""
     (teacher,) = units["teacher"]["points"]
     for measure, of_teacher in teacher["figures"].items():
+
+        def figure(point: Mapping[str, Any], measure: str = measure) -> str:
+            return f"{100 * point['figures'][measure]:.2f}"
+
         yield from ("", f"{measure}; of the teacher {100 * of_teacher:.2f}:", "")
-        yield "| | " + " | ".join(f"{target:g}x" for target in targets) + " | all kept |"
-        yield "|---|" + "---|" * (len(targets) + 1)
-        for row, unit in units.items():
-            if row != "teacher":
-                points = {each["target"]: each for each in unit["points"]}
-                found = [points.get(target) for target in targets] + [unit["keep_all"]]
-                cells = ["–" if each is None else f"{100 * each['figures'][measure]:.2f}" for each in found]
-                yield f"| `{row}` | " + " | ".join(cells) + " |"
+        yield from _grid(units, targets, lambda _, point, figure=figure: figure(point), figure)
+
+
+def _grid(
+    units: Mapping[str, Unit],
+    targets: list[float],
+    at_target: Callable[[Unit, Mapping[str, Any]], str],
+    all_kept: Callable[[Mapping[str, Any]], str],
+) -> Iterator[str]:
+    """Yields a table with a row for each unit but the teacher, and a column for each target and for all tokens kept."""
+    yield "| | " + " | ".join(f"{target:g}x" for target in targets) + " | all kept |"
+    yield "|---|" + "---|" * (len(targets) + 1)
+    for row, unit in units.items():
+        if row != "teacher":
+            points = {point["target"]: point for point in unit["points"]}
+            cells = [at_target(unit, points[target]) if target in points else "–" for target in targets]
+            yield f"| `{row}` | " + " | ".join([*cells, all_kept(unit["keep_all"])]) + " |"
 
 
 def drop_of(units: Mapping[str, Unit], unit: Unit, point: Mapping[str, Any]) -> tuple[float, float, float]:

@@ -254,13 +254,12 @@ class TrbertModel(PreTrainedModel):
                 f"tokens and documents must be 1 or more, and are {list(tokens)} and {list(documents)}: pass the sizes "
                 "that you expect"
             )
-        rows, selector = self.plain.get_input_embeddings().num_embeddings, self.selector
+        rows, selector, reducer = self.plain.get_input_embeddings().num_embeddings, self.selector, self.reducer
         # The largest batch first: when a larger one comes, a runner takes new memory, and captures all anew.
         for width, count in product(sorted(tokens, reverse=True), sorted(documents, reverse=True)):
-            made_up = Tokens.from_padded(torch.arange(width * count).view(count, width) % rows)
+            made_up = reducer.protect(Tokens.from_padded(torch.arange(width * count).view(count, width) % rows))
             for dial in (*selector.dials, selector.keep_all, self.config.dial):
-                reducer = self.reducer
-                reduced_outputs(reducer, selector, reducer.protect(made_up), dial)
+                reduced_outputs(reducer, selector, made_up, dial)
 
     def read(self, tokens: Tokens) -> Tensor:
         """Returns the head's outputs for documents, a row for each document or for each token, by task.
