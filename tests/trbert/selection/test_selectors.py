@@ -227,9 +227,10 @@ def test_its_own_dials_rise_and_hold_neither_end(selector):
 
 def test_the_dials_of_the_learned_selectors_and_of_the_rules():
     for learned in (PolicySelector, GumbelSelector):
-        # From −5 to 6 in steps of a half are 23 dials, and four follow that are further apart.
-        assert (learned.dials[0], learned.dials[1], learned.dials[22]) == (-5.0, -4.5, 6.0)
-        assert learned.dials[23:] == (8.0, 11.0, 16.0, 24.0)
+        # From −5 to 6 in steps of a half are 23 dials, and at both ends stand four that are further apart.
+        assert learned.dials[:4] == (-24.0, -16.0, -11.0, -8.0)
+        assert (learned.dials[4], learned.dials[5], learned.dials[26]) == (-5.0, -4.5, 6.0)
+        assert learned.dials[27:] == (8.0, 11.0, 16.0, 24.0)
         assert (learned.default_dial, learned.keep_all) == (0.0, 1000.0)
     for rule in (FirstSelector, RandomSelector, AttentionSelector, SaliencySelector):
         assert rule.dials == (0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.4, 0.55, 0.75)
