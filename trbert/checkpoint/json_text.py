@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, Never
 
+from trbert.errors import DamagedCheckpoint
 from trbert.wording import cut
 
 SIZE = 10_000_000
@@ -109,3 +110,14 @@ def _is_deep(found: Any) -> bool:
         if not level:
             return False
     return True
+
+
+def not_json(folder: Path, error: Exception) -> DamagedCheckpoint:
+    """Returns the error for a file of a saved model that `read_json` or `read_object` has refused.
+
+    Args:
+        folder: of the model.
+        error: what was raised; it names the file.
+    """
+    remedy = "correct it, or copy or save it again" if isinstance(error, BrokenLimit) else "copy it again"
+    return DamagedCheckpoint(f"{folder}/{error}: {remedy}")

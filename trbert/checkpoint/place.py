@@ -164,3 +164,13 @@ def _of_sentence_transformers(folder: Path) -> Path | None:
     except (OSError, ValueError, LookupError, TypeError):
         return None
     return folder if within.is_absolute() or ".." in within.parts else folder / within
+
+
+def check_file(path: Path) -> None:
+    """Checks that a file of a saved model is there.
+
+    Raises:
+        DamagedCheckpoint: It is not.
+    """
+    if not path.is_file():
+        raise DamagedCheckpoint(f"{path.parent} must hold {path.name}, and does not: copy or save the model again")

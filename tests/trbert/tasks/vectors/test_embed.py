@@ -135,8 +135,8 @@ def test_vectors_as_labels_give_the_loss(model, tokenizer):
 
 def test_an_auto_class_of_another_task_is_refused(saved):
     told = (
-        r"^the model's class must be TrbertForEmbedding, since its task is embedding, and is "
-        r"TrbertForSequenceClassification: load it with trbert\.load or transformers\.AutoModel$"
+        r"^the task of a TrbertForSequenceClassification must have the head AutoModelForSequenceClassification, and is "
+        r"embedding, which has AutoModel: load the model with trbert\.load or transformers\.AutoModel$"
     )
     with pytest.raises(InputError, match=told):
         transformers.AutoModelForSequenceClassification.from_pretrained(saved)
