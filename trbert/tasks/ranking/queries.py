@@ -73,6 +73,11 @@ def read_queries(tables: Mapping[str, Table], columns: Columns, renames: Mapping
     top = max(grade for own in relevant["train"].values() for _, grade in own)
     if top != 1:
         notes.append(f"grades are divided by the highest one of train, {top:g}")
+    for split, queries in relevant.items():
+        if above := sum(grade > top for own in queries.values() for _, grade in own):
+            notes.append(
+                f"{split}: grades above the highest one of train, {top:g}, count as that one ({above:,} of them)"
+            )
     most = max(len(own) for queries in relevant.values() for own in queries.values())
     rows = {}
     for split, own in relevant.items():

@@ -47,7 +47,10 @@ def test_grades_are_divided_by_the_highest_one_of_train():
     reading = read([("q", "a", 1), ("q", "b", 4), ("q", "c", 0.5)], test=test)
     assert reading.rows["train"].targets.tolist() == [[0.25, 1, 0.125]]
     assert reading.rows["test"].targets.tolist() == [[1, 0.25, 0]]
-    assert reading.notes == ("grades are divided by the highest one of train, 4",)
+    assert reading.notes == (
+        "grades are divided by the highest one of train, 4",
+        "test: grades above the highest one of train, 4, count as that one (1 of them)",
+    )
 
 
 def test_queries_without_a_relevant_document_are_left_out_and_counted():
