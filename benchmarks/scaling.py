@@ -129,7 +129,7 @@ def of_model(name: str, length: int, rounds: int, first: bool) -> dict[str, Any]
 
 def items_of(settings: Settings, step: int, count: int) -> list[RolloutItem]:
     """Returns the items of a step."""
-    size = settings.select.item_documents
+    size = settings.select.documents_of_item("cpu")
     examples = torch.arange(count * size) % DOCUMENTS
     return [
         RolloutItem(index=index, version=step, examples=tuple(part.tolist()))

@@ -71,7 +71,7 @@ def case(name: str, length: int, dtype: str, rounds: int) -> dict[str, Any]:
     steps = [
         [
             RolloutItem(index=index, version=step, examples=tuple(examples.tolist()))
-            for index, examples in enumerate(chosen.split(select.item_documents))
+            for index, examples in enumerate(chosen.split(select.documents_of_item("cpu")))
         ]
         for step, chosen in enumerate(
             torch.arange(STEPS * select.step_documents).remainder(DOCUMENTS).split(select.step_documents)

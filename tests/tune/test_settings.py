@@ -57,7 +57,7 @@ RULES = [
     ("select.documents", 0, "select.documents must be positive, and is 0"),
     ("select.samples", 1, "select.samples must be at least 2, and is 1"),
     ("select.step_documents", 0, "select.step_documents must be positive, and is 0"),
-    ("select.item_documents", -3, "select.item_documents must be positive, and is -3"),
+    ("select.item_documents", -3, "select.item_documents must be positive or unset, and is -3"),
     ("select.learning_rate", 0, "select.learning_rate must be positive, and is 0.0"),
     ("select.temperature", 0, "select.temperature must be positive, and is 0.0"),
     ("select.guided_share", 1.1, "select.guided_share must be a fraction from 0 to 1, and is 1.1"),
@@ -145,6 +145,12 @@ def test_a_rule_must_have_thresholded_trajectories(selector):
 @pytest.mark.parametrize("selector", ["policy", "gumbel"])
 def test_a_selector_that_draws_needs_no_thresholded_trajectories(selector):
     assert override(Settings(), {"selector": selector, "joint.fastest": 0.0}).selector == selector
+
+
+def test_an_item_has_more_documents_on_a_gpu_unless_it_is_set():
+    assert [Settings().select.documents_of_item(device) for device in ("cpu", "cuda")] == [8, 64]
+    select = override(Settings(), {"select.item_documents": 5}).select
+    assert [select.documents_of_item(device) for device in ("cpu", "cuda")] == [5, 5]
 
 
 def test_every_number_has_a_rule():

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from trbert.encoder import Encoder
 from trbert.errors import InputError
+from trbert.measure.break_even import BreakEven, measure_break_even
 from trbert.measure.cost import CostModel
 from trbert.measure.timing import Spread, machine, paired_ratio, peak_memory, take_turns
 from trbert.modeling import TrbertModel
@@ -251,6 +252,37 @@ def bench(
         tokenise_ms=1000 * documents.tokenise_seconds / len(documents),
         pack_ms=1000 * documents.pack_seconds / len(documents),
     )
+
+
+def break_even_tables(
+    model: TrbertModel,
+    tokenizer: Any,
+    inputs: Sequence[Sequence[Any]],
+    *,
+    dials: Sequence[float],
+    batches: Sequence[int],
+    dtypes: Sequence[str],
+    say: Callable[[str], None],
+    runners: Sequence[str] = (Eager.name,),
+) -> list[BreakEven]:
+    """Returns for which batches reducing pays: a table for each arithmetic, runner and dial.
+
+    The arguments are those of `bench`. Documents have 16, 32, 64, … tokens, up to the most that the model reads.
+    """
+    longest = min(model.config.max_tokens, model.reducer.encoder.max_tokens)
+    lengths = [*(1 << power for power in range(4, 20) if 1 << power < longest), longest]
+    read = _documents(model.task, tokenizer, inputs, longest, model.device)
+    like = Tokens.from_padded(read.input_ids, read.mask, read.types).to("cpu")
+    tables = []
+    for dtype in dtypes:
+        own = in_arithmetic(model, dtype)
+        for runner in runners if dtype != INT8 else (Eager.name,):
+            if runner != Eager.name:
+                own.run_with(runner_of(runner))
+            for dial in dials:
+                say(f"break-even: {dtype}, {own.runner.name}, dial {dial:+g}")
+                tables.append(measure_break_even(own.reducer, own.selector, dial, like, lengths, batches))
+    return tables
 
 
 def in_arithmetic(model: TrbertModel, name: str) -> TrbertModel:

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from trbert.disk.files import why_not_writable
 from trbert.errors import InputError
@@ -50,6 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RUNNER",
         help="ways to run the layers: eager, compiled, graphed (default: eager, and graphed on a GPU)",
     )
+    parser.add_argument(
+        "--break-even",
+        action="store_true",
+        help="find out, too, for which batches reducing pays, and write break_even.json, which trbert.load takes",
+    )
     parser.add_argument("--rounds", type=int, default=5, help="turns of each variant (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="threads of the process (default: PyTorch's own choice)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
@@ -71,11 +77,12 @@ def run(options: argparse.Namespace) -> None:
     from transformers.utils import logging
 
     from trbert.bench.report import draw, table, write
-    from trbert.bench.speed import bench
+    from trbert.bench.speed import bench, break_even_tables
     from trbert.checkpoint.place import Place
     from trbert.checkpoint.tokenizer import load_tokenizer, without_types
     from trbert.data.readers import Format
     from trbert.data.splits import load_inputs
+    from trbert.measure.break_even import save_break_even
     from trbert.measure.latency import measure_latency
     from trbert.modeling import load
     from trbert.packed.declared import declare
@@ -118,21 +125,27 @@ def run(options: argparse.Namespace) -> None:
     if len(inputs[0]) < options.docs:
         print(f"documents {len(inputs[0])}: the data has no more, and --docs is {options.docs}", flush=True)
     labels = list(model.config.id2label.values())
+    same: dict[str, Any] = {
+        "dials": dials,
+        "batches": options.batch,
+        "dtypes": options.dtype or FIT[model.device.type],
+        "runners": options.runner or WAYS[model.device.type],
+        "say": lambda line: print(line, flush=True),
+    }
     report = bench(
         model,
         tokenizer,
         inputs,
-        dials=dials,
-        batches=options.batch,
-        dtypes=options.dtype or FIT[model.device.type],
+        **same,
         rounds=options.rounds,
-        say=lambda line: print(line, flush=True),
-        runners=options.runner or WAYS[model.device.type],
         rivals={Path(name).name: load_pretrained(name, model.task, labels, new_head=True) for name in options.against},
     )
     write(report, out)
     measure_latency(model.reducer.encoder, max(options.batch)).save(out / "latency.json")
     print(f"\n{table(report)}\nreport    {out / 'speed.md'}, {out / 'speed.json'}\nlatency   {out / 'latency.json'}")
+    if options.break_even:
+        save_break_even(break_even_tables(model, tokenizer, inputs, **same), out / "break_even.json")
+        print(f"break-even {out / 'break_even.json'}")
     try:
         draw(report, out / "speed.png")
     except ImportError:

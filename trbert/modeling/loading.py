@@ -15,6 +15,7 @@ from trbert.checkpoint.sizes import Held, check_numbers, check_stacks, misfits, 
 from trbert.disk.checksums import check_checksums
 from trbert.encoder import Encoder
 from trbert.errors import DamagedCheckpoint, ModelNotFound, TrbertError
+from trbert.measure.break_even import Conditions, fitting_tables, load_break_even
 from trbert.modeling.config import TrbertConfig
 from trbert.modeling.config_file import check_config
 from trbert.modeling.heads import model_class
@@ -26,7 +27,13 @@ from trbert.tasks import Task
 from trbert.wording import cell
 
 
-def load(path: str | Path, dial: float | None = None, runner: str = "eager", verify: bool = False) -> TrbertModel:
+def load(
+    path: str | Path,
+    dial: float | None = None,
+    runner: str = "eager",
+    verify: bool = False,
+    break_even: str | Path | None = None,
+) -> TrbertModel:
     """Returns a saved reduced model, ready to use.
 
     Args:
@@ -40,15 +47,20 @@ def load(path: str | Path, dial: float | None = None, runner: str = "eager", ver
         verify: whether to compare all files with the checksums in `SHA256SUMS`, which a search writes beside a model.
             This reads every file once more. It tells damage, such as from a copy or a disk; it does not tell tampering,
             because whoever changes a model can write its checksums anew.
+        break_even: the `break_even.json` that `trbert bench --break-even` wrote on this machine. The model then keeps
+            all tokens of a batch that is too small for reducing to pay. So a document's answer depends on the size of
+            its batch. None reduces every batch.
 
     Raises:
-        InputError: The folder holds another kind of model, there is no such runner, or the runner cannot run here.
+        InputError: The folder holds another kind of model, there is no such runner, or the runner cannot run here. Or
+            `break_even` is no such file, or was measured elsewhere or with another model or runner.
         UnsupportedModel: A family that was registered does not fit the model.
         ModelNotFound: There is no such folder.
         DamagedCheckpoint: The files of the model are missing or cut off, or do not fit together. Or `verify` is set,
             and they are not those that `SHA256SUMS` lists, or there is no such list.
     """
     way = runner_of(runner)
+    tables = () if break_even is None else load_break_even(break_even)
     folder = Path(path)
     if not folder.is_dir():
         raise ModelNotFound(f"path must be a folder with a saved model, and is {str(path)!r}, which does not exist")
@@ -61,6 +73,8 @@ def load(path: str | Path, dial: float | None = None, runner: str = "eager", ver
     except OSError as error:  # a file or the folder may not be read
         raise _not_whole(folder, error) from error
     model.run_with(way)
+    if tables:
+        model.break_even = fitting_tables(tables, Conditions.now(model.reducer, model.selector, model.config.dial))
     return model
 
 

@@ -1,6 +1,6 @@
 """The reduced model as a Hugging Face model, for any head."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ from transformers.utils.generic import ModelOutput
 
 from trbert.encoder import Encoder
 from trbert.errors import InputError
+from trbert.measure.break_even import BreakEven, Conditions, measure_break_even
 from trbert.measure.cost import CostModel
 from trbert.modeling.config import TrbertConfig
 from trbert.packed.tokens import Tokens
@@ -19,7 +20,7 @@ from trbert.runners import Eager, Runner
 from trbert.runners.int8 import is_quantised
 from trbert.selection.exits import Exits
 from trbert.selection.fusion import Fusion
-from trbert.selection.outputs import reduced_outputs
+from trbert.selection.outputs import Reduced, reduced_outputs
 from trbert.selection.policy import Policy
 from trbert.selection.reduction import Reducer, check_points
 from trbert.selection.selectors import Selector, selector_class, selector_of
@@ -38,6 +39,8 @@ class TrbertModel(PreTrainedModel):
 
     Attributes:
         head: the Auto class of transformers that finds this class, by its name; "" where none does.
+        break_even: tables that say for which batches reducing pays on this machine. Where a batch is too small for it,
+            the pass keeps all tokens. () reduces every batch. In training mode they are not read.
     """
 
     head: ClassVar[str] = ""
@@ -64,6 +67,7 @@ class TrbertModel(PreTrainedModel):
         self.fusion = Fusion(own.hidden_size, len(config.points) if config.fusion else 0)
         self.exits = Exits(own.hidden_size, len(config.points) if config.exits else 0)
         self.runner: Runner = Eager()
+        self.break_even: tuple[BreakEven, ...] = ()
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -163,29 +167,56 @@ class TrbertModel(PreTrainedModel):
         return told.to_tuple() if return_dict is False else told
 
     @torch.inference_mode()
-    def warm_up(self, tokens: Sequence[int], documents: Sequence[int]) -> None:
+    def warm_up(self, tokens: Sequence[int], documents: Sequence[int], like: Mapping[str, Any] | None = None) -> None:
         """Runs batches of made-up documents, so that what a runner makes at the first use of a size is made.
 
         They are run at many dials, because later stages have as many tokens as the decisions leave.
 
+        With texts to measure on, it also finds out for which of these sizes reducing pays, as the model is now: on this
+        machine, with this runner, arithmetic and dial. `break_even` then has the table. From then on the model keeps
+        all tokens of a batch that is too small. So a document's answer depends on the size of its batch: in a small
+        batch it is the unreduced model's answer, and in a large one the reduced model's.
+
         Args:
             tokens: numbers of tokens of a document.
             documents: numbers of documents of a batch. Each is run with each number of tokens.
+            like: what the tokenizer returns for texts like those that the model will read, padded, on any device. How
+                many tokens are kept depends on the text. None measures nothing.
 
         Raises:
-            InputError: A number is not 1 or more, or a document has more tokens than the model has positions.
+            InputError: A number is not 1 or more, or a document has more tokens than the model has positions. Or the
+                texts are not what the tokenizer returns. Or the selector needs labels.
         """
-        if not all(number >= 1 for number in (*tokens, *documents)):
+        if not tokens or not documents or not all(number >= 1 for number in (*tokens, *documents)):
             raise InputError(
                 f"tokens and documents must be 1 or more, and are {list(tokens)} and {list(documents)}: pass the sizes "
                 "that you expect"
             )
         rows, selector, reducer = self.plain.get_input_embeddings().num_embeddings, self.selector, self.reducer
+        texts = None if like is None else _documents_of(like).to("cpu")
         # The largest batch first: when a larger one comes, a runner takes new memory, and captures all anew.
         for width, count in product(sorted(tokens, reverse=True), sorted(documents, reverse=True)):
             made_up = reducer.protect(Tokens.from_padded(torch.arange(width * count).view(count, width) % rows))
             for dial in (*selector.dials, selector.keep_all, self.config.dial):
                 reduced_outputs(reducer, selector, made_up, dial)
+            if self.break_even or texts is not None:
+                reduced_outputs(reducer, selector, made_up, self.config.dial, pays=lambda tokens, documents: False)
+        if texts is not None:
+            self.break_even = (measure_break_even(reducer, selector, self.config.dial, texts, tokens, documents),)
+
+    def reduced(self, tokens: Tokens) -> Reduced:
+        """Returns the head's outputs for documents, how many tokens each point kept, and whether the pass reduced.
+
+        Raises:
+            InputError: As `read`.
+        """
+        reducer, selector, dial = self.reducer, self.selector, self.config.dial
+        selector.check_dial(dial)
+        pays = None
+        if self.break_even and not self.training:
+            here = Conditions.now(reducer, selector, dial)
+            pays = next((table.pays for table in self.break_even if table.conditions == here), None)
+        return reduced_outputs(reducer, selector, reducer.protect(tokens), dial, pays=pays)
 
     def read(self, tokens: Tokens) -> Tensor:
         """Returns the head's outputs for documents, a row for each document or for each token, by task.
@@ -193,8 +224,7 @@ class TrbertModel(PreTrainedModel):
         Raises:
             InputError: A document has too many tokens, or an id that the model does not know. Or the dial is no number.
         """
-        reducer = self.reducer
-        return reduced_outputs(reducer, self.selector, reducer.protect(tokens), self.config.dial).outputs
+        return self.reduced(tokens).outputs
 
     def answer(self, outputs: Tensor, tokens: Tokens, real: Tensor, labels: Tensor | None) -> ModelOutput:
         """Returns what the plain model with this head returns.
@@ -210,6 +240,16 @@ class TrbertModel(PreTrainedModel):
             loss = self.task.loss(outputs, Examples.of_documents(tokens, labels, self.task.reads)).mean()
         logits = outputs if self.task.reads == "documents" else padded(outputs, real)
         return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+def _documents_of(inputs: Mapping[str, Any]) -> Tokens:
+    """Returns the documents of what a tokenizer returned."""
+    if not isinstance(inputs, Mapping) or not isinstance(inputs.get("input_ids"), Tensor):
+        raise InputError(
+            f"like must be what the tokenizer returns with padding=True and return_tensors='pt', and is "
+            f"{shown(inputs)}: pass texts like those that the model will read"
+        )
+    return Tokens.from_padded(inputs["input_ids"], inputs.get("attention_mask"), inputs.get("token_type_ids"))
 
 
 def padded(outputs: Tensor, real: Tensor) -> Tensor:

@@ -43,7 +43,8 @@ class Graphed(Eager):
         self.lock = threading.RLock()
         self.unfit = False
         self._captured: OrderedDict[Hashable, Work] = OrderedDict()
-        self._owner: tuple[Hashable, Any] | None = None
+        self._identity: Hashable = None
+        self._owners: dict[Hashable, Any] = {}
         self._pool: Any = None
 
     def __reduce__(self) -> tuple[type["Graphed"], tuple[int]]:
@@ -52,22 +53,26 @@ class Graphed(Eager):
     def __len__(self) -> int:
         return len(self._captured)
 
-    def kept_for(self, identity: Hashable, make: Callable[[], Any]) -> Any:
-        """Returns what `make` returned for this identity. For another identity than the last one all is made anew.
+    def kept_for(self, identity: Hashable, name: Hashable, make: Callable[[], Any]) -> Any:
+        """Returns what `make` returned for this name. For another identity than the last one all is made anew.
 
         Args:
             identity: of the weights, and of what else captured work depends on.
+            name: of what is made. Several things of one identity are kept beside each other.
             make: makes what captured work reads and writes.
         """
-        if self._owner is None or self._owner[0] != identity:
+        if self._identity != identity:
             self.forget()
-            self._owner = (identity, make())
-        return self._owner[1]
+            self._identity = identity
+        if name not in self._owners:
+            self._owners[name] = make()
+        return self._owners[name]
 
     def forget(self) -> None:
         """Drops all that was captured, with its memory."""
         self._captured.clear()
-        self._owner = self._pool = None
+        self._owners.clear()
+        self._identity = self._pool = None
 
     def repeat(self, key: Hashable, work: Work, device: torch.device) -> None:
         """Does the work, which is captured at the first use of its key.

@@ -57,19 +57,22 @@ class CapturedPass:
         reducer: the model.
         selector: decides which tokens go on. It reads nothing but the states.
         runner: captures the stages.
+        points: where tokens are dropped: the model's own reduction points, or () for passes that keep all tokens.
         tokens: the most tokens of a row, as a bucket.
         docs: the most documents of a row, as a bucket.
     """
 
-    def __init__(self, reducer: Reducer, selector: Selector, runner: Graphed, tokens: int, docs: int) -> None:
+    def __init__(
+        self, reducer: Reducer, selector: Selector, runner: Graphed, points: tuple[int, ...], tokens: int, docs: int
+    ) -> None:
         self.reducer, self.selector, self.runner = reducer, selector, runner
-        self.tokens, self.docs = tokens, docs
+        self.points, self.tokens, self.docs = points, tokens, docs
         device = reducer.encoder.device
         self._arena = Arena(device)
         # From pinned memory a GPU copies by itself, while the program goes on.
         self._pinned = device.type == "cuda"
         with torch.inference_mode(False):  # a tensor of inference mode could be written to in that mode alone
-            self._counts = [torch.zeros(1, dtype=torch.long, pin_memory=self._pinned) for _ in reducer.points]
+            self._counts = [torch.zeros(1, dtype=torch.long, pin_memory=self._pinned) for _ in points]
 
     def holds(self, size: Size) -> bool:
         """Returns whether a row of this size has room."""
@@ -87,17 +90,17 @@ class CapturedPass:
         total, docs = tokens.input_ids.numel(), len(tokens)
         self._load(tokens, dials, first)
         size = first
-        for point in range(len(reducer.points)):
+        for point in range(len(self.points)):
             self._repeat((point, size), partial(self._decide, point, size))
             size = size.with_tokens(self._count(point))
-        self._repeat((len(reducer.points), size, first.tokens), partial(self._finish, size, first.tokens))
+        self._repeat((len(self.points), size, first.tokens), partial(self._finish, size, first.tokens))
         wanted = docs if reducer.task.reads == "documents" else total
-        kept = [self._arena.get(f"starts {point + 1}", docs + 1).diff() for point in range(len(reducer.points))]
+        kept = [self._arena.get(f"starts {point + 1}", docs + 1).diff() for point in range(len(self.points))]
         none = tokens.lengths.new_zeros(0, docs, device=reducer.encoder.device)
         return self._arena.get("outputs", wanted).clone(), torch.stack(kept) if kept else none
 
     def _repeat(self, key: Hashable, work: Any) -> None:
-        self.runner.repeat(key, work, self.reducer.encoder.device)
+        self.runner.repeat((self.points, key), work, self.reducer.encoder.device)
 
     def _load(self, tokens: Tokens, dials: DocFloat, size: Size) -> None:
         """Writes the documents to where the first stage reads them."""
@@ -133,7 +136,7 @@ class CapturedPass:
         reducer, arena = self.reducer, self._arena
         batch = self._entering(point, size)
         dials = arena.get("dials", size.docs + 1)
-        mask = self.selector.keep_mask(batch, point, len(reducer.points), dials, None)
+        mask = self.selector.keep_mask(batch, point, len(self.points), dials, None)
         mask = mask & (batch.documents < filler_of(batch))
         self._remember(batch.with_hidden(reducer.exits.at(batch.hidden, point)))
         kept = reducer.fusion(batch, compacted(batch, mask), point)
@@ -151,7 +154,7 @@ class CapturedPass:
             unreduced: the number of tokens of the first row, the filler's included.
         """
         reducer, arena = self.reducer, self._arena
-        batch = self._entering(len(reducer.points), size)
+        batch = self._entering(len(self.points), size)
         if reducer.task.reads == "documents":
             arena.put("outputs", reducer.encoder.read_documents(batch)[: size.docs], self.docs)
             return
@@ -161,7 +164,7 @@ class CapturedPass:
     def _entering(self, point: int, size: Size) -> PackedBatch:
         """Returns the row that enters a reduction point, or that is finished: the layers before it have run."""
         reducer, arena = self.reducer, self._arena
-        encoder, layers = reducer.encoder, (0, *reducer.points, len(reducer.encoder.layers))
+        encoder, layers = reducer.encoder, (0, *self.points, len(reducer.encoder.layers))
         starts = arena.get(f"starts {point}", size.docs + 1)
         offsets = torch.cat([starts, starts.new_full((1,), size.tokens)])
         originals = arena.get("originals", size.docs + 1)
@@ -186,18 +189,20 @@ class CapturedPass:
         return encoder.run_layers(batch, layers[point], layers[point + 1])
 
 
-def captured_pass(reducer: Reducer, selector: Selector, runner: Graphed, size: Size) -> CapturedPass:
+def captured_pass(
+    reducer: Reducer, selector: Selector, runner: Graphed, points: tuple[int, ...], size: Size
+) -> CapturedPass:
     """Returns the captured pass of a model, made anew if its weights have moved or a row does not fit."""
 
     def make(tokens: int, docs: int) -> CapturedPass:
-        return CapturedPass(reducer, selector, runner, tokens, docs)
+        return CapturedPass(reducer, selector, runner, points, tokens, docs)
 
     identity = _identity(reducer, selector)
-    found: CapturedPass = runner.kept_for(identity, partial(make, size.tokens, size.docs))
+    found: CapturedPass = runner.kept_for(identity, points, partial(make, size.tokens, size.docs))
     if not found.holds(size):
         tokens, docs = max(found.tokens, size.tokens), max(found.docs, size.docs)
         runner.forget()
-        found = runner.kept_for(identity, partial(make, tokens, docs))
+        found = runner.kept_for(identity, points, partial(make, tokens, docs))
     return found
 
 

@@ -1,5 +1,6 @@
 """What a reduced model says of documents: one way in, whatever runs the pass."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -23,14 +24,21 @@ class Reduced:
     Attributes:
         outputs: the head's outputs, a row for each document or each original token, by task.
         kept: the number of tokens of each document that were left after each point.
+        reduces: False where the pass kept all tokens, because reducing was measured not to pay for such a batch.
     """
 
     outputs: Outputs
     kept: Kept
+    reduces: bool = True
 
 
 def reduced_outputs(
-    reducer: Reducer, selector: Selector, tokens: Tokens, dial: float | DocFloat, examples: Examples | None = None
+    reducer: Reducer,
+    selector: Selector,
+    tokens: Tokens,
+    dial: float | DocFloat,
+    examples: Examples | None = None,
+    pays: Callable[[int, int], bool] | None = None,
 ) -> Reduced:
     """Returns what the reduced model says of documents.
 
@@ -44,26 +52,41 @@ def reduced_outputs(
         tokens: the documents, on any device. A captured pass takes them fastest from the CPU.
         dial: the selector's dial: one for all documents, or one for each.
         examples: the same documents with their targets. Only a selector that reads saliency needs them.
+        pays: says whether reducing pays for a batch of so many tokens and so many documents. Where it does not, the
+            pass keeps all tokens, as the unreduced model does. So whether a document is reduced depends on how much
+            else is in its batch, and its outputs differ by it. None reduces every batch.
 
     Raises:
         InputError: As `Reducer.run` does. Or a document has more tokens than the model has positions.
     """
     runner, encoder = reducer.encoder.runner, reducer.encoder
+    if not isinstance(dial, Tensor):
+        selector.check_dial(dial)
+    reduces = pays is None or pays(tokens.input_ids.numel(), len(tokens))
     if isinstance(runner, Graphed) and not runner.unfit and _repeatable(reducer, selector):
-        if not isinstance(dial, Tensor):
-            selector.check_dial(dial)
         host = tokens.to("cpu")
         encoder.check_tokens(host)
         dials = torch.as_tensor(dial, dtype=torch.float32, device="cpu").expand(len(host))
         size = Size.of(host.input_ids.numel(), len(host), int(host.lengths.max()))
+        points = reducer.points if reduces else ()
         with runner.lock:
             try:
-                return Reduced(*captured_pass(reducer, selector, runner, size).run(host, dials, size))
+                outputs, kept = captured_pass(reducer, selector, runner, points, size).run(host, dials, size)
+                return Reduced(outputs, kept) if reduces else _with_all_kept(reducer, outputs, host)
             except ReadsDevice:
                 runner.forget()
                 runner.unfit = True
-    finished = reducer.run(selector, tokens.to(encoder.device), dial, examples)
+    tokens = tokens.to(encoder.device)
+    if not reduces:
+        return _with_all_kept(reducer, reducer.unreduced_outputs(tokens), tokens)
+    finished = reducer.run(selector, tokens, dial, examples)
     return Reduced(reducer.outputs(finished), finished.kept)
+
+
+def _with_all_kept(reducer: Reducer, outputs: Outputs, tokens: Tokens) -> Reduced:
+    """Returns the result of a pass that kept all tokens."""
+    kept = tokens.lengths.to(reducer.encoder.device).repeat(len(reducer.points), 1)
+    return Reduced(outputs, kept, reduces=False)
 
 
 def _repeatable(reducer: Reducer, selector: Selector) -> bool:

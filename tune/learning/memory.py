@@ -105,7 +105,7 @@ class Footprint:
         if joint.documents:
             trained = self.heaviest(joint.batch_size, joint.samples + (joint.fastest > 0), budget)
         if selector_class(settings.selector).relaxed:
-            trained = max(trained, self.heaviest(select.item_documents, select.samples, budget))
+            trained = max(trained, self.heaviest(select.documents_of_item("cpu"), select.samples, budget))
         alone = self.token_bytes / self.layers * max(int(self.lengths[0]), min(int(self.lengths.sum()), budget))
         return Needs(
             learner=PROCESS_BYTES + 16 * self.parameters + max(alone, self.token_bytes * trained),

@@ -233,7 +233,8 @@ def train_policy(
     Raises:
         Diverged: A gradient is not finite. The policy is left as it was before that step.
     """
-    together, of_item = train.count_of(settings.step_documents), train.count_of(settings.item_documents)
+    together = train.count_of(settings.step_documents)
+    of_item = train.count_of(settings.documents_of_item(_device(policy).type))
     steps = max(1, math.ceil(train.count_of(settings.documents) / together))
     optimizer = torch.optim.Adam(policy.parameters(), lr=settings.learning_rate)
     learner = Learner(optimizer, steps, warm_up=0.02, keeper=keeper)

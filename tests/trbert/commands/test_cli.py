@@ -19,6 +19,7 @@ from trbert.commands.cli import main
 from trbert.data.readers import Format
 from trbert.encoder import Encoder
 from trbert.errors import InputError
+from trbert.measure.break_even import Conditions, load_break_even
 from trbert.measure.latency import load_latency
 from trbert.modeling import assemble
 from trbert.packed import declared
@@ -77,6 +78,20 @@ def test_a_bench_writes_its_report_and_the_latency_table(saved, capsys):
     assert (saved / "out" / "speed.png").read_bytes()[1:4] == b"PNG"
     latency = load_latency(saved / "out" / "latency.json")
     assert (latency.documents, latency.threads, latency.layers) == (4, 1, 4)
+
+
+def test_a_bench_finds_out_where_reducing_pays_if_it_is_asked_to(saved, monkeypatch, capsys):
+    monkeypatch.setattr("trbert.measure.break_even._ROUNDS", 1)
+    monkeypatch.setattr("trbert.measure.break_even._STEP_TOKENS", 1)
+    assert main(words(saved, "--batch", "2", "--dtype", "bfloat16", "float32", "--break-even")) == 0
+    path = saved / "out" / "break_even.json"
+    assert f"break-even {path}" in capsys.readouterr().out
+    tables = load_break_even(path)
+    assert [(each.conditions.dtype, each.conditions.dial) for each in tables] == [("bfloat16", -0.5), ("float32", -0.5)]
+    assert tables[0].tokens == (32,)  # two documents of 16 tokens, which are the most that the model reads
+    model = load(saved / "model", break_even=path)
+    assert model.break_even == tables
+    assert model.break_even[1].conditions == Conditions.now(model.reducer, model.selector, -0.5)
 
 
 def test_a_rival_is_timed_beside_it(saved, bert):

@@ -15,6 +15,8 @@ import trbert
 from tests.trbert.modeling.conftest import KEEP_ALL, LENGTHS, NAMES, POINTS, reduced, reducer_of, wide_policy
 from trbert.encoder import Encoder
 from trbert.errors import InputError
+from trbert.measure import break_even
+from trbert.measure.break_even import BreakEven, Conditions, save_break_even
 from trbert.modeling import (
     MODELS,
     TrbertConfig,
@@ -24,6 +26,7 @@ from trbert.modeling import (
     load,
     model_class,
 )
+from trbert.packed.tokens import Tokens
 from trbert.runners import runner_of
 from trbert.selection.fusion import Fusion
 from trbert.selection.policy import Policy
@@ -504,3 +507,92 @@ def test_a_model_that_was_warmed_up_captures_nothing_more_for_these_sizes(make_r
     message = "tokens and documents must be 1 or more, and are [17, 0] and [1]: pass the sizes that you expect"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         model.warm_up(tokens=(17, 0), documents=(1,))
+
+
+def inputs_of(docs, width, seed=0):
+    """Returns documents as a tokenizer returns them."""
+    ids = torch.randint(5, 60, (docs, width), generator=torch.Generator().manual_seed(seed))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def table_of(model, pays):
+    """Returns a table by which reducing a batch of 3 documents or more pays, or no batch."""
+    here = Conditions.now(model.reducer, model.selector, model.config.dial)
+    return BreakEven(conditions=here, tokens=(1, 1), documents=(1, 3), gains=(0.5, 2.0 if pays else 0.5))
+
+
+@pytest.mark.parametrize("runner", ["eager", "graphed"])
+@torch.no_grad()
+def test_a_batch_that_is_too_small_for_reducing_to_pay_keeps_all_tokens_and_says_so(runner, model):
+    model.run_with(runner_of(runner))
+    small, large = inputs_of(2, 17), inputs_of(3, 17, seed=1)
+    unreduced = [model.reducer.unreduced_outputs(Tokens.from_padded(**each)) for each in (small, large)]
+    reduced = [model(**each).logits for each in (small, large)]
+    model.break_even = (table_of(model, True),)
+    assert_close(model(**small).logits, unreduced[0])
+    assert_close(model(**large).logits, reduced[1])
+    assert not torch.allclose(reduced[1], unreduced[1], atol=1e-2)
+    told = [model.reduced(Tokens.from_padded(**each)) for each in (small, large)]
+    assert [each.reduces for each in told] == [False, True]
+    assert told[0].kept.tolist() == [[17, 17]] * 2
+    assert int(told[1].kept[-1].max()) < 17
+
+
+@pytest.mark.parametrize("change", ["dial", "dtype", "runner", "threads", "training", "none"])
+@torch.no_grad()
+def test_a_table_of_other_conditions_is_not_consulted_and_neither_is_any_in_training(change, model):
+    inputs = Tokens.from_padded(**inputs_of(2, 17))
+    table = table_of(model, False)
+    model.break_even = (table,)
+    assert not model.reduced(inputs).reduces
+    if change in ("dtype", "threads"):
+        wrong = replace(table.conditions, **{change: {"dtype": "bfloat16", "threads": 99}[change]})
+        model.break_even = (replace(table, conditions=wrong),)
+    elif change == "dial":
+        model.config.dial = -1.0
+    elif change == "runner":
+        model.run_with(runner_of("graphed"))
+    elif change == "training":
+        model.train()
+    else:
+        model.break_even = ()
+    assert model.reduced(inputs).reduces
+
+
+@pytest.mark.parametrize("runner", ["eager", "graphed"])
+def test_warming_up_on_texts_finds_out_where_reducing_pays(runner, model, monkeypatch, tmp_path):
+    for name in ("_ROUNDS", "_STEP_TOKENS"):
+        monkeypatch.setattr(break_even, name, 1)
+    monkeypatch.setattr(PolicySelector, "dials", (0.0,))
+    model.run_with(runner_of(runner))
+    model.warm_up(tokens=(4, 17), documents=(2,), like=inputs_of(3, 9))
+    (table,) = model.break_even
+    assert (table.tokens, table.documents) == ((8, 34), (2, 2))
+    assert table.conditions == Conditions.now(model.reducer, model.selector, 0.0)
+    save_break_even(model.break_even, tmp_path / "break_even.json")
+    model.save_pretrained(tmp_path / "model")
+    loaded = load(tmp_path / "model", runner=runner, break_even=tmp_path / "break_even.json")
+    assert loaded.break_even == model.break_even
+
+
+@torch.no_grad()
+def test_warming_up_a_model_with_a_table_captures_its_unreduced_passes_too(model, monkeypatch):
+    model.run_with(runner_of("graphed"))
+    monkeypatch.setattr(PolicySelector, "dials", (0.0,))
+    model.break_even = (table_of(model, False),)
+    model.warm_up(tokens=(17,), documents=(2,))
+    monkeypatch.setattr(type(model.runner), "_capture", None)  # whatever is to be captured now fails
+    assert not model.reduced(Tokens.from_padded(**inputs_of(2, 17))).reduces
+
+
+def test_a_table_of_another_model_and_texts_that_are_none_are_refused(model, saved, tmp_path):
+    table = table_of(model, True)
+    other = replace(table, conditions=replace(table.conditions, points=(1, 2)))
+    save_break_even([other], tmp_path / "other.json")
+    with pytest.raises(InputError, match=r"^break_even must be measured on this machine with this model and runner \("):
+        load(saved, break_even=tmp_path / "other.json")
+    with pytest.raises(InputError, match=r"^break_even must be a JSON file"):
+        load(saved, break_even=saved / "config.json")
+    with pytest.raises(InputError, match=r"^like must be what the tokenizer returns"):
+        model.warm_up(tokens=(4,), documents=(1,), like={"input_ids": [5]})
+    assert model.break_even == ()

@@ -277,7 +277,7 @@ def test_a_thousand_random_batches_have_the_same_decisions_in_bounded_memory(rea
         dials = 5 + 3 * dials if selector.learns else dials.sigmoid()
         assert_same(eager, captured, selector, make_tokens(*lengths, seed=number), dials)
         assert len(runner) <= 64
-    _, owner = runner._owner
+    (owner,) = runner._owners.values()
     assert owner.tokens <= 9216  # the bucket of 200 documents of 40 tokens at most
     assert owner.docs <= 208
 

@@ -172,6 +172,12 @@ def test_steps_and_items_have_so_many_documents_and_whole_examples_by_hand(model
     assert [[len(item.examples) for item in items] for items in numbered_source] == [[2, 2]] * 2
 
 
+def test_items_have_eight_documents_on_a_processor_unless_it_is_set(model, train, numbered_source, tiny_settings):
+    settings = dataclasses.replace(tiny_settings.select, documents=20, step_documents=20, item_documents=None)
+    train_policy(model.policy, numbered_source, train, settings, 0, lambda step: None)
+    assert [[len(item.examples) for item in items] for items in numbered_source] == [[8, 8, 4]]
+
+
 @pytest.mark.parametrize(("share", "guided"), [(0.0, 0), (0.5, 2), (0.6, 3), (1.0, 4)])
 def test_the_first_steps_are_guided_as_many_as_their_share_by_hand(
     model, train, numbered_source, tiny_settings, share, guided
