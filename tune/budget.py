@@ -294,9 +294,9 @@ def fit_teacher(settings: Settings, plan: Plan, seconds_a_document: float, docum
 def fit_trial(settings: Settings, plan: Plan, seconds_a_document: float, evaluated: int) -> Settings:
     """Returns the settings with as many documents of warm start, select and joint as fit the time of one trial.
 
-    The time for measuring the model is set aside first. Then the three stages shrink together: for one document of select there
-    are `WARM_PER_SELECT` documents of warm start and `JOINT_PER_SELECT` of joint. Time that is left once select has
-    all the documents it asks for goes to joint.
+    The time for measuring the model is set aside first. Then the three stages shrink together: for one document of
+    select there are `WARM_PER_SELECT` documents of warm start and `JOINT_PER_SELECT` of joint. Time that is left once
+    select has all the documents it asks for goes to joint.
 
     How long a document takes was measured on MiniLM with 209 tokens and two cores, in unreduced training passes:
 

@@ -199,7 +199,8 @@ def _run_search(record: _Record, plan: Plan, *, cores: int, resumed: bool, verbo
     standing = prepared.standing
     cuts = [*shared.cuts, *_cut_trials(results), *_cut_points(points)]
     cut = f"\ncut by the budget: {'; '.join(cuts)}" if cuts else ""
-    return f"\n{table(points, standing=standing)}\n\n{missing}{_paths(folder, points, standing)}{cut}"
+    undone = "".join(f"{line}\n" for line in _undone_trials(results))
+    return f"\n{table(points, standing=standing)}\n\n{missing}{undone}{_paths(folder, points, standing)}{cut}"
 
 
 def _cut_trials(results: Sequence[Any]) -> list[str]:
@@ -209,6 +210,15 @@ def _cut_trials(results: Sequence[Any]) -> list[str]:
         for stage in filter(None, str(result.metrics.get("cut", "")).split(", ")):
             found.setdefault(stage if stage == "measuring" else f"{stage} stage", []).append(str(number))
     return [f"{stage} of trial{'s' * (len(own) > 1)} {', '.join(own)}" for stage, own in found.items()]
+
+
+def _undone_trials(results: Sequence[Any]) -> list[str]:
+    """Returns a line for each finished trial whose model is the one before its joint stage."""
+    return [
+        f"trial {number}: the joint stage was undone, because the model is better on validation without it"
+        for number, result in enumerate(finished(results), start=1)
+        if result.metrics.get("undone")
+    ]
 
 
 def _cut_points(points: Sequence[Point]) -> list[str]:

@@ -82,10 +82,10 @@ def test_preparing_that_took_far_too_long_leaves_a_trial_a_quarter(elapsed):
 PLAN = make_plan(600.0, concurrent=2, num_trials=4)
 
 
-# How many trials there are. The settings ask for 1,000 documents of select with 8 samples, 0.5 passes each, and for 1,000
-# of joint with 2, 0.9 each. With the slack a whole training is 1.35 · 1,400 = 1,890 passes. 1,000 documents to evaluate,
-# twice for 1.2 passes, make it 4,290. At 0.01 s a pass that is 42.9 s on one thread alone, 68.64 s beside another
-# trial, and on two threads 2 / 3 of it, 28.6 s.
+# How many trials there are. The settings ask for 1,000 documents of select with 8 samples, 0.5 passes each, and for
+# 1,000 of joint with 2, 0.9 each. With the slack a whole training is 1.35 · 1,400 = 1,890 passes. 1,000 documents to
+# evaluate, twice for 1.2 passes, make it 4,290. At 0.01 s a pass that is 42.9 s on one thread alone, 68.64 s beside
+# another trial, and on two threads 2 / 3 of it, 28.6 s.
 WHOLE = override(
     Settings(),
     {
@@ -147,8 +147,9 @@ def test_a_trial_on_two_threads_sees_half_as_many_documents_more_as_one_on_one_t
     assert fit_trial(SHORT_SELECT, plan, 0.01, evaluated=0).joint.documents == 16_657  # (100 − 0.0533) / 0.006
 
 
-# What a search warns of. The stages need 1,000 documents of select and 4,000 of joint: 1.35 · (500 + 750 · 0.45 + 3,600)
-# = 5,990.625 passes, and 2.4 · 100 for measuring: 6,230.625 passes. On two threads at 0.06 s they take 249.225 s.
+# What a search warns of. The stages need 1,000 documents of select and 4,000 of joint: 1.35 · (500 + 750 · 0.45 +
+# 3,600) = 5,990.625 passes, and 2.4 · 100 for measuring: 6,230.625 passes. On two threads at 0.06 s they take
+# 249.225 s.
 
 
 def warned(settings, trials=1, **changes):

@@ -319,6 +319,15 @@ def test_trials_that_did_not_finish_are_told_of(searched):
     assert "2 of 3 trials did not finish\n" in searched(result(), result(finished=False), result(error="died"))["text"]
 
 
+def test_a_joint_stage_that_was_undone_is_told_of(searched):
+    undone = result()
+    undone.metrics["undone"] = True
+    text = searched(result(), result(finished=False), undone)["text"]
+    told = "trial 2: the joint stage was undone, because the model is better on validation without it\n"
+    assert told in text
+    assert text.count("undone") == 1
+
+
 def test_a_search_without_a_finished_trial_fails_with_the_first_ones_last_line(searched, folder):
     told = f"none of 3 trials finished (the first error: ValueError: no): their logs are in {folder.trials}"
     with pytest.raises(RuntimeError) as raised:
