@@ -20,9 +20,9 @@ TESTING_SHARE = 0.6
 """The share of the time at the end for measuring trained models on test."""
 LEAST_CLOSING_SHARE = 0.05
 """The share of the budget that the end has even if the trials took too long."""
-DIAL_PASSES, FRONT_PASSES = 4.0, 5.0
-"""How many times as long as one unreduced pass over a split it takes to measure a model on validation along its dial,
-and to measure the models of a front on test.
+DIAL_PASSES, FRONT_PASSES = 8.0, 5.0
+"""How many times as long as one unreduced pass over a split it takes to measure a trial's model on validation along its
+dial, as it was before its joint stage and as it is after it, and to measure the models of a front on test.
 """
 FEWEST = 100
 """The fewest examples of a split that are used because of the budget, if the split has as many."""
@@ -35,13 +35,29 @@ A short select stage needs its warm start most.
 """
 MOST_CLOSING_S = 300.0
 """The most seconds kept for the end, unless measuring the front on test is known to take longer."""
-LEAST_TRIAL_S = 130.0
-"""The fewest seconds that a trial gets if the number of trials is not given."""
+MOST_ROUNDS = 6
+"""The most trials that run one after the other if the number of trials is not given."""
 SIDE_BY_SIDE = 1.6
 """How many times as long a trial takes beside other trials as alone, because cores share caches and memory.
 
 Measured on two cores.
 """
+SERIAL_SHARE = 1 / 3
+"""The share of a training step that more threads make no faster: two threads are 1.5 times as fast as one.
+
+This comes from one search on two cores (docs/results/search.md). A document of the teacher took 20 ms on two threads
+there, and 30 ms on one thread of a trial. It is rough.
+"""
+ENOUGH_SELECT = 1000
+"""The documents of select below which a search warns. Joint needs `JOINT_PER_SELECT` times as many.
+
+On imdb a joint stage of 4,000 documents was as good at 3x as one of 8,000, and half a point worse at 5x
+(docs/results/quality/tried.md). A search whose joint stages had 1,508 documents lost three points with all tokens kept.
+"""
+SHORTEST = 32
+"""The fewest tokens of a document to which a warning advises."""
+SLACK = 1.35
+"""How many times as long as computed the stages of a trial may take: policies differ in what they keep."""
 
 
 class StageTimeout(Exception):
@@ -99,6 +115,9 @@ class Plan:
         concurrent: the number of trials that run at the same time.
         trials: the number of all trials.
         trial_seconds: the time for one trial, in seconds.
+        settled: whether the number of trials is final. If the user does not give it, it is 1 until the model is timed.
+            Until then `concurrent` says for how many trials there is room.
+        threads: the number of threads of each process of a trial.
         learners: the number of processes that share a joint stage, or the teacher's training.
         testing_seconds: the time that measuring the front on test takes, as far as that is known, in seconds.
         workers: the number of rollout workers of a trial.
@@ -109,6 +128,8 @@ class Plan:
     concurrent: int
     trials: int
     trial_seconds: float
+    settled: bool = True
+    threads: int = 1
     learners: int = 1
     testing_seconds: float = 0.0
     workers: int = 0
@@ -124,9 +145,27 @@ class Plan:
         """The time that is kept for the end, in seconds."""
         return min(CLOSING_SHARE * self.seconds, max(MOST_CLOSING_S, self.testing_seconds / TESTING_SHARE))
 
+    @property
+    def rounds(self) -> int:
+        """How many trials run one after the other."""
+        return math.ceil(self.trials / self.concurrent)
+
+    @property
+    def slowdown(self) -> float:
+        """How many times as long a trial takes as one that has the machine to itself, with one thread."""
+        return SIDE_BY_SIDE if self.concurrent > 1 else SERIAL_SHARE + (1 - SERIAL_SHARE) / self.threads
+
+    @property
+    def may_have_machine(self) -> bool:
+        """Whether one trial may get all processors of a machine, once the model is timed.
+
+        Learners have one processor each. A cluster may have many machines, of which one trial would use one.
+        """
+        return not self.settled and not self.spread and self.learners == 1
+
 
 def make_plan(seconds: float, concurrent: int, num_trials: int | None, learners: int = 1, workers: int = 0) -> Plan:
-    """Returns how the budget is spent: how many trials fit it, or how long each of the wanted trials may take.
+    """Returns how the budget is spent; without a number of trials, `settle_trials` finds it once the model is timed.
 
     Args:
         seconds: the whole budget.
@@ -136,23 +175,19 @@ def make_plan(seconds: float, concurrent: int, num_trials: int | None, learners:
         workers: the number of rollout workers of a trial.
 
     Example:
-        >>> make_plan(600.0, concurrent=2, num_trials=None).trials
-        4
+        >>> make_plan(600.0, concurrent=2, num_trials=4).trial_seconds
+        150.0
     """
-    available = TRIALS_SHARE * seconds
-    if num_trials is None:
-        waves = max(1, int(available // max(LEAST_TRIAL_S, available / 6)))
-        num_trials = waves * concurrent
-    else:
-        waves = math.ceil(num_trials / concurrent)
-    return Plan(
+    plan = Plan(
         seconds=seconds,
-        concurrent=min(concurrent, num_trials),
-        trials=num_trials,
-        trial_seconds=available / waves,
+        concurrent=concurrent if num_trials is None else min(concurrent, num_trials),
+        trials=num_trials or 1,
+        trial_seconds=TRIALS_SHARE * seconds,
+        settled=num_trials is not None,
         learners=learners,
         workers=workers,
     )
+    return replace(plan, trial_seconds=plan.trial_seconds / plan.rounds)
 
 
 def teacher_seconds(plan: Plan, clock: Clock) -> float:
@@ -175,9 +210,45 @@ def after_preparing(plan: Plan, elapsed: float) -> Plan:
         >>> after_preparing(make_plan(600.0, concurrent=2, num_trials=4), elapsed=240.0).trial_seconds
         135.0
     """
-    waves = math.ceil(plan.trials / plan.concurrent)
-    left = (plan.seconds - plan.closing_seconds - elapsed) / waves
+    left = (plan.seconds - plan.closing_seconds - elapsed) / plan.rounds
     return replace(plan, trial_seconds=max(left, plan.trial_seconds / 4))
+
+
+def settle_trials(plan: Plan, settings: Settings, seconds_a_document: float, evaluated: int, threads: int) -> Plan:
+    """Returns the plan with as many trials as there is time for whole trainings, and with at least one.
+
+    A whole training has all the documents that the settings ask for. One model that is trained whole has a better front
+    than several that are not, because it covers all speed-ups. There are two ways to run trials: side by side, each
+    with one thread, or one after the other, each with all threads. The way with more whole trainings is taken, and the
+    second one if they are equal. There, one trial has all the time if it is too short for a whole training.
+
+    On a cluster trials run side by side, and there is at least one round of them. A single trial would use one machine.
+
+    Args:
+        plan: how the budget is spent. Its `trial_seconds` are the time of all trials together.
+        settings: of the run.
+        seconds_a_document: the time of an unreduced training pass of one document, on one thread.
+        evaluated: the number of documents on which each trial is evaluated.
+        threads: the threads of each process of a trial that runs alone.
+
+    Example:
+        >>> plan = make_plan(600.0, concurrent=2, num_trials=None)
+        >>> slow = settle_trials(plan, Settings(), 0.05, evaluated=300, threads=2)
+        >>> slow.trials, slow.concurrent, slow.threads
+        (1, 1, 2)
+    """
+    if plan.settled:
+        return plan
+    beside = replace(plan, settled=True)
+    alone = beside if plan.spread else replace(beside, concurrent=1, threads=threads)
+
+    def whole(way: Plan) -> int:
+        """Returns how many whole trainings can run one after the other."""
+        return min(MOST_ROUNDS, int(plan.trial_seconds // whole_seconds(settings, way, seconds_a_document, evaluated)))
+
+    way = max((alone, beside), key=lambda each: each.concurrent * whole(each))
+    rounds = max(1, whole(way))
+    return replace(way, trials=rounds * way.concurrent, trial_seconds=plan.trial_seconds / rounds)
 
 
 def fit_documents(plan: Plan, pass_seconds: float, threads: int, documents: Mapping[str, int]) -> dict[str, int]:
@@ -190,15 +261,15 @@ def fit_documents(plan: Plan, pass_seconds: float, threads: int, documents: Mapp
     Args:
         plan: how the budget is spent.
         pass_seconds: the time of an unreduced pass of one example in evaluation, on this process's threads.
-        threads: the number of these threads; a trial has one.
+        threads: the number of these threads. A trial has one, unless it may have the machine to itself.
         documents: how many there are.
 
     Example:
         >>> there = {"train": 3000, "validation": 300, "test": 4000}
         >>> fit_documents(make_plan(600.0, 1, 4), 0.01, 1, there)
-        {'train': 3000, 'validation': 300, 'test': 1080}
+        {'train': 3000, 'validation': 234, 'test': 1080}
     """
-    aside = threads * (SIDE_BY_SIDE if plan.concurrent > 1 else 1.0)
+    aside = 1 + plan.workers if plan.may_have_machine else threads * plan.slowdown
     seconds = {
         "train": OUTPUTS_SHARE * plan.seconds,
         "validation": MEASURING_SHARE * plan.trial_seconds / (DIAL_PASSES * aside),
@@ -223,9 +294,9 @@ def fit_teacher(settings: Settings, plan: Plan, seconds_a_document: float, docum
 def fit_trial(settings: Settings, plan: Plan, seconds_a_document: float, evaluated: int) -> Settings:
     """Returns the settings with as many documents of warm start, select and joint as fit the time of one trial.
 
-    The time for evaluation is set aside first. Then the three stages shrink together: for one document of select there
-    are `WARM_PER_SELECT` documents of warm start and `JOINT_PER_SELECT` of joint. Time that is left once select has
-    all the documents it asks for goes to joint.
+    The time for measuring the model is set aside first. Then the three stages shrink together: for one document of
+    select there are `WARM_PER_SELECT` documents of warm start and `JOINT_PER_SELECT` of joint. Time that is left once
+    select has all the documents it asks for goes to joint.
 
     How long a document takes was measured on MiniLM with 209 tokens and two cores, in unreduced training passes:
 
@@ -241,14 +312,9 @@ def fit_trial(settings: Settings, plan: Plan, seconds_a_document: float, evaluat
         evaluated: the number of documents on which each trial is evaluated.
     """
     select, joint = settings.select, settings.joint
-    measuring = measuring_seconds(plan, seconds_a_document, evaluated)
-    if plan.concurrent > 1:
-        seconds_a_document *= SIDE_BY_SIDE
-    select_each = (0.05 * select.samples + 0.1) * seconds_a_document
-    warm_each = 0.45 * seconds_a_document
-    joint_each = (0.2 * joint.samples + 0.5) * seconds_a_document / plan.learners
-    left = (plan.trial_seconds - measuring) / 1.35
-    warm_share = max(WARM_PER_SELECT, select.warm_start_documents / select.documents)
+    left = (plan.trial_seconds - measuring_seconds(settings, plan, seconds_a_document, evaluated)) / SLACK
+    warm_share = _warm_share(settings)
+    warm_each, select_each, joint_each = _seconds_each(settings, plan, seconds_a_document)
 
     def others(documents: int) -> tuple[int, int]:
         """Returns the documents of warm start and of joint for this many documents of select."""
@@ -274,12 +340,85 @@ def fit_trial(settings: Settings, plan: Plan, seconds_a_document: float, evaluat
     )
 
 
-def measuring_seconds(plan: Plan, seconds_a_document: float, evaluated: int) -> float:
-    """Returns the time for measuring a trial's model on validation, along its whole dial.
+def _warm_share(settings: Settings) -> float:
+    """Returns the documents of warm start for each document of select, as long as the budget cuts select."""
+    return max(WARM_PER_SELECT, settings.select.warm_start_documents / settings.select.documents)
+
+
+def _seconds_each(settings: Settings, plan: Plan, seconds_a_document: float) -> tuple[float, float, float]:
+    """Returns the time of one document in warm start, in select and in joint, as `fit_trial` has it."""
+    slow = plan.slowdown * seconds_a_document
+    select, joint = 0.05 * settings.select.samples + 0.1, 0.2 * settings.joint.samples + 0.5
+    return 0.45 * slow, select * slow, joint * slow / plan.learners
+
+
+def whole_seconds(settings: Settings, plan: Plan, seconds_a_document: float, evaluated: int) -> float:
+    """Returns the time of a trial with all the documents of these settings, measuring included.
 
     Args:
+        settings: of the trial.
         plan: how the budget is spent.
         seconds_a_document: the time of an unreduced training pass of one document.
         evaluated: the number of documents on which each trial is evaluated.
     """
-    return 1.2 * evaluated * seconds_a_document * (SIDE_BY_SIDE if plan.concurrent > 1 else 1.0)
+    counts = (settings.select.warm_start_documents, settings.select.documents, settings.joint.documents)
+    each = _seconds_each(settings, plan, seconds_a_document)
+    learning = math.fsum(count * seconds for count, seconds in zip(counts, each, strict=True))
+    return SLACK * learning + measuring_seconds(settings, plan, seconds_a_document, evaluated)
+
+
+def measuring_seconds(settings: Settings, plan: Plan, seconds_a_document: float, evaluated: int) -> float:
+    """Returns the time for measuring a trial's model on validation along its whole dial.
+
+    A trial with a joint stage measures its model twice: as it was before that stage, and as it is after it.
+
+    Args:
+        settings: of the trial.
+        plan: how the budget is spent.
+        seconds_a_document: the time of an unreduced training pass of one document.
+        evaluated: the number of documents on which each trial is evaluated.
+    """
+    times = 2 if settings.joint.documents else 1
+    return times * 1.2 * evaluated * seconds_a_document * plan.slowdown
+
+
+def too_little(
+    asked: Settings, fitted: Settings, plan: Plan, seconds_a_document: float, evaluated: int, mean_tokens: float
+) -> str | None:
+    """Returns a warning if select or joint see fewer documents than they need, with what helps; None if they do not.
+
+    A stage needs the documents of `ENOUGH_SELECT`, or those that the user asks for if they are fewer. Of each second
+    that is added to a budget, trials get the share `TRIALS_SHARE`.
+
+    Args:
+        asked: the settings of the run.
+        fitted: what `fit_trial` made of them.
+        plan: how the budget is spent.
+        seconds_a_document: the time of an unreduced training pass of one document.
+        evaluated: the number of documents on which each trial is evaluated.
+        mean_tokens: the mean length of a training document.
+    """
+    select = min(asked.select.documents, ENOUGH_SELECT)
+    needed = {
+        "select.documents": select,
+        "select.warm_start_documents": min(asked.select.warm_start_documents, int(_warm_share(asked) * select)),
+        "joint.documents": min(asked.joint.documents, JOINT_PER_SELECT * ENOUGH_SELECT),
+    }
+    stages = {
+        "select": (fitted.select.documents, select),
+        "joint": (fitted.joint.documents, needed["joint.documents"]),
+    }
+    told = [
+        f"the {name} stage sees {seen:,} of the {enough:,} documents that it needs"
+        for name, (seen, enough) in stages.items()
+        if seen < enough
+    ]
+    if not told:
+        return None
+    enough_s = whole_seconds(override(asked, needed), plan, seconds_a_document, evaluated)
+    more = plan.rounds * max(0.0, enough_s - plan.trial_seconds) / TRIALS_SHARE
+    remedy = f"--budget {math.ceil((plan.seconds + more) / 60)}m gives it more"
+    tokens = 8 * int(mean_tokens * plan.trial_seconds / enough_s / 8)  # a document's time follows its length
+    if SHORTEST <= tokens < mean_tokens:
+        remedy += f", and so do shorter documents with --max-length {tokens}"
+    return f"with a budget of {plan.seconds / 60:.3g}m {' and '.join(told)}: {remedy}"

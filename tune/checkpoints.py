@@ -5,7 +5,7 @@ import json
 import posixpath
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ class StageState:
 
     Attributes:
         stage: the stage's name: "teacher", "select" or "joint".
-        state: what `Learner.state` returned.
+        state: what `Learner.state` returned, and what the stage's keeper saves beside it.
         key: a digest of what the stage learns from: the data, the model and the settings.
         spent: the seconds that the trial, or the team or the teacher, had used by then, with those of its processes
             that died before.
@@ -57,6 +57,7 @@ class StateKeeper:
         team: the processes that learn together.
         device: where the team's tensors are; the processor by default.
         clock: counts the seconds that are saved with each state; None counts those of this keeper.
+        beside: what is saved with each state of this stage, in types that `torch.load(weights_only=True)` can read.
     """
 
     def __init__(
@@ -68,7 +69,9 @@ class StateKeeper:
         team: Team = ALONE,
         device: torch.device | None = None,
         clock: Clock | None = None,
+        beside: Mapping[str, Any] | None = None,
     ) -> None:
+        self._beside = dict(beside or {})
         self._stage, self._found, self._report, self._key = stage, found, report, key
         self._team, self._device = team, device or torch.device("cpu")
         self._clock = clock or Clock(used=found.spent if found is not None else 0.0)
@@ -101,7 +104,8 @@ class StateKeeper:
             self._report(told, None)
         else:
             with tempfile.TemporaryDirectory() as folder:
-                write_state(Path(folder), StageState(self._stage, state, self._key, self._clock.used()))
+                own = StageState(self._stage, state | self._beside, self._key, self._clock.used())
+                write_state(Path(folder), own)
                 self._report(told, Path(folder))
         self._last = time.monotonic()
 

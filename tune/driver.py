@@ -36,7 +36,9 @@ from tune.budget import (
     fit_trial,
     make_plan,
     measuring_seconds,
+    settle_trials,
     teacher_seconds,
+    too_little,
 )
 from tune.checkpoints import StateFolder, StateKeeper
 from tune.learning.inputs import Keep, Say, check_unchanged, read_inputs, trials_in_memory
@@ -136,6 +138,8 @@ def _run_search(record: _Record, plan: Plan, *, cores: int, resumed: bool, verbo
     settings, search = saved.settings, saved.search
     fix_algorithms(settings.compute)
     timed = not settings.compute.deterministic
+    if resumed and saved.plan is not None:
+        plan = replace(saved.plan, concurrent=min(saved.plan.concurrent, plan.concurrent))
     latency = _given_latency(settings)
     _check_gpus(search)
     work = partial(
@@ -156,10 +160,9 @@ def _run_search(record: _Record, plan: Plan, *, cores: int, resumed: bool, verbo
             plan = _in_memory(plan, shared.prepared, saved, console, resumed=resumed)
     else:
         shared = work(say=console.line, keep=record.keep)
-        fewer = _in_memory(plan, shared.prepared, saved, console, resumed=resumed)
-        if fewer.concurrent < plan.concurrent:  # the trials of a resumed search are limited by processors alone
-            cores = fewer.concurrent * search.processes
-        plan = fewer
+        plan = _in_memory(plan, shared.prepared, saved, console, resumed=resumed)
+        if resumed and plan.settled:  # the trials of a resumed search are limited by processors alone
+            cores = plan.concurrent * plan.threads * search.processes
         _start_ray("local", cores, verbose)
     prepared, saved = shared.prepared, record.saved
     settings = saved.settings
@@ -170,16 +173,15 @@ def _run_search(record: _Record, plan: Plan, *, cores: int, resumed: bool, verbo
         if fitted is None and timed:
             plan = after_preparing(plan, clock.used())
             settings = override(settings, {"compute.tokens_per_batch": prepared.tokens_per_batch})
+            plan = _settled(plan, settings, search, prepared, cores)
             fitted = _fit(settings, plan, prepared, console)
             deadline = _on_ray(Clock(plan.seconds - plan.closing_seconds, used=clock.used()))
             record.write(
                 fitted=fitted,
                 fingerprint=prepared.fingerprint,
                 documents=prepared.documents,
-                trial_seconds=plan.trial_seconds,
+                plan=plan,
             )
-        elif saved.trial_seconds is not None:
-            plan = replace(plan, trial_seconds=saved.trial_seconds)
         fitted = fitted or settings
         options: dict[str, Any] = {"clock": deadline, "timed": timed, "resumed": resumed, "verbose": verbose}
         results = _run_trials(folder, saved, fitted, plan, prepared, console, **options)
@@ -197,7 +199,8 @@ def _run_search(record: _Record, plan: Plan, *, cores: int, resumed: bool, verbo
     standing = prepared.standing
     cuts = [*shared.cuts, *_cut_trials(results), *_cut_points(points)]
     cut = f"\ncut by the budget: {'; '.join(cuts)}" if cuts else ""
-    return f"\n{table(points, standing=standing)}\n\n{missing}{_paths(folder, points, standing)}{cut}"
+    undone = "".join(f"{line}\n" for line in _undone_trials(results))
+    return f"\n{table(points, standing=standing)}\n\n{missing}{undone}{_paths(folder, points, standing)}{cut}"
 
 
 def _cut_trials(results: Sequence[Any]) -> list[str]:
@@ -207,6 +210,15 @@ def _cut_trials(results: Sequence[Any]) -> list[str]:
         for stage in filter(None, str(result.metrics.get("cut", "")).split(", ")):
             found.setdefault(stage if stage == "measuring" else f"{stage} stage", []).append(str(number))
     return [f"{stage} of trial{'s' * (len(own) > 1)} {', '.join(own)}" for stage, own in found.items()]
+
+
+def _undone_trials(results: Sequence[Any]) -> list[str]:
+    """Returns a line for each finished trial whose model is the one before its joint stage."""
+    return [
+        f"trial {number}: the joint stage was undone, because the model is better on validation without it"
+        for number, result in enumerate(finished(results), start=1)
+        if result.metrics.get("undone")
+    ]
 
 
 def _cut_points(points: Sequence[Point]) -> list[str]:
@@ -234,10 +246,10 @@ def _in_memory(plan: Plan, prepared: Prepared, saved: SavedRun, console: Console
     at_once = trials_in_memory(prepared.needs, pick_device(saved.settings.compute.device), parameters, plan)
     if at_once == plan.concurrent:
         return plan
-    number = plan.trials if resumed else saved.search.num_trials
-    fewer = make_plan(plan.seconds, at_once, number, plan.learners, plan.workers)
-    console.line(f"trials: {fewer.trials}, {fewer.concurrent} at once: memory for no more at once")
-    return fewer
+    console.line(f"trials: {at_once} at once, because there is memory for no more")
+    if resumed and saved.plan is not None:
+        return replace(plan, concurrent=at_once)
+    return make_plan(plan.seconds, at_once, saved.search.num_trials, plan.learners, plan.workers)
 
 
 def _none_finished(folder: RunFolder, trials: int, errors: list[Any]) -> Exception:
@@ -258,13 +270,30 @@ def _none_finished(folder: RunFolder, trials: int, errors: list[Any]) -> Excepti
     return RuntimeError(f"none of {trials} trials finished{why}: their logs are in {folder.trials}")
 
 
+def _settled(plan: Plan, settings: Settings, search: Search, prepared: Prepared, cores: int) -> Plan:
+    """Returns the plan with the number of trials, now that the model is timed; see `settle_trials`."""
+    threads = 1
+    on_processor = pick_device(settings.compute.device).type == "cpu"
+    if plan.may_have_machine and on_processor and settings.compute.threads is None:
+        threads = cores // search.processes
+    documents = len(prepared.validation.tokens)
+    return settle_trials(plan, settings, prepared.training_seconds, documents, threads)
+
+
 def _fit(settings: Settings, plan: Plan, prepared: Prepared, console: Console) -> Settings:
-    """Returns the settings of a trial, with as many documents as the budget allows."""
-    fitted = fit_trial(settings, plan, prepared.training_seconds, len(prepared.validation.tokens))
+    """Returns the settings of a trial, with as many documents as the budget allows, and with its threads."""
+    seconds, documents = prepared.training_seconds, len(prepared.validation.tokens)
+    fitted = fit_trial(settings, plan, seconds, documents)
+    if plan.threads > 1:
+        fitted = override(fitted, {"compute.threads": plan.threads})
+    alone = f", on {plan.threads} threads" if plan.threads > 1 else ""
     console.line(
         f"each trial: warm start on {fitted.select.warm_start_documents:,} documents, select on "
-        f"{fitted.select.documents:,}, joint on {fitted.joint.documents:,}, in about {plan.trial_seconds:.0f} s"
+        f"{fitted.select.documents:,}, joint on {fitted.joint.documents:,}, in about {plan.trial_seconds:.0f} s{alone}"
     )
+    mean = float(prepared.train.tokens.lengths.double().mean())
+    if (warning := too_little(settings, fitted, plan, seconds, documents, mean)) is not None:
+        console.line(f"warning: {warning}")
     return fitted
 
 
@@ -495,7 +524,7 @@ def _run_trials(
 ) -> list[Any]:
     search = saved.search
     gpus = _gpus_each(search)
-    measuring = measuring_seconds(plan, prepared.training_seconds, len(prepared.validation.tokens))
+    measuring = measuring_seconds(fitted, plan, prepared.training_seconds, len(prepared.validation.tokens))
     measuring = min(measuring, plan.trial_seconds / 2)
     trainable = tune.with_resources(
         tune.with_parameters(
@@ -509,7 +538,7 @@ def _run_trials(
             clock=clock,
             team=_team(folder, saved, "joint"),
         ),
-        tune.PlacementGroupFactory([bundle(gpus)] * search.processes),
+        tune.PlacementGroupFactory([bundle(gpus, plan.threads)] * search.processes),
     )
     storage = _storage(folder, search)
     name = _trials_name(folder, saved)
@@ -532,7 +561,7 @@ def _run_trials(
                 verbose=1 if verbose else 0,
             ),
         )
-    console.line(f"searching: {plan.trials} trials")
+    console.line(f"searching: {plan.trials} trial{'s' * (plan.trials != 1)}, {plan.concurrent} at once")
     results: Any = tuner.fit()
     return list(results)
 

@@ -63,9 +63,9 @@ class Cluster:
         return math.fsum(machine.get(name, 0.0) for machine in self.machines)
 
 
-def bundle(gpus: float) -> Resources:
-    """Returns the resources of one process of a trial: one processor, and these GPUs."""
-    return {"CPU": 1.0} | ({"GPU": gpus} if gpus else {})
+def bundle(gpus: float, threads: int = 1) -> Resources:
+    """Returns the resources of one process of a trial: these GPUs, and a processor for each of its threads."""
+    return {"CPU": float(threads)} | ({"GPU": gpus} if gpus else {})
 
 
 def fit(cluster: Cluster, bundles: Sequence[Resources]) -> Fit:

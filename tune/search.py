@@ -90,7 +90,11 @@ def _parser() -> Parser:
         metavar="NAME=VALUE",
         help=f"set any setting by its name: {', '.join(sorted(help_of))}",
     )
-    parser.add_argument("--num-trials", type=int, help="models to train (default: as many as fit the budget)")
+    parser.add_argument(
+        "--num-trials",
+        type=int,
+        help="models to train (default: as many as the budget can train with all their documents, at least one)",
+    )
     parser.add_argument(
         "--num-rollout-workers",
         type=int,
@@ -296,6 +300,7 @@ def _plan(search: Search, deterministic: bool = False) -> tuple[Plan, str]:
         InputError: The machines can never hold a trial, or no cluster answers at the address.
     """
     seconds, learners, processes = search.seconds, search.num_learners, search.processes
+    trials = (search.num_trials or 1) if deterministic else search.num_trials  # no time may decide their number
     if search.address is None:
         cores, each = _cores(), processes + (learners if learners > 1 else 0)
         if each > cores:
@@ -308,15 +313,13 @@ def _plan(search: Search, deterministic: bool = False) -> tuple[Plan, str]:
             )
         where = f"this machine, {cores} core{'s' * (cores != 1)}"
         at_once = 1 if deterministic else cores // each
-        return make_plan(seconds, at_once, search.num_trials, learners, search.num_rollout_workers), where
+        return make_plan(seconds, at_once, trials, learners, search.num_rollout_workers), where
     from tune.planner import cluster_of, trials_at_once  # imports Ray, which takes seconds; other plans do not need it
 
     cluster = cluster_of(search.address)
     fit = trials_at_once(cluster, processes, search.gpus_per_worker, learners)
     where = f"Ray cluster at {search.address}: {cluster}; room for {fit.trials} trials, and no {fit.limit} for more"
-    plan = make_plan(
-        seconds, 1 if deterministic else fit.trials, search.num_trials, learners, search.num_rollout_workers
-    )
+    plan = make_plan(seconds, 1 if deterministic else fit.trials, trials, learners, search.num_rollout_workers)
     return replace(plan, spread=True), where
 
 
@@ -337,7 +340,9 @@ def describe(plan: Plan, settings: Settings, search: Search, folder: RunFolder, 
     workers = search.num_rollout_workers
     fixed = settings.compute.deterministic
     upto = "" if fixed else "up to "
-    each = "" if fixed else f", up to {plan.trial_seconds:.0f} s a trial"
+    each = "" if fixed or not plan.settled else f", up to {plan.trial_seconds:.0f} s a trial"
+    room = "as many whole trainings as fit once the model is timed, at least 1, up to"
+    number = f"{plan.trials}," if plan.settled else room
     taught = f"{settings.teacher.epochs:g} epochs" if fixed else f"up to {plan.teacher_seconds:.0f} s"
     joint = f"joint stage of {upto}{settings.joint.documents:,} documents"
     whole = f"about {_minutes(plan.seconds)} (--budget {search.budget})"
@@ -347,8 +352,7 @@ def describe(plan: Plan, settings: Settings, search: Search, folder: RunFolder, 
             f"search    {folder.path}",
             f"model     {settings.model}, data {settings.data.source}, at most {settings.data.max_length} tokens",
             f"machine   {where}",
-            f"trials    {plan.trials}, {plan.concurrent} at once, "
-            f"{workers or 'no'} rollout workers{together} each{each}",
+            f"trials    {number} {plan.concurrent} at once, {workers or 'no'} rollout workers{together} each{each}",
             f"stages    teacher, if it must be trained, {taught}, select on {upto}"
             f"{settings.select.documents:,} documents, {joint}",
             f"space     {', '.join(varied(search.fixed)) or 'nothing, all is fixed'}; quality against cost",

@@ -221,7 +221,10 @@ class ComputeSettings:
     evaluation: Literal["auto", "float32", "bfloat16"] = _setting(
         "float32", "arithmetic of evaluation: 'float32', in which a saved model is loaded, 'bfloat16' or 'auto'"
     )
-    threads: int | None = _setting(None, "threads of each process; when unset 1, but all cores for the teacher")
+    threads: int | None = _setting(
+        None,
+        "threads of each process; when unset all cores for the teacher and for a trial that runs alone, or else 1",
+    )
     tokens_per_batch: int = _setting(16384, "most tokens in one pass; a pass is halved when memory runs out")
     deterministic: bool = _setting(
         False,

@@ -1,5 +1,6 @@
 """One trial, as a Ray Tune function. It learns in its own process; its rollout actors are in its placement group."""
 
+import copy
 import math
 import tempfile
 import time
@@ -21,7 +22,7 @@ from tune.learning.model import Model, measure_along_dial, save_deployable
 from tune.learning.prepare import Prepared
 from tune.learning.steps import Progress, fix_algorithms
 from tune.pool import RolloutPool
-from tune.results.front import UNNUMBERED, Point
+from tune.results.front import UNNUMBERED, Line, Point, highest
 from tune.results.outcome import Outcome, write_outcome
 from tune.settings import Settings, override
 from tune.space import to_settings
@@ -29,6 +30,11 @@ from tune.teams import TeamPlan, join_together
 
 SELECT_SHARE = 0.55
 """The share of a trial's time after which its select stage is stopped; the joint stage takes the rest."""
+COMPARED = (2.0, 3.0, 5.0)
+"""The speed-ups at which a model before its joint stage is compared with the one after it, beside all tokens kept."""
+
+Along = Sequence[tuple[float, Evaluation]]
+"""The dials of a model, each with its evaluation on validation."""
 
 
 def run_trial(
@@ -44,6 +50,9 @@ def run_trial(
     clock: Any = None,
 ) -> None:
     """Trains one model, measures it along its dial, and reports its figures to Ray, with the model as checkpoint.
+
+    If the model is better on validation as it was before its joint stage, that one is reported. With few texts the
+    joint stage can learn them by heart.
 
     A trial whose process died goes on with what its earlier processes left of its time.
 
@@ -75,24 +84,81 @@ def run_trial(
         selecting = Clock(SELECT_SHARE * learning.seconds, used=whole.used())
         in_time, items = _select(model, train, prepared, found, selecting, num_rollout_workers, gpus_per_worker)
         cut += [] if in_time else ["select"]
+    selected = _selected(model, found)
     if team is None:
-        keeper = StateKeeper("joint", found, report_to_tune, prepared.fingerprint, clock=whole)
+        beside = {"selected": selected}
+        keeper = StateKeeper("joint", found, report_to_tune, prepared.fingerprint, clock=whole, beside=beside)
         in_time = _timed(lambda progress: model.join(train, progress, keeper), _Teller("joint", learning))
     else:
         left = learning.left() if deadline_s else None
         team = replace(team, run=f"{team.run}-{tune.get_context().get_trial_id()}")
         in_time = join_together(model, ray.put(prepared), team, left, [TuneReportCallback()]) is None
     cut += [] if in_time else ["joint"]
-    model.reducer.encoder.plain.eval()
-    model.settle(validation)
-    teller = _Teller("measure")
-    along = measure_along_dial(model, validation, lambda share: teller({"step": share, "steps": 1.0}), whole)
+    joined = own.joint.documents > 0
+    along = _measured(model, validation, whole, (0.0, 0.5 if joined else 1.0))
+    undone = False
+    if joined and whole.left() > 0:
+        before = Model(prepared, override(model.settings, {"joint.documents": 0}))
+        before.policy.load_state_dict(selected)
+        along_before = _measured(before, validation, whole, (0.5, 0.5))
+        if undone := better_without(along_before, along, model.selector.keep_all):
+            model, along = before, along_before
     try:
         sampled = model.evaluate_sampled(validation, whole)
     except StageTimeout:
         sampled = None
         cut.append("measuring")
-    _report(model, prepared, along, sampled, {"seconds": whole.used(), "cut": ", ".join(cut), **items})
+    figures = {"seconds": whole.used(), "cut": ", ".join(cut), **items}
+    _report(model, prepared, along, sampled, figures, undone=undone)
+
+
+def _selected(model: Model, found: StageState | None) -> dict[str, Any]:
+    """Returns the weights of the policy after the select stage, also if an earlier process began the joint stage."""
+    if found is not None and found.stage == "joint":
+        return dict(found.state["selected"])
+    return copy.deepcopy(model.policy.state_dict())
+
+
+def _measured(model: Model, validation: Examples, clock: Clock, part: tuple[float, float]) -> Along:
+    """Returns a model's evaluations along its dial; `part` says where its progress begins, and how far it goes."""
+    model.reducer.encoder.plain.eval()
+    model.settle(validation)
+    teller, (begun, size) = _Teller("measure"), part
+
+    def told(share: float) -> None:
+        teller({"step": begun + size * share, "steps": 1.0})
+
+    return measure_along_dial(model, validation, told, clock)
+
+
+def better_without(before: Along, after: Along, keep_all: float) -> bool:
+    """Returns whether a model is better on validation as it was before its joint stage than as it is after it.
+
+    Compared is the mean of its quality with all tokens kept and at those speed-ups of `COMPARED` that both reach, on
+    straight lines between the measured dials. A model that was not measured with all tokens kept, for want of time, is
+    not compared.
+
+    Args:
+        before: the model's dials before the joint stage, each with its evaluation.
+        after: the same after that stage.
+        keep_all: the dial that keeps all tokens.
+    """
+    whole = [dict(each).get(keep_all) for each in (before, after)]
+    if None in whole:
+        return False
+    lines = [_line(each) for each in (before, after)]
+    qualities = [[found.quality for found in whole if found is not None]]
+    for speed_up in COMPARED:
+        both = [found for line in lines if (found := highest((line,), speed_up)) is not None]
+        qualities += [both] if len(both) == len(lines) else []
+    return sum(each[0] for each in qualities) > sum(each[1] for each in qualities)
+
+
+def _line(along: Along) -> Line:
+    best: dict[float, float] = {}
+    for _, found in along:
+        best[found.speed_up] = max(found.quality, best.get(found.speed_up, found.quality))
+    return tuple(sorted(best.items()))
 
 
 def _whole(deadline_s: float | None, measuring_s: float, found: StageState | None, clock: Any) -> Clock:
@@ -176,9 +242,11 @@ def _timed(stage: Callable[[Progress], None], teller: _Teller) -> bool:
 def _report(
     model: Model,
     prepared: Prepared,
-    along: Sequence[tuple[float, Evaluation]],
+    along: Along,
     sampled: Evaluation | None,
     figures: Mapping[str, float | str],
+    *,
+    undone: bool,
 ) -> None:
     """Reports the model, its points and its figures to Ray. Optuna reads quality and cost at the default dial."""
     default = next(found for dial, found in along if dial == model.selector.default_dial)
@@ -186,13 +254,14 @@ def _report(
         place = Path(folder)
         save_deployable(model, prepared.tokenizer, place / "model")
         points = tuple(_point(model, dial, found) for dial, found in along)
-        outcome = Outcome(settings=model.settings, points=points, deployed=default, sampled=sampled)
+        outcome = Outcome(settings=model.settings, points=points, deployed=default, sampled=sampled, undone=undone)
         write_outcome(place, outcome)
         tune.report(
             {
                 "stage": "done",
                 "share": 1.0,
                 "finished": True,
+                "undone": undone,
                 "quality": default.quality,
                 "cost": 1.0 / default.speed_up,
                 "curve": [[found.quality, 1.0 / found.speed_up] for _, found in along],

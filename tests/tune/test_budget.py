@@ -22,7 +22,10 @@ from tune.budget import (
     fit_teacher,
     fit_trial,
     make_plan,
+    measuring_seconds,
+    settle_trials,
     teacher_seconds,
+    too_little,
 )
 from tune.settings import Settings, override
 
@@ -33,10 +36,9 @@ def test_the_examples_in_the_docstrings_hold():
     assert results.failed == 0
 
 
-def test_ten_minutes_on_two_cores_are_four_trials():
-    # Half of 600 s: two waves of at least 130 s, two trials each.
+def test_without_a_number_of_trials_there_is_one_with_all_their_time_until_the_model_is_timed():
     plan = make_plan(600.0, concurrent=2, num_trials=None)
-    assert plan == Plan(seconds=600.0, concurrent=2, trials=4, trial_seconds=150.0)
+    assert plan == Plan(seconds=600.0, concurrent=2, trials=1, trial_seconds=300.0, settled=False)
     assert plan.teacher_seconds == pytest.approx(150)
 
 
@@ -58,11 +60,6 @@ def test_a_plan_never_exceeds_its_budget(seconds, concurrent, num_trials):
     assert TEACHER_SHARE + TRIALS_SHARE + CLOSING_SHARE < 1  # reading and encoding the rows take time too
 
 
-def test_more_time_gives_longer_trials_not_only_more():
-    assert make_plan(7200.0, 2, None).trials == 12  # six waves at most
-    assert make_plan(7200.0, 2, None).trial_seconds == pytest.approx(TRIALS_SHARE * 7200 / 6)
-
-
 def test_what_preparing_left_over_is_the_trials():
     plan = make_plan(600.0, concurrent=2, num_trials=4)
     # 90 of 600 s are for the end: (510 − 240) / 2 waves; preparing that cost little leaves more.
@@ -82,7 +79,112 @@ def test_preparing_that_took_far_too_long_leaves_a_trial_a_quarter(elapsed):
     assert after_preparing(plan, elapsed).trial_seconds == plan.trial_seconds / 4
 
 
-PLAN = make_plan(600.0, concurrent=2, num_trials=None)
+PLAN = make_plan(600.0, concurrent=2, num_trials=4)
+
+
+# How many trials there are. The settings ask for 1,000 documents of select with 8 samples, 0.5 passes each, and for
+# 1,000 of joint with 2, 0.9 each. With the slack a whole training is 1.35 · 1,400 = 1,890 passes. 1,000 documents to
+# evaluate, twice for 1.2 passes, make it 4,290. At 0.01 s a pass that is 42.9 s on one thread alone, 68.64 s beside
+# another trial, and on two threads 2 / 3 of it, 28.6 s.
+WHOLE = override(
+    Settings(),
+    {
+        "select.documents": 1000,
+        "select.samples": 8,
+        "select.warm_start_documents": 0,
+        "joint.documents": 1000,
+        "joint.samples": 2,
+    },
+)
+
+
+def settled(seconds, concurrent=2, threads=2, spread=False, seconds_a_document=0.01):
+    """The plan for trials that have this time together."""
+    plan = dataclasses.replace(make_plan(2 * seconds, concurrent, None), spread=spread)
+    return settle_trials(plan, WHOLE, seconds_a_document, 1000, threads)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "trials", "each"),
+    [(20.0, 1, 20.0), (28.5, 1, 28.5), (57.0, 1, 57.0), (57.3, 2, 28.65), (86.0, 3, 86 / 3)],
+)
+def test_there_are_as_many_trials_as_whole_trainings_fit_and_at_least_one_which_has_all_threads(seconds, trials, each):
+    plan = settled(seconds)
+    assert (plan.trials, plan.concurrent, plan.threads) == (trials, 1, 2)
+    assert plan.trial_seconds == pytest.approx(each)
+    assert plan.settled
+
+
+def test_trials_run_side_by_side_where_more_whole_ones_fit_in_that_way():
+    # Without further threads: one alone in 42.9 s, two at once in 68.64 s; in 137.3 s three, or two rounds of two.
+    assert settled(68.7, threads=1) == dataclasses.replace(
+        make_plan(137.4, 2, None), trials=2, settled=True, trial_seconds=68.7
+    )
+    assert [settled(137.3, threads=1).trials, settled(137.2, threads=1).trials] == [4, 3]
+    assert settled(68.6, threads=1).trials == 1  # not both fit, and one of them has the time to itself
+    # Sixteen threads are 1 / (1 / 3 + 2 / 3 / 16), 2.67 times as fast as one: four in 68.7 s, against sixteen at once.
+    assert (settled(68.7, 16, 16).trials, settled(68.7, 16, 16).threads) == (16, 1)
+
+
+def test_a_long_budget_has_six_rounds_of_trials_at_most():
+    plan = settled(36_000.0)
+    assert (plan.trials, plan.concurrent, plan.trial_seconds) == (12, 2, 6000.0)
+
+
+def test_on_a_cluster_there_is_at_least_one_round_of_trials_of_one_thread():
+    plan = settled(20.0, concurrent=8, spread=True)
+    assert (plan.trials, plan.concurrent, plan.threads, plan.trial_seconds) == (8, 8, 1, 20.0)
+
+
+def test_a_number_of_trials_that_the_user_gives_is_kept():
+    assert settle_trials(PLAN, WHOLE, 0.01, 1000, threads=2) == PLAN
+
+
+def test_a_trial_on_two_threads_sees_half_as_many_documents_more_as_one_on_one_thread():
+    # 135 / 1.35 = 100 s, less 16 documents of select; see test_joint_gets_what_its_learners_can_do.
+    plan = dataclasses.replace(ALONE, threads=2)
+    assert plan.slowdown == pytest.approx(2 / 3)
+    assert fit_trial(SHORT_SELECT, plan, 0.01, evaluated=0).joint.documents == 16_657  # (100 − 0.0533) / 0.006
+
+
+# What a search warns of. The stages need 1,000 documents of select and 4,000 of joint: 1.35 · (500 + 750 · 0.45 +
+# 3,600) = 5,990.625 passes, and 2.4 · 100 for measuring: 6,230.625 passes. On two threads at 0.06 s they take
+# 249.225 s.
+
+
+def warned(settings, trials=1, **changes):
+    plan = dataclasses.replace(make_plan(300.0, 1, trials), threads=2, **changes)
+    fitted = fit_trial(settings, plan, 0.06, evaluated=100)
+    return too_little(settings, fitted, plan, 0.06, 100, mean_tokens=128.0)
+
+
+def test_a_search_whose_stages_see_too_little_says_what_would_give_them_more():
+    # Trials have 150 of 300 s. The 99.225 s that lack are half of 198.45 s: 498.45 s, nine minutes. Documents of
+    # 128 · 150 / 249.225 = 77.04 tokens would do.
+    plan = dataclasses.replace(make_plan(300.0, 1, 1), threads=2)
+    seen = fit_trial(Settings(), plan, 0.06, evaluated=100)
+    assert warned(Settings()) == (
+        f"with a budget of 5m the select stage sees {seen.select.documents:,} of the 1,000 documents that it needs and "
+        f"the joint stage sees {seen.joint.documents:,} of the 4,000 documents that it needs: --budget 9m gives it "
+        "more, and so do shorter documents with --max-length 72"
+    )
+    longer = dataclasses.replace(make_plan(540.0, 1, 1), threads=2)
+    assert too_little(Settings(), fit_trial(Settings(), longer, 0.06, 100), longer, 0.06, 100, 128.0) is None
+
+
+def test_each_of_several_trials_needs_its_documents():
+    # 75 s each: 174.225 s lack twice, which are half of 696.9 s; and 128 · 75 / 249.225 are 38.5 tokens.
+    told = warned(Settings(), trials=2)
+    assert told.endswith(": --budget 17m gives it more, and so do shorter documents with --max-length 32")
+
+
+def test_documents_are_never_advised_to_be_shorter_than_a_sentence():
+    assert warned(Settings(), trials=3).endswith(": --budget 25m gives it more")  # 50 s: 3 · 398.45 s; 25.7 tokens
+
+
+def test_a_stage_that_the_user_made_short_needs_no_more_than_that():
+    assert warned(override(Settings(), {"select.documents": 300, "joint.documents": 1200})) is None
+    assert warned(override(Settings(), {"select.documents": 300, "joint.documents": 0})) is None
 
 
 def test_a_teacher_that_fits_is_left_alone():
@@ -101,8 +203,8 @@ def trial_seconds(settings, seconds_a_document, evaluated):
     select = settings.select.documents * (0.05 * settings.select.samples + 0.1)
     select += 0.45 * settings.select.warm_start_documents
     joint = settings.joint.documents * (0.2 * settings.joint.samples + 0.5)
-    # 1.6: the plan's two trials run side by side.
-    return (1.2 * evaluated + 1.35 * (select + joint)) * 1.6 * seconds_a_document
+    # 1.6: the plan's two trials run side by side. Each is measured before its joint stage and after it.
+    return (2 * 1.2 * evaluated + 1.35 * (select + joint)) * 1.6 * seconds_a_document
 
 
 def test_a_trial_that_fits_is_left_alone():
@@ -163,7 +265,7 @@ def test_a_trial_without_time_still_takes_one_step_of_select():
 
 def test_learners_share_the_teachers_training_so_that_more_epochs_fit():
     # 150 s of three learners, at 1.25 · 0.06 s a document, 2,000 documents an epoch: 450 / 150 = 3 epochs.
-    three = make_plan(600.0, concurrent=2, num_trials=None, learners=3)
+    three = make_plan(600.0, concurrent=2, num_trials=4, learners=3)
     assert three == dataclasses.replace(PLAN, learners=3)
     assert fit_teacher(Settings(), three, seconds_a_document=0.06, documents=2000).teacher.epochs == 3.0
     assert fit_teacher(Settings(), PLAN, seconds_a_document=0.06, documents=2000).teacher.epochs == 1.0
@@ -195,8 +297,12 @@ def test_joint_gets_what_its_learners_can_do_alone_or_beside_other_trials(change
 
 
 def test_evaluation_comes_off_a_trials_time_first():
-    # 1.2 · 1,000 · 0.01 s are 12 s: (135 - 12) / 1.35 less 0.08 s is 91.031 s, at 0.009 s.
-    assert fit_trial(SHORT_SELECT, ALONE, 0.01, evaluated=1000).joint.documents == 10_114
+    # Twice 1.2 · 1,000 · 0.01 s are 24 s: (135 - 24) / 1.35 less 0.08 s is 82.142 s, at 0.009 s.
+    assert fit_trial(SHORT_SELECT, ALONE, 0.01, evaluated=1000).joint.documents == 9_126
+    # Without a joint stage the model is measured once.
+    assert measuring_seconds(SHORT_SELECT, ALONE, 0.01, 1000) == pytest.approx(24.0)
+    selected = override(SHORT_SELECT, {"joint.documents": 0})
+    assert measuring_seconds(selected, ALONE, 0.01, 1000) == pytest.approx(12.0)
 
 
 @pytest.mark.parametrize(("elapsed", "seconds"), [(400.0, 55.0), (435.0, 37.5), (436.0, 37.5)])
@@ -204,12 +310,6 @@ def test_a_trial_gets_a_quarter_of_its_promise_where_less_is_left_and_what_is_le
     # Two waves of 150 s were promised; 510 s less the elapsed ones are shared by two.
     plan = make_plan(600.0, concurrent=2, num_trials=4)
     assert after_preparing(plan, elapsed).trial_seconds == seconds
-
-
-def test_a_budget_too_short_for_a_trial_is_one_wave_of_shorter_ones():
-    # Half of 100 s is less than the 130 s that a trial is to have at least.
-    plan = make_plan(100.0, concurrent=2, num_trials=None)
-    assert (plan.trials, plan.trial_seconds) == (2, 50.0)
 
 
 def test_no_more_trials_run_at_once_than_there_are():
@@ -270,15 +370,24 @@ THERE = {"train": 3000, "validation": 1000, "test": 4043}
 @pytest.mark.parametrize(
     ("pass_seconds", "threads", "used"),
     [
-        # 8 % of 600 s; a quarter of 150 s for four passes, beside another trial; six tenths of 90 s for five passes.
-        (0.04, 1, {"train": 1200, "validation": 146, "test": 270}),
-        (0.04, 2, {"train": 1200, "validation": 100, "test": 270}),  # a trial has one thread: 73, and at least 100
+        # 8 % of 600 s; a quarter of 150 s for eight passes, beside another trial; six tenths of 90 s for five passes.
+        (0.02, 1, {"train": 2400, "validation": 146, "test": 540}),
+        (0.02, 2, {"train": 2400, "validation": 100, "test": 540}),  # a trial has one thread: 73, and at least 100
         (0.0001, 1, THERE),
         (10.0, 1, {"train": 100, "validation": 100, "test": 100}),
     ],
 )
 def test_each_split_has_the_documents_that_the_budget_can_use(pass_seconds, threads, used):
     assert fit_documents(PLAN, pass_seconds, threads, THERE) == used
+
+
+def test_validation_is_for_one_trial_with_the_whole_machine_until_the_number_of_trials_is_known():
+    # A quarter of 300 s for eight passes of 0.04 s, whatever the threads; a worker takes half of the processors.
+    plan = make_plan(600.0, 2, None)
+    assert fit_documents(plan, 0.04, 2, THERE)["validation"] == 234
+    assert fit_documents(dataclasses.replace(plan, workers=1), 0.04, 2, THERE)["validation"] == 117
+    # A trial of a cluster has one of the two threads, and others beside it.
+    assert fit_documents(dataclasses.replace(plan, spread=True), 0.02, 2, THERE)["validation"] == 146
 
 
 def test_the_teacher_has_its_share_or_less_where_reading_took_more_than_a_tenth_of_the_budget(now):

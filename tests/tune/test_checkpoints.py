@@ -146,6 +146,15 @@ def test_a_stage_that_took_no_step_leaves_nothing(reported):
     assert reported == []
 
 
+def test_what_is_to_be_beside_a_state_is_saved_with_each(reported, monkeypatch):
+    monkeypatch.setattr("tune.checkpoints.EVERY_S", -1.0)
+    keeper = StateKeeper("joint", None, report_to_tune, KEY, beside={"selected": {"weight": torch.ones(2)}})
+    keeper.keep(lambda: STATES[0])
+    _, found = reported[-1]
+    assert found.state["selected"]["weight"].tolist() == [1.0, 1.0]
+    assert found.state["step"] == STATES[0]["step"]
+
+
 def test_a_stage_takes_up_its_own_state_alone():
     found = StageState("joint", STATES[1], KEY)
     assert StateKeeper("joint", found, report_to_tune, KEY).load() is STATES[1]

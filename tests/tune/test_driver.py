@@ -199,12 +199,12 @@ def searched(folder, prepared, tiny_settings, small_front, monkeypatch):
     monkeypatch.setattr(driver, "collect", collect)
     monkeypatch.setattr(driver.ray, "shutdown", lambda: given.update(ended=True))
 
-    def run(*results, resumed=False, fitted=None, standing=None, **known):
+    def run(*results, resumed=False, fitted=None, standing=None, num_trials=3, **known):
         given.update(results=list(results), ended=False, standing=standing)
         known = {"settings": tiny_settings} | known
-        saved = SavedRun(id="mine-1", search=Search(num_trials=3), fitted=fitted, **known)
+        saved = SavedRun(id="mine-1", search=Search(num_trials=num_trials), fitted=fitted, **known)
         write_run(folder, saved)
-        plan = make_plan(600.0, concurrent=2, num_trials=3)
+        plan = make_plan(600.0, concurrent=2, num_trials=num_trials)
         clock = Clock(600.0, used=saved.spent)
         given["text"] = run_search(folder, saved, plan, clock, cores=4, resumed=resumed, verbose=False)
         return given
@@ -229,7 +229,7 @@ def test_trials_get_what_preparing_left_of_the_time_and_their_settings_are_saved
         fitted=given["fitted"],
         fingerprint=prepared.fingerprint,
         documents={"train": len(prepared.train), "validation": len(prepared.validation), "test": len(prepared.test)},
-        trial_seconds=205.0,
+        plan=given["plan"],
         spent=100.0,
     )
     assert existing_run(str(folder.path)) == (folder, saved)
@@ -238,6 +238,31 @@ def test_trials_get_what_preparing_left_of_the_time_and_their_settings_are_saved
     assert given["ended"]
     assert "did not finish" not in given["text"]
     assert f"front     {folder.front_table}" in given["text"]
+
+
+def test_the_number_of_trials_that_fit_is_found_once_the_model_is_timed_and_a_resumed_search_keeps_it(
+    searched, folder, tiny_settings
+):
+    settings = override(tiny_settings, {"compute.threads": None})
+    # The model is too slow for whole trainings: one trial has the 410 s and the four processors.
+    given = searched(result(), num_trials=None, settings=settings)
+    plan = given["plan"]
+    assert (plan.trials, plan.concurrent, plan.threads, plan.trial_seconds) == (1, 1, 4, pytest.approx(410.0))
+    assert given["fitted"].compute.threads == 4
+    assert existing_run(str(folder.path))[1].plan == plan
+    fitted = given["fitted"]
+    again = searched(result(), num_trials=None, resumed=True, fitted=fitted, plan=plan, spent=400.0, settings=settings)
+    assert (again["plan"], again["fitted"]) == (plan, fitted)
+    assert again["ray"] == ("local", 4, False)  # one trial of four threads, whatever machine it is continued on
+    # Threads that the user gives are the trial's; then it has one processor.
+    threads = searched(result(), num_trials=None, settings=override(settings, {"compute.threads": 3}))
+    assert (threads["plan"].threads, threads["fitted"].compute.threads) == (1, 3)
+
+
+def test_a_search_whose_stages_see_too_little_warns_before_its_trials_start(searched, capsys, tiny_settings):
+    wanted = {"select.documents": 6000, "joint.documents": 32_000}
+    searched(result(), num_trials=None, settings=override(tiny_settings, wanted))
+    assert "warning: with a budget of 10m the select stage sees " in capsys.readouterr().out
 
 
 def test_a_resumed_search_keeps_the_settings_that_its_trials_began_with(searched, tiny_settings):
@@ -263,7 +288,8 @@ def test_the_trials_of_a_search_end_when_the_time_for_the_end_begins_and_the_las
 
 
 def test_a_resumed_search_has_its_trials_seconds_and_the_time_for_the_end(searched, tiny_settings):
-    known = {"documents": {"train": 7}, "trial_seconds": 55.0, "spent": 550.0}
+    plan = replace(make_plan(600.0, concurrent=2, num_trials=3), trial_seconds=55.0)
+    known = {"documents": {"train": 7}, "plan": plan, "spent": 550.0}
     given = searched(result(), resumed=True, fitted=tiny_settings, **known)
     assert (given["documents"], given["plan"].trial_seconds, given["clock"]) == ({"train": 7}, 55.0, None)
     assert given["closing"] == 90.0  # although 650 of 600 s are used
@@ -291,6 +317,15 @@ def test_a_search_that_is_interrupted_writes_how_much_of_its_budget_it_has_used(
 
 def test_trials_that_did_not_finish_are_told_of(searched):
     assert "2 of 3 trials did not finish\n" in searched(result(), result(finished=False), result(error="died"))["text"]
+
+
+def test_a_joint_stage_that_was_undone_is_told_of(searched):
+    undone = result()
+    undone.metrics["undone"] = True
+    text = searched(result(), result(finished=False), undone)["text"]
+    told = "trial 2: the joint stage was undone, because the model is better on validation without it\n"
+    assert told in text
+    assert text.count("undone") == 1
 
 
 def test_a_search_without_a_finished_trial_fails_with_the_first_ones_last_line(searched, folder):
@@ -460,7 +495,7 @@ def test_trials_are_run_with_their_time_and_their_processes(address, failures, f
     assert results == ["a result"]
     assert found["settings"] == fitted
     # Of 150 s a part is for measuring on validation, beside the other trial.
-    measuring = 1.2 * len(prepared.validation) * prepared.training_seconds * SIDE_BY_SIDE
+    measuring = 2 * 1.2 * len(prepared.validation) * prepared.training_seconds * SIDE_BY_SIDE
     assert found["measuring_s"] == pytest.approx(measuring)
     assert found["deadline_s"] == pytest.approx(150 - measuring)
     assert found["clock"] == "a clock"

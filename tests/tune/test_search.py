@@ -65,7 +65,7 @@ PLAN = f"""\
 search    runs/search
 model     minilm, data pages, at most 128 tokens
 machine   this machine, 2 cores
-trials    4, 2 at once, no rollout workers each, up to 150 s a trial
+trials    as many whole trainings as fit once the model is timed, at least 1, up to 2 at once, no rollout workers each
 stages    teacher, if it must be trained, up to 150 s, select on up to {Settings().select.documents:,} documents, \
 joint stage of up to {Settings().joint.documents:,} documents
 """
@@ -79,7 +79,7 @@ def test_a_dry_run_prints_the_plan_reads_what_a_search_reads_and_makes_nothing(c
         "time      about 10 minutes (--budget 10m)\nnothing was trained: leave out --dry-run to start the search\n"
     )
     (((saved, plan), options),) = inspected
-    assert (saved.settings.data.source, plan.trials, options) == ("pages", 4, {"cores": 2, "verbose": False})
+    assert (saved.settings.data.source, plan.trials, options) == ("pages", 1, {"cores": 2, "verbose": False})
     assert err == ""
     assert list(folder.iterdir()) == []
 
@@ -269,7 +269,7 @@ def test_everything_that_was_asked_for_is_saved_and_searched(capsys, folder, sea
     assert where.path == Path("runs/mine")
     assert existing_run("runs/mine") == (where, told)
     assert told.fitted is None
-    assert (plan.trials, arguments["resumed"], arguments["cores"]) == (4, False, 2)
+    assert (plan.trials, plan.settled, arguments["resumed"], arguments["cores"]) == (1, False, False, 2)
     assert "the front" in capsys.readouterr().out
 
 

@@ -1,5 +1,6 @@
 """A trial of every selector in this process, and the run that is collected from them; Ray is not started."""
 
+import copy
 import dataclasses
 import math
 import shutil
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
+import torch
 from ray import tune
 from safetensors.torch import load_file
 
@@ -26,7 +28,7 @@ from tune.results.table import read_front
 from tune.runs.folder import RunFolder
 from tune.settings import override
 from tune.teams import TeamPlan
-from tune.trial import _Teller, _timed, run_trial
+from tune.trial import _Teller, _timed, better_without, run_trial
 
 SHORT = {
     "select.documents": 32,
@@ -253,6 +255,92 @@ def test_a_trial_says_of_each_dial_what_is_known_of_it_and_leaves_the_rest_to_th
             kept=(0.5, 0.25),
         ),
     )
+
+
+# The model before its joint stage and the one after it.
+
+
+def along(*found):
+    """The dials of a model, with qualities and speed-ups; dial 9 keeps all tokens."""
+    return [measured(float(dial), quality, speed_up) for dial, quality, speed_up in found]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "better"),
+    [
+        # All kept: .9 and .8. At 2x both have .7, on the line from 1x to 3x of the first, .5 + (.9 − .5) / 2.
+        (along((9, 0.9, 1.0), (0, 0.5, 3.0)), along((9, 0.8, 1.0), (1, 0.7, 2.0), (0, 0.5, 3.0)), True),
+        # The same, but at 3x the second is .15 better.
+        (along((9, 0.9, 1.0), (0, 0.5, 3.0)), along((9, 0.8, 1.0), (1, 0.7, 2.0), (0, 0.65, 3.0)), False),
+        # What only one of them reaches does not count: the second loses at 5x, where the first is not.
+        (along((9, 0.8, 1.0), (0, 0.8, 4.0)), along((9, 0.8, 1.0), (1, 0.9, 3.0), (0, 0.1, 5.0)), False),
+        # Equal ones: what was learned stays.
+        (along((9, 0.8, 0.98), (0, 0.8, 4.0)), along((9, 0.8, 0.99), (0, 0.8, 4.0)), False),
+        # There was no time to measure the first with all tokens kept.
+        (along((0, 0.9, 4.0)), along((9, 0.5, 1.0), (0, 0.5, 4.0)), False),
+        # Neither reaches 2x, so that all tokens kept decide.
+        (along((9, 0.9, 1.0), (0, 0.1, 1.5)), along((9, 0.8, 1.0), (0, 0.7, 1.5)), True),
+    ],
+)
+def test_a_model_is_better_by_its_mean_over_all_kept_and_the_speed_ups_that_both_reach(before, after, better):
+    assert better_without(before, after, keep_all=9.0) is better
+
+
+JOINED = {"selector": "policy", "joint.documents": 32}
+
+
+def spoil(self, *arguments):
+    """A joint stage that learns nonsense."""
+    for parameter in self.parameters:
+        parameter.data.normal_(generator=torch.Generator().manual_seed(0))
+
+
+def test_a_joint_stage_that_does_harm_on_validation_is_undone(prepared, tiny_settings, session, monkeypatch):
+    policies = []
+    monkeypatch.setattr(
+        Model, "select", lambda self, *arguments: policies.append(copy.deepcopy(self.policy.state_dict()))
+    )
+    monkeypatch.setattr(Model, "join", spoil)
+    start(prepared, tiny_settings, JOINED)
+    outcome = outcome_of(session)
+    assert (outcome.undone, session.told["undone"], outcome.settings.joint.documents) == (True, True, 0)
+    model = load(session.folder / "model")
+    encoder = model.reducer.encoder.plain.state_dict()
+    assert all(torch.equal(encoder[name], torch.tensor(array)) for name, array in prepared.weights.items())
+    assert all(torch.equal(model.selector.policy.state_dict()[name], own) for name, own in policies[0].items())
+    whole = max(outcome.points, key=lambda point: point.dial)
+    assert whole.quality_validation == pytest.approx(prepared.teacher_validation)
+
+
+def test_a_joint_stage_that_does_no_harm_stays(prepared, tiny_settings, session, monkeypatch):
+    monkeypatch.setattr(Model, "join", lambda self, *arguments: None)
+    start(prepared, tiny_settings, JOINED)
+    assert (outcome_of(session).undone, outcome_of(session).settings.joint.documents) == (False, 32)
+
+
+def test_a_trial_without_a_joint_stage_or_without_time_for_it_compares_nothing(
+    prepared, tiny_settings, session, monkeypatch
+):
+    monkeypatch.setattr("tune.trial.better_without", lambda *words: pytest.fail("it compared"))
+    start(prepared, tiny_settings, {"selector": "policy"})
+    monkeypatch.setattr(Model, "join", spoil)
+    start(prepared, tiny_settings, JOINED, deadline_s=-1.0)
+    assert session.told["undone"] is False
+
+
+def test_a_trial_that_died_in_its_joint_stage_still_knows_the_model_before_it(trial, prepared, monkeypatch, tmp_path):
+    monkeypatch.setattr("tune.checkpoints.EVERY_S", 0.0)  # after every step
+    monkeypatch.setattr("tune.trial.better_without", lambda *words: True)
+    whole, before, after = (Session(tmp_path / name) for name in ("whole", "before", "after"))
+    trial("policy", whole)
+    with monkeypatch.context() as dying:
+        dies_after_the_first_step_of("joint", dying)
+        with pytest.raises(Died):
+            trial("policy", before)
+    trial("policy", after, before)
+    expected = weights(whole)
+    assert all(weight.equal(expected[key]) for key, weight in weights(after).items())
+    assert after.told["undone"]
 
 
 # Its time.

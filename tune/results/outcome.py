@@ -23,16 +23,18 @@ class Outcome:
     """The outcome of a trial.
 
     Attributes:
-        settings: of the model.
+        settings: of the model. If its joint stage was undone, they have no documents for that stage.
         points: the model's points along its dial, measured on validation; without the trial's number.
         deployed: the model on validation at its default dial, with thresholded masks.
         sampled: the model on validation with masks that are drawn, as in training; None if there was no time for it.
+        undone: whether the model is the one before its joint stage, because that one is better on validation.
     """
 
     settings: Settings
     points: tuple[Point, ...]
     deployed: Evaluation
     sampled: Evaluation | None
+    undone: bool = False
 
 
 def write_outcome(folder: Path, outcome: Outcome) -> None:
@@ -42,6 +44,7 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
         "settings": to_json(outcome.settings),
         "deployed": _figures(outcome.deployed),
         "sampled": None if outcome.sampled is None else _figures(outcome.sampled),
+        "undone": outcome.undone,
     }
     (folder / _RECORD).write_text(json.dumps(record), encoding="utf-8")
 
@@ -58,12 +61,15 @@ def read_outcome(folder: Path) -> Outcome:
         deployed = _evaluation(record["deployed"])
         sampled = None if record["sampled"] is None else _evaluation(record["sampled"])
         saved = {**record["settings"]}
+        if type(undone := record["undone"]) is not bool:
+            raise TypeError(f"undone is {undone!r}")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{path} must hold what a trial measured, and does not ({reason(error)}), so that its model cannot be "
             "reported: copy the trial's folder back, or search again"
         ) from error
-    return Outcome(settings=from_json(saved), points=read_points(folder / _POINTS), deployed=deployed, sampled=sampled)
+    points = read_points(folder / _POINTS)
+    return Outcome(settings=from_json(saved), points=points, deployed=deployed, sampled=sampled, undone=undone)
 
 
 def _figures(evaluation: Evaluation) -> dict[str, Any]:

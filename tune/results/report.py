@@ -289,6 +289,8 @@ def _write_card(
     learned = selector_class(settings.selector).learns
     priced = f"penalty {settings.select.penalty:.3g}" if learned else "nothing learned but the encoder"
     lines = [f"selector {settings.selector}, reduction points {list(own[0].points)}, {priced}"]
+    if outcome.undone:
+        lines.append("its joint stage was undone, because the model is better on validation without it")
     lines.append(f"dial, test {metric}, FLOPs speed-up:")
     for index in indices:
         point = points[index]

@@ -12,6 +12,7 @@ from typing import Any
 from trbert.disk.files import read_plain, write_json
 from trbert.errors import InputError, RunFolderError
 from trbert.wording import cut, first_line, reason, shown
+from tune.budget import Plan
 from tune.runs.folder import RunFolder
 from tune.runs.places import below, is_uri, trials_name
 from tune.runs.versions import versions
@@ -33,7 +34,8 @@ class SavedRun:
         fitted: the settings of a trial, with as many documents as the budget allows; None until they are computed.
         fingerprint: of the data and the model that were read; None until they were.
         documents: how many documents of each split are used; None until the settings of a trial are computed.
-        trial_seconds: the time of each trial, in seconds; None until then, and where nothing is timed.
+        plan: how the budget is spent, with the number of trials and their time; None until then, and where nothing is
+            timed.
         spent: the seconds of the budget that were used when this was written last.
         made_by: the versions of trbert and of the packages that the run was started with.
     """
@@ -44,7 +46,7 @@ class SavedRun:
     fitted: Settings | None = None
     fingerprint: str | None = None
     documents: Mapping[str, int] | None = None
-    trial_seconds: float | None = None
+    plan: Plan | None = None
     spent: float = 0.0
     made_by: Mapping[str, str] = field(default_factory=versions)
 
@@ -59,8 +61,8 @@ def write_run(folder: RunFolder, saved: SavedRun) -> None:
         values["fingerprint"] = saved.fingerprint
     if saved.documents is not None:
         values["documents"] = dict(saved.documents)
-    if saved.trial_seconds is not None:
-        values["trial_seconds"] = saved.trial_seconds
+    if saved.plan is not None:
+        values["plan"] = asdict(saved.plan)
     values["spent"] = saved.spent
     write_json(folder.settings, values)
 
@@ -140,11 +142,13 @@ def _parsed(found: dict[str, Any]) -> SavedRun:
         raise TypeError("its fitted settings or its fingerprint are of another type")
     if not isinstance(own, str) or not _ID.fullmatch(own):
         raise TypeError(f"its id must be a name without '/', and is {shown(own)}")
-    documents, seconds, spent = found.get("documents"), found.get("trial_seconds"), found.get("spent", 0.0)
+    documents, spent = found.get("documents"), found.get("spent", 0.0)
     if not isinstance(documents, dict | None) or not all(type(count) is int for count in (documents or {}).values()):
         raise TypeError("its documents are no whole numbers")
-    if not isinstance(seconds, float | None) or not isinstance(spent, float):
-        raise TypeError("its seconds are no numbers with a decimal point")
+    if not isinstance(spent, float):
+        raise TypeError("its seconds are no number with a decimal point")
+    if not isinstance(found.get("plan"), dict | None):
+        raise TypeError("its plan is no JSON object")
     made_by = found["versions"]
     if not all(isinstance(value, str) for value in made_by.values()):
         raise TypeError("its versions are no texts")
@@ -155,10 +159,25 @@ def _parsed(found: dict[str, Any]) -> SavedRun:
         fitted=None if fitted is None else from_json(fitted),
         fingerprint=fingerprint,
         documents=documents,
-        trial_seconds=seconds,
+        plan=_plan(found.get("plan")),
         spent=spent,
         made_by=made_by,
     )
+
+
+def _plan(values: Any) -> Plan | None:
+    """Returns the plan with these values.
+
+    Raises:
+        TypeError: They are of no plan: a value is of another type, or below 1, or a name is unknown or missing.
+    """
+    if values is None:
+        return None
+    for name, sample in asdict(Plan(seconds=1.0, concurrent=1, trials=1, trial_seconds=1.0)).items():
+        value = values.get(name, sample)
+        if type(value) is not type(sample) or (name in ("concurrent", "trials", "threads", "learners") and value < 1):
+            raise TypeError(f"its plan's {name} must be like {sample!r}, and is {shown(value)}")
+    return Plan(**values)
 
 
 def _check_texts(value: Any) -> None:

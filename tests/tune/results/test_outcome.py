@@ -37,7 +37,9 @@ def outcome():
     )
 
 
-def test_an_outcome_that_was_written_is_read_again_exactly(outcome, tmp_path):
+@pytest.mark.parametrize("undone", [False, True])
+def test_an_outcome_that_was_written_is_read_again_exactly(outcome, undone, tmp_path):
+    outcome = dataclasses.replace(outcome, undone=undone)
     write_outcome(tmp_path, outcome)
     assert read_outcome(tmp_path) == outcome
     assert sorted(path.name for path in tmp_path.iterdir()) == ["points.csv", "trial.json"]

@@ -37,7 +37,7 @@ def evaluation(quality, speed_up, *kept):
 def result_of(certain, tiny_settings, tmp_path):
     """A function: what a trial of rule "first" at points 0 and 2 says of its dials -> its result, as Tune gives it."""
 
-    def make(number, *curve, selector="first"):
+    def make(number, *curve, selector="first", undone=False):
         settings = override(tiny_settings, {"selector": selector, "select.points": (0, 2)})
         model, folder = Model(certain, settings), tmp_path / "trials" / str(number)
         model.deployable().save_pretrained(folder / "model")
@@ -55,9 +55,9 @@ def result_of(certain, tiny_settings, tmp_path):
             for dial, each in curve
         )
         drawn = evaluation(0.625, 2.5, 0.5, 0.5)
-        write_outcome(
-            folder, Outcome(settings=model.settings, points=points, deployed=dict(curve).get(0.0, drawn), sampled=drawn)
-        )
+        deployed = dict(curve).get(0.0, drawn)
+        own = Outcome(settings=model.settings, points=points, deployed=deployed, sampled=drawn, undone=undone)
+        write_outcome(folder, own)
         checkpoint = tune.Checkpoint.from_directory(str(folder))
         return SimpleNamespace(error=None, checkpoint=checkpoint, metrics={"finished": True})
 
@@ -177,6 +177,14 @@ def test_a_drops_interval_is_that_of_the_difference_on_the_same_resamples(certai
     assert found[1].quality == (pytest.approx(0.385, abs=0.06), pytest.approx(0.815, abs=0.06))
     # Without time for more, there are the figures of the first one alone.
     assert report._measures(points, {0: [0] * 20, 1: [1] * 20}, certain, Clock(-1.0)) == {0: found[0]}
+
+
+@pytest.mark.parametrize("undone", [False, True])
+def test_a_card_says_that_the_joint_stage_was_undone(collected, result_of, undone):
+    folder, _ = collected([], result_of(1, (1.0, evaluation(0.74, 1.0, 1.0, 1.0)), undone=undone))
+    card = (folder.models / "1" / "README.md").read_text()
+    told = "its joint stage was undone, because the model is better on validation without it\n"
+    assert (told in card) is undone
 
 
 def test_a_learned_models_card_tells_its_price_and_what_drawn_masks_give(collected, result_of):

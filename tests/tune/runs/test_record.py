@@ -3,12 +3,13 @@
 import json
 import os
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
 from trbert.disk.files import write_json
 from trbert.errors import RunFolderError
+from tune.budget import Plan
 from tune.runs.folder import RunFolder
 from tune.runs.record import LARGEST, SavedRun, existing_run, new_id, write_run
 from tune.runs.versions import versions
@@ -35,11 +36,14 @@ EVERYTHING = Search(
 )
 
 
+PLAN = Plan(seconds=600.0, concurrent=1, trials=2, trial_seconds=12.5, threads=2)
+
+
 @pytest.mark.parametrize("fitted", [None, override(Settings(), {"select.documents": 77})])
 @pytest.mark.parametrize("search", [EVERYTHING, Search()])
 def test_a_run_that_was_saved_is_the_same_run(search, fitted, tmp_path):
     settings = override(Settings(), {"select.points": (0, 2), "select.keep_ratios": (0.1, 0.0), "model": "ünï"})
-    times = {"documents": {"train": 7, "test": 5}, "trial_seconds": 12.5, "spent": 40.25} if fitted else {}
+    times = {"documents": {"train": 7, "test": 5}, "plan": PLAN, "spent": 40.25} if fitted else {}
     saved = SavedRun(id="mine-1", settings=settings, search=search, fitted=fitted, **times)
     folder = RunFolder(tmp_path / "mine")
     write_run(folder, saved)
@@ -61,7 +65,14 @@ def write_values(folder, **values):
         ({"settings": {"select": {"dial_range": 2.0}}}, "there is no setting 'select.dial_range'"),
         ({"fitted": {"select": {"dial_range": 2.0}}}, "there is no setting 'select.dial_range'"),
         ({"documents": {"train": 1.5}}, "its documents are no whole numbers"),
-        ({"trial_seconds": "long"}, "its seconds are no numbers with a decimal point"),
+        ({"spent": "long"}, "its seconds are no number with a decimal point"),
+        (
+            {"plan": asdict(PLAN) | {"trial_seconds": "long"}},
+            "its plan's trial_seconds must be like 1.0, and is the str",
+        ),
+        ({"plan": asdict(PLAN) | {"trials": 0}}, "its plan's trials must be like 1, and is the int 0"),
+        ({"plan": [1]}, "its plan is no JSON object"),
+        ({"plan": asdict(PLAN) | {"rooms": 3}}, "unexpected keyword argument 'rooms'"),
         ({"settings": {"select": {"samples": 1}}}, "select.samples must be at least 2, and is 1"),
         ({"search": {"of_old": 1}}, "unexpected keyword argument 'of_old'"),
         ({"search": {"fixed": 3}}, "'int' object is not iterable"),
