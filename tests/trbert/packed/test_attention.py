@@ -178,6 +178,57 @@ def test_neighbours_of_one_length_are_one_call_of_the_kernel(monkeypatch):
     assert calls == [(2, 2, 4, 4), (3, 2, 1, 4), (1, 2, 4, 4)]
 
 
+# Half precision on a CPU: lengths in whole blocks of 16.
+
+
+@pytest.mark.parametrize("scaling", [None, 0.3], ids=["default scale", "own scale"])
+@pytest.mark.parametrize("key_heads", [4, 1])
+@pytest.mark.parametrize("lengths", [[5, 20, 16, 3, 31], [1], [300, 7]], ids=str)
+@torch.no_grad()
+def test_rounding_lengths_up_to_whole_blocks_changes_nothing_but_the_last_bits(lengths, key_heads, scaling):
+    total = sum(lengths)
+    states = [part.bfloat16() for part in random_states(4, key_heads, total, 8)]
+    output, _ = packed_attention(MODULE, *states, None, segments=lengths, scaling=scaling)
+    exact, _ = packed_attention(MODULE, *(part.float() for part in states), None, segments=lengths, scaling=scaling)
+    assert output.dtype == torch.bfloat16
+    assert_close(output.float(), exact, atol=0.02, rtol=0.02)
+
+
+@torch.no_grad()
+def test_in_blocks_a_document_has_the_same_bits_beside_any_other():
+    lengths = [13, 5, 45, 16]
+    states = [part.bfloat16() for part in random_states(2, 2, sum(lengths), 8)]
+    together, _ = packed_attention(MODULE, *states, None, segments=lengths)
+    alone = [
+        packed_attention(MODULE, *parts, None, segments=[length])[0]
+        for length, *parts in zip(lengths, *(part.split(lengths, 2) for part in states), strict=True)
+    ]
+    assert torch.equal(together, torch.cat(alone, 1))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "learns", "calls"),
+    [
+        (torch.bfloat16, False, [(2, 16), (1, 32), (1, 300)]),
+        (torch.bfloat16, True, [(1, 16), (1, 20), (1, 13), (1, 300)]),
+        (torch.float32, False, [(1, 16), (1, 20), (1, 13), (1, 300)]),
+    ],
+)
+def test_documents_of_as_many_blocks_are_one_call_where_that_is_faster(dtype, learns, calls, monkeypatch):
+    seen = []
+    kernel = torch.nn.functional.scaled_dot_product_attention
+
+    def counting(query, *arguments, **how):
+        seen.append((query.shape[0], query.shape[2]))
+        return kernel(query, *arguments, **how)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counting)
+    states = [part.to(dtype) for part in random_states(2, 2, 349, 8)]
+    with torch.set_grad_enabled(learns):
+        packed_attention(MODULE, *states, None, segments=[16, 20, 13, 300])
+    assert seen == calls
+
+
 class Kernels(TorchDispatchMode):
     """Collects the dtype in which each attention kernel really ran, below autocast."""
 
