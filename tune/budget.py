@@ -13,7 +13,10 @@ TEACHER_SHARE, TRIALS_SHARE, CLOSING_SHARE = 0.25, 0.5, 0.15
 READING_SHARE = 0.1
 """The share of the budget in which the data and the model are read, before the teacher is trained."""
 OUTPUTS_SHARE, RULES_SHARE, BASELINE_SHARE = 0.08, 0.06, 0.02
-"""The most of the budget for the teacher's outputs on train, for the free rules, and for the linear model of words."""
+"""The most of the budget for the teacher's outputs on train, for the free rules, and for the linear model of words.
+
+Unlabelled texts have as much as train: the teacher's outputs are all that is learned from them.
+"""
 MEASURING_SHARE = 0.25
 """The most of a trial's time for measuring its model on validation."""
 TESTING_SHARE = 0.6
@@ -254,7 +257,7 @@ def settle_trials(plan: Plan, settings: Settings, seconds_a_document: float, eva
 def fit_documents(plan: Plan, pass_seconds: float, threads: int, documents: Mapping[str, int]) -> dict[str, int]:
     """Returns how many examples of each split the budget can use, apart from the teacher's training.
 
-    * train: the teacher's outputs on them fit `OUTPUTS_SHARE`;
+    * train, and unlabelled: the teacher's outputs on them fit `OUTPUTS_SHARE`;
     * validation: measuring a model on them along its dial fits `MEASURING_SHARE` of a trial;
     * test: measuring the front on them fits `TESTING_SHARE` of the time for the end.
 
@@ -272,6 +275,7 @@ def fit_documents(plan: Plan, pass_seconds: float, threads: int, documents: Mapp
     aside = 1 + plan.workers if plan.may_have_machine else threads * plan.slowdown
     seconds = {
         "train": OUTPUTS_SHARE * plan.seconds,
+        "unlabelled": OUTPUTS_SHARE * plan.seconds,
         "validation": MEASURING_SHARE * plan.trial_seconds / (DIAL_PASSES * aside),
         "test": TESTING_SHARE * CLOSING_SHARE * plan.seconds / FRONT_PASSES,
     }

@@ -42,6 +42,10 @@ SETTING_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "--task": ("task", {"metavar": "NAME"}),
     "--family": ("family", {"metavar": "MODULE:NAME"}),
     "--data": ("data.source", {"metavar": "NAME_OR_FILES"}),
+    "--unlabelled": (
+        "data.unlabelled",
+        {"metavar": "NAMES_OR_FILES", "action": "extend", "type": lambda text: text.split(",")},
+    ),
     "--text-column": ("data.text_column", {}),
     "--label-column": ("data.label_column", {}),
     "--label-map": ("data.label_map", {"metavar": "MAP"}),
@@ -256,8 +260,14 @@ def _variable(option: str) -> str:
 
 
 def _fixed(options: argparse.Namespace) -> tuple[str, ...]:
-    """Returns the names of the settings that a preset or --set fixes; the search does not vary them."""
-    return (*PRESETS.get(options.preset, ()), *(pair.partition("=")[0] for pair in options.set))
+    """Returns the names of the settings that a preset or --set fixes; the search does not vary them.
+
+    With unlabelled texts, the teacher's outputs have all of the task loss unless the user says otherwise. On IMDB,
+    labels made models worse.
+    """
+    given = (*PRESETS.get(options.preset, ()), *(pair.partition("=")[0] for pair in options.set))
+    without = "joint.distillation" in given or not (options.unlabelled or "data.unlabelled" in given)
+    return given if without else (*given, "joint.distillation")
 
 
 def _value(text: str) -> Any:
@@ -346,11 +356,12 @@ def describe(plan: Plan, settings: Settings, search: Search, folder: RunFolder, 
     taught = f"{settings.teacher.epochs:g} epochs" if fixed else f"up to {plan.teacher_seconds:.0f} s"
     joint = f"joint stage of {upto}{settings.joint.documents:,} documents"
     whole = f"about {_minutes(plan.seconds)} (--budget {search.budget})"
+    more = f", unlabelled {','.join(settings.data.unlabelled)}" if settings.data.unlabelled else ""
     together = f", {search.num_learners} learners" if search.num_learners > 1 else ""
     return "\n".join(
         [
             f"search    {folder.path}",
-            f"model     {settings.model}, data {settings.data.source}, at most {settings.data.max_length} tokens",
+            f"model     {settings.model}, data {settings.data.source}{more}, at most {settings.data.max_length} tokens",
             f"machine   {where}",
             f"trials    {number} {plan.concurrent} at once, {workers or 'no'} rollout workers{together} each{each}",
             f"stages    teacher, if it must be trained, {taught}, select on {upto}"

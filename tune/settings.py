@@ -34,6 +34,11 @@ class DataSettings:
         "column of the texts, or columns with commas between them, such as question,sentence for pairs; when unset "
         "those that docs/tasks.md has for the task, such as text",
     )
+    unlabelled: tuple[str, ...] = _setting(
+        (),
+        "further texts without labels: files (csv, tsv, jsonl, parquet, or txt with a text on each line), folders or "
+        "hub names, with commas between them; the teacher judges them, and models learn its answers",
+    )
     label_column: str | None = _setting(
         None,
         "column of the labels, tags or answers; when unset the one that docs/tasks.md has for the task, such as label; "
@@ -68,6 +73,8 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         _check(self.source.strip() != "", "--data", "a name, a folder or files", self.source)
+        named = all(each.strip() for each in self.unlabelled)
+        _check(named, "--unlabelled", "names, folders or files with commas between them", self.unlabelled)
         parse_size(self.max_size)
         _check(self.max_length > 2, "data.max_length", "more than 2 tokens", self.max_length)
         for name in ("train_rows", "test_rows"):
@@ -177,6 +184,10 @@ class SelectSettings:
         return 8 if device == "cpu" else 64
 
 
+DISTILLATION = 0.5
+"""The weight of the teacher's outputs in the task loss where none is set and all texts have labels."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JointSettings:
     """Stage 3: encoder and policy learn together."""
@@ -188,8 +199,10 @@ class JointSettings:
     batch_size: int = _setting(16, "documents in each step")
     learning_rate: float = _setting(1e-4, "highest learning rate of the encoder")
     policy_learning_rate: float = _setting(5e-4, "highest learning rate of the policy and of fusion")
-    distillation: float = _setting(
-        0.5, "weight of the teacher's outputs in the task loss, from 0 to 1; the labels have the rest"
+    distillation: float | None = _setting(
+        None,
+        "weight of the teacher's outputs in the task loss, from 0 to 1; the labels have the rest, or less if the stage "
+        "sees each document more than twice; 0.5 when unset, and 1 with unlabelled texts",
     )
     temperature: float = _setting(1.0, "temperature of distillation")
     fastest: float = _setting(
@@ -205,8 +218,9 @@ class JointSettings:
         _check(self.batch_size > 0, "joint.batch_size", "positive", self.batch_size)
         for name in ("learning_rate", "policy_learning_rate", "temperature"):
             _check(getattr(self, name) > 0, f"joint.{name}", "positive", getattr(self, name))
-        for name in ("distillation", "keep_all"):
-            _check(0 <= getattr(self, name) <= 1, f"joint.{name}", "a fraction from 0 to 1", getattr(self, name))
+        share = self.distillation
+        _check(share is None or 0 <= share <= 1, "joint.distillation", "a fraction from 0 to 1", share)
+        _check(0 <= self.keep_all <= 1, "joint.keep_all", "a fraction from 0 to 1", self.keep_all)
         _check(self.fastest == 0 or self.fastest > 1, "joint.fastest", "more than 1, or 0", self.fastest)
 
 
@@ -349,7 +363,8 @@ class Search:
         budget: the time for everything, such as "10m".
         address: the address of a Ray cluster; None is this machine.
         storage: the folder or URI for the trials' checkpoints; the run folder if None.
-        fixed: the names of the settings that the user gave; the search does not vary them.
+        fixed: the names of the settings that the search does not vary: those that the user gave, and those that what
+            the user gave decides.
 
     Raises:
         InputError: A number is too small, or the budget is not a duration.

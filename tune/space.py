@@ -6,6 +6,7 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from trbert.errors import InputError
+from tune.settings import DISTILLATION
 
 
 def search_space(
@@ -116,7 +117,7 @@ def first_guesses(
     middle = _coded(_middle(num_layers))
     likely = middle if pairs and middle in choices else early
     rate = min(1e-2, max(1e-3, 20 / documents))
-    joint = {"joint.learning_rate": 1e-4, "joint.distillation": 0.5}
+    joint = {"joint.learning_rate": 1e-4, "joint.distillation": DISTILLATION}
     common = {"select.keep_ratios": 0.0, "select.learning_rate": rate, "policy_width": 32, **joint}
     guesses = [
         {"select.penalty": penalty, "select.points": likely, **common},

@@ -8,6 +8,7 @@ from optuna.distributions import CategoricalDistribution
 from trbert.errors import InputError
 from trbert.selection.reduction import check_points
 from tune import space
+from tune.learning.joint_stage import gold_share
 from tune.settings import Settings, override, setting_names
 from tune.space import first_guesses, point_choices, search_space, to_settings
 
@@ -111,7 +112,8 @@ def test_the_first_guesses_take_what_is_not_in_doubt_from_the_defaults():
     known = set(setting_names())
     for guess in first_guesses(6, 1.0, 2000):
         assert override(Settings(), to_settings(guess)) != Settings()
-        for name in ("policy_width", "joint.learning_rate", "joint.distillation"):
+        assert guess["joint.distillation"] == gold_share(None, 1.0, unlabelled=False)
+        for name in ("policy_width", "joint.learning_rate"):
             assert name in known
             assert override(Settings(), {name: guess[name]}) == Settings()
 

@@ -79,6 +79,34 @@ def without_duplicates(splits: Mapping[str, Rows]) -> tuple[dict[str, Rows], lis
     return found, notes + _contradictions(splits, "the first one counts")
 
 
+def without_known(rows: Rows, splits: Mapping[str, Rows]) -> tuple[Rows, list[str]]:
+    """Returns unlabelled rows without those whose text stands in a split or in a row before; and notes on it.
+
+    Args:
+        rows: the unlabelled rows.
+        splits: the rows of train, validation and test.
+
+    Raises:
+        InputError: No row is left.
+    """
+    keys = _keys(rows)
+    left, notes = _first(keys) == np.arange(len(rows)), []
+    if repeats := int((~left).sum()):
+        notes.append(f"unlabelled: {repeats:,} of {len(rows):,} rows left out that repeat the text of a row before")
+    for split, own in splits.items():
+        there = set(_keys(own))
+        known = left & np.array([key in there for key in keys], dtype=bool)
+        if many := int(known.sum()):
+            notes.append(f"unlabelled: {many:,} of {len(rows):,} rows left out whose text also stands in {split}")
+        left &= ~known
+    if not left.any():
+        raise InputError(
+            f"--unlabelled must have a text that stands in none of train, validation and test, and all its "
+            f"{len(rows):,} texts stand there: pass other texts, or leave it out"
+        )
+    return rows.take(np.flatnonzero(left)), notes
+
+
 def _first(keys: Sequence[tuple[str, ...]]) -> Groups:
     """Returns for each row the index of the first row with the same key."""
     first: dict[tuple[str, ...], int] = {}

@@ -47,6 +47,19 @@ def chosen_splits(names: Iterable[str]) -> dict[str, str]:
     return chosen
 
 
+def unlabelled_split(names: Iterable[str]) -> dict[str, str]:
+    """Returns the name that is taken for texts without labels, in place of train: one that says so, or that of train.
+
+    Example:
+        >>> unlabelled_split(["train", "test", "unsupervised"])
+        {'train': 'unsupervised'}
+    """
+    there = list(names)
+    named = [name for name in ("unsupervised", "unlabelled", "unlabeled") if name in there]
+    found = [*named, *(name for split, name in chosen_splits(there).items() if split == "train")]
+    return {"train": found[0]} if found else {}
+
+
 def folder_files(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
     """Returns the files of each split of a folder, and notes on how they were chosen.
 
@@ -78,6 +91,36 @@ def folder_files(folder: Path) -> tuple[dict[str, list[Path]], list[str]]:
             f"train={files['train'][0]},validation={beside[0]}"
         )
     return files, notes
+
+
+def unlabelled_files(folder: Path) -> tuple[list[Path], list[str]]:
+    """Returns the files of a folder that hold texts to learn from without labels, and notes on how they were chosen.
+
+    They lie in the folder, or in its folder `data`. Files that are named after validation or test are left out. Files
+    of texts (.txt) are taken where there are no others, because they may be texts on the data.
+
+    Raises:
+        InputError: There are none.
+    """
+    there = [file for place in (folder, folder / "data") for file in _data_files(place) if suffix_of(file)]
+    tables = [file for file in there if suffix_of(file) != ".txt"] or there
+    apart = [file for file in tables if _split_named(file) in ("validation", "test")]
+    files = [file for file in tables if file not in apart]
+    if not files:
+        raise InputError(
+            f"folder {str(folder)!r} must have a file of texts without labels ({', '.join(SUFFIXES)}), and has "
+            f"{briefly_listed(place.name for place in sorted(folder.iterdir())) or 'nothing'}: name the files "
+            "themselves, --unlabelled a.csv,b.csv"
+        )
+    names = briefly_listed(file.name for file in apart)
+    return files, [f"{names} not read as unlabelled texts, because models are measured on such"] if apart else []
+
+
+def _split_named(file: Path) -> str | None:
+    """Returns the split that a file, or the shard of one, is named after; None where it is named after none."""
+    stem = stem_of(file).lower()
+    shard = _SHARD.fullmatch(stem)
+    return split_of(shard["name"] if shard else stem)
 
 
 def _data_files(folder: Path) -> list[Path]:

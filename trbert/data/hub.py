@@ -6,7 +6,7 @@ from typing import Any
 
 from trbert.data.arrow_tables import class_names, python_values
 from trbert.data.decoding import parsed_json, small_text
-from trbert.data.folders import chosen_splits
+from trbert.data.folders import chosen_splits, unlabelled_split
 from trbert.data.readers import Contents, NoTarget, check_columns, unused, without_target
 from trbert.errors import InputError, TrbertError
 from trbert.limits import Room
@@ -16,13 +16,16 @@ from trbert.wording import briefly_listed, cut, first_line
 REMEDY = "pass a folder, a file, train=a.csv,test=b.csv, or --data pages"
 
 
-def read_hub(source: str, columns: Columns, room: Room) -> tuple[dict[str, Table], list[str]]:
+def read_hub(
+    source: str, columns: Columns, room: Room, *, without_labels: bool = False
+) -> tuple[dict[str, Table], list[str]]:
     """Returns the tables of a data set on the Hugging Face hub, and notes on its splits.
 
     Args:
         source: its name, or `name:configuration`.
         columns: the columns to read.
         room: the memory that the data may take.
+        without_labels: whether texts without labels are wanted: one table, in place of train.
 
     Raises:
         InputError: The hub cannot be reached or has no such data set, or the data set lacks a split or a column, or
@@ -43,7 +46,13 @@ def read_hub(source: str, columns: Columns, room: Room) -> tuple[dict[str, Table
             known = "the hub is not reachable" if isinstance(error, OSError) else "it could not be loaded from the hub"
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise InputError(f"data {source!r} is no file or folder here, and {known} ({reason}): {REMEDY}") from error
-    return _tables(found, lambda name, origin: _loaded_split(found[name], origin, columns, room), columns, source)
+    return _tables(
+        found,
+        lambda name, origin: _loaded_split(found[name], origin, columns, room),
+        columns,
+        source,
+        without_labels=without_labels,
+    )
 
 
 def _loaded_split(rows: Any, origin: str, columns: Columns, room: Room) -> Contents:
@@ -68,7 +77,9 @@ def is_saved(folder: Path) -> bool:
     return whole or (folder / "dataset_dict.json").is_file()
 
 
-def read_saved(folder: Path, columns: Columns, room: Room) -> tuple[dict[str, Table], list[str]]:
+def read_saved(
+    folder: Path, columns: Columns, room: Room, *, without_labels: bool = False
+) -> tuple[dict[str, Table], list[str]]:
     """Returns the tables of a folder that `save_to_disk` wrote, and notes on its splits. A data set alone is train.
 
     The files are read here and not by `datasets`, which believes what they say: of their own size, of other files to
@@ -78,6 +89,7 @@ def read_saved(folder: Path, columns: Columns, room: Room) -> tuple[dict[str, Ta
         folder: the folder.
         columns: the columns to read.
         room: the memory that the data may take.
+        without_labels: whether texts without labels are wanted: one table, in place of train.
 
     Raises:
         InputError: The folder is not whole, or the data set lacks a split or a column, or needs too much memory.
@@ -87,7 +99,11 @@ def read_saved(folder: Path, columns: Columns, room: Room) -> tuple[dict[str, Ta
         if (folder / "dataset_dict.json").is_file():
             places = {name: folder / name for name in _names(folder / "dataset_dict.json", "splits")}
         return _tables(
-            places, lambda name, origin: _saved_split(places[name], origin, columns, room), columns, folder.name
+            places,
+            lambda name, origin: _saved_split(places[name], origin, columns, room),
+            columns,
+            folder.name,
+            without_labels=without_labels,
         )
     except (TrbertError, MemoryError):
         raise
@@ -141,7 +157,12 @@ def _names(path: Path, member: str, inner: str | None = None) -> list[str]:
 
 
 def _tables(
-    found: Iterable[str], read: Callable[[str, str], Contents], columns: Columns, source: str
+    found: Iterable[str],
+    read: Callable[[str, str], Contents],
+    columns: Columns,
+    source: str,
+    *,
+    without_labels: bool = False,
 ) -> tuple[dict[str, Table], list[str]]:
     """Returns the table of each split of a data set, and notes on its splits.
 
@@ -150,12 +171,14 @@ def _tables(
         read: reads a split, given its name and how messages call it.
         columns: the columns to read.
         source: what the user names.
+        without_labels: whether texts without labels are wanted: one table, in place of train.
     """
     there = list(found)
-    chosen = chosen_splits(there)
+    chosen = unlabelled_split(there) if without_labels else chosen_splits(there)
     if "train" not in chosen:
         raise InputError(f"data {source!r} must have a train split, and has {briefly_listed(there)}: {REMEDY}")
-    notes = [f"{source} ({name}) is the {split} split" for split, name in chosen.items() if name != split]
+    told = f"{source} ({{}}) is {'read' if without_labels else 'the {} split'}"
+    notes = [told.format(name, split) for split, name in chosen.items() if name != split]
     unread = [name for name in there if name not in chosen.values()]
     if unread:
         notes.append(f"{source}: splits that are not used: {briefly_listed(unread)}")

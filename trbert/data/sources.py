@@ -3,13 +3,13 @@
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trbert.data.arrow_tables import read_parquet
 from trbert.data.decoding import parsed_json, read_bytes, refuse_foreign, small_text
-from trbert.data.folders import folder_files, split_of
+from trbert.data.folders import folder_files, split_of, unlabelled_files
 from trbert.data.hub import REMEDY, is_saved, read_hub, read_saved
 from trbert.data.json_rows import read_json
 from trbert.data.pages import Page, documentation_pages
@@ -27,6 +27,7 @@ from trbert.data.readers import (
     without_target,
 )
 from trbert.data.text_files.csv_tables import read_csv
+from trbert.data.text_files.lines import read_lines
 from trbert.data.text_files.trec import is_trec, read_trec
 from trbert.data.text_files.word_columns import read_word_columns
 from trbert.errors import InputError
@@ -64,9 +65,31 @@ def read_source(source: str, columns: Columns, format: Format) -> Source:
     """
     if source == PAGES:
         return _page_tables(documentation_pages(), columns)
+    return _told(_read, source, columns, format)
+
+
+def read_unlabelled(source: str, columns: Columns, format: Format) -> Source:
+    """Returns the table of a source of texts without labels. What it has in other columns is not read.
+
+    A folder's files are parts of one table, except those that are named after validation or test. A data set of the hub
+    gives its split `unsupervised` or `unlabelled`, or else its train split.
+
+    Args:
+        source: a file, a folder, or a name on the hub.
+        columns: the columns of the texts. In a .txt file that does not name them, each line is a text.
+        format: how the text files are written, as far as the user says so.
+
+    Raises:
+        InputError: As in `read_source`.
+    """
+    return _told(_read_unlabelled, source, columns, format)
+
+
+def _told(read: Callable[..., Source], source: str, columns: Columns, format: Format) -> Source:
+    """Returns what a function reads, with its longest texts cut. What it cannot read is said in words."""
     room = Room(format.max_bytes)
     try:
-        return _cut_long(_read(source, columns, format, room), columns)
+        return _cut_long(read(source, columns, format, room), columns)
     except MemoryError as error:
         raise InputError(
             f"data {cut(source)} must fit in the memory of this machine, and does not, after {shown_size(room.taken)} "
@@ -98,6 +121,24 @@ def _read(source: str, columns: Columns, format: Format, room: Room) -> Source:
     if suffix_of(path) or path.is_absolute() or source.startswith(("./", "../", "~")):
         raise InputError(f"data {source!r} must be a file or folder that exists, and is missing: {REMEDY}")
     return _with_others(*read_hub(source, columns, room))
+
+
+def _read_unlabelled(source: str, columns: Columns, format: Format, room: Room) -> Source:
+    path = Path(os.path.expanduser(source))
+    if path.is_dir() and is_saved(path):
+        return _with_others(*read_saved(path, columns, room, without_labels=True))
+    if path.is_dir():
+        files, notes = unlabelled_files(path)
+        return _read_files({"train": files}, columns, format, room, notes=notes, lines=True)
+    if path.is_file():
+        return _read_files({"train": [path]}, columns, format, room, lines=True)
+    if path.exists():
+        raise _not_on_a_disk(path)
+    if suffix_of(path) or path.is_absolute() or source.startswith(("./", "../", "~")):
+        raise InputError(
+            f"--unlabelled {source!r} must be a file or folder that exists, and is missing: check the path"
+        )
+    return _with_others(*read_hub(source, columns, room, without_labels=True))
 
 
 def _page_tables(pages: Sequence[Page], columns: Columns) -> Source:
@@ -156,6 +197,8 @@ def _read_files(
     room: Room,
     names: tuple[str, ...] | None = None,
     notes: Sequence[str] = (),
+    *,
+    lines: bool = False,
 ) -> Source:
     """Returns the tables of files.
 
@@ -166,12 +209,13 @@ def _read_files(
         room: the memory that they may take.
         names: the names of the classes; None takes those that a file has, if any.
         notes: sentences that were found before.
+        lines: whether each line of a .txt file that does not name the columns is a text.
     """
     tables: dict[str, Table] = {}
     origins: dict[str, list[str]] = {}
     for split, parts in files.items():
         try:
-            read = [_read_file(part, columns, format, room) for part in parts]
+            read = [_read_file(part, columns, format, room, lines=lines) for part in parts]
         except NoTarget:
             if split == "train":
                 raise
@@ -196,7 +240,7 @@ def _not_on_a_disk(path: Path) -> InputError:
     )
 
 
-def _read_file(path: Path, columns: Columns, format: Format, room: Room) -> Contents:
+def _read_file(path: Path, columns: Columns, format: Format, room: Room, *, lines: bool = False) -> Contents:
     suffix = suffix_of(path)
     if path.is_dir():
         raise InputError(f"data file {str(path)!r} must be a file, and is a folder: name a file in it")
@@ -224,6 +268,8 @@ def _read_file(path: Path, columns: Columns, format: Format, room: Room) -> Cont
         raise error
     if columns.words and suffix in (".csv", ".tsv", ".txt", *WORD_SUFFIXES, None):
         return read_word_columns(path, columns, format, room)
+    if lines and suffix in (".txt", None) and len(columns.inputs) == 1 and format.header:
+        return read_lines(path, columns, format, room)
     return (read_csv if suffix in (".csv", ".tsv", ".txt", None) else read_json)(path, columns, format, room)
 
 

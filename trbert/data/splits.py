@@ -1,5 +1,6 @@
 """Makes train, validation and test rows from a source."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -12,6 +13,7 @@ from trbert.data.label_map import read_label_map
 from trbert.data.readers import Format, empty_table
 from trbert.data.recognition import Recognised, recognise
 from trbert.data.sources import Source, read_source
+from trbert.data.unlabelled import unlabelled_rows
 from trbert.errors import InputError
 from trbert.tasks import Task
 from trbert.tasks.rows import Columns, Rows
@@ -35,6 +37,7 @@ class Splits:
         task: the task that read the rows.
         columns: the columns that it read.
         why: what says that the data are for this task, in words; "" where the user named it.
+        unlabelled: further rows without labels, to learn from the teacher's answers; None where there are none.
     """
 
     train: Rows
@@ -45,6 +48,17 @@ class Splits:
     task: Task
     columns: Columns
     why: str = ""
+    unlabelled: Rows | None = None
+
+    @property
+    def rows(self) -> dict[str, Rows]:
+        """The rows of train, validation and test, and the unlabelled rows if there are any."""
+        further = {} if self.unlabelled is None else {"unlabelled": self.unlabelled}
+        return {"train": self.train, "validation": self.validation, "test": self.test, **further}
+
+    def with_rows(self, rows: Mapping[str, Rows]) -> "Splits":
+        """Returns the same data set with other rows, by the names that `rows` has."""
+        return replace(self, **rows)  # type: ignore[arg-type]
 
     def renumbered(self, order: Int64[np.ndarray, " classes"], labels: tuple[str, ...]) -> "Splits":
         """Returns the same rows with the classes numbered as another list of names numbers them.
@@ -53,13 +67,8 @@ class Splits:
             order: for each class, its number in that list.
             labels: the list.
         """
-        return replace(
-            self,
-            train=self.task.renumbered(self.train, order, labels),
-            validation=self.task.renumbered(self.validation, order, labels),
-            test=self.task.renumbered(self.test, order, labels),
-            labels=labels,
-        )
+        rows = {name: self.task.renumbered(own, order, labels) for name, own in self.rows.items()}
+        return replace(self.with_rows(rows), labels=labels)
 
 
 def load_splits(
@@ -77,6 +86,7 @@ def load_splits(
     drop_duplicates: bool = False,
     skip_bad_rows: bool = False,
     head: Trained | None = None,
+    unlabelled: Sequence[str] = (),
 ) -> Splits:
     """Returns the train, validation and test rows of a data set, with the targets as numbers.
 
@@ -116,6 +126,7 @@ def load_splits(
         skip_bad_rows: whether rows that the task cannot read are left out and counted, and not refused.
         head: the head of the model that will learn, where it is to be used as it is. It is asked where no task is
             named.
+        unlabelled: files, folders or names on the hub of further texts without labels.
 
     Raises:
         InputError: A number is below its least value. Or the source, a file, a column, a text or a label is wrong; the
@@ -161,6 +172,10 @@ def load_splits(
     _sample_train(train_rows, splits, seed, notes)
     splits["train"], told = task.learned_from(splits["train"])
     notes += [*told, *task.counts(splits, reading.labels)]
+    further = None
+    if unlabelled:
+        further, told = unlabelled_rows(unlabelled, task, columns, format, splits)
+        notes += told
     return Splits(
         train=splits["train"],
         validation=splits["validation"],
@@ -170,6 +185,7 @@ def load_splits(
         task=task,
         columns=columns,
         why=found.why,
+        unlabelled=further,
     )
 
 

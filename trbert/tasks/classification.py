@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from trbert.errors import InputError
 from trbert.tasks.bad_rows import read_rows
@@ -119,6 +120,10 @@ class Classification(OverTexts):
         """Returns T² · cross-entropy against the teacher's softened distribution (Hinton et al. 2015, section 2)."""
         target = (exact(teacher_outputs) / temperature).softmax(-1)
         return -(temperature**2) * (target * (exact(outputs) / temperature).log_softmax(-1)).sum(-1)
+
+    def targets_of(self, outputs: Outputs, examples: Examples) -> Tensor:
+        """Returns the likeliest class of each document."""
+        return outputs.argmax(-1)
 
     def prior(self, examples: Examples) -> float:
         """Returns the entropy of the labels' frequencies, in nats."""

@@ -15,6 +15,8 @@ from trbert.shapes import DocIndex
 
 Outputs = Float[Tensor, "outputs classes"]
 """The outputs of a head: a row for each document, or for each original token where the task reads tokens."""
+PADDING = -100
+"""The target at a place of an example where it has no more tokens or documents, in tasks with a target for each."""
 
 
 def exact(outputs: Outputs) -> Outputs:
@@ -35,6 +37,8 @@ class Examples:
         teacher: the teacher's outputs for these examples. Only distillation needs them; None elsewhere.
         names: the names of what the targets number, where the quality depends on them; () elsewhere.
         references: for each example what its answer is compared with, where the target does not say it; () elsewhere.
+        labelled: which examples have a label of their own (True = labelled). The targets of the others are the
+            teacher's answers. None where all have one.
     """
 
     tokens: Tokens
@@ -44,6 +48,7 @@ class Examples:
     teacher: Outputs | None = None
     names: tuple[str, ...] = ()
     references: tuple[Any, ...] = ()
+    labelled: Bool[Tensor, " examples"] | None = None
 
     @classmethod
     def of_documents(cls, tokens: Tokens, targets: Tensor, reads: Reads = "documents") -> "Examples":
@@ -148,6 +153,54 @@ class Examples:
             teacher=None if self.teacher is None else self.teacher[self.output_rows(chosen)],
             names=self.names,
             references=tuple(self.references[each] for each in chosen.tolist()) if self.references else (),
+            labelled=None if self.labelled is None else self.labelled[chosen],
+        )
+
+    @property
+    def num_labelled(self) -> int:
+        """The number of examples that have a label of their own."""
+        return len(self) if self.labelled is None else int(self.labelled.sum())
+
+    def judged(self, targets: Shaped[Tensor, "examples ..."], outputs: Outputs) -> "Examples":
+        """Returns the examples as ones without labels, of which only the teacher has said something.
+
+        Args:
+            targets: the teacher's answers, as targets.
+            outputs: the teacher's outputs for these examples.
+        """
+        return replace(self, targets=targets, teacher=outputs, labelled=torch.zeros(len(self), dtype=torch.bool))
+
+    def followed_by(self, others: "Examples") -> "Examples":
+        """Returns these examples with others after them, of the same task and the same tokenizer.
+
+        Targets that have an entry for each token or document are padded to the same width.
+
+        Example:
+            >>> ones = Examples.of_documents(Tokens.from_lists([[7, 8]], None), torch.tensor([1]))
+            >>> others = Examples.of_documents(Tokens.from_lists([[9]], None), torch.tensor([0]))
+            >>> both = ones.followed_by(others.judged(torch.tensor([0]), torch.zeros(1, 2)))
+            >>> both.tokens.offsets, both.owner, both.labelled
+            (tensor([0, 2, 3]), tensor([0, 1]), tensor([ True, False]))
+        """
+        parts = (self, others)
+        own, further = self.tokens, others.tokens
+        types = [each.token_type_ids for each in (own, further) if each.token_type_ids is not None]
+        teachers = [each.teacher for each in parts if each.teacher is not None]
+        marks = [torch.ones(len(each), dtype=torch.bool) if each.labelled is None else each.labelled for each in parts]
+        return Examples(
+            tokens=Tokens(
+                torch.cat([own.input_ids, further.input_ids]),
+                torch.cat(types) if types else None,
+                torch.cat([own.protected, further.protected]),
+                torch.cat([own.offsets, further.offsets[1:] + own.offsets[-1]]),
+            ),
+            targets=_padded(self.targets, others.targets),
+            owner=torch.cat([self.owner, others.owner + len(self)]),
+            reads=self.reads,
+            teacher=torch.cat(teachers) if len(teachers) == len(parts) else None,
+            names=self.names,
+            references=(*self.references, *others.references),
+            labelled=None if self.labelled is None and others.labelled is None else torch.cat(marks),
         )
 
     def count_of(self, documents: int) -> int:
@@ -185,7 +238,17 @@ class Examples:
             targets=self.targets.to(device),
             owner=self.owner.to(device),
             teacher=teacher,
+            labelled=None if self.labelled is None else self.labelled.to(device),
         )
+
+
+def _padded(ones: Shaped[Tensor, "ones ..."], others: Shaped[Tensor, "others ..."]) -> Shaped[Tensor, "both ..."]:
+    """Returns some targets and others after them. Rows that are shorter are padded."""
+    if ones.dim() < 2 or ones.shape[1] == others.shape[1]:
+        return torch.cat([ones, others])
+    width = max(ones.shape[1], others.shape[1])
+    wide = [torch.nn.functional.pad(each, (0, width - each.shape[1]), value=PADDING) for each in (ones, others)]
+    return torch.cat(wide)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -150,6 +150,10 @@ class MultiLabel(OverTexts):
         softened = exact(outputs) / temperature
         return temperature**2 * F.binary_cross_entropy_with_logits(softened, target, reduction="none").sum(-1)
 
+    def targets_of(self, outputs: Outputs, examples: Examples) -> Tensor:
+        """Returns 1 for each output above 0."""
+        return (outputs > 0).to(examples.targets.dtype)
+
     def prior(self, examples: Examples) -> float:
         """Returns the entropy of each label's frequency, in nats, summed over the labels."""
         shares = examples.targets.double().mean(0)

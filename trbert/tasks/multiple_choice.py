@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from trbert.errors import InputError
 from trbert.tasks.bad_rows import read_rows, rows_with_room
@@ -181,6 +182,10 @@ class MultipleChoice(Task):
         shares = examples.log_shares(exact(teacher_outputs) / temperature).exp()
         losses = -shares * examples.log_shares(exact(outputs) / temperature)
         return temperature**2 * examples.per_example(losses[:, 0])
+
+    def targets_of(self, outputs: Outputs, examples: Examples) -> Tensor:
+        """Returns the likeliest option of each example."""
+        return torch.tensor(self.decode(outputs, examples))
 
     def prior(self, examples: Examples) -> float:
         """Returns the mean of log(number of options), in nats.

@@ -152,6 +152,19 @@ class Regression(OverTexts):
         _, spread = _numbers(examples)
         return 0.5 * ((exact(outputs)[:, 0] - exact(teacher_outputs)[:, 0]) / spread).square()
 
+    def sensed(self, outputs: Outputs, examples: Examples) -> Float[Tensor, "kinds examples"]:
+        """Returns the output of each document over σ.
+
+        Where the target is the teacher's own number, no token changes the loss to first order. Elsewhere the loss moves
+        with the output, so that it ranks a document's tokens in the same order.
+        """
+        _, spread = _numbers(examples)
+        return (exact(outputs)[:, 0] / spread)[None]
+
+    def targets_of(self, outputs: Outputs, examples: Examples) -> Tensor:
+        """Returns the number of each document, with the spread that it has."""
+        return torch.stack([exact(outputs)[:, 0], examples.targets[:, 1]], dim=1)
+
     def prior(self, examples: Examples) -> float:
         """Returns ½ + log(s / σ), where s is the numbers' standard deviation.
 

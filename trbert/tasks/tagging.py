@@ -1,6 +1,7 @@
 """Tagging: a tag for each word of a text, such as its part of speech, or the entity that it belongs to."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -183,6 +184,16 @@ class Tagging(Task):
         shares = (exact(teacher_outputs) / temperature).softmax(-1)
         losses = -(temperature**2) * (shares * (exact(outputs) / temperature).log_softmax(-1)).sum(-1)
         return _mean_over_words(losses, examples.token_targets, examples)
+
+    def unlabelled(self, inputs: tuple[tuple[Any, ...], ...], train: Rows) -> Rows:
+        """Returns rows of words without tags. Until the teacher has judged them, each word has tag 0."""
+        longest = max(map(len, inputs[0]))
+        return replace(super().unlabelled(inputs, train), targets=np.zeros((len(inputs[0]), longest), dtype=np.int64))
+
+    def targets_of(self, outputs: Outputs, examples: Examples) -> Tensor:
+        """Returns the likeliest tag of each word, at its first token."""
+        words = examples.token_targets != NO_TAG
+        return examples.targets.masked_scatter(examples.targets != NO_TAG, outputs.argmax(-1)[words])
 
     def prior(self, examples: Examples) -> float:
         """Returns the entropy of the tags' frequencies, in nats. Each example counts once, however long it is."""

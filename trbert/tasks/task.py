@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -147,6 +148,37 @@ class Task(ABC):
         rows = rows_with_texts(table, columns.inputs)
         return tuple(tuple(table.values[name][row] for row in rows) for name in columns.inputs)
 
+    def unlabelled(self, inputs: tuple[tuple[Any, ...], ...], train: Rows) -> Rows:
+        """Returns rows without labels, which the teacher will judge.
+
+        Until then, each of them has the targets of train's first row, so that they have the right shape.
+
+        Args:
+            inputs: the input columns, as the method `inputs` returned them.
+            train: the rows of train.
+
+        Raises:
+            InputError: This task cannot learn from the teacher's answers alone.
+        """
+        if type(self).targets_of is Task.targets_of:
+            raise InputError(
+                f"--unlabelled must be left out for task {self.name}, which cannot learn from texts without labels, "
+                "and is set: leave it out"
+            )
+        first = train.take(np.zeros(len(inputs[0]), dtype=np.int64))
+        return replace(first, inputs=inputs, places=(), skip_bad=True)
+
+    def targets_of(self, outputs: Outputs, examples: Examples) -> Tensor:
+        """Returns the teacher's answers as targets: those that an example without a label would have if they were true.
+
+        Only a task with this method learns from unlabelled texts.
+
+        Args:
+            outputs: the teacher's outputs for the examples.
+            examples: the examples; their targets have the right shape, and stand for nothing.
+        """
+        raise NotImplementedError
+
     def learned_from(self, train: Rows) -> tuple[Rows, list[str]]:
         """Returns the rows of train as they are learned from, and sentences for the user on what was changed.
 
@@ -235,12 +267,33 @@ class Task(ABC):
             temperature: makes both distributions softer where it is above 1.
         """
 
+    def learning_loss(
+        self, outputs: Outputs, examples: Examples, gold: float = 1.0, temperature: float = 1.0
+    ) -> PerExample:
+        """Returns the loss from which a model learns, in nats: against the targets, and against the teacher's outputs.
+
+        For an example with a label it is gold · `loss` + (1 − gold) · `distil`. For one without, it is `distil`.
+
+        Args:
+            outputs: the outputs of the model that learns.
+            examples: the examples, with the teacher's outputs unless the targets have all of the loss.
+            gold: the share of the targets.
+            temperature: that of `distil`.
+        """
+        if examples.teacher is None or (gold == 1 and examples.labelled is None):
+            return self.loss(outputs, examples)
+        soft = self.distil(outputs, examples.teacher, examples, temperature)
+        if gold == 0:
+            return soft
+        mixed = gold * self.loss(outputs, examples) + (1 - gold) * soft
+        return mixed if examples.labelled is None else mixed.where(examples.labelled, soft)
+
     def fidelity(self, outputs: Outputs, examples: Examples) -> PerExample:
         """Returns the fidelity of each example, in nats: −loss, but not below `FIDELITY_FLOOR`.
 
-        A trajectory is paid for it.
+        A trajectory is paid for it. For an example without a label, the loss is that against the teacher's outputs.
         """
-        return -self.loss(outputs, examples).clamp(max=-FIDELITY_FLOOR)
+        return -self.learning_loss(outputs, examples).clamp(max=-FIDELITY_FLOOR)
 
     def sensed(self, outputs: Outputs, examples: Examples) -> Float[Tensor, "kinds examples"]:
         """Returns for each example the numbers that a token which matters changes; saliency is measured by them.

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -43,7 +43,7 @@ class Inputs:
 
     Attributes:
         task: what is predicted.
-        splits: the rows of train, validation and test, in the order of the examples.
+        splits: the rows of train, validation and test, and unlabelled ones, in the order of the examples.
         pretrained: the model that becomes the teacher.
         reducer: the model in stages.
         examples: the examples of each split, cut as the trained models read them.
@@ -147,7 +147,7 @@ def read_inputs(settings: Settings, say: Say, plan: Plan | None = None) -> Input
     fingerprint = _fingerprint(encoder, splits.labels, taught, settings)
     needs = None
     if plan is not None:
-        size = footprint(reducer, taught["train"], examples["train"].lengths, settings.compute.dtype)
+        size = footprint(reducer, learned(taught), learned(examples).lengths, settings.compute.dtype)
         settings, needs = _in_memory(size, encoder.device, settings, plan, say)
     return Inputs(
         task=task,
@@ -163,6 +163,12 @@ def read_inputs(settings: Settings, say: Say, plan: Plan | None = None) -> Input
         needs=needs,
         separator=separator,
     )
+
+
+def learned(examples: Mapping[str, Examples]) -> Examples:
+    """Returns the examples from which select and joint learn: those of train, and after them the unlabelled ones."""
+    further = examples.get("unlabelled")
+    return examples["train"] if further is None else examples["train"].followed_by(further)
 
 
 def check_unchanged(inputs: Inputs, fingerprint: str | None) -> None:
@@ -207,6 +213,7 @@ def splits_of(settings: Settings) -> Splits:
         label_map=data.label_map,
         drop_duplicates=data.drop_duplicates,
         skip_bad_rows=data.skip_bad_rows,
+        unlabelled=data.unlabelled,
     )
 
 
@@ -214,7 +221,7 @@ def _tokenised(
     task: Task, tokenizer: Any, splits: Splits, max_length: int, *, protect: bool, say: Say, whose: str = ""
 ) -> tuple[Splits, dict[str, Examples]]:
     """Returns the rows that have a token, and the same rows as examples; reports how many were truncated."""
-    rows_of = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    rows_of = splits.rows
     encoded = {name: task.encode(rows, tokenizer, max_length) for name, rows in rows_of.items()}
     for name, each in encoded.items():
         tokens, left_out = each.examples.tokens, len(rows_of[name]) - len(each.kept) - each.skipped
@@ -227,7 +234,7 @@ def _tokenised(
         for note in each.notes:
             say(f"{name}{whose}: {note}")
     kept = {name: rows.take(encoded[name].kept) for name, rows in rows_of.items()}
-    splits = replace(splits, train=kept["train"], validation=kept["validation"], test=kept["test"])
+    splits = splits.with_rows(kept)
     examples = {name: each.examples for name, each in encoded.items()}
     if not protect:
         examples = {name: replace(part, tokens=first_alone(part.tokens)) for name, part in examples.items()}

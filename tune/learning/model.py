@@ -28,7 +28,7 @@ from trbert.selection.selectors import points_for, selector_class, selector_of
 from trbert.tasks.examples import Examples
 from tune.budget import Clock, StageTimeout
 from tune.learning.exit_maps import exits_at
-from tune.learning.joint_stage import Joint, train_jointly
+from tune.learning.joint_stage import Joint, gold_share, train_jointly
 from tune.learning.measuring import evaluate_in_time, watched
 from tune.learning.prepare import Prepared
 from tune.learning.select_stage import GradientSource, Sampler, train_policy, warm_start
@@ -152,8 +152,15 @@ class Model:
     def join(self, train: Examples, progress: Progress, keeper: Keeper | None = None, team: Team = ALONE) -> None:
         """Runs the joint stage; the arguments are those of `train_jointly`."""
         settings = self.settings
+        passes = settings.joint.documents / len(train.tokens)
         joint = Joint(
-            self.dynamics, self.selector, settings.select, settings.joint, settings.compute.dtype, self._temperature
+            self.dynamics,
+            self.selector,
+            settings.select,
+            settings.joint,
+            settings.compute.dtype,
+            self._temperature,
+            gold_share(settings.joint.distillation, passes, train.labelled is not None),
         )
         train_jointly(joint, train, settings.compute, settings.seed, progress, keeper, team)
 

@@ -14,11 +14,11 @@ from trbert.measure.latency import LatencyTable, measure_latency
 from trbert.packed.declared import Declaration, declaration_of
 from trbert.pretrained import extend_positions, shift_outputs
 from trbert.tasks import Task
-from trbert.tasks.examples import Examples
+from trbert.tasks.examples import Examples, Outputs
 from tune.budget import BASELINE_SHARE, Plan, fit_documents
 from tune.learning.baselines import SECONDS, baselines, standing_of
 from tune.learning.exit_maps import Maps, fit_exits
-from tune.learning.inputs import Inputs, Keep, Say, check_unchanged, read_inputs
+from tune.learning.inputs import Inputs, Keep, Say, check_unchanged, learned, read_inputs
 from tune.learning.measuring import pass_seconds
 from tune.learning.memory import Needs
 from tune.learning.standing import LEAST_KNOWN, Standing, figures, remarks
@@ -47,7 +47,8 @@ class Prepared:
             because in a new process the family must be registered before `config` can be unpickled.
         task: what is predicted.
         training_seconds: the measured seconds of an unreduced training pass of one document, on a trial's threads.
-        train: the training examples with the teacher's outputs. The teacher read them at its own `max_length`.
+        train: the training examples with the teacher's outputs, and after them the unlabelled ones. The teacher read
+            them at its own `max_length`.
         validation: the examples on which points are chosen.
         test: the examples on which points are reported.
         weights: the teacher's state dict; its positions are extended if `positions` is set.
@@ -105,7 +106,9 @@ class Prepared:
     @property
     def documents(self) -> dict[str, int]:
         """The number of documents of each split."""
-        return {"train": len(self.train), "validation": len(self.validation), "test": len(self.test)}
+        labelled, further = self.train.num_labelled, len(self.train) - self.train.num_labelled
+        counts = {"train": labelled, "validation": len(self.validation), "test": len(self.test)}
+        return counts | ({"unlabelled": further} if further else {})
 
     def watched(self, compute: ComputeSettings) -> ComputeSettings:
         """Returns the same settings, with batches for evaluation that take `BATCH_S` at most.
@@ -197,8 +200,8 @@ def prepare(
     settle = partial(task.settled, validation=taught["validation"], on_validation=outputs["validation"])
     inputs = replace(inputs, examples={name: settle(part, outputs[name]) for name, part in inputs.examples.items()})
     taught = {name: settle(part, outputs[name]) for name, part in taught.items()}
-    said = {name: task.decode(outputs[name], part) for name, part in taught.items()}
-    quality = {name: task.quality(said[name], part) for name, part in taught.items()}
+    said = {name: task.decode(outputs[name], taught[name]) for name in ("validation", "test")}
+    quality = {name: task.quality(own, taught[name]) for name, own in said.items()}
     say(f"teacher: {100 * quality['validation']:.1f} % on validation, {100 * quality['test']:.1f} % on test")
     known = task.known(outputs["train"], taught["train"])
     linear_s = SECONDS if plan is None else BASELINE_SHARE * plan.seconds
@@ -211,6 +214,7 @@ def prepare(
         extend_positions(pretrained.model, settings.positions)
         # The tokenizer is saved beside the model. It cuts texts at this length if its user gives no other.
         pretrained.tokenizer.model_max_length = settings.positions
+    train_on = learned(_judged(task, inputs.examples, outputs))
     if latency is None and settings.select.price == "latency":
         say("latency: timing the layers on documents of every length")
         with autocast(reducer.encoder.device, compute.evaluation):
@@ -218,8 +222,8 @@ def prepare(
     return Prepared(
         family=declaration_of(pretrained.model.config),
         task=task,
-        training_seconds=training_seconds(reducer, inputs.examples["train"], compute.dtype, compute.threads or 1),
-        train=inputs.examples["train"].with_teacher(outputs["train"]),
+        training_seconds=training_seconds(reducer, train_on, compute.dtype, compute.threads or 1),
+        train=train_on,
         validation=inputs.examples["validation"],
         test=inputs.examples["test"],
         weights=arrays_of(pretrained.model),
@@ -242,10 +246,18 @@ def prepare(
     )
 
 
+def _judged(task: Task, examples: Mapping[str, Examples], outputs: Mapping[str, Outputs]) -> dict[str, Examples]:
+    """Returns the examples of train with the teacher's outputs, and the unlabelled ones with its answers as well."""
+    found = {"train": examples["train"].with_teacher(outputs["train"])}
+    if (further := examples.get("unlabelled")) is not None:
+        said = outputs["unlabelled"]
+        found["unlabelled"] = further.judged(task.targets_of(said, further), said)
+    return found
+
+
 def _used(inputs: Inputs, documents: Mapping[str, int], seed: int) -> tuple[Inputs, list[str]]:
     """Returns the inputs with so many documents of each split, drawn with the seed, and what was left out in words."""
-    splits = inputs.splits
-    rows = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    rows = inputs.splits.rows
     examples, taught, cuts = dict(inputs.examples), dict(inputs.taught), []
     for name, part in inputs.examples.items():
         most = documents.get(name, len(part))
@@ -255,7 +267,7 @@ def _used(inputs: Inputs, documents: Mapping[str, int], seed: int) -> tuple[Inpu
             examples[name], taught[name] = part.take(chosen), taught[name].take(chosen)
             rows[name] = rows[name].take(chosen.numpy())
             cuts.append(f"{name} on {most:,} of {len(part):,} rows")
-    splits = replace(splits, train=rows["train"], validation=rows["validation"], test=rows["test"])
+    splits = inputs.splits.with_rows(rows)
     return replace(inputs, splits=splits, examples=examples, taught=taught), cuts
 
 

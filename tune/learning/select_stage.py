@@ -137,7 +137,7 @@ class Sampler:
         rollout, outputs = self._sample(part, self.train.documents(chosen), item)
         loss, reward = select_loss(self.dynamics, rollout, outputs, part, samples, self.settings)
         if rollout.counts is not None:
-            loss = loss + self.dynamics.task.loss(outputs, part.repeat(samples)).mean()
+            loss = loss + self.dynamics.task.learning_loss(outputs, part.repeat(samples)).mean()
         gradient = torch.autograd.grad(loss * len(chosen), list(self.policy.parameters()))
         lengths, kept = rollout.state.batch.original_lengths, rollout.state.kept
         told = {

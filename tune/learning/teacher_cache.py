@@ -127,7 +127,8 @@ def _shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
 def teacher_outputs(reducer: Reducer, examples: Examples, split: str, compute: ComputeSettings) -> Outputs:
     """Returns the teacher's outputs on a split. They are computed once for the same weights and examples.
 
-    The outputs on train are computed in the arithmetic of training, because models learn from them. The others are
+    The outputs on train and on unlabelled texts are computed in the arithmetic of training, because models learn from
+    them. The others are
     computed in the arithmetic of evaluation, because they are reported.
 
     Args:
@@ -140,7 +141,7 @@ def teacher_outputs(reducer: Reducer, examples: Examples, split: str, compute: C
         Diverged: An output is not finite.
     """
     plain, device = reducer.encoder.plain, reducer.encoder.device
-    dtype = compute.dtype if split == "train" else compute.evaluation
+    dtype = compute.dtype if split in ("train", "unlabelled") else compute.evaluation
     key = hashlib.sha256(f"{reducer.task.name} {pooling_of(plain)} bfloat16 {uses_bfloat16(device, dtype)}".encode())
     hash_examples(key, examples)
     hash_weights(key, plain)

@@ -32,6 +32,7 @@ RAY_SOCKET = "/ray/session_2026-01-31_23-59-59_999999_4194304/sockets/plasma_sto
 _OPTIONS = {
     "model": "--model",
     "data.source": "--data",
+    "data.unlabelled": "--unlabelled",
     "data.label_map": "--label-map",
     "select.latency_table": "--latency-table",
 }

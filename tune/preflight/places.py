@@ -6,6 +6,7 @@ import re
 import stat
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tune.runs.places import is_uri
 from tune.settings import Search, Settings, override
@@ -44,6 +45,7 @@ def files_of(settings: Settings) -> dict[str, list[str]]:
     """
     parts = _parts(settings.data.source)
     found = {"model": [settings.model], "data.source": [name for _, name in parts]}
+    found["data.unlabelled"] = list(settings.data.unlabelled)
     if settings.data.label_map is not None:
         found["data.label_map"] = [settings.data.label_map]
     if settings.select.latency_table is not None:
@@ -73,9 +75,10 @@ def resolved(settings: Settings, search: Search) -> tuple[Settings, Search]:
     """
     singles = ("model", "data.label_map", "select.latency_table")
     files = files_of(settings)
-    changes = {setting: _absolute(files[setting][0]) for setting in singles if files.get(setting)}
+    changes: dict[str, Any] = {setting: _absolute(files[setting][0]) for setting in singles if files.get(setting)}
     if settings.data.source != _NAMES["data.source"]:
         changes["data.source"] = ",".join(f"{head}{_absolute(name)}" for head, name in _parts(settings.data.source))
+    changes["data.unlabelled"] = tuple(map(_absolute, settings.data.unlabelled))
     place, _, name = (settings.family or "").rpartition(":")
     if place.endswith(".py"):
         changes["family"] = f"{_absolute(place)}:{name}"

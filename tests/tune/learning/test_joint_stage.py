@@ -18,10 +18,10 @@ from trbert.tasks import TASKS
 from trbert.tasks.examples import Examples
 from tune.budget import StageTimeout
 from tune.learning import joint_stage
-from tune.learning.joint_stage import Joint, task_loss, train_jointly
+from tune.learning.joint_stage import Joint, gold_share, train_jointly
 from tune.learning.select_stage import flatten, load_flat, select_loss
 from tune.learning.steps import Team, shuffled_batches
-from tune.settings import ComputeSettings, JointSettings
+from tune.settings import ComputeSettings
 
 LEARNED = [name for name, kind in SELECTORS.items() if kind.learns]
 RULES = [name for name in SELECTORS if name not in LEARNED]
@@ -30,7 +30,8 @@ RULES = [name for name in SELECTORS if name not in LEARNED]
 def joint_of(model):
     settings = model.settings
     temperature = settings.select.temperature if model.selector.relaxed else None
-    return Joint(model.dynamics, model.selector, settings.select, settings.joint, "float32", temperature)
+    gold = gold_share(settings.joint.distillation, 1.0, unlabelled=False)
+    return Joint(model.dynamics, model.selector, settings.select, settings.joint, "float32", temperature, gold)
 
 
 # What it is made of.
@@ -48,15 +49,59 @@ def test_the_task_loss_by_hand():
     gold = (math.log(4) + math.log(2)) / 2
     soft = (0.25 * math.log(4) + 0.75 * math.log(4 / 3) + math.log(2)) / 2
     for share, temperature, logits, expected in [
-        (0.0, 1.0, tilted, gold),
-        (1.0, 1.0, tilted, soft),
-        (0.25, 1.0, tilted, 0.75 * gold + 0.25 * soft),
-        (1.0, 2.0, even, 4 * math.log(2)),
+        (1.0, 1.0, tilted, gold),
+        (0.0, 1.0, tilted, soft),
+        (0.75, 1.0, tilted, 0.75 * gold + 0.25 * soft),
+        (0.0, 2.0, even, 4 * math.log(2)),
     ]:
-        settings = JointSettings(distillation=share, temperature=temperature)
-        assert task_loss(task, logits, examples, settings).item() == pytest.approx(expected, rel=1e-5)
-    alone = task_loss(task, tilted, gold_alone, JointSettings(distillation=1.0))
-    assert alone.item() == pytest.approx(gold, rel=1e-5)
+        found = task.learning_loss(logits, examples, share, temperature)
+        assert found.mean().item() == pytest.approx(expected, rel=1e-5)
+    assert task.learning_loss(tilted, gold_alone, 0.0).mean().item() == pytest.approx(gold, rel=1e-5)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.0])
+def test_a_document_without_a_label_has_no_loss_against_its_target_by_hand(share):
+    task, tokens = TASKS["classification"], Tokens.from_lists([[5]] * 2, None)
+    logits = torch.tensor([[0.0, math.log(3)]] * 2)  # (¼, ¾) of both documents
+    teacher = torch.tensor([[0.0, 0.0]] * 2)  # (½, ½)
+    gold, soft = math.log(4 / 3), 0.5 * math.log(4) + 0.5 * math.log(4 / 3)
+    labelled = Examples.of_documents(tokens.take(torch.tensor([0])), torch.tensor([1])).with_teacher(teacher[:1])
+    other = Examples.of_documents(tokens.take(torch.tensor([1])), torch.tensor([0])).judged(
+        torch.tensor([1]), teacher[1:]
+    )
+    examples = labelled.followed_by(other)
+    expected = torch.tensor([share * gold + (1 - share) * soft, soft])
+    torch.testing.assert_close(task.learning_loss(logits, examples, share), expected)
+    # Its reward is its agreement with the teacher, and that of the other one the log-probability of its label.
+    torch.testing.assert_close(task.fidelity(logits, examples), -torch.tensor([gold, soft]))
+
+
+@pytest.mark.parametrize(
+    ("distillation", "passes", "unlabelled", "share"),
+    [
+        (None, 1.0, False, 0.5),
+        (None, 2.0, False, 0.5),
+        (None, 12.0, False, 1 / 12),  # a sixth of a half
+        (0.2, 4.0, False, 0.4),
+        (None, 2.0, True, 0.0),
+        (0.5, 4.0, True, 0.25),
+        (1.0, 1.0, False, 0.0),
+        (0.0, 0.0, False, 1.0),
+    ],
+)
+def test_the_more_often_a_document_is_seen_the_less_its_label_counts_by_hand(distillation, passes, unlabelled, share):
+    assert gold_share(distillation, passes, unlabelled) == pytest.approx(share)
+
+
+def test_a_stage_counts_unlabelled_documents_where_it_asks_how_often_it_sees_each(make_model, train, monkeypatch):
+    shares = []
+    monkeypatch.setattr("tune.learning.model.train_jointly", lambda joint, *_: shares.append(joint.gold))
+    further = train.judged(train.targets, train.teacher)
+    for changes in ({}, {"joint.distillation": 0.0}):
+        model = make_model({"joint.documents": 4 * len(train)} | changes)
+        model.join(train, lambda step: None)
+        model.join(train.followed_by(further), lambda step: None)
+    assert shares == pytest.approx([0.25, 0.0, 0.5, 1.0])  # four passes over the labelled ones are two over all
 
 
 def draw_of(docs, version=7):

@@ -10,13 +10,14 @@ import numpy as np
 
 from trbert.errors import InputError
 from trbert.tasks.bad_rows import read_rows
+from trbert.tasks.examples import PADDING
 from trbert.tasks.labels import with_labels
 from trbert.tasks.over_texts import usable_rows
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.texts import is_missing
 from trbert.wording import shown
 
-NO_GRADE = -100
+NO_GRADE = PADDING
 """The target at a place of a query where it has no more documents."""
 MOST_DOCUMENTS = 32
 """The most documents of a query of train. All of them are in memory at once, with several trajectories each."""

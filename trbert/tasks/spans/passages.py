@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int8, Int32
 
+from trbert.tasks.examples import PADDING
 from trbert.tasks.spans.windows import Window
 
-NOT_ALLOWED = -100
+NOT_ALLOWED = PADDING
 """The target of a token at which no answer can start or end, and of padding."""
 STARTS, ENDS = 1, 2
 """What is added to the target of a token at which a true answer starts or ends. Other tokens of a context have 0."""

@@ -96,7 +96,7 @@ class Embedding(OverTexts):
 
     def settled(self, examples: Examples, outputs: Outputs, validation: Examples, on_validation: Tensor) -> Examples:
         """Returns the examples with the teacher's vectors as their targets."""
-        return replace(examples, targets=F.normalize(exact(outputs), dim=1))
+        return replace(examples, targets=self.targets_of(outputs, examples))
 
     def check_targets(self, examples: Examples, num_outputs: int) -> None:
         """Checks that the targets are vectors of length 1, or zeros while the teacher's vectors are not known.
@@ -117,6 +117,10 @@ class Embedding(OverTexts):
     def distil(self, outputs: Outputs, teacher_outputs: Outputs, examples: Examples, temperature: float) -> PerExample:
         """Returns κ (1 − cosine of the vector and the teacher's) of each document. The temperature changes nothing."""
         return _away(outputs, teacher_outputs)
+
+    def targets_of(self, outputs: Outputs, examples: Examples) -> Tensor:
+        """Returns the teacher's vectors."""
+        return F.normalize(exact(outputs), dim=1)
 
     def sensed(self, outputs: Outputs, examples: Examples) -> Float[Tensor, "probes examples"]:
         """Returns κ times the part of each unit vector along a few directions, which are drawn once and for all.

@@ -9,13 +9,14 @@ import numpy as np
 
 from trbert.errors import InputError
 from trbert.tasks.bad_rows import read_rows
+from trbert.tasks.examples import PADDING
 from trbert.tasks.labels import check_renames
 from trbert.tasks.rows import Columns, Reading, Rows, Table, outside_train
 from trbert.tasks.texts import is_blank, is_missing
 from trbert.tasks.words.entities import follows_scheme, misfit
 from trbert.wording import briefly_listed, cut, did_you_mean, shown
 
-NO_TAG = -100
+NO_TAG = PADDING
 """The target where there is no tag: padding, a special token, and a token that is not the first one of a word."""
 MOST_TAGS = 1000
 """The most different tags. More are no tags but words, lemmas or ids."""
