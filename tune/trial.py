@@ -108,7 +108,7 @@ def run_trial(
     except StageTimeout:
         sampled = None
         cut.append("measuring")
-    figures = {"seconds": whole.used(), "cut": ", ".join(cut), **items}
+    figures: dict[str, float | str] = {"seconds": whole.used(), "cut": ", ".join(cut), **items}
     _report(model, prepared, along, sampled, figures, undone=undone)
 
 
