@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tune.preflight.machine import processors
+
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -275,3 +277,18 @@ def test_a_search_whose_learners_are_two_processes_leaves_the_same_things(tiny_m
     left = {path.name for path in (tmp_path / "tiny").iterdir()}
     whole = {"settings.json", "front.csv", "front.png", "baselines.json", "models", "trials", "study.log"}
     assert left == whole  # and no learner's states
+
+
+def test_a_search_whose_budget_holds_no_whole_training_trains_one_model_on_all_cores(
+    tiny_model, tiny_data, tmp_path
+) -> None:
+    words = search_arguments(tiny_model, tiny_data, tmp_path, 1)
+    place = words.index("--num-trials")
+    words = [*words[:place], *words[place + 2 :], "--set", "joint.documents=100000000", "--budget", "90s"]
+    done = subprocess.run(command("search.py", *words), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "trials    as many whole trainings as fit once the model is timed, at least 1, up to " in done.stdout
+    assert "searching: 1 trial, 1 at once" in done.stdout
+    saved = json.loads((tmp_path / "tiny" / "settings.json").read_text())
+    assert (saved["plan"]["trials"], saved["plan"]["settled"]) == (1, True)
+    assert saved["plan"]["threads"] == processors()
