@@ -118,10 +118,11 @@ class GivenSelector(PolicySelector):
     ) -> TokenMask:
         if self.device != batch.hidden.device:  # once, since a captured stage may not wait for a copy
             self.table, self.device = self.table.to(batch.hidden.device), batch.hidden.device
-        logits = self.policy.logits(batch, point, dials[None])[0]
-        # A captured stage has more documents than the batch: empty ones.
-        documents = batch.documents.clamp(max=self.table.shape[1] - 1)
-        return (self.table[point][documents, batch.positions] & (logits < torch.inf)) | batch.protected
+        self.policy.logits(batch, point, dials[None])
+        documents = batch.documents
+        if batch.longest is not None:  # a captured stage has more documents than the batch: empty ones
+            documents = documents.clamp(max=self.table.shape[1] - 1)
+        return self.table[point][documents, batch.positions] | batch.protected
 
 
 class Given:
