@@ -78,6 +78,7 @@ class Case:
 ON_CPU = [
     *[Case(model, 512, batch) for model in MODELS for batch in (1, 8, 32)],
     *[Case(model, 128, 1) for model in MODELS],
+    *[Case("MiniLM-L6", 128, batch) for batch in (8, 32)],
 ]
 ON_GPU = [
     Case("BERT-base", 512, 32),
