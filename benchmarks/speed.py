@@ -33,6 +33,8 @@ from trbert.packed.tokens import Tokens
 from trbert.selection.policy import FEATURES, Policy
 
 NEAREST = "± 50 %"
+SHORT_IN_BFLOAT16 = {1: ("≥ 0.5", "≥ 0.7"), 8: ("≥ 0.6", "≥ 0.8"), 32: ("≥ 0.7", "≥ 0.9")}
+"""What was asked of MiniLM-L6 with 128 tokens: must and aim by batch size."""
 
 
 def main() -> None:
@@ -85,7 +87,9 @@ def of_inference(found: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
         else:
             one = row["batch"] == 1
             must, aim = ("≥ 0.7", "≥ 0.9") if one else ("≥ 0.9", "≥ 1.0")
-            asked = row["dtype"] == "float32" and (row["length"] == 128 if one else True)
+            asked = row["dtype"] == "float32" and (row["length"] == 128) == one
+            if row["model"] == "MiniLM-L6" and row["length"] == 128 and row["dtype"] == "bfloat16":
+                (must, aim), asked = SHORT_IN_BFLOAT16[row["batch"]], True
             share = f"{row['realised']:.2f} ({spread} at {row['flops_over_unpadded']:.2f}x fewer FLOPs)"
             yield (f"realised share: {place}", must if asked else "–", aim if asked else "–", share)
 
@@ -133,7 +137,7 @@ def of_stages() -> dict[str, float]:
     torch.manual_seed(0)
     points = original_points(len(encoder.layers))
     selector = GivenSelector(Policy(encoder.base.config.hidden_size, len(points), features=FEATURES), 0.0, 1, length)
-    documents = Given(32, length, encoder.base.config.vocab_size).ids.split(1)
+    documents = Given(32, length, encoder.base.config.vocab_size, False).ids.split(1)
     laps: dict[str, list[float]] = {}
 
     def timed(name: str, step: Callable[[], Any]) -> Any:

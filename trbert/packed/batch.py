@@ -132,7 +132,7 @@ def gather_kept(batch: PackedBatch, masks: SampleMasks) -> PackedBatch:
         positions=batch.positions[index],
         documents=documents,
         protected=batch.protected[index],
-        original_lengths=batch.original_lengths.repeat(masks.shape[0]),
+        original_lengths=batch.original_lengths.expand(len(masks), -1).flatten(),
         offsets=torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]),
     )
 

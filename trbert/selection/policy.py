@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from trbert.errors import InputError
@@ -57,12 +57,23 @@ class PolicyHead(nn.Module):
             dials: an offset for each document, added to the logits of its tokens.
         """
         states = batch.hidden.detach().to(self._arithmetic)
-        inner = self.linear_1(states)
+        inner, *beside = self._of_tokens(states).split(self.linear_1.out_features, 1)
         if "document" in self.features:
-            inner = inner + self.features["document"](_summaries(batch, states))[batch.documents]
-        if "neighbours" in self.features:
-            inner = inner + _beside(self.features["neighbours"](states), batch.documents)
-        return self.linear_2(nn.functional.gelu(inner))[:, 0] + dials[:, batch.documents]
+            inner = inner + self.features["document"](_summaries(batch, states)).index_select(0, batch.documents)
+        if beside:
+            inner = inner + _beside(*beside, batch.offsets)
+        return self.linear_2(nn.functional.gelu(inner))[:, 0] + dials.index_select(1, batch.documents)
+
+    def _of_tokens(self, states: Float[Tensor, "total dim"]) -> Float[Tensor, "total columns"]:
+        """Returns what the head reads of each token: for the token itself, for the one after it, for the one before it.
+
+        It is one product where the maps are plain ones. They are small, so that two products take longer.
+        """
+        maps = [self.linear_1, *self._of("neighbours")]
+        if len(maps) == 1 or any(type(linear) is not nn.Linear for linear in maps):
+            return torch.cat([linear(states) for linear in maps], 1)
+        weight, width = torch.cat([linear.weight for linear in maps]), self.linear_1.out_features
+        return nn.functional.linear(states, weight, nn.functional.pad(self.linear_1.bias, (0, len(weight) - width)))
 
     @property
     def _arithmetic(self) -> torch.dtype:
@@ -91,18 +102,22 @@ def _summaries(batch: PackedBatch, states: Float[Tensor, "total dim"]) -> Float[
     return torch.cat([means, (batch.original_lengths[:, None] / 100).log().to(states.dtype)], 1)
 
 
-def _beside(values: Float[Tensor, "total both"], documents: Tensor) -> Float[Tensor, "total half"]:
-    """Returns for each token the first half of the value before it, plus the second half of the value after it.
+def _beside(
+    before: Float[Tensor, "total width"], after: Float[Tensor, "total width"], offsets: Int[Tensor, " docs_and_one"]
+) -> Float[Tensor, "total width"]:
+    """Returns for each token what the token before it gives, plus what the token after it gives.
 
-    A token at the edge of its document has no value on that side, which counts as zero.
+    A token at the edge of its document has none on that side, which counts as zero.
+
+    Args:
+        before: what each token gives the one after it.
+        after: what each token gives the one before it.
+        offsets: where each document starts, and the end of the row. An empty document may start there.
     """
-    before, after = values.chunk(2, -1)
-    same = (documents[1:] == documents[:-1])[:, None]
-    none = values.new_zeros(1, before.shape[1])
-    # Not a product: the states of a filler may be anything, and NaN · 0 is NaN.
-    return torch.cat([none, torch.where(same, before[:-1], none)]) + torch.cat(
-        [torch.where(same, after[1:], none), none]
-    )
+    # Not products: the states of a filler may be anything, and NaN · 0 is NaN.
+    first = nn.functional.pad(before, (0, 0, 1, 0)).index_fill_(0, offsets[:-1], 0)
+    last = nn.functional.pad(after, (0, 0, 0, 1)).index_fill_(0, offsets[1:], 0)
+    return first[:-1] + last[1:]
 
 
 class Policy(nn.Module):
