@@ -281,6 +281,10 @@ def test_each_split_has_the_documents_that_the_budget_can_use(pass_seconds, thre
     assert fit_documents(PLAN, pass_seconds, threads, THERE) == used
 
 
+def test_unlabelled_texts_have_as_much_time_as_train():
+    assert fit_documents(PLAN, 0.04, 1, {**THERE, "unlabelled": 20_000})["unlabelled"] == 1200
+
+
 def test_the_teacher_has_its_share_or_less_where_reading_took_more_than_a_tenth_of_the_budget(now):
     clock = Clock(600.0)
     now[0] += 60.0
