@@ -14,10 +14,11 @@ import transformers
 
 from trbert.errors import InputError
 from tune import planner, search
+from tune.preflight.places import resolved
 from tune.runs.record import existing_run
 from tune.runs.versions import versions
 from tune.search import main
-from tune.settings import Settings
+from tune.settings import Search, Settings, override
 from tune.space import search_space
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,6 +4,7 @@ import doctest
 import itertools
 import pickle
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -200,7 +201,9 @@ def test_examples_move_to_a_device_whole(three):
 
 
 def test_examples_follow_others_with_their_own_documents_targets_and_marks():
-    ones = Examples(Tokens.from_lists([[7], [8, 9], [7]], None), torch.tensor([[1, 2], [3, 4]]), torch.tensor([0, 1, 1]))
+    ones = Examples(
+        Tokens.from_lists([[7], [8, 9], [7]], None), torch.tensor([[1, 2], [3, 4]]), torch.tensor([0, 1, 1])
+    )
     others = Examples(Tokens.from_lists([[5, 6]], None), torch.tensor([[5, 6, 7]]), torch.tensor([0]))
     both = ones.with_teacher(torch.zeros(3, 2)).followed_by(others.judged(others.targets, torch.ones(1, 2)))
     assert both.tokens.input_ids.tolist() == [7, 8, 9, 7, 5, 6]
