@@ -390,6 +390,10 @@ def test_validation_is_for_one_trial_with_the_whole_machine_until_the_number_of_
     assert fit_documents(dataclasses.replace(plan, spread=True), 0.02, 2, THERE)["validation"] == 146
 
 
+def test_unlabelled_texts_have_as_much_time_as_train():
+    assert fit_documents(PLAN, 0.04, 1, {**THERE, "unlabelled": 20_000})["unlabelled"] == 1200
+
+
 def test_the_teacher_has_its_share_or_less_where_reading_took_more_than_a_tenth_of_the_budget(now):
     clock = Clock(600.0)
     now[0] += 60.0

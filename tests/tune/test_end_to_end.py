@@ -292,3 +292,27 @@ def test_a_search_whose_budget_holds_no_whole_training_trains_one_model_on_all_c
     saved = json.loads((tmp_path / "tiny" / "settings.json").read_text())
     assert (saved["plan"]["trials"], saved["plan"]["settled"]) == (1, True)
     assert saved["plan"]["threads"] == processors()
+
+
+def test_a_search_with_texts_without_labels_learns_from_them_and_is_resumed(tiny_model, tiny_data, tmp_path) -> None:
+    lines = [f"w{number} w{number % 7} {('alpha', 'beta')[number % 2]}" for number in range(30)]
+    (tmp_path / "more.txt").write_text("\n".join(lines))
+    words = search_arguments(tiny_model, tiny_data, tmp_path / "runs", 1)
+    more = ["--unlabelled", "more.txt", "--set", "joint.documents=64", "--set", "select.documents=32"]
+    first = subprocess.run(
+        command("search.py", *words, *more), capture_output=True, text=True, timeout=600, cwd=tmp_path
+    )
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "unlabelled: 30 documents, 5 tokens on average" in first.stdout
+    assert f"data {tiny_data}, unlabelled {tmp_path / 'more.txt'}" in first.stdout
+    saved = json.loads((tmp_path / "runs" / "tiny" / "settings.json").read_text())
+    assert saved["settings"]["data"]["unlabelled"] == [str(tmp_path / "more.txt")]
+    assert saved["documents"]["unlabelled"] == 30
+    assert "joint.distillation" in saved["search"]["fixed"]
+    again = command("search.py", "--resume", str(tmp_path / "runs" / "tiny"))
+    resumed = subprocess.run(again, capture_output=True, text=True, timeout=600, cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    (tmp_path / "more.txt").write_text("\n".join(lines[1:]))
+    changed = subprocess.run(again, capture_output=True, text=True, timeout=600, cwd=tmp_path)
+    assert changed.returncode == 2
+    assert "the data and the model of a resumed search must be those that it started with" in changed.stderr

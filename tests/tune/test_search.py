@@ -14,10 +14,11 @@ import transformers
 
 from trbert.errors import InputError
 from tune import planner, search
+from tune.preflight.places import resolved
 from tune.runs.record import existing_run
 from tune.runs.versions import versions
 from tune.search import main
-from tune.settings import Settings
+from tune.settings import Search, Settings, override
 from tune.space import search_space
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -732,3 +733,20 @@ def test_the_plan_says_minutes_as_one_says_them(capsys):
     for budget, told in (("20s", "about 1 minute "), ("1m", "about 1 minute "), ("90s", "about 2 minutes ")):
         assert main(["--dry-run", "--budget", budget]) == 0
         assert f"time      {told}(--budget {budget})" in capsys.readouterr().out
+
+
+def test_unlabelled_texts_are_named_with_commas_or_one_by_one_and_decide_the_distillation():
+    options = search._parser().parse_args(["--unlabelled", "a.csv,b/", "--unlabelled", "c.txt"])
+    assert search._settings(options).data.unlabelled == ("a.csv", "b/", "c.txt")
+    assert search._fixed(options) == ("joint.distillation",)
+    options = search._parser().parse_args(["--set", "data.unlabelled=a.csv,b.csv", "--set", "joint.distillation=0.5"])
+    assert search._settings(options).data.unlabelled == ("a.csv", "b.csv")
+    assert search._fixed(options) == ("data.unlabelled", "joint.distillation")
+    assert search._fixed(search._parser().parse_args([])) == ()
+
+
+def test_a_file_of_unlabelled_texts_is_found_again_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "more.txt").write_text("a text")
+    settings, _ = resolved(override(Settings(), {"data.unlabelled": ("more.txt", "imdb")}), Search())
+    assert settings.data.unlabelled == (str(tmp_path / "more.txt"), "imdb")

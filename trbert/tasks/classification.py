@@ -122,8 +122,8 @@ class Classification(OverTexts):
         return -(temperature**2) * (target * (exact(outputs) / temperature).log_softmax(-1)).sum(-1)
 
     def targets_of(self, outputs: Outputs, examples: Examples) -> Tensor:
-        """Returns the likeliest class of each document."""
-        return outputs.argmax(-1)
+        """Returns the class that is said of each document."""
+        return torch.tensor(self.decode(outputs, examples))
 
     def prior(self, examples: Examples) -> float:
         """Returns the entropy of the labels' frequencies, in nats."""

@@ -98,6 +98,11 @@ class Examples:
         places = torch.arange(self.targets.shape[1], device=self.targets.device)
         return self.targets[places < self.lengths[:, None]]
 
+    def with_token_targets(self, values: Shaped[Tensor, " tokens"]) -> Tensor:
+        """Returns targets with these values at the places of `token_targets`, and the padding that there is."""
+        places = torch.arange(self.targets.shape[1], device=self.targets.device)
+        return self.targets.masked_scatter(places < self.lengths[:, None], values)
+
     @property
     def output_owner(self) -> Int[Tensor, " outputs"]:
         """The example of each row of the outputs."""

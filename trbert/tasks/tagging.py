@@ -192,8 +192,7 @@ class Tagging(Task):
 
     def targets_of(self, outputs: Outputs, examples: Examples) -> Tensor:
         """Returns the likeliest tag of each word, at its first token."""
-        words = examples.token_targets != NO_TAG
-        return examples.targets.masked_scatter(examples.targets != NO_TAG, outputs.argmax(-1)[words])
+        return examples.with_token_targets(outputs.argmax(-1).where(examples.token_targets != NO_TAG, NO_TAG))
 
     def prior(self, examples: Examples) -> float:
         """Returns the entropy of the tags' frequencies, in nats. Each example counts once, however long it is."""

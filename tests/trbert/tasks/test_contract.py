@@ -484,3 +484,52 @@ def test_a_head_is_paid_for_once(case, task, reducer):
     paid = (cost.head_per_document, cost.head_per_token, cost.head_per_original_token)
     assert sum(price > 0 for price in paid) == (0 if case.pools else 1)
     assert (cost.head_per_original_token > 0) == (task.reads == "tokens")
+
+
+# Texts without labels.
+
+
+@pytest.fixture
+def judged(case, rows, tokenizer, draw):
+    """A function: seed -> the table's rows without their labels, as a teacher with random outputs judges them."""
+
+    def judged(seed):
+        task = case.task
+        if type(task).targets_of is Task.targets_of:
+            pytest.skip("it does not learn from them")
+        found = task.encode(task.unlabelled(rows.inputs, rows), tokenizer, 16).examples
+        outputs = draw(seed)
+        return found.judged(task.targets_of(outputs, found), outputs)
+
+    return judged
+
+
+def test_a_teacher_is_right_by_what_it_said_itself(task, judged):
+    examples = judged(3)
+    task.check_targets(examples, examples.teacher.shape[1])
+    if examples.references:
+        pytest.skip("answers are compared with what stands in the data, and there is none")
+    scores = task.correct(task.decode(examples.teacher, examples), examples)
+    assert scores == pytest.approx([1.0] * 5, abs=1e-6)
+
+
+def test_a_label_that_is_there_says_nothing_of_a_text_without_one(task, rows, judged):
+    examples = judged(3)
+    assert examples.num_labelled == 0
+    assert_close(examples.targets, task.targets_of(examples.teacher, examples), rtol=0, atol=0, equal_nan=True)
+    agreement = task.distil(examples.teacher, examples.teacher, examples, 1.0)
+    assert_close(task.fidelity(examples.teacher, examples), -agreement.clamp(max=-FIDELITY_FLOOR))
+
+
+def test_labelled_examples_keep_their_loss_beside_those_without(task, examples, judged, draw):
+    further, teacher = judged(3), draw(4)
+    both = examples.with_teacher(teacher).followed_by(further)
+    assert both.labelled.tolist() == [True] * 5 + [False] * 5
+    outputs = draw(5)
+    found = task.learning_loss(torch.cat([outputs, outputs]), both, 0.25)
+    gold, soft = task.loss(outputs, examples), task.distil(outputs, teacher, examples, 1.0)
+    assert_close(found[:5], 0.25 * gold + 0.75 * soft)
+    assert_close(found[5:], task.distil(outputs, further.teacher, further, 1.0))
+    again = pickle.loads(pickle.dumps(both)).take(torch.tensor([9, 0])).repeat(2).to("cpu")
+    assert again.labelled.tolist() == [False, True, False, True]
+    assert_close(again.teacher[: examples.take(torch.tensor([4])).num_outputs], further.take(torch.tensor([4])).teacher)

@@ -4,6 +4,7 @@ import doctest
 import itertools
 import pickle
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 from trbert.errors import InputError
 from trbert.packed.tokens import Tokens
 from trbert.tasks import examples as module
-from trbert.tasks.examples import Examples
+from trbert.tasks.examples import PADDING, Examples
 
 # Example 0 owns documents 0 and 1, example 1 document 2, example 2 documents 3, 4 and 5.
 DOCUMENTS = [[10, 11], [12], [20, 21, 22], [30], [31, 32], [33]]
@@ -197,3 +198,30 @@ def test_examples_move_to_a_device_whole(three):
     assert moved.reads == examples.reads
     assert three.to("cpu").teacher is None
     assert reading_tokens(three).to("cpu").reads == "tokens"
+
+
+def test_examples_follow_others_with_their_own_documents_targets_and_marks():
+    ones = Examples(
+        Tokens.from_lists([[7], [8, 9], [7]], None), torch.tensor([[1, 2], [3, 4]]), torch.tensor([0, 1, 1])
+    )
+    others = Examples(Tokens.from_lists([[5, 6]], None), torch.tensor([[5, 6, 7]]), torch.tensor([0]))
+    both = ones.with_teacher(torch.zeros(3, 2)).followed_by(others.judged(others.targets, torch.ones(1, 2)))
+    assert both.tokens.input_ids.tolist() == [7, 8, 9, 7, 5, 6]
+    assert both.tokens.offsets.tolist() == [0, 1, 3, 4, 6]
+    assert both.tokens.protected.tolist() == [True, True, False, True, True, False]
+    assert both.owner.tolist() == [0, 1, 1, 2]
+    assert both.targets.tolist() == [[1, 2, PADDING], [3, 4, PADDING], [5, 6, 7]]
+    assert both.teacher.tolist() == [[0, 0]] * 3 + [[1, 1]]
+    assert (both.labelled.tolist(), both.num_labelled) == ([True, True, False], 2)
+    assert ones.followed_by(ones).labelled is None
+
+
+def test_marks_of_labels_go_wherever_their_examples_go():
+    tokens = Tokens.from_lists([[7], [8], [9]], None)
+    examples = Examples.of_documents(tokens, torch.tensor([0, 1, 0]))
+    marked = replace(examples, labelled=torch.tensor([True, False, False]))
+    assert marked.take(torch.tensor([2, 0])).labelled.tolist() == [False, True]
+    assert marked.repeat(2).labelled.tolist() == [True, False, False] * 2
+    assert marked.spread(3).to("cpu").labelled.tolist() == [True, False, False]
+    assert pickle.loads(pickle.dumps(marked)).labelled.tolist() == [True, False, False]
+    assert examples.num_labelled == 3

@@ -34,6 +34,15 @@ def test_numbers_and_texts_of_numbers_are_read_with_the_spread_of_train():
     assert reading.rows["test"].targets[0].tolist() == pytest.approx([7.0, np.std([1, 2.5, 4, -3])])
 
 
+def test_what_a_token_changes_is_the_number_which_moves_at_the_teachers_own_answer_too():
+    outputs = torch.tensor([[3.0], [-1.0]], requires_grad=True)
+    examples = examples_of([3.0, 2.0], spread=0.5)
+    assert TASK.sensed(outputs, examples).tolist() == [[6.0, -2.0]]
+    (gradient,) = torch.autograd.grad(TASK.sensed(outputs, examples).sum(), outputs)
+    assert gradient[:, 0].tolist() == [2.0, 2.0]
+    assert TASK.loss(outputs, examples).tolist() == [0.0, 18.0]  # the first one's gradient is 0
+
+
 def test_strata_are_groups_of_about_equal_size_in_rising_order():
     draw = np.random.default_rng(0)
     numbers = draw.permutation(np.arange(200) ** 2).tolist()

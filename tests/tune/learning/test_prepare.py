@@ -19,6 +19,7 @@ from tune.budget import make_plan
 from tune.learning import inputs, teacher_cache
 from tune.learning import prepare as module
 from tune.learning.baselines import baselines as answers
+from tune.learning.inputs import read_inputs
 from tune.learning.prepare import prepare
 from tune.learning.standing import remarks
 from tune.settings import override
@@ -435,3 +436,43 @@ def test_the_linear_model_has_its_share_of_the_budget(settings, cache, untaught,
     prepare(settings, make_plan(100.0, concurrent=1, num_trials=1), print, train=untaught)
     prepare(settings, None, print, train=untaught)
     assert asked == [2.0, 10.0]
+
+
+@pytest.fixture
+def more(tmp_path, tiny_data):
+    """A file of texts with a marker word each, and a label that says the opposite; the last four stand in the rows."""
+    own = tiny_data.read_text().splitlines()[1:5]
+    texts = [f"w{number} w7 {('alpha', 'beta')[number % 2]},{'BA'[number % 2]}" for number in range(30)]
+    (tmp_path / "more.csv").write_text("\n".join(["text,label", *texts, *own]))
+    return tmp_path / "more.csv"
+
+
+@pytest.fixture
+def beside(tiny_settings, prepared, tmp_path, more):
+    """Settings with that file, and with a fine-tuned model, which is the teacher as it is."""
+    prepared.plain(torch.device("cpu")).save_pretrained(tmp_path / "fine-tuned")
+    prepared.tokenizer.save_pretrained(tmp_path / "fine-tuned")
+    return override(tiny_settings, {"model": str(tmp_path / "fine-tuned"), "data.unlabelled": (str(more),)})
+
+
+def test_unlabelled_texts_are_learned_from_with_the_teachers_answers(beside, cache, prepared):
+    told = []
+    found = prepare(beside, None, told.append)
+    assert found.documents == {"train": 240, "validation": 30, "test": 30, "unlabelled": 30}
+    assert found.train.labelled.tolist() == [True] * 240 + [False] * 30
+    assert torch.equal(found.train.targets[:240], prepared.train.targets)
+    assert found.train.targets[240:].tolist() == [0, 1] * 15  # by their marker words, and not by their labels
+    assert torch.equal(found.train.teacher[240:].argmax(-1), found.train.targets[240:])
+    assert (found.penalty, found.teacher_test) == (pytest.approx(prepared.penalty), prepared.teacher_test)
+    assert "unlabelled: 30 documents, 5 tokens on average, 0 truncated at 20" in told
+    assert sum(int(line.split()[1]) for line in told if "rows left out whose text also stands in" in line) == 4
+    alone = read_inputs(override(beside, {"data.unlabelled": ()}), told.append)
+    assert alone.fingerprint != found.fingerprint
+
+
+def test_the_budget_may_leave_fewer_unlabelled_texts(beside, cache):
+    told = []
+    found = prepare(beside, None, told.append, documents={"train": 100, "unlabelled": 12})
+    assert found.documents == {"train": 100, "validation": 30, "test": 30, "unlabelled": 12}
+    assert (len(found.train), found.train.num_labelled) == (112, 100)
+    assert "the budget has time for unlabelled on 12 of 30 rows" in told

@@ -1,6 +1,7 @@
 """Question answering: the span of a context that answers a question, or that there is none."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +18,7 @@ from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.spans.answers import best, exact_match, f1
 from trbert.tasks.spans.passages import ENDS, NOT_ALLOWED, STARTS, Passage, targets_of
 from trbert.tasks.spans.questions import NO_PLACE, has_places, read_questions
-from trbert.tasks.spans.scores import best_spans, with_no_answer
+from trbert.tasks.spans.scores import best_spans, first_tokens, with_no_answer
 from trbert.tasks.spans.windows import LEAST_SHARE, Window, windows_of
 from trbert.tasks.task import PerExample, Task
 from trbert.tasks.texts import has_texts, is_missing, mostly
@@ -220,6 +221,19 @@ class QuestionAnswering(Task):
 
         losses = -(log_shares(teacher_outputs).exp() * log_shares(outputs)).mean(-1)
         return temperature**2 * losses.new_zeros(len(examples)).index_add(0, owner, losses)
+
+    def unlabelled(self, inputs: tuple[tuple[Any, ...], ...], train: Rows) -> Rows:
+        """Returns questions without an answer. Until the teacher has judged them, there is none in their contexts."""
+        return replace(super().unlabelled(inputs, train), targets=np.full((len(inputs[0]), 1, 2), NO_PLACE))
+
+    def targets_of(self, outputs: Outputs, examples: Examples) -> Tensor:
+        """Returns the span that is said of each question as its one answer, marked in the window where it stands."""
+        spans, slots = best_spans(outputs, examples), first_tokens(examples)
+        none = (spans.none > spans.score) & bool(examples.names)
+        marks = torch.where(examples.token_targets == NOT_ALLOWED, NOT_ALLOWED, 0).to(examples.targets.dtype)
+        for kind, places in ((STARTS, spans.first), (ENDS, spans.last)):
+            marks[slots.where(none, places)] += kind
+        return examples.with_token_targets(marks)
 
     def prior(self, examples: Examples) -> float:
         """Returns the mean loss, in nats, of a prediction that reads no text: to it all tokens are alike.

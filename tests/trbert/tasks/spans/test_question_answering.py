@@ -91,6 +91,24 @@ def test_distillation_at_the_teachers_outputs_is_the_entropy_of_its_distribution
     assert TASK.distil(2 * outputs, 2 * outputs, examples, 2.0)[2].item() == pytest.approx(4 * entropy)
 
 
+def test_the_teachers_answers_are_targets_where_they_stand_by_hand(examples):
+    # The best spans are tokens 12 to 13 and 18 to 19. For the third question, whose first token is 21, none is better.
+    outputs = saying(examples, s12=3.0, e13=3.0, s18=1.0, e19=1.0, s21=2.0)
+    judged = TASK.targets_of(outputs, examples)
+    marks = [[place for place, mark in enumerate(own) if mark > 0] for own in judged.tolist()]
+    assert marks == [[12, 13], [3, 4], [0]]
+    assert [own[place] for own, places in zip(judged.tolist(), marks, strict=True) for place in places] == [
+        1,
+        2,
+        1,
+        2,
+        3,
+    ]
+    assert torch.equal(judged == NOT_ALLOWED, examples.targets == NOT_ALLOWED)
+    sure = TASK.loss(100 * outputs, replace(examples, targets=judged))
+    assert_close(sure, torch.tensor([0.0, 0.0, math.log(3) / 2]), atol=1e-4, rtol=0)  # it says nothing of the third end
+
+
 def test_the_prior_is_the_loss_of_a_uniform_choice(examples):
     # 2 of 8 places; 1 of 3; 1 of 3.
     assert TASK.prior(examples) == pytest.approx((math.log(8 / 2) + 2 * math.log(3)) / 3)
