@@ -14,8 +14,12 @@ from trbert.tasks.examples import Examples
 from tune.learning.steps import ALONE, Team, autocast, check_finite
 from tune.settings import ComputeSettings
 
-DECAY = 30.0
-"""The price of a squared weight, for features of variance 1, in nats of the loss of all examples together."""
+DECAY = 4.0
+"""The price of a squared weight, for features of variance 1, in nats of an example's loss.
+
+It keeps the weights small. With large ones a step of fine-tuning changes the outputs far too much. A smaller price
+gives a better head for the frozen encoder, and a worse teacher.
+"""
 MOST_ROWS = 50_000
 """The most rows of features. A head that reads tokens has a row for each token, and they must fit into memory."""
 STEPS = 100
@@ -85,10 +89,10 @@ def read_features(
 
 
 def fit(layer: nn.Linear, features: Features, examples: Examples, task: Task, team: Team = ALONE) -> None:
-    """Gives a layer the weights with the least loss over all examples plus DECAY / 2 · Σ (w · σ)², in place.
+    """Gives a layer the weights with the least mean loss of the task plus DECAY / 2 · Σ (w · σ)², in place.
 
-    The loss is the task's. L-BFGS finds them. σ is the standard deviation of the feature that the weight w is for. So the size of the features
-    does not matter to `DECAY`.
+    σ is the standard deviation of the feature that the weight w is for. So the size of the features does not matter to
+    `DECAY`. L-BFGS finds the weights.
 
     Args:
         layer: the last linear map of a head. Its bias is where the search starts; its weights are not used.
@@ -100,35 +104,36 @@ def fit(layer: nn.Linear, features: Features, examples: Examples, task: Task, te
     Raises:
         Diverged: A feature is not finite. The layer is left as it was.
     """
+    biases = [weight for name, weight in layer.named_parameters() if name == "bias"]
     wide = features.double()
     sums = team.sum(torch.cat([wide.sum(0), wide.square().sum(0), wide.new_tensor([len(wide), len(examples)])]))
     check_finite(float(sums.sum()), "what the last layer of a new head reads")
     rows, count = sums[-2:].tolist()
     mean, squares = (sums[:-2] / rows).view(2, -1)
-    if layer.bias is None:  # then nothing could take the place of the mean
+    if not biases:  # then nothing could take the place of the mean
         mean = torch.zeros_like(mean)
     scale = (squares - mean.square()).clamp(min=0).sqrt()
     scale = scale.clamp(min=1e-3 * float(scale.max()) + 1e-12)  # what hardly varies is not blown up
     scaled = ((wide - mean) / scale).float()
     weight = nn.Parameter(torch.zeros_like(layer.weight))
-    learned = [weight] if layer.bias is None else [weight, nn.Parameter(layer.bias.detach().clone())]
+    learned = [weight, *(nn.Parameter(bias.detach().clone()) for bias in biases)]
     optimizer = torch.optim.LBFGS(learned, max_iter=STEPS, line_search_fn="strong_wolfe")
 
     def objective() -> float:
         optimizer.zero_grad()
         loss = task.loss(F.linear(scaled, *learned), examples).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         total = team.add_up(learned, float(loss.detach()))
         for parameter in learned:
             if parameter.grad is not None:
                 parameter.grad.div_(count)
         if weight.grad is not None:
-            weight.grad.add_(weight.detach(), alpha=DECAY / count)
-        return (total + DECAY / 2 * float(weight.detach().square().sum())) / count
+            weight.grad.add_(weight.detach(), alpha=DECAY)
+        return total / count + DECAY / 2 * float(weight.detach().square().sum())
 
     optimizer.step(objective)
     with torch.no_grad():
         found = weight / scale
         layer.weight.copy_(found)
-        if layer.bias is not None:
-            layer.bias.copy_(learned[1] - found @ mean)
+        for bias, fitted in zip(biases, learned[1:], strict=True):
+            bias.copy_(fitted - found @ mean)
