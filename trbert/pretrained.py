@@ -190,6 +190,17 @@ def extend_positions(model: Any, tokens: int) -> None:
         embeddings.token_type_ids = torch.zeros_like(embeddings.position_ids)
 
 
+def output_layer(model: Any) -> nn.Linear | None:
+    """Returns the last linear map of a model's head; None for a model without a head or without such a map.
+
+    Args:
+        model: the Hugging Face model.
+    """
+    inner = {id(part) for part in model.base_model.modules()}
+    maps = [part for part in model.modules() if isinstance(part, nn.Linear) and id(part) not in inner]
+    return maps[-1] if maps else None
+
+
 def shift_outputs(model: Any, amount: float) -> None:
     """Subtracts a number from all outputs of a model, in place, by way of the bias of its head's last linear map.
 
@@ -202,16 +213,14 @@ def shift_outputs(model: Any, amount: float) -> None:
     """
     if amount == 0:
         return
-    inner = {id(part) for part in model.base_model.modules()}
-    maps = [part for part in model.modules() if isinstance(part, nn.Linear) and id(part) not in inner]
-    bias = maps[-1].bias if maps else None
-    if bias is None:
+    layer = output_layer(model)
+    if layer is None or layer.bias is None:
         raise InputError(
             f"the head of a {model.config.model_type} model must end in a linear map with a bias, so that its "
             "threshold can be set, and does not: pass another model"
         )
     with torch.no_grad():
-        bias.sub_(amount)
+        layer.bias.sub_(amount)
 
 
 def _set_outputs(config: Any, task: Task, names: Sequence[str] | None, labels: Sequence[str], fine_tuned: bool) -> None:

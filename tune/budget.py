@@ -17,6 +17,10 @@ OUTPUTS_SHARE, RULES_SHARE, BASELINE_SHARE = 0.08, 0.06, 0.02
 
 Unlabelled texts have as much as train: the teacher's outputs are all that is learned from them.
 """
+PROBE_SHARE = 0.2
+"""The most of the teacher's time for fitting the last layer of its new head."""
+PROBE_PASS = 1 / 3
+"""How many times as long as a training pass of a document it takes to read its features."""
 MEASURING_SHARE = 0.25
 """The most of a trial's time for measuring its model on validation."""
 TESTING_SHARE = 0.6
@@ -285,14 +289,24 @@ def fit_documents(plan: Plan, pass_seconds: float, threads: int, documents: Mapp
 def fit_teacher(settings: Settings, plan: Plan, seconds_a_document: float, documents: int) -> Settings:
     """Returns the settings with as many epochs of the teacher as fit its share of the budget.
 
+    The pass that fits the last layer of the new head comes off that share. It takes at most `PROBE_SHARE` of it.
+
     Args:
-        settings: of the run; they are never given more epochs than they ask for.
+        settings: of the run; they are never given more epochs or documents than they ask for.
         plan: how the budget is spent.
         seconds_a_document: the time of an unreduced training pass of one document.
         documents: the number of training documents.
     """
-    affordable = plan.learners * plan.teacher_seconds / (1.25 * seconds_a_document * documents)
-    return override(settings, {"teacher.epochs": round(min(settings.teacher.epochs, max(0.1, affordable)), 2)})
+    affordable = plan.learners * plan.teacher_seconds / (1.25 * seconds_a_document)
+    probe = min(settings.teacher.probe_documents, int(PROBE_SHARE * affordable / PROBE_PASS))
+    epochs = (affordable - PROBE_PASS * min(probe, documents)) / documents
+    return override(
+        settings,
+        {
+            "teacher.probe_documents": probe,
+            "teacher.epochs": round(min(settings.teacher.epochs, max(0.1, epochs)), 2),
+        },
+    )
 
 
 def fit_trial(settings: Settings, plan: Plan, seconds_a_document: float, evaluated: int) -> Settings:

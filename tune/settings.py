@@ -90,6 +90,11 @@ class TeacherSettings:
     epochs: float = _setting(4.0, "passes over the training rows")
     batch_size: int = _setting(16, "documents in each step")
     learning_rate: float = _setting(1e-4, "highest learning rate: it rises to this, and then falls linearly to 0")
+    probe_documents: int = _setting(
+        2000,
+        "documents on which the last layer of a new head is fitted while the encoder is frozen, before fine-tuning; 0 "
+        "leaves it out",
+    )
     max_length: int | None = _setting(None, "most tokens that the teacher reads; data.max_length when unset")
 
     def __post_init__(self) -> None:
@@ -98,6 +103,7 @@ class TeacherSettings:
         _check(self.epochs > 0, "teacher.epochs", "positive", self.epochs)
         _check(self.batch_size > 0, "teacher.batch_size", "positive", self.batch_size)
         _check(self.learning_rate > 0, "teacher.learning_rate", "positive", self.learning_rate)
+        _check(self.probe_documents >= 0, "teacher.probe_documents", "0 or more", self.probe_documents)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ import tokenizers
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
 
 from tests.trbert.tasks.toys import MarkWords
 from trbert import pretrained
@@ -18,7 +19,7 @@ from trbert.errors import DamagedCheckpoint, InputError, ModelNotFound, Unsuppor
 from trbert.modeling import assemble, load
 from trbert.packed.families import FAMILIES
 from trbert.packed.tokens import Tokens
-from trbert.pretrained import extend_positions, load_pretrained
+from trbert.pretrained import extend_positions, load_pretrained, output_layer
 from trbert.selection.policy import Policy
 from trbert.selection.reduction import Reducer
 from trbert.selection.selectors import PolicySelector
@@ -538,3 +539,28 @@ def test_positions_are_not_taken_away(config_of, build_model, name, own):
     )
     with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
         extend_positions(build_model(config_of(name)), own - 1)
+
+
+# The last layer of a head.
+
+
+@pytest.mark.parametrize("task", ["classification", "tagging", "question_answering", "multiple_choice"])
+def test_the_output_layer_of_each_familys_head_gives_the_heads_outputs(family_config, task, make_tokens):
+    auto_class = TASKS[task].auto_class
+    if type(family_config) not in auto_class._model_mapping:
+        pytest.skip(f"{family_config.model_type} has no such head")
+    if task == "classification" and getattr(family_config, "classifier_pooling", None) == "late":
+        pytest.skip("this head takes the mean of the outputs of all tokens")
+    family_config.num_labels = 2
+    model, read = auto_class.from_config(family_config).eval(), []
+    layer = output_layer(model)
+    layer.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    with torch.no_grad():
+        tokens = make_tokens(4, 7, config=family_config)
+        outputs = Reducer(encoder=Encoder(model), task=TASKS[task]).unreduced_outputs(tokens)
+        (features,) = read
+        assert_close(layer(features.reshape(-1, layer.in_features)), outputs)
+
+
+def test_a_model_without_a_head_has_no_output_layer(bert):
+    assert output_layer(bert.bert) is None

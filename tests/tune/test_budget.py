@@ -191,11 +191,32 @@ def test_a_teacher_that_fits_is_left_alone():
     assert fit_teacher(Settings(), PLAN, seconds_a_document=1e-4, documents=1000) == Settings()
 
 
+WHOLE = override(Settings(), {"teacher.probe_documents": 0})
+
+
 def test_a_teachers_epochs_are_cut_to_its_share():
     # 150 s at 1.25 · 0.03 s a document, 2,000 documents an epoch: two epochs.
-    fitted = fit_teacher(Settings(), PLAN, seconds_a_document=0.03, documents=2000)
-    assert fitted == override(Settings(), {"teacher.epochs": 2.0})
-    assert fit_teacher(Settings(), PLAN, seconds_a_document=100.0, documents=2000).teacher.epochs == 0.1
+    fitted = fit_teacher(WHOLE, PLAN, seconds_a_document=0.03, documents=2000)
+    assert fitted == override(WHOLE, {"teacher.epochs": 2.0})
+    assert fit_teacher(WHOLE, PLAN, seconds_a_document=100.0, documents=2000).teacher.epochs == 0.1
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds", "documents", "probe", "epochs"),
+    [
+        # The share is 4,000 documents of training. A third of 1,500 is 500: 3,500 of 2,000 are left.
+        (1500, 0.03, 2000, 1500, 1.75),
+        # There are only 1,000 documents to read, which cost 333: 3,667 of 1,000.
+        (1500, 0.03, 1000, 1500, 3.67),
+        # The share is 400 documents. A fifth of it reads 240 documents, and four fifths are left.
+        (1500, 0.3, 2000, 240, 0.16),
+        (1500, 100.0, 2000, 0, 0.1),
+    ],
+)
+def test_the_fit_of_a_new_head_comes_off_the_teachers_share(asked, seconds, documents, probe, epochs):
+    settings = override(Settings(), {"teacher.probe_documents": asked})
+    fitted = fit_teacher(settings, PLAN, seconds, documents).teacher
+    assert (fitted.probe_documents, fitted.epochs) == (probe, epochs)
 
 
 def trial_seconds(settings, seconds_a_document, evaluated):
@@ -267,8 +288,8 @@ def test_learners_share_the_teachers_training_so_that_more_epochs_fit():
     # 150 s of three learners, at 1.25 · 0.06 s a document, 2,000 documents an epoch: 450 / 150 = 3 epochs.
     three = make_plan(600.0, concurrent=2, num_trials=4, learners=3)
     assert three == dataclasses.replace(PLAN, learners=3)
-    assert fit_teacher(Settings(), three, seconds_a_document=0.06, documents=2000).teacher.epochs == 3.0
-    assert fit_teacher(Settings(), PLAN, seconds_a_document=0.06, documents=2000).teacher.epochs == 1.0
+    assert fit_teacher(WHOLE, three, seconds_a_document=0.06, documents=2000).teacher.epochs == 3.0
+    assert fit_teacher(WHOLE, PLAN, seconds_a_document=0.06, documents=2000).teacher.epochs == 1.0
 
 
 SHORT_SELECT = override(

@@ -38,6 +38,7 @@ ALIKE = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "AVX2", "ONEDNN_MAX_CPU_ISA"
 QUICK = [
     "teacher.learning_rate=2e-3",
     "teacher.epochs=4",
+    "teacher.probe_documents=0",
     "select.documents=320",
     "select.warm_start_documents=64",
     "joint.documents=320",

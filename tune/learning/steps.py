@@ -167,13 +167,18 @@ class Team:
         """Returns this process's share of some documents; it may be empty."""
         return documents[self.rank :: self.size]
 
+    def sum(self, values: Tensor) -> Tensor:
+        """Returns the sum of the team's values, in place; it is the same in every process."""
+        if self.size > 1:
+            torch.distributed.all_reduce(values)
+        return values
+
     def add_up(self, parameters: Sequence[nn.Parameter], loss: float) -> float:
         """Replaces each parameter's `grad` by its sum over the team, and returns the loss summed over the team."""
         if self.size == 1:
             return loss
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        flat = torch.cat([*(gradient.flatten() for gradient in gradients), gradients[0].new_tensor([loss])])
-        torch.distributed.all_reduce(flat)
+        flat = self.sum(torch.cat([*(gradient.flatten() for gradient in gradients), gradients[0].new_tensor([loss])]))
         *parts, total = flat.split([*(p.numel() for p in parameters), 1])
         for parameter, part in zip(parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -31,17 +32,23 @@ _EPOCHS, _TIMED_OUT = "trbert.epochs", "trbert.timed_out"
 
 
 class _Told:
-    """Reports the teacher's progress every few seconds. It can be pickled, so that other processes can report too."""
+    """Reports the teacher's progress every few seconds. It can be pickled, so that other processes can report too.
+
+    The time that is left is computed from the steps after the first one that it hears of.
+    """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.say = say
         self.started = self.last = time.monotonic()
+        self.first = math.inf
 
     def __call__(self, step: dict[str, float]) -> None:
         now = time.monotonic()
+        if self.first > step["step"]:
+            self.first, self.started, self.last = step["step"], now, now
         if now - self.last >= SAY_EVERY_S or step["step"] == step["steps"]:
             self.last = now
-            left = (now - self.started) / step["step"] * (step["steps"] - step["step"])
+            left = (now - self.started) / max(1.0, step["step"] - self.first) * (step["steps"] - step["step"])
             self.say(
                 f"teacher: step {step['step']:.0f} of {step['steps']:.0f}, loss {step['loss']:.3f}, {left:.0f} s left"
             )
@@ -100,7 +107,9 @@ def teach(
         if plan is not None:
             seconds = training_seconds(reducer, examples, settings.compute.dtype, torch.get_num_threads())
             settings = fit_teacher(settings, plan, seconds, len(examples.tokens))
-        say(f"teacher: training for {settings.teacher.epochs:g} epochs of {len(examples.tokens):,} documents")
+        probe = min(settings.teacher.probe_documents, len(examples.tokens))
+        first = f", once the last layer of its head is fitted on {probe:,} of them" if probe else ""
+        say(f"teacher: training for {settings.teacher.epochs:g} epochs of {len(examples.tokens):,} documents{first}")
         told = _Told(say)
         share = train(reducer, examples, settings.teacher, settings.compute, settings.seed, told, key=entry.key)
         epochs = settings.teacher.epochs * (1.0 if share is None else share)

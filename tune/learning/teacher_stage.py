@@ -8,6 +8,7 @@ from torch import Tensor
 
 from trbert.selection.reduction import Reducer
 from trbert.tasks.examples import Examples
+from tune.learning.probe import fit_output_layer
 from tune.learning.steps import ALONE, Keeper, Learner, Progress, Team, autocast, step_in_budget
 from tune.settings import ComputeSettings, TeacherSettings
 
@@ -24,6 +25,8 @@ def train_teacher(
 ) -> None:
     """Stage 1: fine-tunes the unreduced model on the targets, on packed documents, with dropout.
 
+    The last layer of the head is fitted first, unless the stage goes on from a saved state.
+
     Args:
         reducer: its plain model learns in place.
         train: the training examples.
@@ -36,6 +39,8 @@ def train_teacher(
     """
     torch.manual_seed(seed + team.rank)
     model, device = reducer.encoder.plain, reducer.encoder.device
+    if settings.probe_documents and (keeper is None or keeper.load() is None):
+        fit_output_layer(reducer, train, settings.probe_documents, compute, seed, team)
     model.train()
     batch_size = train.count_of(settings.batch_size)
     steps = max(1, math.ceil(settings.epochs * len(train) / batch_size))

@@ -1,4 +1,4 @@
-"""Two tasks for tests: one whose head reads tokens, and the worked example of CONTRIBUTING.md."""
+"""For tests: a task whose head reads tokens, the worked example of CONTRIBUTING.md, and a tokenizer of four words."""
 
 import re
 import sys
@@ -6,8 +6,11 @@ import types
 from pathlib import Path
 
 import numpy as np
+import tokenizers
 import torch
 import torch.nn.functional as F
+import transformers
+from tokenizers.processors import TemplateProcessing
 
 from trbert.errors import InputError
 from trbert.tasks.examples import Encoded, Examples
@@ -16,6 +19,25 @@ from trbert.tasks.rows import Reading, Rows
 from trbert.tasks.task import Task
 
 CONTRIBUTING = Path(__file__).resolve().parents[3] / "CONTRIBUTING.md"
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d"]
+
+
+def word_tokenizer():
+    """Words a to d, [CLS] before and [SEP] after; the second text of a pair is segment 1."""
+    vocabulary = {word: index for index, word in enumerate(WORDS)}
+    model = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    model.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    model.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=model,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
 
 
 def worked_example():

@@ -216,10 +216,9 @@ def test_how_far_the_teacher_is_is_said_every_ten_seconds_and_at_the_end_by_hand
 
     monkeypatch.setattr(teacher_cache.time, "monotonic", lambda: clock[0])
     prepare(settings, None, told.append, train=taught)
-    # Two steps took 10 seconds, so that four take 20; five took 20, so that one takes 4.
+    # The first step ended after 4 seconds. Three more took 15.9 seconds, so that two take 10.6.
     assert [line for line in told if " step " in line] == [
-        "teacher: step 2 of 6, loss 0.500, 20 s left",
-        "teacher: step 5 of 6, loss 1.250, 4 s left",
+        "teacher: step 4 of 6, loss 1.000, 11 s left",
         "teacher: step 6 of 6, loss 1.500, 0 s left",
     ]
 

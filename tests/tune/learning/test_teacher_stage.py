@@ -125,7 +125,7 @@ def test_a_process_of_a_team_runs_its_share_of_the_teachers_documents_with_dropo
 ):
     summed, seeds = [], []
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat: summed.append(len(flat)))
-    settings = dataclasses.replace(tiny_settings.teacher, epochs=2 * 16 / 240)
+    settings = dataclasses.replace(tiny_settings.teacher, epochs=2 * 16 / 240, probe_documents=0)
     team = Team(1, 2)
     compute = tiny_settings.compute
     train_teacher(reducer, train, settings, compute, 5, lambda step: seeds.append(torch.initial_seed()), team=team)
