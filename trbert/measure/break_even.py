@@ -29,7 +29,7 @@ _LARGEST = 1_000_000
 _MOST_SIZES = 1000
 _ROW_TOKENS = 8192
 """The most tokens of a batch that is timed. Where reducing pays for such a batch, it pays for a larger one."""
-_ROUNDS = 7
+_ROUNDS = 5
 _STEP_TOKENS = 512
 """About how many tokens are timed in a turn. Small batches, which are over soon, are timed on up to four texts each."""
 
