@@ -29,9 +29,9 @@ _LARGEST = 1_000_000
 _MOST_SIZES = 1000
 _ROW_TOKENS = 8192
 """The most tokens of a batch that is timed. Where reducing pays for such a batch, it pays for a larger one."""
-_ROUNDS = 7
-_STEP_TOKENS = 1024
-"""About how many tokens are timed at once. A small batch alone would be over too soon for the clock."""
+_ROUNDS = 5
+_STEP_TOKENS = 512
+"""About how many tokens are timed in a turn. Small batches, which are over soon, are timed on up to four texts each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +190,7 @@ def measure_break_even(
 
 def _gain(reducer: Reducer, selector: Selector, dial: float, like: Tokens, width: int, count: int) -> float:
     """Returns the median over rounds of the time of unreduced passes over that of reduced passes."""
-    steps = max(1, min(8, _STEP_TOKENS // (width * count)))
+    steps = max(1, min(4, _STEP_TOKENS // (width * count)))
     stretched = [reducer.protect(_stretched(like, width, first * count, count)) for first in range(steps)]
     run = partial(reduced_outputs, reducer, selector, dial=dial)
     work = {

@@ -16,7 +16,7 @@ from trbert.measure.break_even import BreakEven, Conditions, measure_break_even
 from trbert.measure.cost import CostModel
 from trbert.modeling.config import TrbertConfig
 from trbert.packed.tokens import Tokens
-from trbert.runners import Eager, Runner
+from trbert.runners import Eager, Graphed, Runner
 from trbert.runners.int8 import is_quantised
 from trbert.selection.exits import Exits
 from trbert.selection.fusion import Fusion
@@ -170,7 +170,8 @@ class TrbertModel(PreTrainedModel):
     def warm_up(self, tokens: Sequence[int], documents: Sequence[int], like: Mapping[str, Any] | None = None) -> None:
         """Runs batches of made-up documents, so that what a runner makes at the first use of a size is made.
 
-        They are run at many dials, because later stages have as many tokens as the decisions leave.
+        Where stages are captured they are run at many dials, because later stages have as many tokens as the decisions
+        leave.
 
         With texts to measure on, it also finds out for which of these sizes reducing pays, as the model is now: on this
         machine, with this runner, arithmetic and dial. `break_even` then has the table. From then on the model keeps
@@ -193,11 +194,12 @@ class TrbertModel(PreTrainedModel):
                 "that you expect"
             )
         rows, selector, reducer = self.plain.get_input_embeddings().num_embeddings, self.selector, self.reducer
+        others = (*selector.dials, selector.keep_all)
         texts = None if like is None else _documents_of(like).to("cpu")
         # The largest batch first: when a larger one comes, a runner takes new memory, and captures all anew.
         for width, count in product(sorted(tokens, reverse=True), sorted(documents, reverse=True)):
             made_up = reducer.protect(Tokens.from_padded(torch.arange(width * count).view(count, width) % rows))
-            for dial in (*selector.dials, selector.keep_all, self.config.dial):
+            for dial in (*(others if isinstance(self.runner, Graphed) else ()), self.config.dial):
                 reduced_outputs(reducer, selector, made_up, dial)
             if self.break_even or texts is not None:
                 reduced_outputs(reducer, selector, made_up, self.config.dial, pays=lambda tokens, documents: False)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trbert.errors import InputError
 from trbert.packed.batch import ReadsDevice
 from trbert.packed.buckets import Size
 from trbert.packed.tokens import Tokens
@@ -57,8 +58,10 @@ def reduced_outputs(
             else is in its batch, and its outputs differ by it. None reduces every batch.
 
     Raises:
-        InputError: As `Reducer.run` does. Or a document has more tokens than the model has positions.
+        InputError: As `Reducer.run` does. Or there is no document, or one has more tokens than the model has positions.
     """
+    if len(tokens) == 0:
+        raise InputError("a batch must hold at least one document, and holds none: leave the empty batch out")
     runner, encoder = reducer.encoder.runner, reducer.encoder
     if not isinstance(dial, Tensor):
         selector.check_dial(dial)

@@ -1,6 +1,7 @@
 """One contract over all runners: whatever runs the layers, the laws hold."""
 
 import copy
+import pickle
 import re
 
 import pytest
@@ -11,6 +12,7 @@ from torch.testing import assert_close
 from trbert.encoder import Encoder
 from trbert.errors import InputError
 from trbert.modeling import assemble, load
+from trbert.packed.tokens import Tokens
 from trbert.runners import RUNNERS, Compiled, Eager, Graphed, Int8, runner_of
 from trbert.selection.outputs import reduced_outputs
 from trbert.selection.policy import Policy
@@ -161,6 +163,51 @@ def test_a_copy_of_a_model_runs_on_the_weights_of_the_copy(runner, make_reducer,
     own = Encoder(twin.plain)
     assert_close(changed, own.read_documents(own.run_layers(own.embed(tokens), 0, 4)))
     assert torch.equal(model(**inputs).logits, before)
+
+
+@torch.no_grad()
+def test_a_model_that_has_run_can_be_pickled(runner, make_reducer, make_tokens):
+    torch.manual_seed(0)
+    model = assemble(make_reducer(POINTS), PolicySelector(Policy(32, 2)), 1000.0, 40)
+    model.run_with(runner)
+    inputs = padded(make_tokens(*LENGTHS))
+    before = model(**inputs).logits  # whatever the runner makes at first use is made
+    twin = pickle.loads(pickle.dumps(model))
+    assert type(twin.runner) is type(runner)
+    assert torch.equal(twin(**inputs).logits, before)
+
+
+@torch.no_grad()
+def test_a_batch_of_no_documents_is_refused(run_by, runner):
+    nothing, reducer = Tokens.from_lists([], None), run_by(runner)
+    for pays in (None, lambda *size: False):
+        message = "a batch must hold at least one document, and holds none: leave the empty batch out"
+        with pytest.raises(InputError, match=f"^{message}$"):
+            reduced_outputs(reducer, FirstSelector(Policy(32, 0)), nothing, 0.3, pays=pays)
+
+
+def test_inference_mode_autocast_and_training_mode_in_any_order_give_no_wrong_number(runner, run_by, make_tokens):
+    """Each leaves the answers of the next call as they are: what a runner has made serves one of them alone."""
+    tokens, reducer, rule = make_tokens(*LENGTHS), run_by(runner), FirstSelector(Policy(32, 0))
+    modes = [torch.inference_mode(), torch.autocast("cpu", torch.bfloat16), torch.no_grad(), torch.inference_mode()]
+    with torch.no_grad():
+        expected = reduced_outputs(reducer, rule, tokens, 0.3)
+    for mode in modes:
+        with mode:
+            found = reduced_outputs(reducer, rule, tokens, 0.3)
+        assert torch.equal(found.kept, expected.kept)
+        near = 0.1 if isinstance(mode, torch.autocast) else 1e-5
+        assert (found.outputs.detach() - expected.outputs).norm() < near * expected.outputs.norm()
+    plain = reducer.encoder.plain
+    plain.train()
+    for part in plain.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 1.0
+    with torch.no_grad():
+        dropped = reduced_outputs(reducer, rule, tokens, 0.3).outputs
+        plain.eval()
+        assert not torch.allclose(dropped, expected.outputs, atol=1e-2)  # dropout is at work
+        assert_close(reduced_outputs(reducer, rule, tokens, 0.3).outputs, expected.outputs)
 
 
 @torch.no_grad()
