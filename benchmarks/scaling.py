@@ -408,8 +408,8 @@ These tables use {far_handle} ms for *handle*, as measured between hosts. Times 
 
 * **The items of a step are the first limit.** On a CPU a step has two items by default: 16 documents, 8 in each item. A
   third worker of a trial then has nothing to do. On a GPU an item has 64 documents, because fewer leave it idle. A step
-  of 16 is then one item, and one worker does it. Raise `select.step_documents` or lower `select.item_documents`. With many
-  machines, run more trials at once before you give each trial more workers.
+  of 16 is then one item, and one worker does it. Raise `select.step_documents` or lower `select.item_documents`. With
+  many machines, run more trials at once before you give each trial more workers.
 * **The learner is the next limit.** It has no time left
   with {busy} busy workers of MiniLM-L6 on its own host, or {far_busy} on others. Faster workers reach it sooner.
   For example, where a GPU finishes an item in a tenth of the time, a tenth as many workers reach it. Then make items

@@ -95,10 +95,10 @@ class PolicySelector(Selector):
     name = "policy"
     learns = True
     # The dials in the middle are half a nat apart. After minutes of training a policy is unsure, so its logits are
-    # small, and two nats of dial take it from a speed-up of 2 to one of 8. A long joint stage makes the policy confident, so
-    # its logits are large. The dials at both ends are there for such models: after 32,000 documents, a dial of +6 still
-    # ran more than twice as fast as the unreduced model, and a policy for answers in texts kept nearly all tokens at a
-    # dial of -5.
+    # small, and two nats of dial take it from a speed-up of 2 to one of 8. A long joint stage makes the policy
+    # confident, so its logits are large. The dials at both ends are there for such models: after 32,000 documents, a
+    # dial of +6 still ran more than twice as fast as the unreduced model, and a policy for answers in texts kept nearly
+    # all tokens at a dial of -5.
     dials = (-24.0, -16.0, -11.0, -8.0, *(step / 2 for step in range(-10, 13)), 8.0, 11.0, 16.0, 24.0)
     keep_all = 1000.0  # far above the size of any logit
     default_dial = 0.0
