@@ -21,7 +21,7 @@ from trbert.encoder import Encoder
 from trbert.errors import InputError
 from trbert.measure.break_even import Conditions, load_break_even
 from trbert.measure.latency import load_latency
-from trbert.modeling import assemble
+from trbert.modeling import assemble, load
 from trbert.packed import declared
 from trbert.packed.families import FAMILIES
 from trbert.selection.policy import Policy
