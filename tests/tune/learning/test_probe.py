@@ -149,12 +149,12 @@ def test_the_fit_is_the_least_penalised_loss_whatever_the_size_of_the_features(s
         fit(layer, scale * features + shift, separable, task)
         outputs.append(layer(scale * features + shift).detach().log_softmax(1))
     assert_close(outputs[0], outputs[1], atol=2e-3, rtol=0)
-    # At the least, a weight's gradient is that of the penalty: the mean of (p − y) x is −4 w, with x of variance 1.
+    # At the least, a weight's gradient is that of the penalty: the mean of (p − y) x is −2 w, with x of variance 1.
     scaled = (features - features.mean(0)) / features.std(0, correction=0)
     errors = outputs[0].exp() - F.one_hot(separable.targets, 3)
     logits = outputs[0] - outputs[0].mean(1, keepdim=True)
     weight = torch.linalg.lstsq(scaled, logits - logits.mean(0)).solution
-    assert_close(scaled.T @ errors / 90, -4 * weight, atol=1e-3, rtol=0)
+    assert_close(scaled.T @ errors / 90, -2 * weight, atol=1e-3, rtol=0)
     assert_close(errors.sum(0) / 90, torch.zeros(3), atol=1e-3, rtol=0)
     assert weight.abs().max() > 0.02
 
