@@ -91,7 +91,7 @@ class TeacherSettings:
     batch_size: int = _setting(16, "documents in each step")
     learning_rate: float = _setting(1e-4, "highest learning rate: it rises to this, and then falls linearly to 0")
     probe_documents: int = _setting(
-        2000,
+        1000,
         "documents on which the last layer of a new head is fitted while the encoder is frozen, before fine-tuning; 0 "
         "leaves it out",
     )

@@ -24,11 +24,10 @@ from trbert.selection.reduction import Reducer
 from trbert.tasks import TASKS
 from trbert.tasks.examples import Examples
 from trbert.tasks.rows import Table
-from tune.learning import probe, teacher_stage
+from tune.learning import teacher_stage
 from tune.learning.prepare import prepare
-from tune.learning.probe import fit, fit_output_layer
 from tune.learning.steps import Team, linear_schedule, shuffled_batches
-from tune.learning.teacher_stage import train_teacher
+from tune.learning.teacher_stage import fit, fit_output_layer, train_teacher
 from tune.settings import ComputeSettings, TeacherSettings, override
 
 COMPUTE = ComputeSettings(device="cpu", dtype="float32", threads=1)
@@ -73,7 +72,7 @@ def mean_loss(reducer, examples):
 
 
 def test_a_fitted_layer_separates_what_is_separable_and_nothing_else_changes(reducer, separable, monkeypatch):
-    monkeypatch.setattr(probe, "DECAY", 1e-3)
+    monkeypatch.setattr(teacher_stage, "DECAY", 1e-3)
     plain = reducer.encoder.plain
     before, loss = weights_of(plain), mean_loss(reducer, separable)
     fit_output_layer(reducer, separable, 90, COMPUTE, seed=0)
@@ -120,7 +119,7 @@ def test_a_layer_whose_rows_are_not_the_outputs_rows_is_left_as_it_is(reducer, s
 
 def test_the_same_seed_fits_the_same_layer_on_as_many_documents_as_asked_for(reducer, separable, monkeypatch):
     found, seen = [], []
-    monkeypatch.setattr(probe, "fit", lambda *asked: (seen.append(len(asked[2])), fit(*asked)))
+    monkeypatch.setattr(teacher_stage, "fit", lambda *asked: (seen.append(len(asked[2])), fit(*asked)))
     for seed in (0, 0, 1):
         own = dataclasses.replace(reducer, encoder=Encoder(copy.deepcopy(reducer.encoder.plain)))
         fit_output_layer(own, separable, 20, COMPUTE, seed)
@@ -133,8 +132,8 @@ def test_the_same_seed_fits_the_same_layer_on_as_many_documents_as_asked_for(red
 def test_a_head_that_reads_tokens_is_fitted_on_no_more_rows_than_memory_is_for(monkeypatch):
     (case,) = (case for case in CASES if case.task.name == "mark_words")
     examples, seen = examples_of(case), []
-    monkeypatch.setattr(probe, "fit", lambda *asked: seen.append(len(asked[2])))
-    monkeypatch.setattr(probe, "MOST_ROWS", 10)
+    monkeypatch.setattr(teacher_stage, "fit", lambda *asked: seen.append(len(asked[2])))
+    monkeypatch.setattr(teacher_stage, "MOST_ROWS", 10)
     # Five texts of 5, 3, 7, 4 and 4 tokens, which are 23: ten rows are two texts of mean length.
     fit_output_layer(classifier(case.task, case.outputs), examples, 100, COMPUTE, seed=0)
     assert seen == [2]
@@ -149,12 +148,12 @@ def test_the_fit_is_the_least_penalised_loss_whatever_the_size_of_the_features(s
         fit(layer, scale * features + shift, separable, task)
         outputs.append(layer(scale * features + shift).detach().log_softmax(1))
     assert_close(outputs[0], outputs[1], atol=2e-3, rtol=0)
-    # At the least, a weight's gradient is that of the penalty: the mean of (p − y) x is −4 w, with x of variance 1.
+    # At the least, a weight's gradient is that of the penalty: the mean of (p − y) x is −2 w, with x of variance 1.
     scaled = (features - features.mean(0)) / features.std(0, correction=0)
     errors = outputs[0].exp() - F.one_hot(separable.targets, 3)
     logits = outputs[0] - outputs[0].mean(1, keepdim=True)
     weight = torch.linalg.lstsq(scaled, logits - logits.mean(0)).solution
-    assert_close(scaled.T @ errors / 90, -4 * weight, atol=1e-3, rtol=0)
+    assert_close(scaled.T @ errors / 90, -2 * weight, atol=1e-3, rtol=0)
     assert_close(errors.sum(0) / 90, torch.zeros(3), atol=1e-3, rtol=0)
     assert weight.abs().max() > 0.02
 
