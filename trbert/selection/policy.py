@@ -61,7 +61,8 @@ class PolicyHead(nn.Module):
         if "document" in self.features:
             inner = inner + self.features["document"](_summaries(batch, states)).index_select(0, batch.documents)
         if beside:
-            inner = inner + _beside(*beside, batch.offsets)
+            before, after = beside
+            inner = inner + _beside(before, after, batch.offsets)
         return self.linear_2(nn.functional.gelu(inner))[:, 0] + dials.index_select(1, batch.documents)
 
     def _of_tokens(self, states: Float[Tensor, "total dim"]) -> Float[Tensor, "total columns"]:
@@ -70,9 +71,10 @@ class PolicyHead(nn.Module):
         It is one product where the maps are plain ones. They are small, so that two products take longer.
         """
         maps = [self.linear_1, *self._of("neighbours")]
-        if len(maps) == 1 or any(type(linear) is not nn.Linear for linear in maps):
+        plain = [linear for linear in maps if type(linear) is nn.Linear]
+        if len(maps) == 1 or len(plain) < len(maps):
             return torch.cat([linear(states) for linear in maps], 1)
-        weight, width = torch.cat([linear.weight for linear in maps]), self.linear_1.out_features
+        weight, width = torch.cat([linear.weight for linear in plain]), self.linear_1.out_features
         return nn.functional.linear(states, weight, nn.functional.pad(self.linear_1.bias, (0, len(weight) - width)))
 
     @property
