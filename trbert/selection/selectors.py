@@ -94,7 +94,7 @@ class PolicySelector(Selector):
 
     name = "policy"
     learns = True
-    # The dials in the middle are half a nat apart. After minutes of training a policy is unsure, so its logits are small,
+    # The dials in the middle are half a nat apart. After minutes of training a policy is unsure: its logits are small,
     # and two nats of dial take it from a speed-up of 2 to one of 8. A long joint stage makes the policy confident, so
     # its logits are large. The dials at both ends are there for such models: after 32,000 documents, a dial of +6 still
     # ran more than twice as fast as the unreduced model, and a policy for answers in texts kept nearly all tokens at a
