@@ -47,7 +47,7 @@ def segment_sums(states: Hidden, offsets: Int[Tensor, " docs_and_one"]) -> Float
 
 if triton is not None:
 
-    @triton.jit
+    @triton.jit  # type: ignore[untyped-decorator]
     def _add(states, offsets, found, dim, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
         document = tl.program_id(0)
         columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
