@@ -68,11 +68,12 @@ class PolicyHead(nn.Module):
     def _of_tokens(self, states: Float[Tensor, "total dim"]) -> Float[Tensor, "total columns"]:
         """Returns what the head reads of each token: for the token itself, for the one after it, for the one before it.
 
-        It is one product where the maps are plain ones. They are small, so that two products take longer.
+        In half precision it is one product, because two small ones take longer. In float32 one product takes as long as
+        two, and sums in another order, so that a training would not find the same figures again.
         """
         maps = [self.linear_1, *self._of("neighbours")]
         plain = [linear for linear in maps if type(linear) is nn.Linear]
-        if len(maps) == 1 or len(plain) < len(maps):
+        if states.dtype == torch.float32 or len(maps) == 1 or len(plain) < len(maps):
             return torch.cat([linear(states) for linear in maps], 1)
         weight, width = torch.cat([linear.weight for linear in plain]), self.linear_1.out_features
         return nn.functional.linear(states, weight, nn.functional.pad(self.linear_1.bias, (0, len(weight) - width)))
