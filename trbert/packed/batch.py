@@ -187,6 +187,8 @@ def document_sums(batch: PackedBatch, states: Hidden) -> Float[Tensor, "docs dim
         [[3.0], [5.0]]
     """
     if batch.longest is not None and states.is_cuda:
+        from trbert.packed.sums import segment_sums  # it may import Triton, which takes a while
+
         # It adds in the order of the row, so that the same row always has the same bits; `index_add` does not.
-        return torch.segment_reduce(states.float(), "sum", offsets=batch.offsets, unsafe=True).to(states.dtype)
+        return segment_sums(states, batch.offsets)
     return states.new_zeros(len(batch), states.shape[1]).index_add(0, batch.documents, states)

@@ -61,18 +61,21 @@ class PolicyHead(nn.Module):
         if "document" in self.features:
             inner = inner + self.features["document"](_summaries(batch, states)).index_select(0, batch.documents)
         if beside:
-            inner = inner + _beside(*beside, batch.offsets)
+            before, after = beside
+            inner = inner + _beside(before, after, batch.offsets)
         return self.linear_2(nn.functional.gelu(inner))[:, 0] + dials.index_select(1, batch.documents)
 
     def _of_tokens(self, states: Float[Tensor, "total dim"]) -> Float[Tensor, "total columns"]:
         """Returns what the head reads of each token: for the token itself, for the one after it, for the one before it.
 
-        It is one product where the maps are plain ones. They are small, so that two products take longer.
+        In half precision it is one product, because two small ones take longer. In float32 one product takes as long as
+        two, and sums in another order, so that a training would not find the same figures again.
         """
         maps = [self.linear_1, *self._of("neighbours")]
-        if len(maps) == 1 or any(type(linear) is not nn.Linear for linear in maps):
+        plain = [linear for linear in maps if type(linear) is nn.Linear]
+        if states.dtype == torch.float32 or len(maps) == 1 or len(plain) < len(maps):
             return torch.cat([linear(states) for linear in maps], 1)
-        weight, width = torch.cat([linear.weight for linear in maps]), self.linear_1.out_features
+        weight, width = torch.cat([linear.weight for linear in plain]), self.linear_1.out_features
         return nn.functional.linear(states, weight, nn.functional.pad(self.linear_1.bias, (0, len(weight) - width)))
 
     @property

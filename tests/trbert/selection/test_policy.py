@@ -214,6 +214,17 @@ def test_logits_are_float32_below_autocast_and_half_precision(features, make_bat
     assert_close(own, plain, atol=1e-2, rtol=0)
 
 
+def test_in_half_precision_a_head_says_what_it_says_in_float32(make_batch):
+    policy, batch = wide(*FEATURES, dim=32), make_batch(9, 1, 6, dim=32)
+    # What bfloat16 can say, so that only the sums are rounded.
+    policy.load_state_dict({name: value.bfloat16().float() for name, value in policy.state_dict().items()})
+    batch = batch.with_hidden(batch.hidden.bfloat16().float())
+    exact = logits_of(policy, batch)
+    rounded = logits_of(policy.bfloat16(), batch.with_hidden(batch.hidden.bfloat16()))
+    assert exact.std() > 1
+    assert_close(rounded, exact, atol=0.15, rtol=0.05)
+
+
 def test_log_probability_by_hand():
     # σ(log 3) = 3/4.
     logits = torch.tensor([math.log(3), math.log(3), 0.0])
