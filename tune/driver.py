@@ -444,7 +444,7 @@ def _train_alone(
             clock.check()
 
     try:
-        train_teacher(reducer, train, settings, compute, seed, progress, keeper)
+        train_teacher(reducer, train, settings, compute, seed, progress, keeper, clock=clock)
     except StageTimeout:
         return share
     return None

@@ -88,7 +88,9 @@ def run_trial(
     if team is None:
         beside = {"selected": selected}
         keeper = StateKeeper("joint", found, report_to_tune, prepared.fingerprint, clock=whole, beside=beside)
-        in_time = _timed(lambda progress: model.join(train, progress, keeper), _Teller("joint", learning))
+        in_time = _timed(
+            lambda progress: model.join(train, progress, keeper, clock=learning), _Teller("joint", learning)
+        )
     else:
         left = learning.left() if deadline_s else None
         team = replace(team, run=f"{team.run}-{tune.get_context().get_trial_id()}")

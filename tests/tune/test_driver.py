@@ -599,7 +599,7 @@ def test_an_interrupted_teacher_is_taken_up_and_its_states_are_deleted_once_the_
     states, taken_up, rules = tmp_path / "states", [], []
     six_layers = replace(prepared, config=SimpleNamespace(num_hidden_layers=6))
 
-    def train(reducer, examples, settings, compute, seed, progress, keeper):
+    def train(reducer, examples, settings, compute, seed, progress, keeper, clock):
         taken_up.append(keeper.load())
         if len(taken_up) == 1:
             keeper.keep(lambda: {"step": 1, "steps": 2})

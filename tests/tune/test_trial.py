@@ -137,7 +137,7 @@ def test_a_trial_that_died_goes_on_where_it_was_to_the_same_model(name, stage, t
 
 
 def test_a_trial_that_died_between_its_stages_does_not_select_again(trial, prepared, monkeypatch, tmp_path):
-    def die(self, train, progress, keeper):
+    def die(self, train, progress, keeper, clock):
         raise Died
 
     before, after = Session(tmp_path / "before"), Session(tmp_path / "after")
@@ -289,7 +289,7 @@ def test_a_model_is_better_by_its_mean_over_all_kept_and_the_speed_ups_that_both
 JOINED = {"selector": "policy", "joint.documents": 32}
 
 
-def spoil(self, *arguments):
+def spoil(self, *arguments, **options):
     """A joint stage that learns nonsense."""
     for parameter in self.parameters:
         parameter.data.normal_(generator=torch.Generator().manual_seed(0))
@@ -313,7 +313,7 @@ def test_a_joint_stage_that_does_harm_on_validation_is_undone(prepared, tiny_set
 
 
 def test_a_joint_stage_that_does_no_harm_stays(prepared, tiny_settings, session, monkeypatch):
-    monkeypatch.setattr(Model, "join", lambda self, *arguments: None)
+    monkeypatch.setattr(Model, "join", lambda self, *arguments, **options: None)
     # Without fusion, whose maps cost a little, the two models are the same.
     start(prepared, tiny_settings, JOINED | {"fusion": False})
     assert (outcome_of(session).undone, outcome_of(session).settings.joint.documents) == (False, 32)
@@ -386,7 +386,7 @@ def test_select_gets_55_hundredths_of_a_trials_time_and_joint_the_rest(
 ):
     ends = {}
 
-    def end(self, *arguments):
+    def end(self, *arguments, **options):
         (told,) = (each for each in arguments if isinstance(each, _Teller))
         ends[told.stage] = told.clock.left()
 
@@ -407,7 +407,7 @@ def test_a_life_that_follows_a_death_has_what_is_left_of_the_trials_time(
     monkeypatch.setattr(tune, "get_checkpoint", lambda: checkpoint)
     ends = {}
 
-    def end(self, *arguments):
+    def end(self, *arguments, **options):
         (told,) = (each for each in arguments if isinstance(each, _Teller))
         ends[told.stage] = told.clock.left()
 
@@ -424,7 +424,7 @@ def test_a_life_that_follows_a_death_has_what_is_left_of_the_trials_time(
 def test_a_trial_ends_with_the_time_of_the_trials_of_its_search(prepared, tiny_settings, session, clock, monkeypatch):
     ends = {}
 
-    def end(self, *arguments):
+    def end(self, *arguments, **options):
         (told,) = (each for each in arguments if isinstance(each, _Teller))
         ends[told.stage] = told.clock.left()
 
@@ -440,7 +440,7 @@ def test_a_trial_ends_with_the_time_of_the_trials_of_its_search(prepared, tiny_s
 def test_a_trial_without_time_to_measure_has_its_point_at_the_default_dial_and_says_what_was_cut(
     prepared, tiny_settings, session, clock, monkeypatch
 ):
-    def wait(self, *arguments):
+    def wait(self, *arguments, **options):
         (told,) = (each for each in arguments if isinstance(each, _Teller))
         clock[0] += 1000.0
         told({"step": 1.0, "steps": 2.0})

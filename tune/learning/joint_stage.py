@@ -16,6 +16,7 @@ from trbert.keyed import keyed_uniform
 from trbert.measure.evaluate import evaluate
 from trbert.selection.selectors import Selector
 from trbert.tasks.examples import Examples, Outputs
+from tune.budget import Clock
 from tune.learning.select_stage import select_loss
 from tune.learning.steps import ALONE, Keeper, Learner, Progress, Team, autocast, step_in_budget
 from tune.settings import DISTILLATION, ComputeSettings, JointSettings, SelectSettings
@@ -135,6 +136,7 @@ def train_jointly(
     progress: Progress,
     keeper: Keeper | None = None,
     team: Team = ALONE,
+    clock: Clock | None = None,
 ) -> None:
     """Stage 3: trains encoder, selector and fusion together, in place, on the loss of `Joint`.
 
@@ -146,6 +148,8 @@ def train_jointly(
         progress: is called with the losses of each step.
         keeper: saves the stage's state from time to time; None saves nothing.
         team: the processes that learn together; what is drawn for a document is the same in any process.
+        clock: of the stage; the learning rate has fallen to 0 when its time is over. None has no limit. Processes that
+            learn together have none, because their rates must be equal.
     """
     settings, reducer = joint.settings, joint.dynamics.reducer
     if settings.documents == 0:
@@ -160,7 +164,7 @@ def train_jointly(
         groups.append({"params": weights, "lr": settings.policy_learning_rate, "weight_decay": 0.0})
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
     costs = torch.zeros(len(joint.dials), dtype=torch.float64)  # a tensor, so that the stage's state holds it
-    learner = Learner(optimizer, steps, warm_up=0.1, keeper=keeper, carried=[costs])
+    learner = Learner(optimizer, steps, warm_up=0.1, keeper=keeper, carried=[costs], clock=clock)
     few, every = train.spread(SCOUTED), max(1, steps // SCOUTINGS)
     seen: dict[str, float] = {}
 

@@ -137,7 +137,7 @@ class Model:
             source: computes the policy gradients.
             progress: is called with the means of each step.
             keeper: saves the stage's state from time to time; None saves nothing.
-            clock: stops the warm start; `progress` stops the rest.
+            clock: of the stage. It stops the warm start; `progress` stops the rest.
 
         Raises:
             StageTimeout: The time of the stage is over.
@@ -147,9 +147,16 @@ class Model:
             return
         if keeper is None or keeper.load() is None:
             warm_start(self.policy, self.dynamics, train, settings.select, settings.compute, settings.seed, clock)
-        train_policy(self.policy, source, train, settings.select, settings.seed, progress, keeper)
+        train_policy(self.policy, source, train, settings.select, settings.seed, progress, keeper, clock)
 
-    def join(self, train: Examples, progress: Progress, keeper: Keeper | None = None, team: Team = ALONE) -> None:
+    def join(
+        self,
+        train: Examples,
+        progress: Progress,
+        keeper: Keeper | None = None,
+        team: Team = ALONE,
+        clock: Clock | None = None,
+    ) -> None:
         """Runs the joint stage; the arguments are those of `train_jointly`."""
         settings = self.settings
         passes = settings.joint.documents / len(train.tokens)
@@ -162,7 +169,7 @@ class Model:
             self._temperature,
             gold_share(settings.joint.distillation, passes, train.labelled is not None),
         )
-        train_jointly(joint, train, settings.compute, settings.seed, progress, keeper, team)
+        train_jointly(joint, train, settings.compute, settings.seed, progress, keeper, team, clock)
 
     def settle(self, validation: Examples) -> None:
         """Sets the threshold of the head, if the task has one, to the best on validation with all tokens kept."""

@@ -218,6 +218,7 @@ def train_policy(
     seed: int,
     progress: Progress,
     keeper: Keeper | None = None,
+    clock: Clock | None = None,
 ) -> None:
     """Stage 2: trains the policy by policy gradient, with the encoder frozen. Each step waits for all of its items.
 
@@ -229,6 +230,7 @@ def train_policy(
         seed: the key of the order of examples.
         progress: is called with the means of each step.
         keeper: saves the stage's state from time to time; None saves nothing.
+        clock: of the stage; the learning rate has fallen to 0 when its time is over. None has no limit.
 
     Raises:
         Diverged: A gradient is not finite. The policy is left as it was before that step.
@@ -237,7 +239,7 @@ def train_policy(
     of_item = train.count_of(settings.documents_of_item(_device(policy).type))
     steps = max(1, math.ceil(train.count_of(settings.documents) / together))
     optimizer = torch.optim.Adam(policy.parameters(), lr=settings.learning_rate)
-    learner = Learner(optimizer, steps, warm_up=0.02, keeper=keeper)
+    learner = Learner(optimizer, steps, warm_up=0.02, keeper=keeper, clock=clock)
     for step, chosen in learner.batches(len(train), together, seed):
         items = [
             RolloutItem(index=i, version=step, examples=tuple(d.tolist()), guided=step < settings.guided_share * steps)

@@ -19,6 +19,7 @@ from trbert.errors import Diverged, InputError
 from trbert.measure.evaluate import within_budget
 from trbert.measure.halving import halved
 from trbert.measure.timing import paired_ratio, take_turns
+from tune.budget import Clock
 from tune.settings import ComputeSettings
 
 Progress = Callable[[dict[str, float]], None]
@@ -224,6 +225,8 @@ class Learner:
         warm_up: the fraction of the steps in which the learning rate rises; after that it falls to 0.
         keeper: saves states, and may hold the state of a process that died; None saves nothing.
         carried: tensors other than the weights that later steps depend on; they are saved too.
+        clock: if its time will be over before the last step, the learning rate has fallen to 0 by then; None has no
+            limit.
     """
 
     def __init__(
@@ -233,9 +236,12 @@ class Learner:
         warm_up: float,
         keeper: Keeper | None = None,
         carried: Sequence[Tensor] = (),
+        clock: Clock | None = None,
     ) -> None:
         self.optimizer, self.steps, self.step, self._keeper, self._carried = optimizer, steps, 0, keeper, carried
-        self._schedule = linear_schedule(optimizer, steps, warm_up)
+        self._clock = clock or Clock()
+        self._began = self._clock.used()
+        self._schedule = linear_schedule(optimizer, steps, warm_up, self._time_left)
         if keeper is not None and (state := keeper.load()) is not None:
             self._take_up(state)
 
@@ -251,6 +257,11 @@ class Learner:
             self.step = step + 1
             self._keep()
 
+    def _time_left(self) -> float:
+        """Returns the fraction of the stage's time that is left."""
+        seconds = self._clock.seconds - self._began
+        return max(0.0, self._clock.left() / seconds) if 0 < seconds < math.inf else 1.0
+
     def _keep(self) -> None:
         if self._keeper is not None:
             self._keeper.keep(self.state)
@@ -260,6 +271,7 @@ class Learner:
         return {
             "step": self.step,
             "steps": self.steps,
+            "began": self._began,
             "weights": [weight.detach() for weight in self._weights],
             "optimizer": self.optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
@@ -276,7 +288,7 @@ class Learner:
         torch.set_rng_state(cpu.cpu())
         if len(gpus) == torch.cuda.device_count():  # on a different machine other random numbers are drawn
             torch.cuda.set_rng_state_all([gpu.cpu() for gpu in gpus])
-        self.step = state["step"]
+        self.step, self._began = state["step"], state["began"]
 
     @property
     def _weights(self) -> list[Tensor]:
@@ -319,11 +331,25 @@ def step_in_budget(
     return total / len(documents)
 
 
-def linear_schedule(optimizer: torch.optim.Optimizer, steps: int, warm_up: float) -> torch.optim.lr_scheduler.LambdaLR:
-    """Returns a schedule: linear warm-up over the given fraction of the steps, then linear decay to 0."""
+def linear_schedule(
+    optimizer: torch.optim.Optimizer, steps: int, warm_up: float, time_left: Callable[[], float] = lambda: 1.0
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Returns a schedule: linear warm-up over the given fraction of the steps, then linear decay to 0.
+
+    A stage that is cut while its learning rate is high ends with noisy weights. So the decay follows the time, where
+    the time will be over before the steps are done.
+
+    Args:
+        optimizer: of the weights that learn, at their highest learning rates.
+        steps: the number of steps.
+        warm_up: the fraction of the steps, and of the time, in which the rate rises.
+        time_left: returns the fraction of the stage's time that is left.
+    """
     rising = max(1, round(warm_up * steps))
 
     def factor(step: int) -> float:
-        return min((step + 1) / rising, max(0.0, (steps - step) / max(1, steps - rising)))
+        by_steps = (steps - step) / max(1, steps - rising)
+        by_time = time_left() / (1 - warm_up)
+        return min((step + 1) / rising, max(0.0, by_steps), by_time)
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

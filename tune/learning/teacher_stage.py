@@ -14,6 +14,7 @@ from trbert.pretrained import output_layer
 from trbert.selection.reduction import Reducer
 from trbert.tasks import Task
 from trbert.tasks.examples import Examples
+from tune.budget import Clock
 from tune.learning.steps import ALONE, Keeper, Learner, Progress, Team, autocast, check_finite, step_in_budget
 from tune.settings import ComputeSettings, TeacherSettings
 
@@ -40,6 +41,7 @@ def train_teacher(
     progress: Progress,
     keeper: Keeper | None = None,
     team: Team = ALONE,
+    clock: Clock | None = None,
 ) -> None:
     """Stage 1: fine-tunes the unreduced model on the targets, on packed documents, with dropout.
 
@@ -54,6 +56,8 @@ def train_teacher(
         progress: is called with the loss of each step.
         keeper: saves the stage's state from time to time; None saves nothing.
         team: the processes that learn together.
+        clock: of the stage; the learning rate has fallen to 0 when its time is over. None has no limit. Processes that
+            learn together have none, because their rates must be equal.
     """
     torch.manual_seed(seed + team.rank)
     model, device = reducer.encoder.plain, reducer.encoder.device
@@ -63,7 +67,7 @@ def train_teacher(
     batch_size = train.count_of(settings.batch_size)
     steps = max(1, math.ceil(settings.epochs * len(train) / batch_size))
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.01, fused=True)
-    learner = Learner(optimizer, steps, warm_up=0.1, keeper=keeper)
+    learner = Learner(optimizer, steps, warm_up=0.1, keeper=keeper, clock=clock)
 
     def loss(chosen: Tensor) -> Tensor:
         part = train.take(chosen).to(device)

@@ -12,6 +12,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from trbert.errors import Diverged, InputError, OutOfMemory
+from tune.budget import Clock
 from tune.learning import steps as learner
 from tune.learning.steps import (
     ALONE,
@@ -344,6 +345,37 @@ def test_the_steps_that_rise_are_the_nearest_whole_number_by_hand():
 def test_without_warm_up_the_first_step_is_the_highest():
     # (4 − step)/3, cut at 1.
     assert rates(4, 0.0) == pytest.approx([8, 8, 16 / 3, 8 / 3, 0])
+
+
+def test_the_learning_rate_falls_to_0_with_the_time_where_that_is_over_before_the_steps_by_hand():
+    # Two of ten steps rise, and so do two tenths of the time, of which a fifth goes with each step: 1/2, then 1, and
+    # (1 − step/5)/.8.
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=8.0)
+    left = 1.0
+    schedule, found = linear_schedule(optimizer, 10, 0.2, lambda: left), []
+    for step in range(6):
+        found.append(optimizer.param_groups[0]["lr"])
+        left = 1 - (step + 1) / 5
+        optimizer.step()
+        schedule.step()
+    assert found == pytest.approx([4, 8, 6, 4, 2, 0], abs=1e-6)
+
+
+def test_the_time_of_a_stage_begins_with_it_also_where_a_process_takes_up_its_state(monkeypatch):
+    monkeypatch.setattr("tune.budget.time.monotonic", lambda: 1000.0)
+
+    def rate_after_a_step(clock, drawer):
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=8.0)
+        learner = Learner(optimizer, 10, 0.0, drawer, clock=clock)
+        next(learner.batches(4, 2, seed=0))
+        optimizer.step()
+        learner._schedule.step()
+        return optimizer.param_groups[0]["lr"]
+
+    drawer = Drawer()
+    # 40 of 100 s are used when the stage begins, and 70 s when another process goes on: 30 of its 60 s are left.
+    assert rate_after_a_step(Clock(100.0, used=40.0), drawer) == pytest.approx(8)
+    assert rate_after_a_step(Clock(100.0, used=70.0), drawer) == pytest.approx(4)
 
 
 def test_a_single_step_learns():
