@@ -6,8 +6,9 @@ as text with the files in `golden/`, but for the documents a second, which are t
 
 Those of `tr-bert`, `gumbel` and `saliency` were written by commit 23c871f, the last before the modules were moved into
 folders and tasks, reducer and runners were taken apart. `policy` was written anew when its dials reached further down,
-and `attention` when a joint stage that does harm on validation was undone. One kind of vector instructions and one thread keep processors alike, so that sums are taken
-in the same order. A processor without AVX2 cannot do that, and skips.
+and `attention` when a joint stage that does harm on validation was undone. One kind of vector instructions and one
+thread keep processors alike, so that sums are taken in the same order. A processor without AVX2 cannot do that, and
+skips.
 
 Where figures are meant to move, write the files anew, and say in the commit why they moved:
 
