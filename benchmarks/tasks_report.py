@@ -26,6 +26,7 @@ padded, and the policy is counted. A dial is chosen on validation for its speed-
 model with all tokens kept. In brackets stands its 95 % interval, of a paired bootstrap of the metric over test
 examples. It leaves out what a second training would change, which is up to a point.
 
+A row with * ran with other settings than those of today, which its file has.
 [tried.md](tasks/tried.md) says what was tried on the way.
 """
 
@@ -47,10 +48,10 @@ def write_report(
         group, _, row = name.partition("/")
         path = folder / group / f"{row}.json"
         unit = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-        if unit is not None and is_current(unit["settings"], wanted):
-            found[group][row] = unit
-        else:
+        if unit is None:
             missing.append(name)
+        else:
+            found[group][row] = unit | {"mark": "" if is_current(unit["settings"], wanted) else " *"}
     there = {name: units for name, units in found.items() if "teacher" in units}
     lines = [HEAD, "## What was asked", "", *_asked(there, sets)]
     for name, units in there.items():
@@ -77,7 +78,8 @@ def _asked(there: Mapping[str, Mapping[str, Unit]], sets: Mapping[str, Mapping[s
                     drop, least, greatest = drop_of(units, units["policy"], point)
                     told = f"{drop:.2f} [{least:+.2f}, {greatest:+.2f}] at {point['speed_up']:.2f}x"
                     met = "yes" if drop <= most else "no"
-                yield f"| {name} | {units['teacher']['metric']} | {target:g}x | {kind} {most:g} | {told} | {met} |"
+                row = f"{name}{units['policy']['mark']} | {units['teacher']['metric']} | {target:g}x"
+                yield f"| {row} | {kind} {most:g} | {told} | {met} |"
 
 
 def _set_up(teacher: Unit) -> str:
@@ -131,7 +133,7 @@ def _grid(
         if row != "teacher":
             points = {point["target"]: point for point in unit["points"]}
             cells = [at_target(unit, points[target]) if target in points else "–" for target in targets]
-            yield f"| `{row}` | " + " | ".join([*cells, all_kept(unit["keep_all"])]) + " |"
+            yield f"| `{row}`{unit['mark']} | " + " | ".join([*cells, all_kept(unit["keep_all"])]) + " |"
 
 
 def drop_of(units: Mapping[str, Unit], unit: Unit, point: Mapping[str, Any]) -> tuple[float, float, float]:
