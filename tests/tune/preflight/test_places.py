@@ -70,8 +70,13 @@ def test_a_latency_table_and_a_storage_get_theirs_too_and_a_uri_stays(here):
 
 
 def test_the_files_that_are_read_are_known_by_the_setting_that_names_them(here):
-    settings = override(Settings(), {"data.source": "train=a.csv,test=b,c.csv", "data.label_map": "a=b"})
-    assert files_of(settings) == {"model": [], "data.source": ["a.csv", "b,c.csv"], "data.label_map": ["a=b"]}
+    named = {"data.source": "train=a.csv,test=b,c.csv", "data.unlabelled": ("d.txt",), "data.label_map": "a=b"}
+    assert files_of(override(Settings(), named)) == {
+        "model": [],
+        "data.source": ["a.csv", "b,c.csv"],
+        "data.unlabelled": ["d.txt"],
+        "data.label_map": ["a=b"],
+    }
 
 
 @pytest.mark.parametrize(
