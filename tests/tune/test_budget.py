@@ -191,14 +191,14 @@ def test_a_teacher_that_fits_is_left_alone():
     assert fit_teacher(Settings(), PLAN, seconds_a_document=1e-4, documents=1000) == Settings()
 
 
-WHOLE = override(Settings(), {"teacher.probe_documents": 0})
+WITHOUT_PROBE = override(Settings(), {"teacher.probe_documents": 0})
 
 
 def test_a_teachers_epochs_are_cut_to_its_share():
     # 150 s at 1.25 · 0.03 s a document, 2,000 documents an epoch: two epochs.
-    fitted = fit_teacher(WHOLE, PLAN, seconds_a_document=0.03, documents=2000)
-    assert fitted == override(WHOLE, {"teacher.epochs": 2.0})
-    assert fit_teacher(WHOLE, PLAN, seconds_a_document=100.0, documents=2000).teacher.epochs == 0.1
+    fitted = fit_teacher(WITHOUT_PROBE, PLAN, seconds_a_document=0.03, documents=2000)
+    assert fitted == override(WITHOUT_PROBE, {"teacher.epochs": 2.0})
+    assert fit_teacher(WITHOUT_PROBE, PLAN, seconds_a_document=100.0, documents=2000).teacher.epochs == 0.1
 
 
 @pytest.mark.parametrize(
@@ -288,8 +288,8 @@ def test_learners_share_the_teachers_training_so_that_more_epochs_fit():
     # 150 s of three learners, at 1.25 · 0.06 s a document, 2,000 documents an epoch: 450 / 150 = 3 epochs.
     three = make_plan(600.0, concurrent=2, num_trials=4, learners=3)
     assert three == dataclasses.replace(PLAN, learners=3)
-    assert fit_teacher(WHOLE, three, seconds_a_document=0.06, documents=2000).teacher.epochs == 3.0
-    assert fit_teacher(WHOLE, PLAN, seconds_a_document=0.06, documents=2000).teacher.epochs == 1.0
+    assert fit_teacher(WITHOUT_PROBE, three, seconds_a_document=0.06, documents=2000).teacher.epochs == 3.0
+    assert fit_teacher(WITHOUT_PROBE, PLAN, seconds_a_document=0.06, documents=2000).teacher.epochs == 1.0
 
 
 SHORT_SELECT = override(
