@@ -1,6 +1,7 @@
 """Turns finished trials into the results of a run: models, the front, its table and its picture."""
 
 import gc
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -80,6 +81,8 @@ def collect(
     """
     clock = clock or Clock()
     clock = clock.part((1 - WRITING_SHARE) * clock.left())
+    for left in folder.models.glob(".*"):  # half a copy of a search that was killed; only one search has the run
+        shutil.rmtree(left, ignore_errors=True)
     save_teacher(folder, prepared, settings)
     points = [_teacher_point(prepared), *free]
     outcomes = _save_models(folder, finished(results), say)

@@ -446,6 +446,13 @@ def test_a_trial_whose_files_are_damaged_costs_the_others_nothing(certain, tiny_
         collect(folder, certain, tiny_settings, [], results, told.append)
 
 
+def test_half_a_copy_that_a_killed_search_left_is_removed(certain, tiny_settings, result_of, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    (folder.models / ".teacher.abc" / "new").mkdir(parents=True)
+    collect(folder, certain, tiny_settings, [], [result_of(1, *CURVE)])
+    assert sorted(path.name for path in folder.models.iterdir()) == ["1", "teacher"]
+
+
 def test_every_model_of_a_run_has_checksums_of_all_its_files(collected, result_of):
     folder, _ = collected([], result_of(1, *CURVE))
     for name in ("teacher", "1"):
