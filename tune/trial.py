@@ -22,7 +22,7 @@ from tune.learning.model import Model, measure_along_dial, save_deployable
 from tune.learning.prepare import Prepared
 from tune.learning.steps import Progress, fix_algorithms
 from tune.pool import RolloutPool
-from tune.results.front import UNNUMBERED, Line, Point, highest
+from tune.results.front import UNNUMBERED, Point, highest, line_through
 from tune.results.outcome import Outcome, write_outcome
 from tune.settings import Settings, override
 from tune.space import to_settings
@@ -148,19 +148,12 @@ def better_without(before: Along, after: Along, keep_all: float) -> bool:
     whole = [dict(each).get(keep_all) for each in (before, after)]
     if None in whole:
         return False
-    lines = [_line(each) for each in (before, after)]
+    lines = [line_through((found.speed_up, found.quality) for _, found in each) for each in (before, after)]
     qualities = [[found.quality for found in whole if found is not None]]
     for speed_up in COMPARED:
         both = [found for line in lines if (found := highest((line,), speed_up)) is not None]
         qualities += [both] if len(both) == len(lines) else []
     return sum(each[0] for each in qualities) > sum(each[1] for each in qualities)
-
-
-def _line(along: Along) -> Line:
-    best: dict[float, float] = {}
-    for _, found in along:
-        best[found.speed_up] = max(found.quality, best.get(found.speed_up, found.quality))
-    return tuple(sorted(best.items()))
 
 
 def _whole(deadline_s: float | None, measuring_s: float, found: StageState | None, clock: Any) -> Clock:

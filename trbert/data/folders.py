@@ -104,7 +104,7 @@ def unlabelled_files(folder: Path) -> tuple[list[Path], list[str]]:
     """
     there = [file for place in (folder, folder / "data") for file in _data_files(place) if suffix_of(file)]
     tables = [file for file in there if suffix_of(file) != ".txt"] or there
-    apart = [file for file in tables if _split_named(file) in ("validation", "test")]
+    apart = [file for file in tables if split_of(_table_name(file)) in ("validation", "test")]
     files = [file for file in tables if file not in apart]
     if not files:
         raise InputError(
@@ -116,11 +116,11 @@ def unlabelled_files(folder: Path) -> tuple[list[Path], list[str]]:
     return files, [f"{names} not read as unlabelled texts, because models are measured on such"] if apart else []
 
 
-def _split_named(file: Path) -> str | None:
-    """Returns the split that a file, or the shard of one, is named after; None where it is named after none."""
+def _table_name(file: Path) -> str:
+    """Returns the name of a file, or of the table that it is a shard of, in small letters and without its suffix."""
     stem = stem_of(file).lower()
     shard = _SHARD.fullmatch(stem)
-    return split_of(shard["name"] if shard else stem)
+    return shard["name"] if shard else stem
 
 
 def _data_files(folder: Path) -> list[Path]:
@@ -144,9 +144,7 @@ def _claims(folder: Path) -> dict[str, list[Path]]:
     """
     claims: dict[str, list[Path]] = {}
     for file in _data_files(folder):
-        stem = stem_of(file).lower()
-        shard = _SHARD.fullmatch(stem)
-        name = shard["name"] if shard else stem
+        name = _table_name(file)
         if suffix_of(file) and split_of(name):
             claims.setdefault(name, []).append(file)
     for inner in _folders(folder):

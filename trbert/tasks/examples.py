@@ -95,13 +95,16 @@ class Examples:
 
         Only examples that have a target for each token have them.
         """
-        places = torch.arange(self.targets.shape[1], device=self.targets.device)
-        return self.targets[places < self.lengths[:, None]]
+        return self.targets[self._token_places]
 
     def with_token_targets(self, values: Shaped[Tensor, " tokens"]) -> Tensor:
         """Returns targets with these values at the places of `token_targets`, and the padding that there is."""
-        places = torch.arange(self.targets.shape[1], device=self.targets.device)
-        return self.targets.masked_scatter(places < self.lengths[:, None], values)
+        return self.targets.masked_scatter(self._token_places, values)
+
+    @property
+    def _token_places(self) -> Bool[Tensor, "examples width"]:
+        """Where the targets have a token, and no padding."""
+        return torch.arange(self.targets.shape[1], device=self.targets.device) < self.lengths[:, None]
 
     @property
     def output_owner(self) -> Int[Tensor, " outputs"]:

@@ -137,8 +137,7 @@ def teacher_outputs(reducer: Reducer, examples: Examples, split: str, compute: C
     """Returns the teacher's outputs on a split. They are computed once for the same weights and examples.
 
     The outputs on train and on unlabelled texts are computed in the arithmetic of training, because models learn from
-    them. The others are
-    computed in the arithmetic of evaluation, because they are reported.
+    them. The others are computed in the arithmetic of evaluation, because they are reported.
 
     Args:
         reducer: the teacher.

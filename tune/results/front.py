@@ -257,12 +257,21 @@ Line = tuple[tuple[float, float], ...]
 
 def free_lines(points: Iterable[Point], selector: str) -> tuple[Line, ...]:
     """Returns a free rule's lines, one for each choice of reduction points at which it was measured on test."""
-    best: dict[tuple[int, ...], dict[float, float]] = {}
+    found: dict[tuple[int, ...], list[tuple[float, float]]] = {}
     for point in points:
         if point.trial == FREE and point.selector == selector and (quality := point.quality_test) is not None:
-            line = best.setdefault(point.points, {})
-            line[point.speed_up] = max(quality, line.get(point.speed_up, quality))
-    return tuple(tuple(sorted(line.items())) for line in best.values())
+            found.setdefault(point.points, []).append((point.speed_up, quality))
+    return tuple(map(line_through, found.values()))
+
+
+def line_through(measured: Iterable[tuple[float, float]]) -> Line:
+    """Returns the line through pairs of a speed-up and a quality.
+
+    Example:
+        >>> line_through([(3.0, 0.7), (1.0, 0.9), (3.0, 0.8)])
+        ((1.0, 0.9), (3.0, 0.8))
+    """
+    return tuple(dict(sorted(measured)).items())  # of equal speed-ups the last one counts, which is the best
 
 
 def highest(lines: Iterable[Line], speed_up: float) -> float | None:
