@@ -13,7 +13,7 @@ TEACHER_SHARE, TRIALS_SHARE, CLOSING_SHARE = 0.25, 0.5, 0.15
 READING_SHARE = 0.1
 """The share of the budget in which the data and the model are read, before the teacher is trained."""
 OUTPUTS_SHARE, RULES_SHARE, BASELINE_SHARE = 0.08, 0.06, 0.02
-"""The most of the budget for the teacher's outputs on train, for the free rules, and for the linear model of words.
+"""The most of the budget for the teacher's outputs on train, for the free rules, and for the linear model of tokens.
 
 Unlabelled texts have as much as train: the teacher's outputs are all that is learned from them.
 """

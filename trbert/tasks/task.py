@@ -45,7 +45,7 @@ class Task(ABC):
         known_columns: pairs of a `text_column` and a `label_column` by which data of this task are recognised where the
             user names no task; the first pair whose columns are all there is taken. () is the pair of the two above.
         has_flags: whether each label may have a column of its own.
-        text_classes: whether the target of each row is a class index that a linear classifier of words can learn.
+        text_classes: whether the target of each row is a class index that a linear classifier of tokens can learn.
         num_outputs: the number of outputs of a new head where the outputs have no names.
         protected_part: the part of each document whose tokens are never dropped, such as the question; None where
             there is no such part.

@@ -7,13 +7,14 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int64
+from torch import Tensor
 
-from trbert.data.splits import Splits
 from trbert.measure.intervals import interval, resamples
+from trbert.packed.tokens import Tokens
 from trbert.tasks import Task
 from trbert.tasks.examples import Examples, Outputs
-from trbert.tasks.rows import Rows
 from tune.learning.standing import COMMONEST, LINEAR, Baseline, Standing
 
 ROWS = 25_000
@@ -22,14 +23,10 @@ SECONDS = 10.0
 """How long the linear model takes on one core, with as many rows as all caps allow."""
 ROWS_TIMES_CLASSES = 1_000_000
 """The most training rows of the linear model, times the number of classes."""
-CHARACTERS = 40_000_000
-"""The most characters of the linear model's training texts together."""
-TEXT_CHARACTERS = 10_000
-"""The number of characters of a text that the linear model reads."""
-TERMS, TERMS_TIMES_CLASSES = 200_000, 4_000_000
-"""The most terms of the linear model; and the most weights, which are the terms times the number of classes."""
-SHARED_TERMS = 2
-"""Texts whose words have fewer terms than this in common with other texts, on average, are read by characters."""
+TOKENS = 10_000_000
+"""The most tokens of the linear model's training rows together."""
+WEIGHTS = 4_000_000
+"""The most weights of the linear model, which are the kinds of token that it reads times the number of classes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,15 +46,12 @@ class Answers:
     rows: int
 
 
-def baselines(
-    task: Task, splits: Splits, examples: Mapping[str, Examples], seed: int, seconds: float = SECONDS
-) -> list[Answers]:
-    """Returns the answers of the commonest answer, and of a linear model of words where the task has text classes.
+def baselines(task: Task, examples: Mapping[str, Examples], seed: int, seconds: float = SECONDS) -> list[Answers]:
+    """Returns the answers of the commonest answer, and of a linear model of tokens where the task has text classes.
 
     Args:
         task: what is predicted.
-        splits: the rows, with their texts.
-        examples: the same rows tokenised, by the name of their split.
+        examples: of each split, by its name.
         seed: draws the rows of the linear model where there are too many of them.
         seconds: how long the linear model may take.
     """
@@ -70,39 +64,43 @@ def baselines(
             rows=len(train),
         )
     ]
-    linear = linear_answers(splits, seed, seconds) if task.text_classes else None
+    linear = linear_answers(examples, seed, seconds) if task.text_classes else None
     return found if linear is None else [*found, linear]
 
 
-def linear_answers(splits: Splits, seed: int, seconds: float = SECONDS) -> Answers | None:
-    """Returns the classes that logistic regression on TF-IDF weights of words gives to validation and test.
+def linear_answers(examples: Mapping[str, Examples], seed: int, seconds: float = SECONDS) -> Answers | None:
+    """Returns the classes that logistic regression on TF-IDF weights of tokens gives to validation and test.
 
-    Texts without words that others share, such as Chinese, are read by characters and pairs of characters. The answer
-    is None where texts share neither, or where the training rows that were drawn are all of one class.
+    It reads the same tokens of the same rows as the teacher: words and parts of words, cut where the teacher's texts
+    are cut. The answer is None where no token stands in two of its training rows, or where these are all of one class.
 
     Args:
-        splits: the rows. The texts of a pair are joined, and the targets are class indices.
-        seed: draws the training rows where there are more than `ROWS`, `ROWS_TIMES_CLASSES` or `CHARACTERS` allow.
+        examples: of each split. Each has one document, and its target is a class index.
+        seed: draws the training rows where there are more than `ROWS`, `ROWS_TIMES_CLASSES` or `TOKENS` allow.
         seconds: with less than `SECONDS` there are fewer training rows, in proportion.
     """
     from sklearn.exceptions import ConvergenceWarning
+    from sklearn.feature_extraction.text import TfidfTransformer
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
-    texts, classes = _texts(splits.train), len(np.unique(splits.train.targets))
-    chosen = _drawn(texts, classes, seed, min(1.0, seconds / SECONDS))
-    texts, targets = [texts[row] for row in chosen], splits.train.targets[chosen]
-    vectorizer, weights = _weighted(texts, classes)
-    if vectorizer is None or len(np.unique(targets)) < 2:
+    train = examples["train"]
+    classes = len(train.targets.unique())
+    chosen = _drawn(train, classes, seed, min(1.0, seconds / SECONDS))
+    train = train.take(chosen)
+    targets, kinds = train.targets.numpy(), _kinds(train.tokens, WEIGHTS // classes)
+    if len(kinds) == 0 or len(np.unique(targets)) < 2:
         return None
+    weighted = TfidfTransformer(sublinear_tf=True)
     # More steps give no better answers on 20 Newsgroups and IMDB, and take three times as long.
     model = LogisticRegression(C=5.0, max_iter=30)
     # Threads gain nothing on sparse rows. One of them keeps sums in the same order.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(weights, targets)
+        model.fit(weighted.fit_transform(_counts(train.tokens, kinds)), targets)
     validation, test = (
-        model.predict(vectorizer.transform(_texts(rows))).tolist() for rows in (splits.validation, splits.test)
+        model.predict(weighted.transform(_counts(examples[name].tokens, kinds))).tolist()
+        for name in ("validation", "test")
     )
     return Answers(name=LINEAR, validation=validation, test=test, rows=len(chosen))
 
@@ -162,29 +160,30 @@ def _first(qualities: Mapping[str, Float[np.ndarray, " resamples"]]) -> dict[str
     return {name: float(own[0]) for name, own in qualities.items()}
 
 
-def _texts(rows: Rows) -> list[str]:
-    """Returns the text of each row, cut to `TEXT_CHARACTERS`; the texts of a pair are joined."""
-    return [" ".join(text[:TEXT_CHARACTERS] for text in texts) for texts in zip(*rows.inputs, strict=True)]
-
-
-def _drawn(texts: Sequence[str], classes: int, seed: int, share: float = 1.0) -> Int64[np.ndarray, " drawn"]:
+def _drawn(train: Examples, classes: int, seed: int, share: float = 1.0) -> Int64[Tensor, " drawn"]:
     """Returns the rows that the linear model learns from: all of them, or as many as a share of the caps allows."""
-    mean = sum(map(len, texts)) / len(texts)
-    most = int(share * min(ROWS, ROWS_TIMES_CLASSES // classes, int(CHARACTERS / max(1.0, mean))))
-    return np.sort(np.random.default_rng(seed).permutation(len(texts))[: max(1, most)])
+    mean = len(train.tokens.input_ids) / len(train)
+    most = int(share * min(ROWS, ROWS_TIMES_CLASSES // classes, int(TOKENS / mean)))
+    order = np.random.default_rng(seed).permutation(len(train))
+    return torch.from_numpy(np.sort(order[: max(1, most)]))
 
 
-def _weighted(texts: Sequence[str], classes: int) -> tuple[Any, Any]:
-    """Returns a fitted vectorizer and the TF-IDF weights of these texts; (None, None) where texts share no terms."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
+def _kinds(tokens: Tokens, most: int) -> Int64[np.ndarray, " kinds"]:
+    """Returns the ids that stand in two documents or more, but not in all: the `most` commonest ones, rising."""
+    ids, documents = tokens.input_ids.numpy(), np.repeat(np.arange(len(tokens)), tokens.lengths.numpy())
+    once = np.unique(np.stack([ids, documents]), axis=1)
+    found, count = np.unique(once[0], return_counts=True)
+    useful = (count >= 2) & (count < len(tokens))
+    found, count = found[useful], count[useful]
+    return np.sort(found[np.argsort(-count, kind="stable")[:most]]).astype(np.int64)
 
-    for reads in ({"analyzer": "word"}, {"analyzer": "char", "ngram_range": (1, 2)}):
-        most = max(1, min(TERMS, TERMS_TIMES_CLASSES // classes))
-        vectorizer = TfidfVectorizer(sublinear_tf=True, min_df=2, max_features=most, **reads)
-        try:
-            weights = vectorizer.fit_transform(texts)
-        except ValueError:  # no term stands in two texts
-            continue
-        if weights.nnz >= SHARED_TERMS * len(texts) or reads["analyzer"] == "char":
-            return vectorizer, weights
-    return None, None
+
+def _counts(tokens: Tokens, kinds: Int64[np.ndarray, " kinds"]) -> Any:
+    """Returns how often each of these ids stands in each document, as a sparse matrix [docs, kinds]."""
+    from scipy.sparse import csr_matrix
+
+    ids, documents = tokens.input_ids.numpy(), np.repeat(np.arange(len(tokens)), tokens.lengths.numpy())
+    places = np.searchsorted(kinds, ids).clip(max=len(kinds) - 1)
+    read = kinds[places] == ids
+    places, documents = places[read], documents[read]
+    return csr_matrix((np.ones(len(places)), (documents, places)), shape=(len(tokens), len(kinds)))

@@ -183,7 +183,7 @@ def prepare(
             reducer, inputs.taught["train"], settings, plan, say, train or _train_at_once, fingerprint is not None
         )
         cuts += [] if epochs is None else [f"teacher after {epochs:.2g} of {settings.teacher.epochs:g} epochs"]
-    rows = inputs.splits.train
+    learned_from = inputs.taught["train"]  # the teacher and the baselines learn from all of them
     inputs, fewer = _used(inputs, documents or {}, settings.seed)
     for told in fewer:
         say(f"the budget has time for {told}")
@@ -205,9 +205,9 @@ def prepare(
     say(f"teacher: {100 * quality['validation']:.1f} % on validation, {100 * quality['test']:.1f} % on test")
     known = task.known(outputs["train"], taught["train"])
     linear_s = SECONDS if plan is None else BASELINE_SHARE * plan.seconds
-    answers = baselines(task, replace(inputs.splits, train=rows), taught, settings.seed, linear_s)
+    answers = baselines(task, taught | {"train": learned_from}, settings.seed, linear_s)
     standing = standing_of(task, answers, taught, outputs, known=known, trained=not pretrained.fine_tuned)
-    standing = replace(standing, train_rows=len(rows))  # the teacher and the linear model learn from all of them
+    standing = replace(standing, train_rows=len(learned_from))
     for line in (*figures(standing), *remarks(standing)):
         say(line)
     if settings.positions is not None:

@@ -10,7 +10,7 @@ from trbert.wording import shown
 COMMONEST = "commonest answer"
 """The name of the baseline that gives to every row the most frequent answer of the training rows."""
 LINEAR = "TF-IDF + LR"
-"""The name of the baseline that is logistic regression on TF-IDF weights: a linear model of a text's words."""
+"""The name of the baseline that is logistic regression on TF-IDF weights: a linear model of a text's tokens."""
 CLEAR = 2.0
 """A difference is clear if it is more than so many standard errors of its mean away from 0."""
 LEAST_KNOWN = 1e-3
@@ -77,7 +77,7 @@ class Standing:
         test_rows: the number of test rows.
         interval: the width of the 95 % interval of the teacher's quality on test, as a fraction. It is that of the
             bootstrap (`trbert.measure.intervals`), which resamples the quality itself, whatever the metric.
-        baselines: the commonest answer, and the linear model of words where there is one.
+        baselines: the commonest answer, and the linear model of tokens where there is one.
     """
 
     validation: float
@@ -138,8 +138,8 @@ def remarks(standing: Standing) -> list[str]:
             remedy = f"{labels} {remedy}"
         found.append(f"the teacher {' and '.join(faults)}, so that {so}: {remedy}")
     found += [
-        f"a linear model of words, {each.name}, does better than the teacher {_against(each.test, standing.test)}: "
-        f"{_remedy(standing)}"
+        f"a linear model of the same tokens, {each.name}, does better than the teacher "
+        f"{_against(each.test, standing.test)}: {_remedy(standing)}"
         for each in standing.baselines[1:]
         if each.is_better
     ]

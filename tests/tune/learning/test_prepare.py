@@ -395,7 +395,7 @@ def test_the_baselines_and_what_is_wrong_with_the_teacher_are_said_after_its_fig
     assert (own.standing.trained, own.standing.train_rows, own.standing.test_rows) == (True, 240, 30)
     assert [line.partition("(")[0] for line in remarks(own.standing)] == [
         "the teacher is not clearly better than the commonest answer ",
-        "a linear model of words, TF-IDF + LR, does better than the teacher ",
+        "a linear model of the same tokens, TF-IDF + LR, does better than the teacher ",
     ]
 
 

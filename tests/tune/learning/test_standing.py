@@ -47,8 +47,8 @@ LONGER = "train the teacher longer (--set teacher.epochs=N with a larger --budge
         ),
         (
             {"behind": -0.1},
-            "a linear model of words, TF-IDF + LR, does better than the teacher (80.0 % against 85.0 % on test): "
-            f"{LONGER}",
+            "a linear model of the same tokens, TF-IDF + LR, does better than the teacher "
+            f"(80.0 % against 85.0 % on test): {LONGER}",
         ),
         (
             {"ahead": 0.0, "trained": False},

@@ -205,7 +205,9 @@ def test_a_table_is_no_front_where_the_teacher_knows_nothing(small_front, standi
 def test_a_linear_model_that_is_better_is_told_of_under_the_table(small_front, standing):
     shown = table(small_front(), standing=standing(behind=-0.1))
     assert not shown.startswith("no front")
-    assert "\na linear model of words, TF-IDF + LR, does better than the teacher (80.0 % against 85.0 %" in shown
+    assert (
+        "\na linear model of the same tokens, TF-IDF + LR, does better than the teacher (80.0 % against 85.0 %" in shown
+    )
 
 
 def test_a_command_to_paste_quotes_its_path(tmp_path):
