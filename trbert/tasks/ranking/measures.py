@@ -93,6 +93,7 @@ def _discount(place: int) -> float:
 
 
 def _tied(scores: Sequence[float], grades: Sequence[float]) -> list[list[float]]:
-    """Returns the grades of the documents of each score, the highest score first."""
-    ranked = sorted(zip(scores, grades, strict=True), key=lambda pair: -pair[0])
+    """Returns the grades of the documents of each score, the highest score first. What is no number comes last."""
+    ordered = (-math.inf if math.isnan(score) else score for score in scores)
+    ranked = sorted(zip(ordered, grades, strict=True), key=lambda pair: -pair[0])
     return [[grade for _, grade in group] for _, group in groupby(ranked, key=lambda pair: pair[0])]

@@ -1,5 +1,6 @@
 """Measures of an order: by hand, and against every order of tied documents."""
 
+import math
 import random
 from itertools import permutations
 from statistics import fmean
@@ -59,3 +60,10 @@ def test_tied_documents_have_the_mean_over_all_their_orders(measure, seed):
         for places in permutations(range(size))
     ]
     assert of(measure, scores, grades) == pytest.approx(fmean(orders))
+
+
+def test_a_score_that_is_no_number_comes_last():
+    scores, grades = [math.nan, 1.0, 2.0], [1.0, 0.0, 0.0]
+    assert average_precision(scores, grades) == pytest.approx(1 / 3)
+    assert reciprocal_rank(scores, grades) == pytest.approx(1 / 3)
+    assert ndcg(scores, grades) == pytest.approx(0.5)  # 1 / log2(4)
