@@ -27,7 +27,7 @@ TESTING_SHARE = 0.6
 """The share of the time at the end for measuring trained models on test."""
 LEAST_CLOSING_SHARE = 0.05
 """The share of the budget that the end has even if the trials took too long."""
-DIAL_PASSES, FRONT_PASSES = 8.0, 5.0
+DIAL_PASSES, FRONT_PASSES = 6.5, 5.0
 """How many times as long as one unreduced pass over a split it takes to measure a trial's model on validation along its
 dial, as it was before its joint stage and as it is after it, and to measure the models of a front on test.
 """
@@ -274,7 +274,7 @@ def fit_documents(plan: Plan, pass_seconds: float, threads: int, documents: Mapp
     Example:
         >>> there = {"train": 3000, "validation": 300, "test": 4000}
         >>> fit_documents(make_plan(600.0, 1, 4), 0.01, 1, there)
-        {'train': 3000, 'validation': 234, 'test': 1080}
+        {'train': 3000, 'validation': 288, 'test': 1080}
     """
     aside = 1 + plan.workers if plan.may_have_machine else threads * plan.slowdown
     seconds = {

@@ -29,10 +29,31 @@ def test_costs_never_fall_along_the_dials_by_hand():
     assert curve.log_costs.tolist() == [-math.log(4), -math.log(4), -math.log(2), 0.0]
 
 
-def test_each_dial_is_measured_once_in_its_turn():
+def test_dials_between_near_costs_are_not_measured():
     asked = []
-    DialCurve.measured(lambda dial: asked.append(dial) or 2.0, [-1.0, 0.5, 3.0])
-    assert asked == [-1.0, 0.5, 3.0]
+    curve = DialCurve.measured(lambda dial: asked.append(dial) or 2.0, [-1.0, 0.5, 3.0])
+    assert asked == [-1.0, 3.0]
+    assert curve.dials == (-1.0, 0.5, 3.0)
+    assert curve.log_costs.tolist() == [-math.log(2)] * 3
+
+
+def test_a_steep_part_is_measured_at_every_dial_and_a_flat_part_at_its_ends():
+    asked = []
+
+    def speed_up_at(dial):
+        asked.append(dial)
+        return {3.0: 8.0, 4.0: 4.0, 5.0: 2.0}.get(dial, 16.0 if dial < 3 else 1.0)
+
+    curve = DialCurve.measured(speed_up_at, tuple(float(dial) for dial in range(20)))
+    assert len(asked) == len(set(asked)) < 12
+    assert {2.0, 3.0, 4.0, 5.0, 6.0} <= set(asked)
+    assert curve.log_costs.tolist() == [-math.log(16)] * 3 + [-math.log(8), -math.log(4), -math.log(2)] + [0.0] * 14
+
+
+def test_a_dial_that_is_not_measured_lies_between_its_neighbours():
+    # 1.2x and 1x are near, so that nothing between them is measured.
+    curve = DialCurve.measured({0.0: 1.2, 4.0: 1.0}.__getitem__, (0.0, 1.0, 4.0))
+    assert curve.log_costs.tolist() == pytest.approx([-math.log(1.2), -0.75 * math.log(1.2), 0.0])
 
 
 def test_the_log_of_the_cost_is_on_a_straight_line_between_dials_by_hand(curve):

@@ -391,9 +391,9 @@ THERE = {"train": 3000, "validation": 1000, "test": 4043}
 @pytest.mark.parametrize(
     ("pass_seconds", "threads", "used"),
     [
-        # 8 % of 600 s; a quarter of 150 s for eight passes, beside another trial; six tenths of 90 s for five passes.
-        (0.02, 1, {"train": 2400, "validation": 146, "test": 540}),
-        (0.02, 2, {"train": 2400, "validation": 100, "test": 540}),  # a trial has one thread: 73, and at least 100
+        # 8 % of 600 s; a quarter of 150 s for 6.5 passes, beside another trial; six tenths of 90 s for five passes.
+        (0.02, 1, {"train": 2400, "validation": 180, "test": 540}),
+        (0.02, 2, {"train": 2400, "validation": 100, "test": 540}),  # a trial has one thread: 90, and at least 100
         (0.0001, 1, THERE),
         (10.0, 1, {"train": 100, "validation": 100, "test": 100}),
     ],
@@ -403,12 +403,12 @@ def test_each_split_has_the_documents_that_the_budget_can_use(pass_seconds, thre
 
 
 def test_validation_is_for_one_trial_with_the_whole_machine_until_the_number_of_trials_is_known():
-    # A quarter of 300 s for eight passes of 0.04 s, whatever the threads; a worker takes half of the processors.
+    # A quarter of 300 s for 6.5 passes of 0.04 s, whatever the threads; a worker takes half of the processors.
     plan = make_plan(600.0, 2, None)
-    assert fit_documents(plan, 0.04, 2, THERE)["validation"] == 234
-    assert fit_documents(dataclasses.replace(plan, workers=1), 0.04, 2, THERE)["validation"] == 117
+    assert fit_documents(plan, 0.04, 2, THERE)["validation"] == 288
+    assert fit_documents(dataclasses.replace(plan, workers=1), 0.04, 2, THERE)["validation"] == 144
     # A trial of a cluster has one of the two threads, and others beside it.
-    assert fit_documents(dataclasses.replace(plan, spread=True), 0.02, 2, THERE)["validation"] == 146
+    assert fit_documents(dataclasses.replace(plan, spread=True), 0.02, 2, THERE)["validation"] == 180
 
 
 def test_unlabelled_texts_have_as_much_time_as_train():

