@@ -1,14 +1,15 @@
-"""Five whole searches find the figures that they found before, to the last digit.
+"""Five whole searches find the figures that they found before.
 
 What this is for: a change that moves code, and means to change no figure, is shown to change none. Every selector that
 learns, the paper's preset and two rules are searched with on tiny rows. All columns of their `front.csv` are compared
-as text with the files in `golden/`, but for the documents a second, which are the machine's.
+with the files in `golden/`, but for the documents a second, which are the machine's. Numbers may differ in the sixth
+digit, because processors of different makers add in different orders.
 
 Those of `tr-bert`, `gumbel` and `saliency` were written by commit 23c871f, the last before the modules were moved into
 folders and tasks, reducer and runners were taken apart. `policy` was written anew when its dials reached further down,
-and `attention` when a joint stage that does harm on validation was undone. One kind of vector instructions and one
-thread keep processors alike, so that sums are taken in the same order. A processor without AVX2 cannot do that, and
-skips.
+and `attention` when a joint stage that does harm on validation was undone. All were when the joint stage looked at
+fewer dials. One kind of vector instructions and one thread keep processors nearly alike. A processor without AVX2
+cannot do that, and skips.
 
 Where figures are meant to move, write the files anew, and say in the commit why they moved:
 
@@ -104,6 +105,25 @@ def read(path):
         return [{name: cell for name, cell in row.items() if name != "docs_per_second"} for row in csv.DictReader(file)]
 
 
+def numbers(rows):
+    """Returns the rows with numbers instead of the cells that are numbers; points and ratios have `;` between them."""
+    return [{name: [number(part) for part in cell.split(";")] for name, cell in row.items()} for row in rows]
+
+
+def number(text):
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def close(found, expected):
+    """Returns whether two cells are the same, but for the last digits, in which kinds of processors differ."""
+    if isinstance(found, float) and isinstance(expected, float):
+        return found == pytest.approx(expected, rel=1e-5)
+    return found == expected
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_a_search_finds_the_figures_that_it_found_before(name, search, place):
     found = read(search(name) / "front.csv")
@@ -119,4 +139,10 @@ def test_a_search_finds_the_figures_that_it_found_before(name, search, place):
         pytest.skip("written, not compared")
     expected = read(GOLDEN / f"{name}.csv")
     assert list(found[0]) == list(expected[0])
-    assert found == expected
+    differ = [
+        (own[name], old[name])
+        for own, old in zip(numbers(found), numbers(expected), strict=True)
+        for name in own
+        if not all(map(close, own[name], old[name])) or len(own[name]) != len(old[name])
+    ]
+    assert not differ

@@ -21,13 +21,13 @@ from tune.learning.select_stage import select_loss
 from tune.learning.steps import ALONE, Keeper, Learner, Progress, Team, autocast, step_in_budget
 from tune.settings import DISTILLATION, ComputeSettings, JointSettings, SelectSettings
 
-SCOUTED = 16
+SCOUTED = 8
 """The number of documents on which the costs of the dials are measured."""
-SCOUTINGS, SCOUT_EVERY = 10, 400
+SCOUTINGS, SCOUT_EVERY = 10, 200
 """At most how many times in the stage these costs are measured, and the fewest documents between two measurements.
 
-The costs change while the model learns. A measurement takes as long as learning from 20 to 30 documents, which a short
-stage has not often.
+The costs change while the model learns. A measurement takes as long as learning from 10 to 15 documents. Ten of them
+would be a fifth of a stage of 700 documents.
 """
 FIRST_VERSION = 1_000_000
 """The policy version of the stage's first step, which keys its draws. The select stage's versions lie below it."""

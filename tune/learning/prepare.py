@@ -160,65 +160,40 @@ def prepare(
         OutOfMemory: There is too little memory for one document.
         Diverged: The teacher's loss, gradient or outputs are not finite.
     """
-    compute = settings.compute
-    fix_algorithms(compute)
-    if compute.threads is not None:
-        torch.set_num_threads(compute.threads)
+    fix_algorithms(settings.compute)
+    if settings.compute.threads is not None:
+        torch.set_num_threads(settings.compute.threads)
     inputs = read_inputs(settings, say, plan)
-    settings = inputs.settings
-    compute = settings.compute
     check_unchanged(inputs, fingerprint)
     if keep is not None:
         keep(inputs.fingerprint, inputs.asked)
-    task, pretrained, reducer = inputs.task, inputs.pretrained, inputs.reducer
-    seconds, cuts = 0.0, []
+    compute, task, reducer = inputs.settings.compute, inputs.task, inputs.reducer
+    seconds = 0.0
     if plan is not None:
         seconds = pass_seconds(reducer, inputs.taught["validation"], compute.evaluation)
-        if documents is None:
-            there = {name: len(part) for name, part in inputs.taught.items()}
-            documents = fit_documents(plan, seconds, torch.get_num_threads(), there)
-    if not pretrained.fine_tuned:
-        shift_outputs(pretrained.model, -task.start(inputs.taught["train"]))
-        epochs = teach(
-            reducer, inputs.taught["train"], settings, plan, say, train or _train_at_once, fingerprint is not None
-        )
-        cuts += [] if epochs is None else [f"teacher after {epochs:.2g} of {settings.teacher.epochs:g} epochs"]
+        there = {name: len(part) for name, part in inputs.taught.items()}
+        documents = documents or fit_documents(plan, seconds, torch.get_num_threads(), there)
+    cuts = _teach(inputs, plan, say, train or _train_at_once, resumed=fingerprint is not None)
     learned_from = inputs.taught["train"]  # the teacher and the baselines learn from all of them
-    inputs, fewer = _used(inputs, documents or {}, settings.seed)
+    inputs, fewer = _used(inputs, documents or {}, inputs.settings.seed)
     for told in fewer:
         say(f"the budget has time for {told}")
-    cuts += fewer
-    taught = inputs.taught
-    outputs = {name: teacher_outputs(reducer, part, name, compute) for name, part in taught.items()}
-    if task.has_threshold:  # that of a fine-tuned model, too: trained models are measured with the best one
-        threshold = task.threshold(outputs["validation"], taught["validation"])
-        shift_outputs(pretrained.model, threshold)
-        say(
-            f"teacher: on validation a threshold of {threshold:.2f} is the best, so its head's bias is moved by as much"
-        )
-        outputs = {name: found - threshold for name, found in outputs.items()}
-    settle = partial(task.settled, validation=taught["validation"], on_validation=outputs["validation"])
-    inputs = replace(inputs, examples={name: settle(part, outputs[name]) for name, part in inputs.examples.items()})
-    taught = {name: settle(part, outputs[name]) for name, part in taught.items()}
-    said = {name: task.decode(outputs[name], taught[name]) for name in ("validation", "test")}
-    quality = {name: task.quality(own, taught[name]) for name, own in said.items()}
-    say(f"teacher: {100 * quality['validation']:.1f} % on validation, {100 * quality['test']:.1f} % on test")
-    known = task.known(outputs["train"], taught["train"])
-    linear_s = SECONDS if plan is None else BASELINE_SHARE * plan.seconds
-    answers = baselines(task, taught | {"train": learned_from}, settings.seed, linear_s)
-    standing = standing_of(task, answers, taught, outputs, known=known, trained=not pretrained.fine_tuned)
-    standing = replace(standing, train_rows=len(learned_from))
-    for line in (*figures(standing), *remarks(standing)):
-        say(line)
-    if settings.positions is not None:
-        extend_positions(pretrained.model, settings.positions)
+    outputs = _outputs(inputs, say)
+    inputs = _settled(inputs, outputs)
+    standing = _standing(inputs, outputs, learned_from, plan, say)
+    pretrained = inputs.pretrained
+    if inputs.settings.positions is not None:
+        extend_positions(pretrained.model, inputs.settings.positions)
         # The tokenizer is saved beside the model. It cuts texts at this length if its user gives no other.
-        pretrained.tokenizer.model_max_length = settings.positions
+        pretrained.tokenizer.model_max_length = inputs.settings.positions
     train_on = learned(_judged(task, inputs.examples, outputs))
-    if latency is None and settings.select.price == "latency":
+    if latency is None and inputs.settings.select.price == "latency":
         say("latency: timing the layers on documents of every length")
         with autocast(reducer.encoder.device, compute.evaluation):
             latency = measure_latency(reducer.encoder, longest=inputs.longest)
+    exits = None
+    if task.reads == "tokens":
+        exits = fit_exits(reducer, inputs.taught["train"], compute.tokens_per_batch)
     return Prepared(
         family=declaration_of(pretrained.model.config),
         task=task,
@@ -229,21 +204,83 @@ def prepare(
         weights=arrays_of(pretrained.model),
         config=pretrained.model.config,
         tokenizer=pretrained.tokenizer,
-        teacher_validation=quality["validation"],
-        teacher_test=quality["test"],
-        teacher_answers=said["test"],
+        teacher_validation=standing.validation,
+        teacher_test=standing.test,
+        teacher_answers=task.decode(outputs["test"], inputs.taught["test"]),
         labels=inputs.splits.labels,
-        penalty=max(LEAST_KNOWN, min(PENALTY, known)),
+        penalty=max(LEAST_KNOWN, min(PENALTY, standing.known)),
         fingerprint=inputs.fingerprint,
         tokens_per_batch=compute.tokens_per_batch,
         needs=inputs.needs,
         latency=latency,
         standing=standing,
-        exits=fit_exits(reducer, taught["train"], compute.tokens_per_batch) if task.reads == "tokens" else None,
+        exits=exits,
         separator=inputs.separator,
         pass_seconds=seconds,
-        cuts=tuple(cuts),
+        cuts=(*cuts, *fewer),
     )
+
+
+def _teach(
+    inputs: Inputs, plan: Plan | None, say: Say, train: Callable[..., float | None], *, resumed: bool
+) -> list[str]:
+    """Turns the model into the teacher, in place, unless it is one; returns in words what the budget left out."""
+    settings, pretrained, examples = inputs.settings, inputs.pretrained, inputs.taught["train"]
+    if pretrained.fine_tuned:
+        return []
+    shift_outputs(pretrained.model, -inputs.task.start(examples))
+    epochs = teach(inputs.reducer, examples, settings, plan, say, train, resumed)
+    return [] if epochs is None else [f"teacher after {epochs:.2g} of {settings.teacher.epochs:g} epochs"]
+
+
+def _outputs(inputs: Inputs, say: Say) -> dict[str, Outputs]:
+    """Returns the teacher's outputs on each split. If the task has a threshold, the best one goes into the head."""
+    task, taught = inputs.task, inputs.taught
+    outputs = {
+        name: teacher_outputs(inputs.reducer, part, name, inputs.settings.compute) for name, part in taught.items()
+    }
+    if task.has_threshold:  # that of a fine-tuned model, too: trained models are measured with the best one
+        threshold = task.threshold(outputs["validation"], taught["validation"])
+        shift_outputs(inputs.pretrained.model, threshold)
+        say(
+            f"teacher: on validation a threshold of {threshold:.2f} is the best, so its head's bias is moved by as much"
+        )
+        outputs = {name: found - threshold for name, found in outputs.items()}
+    return outputs
+
+
+def _settled(inputs: Inputs, outputs: Mapping[str, Outputs]) -> Inputs:
+    """Returns the inputs whose examples know what the task learns of the teacher's outputs on validation."""
+    settle = partial(inputs.task.settled, validation=inputs.taught["validation"], on_validation=outputs["validation"])
+    return replace(
+        inputs,
+        examples={name: settle(part, outputs[name]) for name, part in inputs.examples.items()},
+        taught={name: settle(part, outputs[name]) for name, part in inputs.taught.items()},
+    )
+
+
+def _standing(
+    inputs: Inputs, outputs: Mapping[str, Outputs], learned_from: Examples, plan: Plan | None, say: Say
+) -> Standing:
+    """Returns the figures of the teacher and of the baselines, and says them.
+
+    Args:
+        inputs: the data.
+        outputs: the teacher's outputs on each split.
+        learned_from: the examples that the teacher and the baselines learn from.
+        plan: limits the time of the linear model; None leaves its usual limit.
+        say: is called with each line.
+    """
+    task, taught = inputs.task, inputs.taught
+    seconds = SECONDS if plan is None else BASELINE_SHARE * plan.seconds
+    answers = baselines(task, taught | {"train": learned_from}, inputs.settings.seed, seconds)
+    known = task.known(outputs["train"], taught["train"])
+    found = standing_of(task, answers, taught, outputs, known=known, trained=not inputs.pretrained.fine_tuned)
+    found = replace(found, train_rows=len(learned_from))
+    say(f"teacher: {100 * found.validation:.1f} % on validation, {100 * found.test:.1f} % on test")
+    for line in (*figures(found), *remarks(found)):
+        say(line)
+    return found
 
 
 def _judged(task: Task, examples: Mapping[str, Examples], outputs: Mapping[str, Outputs]) -> dict[str, Examples]:

@@ -18,7 +18,7 @@ from trbert.tasks import TASKS
 from trbert.tasks.examples import Examples
 from tune.budget import StageTimeout
 from tune.learning import joint_stage
-from tune.learning.joint_stage import Joint, gold_share, train_jointly
+from tune.learning.joint_stage import SCOUTED, Joint, gold_share, train_jointly
 from tune.learning.select_stage import flatten, load_flat, select_loss
 from tune.learning.steps import Team, shuffled_batches
 from tune.settings import ComputeSettings
@@ -292,7 +292,7 @@ def scouting(monkeypatch):
     used, scouted, loss = [], itertools.count(1), Joint.loss
 
     def curve(self, some):
-        assert len(some) == 16  # of 240
+        assert len(some) == SCOUTED  # of 240
         dials = self.selector.dials
         return DialCurve(dials, np.linspace(-next(scouted), 0.0, len(dials)))
 
