@@ -46,6 +46,7 @@ class Graphed(Eager):
         self._identity: Hashable = None
         self._owners: dict[Hashable, Any] = {}
         self._pool: Any = None
+        self._stream: torch.cuda.Stream | None = None
 
     def __reduce__(self) -> tuple[type["Graphed"], tuple[int]]:
         return Graphed, (self.most,)
@@ -95,18 +96,19 @@ class Graphed(Eager):
     def _capture(self, work: Work, device: torch.device) -> Work:
         if device.type != "cuda":
             return work
-        with torch.cuda.device(device):
-            # At its first call work may compile kernels and take memory that is to stay, which no graph may do.
-            beside = torch.cuda.Stream()
-            beside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(beside):
-                work()
-            torch.cuda.current_stream().wait_stream(beside)
+        # Not in inference mode: what PyTorch keeps for all graphs of a process would then be of that mode, and it could
+        # be written to in that mode alone. So a later capture outside it would fail.
+        with torch.cuda.device(device), torch.inference_mode(False), torch.no_grad():
+            work()  # The first time it may compile kernels, and take memory that is to stay. No graph may do that.
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
+            if self._stream is None or self._stream.device != device:
+                # PyTorch's own stream for captures lies on the device of the first capture of the process. There is one
+                # for all captures of this runner, because the libraries keep memory for each stream that they see.
+                self._stream = torch.cuda.Stream()
             graph = torch.cuda.CUDAGraph()
             try:
-                with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                     work()
             except torch.OutOfMemoryError:
                 warnings.warn(
