@@ -24,10 +24,10 @@ def keyed_uniform(*keys: int | Tensor, device: torch.device | str = "cpu") -> Te
         >>> bool(keyed_uniform(3, torch.tensor([5, 6]))[1] == keyed_uniform(3, 6))
         True
     """
+    # It begins on the device of the keys: a number that is moved there later is waited for.
+    device = next((key.device for key in keys if isinstance(key, Tensor)), device)
     state = torch.zeros((), dtype=torch.int64, device=device)
     for key in keys:
-        if isinstance(key, Tensor):
-            state = state.to(key.device)
         state = _mix(state + _GOLDEN + key)
     return _shift(state, 40).to(torch.float32) * 2.0**-24
 

@@ -1,5 +1,6 @@
 """The captured pass on rows of fixed sizes: it decides and says what the pass that runs step by step does."""
 
+import contextlib
 import copy
 import pickle
 import threading
@@ -8,18 +9,22 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForTokenClassification
 
 from trbert.encoder import Encoder
 from trbert.errors import InputError
+from trbert.packed import attention
 from trbert.packed.tokens import Tokens
 from trbert.runners import Eager, Graphed
+from trbert.selection.captured import CapturedPass
 from trbert.selection.exits import Exits
 from trbert.selection.fusion import Fusion
 from trbert.selection.outputs import reduced_outputs
 from trbert.selection.policy import Policy
 from trbert.selection.reduction import Reducer
-from trbert.selection.selectors import FirstSelector, PolicySelector, RandomSelector
+from trbert.selection.selectors import SELECTORS, FirstSelector, PolicySelector, RandomSelector
 from trbert.tasks import TASKS
 
 LENGTHS = (9, 14, 3, 1, 23)
@@ -280,6 +285,97 @@ def test_a_thousand_random_batches_have_the_same_decisions_in_bounded_memory(rea
     (owner,) = runner._owners.values()
     assert owner.tokens <= 9216  # the bucket of 200 documents of 40 tokens at most
     assert owner.docs <= 208
+
+
+# A stage reads nothing back. Tensors of the device "meta" have no values, so whatever reads one of them fails.
+
+
+class Device(TorchDispatchMode):
+    """Takes "meta" for a GPU. Between it and the CPU there are copies alone, and none of them is waited for."""
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
+        kinds = {each.device.type for each in tensors}
+        if operation is torch.ops.aten.copy_.default and len(kinds) == 2:
+            into, values, *_ = args
+            assert into.dtype == values.dtype
+            assert args[2]  # non_blocking
+            return into
+        assert len({each.device.type for each in tensors if each.dim()}) <= 1, operation
+        if operation is torch.ops.aten._to_copy.default and kwargs.get("device") is not None:
+            assert kwargs["device"].type in kinds, "something is moved between the devices"
+        return operation(*args, **kwargs)
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """The tensors of "meta" take the ways of those on a GPU, as far as a CPU has them."""
+
+    def kernel(query, key, value, offsets, longest, scale):
+        assert offsets.dtype == torch.int32
+        assert type(longest) is int
+        return torch.empty_like(query)
+
+    monkeypatch.setattr(attention, "_takes_varlen", lambda query: query.dtype.itemsize == 2)
+    monkeypatch.setattr(attention, "varlen_kernel", lambda: kernel)
+    monkeypatch.setattr(torch, "autocast", lambda kind, enabled: contextlib.nullcontext())
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)
+    waits = []
+    monkeypatch.setattr(CapturedPass, "_count", lambda self, point: waits.append(point) or (30, 11)[point])
+    return waits
+
+
+def on_meta(model, points, task, exits=False, dtype=torch.float16):
+    _, captured = reducers(model.to("meta", dtype), points, task, exits)
+    captured.fusion.to("meta", dtype)
+    captured.exits.to("meta", dtype)
+    return captured
+
+
+FITTING = ("bert", "roberta", "distilbert", "electra", "albert", "nomic_bert", "eurobert late", "eurobert bos")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("reads", ["documents", "tokens"])
+@pytest.mark.parametrize("family", FITTING)
+def test_a_stage_reads_nothing_back_and_a_pass_waits_once_a_point(
+    family, reads, as_on_a_gpu, config_of, build_model, make_tokens
+):
+    task = TASKS["classification" if reads == "documents" else "tagging"]
+    model = build_model(config_of(family), auto_class=task.auto_class)
+    captured = on_meta(model, POINTS, task.name, exits=reads == "tokens")
+    selector, tokens = policy_of(POINTS), make_tokens(*LENGTHS, config=model.config)
+    selector.policy.to("meta", torch.float16)
+    with Device():
+        found = reduced_outputs(captured, selector, tokens, 5.0)
+    assert found.outputs.shape == (5 if reads == "documents" else 50, 3)
+    assert not captured.encoder.runner.unfit
+    assert as_on_a_gpu == [0, 1]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [name for name, rule in SELECTORS.items() if rule.needs is None and not rule.learns])
+def test_a_stage_reads_nothing_back_whatever_the_rule(name, as_on_a_gpu, bert, make_tokens):
+    captured = on_meta(bert, POINTS, "classification")
+    with Device():
+        reduced_outputs(captured, SELECTORS[name](Policy(32, 0)), make_tokens(*LENGTHS), 0.2)
+    assert not captured.encoder.runner.unfit
+    assert len(captured.encoder.runner) == 3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("task", TASKS)
+def test_a_stage_reads_nothing_back_whatever_the_task(task, as_on_a_gpu, config_of, build_model, make_tokens):
+    config = config_of("bert")
+    config.num_labels, config.pooling, config.normalised = 2, "mean", True  # pooling is read where there is no head
+    captured = on_meta(build_model(config, auto_class=TASKS[task].auto_class), POINTS, task)
+    selector = policy_of(POINTS)
+    selector.policy.to("meta", torch.float16)
+    with Device():
+        reduced_outputs(captured, selector, make_tokens(*LENGTHS), 5.0)
+    assert not captured.encoder.runner.unfit
+    assert len(captured.encoder.runner) == 3
 
 
 # On a GPU. Half precision has the kernel for documents of various lengths, which a captured stage needs.
