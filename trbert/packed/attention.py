@@ -267,7 +267,14 @@ def _blocks(lengths: tuple[int, ...]) -> tuple[list[tuple[Tensor, Tensor | None]
 
 
 def _takes_varlen(query: Tensor) -> bool:
-    return query.device.type == "cuda" and query.dtype in (torch.float16, torch.bfloat16)
+    half_on_gpu = query.device.type == "cuda" and query.dtype in (torch.float16, torch.bfloat16)
+    return half_on_gpu and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256 and _has_varlen(query.device)
+
+
+@cache
+def _has_varlen(device: torch.device) -> bool:
+    """Returns whether a GPU is new enough for the kernel: NVIDIA's Ampere, or AMD's."""
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _varlen(
@@ -317,7 +324,14 @@ def _own_varlen_kernel() -> Varlen | None:
     splits: dict[str, Any] = {"num_splits": 1} if "num_splits" in known else {}
 
     def own(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, longest: int, scale: float) -> Tensor:
-        output = varlen_attn(q, k, v, offsets, offsets, longest, longest, scale=scale, **splits)
+        try:
+            output = varlen_attn(q, k, v, offsets, offsets, longest, longest, scale=scale, **splits)
+        except RuntimeError as error:
+            # PyTorch 2.12 has the argument, but not every kernel of it takes one. Such a kernel splits nothing here.
+            if "num_splits" not in str(error) or not splits:
+                raise
+            splits.clear()
+            return own(q, k, v, offsets, longest, scale)
         assert isinstance(output, Tensor)  # it is a pair only where a caller asks for the log-sum-exp of the scores
         return output
 

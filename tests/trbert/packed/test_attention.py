@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -301,6 +302,38 @@ def test_pytorchs_own_varlen_kernel_sums_each_document_in_one_split(monkeypatch)
     states, offsets = torch.zeros(5, 1, 2), torch.tensor([0, 2, 5], dtype=torch.int32)
     called = attention._own_varlen_kernel()(states, states, states, offsets, 3, 0.25)
     assert called.tolist() == [3.0, 3.0, 0.25, 1.0]
+
+
+def test_a_varlen_kernel_that_takes_no_number_of_splits_is_called_without_one(monkeypatch):
+    calls = []
+
+    def varlen_attn(query, key, value, starts, key_starts, longest, longest_key, *, scale=None, num_splits=None):
+        calls.append(num_splits)
+        if num_splits is not None:
+            raise RuntimeError("num_splits requires FA3. Register FA3 with `register_flash_attention_fa3()`")
+        if scale == 0:
+            raise RuntimeError("another error")
+        return query
+
+    monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", SimpleNamespace(varlen_attn=varlen_attn))
+    states, offsets = torch.zeros(5, 1, 2), torch.tensor([0, 2, 5], dtype=torch.int32)
+    kernel = attention._own_varlen_kernel()
+    assert all(kernel(states, states, states, offsets, 3, 0.25) is states for _ in range(2))
+    assert calls == [1, None, None]
+    with pytest.raises(RuntimeError, match="another error"):
+        kernel(states, states, states, offsets, 3, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("capability", "width", "takes"), [((9, 0), 64, True), ((7, 5), 64, False), ((8, 0), 20, False), ((9, 0), 264, False)]
+)
+def test_the_varlen_kernel_needs_a_new_gpu_and_heads_of_a_width_that_it_knows(monkeypatch, capability, width, takes):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    attention._has_varlen.cache_clear()
+    with FakeTensorMode():  # its tensors have a device, and no values
+        query = torch.empty(1, 4, 10, width, device="cuda", dtype=torch.bfloat16)
+    assert attention._takes_varlen(query) == takes
+    attention._has_varlen.cache_clear()
 
 
 def test_a_varlen_kernel_without_a_scale_is_not_used(monkeypatch):
