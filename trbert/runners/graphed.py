@@ -29,7 +29,7 @@ class Graphed(Eager):
     A copy of a model gets a new runner, with nothing captured.
 
     Attributes:
-        unfit: whether the model was found to have a layer that cannot be captured.
+        unfit: the arithmetic in which the model was found to have a layer that cannot be captured; None if in none.
         lock: held by a pass while it runs, because all passes use the same memory. Passes of other threads wait.
 
     Args:
@@ -41,7 +41,7 @@ class Graphed(Eager):
     def __init__(self, most: int = MOST_GRAPHS) -> None:
         self.most = most
         self.lock = threading.RLock()
-        self.unfit = False
+        self.unfit: torch.dtype | None = None
         self._captured: OrderedDict[Hashable, Work] = OrderedDict()
         self._identity: Hashable = None
         self._owners: dict[Hashable, Any] = {}

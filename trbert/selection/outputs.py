@@ -66,7 +66,7 @@ def reduced_outputs(
     if not isinstance(dial, Tensor):
         selector.check_dial(dial)
     reduces = pays is None or pays(tokens.input_ids.numel(), len(tokens))
-    if isinstance(runner, Graphed) and not runner.unfit and _repeatable(reducer, selector):
+    if isinstance(runner, Graphed) and runner.unfit != encoder.dtype and _repeatable(reducer, selector):
         host = tokens.to("cpu")
         encoder.check_tokens(host)
         dials = torch.as_tensor(dial, dtype=torch.float32, device="cpu").expand(len(host))
@@ -78,7 +78,7 @@ def reduced_outputs(
                 return Reduced(outputs, kept) if reduces else _with_all_kept(reducer, outputs, host)
             except ReadsDevice:
                 runner.forget()
-                runner.unfit = True
+                runner.unfit = encoder.dtype
     tokens = tokens.to(encoder.device)
     if not reduces:
         return _with_all_kept(reducer, reducer.unreduced_outputs(tokens), tokens)
@@ -95,6 +95,7 @@ def _with_all_kept(reducer: Reducer, outputs: Outputs, tokens: Tokens) -> Reduce
 def _repeatable(reducer: Reducer, selector: Selector) -> bool:
     """Returns whether the stages of a pass can be captured here and now."""
     plain = reducer.encoder.plain
-    learns = torch.is_grad_enabled() and next(plain.parameters()).requires_grad
+    parts = (plain, reducer.fusion, reducer.exits)
+    learns = torch.is_grad_enabled() and any(each.requires_grad for part in parts for each in part.parameters())
     plainly = not learns and not plain.training and not torch.is_autocast_enabled(reducer.encoder.device.type)
     return plainly and selector.needs is None

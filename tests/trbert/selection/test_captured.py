@@ -222,6 +222,19 @@ def test_with_a_gradient_in_training_and_under_autocast_it_runs_step_by_step(ber
         assert len(runner) == 3
 
 
+@pytest.mark.parametrize("part", ["plain", "fusion", "exits"])
+def test_it_runs_step_by_step_while_any_part_learns(part, token_encoder, make_tokens):
+    eager, captured = reducers(token_encoder.plain, POINTS, "tagging", exits=True)
+    for reducer in (eager, captured):
+        for name, own in (("plain", reducer.encoder.plain), ("fusion", reducer.fusion), ("exits", reducer.exits)):
+            own.requires_grad_(name == part)
+    for _ in range(2):
+        found = assert_same(eager, captured, policy_of(POINTS), make_tokens(*LENGTHS), 5.0)
+        assert found.outputs.requires_grad
+        found.outputs.sum().backward()
+    assert len(captured.encoder.runner) == 0
+
+
 @torch.no_grad()
 def test_the_inputs_are_checked_as_they_are_step_by_step(bert, make_tokens):
     _, captured = reducers(bert, POINTS)
@@ -376,6 +389,21 @@ def test_a_stage_reads_nothing_back_whatever_the_task(task, as_on_a_gpu, config_
         reduced_outputs(captured, selector, make_tokens(*LENGTHS), 5.0)
     assert not captured.encoder.runner.unfit
     assert len(captured.encoder.runner) == 3
+
+
+@torch.no_grad()
+def test_an_arithmetic_without_the_kernel_leaves_the_others_captured(as_on_a_gpu, bert, make_tokens):
+    captured = on_meta(bert, POINTS, "classification", dtype=torch.float32)
+    selector, runner = policy_of(POINTS), captured.encoder.runner
+    selector.policy.to("meta")
+    with pytest.raises(RuntimeError, match="meta tensors"):  # it goes on step by step, for which there are no values here
+        reduced_outputs(captured, selector, make_tokens(*LENGTHS), 5.0)
+    assert (runner.unfit, len(runner)) == (torch.float32, 0)
+    for module in (bert, captured.fusion, selector.policy):
+        module.half()
+    with Device():
+        reduced_outputs(captured, selector, make_tokens(*LENGTHS), 5.0)
+    assert len(runner) == 3
 
 
 # On a GPU. Half precision has the kernel for documents of various lengths, which a captured stage needs.
