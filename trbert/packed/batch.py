@@ -175,7 +175,9 @@ def split_documents(batch: PackedBatch, most_tokens: int) -> list[PackedBatch]:
 
 
 def document_sums(batch: PackedBatch, states: Hidden) -> Float[Tensor, "docs dim"]:
-    """Returns the sum over each document's tokens of their rows in `states`.
+    """Returns the sum over each document's tokens of their rows in `states`, at least in float32.
+
+    In half precision a large sum does not change when a small state is added to it.
 
     Args:
         batch: says which document each token belongs to.
@@ -191,4 +193,5 @@ def document_sums(batch: PackedBatch, states: Hidden) -> Float[Tensor, "docs dim
 
         # It adds in the order of the row, so that the same row always has the same bits; `index_add` does not.
         return segment_sums(states, batch.offsets)
+    states = states.to(torch.promote_types(states.dtype, torch.float32))
     return states.new_zeros(len(batch), states.shape[1]).index_add(0, batch.documents, states)

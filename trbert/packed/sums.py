@@ -27,19 +27,19 @@ def sums_by_triton() -> bool:
 
 
 def segment_sums(states: Hidden, offsets: Int[Tensor, " docs_and_one"]) -> Float[Tensor, "docs dim"]:
-    """Returns the sum of the states of each document. The same row always has the same bits.
+    """Returns the sum of the states of each document, in float32. The same row always has the same bits.
 
-    One program of the kernel adds 64 columns of one document, in the order of the row and in float32. Where the kernel
-    cannot be made, `torch.segment_reduce` does the same.
+    One program of the kernel adds 64 columns of one document, in the order of the row. Where the kernel cannot be made,
+    `torch.segment_reduce` does the same.
 
     Args:
         states: one row for each token.
         offsets: where each document starts, and the end of the row.
     """
     if not sums_by_triton():
-        return torch.segment_reduce(states.float(), "sum", offsets=offsets, unsafe=True).to(states.dtype)
+        return torch.segment_reduce(states.float(), "sum", offsets=offsets, unsafe=True)
     states, (docs, dim) = states.contiguous(), (len(offsets) - 1, states.shape[1])
-    found = states.new_empty(docs, dim)
+    found = states.new_empty(docs, dim, dtype=torch.float32)
     with torch.cuda.device_of(states):
         _add[docs, triton.cdiv(dim, _COLUMNS)](states, offsets.contiguous(), found, dim, _ROWS, _COLUMNS)
     return found
@@ -58,4 +58,4 @@ if triton is not None:
             inside = (rows < last)[:, None] & (columns < dim)[None, :]
             part = tl.load(states + rows[:, None] * dim + columns[None, :], mask=inside, other=0.0)
             total += tl.sum(part.to(tl.float32), 0)
-        tl.store(found + document * dim + columns, total.to(found.dtype.element_ty), mask=columns < dim)
+        tl.store(found + document * dim + columns, total, mask=columns < dim)

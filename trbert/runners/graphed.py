@@ -3,7 +3,8 @@
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,7 +31,6 @@ class Graphed(Eager):
 
     Attributes:
         unfit: the arithmetic in which the model was found to have a layer that cannot be captured; None if in none.
-        lock: held by a pass while it runs, because all passes use the same memory. Passes of other threads wait.
 
     Args:
         most: how many captured stages are kept; the one that was not used for longest is dropped first.
@@ -40,19 +40,37 @@ class Graphed(Eager):
 
     def __init__(self, most: int = MOST_GRAPHS) -> None:
         self.most = most
-        self.lock = threading.RLock()
+        self._lock = threading.RLock()
         self.unfit: torch.dtype | None = None
         self._captured: OrderedDict[Hashable, Work] = OrderedDict()
         self._identity: Hashable = None
         self._owners: dict[Hashable, Any] = {}
         self._pool: Any = None
         self._stream: torch.cuda.Stream | None = None
+        self._last: torch.cuda.Stream | None = None
 
     def __reduce__(self) -> tuple[type["Graphed"], tuple[int]]:
         return Graphed, (self.most,)
 
     def __len__(self) -> int:
         return len(self._captured)
+
+    @contextmanager
+    def turn(self, device: torch.device) -> Iterator[None]:
+        """Gives a pass its turn, because all passes use the same memory.
+
+        Passes of other threads wait. A thread may have a stream of its own, on which the device does what this thread
+        launches, in that order. So the device also finishes the last pass first.
+
+        Args:
+            device: the device of the model.
+        """
+        with self._lock:
+            stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
+            if stream is not None and self._last is not None and stream != self._last:
+                stream.wait_stream(self._last)
+            self._last = stream
+            yield
 
     def kept_for(self, identity: Hashable, name: Hashable, make: Callable[[], Any]) -> Any:
         """Returns what `make` returned for this name. For another identity than the last one all is made anew.

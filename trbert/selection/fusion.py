@@ -42,8 +42,8 @@ class Fusion(nn.Module):
         if not len(self.maps):
             return kept
         samples = len(kept) // len(batch)
-        whole = document_sums(batch, batch.hidden.float()).repeat(samples, 1)
-        stays = document_sums(kept, kept.hidden.float())
+        whole = document_sums(batch, batch.hidden).repeat(samples, 1)
+        stays = document_sums(kept, kept.hidden)
         dropped = (batch.lengths.repeat(samples) - kept.lengths)[:, None]
         mean = (whole - stays) / dropped.clamp(min=1)
         # On a GPU two sums of the same states may differ a little, because they are added in another order. Where

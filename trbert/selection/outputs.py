@@ -72,7 +72,7 @@ def reduced_outputs(
         dials = torch.as_tensor(dial, dtype=torch.float32, device="cpu").expand(len(host))
         size = Size.of(host.input_ids.numel(), len(host), int(host.lengths.max()))
         points = reducer.points if reduces else ()
-        with runner.lock:
+        with runner.turn(encoder.device):
             try:
                 outputs, kept = captured_pass(reducer, selector, runner, points, size).run(host, dials, size)
                 return Reduced(outputs, kept) if reduces else _with_all_kept(reducer, outputs, host)

@@ -102,7 +102,7 @@ class PolicyHead(nn.Module):
 def _summaries(batch: PackedBatch, states: Float[Tensor, "total dim"]) -> Float[Tensor, "docs dim+1"]:
     """Returns each document's mean state and log(n / 100), where n is its original number of tokens."""
     means = document_sums(batch, states) / batch.lengths.clamp(min=1)[:, None]
-    return torch.cat([means, (batch.original_lengths[:, None] / 100).log().to(states.dtype)], 1)
+    return torch.cat([means, (batch.original_lengths[:, None] / 100).log().to(means.dtype)], 1).to(states.dtype)
 
 
 def _beside(

@@ -325,7 +325,8 @@ def test_a_varlen_kernel_that_takes_no_number_of_splits_is_called_without_one(mo
 
 
 @pytest.mark.parametrize(
-    ("capability", "width", "takes"), [((9, 0), 64, True), ((7, 5), 64, False), ((8, 0), 20, False), ((9, 0), 264, False)]
+    ("capability", "width", "takes"),
+    [((9, 0), 64, True), ((7, 5), 64, False), ((8, 0), 20, False), ((9, 0), 264, False)],
 )
 def test_the_varlen_kernel_needs_a_new_gpu_and_heads_of_a_width_that_it_knows(monkeypatch, capability, width, takes):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)

@@ -106,3 +106,11 @@ def test_the_states_of_each_document_are_summed():
     assert document_sums(batch, batch.hidden).tolist() == [[0 + 1 + 2], [3], [4 + 5]]
     kept = gather_kept(batch, torch.tensor([[F, F, F, T, F, T]]))
     assert document_sums(kept, kept.hidden).tolist() == [[0], [3], [5]]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_sums_of_many_states_are_exact_in_every_arithmetic(dtype, make_batch):
+    batch = make_batch(3000, 1)
+    sums = document_sums(batch, torch.ones(3001, 2, dtype=dtype))
+    assert sums.tolist() == [[3000.0, 3000.0], [1.0, 1.0]]
+    assert sums.dtype == torch.promote_types(dtype, torch.float32)

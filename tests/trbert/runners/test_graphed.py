@@ -1,4 +1,4 @@
-"""How stages are captured on a GPU, seen with a stand-in for CUDA. What a real one does is tested where there is one."""
+"""How stages are captured on a GPU, seen with a stand-in for CUDA."""
 
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -81,3 +81,16 @@ def test_without_memory_for_a_capture_the_work_is_done_as_it_is_with_a_warning(c
         runner.repeat("key", cuda.work, FIRST)
     runner.repeat("key", cuda.work, FIRST)
     assert (len(cuda.works), cuda.replays) == (4, 0)
+
+
+def test_a_pass_on_another_stream_waits_for_the_last_one_on_the_device(monkeypatch):
+    class Stream(str):
+        def wait_stream(self, other):
+            waits.append((str(self), str(other)))
+
+    waits, runner = [], Graphed()
+    for name in ("a", "a", "b", "a"):
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device, name=name: Stream(name))
+        with runner.turn(FIRST):
+            pass
+    assert waits == [("b", "a"), ("a", "b")]

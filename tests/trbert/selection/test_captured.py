@@ -396,7 +396,9 @@ def test_an_arithmetic_without_the_kernel_leaves_the_others_captured(as_on_a_gpu
     captured = on_meta(bert, POINTS, "classification", dtype=torch.float32)
     selector, runner = policy_of(POINTS), captured.encoder.runner
     selector.policy.to("meta")
-    with pytest.raises(RuntimeError, match="meta tensors"):  # it goes on step by step, for which there are no values here
+    with pytest.raises(
+        RuntimeError, match="meta tensors"
+    ):  # it goes on step by step, for which there are no values here
         reduced_outputs(captured, selector, make_tokens(*LENGTHS), 5.0)
     assert (runner.unfit, len(runner)) == (torch.float32, 0)
     for module in (bert, captured.fusion, selector.policy):
