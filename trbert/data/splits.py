@@ -22,6 +22,9 @@ Strata = Int64[np.ndarray, " rows"]
 
 VALIDATION_ROWS = 1000
 HELD_OUT_SHARE = 0.1
+"""The share of the training rows that is held out as a test split."""
+SMALL_SHARE, SMALL_ROWS = 0.2, 200
+"""Of few training rows, this share is held out as a validation split, up to so many rows; else `HELD_OUT_SHARE` is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -93,9 +96,10 @@ def load_splits(
     A missing split is made from another one:
 
     * Without a test split, the validation split becomes the test split.
-    * Without a validation split, a tenth of train is held out, but at most `validation_rows` rows. Each class keeps its
-      share.
-    * A train split alone is split into 80 % train, 10 % validation and 10 % test.
+    * Without a validation split, a tenth of train is held out. Of fewer than 2,000 rows it is a fifth, but at most 200
+      rows. In no case are they more than `validation_rows`. Each class keeps its share.
+    * A train split alone is split into 80 % train, 10 % validation and 10 % test; up to 1,000 rows into 70 %, 20 % and
+      10 %.
 
     Rows of equal texts stay on one side of a hold-out.
 
@@ -160,13 +164,11 @@ def load_splits(
         notes += told
     else:
         notes += duplicate_notes(splits)
+    rows = len(splits["train"])
     if "test" not in splits:
-        tenth = max(1, round(HELD_OUT_SHARE * len(splits["train"])))
-        _hold_out("test", tenth, splits, seed, notes)
-        _hold_out("validation", min(tenth, validation_rows), splits, seed, notes)
+        _hold_out("test", max(1, round(HELD_OUT_SHARE * rows)), splits, seed, notes)
     if "validation" not in splits:
-        tenth = max(1, round(HELD_OUT_SHARE * len(splits["train"])))
-        _hold_out("validation", min(tenth, validation_rows), splits, seed, notes)
+        _hold_out("validation", min(validation_size(rows), validation_rows), splits, seed, notes)
     for split, most in (("validation", validation_rows), ("test", test_rows)):
         _sample(split, most, splits, seed, notes)
     _sample_train(train_rows, splits, seed, notes)
@@ -224,6 +226,15 @@ def _read_source(source: str, columns: Columns, format: Format) -> Source:
         if len(table) == 0:
             raise empty_table(table.origin)
     return read
+
+
+def validation_size(rows: int) -> int:
+    """Returns how many of the training rows to hold out for validation.
+
+    Every choice is made on these rows, and each of them is one less to learn from. docs/results/holdout.md has the
+    simulation that weighs the two.
+    """
+    return max(1, round(HELD_OUT_SHARE * rows), min(round(SMALL_SHARE * rows), SMALL_ROWS))
 
 
 def _hold_out(split: str, size: int, splits: dict[str, Rows], seed: int, notes: list[str]) -> None:

@@ -119,7 +119,7 @@ def test_files_can_be_named_one_by_one(tmp_path: Path) -> None:
     splits = load_splits(f"train={train},test={test}")
     assert splits.labels == ("False", "True")
     assert splits.test.inputs[0] == ("y 0", "y 1")
-    assert changes(splits) == ("validation held out: 2 of 20 train rows (seed 0)",)
+    assert changes(splits) == ("validation held out: 4 of 20 train rows (seed 0)",)
 
 
 def test_how_files_were_read_is_said_first(tmp_path: Path) -> None:
@@ -131,15 +131,40 @@ def test_how_files_were_read_is_said_first(tmp_path: Path) -> None:
     assert "ä1" in splits.train.inputs[0]
 
 
-def test_one_file_is_split_80_10_10_by_label(tmp_path: Path) -> None:
+def test_one_file_of_few_rows_is_split_70_20_10_by_label(tmp_path: Path) -> None:
     splits = load_splits(str(write_rows(tmp_path / "all.jsonl", ["a"] * 150 + ["b"] * 50)))
     counts = [Counter(rows.targets.tolist()) for rows in (splits.train, splits.validation, splits.test)]
-    assert counts == [{0: 120, 1: 40}, {0: 15, 1: 5}, {0: 15, 1: 5}]
+    assert counts == [{0: 105, 1: 35}, {0: 30, 1: 10}, {0: 15, 1: 5}]
     assert len(set(all_texts(splits))) == 200
     assert changes(splits) == (
         "test held out: 20 of 200 train rows (seed 0)",
-        "validation held out: 20 of 180 train rows (seed 0)",
+        "validation held out: 40 of 180 train rows (seed 0)",
     )
+
+
+@pytest.mark.parametrize(
+    ("rows", "most", "held"),
+    [
+        (3, 1000, 1),  # a fifth of 3 rows rounds to one
+        (500, 1000, 100),
+        (1000, 1000, 200),
+        (1500, 1000, 200),  # a fifth would be more than 200 rows, and a tenth is less
+        (2010, 1000, 201),
+        (2010, 150, 150),
+    ],
+)
+def test_a_fifth_of_few_rows_and_a_tenth_of_many_are_held_out_for_validation(
+    tmp_path: Path, rows: int, most: int, held: int
+) -> None:
+    for split, size in (("train", rows), ("test", 2)):
+        write_rows(tmp_path / f"{split}.jsonl", (["a", "b"] * rows)[:size])
+    splits = load_splits(str(tmp_path), validation_rows=most)
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [rows - held, held, 2]
+
+
+def test_the_validation_rows_of_one_file_are_a_share_of_all_its_rows(tmp_path: Path) -> None:
+    splits = load_splits(str(write_rows(tmp_path / "all.jsonl", ["a", "b"] * 1500)))
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [2400, 300, 300]
 
 
 def test_without_a_test_split_validation_is_the_test_split(tmp_path: Path) -> None:
@@ -150,7 +175,7 @@ def test_without_a_test_split_validation_is_the_test_split(tmp_path: Path) -> No
     assert all(text.startswith("train") for text in splits.validation.inputs[0])
     assert changes(splits) == (
         "no test split: the 2 validation rows are the test rows",
-        "validation held out: 4 of 40 train rows (seed 0)",
+        "validation held out: 8 of 40 train rows (seed 0)",
     )
 
 
@@ -459,7 +484,7 @@ def copies(path: Path, times: int, texts: int) -> str:
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(("times", "texts", "held"), [(10, 20, (20, 20)), (2, 100, (20, 20)), (15, 10, (15, 15))])
+@pytest.mark.parametrize(("times", "texts", "held"), [(10, 20, (20, 40)), (2, 100, (20, 40)), (15, 10, (15, 30))])
 def test_equal_texts_are_held_out_together(
     tmp_path: Path, times: int, texts: int, held: tuple[int, int], seed: int
 ) -> None:
@@ -496,7 +521,7 @@ def test_a_class_of_one_text_stays_in_train(tmp_path: Path) -> None:
 def test_a_hold_out_from_classes_of_one_text_each_is_warned_of(tmp_path: Path) -> None:
     source = copies(tmp_path / "a.jsonl", 10, 2)
     splits = load_splits(source)
-    assert [len(rows) for rows in (splits.train, splits.validation, splits.test)] == [16, 2, 2]
+    assert [len(rows) for rows in (splits.train, splits.validation, splits.test)] == [14, 4, 2]
     assert changes(splits)[1] == (
         "test held out: 2 of 20 train rows (seed 0); no class has two texts to share out, so that equal texts stand on "
         "both sides and any accuracy says little"
@@ -513,7 +538,7 @@ def test_duplicates_are_dropped_before_the_hold_out(tmp_path: Path) -> None:
     assert changes(splits) == (
         "train: 80 of 120 rows left out that repeat the text of a row before",
         "test held out: 4 of 40 train rows (seed 0)",
-        "validation held out: 4 of 36 train rows (seed 0)",
+        "validation held out: 8 of 36 train rows (seed 0)",
     )
 
 

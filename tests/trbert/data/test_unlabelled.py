@@ -168,7 +168,7 @@ def test_rows_that_a_sample_leaves_out_are_used_only_where_their_file_is_named(t
     assert load_splits(str(path), train_rows=10).unlabelled is None
     found = load_splits(str(path), train_rows=10, unlabelled=[str(path)])
     assert found.unlabelled is not None
-    assert (len(found.train), len(found.validation), len(found.test), len(found.unlabelled)) == (10, 10, 10, 70)
+    assert (len(found.train), len(found.validation), len(found.test), len(found.unlabelled)) == (10, 20, 10, 60)
     every = {text for rows in found.rows.values() for text in rows.inputs[0]}
     assert len(every) == 100
 
