@@ -44,11 +44,13 @@ class Point:
         quality_validation: the quality on validation.
         quality_test: the quality on test; None if it was not measured.
         drop: how far `quality_test` lies below that of the best unreduced model, in percentage points.
+        drop_interval: the ends of the 95 % interval of `drop`, as `trbert.measure.intervals` computes it; () for the
+            model that drops are measured from, and where it was not computed.
         speed_up_validation: Σ unreduced FLOPs / Σ reduced FLOPs on validation, without padding.
         speed_up_test: the same on test; None if it was not measured.
         docs_per_second: the measured throughput.
         kept: the fraction of the original tokens left after each reduction point; on test if that was measured.
-        on_front: whether no other point dominates this one, as `pareto_front` defines it.
+        on_front: whether the point is on the front, as `pareto_front` defines it.
         model: the model's folder, relative to the run's, such as "models/3"; "" for a free rule, which has no model.
     """
 
@@ -61,6 +63,7 @@ class Point:
     quality_validation: float
     quality_test: float | None = None
     drop: float | None = None
+    drop_interval: tuple[float, ...] = ()
     speed_up_validation: float
     speed_up_test: float | None = None
     docs_per_second: float | None = None
@@ -76,6 +79,8 @@ class Point:
                     raise InputError(f"{field.name} must be a finite number, and is {value!r}")
             if field.name.startswith("speed_up") and value is not None and value <= 0:
                 raise InputError(f"{field.name} must be positive, and is {value!r}")
+        if len(self.drop_interval) not in (0, 2):
+            raise InputError(f"drop_interval must have two ends or none, and has {len(self.drop_interval)}")
         if self.model and not _MODEL.fullmatch(self.model):
             raise InputError(
                 "model must be empty, or 'models/' and the name of a folder there (of letters, digits, '.', '_' and "
@@ -109,16 +114,22 @@ def has_model(points: Iterable[Point]) -> bool:
 
 
 def pareto_front(points: Sequence[Point]) -> list[int]:
-    """Returns the indices of the points that no other point dominates, slowest first.
+    """Returns the indices of the points that no point of another model dominates, slowest first.
 
     Point i dominates point j if quality_i ≥ quality_j and speed_up_i ≥ speed_up_j, and one of them is greater; both on
-    validation. If several points are equal in both, one of them stays. A saved model is preferred to a free rule, and
-    the choice does not depend on the order of the points. O(n log n).
+    validation. If several points are equal in both, at most one of them stays. A saved model is preferred to a free
+    rule, and the choice does not depend on the order of the points.
+
+    The dials of one model do not dominate each other. A model is hardly ever worse because it keeps more tokens. So a
+    faster dial that looks better is mostly chance, which is large where validation has few rows
+    (docs/results/holdout.md). The dials of a rule at the same reduction points are one model here.
 
     Example:
-        >>> def at(quality, speed_up):
-        ...     return Point(trial="1", selector="policy", quality_validation=quality, speed_up_validation=speed_up)
-        >>> pareto_front([at(0.8, 4.0), at(0.9, 1.0), at(0.7, 3.0)])
+        >>> def at(trial, quality, speed_up):
+        ...     return Point(trial=trial, selector="policy", quality_validation=quality, speed_up_validation=speed_up)
+        >>> pareto_front([at("1", 0.8, 4.0), at("2", 0.9, 1.0), at("2", 0.7, 3.0)])
+        [1, 0]
+        >>> pareto_front([at("1", 0.8, 4.0), at("1", 0.7, 3.0)])
         [1, 0]
     """
 
@@ -128,9 +139,16 @@ def pareto_front(points: Sequence[Point]) -> list[int]:
         return (-point.speed_up_validation, -point.quality_validation, not is_saved(point), *_in_words(point))
 
     front: list[int] = []
+    best: dict[tuple[Any, ...], float] = {}  # the best quality of each model so far; all of it is as fast or faster
+    places: set[tuple[float, float]] = set()
     for index in sorted(range(len(points)), key=falling):
-        if not front or points[index].quality_validation > points[front[-1]].quality_validation:
+        point = points[index]
+        model, quality = (point.trial, point.selector, point.points), point.quality_validation
+        place = (quality, point.speed_up_validation)
+        if place not in places and all(quality > other for name, other in best.items() if name != model):
             front.append(index)
+            places.add(place)
+        best[model] = max(quality, best.get(model, quality))
     return front[::-1]
 
 
@@ -144,11 +162,12 @@ def _in_words(point: Point) -> tuple[str, ...]:
 
 
 def mark_front(points: Sequence[Point]) -> tuple[Point, ...]:
-    """Returns the points in the given order, with `on_front` set for those that no other point dominates.
+    """Returns the points in the given order, with `on_front` set for those of the front.
 
     Example:
         >>> slow = Point(trial="1", selector="policy", quality_validation=0.8, speed_up_validation=2.0)
-        >>> [each.on_front for each in mark_front([slow, dataclasses.replace(slow, speed_up_validation=3.0)])]
+        >>> fast = dataclasses.replace(slow, trial="2", speed_up_validation=3.0)
+        >>> [each.on_front for each in mark_front([slow, fast])]
         [False, True]
     """
     front = set(pareto_front(points))

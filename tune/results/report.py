@@ -50,7 +50,7 @@ TIMED_ROUNDS = 3
 """How many times each model's throughput is measured; the median counts."""
 TIMING_SHARE, WRITING_SHARE = 0.5, 0.1
 """The share of the time that testing the models leaves for their throughput; the rest is for testing the free rules.
-And the share of all the time at the end for drawing and writing.
+And the share of all the time at the end for the intervals, drawing and writing; the intervals may take half of it.
 """
 
 
@@ -79,8 +79,8 @@ def collect(
     Raises:
         InputError, DamagedCheckpoint: The files of all trials are damaged.
     """
-    clock = clock or Clock()
-    clock = clock.part((1 - WRITING_SHARE) * clock.left())
+    whole = clock or Clock()
+    clock = whole.part((1 - WRITING_SHARE) * whole.left())
     for left in folder.models.glob(".*"):  # half a copy of a search that was killed; only one search has the run
         shutil.rmtree(left, ignore_errors=True)
     save_teacher(folder, prepared, settings)
@@ -93,8 +93,10 @@ def collect(
     tested, answers = _tested(marked, _reported(marked), models.open, prepared, settings.compute, testing)
     timed = _timed(tested, models.open, prepared, clock.part(TIMING_SHARE * clock.left()))
     models.close()
-    timed = _with_drops(rules_on_test(timed, prepared, settings.compute, clock))
-    measures = _measures(timed, {0: prepared.teacher_answers, **answers}, prepared, clock)
+    timed, of_rules = rules_on_test(timed, prepared, settings.compute, clock)
+    answers = {0: prepared.teacher_answers, **answers, **of_rules}
+    measures = _measures(timed, answers, prepared, whole.part(whole.left() / 2))
+    timed = _with_drops(timed, measures)
     for number, outcome in outcomes.items():
         _write_card(folder, number, outcome, timed, measures, prepared)
     if prepared.standing is not None:
@@ -318,12 +320,22 @@ def _sampled_gap(deployed: Evaluation, drawn: Evaluation, metric: str) -> str:
     )
 
 
-def _with_drops(points: Sequence[Point]) -> list[Point]:
-    """Returns the points with their drops from the best model that keeps all tokens: the teacher or a trained one."""
+def _with_drops(points: Sequence[Point], measures: Mapping[int, Measures]) -> list[Point]:
+    """Returns the points with their drops from the best model that keeps all tokens, and with the drops' intervals.
+
+    That model is the teacher or a trained one.
+
+    Args:
+        points: of the run.
+        measures: of some of them, by their indices. The other ones get no interval.
+    """
     yardstick = max(point.quality_test or 0.0 for point in points if keeps_all(point))
+    intervals = {index: own.drop for index, own in measures.items() if own.drop is not None}
     return [
-        point if point.quality_test is None else replace(point, drop=100 * (yardstick - point.quality_test))
-        for point in points
+        point
+        if point.quality_test is None
+        else replace(point, drop=100 * (yardstick - point.quality_test), drop_interval=intervals.get(index, ()))
+        for index, point in enumerate(points)
     ]
 
 

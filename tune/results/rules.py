@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from trbert.encoder import Encoder
 from trbert.measure.cost import CostModel
@@ -57,8 +58,10 @@ def free_points(
 
 def rules_on_test(
     points: Sequence[Point], prepared: Prepared, compute: ComputeSettings, clock: Clock | None = None
-) -> list[Point]:
+) -> tuple[list[Point], dict[int, list[Any]]]:
     """Returns the points of a run with those of the free rules measured on test, as far as there is time.
+
+    It also returns what the measured rules say of each example, by the indices of their points.
 
     Args:
         points: of the run.
@@ -66,7 +69,7 @@ def rules_on_test(
         compute: how the machine is used.
         clock: the points for which there is no time stay as they are; None leaves out none.
     """
-    rules, tested = _Rules(prepared, compute, clock or Clock()), list(points)
+    rules, tested, answers = _Rules(prepared, compute, clock or Clock()), list(points), {}
     selectors = {selector.name: selector for selector in free_selectors()}
     with suppress(StageTimeout):
         for index in _in_order(points):
@@ -76,7 +79,8 @@ def rules_on_test(
             tested[index] = replace(
                 point, quality_test=measured.quality, speed_up_test=measured.speed_up, kept=measured.kept
             )
-    return tested
+            answers[index] = measured.decoded
+    return tested, answers
 
 
 def _in_order(points: Sequence[Point]) -> Iterator[int]:

@@ -157,6 +157,7 @@ _CODECS: dict[str, _Codec] = {
     "quality_validation": _FLOAT,
     "quality_test": _optional(_FLOAT),
     "drop": _optional(_FLOAT),
+    "drop_interval": _several(_FLOAT),
     "speed_up_validation": _FLOAT,
     "speed_up_test": _optional(_FLOAT),
     "docs_per_second": _optional(_FLOAT),
@@ -206,12 +207,13 @@ def table(points: Sequence[Point], every: bool = False, standing: Standing | Non
     Example:
         >>> teacher = Point(trial="teacher", selector="none", quality_validation=0.9, speed_up_validation=1.0)
         >>> print(table([teacher]))
-        model    selector  dial  points  quality (test)  drop  FLOPs speed-up  docs/s  kept
-        teacher  none         –       –               –     –           1.00x       –     –
+        model    selector  dial  points  quality (test)  drop  its 95 %  FLOPs speed-up  docs/s  kept
+        teacher  none         –       –               –     –         –           1.00x       –     –
     """
     shown = [point for point in points if every or point.on_front or point.trial == TEACHER]
     shown.sort(key=lambda point: (point.trial != TEACHER, point.speed_up, _row(point)))
-    header = ["model", "selector", "dial", "points", "quality (test)", "drop", "FLOPs speed-up", "docs/s", "kept"]
+    header = ["model", "selector", "dial", "points", "quality (test)", "drop", "its 95 %"]
+    header += ["FLOPs speed-up", "docs/s", "kept"]
     rows = [_cells(point) for point in shown]
     if every:
         header += ["quality (validation)", "FLOPs (validation)", "on front"]
@@ -222,7 +224,7 @@ def table(points: Sequence[Point], every: bool = False, standing: Standing | Non
     above, below = "", ""
     if standing is not None:
         for each in standing.baselines:
-            row = [each.name, "–", "–", "–", _percent(each.test), "–", "–", "–", "–"]
+            row = [each.name, "–", "–", "–", _percent(each.test), "–", "–", "–", "–", "–"]
             rows.append([*row, _percent(each.validation), "–", ""] if every else row)
         told = remarks(standing)
         above = f"no front: {told.pop(0)}\n\n" if standing.knows_nothing else ""
@@ -269,6 +271,7 @@ def _cells(point: Point) -> list[str]:
         ",".join(map(str, point.points)) or "–",
         _percent(point.quality_test),
         "–" if point.drop is None else f"{point.drop:z.1f}",
+        " to ".join(f"{end:z.1f}" for end in point.drop_interval) or "–",
         f"{point.speed_up:.2f}x",
         "–"
         if point.docs_per_second is None

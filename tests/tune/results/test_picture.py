@@ -105,14 +105,15 @@ def test_each_model_is_drawn_at_its_own_points_and_the_teacher_across(tmp_path, 
 
 
 def test_points_off_the_front_are_drawn_faintly_and_no_line_joins_them(tmp_path, at, unreduced):
-    points = mark_front([unreduced(0.9), at(0.7, 2.0), at(0.8, 4.0), at(0.6, 3.0, trial="2")])
+    better = at(0.85, 2.5, trial="3")
+    points = mark_front([unreduced(0.9), at(0.7, 2.0), at(0.8, 4.0), at(0.6, 3.0, trial="2"), better])
     (axes,) = picture(points, tmp_path / "front.png").axes
     faint = [each.get_offsets().tolist() for each in axes.collections if each.get_alpha() == 0.25]
     assert faint == [[[2.0, pytest.approx(69.0)]], [[3.0, pytest.approx(59.0)]]]
     # Model 1 has a point on the front and one off it. Only the first is drawn large, in the model's colour.
     assert offsets(axes, "model 1") == [[4.0, pytest.approx(79.0)]]
     (line,) = [line for line in axes.lines if line.get_label().startswith("front")]
-    np.testing.assert_allclose(line.get_xydata(), [[4.0, 79.0]])
+    np.testing.assert_allclose(line.get_xydata(), [[2.5, 84.0], [4.0, 79.0]])
 
 
 def test_lines_run_from_slow_to_fast_whatever_the_order_of_points(tmp_path, small_front):

@@ -21,10 +21,11 @@ from tune.learning.model import Model
 from tune.learning.standing import COMMONEST
 from tune.results import report
 from tune.results.front import UNNUMBERED, Point, mark_front
-from tune.results.measures import read_measures
+from tune.results.measures import Measures, read_measures
 from tune.results.outcome import Outcome, write_outcome
 from tune.results.report import collect, finished
 from tune.results.standing_file import read_standing
+from tune.results.table import read_front
 from tune.runs.folder import RunFolder
 from tune.settings import ComputeSettings, override
 
@@ -78,13 +79,17 @@ def collected(certain, tiny_settings, tmp_path):
 
 CURVE = (
     (0.25, evaluation(0.7, 3.0, 0.5, 0.25)),
-    (0.5, evaluation(0.6, 2.0, 0.7, 0.5)),  # worse than the dial before it, and slower
+    (0.5, evaluation(0.6, 2.0, 0.7, 0.5)),
     (1.0, evaluation(0.74, 1.0, 1.0, 1.0)),
+)
+# A rule that is better and faster than the second dial, and slower than the first.
+RULE = Point(
+    trial="free", selector="random", dial=0.12, points=(0, 1), quality_validation=0.65, speed_up_validation=2.5
 )
 
 
 def test_the_front_is_chosen_on_validation_and_reported_on_test(collected, result_of):
-    _, (teacher, cheap, worse, whole) = collected([], result_of(1, *CURVE))
+    _, (teacher, _, cheap, worse, whole) = collected([RULE], result_of(1, *CURVE))
     # What the trial said of validation stays; test is measured, and 2 of 5 of its rows have label 0.
     assert [point.quality_validation for point in (cheap, worse, whole)] == [0.7, 0.6, 0.74]
     assert [point.speed_up_validation for point in (cheap, worse, whole)] == [3.0, 2.0, 1.0]
@@ -133,11 +138,39 @@ def test_free_rules_are_reported_with_both_splits(collected, result_of):
     assert found.drop == pytest.approx(15.0)  # 40 % less 25 %
 
 
+def test_every_point_that_was_measured_on_test_has_the_interval_of_its_drop_rules_too(collected, result_of, certain):
+    # The teacher is right on 12 of 20 rows and each other one on 8 of them, of which 0 are the same.
+    swapped = dataclasses.replace(certain, teacher_answers=[1] * 20, teacher_test=0.6)
+    folder, points = collected([RULE], result_of(1, *CURVE), shared=swapped)
+    teacher, free, cheap, worse, whole = points
+    assert (teacher.drop, teacher.drop_interval) == (0.0, ())  # drops are measured from it
+    assert (worse.quality_test, worse.drop_interval) == (None, ())
+    for point in (free, cheap, whole):
+        low, high = point.drop_interval
+        # A row's difference is ±1 with mean .2: that of 20 rows has the standard deviation √(1 − .04) / √20 = .22.
+        assert point.drop == pytest.approx(20.0)
+        assert (low, high) == (pytest.approx(20 - 43, abs=6), pytest.approx(20 + 43, abs=6))
+    assert cheap.drop_interval == read_measures(folder.models / "1", 0.25).drop
+    assert read_front(folder.front_table) == points
+
+
+def test_the_intervals_have_time_of_their_own_where_the_rules_took_what_there_was(
+    certain, tiny_settings, result_of, tmp_path, monkeypatch
+):
+    def slow(points, prepared, compute, clock):
+        clock.seconds = -1.0
+        return list(points), {}
+
+    monkeypatch.setattr(report, "rules_on_test", slow)
+    points = collect(RunFolder(tmp_path / "run"), certain, tiny_settings, [], [result_of(1, *CURVE)], clock=Clock(1e6))
+    assert [len(point.drop_interval) for point in points if point.quality_test is not None] == [0, 2, 2, 2]
+
+
 def test_a_models_card_tells_its_dials_on_test_and_how_it_was_made(collected, result_of):
-    folder, points = collected([], result_of(1, *CURVE), result_of(2, *CURVE[1:]))
+    folder, points = collected([RULE], result_of(1, *CURVE), result_of(2, *CURVE[1:]))
     card = (folder.models / "1" / "README.md").read_text().splitlines()
     assert "selector first, reduction points [0, 2], nothing learned but the encoder" in card
-    cheap = points[1]
+    cheap = points[2]
     # All models say class 0, of which 8 of 20 rows are. 8 ± 4.3 of them lie between the ends: 1.96 · √(20 · .4 · .6).
     # The F1 of class 0 is 2 · 8 / (8 + 20), and that of class 1 is 0.
     told = "95 % interval 20.0 to 60.0 %"
@@ -270,7 +303,11 @@ def test_drops_are_from_the_best_model_on_test_that_keeps_all_tokens(at, unreduc
         at(0.8, 5.0, kept=(0.5, 0.1), quality_test=None),
         at(0.8, 6.0, kept=(0.5, 0.1), quality_test=0.0),  # measured, and wrong on every row
     ]
-    drops = [point.drop for point in report._with_drops(points)]
+    ends = [None, (-1.0, 2.0), None]  # of the point that drops are measured from, and of the first two that drop tokens
+    measures = {i: Measures(dial=0.0, quality=(0.8, 0.9), drop=own, figures={}) for i, own in enumerate(ends, start=1)}
+    found = report._with_drops(points, measures)
+    assert [point.drop_interval for point in found] == [(), (), (-1.0, 2.0), (), (), ()]
+    drops = [point.drop for point in found]
     assert drops == [
         pytest.approx(3.0),
         pytest.approx(0.0),

@@ -15,7 +15,7 @@ from tune.settings import override
 
 def measured(prepared, settings, points):
     """Returns the rules' points, measured on validation and then on test."""
-    return rules_on_test(free_points(prepared, settings.compute, points), prepared, settings.compute)
+    return rules_on_test(free_points(prepared, settings.compute, points), prepared, settings.compute)[0]
 
 
 def test_what_the_free_rules_achieve_is_the_models_own_measure_of_each_split(prepared, tiny_settings, make_model):
@@ -97,5 +97,8 @@ def test_rules_for_which_there_is_no_time_are_left_out_and_every_rule_has_a_dial
     assert all(point.quality_test is None for point in points)
     # On test those of the front come first.
     points[-1] = dataclasses.replace(points[-1], on_front=True)
-    tested = rules_on_test(points, prepared, tiny_settings.compute, Few(1))
+    tested, answers = rules_on_test(points, prepared, tiny_settings.compute, Few(1))
     assert [point.quality_test is not None for point in tested] == [False, False, False, True]
+    # What it says of the test rows is what it was measured by.
+    assert [*answers] == [3]
+    assert prepared.task.quality(answers[3], prepared.test) == tested[3].quality_test

@@ -17,7 +17,16 @@ from tune.results.table import read_front, table, write_front
 def test_what_is_written_is_read_again_exactly(tmp_path, at, small_front):
     points = [
         *small_front(),
-        at(1 / 3, 0.1 + 0.2, penalty=1e-17, keep_ratios=(0.1, 2 / 3), kept=(1.0,), points=(1,), drop=-0.1),
+        at(
+            1 / 3,
+            0.1 + 0.2,
+            penalty=1e-17,
+            keep_ratios=(0.1, 2 / 3),
+            kept=(1.0,),
+            points=(1,),
+            drop=-0.1,
+            drop_interval=(-1 / 3, 0.1),
+        ),
     ]
     write_front(tmp_path / "front.csv", points)
     assert read_front(tmp_path / "front.csv") == tuple(points)
@@ -28,7 +37,7 @@ def test_the_columns_are_the_fields_of_a_point_in_order(tmp_path, at):
     write_front(tmp_path / "front.csv", [at(0.5, 2.0)])
     header, row = (tmp_path / "front.csv").read_text().splitlines()
     assert header.split(",") == [field.name for field in dataclasses.fields(Point)]
-    assert row == "1,policy,0.0,0;2,,,0.5,0.49,,2.0,,,,False,models/1"
+    assert row == "1,policy,0.0,0;2,,,0.5,0.49,,,2.0,,,,False,models/1"
 
 
 def test_numpy_numbers_are_written_as_numbers(tmp_path, at):
@@ -83,7 +92,7 @@ def test_a_missing_run_and_an_unfinished_search_say_what_to_do(tmp_path):
             r"line 3: points must be whole numbers joined by ';', and is '0;x'",
         ),
         (lambda text: text.replace("True", "yes", 1), r"line 2: on_front must be True or False, and is 'yes'"),
-        (lambda text: text.replace("0.896", "0.896,1"), r"line 3 must have 15 cells, and has 16"),
+        (lambda text: text.replace("0.896", "0.896,1"), r"line 3 must have 16 cells, and has 17"),
         (lambda text: text.replace("1.0", "-1.0", 1), r"line 2: speed_up_validation must be positive, and is -1\.0"),
         (lambda text: text.replace("teacher", '"teacher', 1), r"must be a csv file as tune/search\.py writes it"),
     ],
@@ -103,12 +112,12 @@ def test_bytes_that_are_no_text_are_no_front(run):
 
 def test_the_table_shows_the_front_and_the_rules_at_equal_cost(small_front):
     assert table(small_front()).splitlines() == [
-        "model           selector  dial  points  quality (test)  drop  FLOPs speed-up  docs/s     kept",
-        "models/teacher  none         –       –           89.0%   0.0           1.00x       –        –",
-        "models/1        policy    -0.5     0,2           88.6%   0.4           3.00x     321  50% 25%",
-        "models/2        policy    -1.5     0,2           88.0%   1.0           5.00x       –        –",
-        "models/1        policy      -3     0,2           84.0%   5.0           9.00x       –        –",
-        "teacher         random     0.1     0,2           40.0%     –          10.00x       –        –",
+        "model           selector  dial  points  quality (test)  drop     its 95 %  FLOPs speed-up  docs/s     kept",
+        "models/teacher  none         –       –           89.0%   0.0            –           1.00x       –        –",
+        "models/1        policy    -0.5     0,2           88.6%   0.4  -0.6 to 1.5           3.00x     321  50% 25%",
+        "models/2        policy    -1.5     0,2           88.0%   1.0   0.0 to 2.0           5.00x       –        –",
+        "models/1        policy      -3     0,2           84.0%   5.0            –           9.00x       –        –",
+        "teacher         random     0.1     0,2           40.0%     –            –          10.00x       –        –",
         "",
         "quality (test) at equal cost",
         "speed-up  trained  first  random  trained ahead by",
@@ -152,7 +161,7 @@ def test_points_are_shown_in_the_order_of_their_cost_on_test_beside_the_rules_th
 
 
 def test_only_measured_points_of_the_front_are_set_beside_the_rules(at, unreduced, rule):
-    behind, unmeasured = at(0.7, 2.0), at(0.6, 9.0, quality_test=None)
+    behind, unmeasured = at(0.7, 2.0, trial="2"), at(0.6, 9.0, quality_test=None)
     points = mark_front(
         [unreduced(0.9), behind, at(0.8, 4.0), unmeasured, rule("first", 0.5, 2.0), rule("first", 0.4, 6.0)]
     )
@@ -186,8 +195,8 @@ def test_the_baselines_are_the_last_lines_of_the_table_and_no_points(small_front
     plain = table(small_front()).split("\n\n")[0]
     assert [line.split() for line in front.splitlines()[:-2]] == [line.split() for line in plain.splitlines()]
     assert front.splitlines()[-2:] == [
-        "commonest answer  –            –       –           50.0%     –               –       –        –",
-        "TF-IDF + LR       –            –       –           80.0%     –               –       –        –",
+        "commonest answer  –            –       –           50.0%     –            –               –       –        –",
+        "TF-IDF + LR       –            –       –           80.0%     –            –               –       –        –",
     ]
     assert told == "test has 500 rows; the 95 % interval of the teacher's quality is 6.3 points wide"
     lines = table(small_front(), every=True, standing=standing()).split("\n\n")[0].splitlines()
