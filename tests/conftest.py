@@ -26,6 +26,9 @@ os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "MPLBACKEND": "Agg",
+    # The same products in the same order on every processor, and wherever in memory the numbers lie. Without it, a
+    # copy of a model gives other last digits than the model itself on some processors.
+    "MKL_CBWR": "AVX2",
     # Workers and subprocesses import this checkout, installed or not.
     "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
 }
