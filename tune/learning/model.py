@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from tune.learning.exit_maps import exits_at
 from tune.learning.joint_stage import Joint, gold_share, train_jointly
 from tune.learning.measuring import evaluate_in_time, watched
 from tune.learning.prepare import Prepared
-from tune.learning.select_stage import GradientSource, Sampler, train_policy, warm_start
+from tune.learning.select_stage import GradientSource, Sampler, frozen_runner, train_policy, warm_start
 from tune.learning.steps import ALONE, Keeper, Progress, Team, autocast, pick_device
 from tune.settings import Settings, override
 
@@ -106,10 +107,14 @@ class Model:
         return [parameter for module in modules for parameter in module.parameters()]
 
     def sampler(self, train: Examples) -> Sampler:
-        """Returns a sampler of this model's trajectories that works in this process."""
-        settings = self.settings
+        """Returns a sampler of this model's trajectories that works in this process.
+
+        It has the weights of the model, and a runner of its own.
+        """
+        settings, encoder = self.settings, self.reducer.encoder
+        frozen = replace(self.reducer, encoder=Encoder(encoder.plain, frozen_runner(encoder.device)))
         return Sampler(
-            self.dynamics,
+            replace(self.dynamics, reducer=frozen),
             self.policy,
             train,
             settings.select,

@@ -18,6 +18,8 @@ from envs.dynamics import Dynamics
 from envs.rollout import Draw, Rollout, sample_trajectories
 from trbert.measure.evaluate import within_budget
 from trbert.measure.halving import halved
+from trbert.runners import Eager, Runner
+from trbert.runners.spans import Spans
 from trbert.selection.policy import Policy
 from trbert.selection.reduction import Reducer
 from trbert.selection.saliency import most_salient, saliency
@@ -153,7 +155,10 @@ class Sampler:
         device = reducer.encoder.device
         draw = Draw(seed=self.seed, version=item.version, documents=documents.to(device))
         dials = torch.zeros(self.settings.samples, len(documents), device=device)
-        forced = self._salient_mask(part) if item.guided else None
+        forced = None
+        if item.guided:
+            with autocast(device, self.compute.dtype):
+                forced = self._salient_mask(part)
         with autocast(device, self.compute.dtype), _frozen(reducer):
             rollout = sample_trajectories(
                 self.dynamics, self.policy, part.tokens, draw, dials, forced=forced, temperature=self.temperature
@@ -174,6 +179,11 @@ class Sampler:
             expected = self.policy.logits(entering, 0, dials)[0].sigmoid()
             keep = expected.new_zeros(len(entering)).index_add(0, entering.documents, expected).round()
         return most_salient(entering, scores, keep)[0]
+
+
+def frozen_runner(device: torch.device) -> Runner:
+    """Returns the runner of an encoder that does not learn: on a GPU it captures the layers between two points."""
+    return Spans() if device.type == "cuda" else Eager()
 
 
 def select_loss(

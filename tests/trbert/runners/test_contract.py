@@ -14,6 +14,7 @@ from trbert.errors import InputError
 from trbert.modeling import assemble, load
 from trbert.packed.tokens import Tokens
 from trbert.runners import RUNNERS, Compiled, Eager, Graphed, Int8, runner_of
+from trbert.runners.spans import Spans
 from trbert.selection.outputs import reduced_outputs
 from trbert.selection.policy import Policy
 from trbert.selection.selectors import FirstSelector, PolicySelector
@@ -32,10 +33,10 @@ def compiles_nothing(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **_: lambda *given: function(*given))
 
 
-# Every runner; a new one is tested by having a name.
-@pytest.fixture(params=RUNNERS)
+# Every runner; a new one is tested by having a name. `Spans` has none that a user could give: rollouts alone use it.
+@pytest.fixture(params=[*RUNNERS.values(), Spans], ids=[*RUNNERS, Spans.name])
 def runner(request):
-    return runner_of(request.param)
+    return request.param()
 
 
 @pytest.fixture
@@ -211,6 +212,7 @@ def test_inference_mode_autocast_and_training_mode_in_any_order_give_no_wrong_nu
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("runner", [made() for made in RUNNERS.values()], ids=list(RUNNERS))
 def test_a_saved_model_is_loaded_with_its_runner(runner, make_reducer, make_tokens, tmp_path):
     torch.manual_seed(0)
     assemble(make_reducer(POINTS), PolicySelector(Policy(32, 2)), 1000.0, 40).save_pretrained(tmp_path)

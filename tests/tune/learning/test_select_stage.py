@@ -16,13 +16,17 @@ from tests.tune.learning.watching import Told, right, same, weights_of
 from trbert.errors import Diverged, InputError
 from trbert.measure.cost import CostModel
 from trbert.packed.tokens import Tokens
+from trbert.runners import Eager
+from trbert.runners.spans import Spans
 from trbert.selection.saliency import most_salient, saliency
 from trbert.tasks import TASKS
 from trbert.tasks.examples import Examples
+from tune.learning import model as module
 from tune.learning import select_stage as stages
 from tune.learning.select_stage import (
     RolloutItem,
     flatten,
+    frozen_runner,
     load_flat,
     select_loss,
     train_policy,
@@ -255,6 +259,63 @@ def test_an_item_over_budget_or_memory_is_cut_and_gives_the_same(make_model, tra
     np.testing.assert_allclose(found.gradient, expected.gradient, rtol=1e-3, atol=1e-5)
     for name in ("reward", "charge"):
         assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-4)
+
+
+@pytest.mark.parametrize("guided", [False, True])
+@learning
+def test_a_sampler_whose_layers_are_captured_gives_the_same_and_leaves_the_model_its_runner(
+    make_model, train, changes, guided, monkeypatch
+):
+    """As on a GPU. Relaxed decisions need a gradient through the layers, so that these are not captured."""
+    model = make_model(changes)
+    item = RolloutItem(index=0, version=5, examples=(3, 1, 4, 15, 9, 2, 6), guided=guided)
+    weights = flatten(model.policy)
+    expected = model.sampler(train).gradient(weights, item)
+    monkeypatch.setattr(module, "frozen_runner", lambda device: Spans())
+    sampler = model.sampler(train)
+    for _ in range(2):  # captured, and repeated
+        found = sampler.gradient(weights, item)
+        np.testing.assert_allclose(found.gradient, expected.gradient, rtol=1e-3, atol=1e-5)
+        for name in ("reward", "charge", "kept"):
+            assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-5)
+    runner = sampler.dynamics.reducer.encoder.runner
+    assert type(runner) is Spans
+    # Points 0 and 2 of 4 layers. The salient tokens are found without dropping any, in rows of other sizes.
+    assert len(runner.captures) == (0 if changes else 2) + (2 if guided else 0)
+    assert type(model.reducer.encoder.runner) is Eager
+    assert model.dynamics.reducer is model.reducer
+
+
+def test_salient_tokens_are_found_in_the_arithmetic_of_the_rollout(make_model, train, monkeypatch):
+    # Two arithmetics in turn would drop what was captured at each item.
+    arithmetic = []
+
+    def listening(*given):
+        arithmetic.append(torch.is_autocast_enabled("cpu"))
+        return saliency(*given)
+
+    monkeypatch.setattr(stages, "saliency", listening)
+    for dtype in ("bfloat16", "float32"):
+        sampler = make_model({"compute.dtype": dtype}).sampler(train)
+        sampler.gradient(flatten(sampler.policy), RolloutItem(index=0, version=0, examples=(0, 1), guided=True))
+    assert arithmetic == [True, False]
+
+
+def test_the_layers_of_a_frozen_encoder_are_captured_on_a_gpu_alone():
+    assert type(frozen_runner(torch.device("cuda", 0))) is Spans
+    assert type(frozen_runner(torch.device("cpu"))) is Eager
+
+
+def test_the_policys_gradient_takes_as_many_products_for_many_samples_as_for_few(make_model, train):
+    counts = []
+    for samples in (2, 16):
+        model = make_model({"select.samples": samples})
+        item = RolloutItem(index=0, version=0, examples=(0, 1, 2))
+        rollout, _ = model.sampler(train)._sample(train.take(torch.arange(3)), torch.arange(3), item)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as told:
+            torch.autograd.grad(rollout.log_prob.sum(), list(model.policy.parameters()))
+        counts.append(sum(each.count for each in told.key_averages() if each.key == "aten::mm"))
+    assert counts[0] == counts[1] > 0
 
 
 def test_a_gradient_that_is_not_finite_is_refused_and_leaves_the_policy(make_model, train):
