@@ -508,7 +508,7 @@ def _whole_curve(model: Model, validation: Examples) -> DialCurve:
 def _point(model: Model, test: Examples, dial: float, target: float | None) -> dict[str, Any]:
     reducer, compute, lengths = model.reducer, model.settings.compute, test.tokens.lengths
     with autocast(reducer.encoder.device, compute.evaluation):
-        found = predict(reducer, forward_at(reducer, model.selector, dial), test, compute.tokens_per_batch)
+        found = predict(reducer, forward_at(reducer, model.selector, dial), test, compute.tokens_of_pass)
     flops = model.cost.reduced(lengths, found.kept, reducer.points, model.selector)
     return {
         "target": target,

@@ -402,7 +402,7 @@ def _point(
     reducer, compute = model.reducer, model.settings.compute
     lengths, forward = test.tokens.lengths, forward_at(reducer, model.selector, dial)
     with autocast(reducer.encoder.device, compute.evaluation):
-        found = predict(reducer, forward, test, compute.tokens_per_batch)
+        found = predict(reducer, forward, test, compute.tokens_of_pass)
         retrieved = retrieval.figures(lambda each: predict(reducer, forward, each).outputs) if retrieval else {}
     flops = model.cost.reduced(lengths, found.kept, reducer.points, model.selector)
     return {

@@ -245,7 +245,11 @@ class ComputeSettings:
         None,
         "threads of each process; when unset all cores for the teacher and for a trial that runs alone, or else 1",
     )
-    tokens_per_batch: int = _setting(16384, "most tokens in one pass; a pass is halved when memory runs out")
+    tokens_per_batch: int | None = _setting(
+        None,
+        "most tokens in one pass; a pass is halved when memory runs out; when unset 16384, and up to 131072 on a GPU "
+        "with memory for it",
+    )
     deterministic: bool = _setting(
         False,
         "whether two runs give the same models: documents and arithmetic are fixed, and no time decides anything, not "
@@ -257,12 +261,18 @@ class ComputeSettings:
             value = getattr(self, name)
             _check(value in ("auto", "float32", "bfloat16"), f"compute.{name}", "auto, float32 or bfloat16", value)
         _check(self.threads is None or self.threads > 0, "compute.threads", "positive or unset", self.threads)
-        _check(self.tokens_per_batch > 0, "compute.tokens_per_batch", "positive", self.tokens_per_batch)
+        tokens = self.tokens_per_batch
+        _check(tokens is None or tokens > 0, "compute.tokens_per_batch", "positive or unset", tokens)
         for name in ("dtype", "evaluation"):
             fixed = not self.deterministic or getattr(self, name) != "auto"
             _check(fixed, f"compute.{name}", "float32 or bfloat16 with --deterministic", getattr(self, name))
         fixed = not self.deterministic or self.threads is not None
         _check(fixed, "compute.threads", "a number with --deterministic", self.threads)
+
+    @property
+    def tokens_of_pass(self) -> int:
+        """The most tokens of a pass, where no memory was measured."""
+        return 16384 if self.tokens_per_batch is None else self.tokens_per_batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

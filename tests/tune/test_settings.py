@@ -79,7 +79,7 @@ RULES = [
         True,
         "compute.dtype must be float32 or bfloat16 with --deterministic, and is 'auto'",
     ),
-    ("compute.tokens_per_batch", 0, "compute.tokens_per_batch must be positive, and is 0"),
+    ("compute.tokens_per_batch", 0, "compute.tokens_per_batch must be positive or unset, and is 0"),
     ("policy_width", 0, "policy_width must be positive, and is 0"),
     (
         "policy_features",

@@ -25,7 +25,7 @@ from trbert.tasks import Task, task_of
 from trbert.tasks.examples import Examples
 from trbert.tasks.parts import first_alone, separator_of
 from tune.budget import Plan
-from tune.learning.memory import Footprint, Needs, fitting, fitting_budget, footprint, reserved
+from tune.learning.memory import Footprint, Needs, fitting, fitting_budget, footprint, reserved, wide_budget
 from tune.learning.steps import pick_device
 from tune.learning.teacher_cache import hash_examples, hash_weights
 from tune.preflight.machine import memory_available, memory_total
@@ -251,9 +251,14 @@ def _in_memory(
     """
     crew, wanted = ((0, 1), 1) if plan.spread else ((plan.workers, plan.learners), plan.concurrent)
     free, usable = _memory(device, found.parameters)
-    budget = fitting_budget(found, settings, crew, usable, free)
-    if budget < settings.compute.tokens_per_batch:
-        say(f"memory: a pass has at most {budget:,} tokens, and not {settings.compute.tokens_per_batch:,}, to fit in")
+    asked = settings.compute.tokens_of_pass
+    wide = asked
+    if device.type == "cuda":
+        wide = wide_budget(found, settings, (plan.workers, plan.learners), plan.concurrent, usable)
+    budget = fitting_budget(found, settings, wide, crew, usable, free)
+    if budget < asked:
+        say(f"memory: a pass has at most {budget:,} tokens, and not {asked:,}, to fit in")
+    if budget != asked:
         settings = override(settings, {"compute.tokens_per_batch": budget})
     needs = found.needs(settings, budget)
     trial = needs.of_trial(*crew)

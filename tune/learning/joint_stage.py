@@ -181,7 +181,7 @@ def train_jointly(
             costs.copy_(torch.from_numpy(joint.curve(few).log_costs))
         # These versions differ from the select stage's, so that no draw is used twice.
         of_step = partial(loss, version=FIRST_VERSION + step)
-        value = step_in_budget(optimizer, chosen, lengths, compute.tokens_per_batch, of_step, team)
+        value = step_in_budget(optimizer, chosen, lengths, compute.tokens_of_pass, of_step, team)
         progress({"step": float(step + 1), "steps": float(steps), "loss": value, **seen})
 
 

@@ -28,6 +28,8 @@ ALLOCATED = 1.15
 
 With a BERT of 6 layers of 384 units, on a processor, passes took 1.10 to 1.15 times as much.
 """
+WIDEST = 131072
+"""The most tokens of a pass on a GPU: 64 documents of 256 tokens, with 8 trajectories each."""
 REMEDY = "--set joint.batch_size=8, --set compute.tokens_per_batch=4096 or a shorter --max-length needs less memory"
 """What a user can do about too little memory."""
 _KILLED = ("Worker exit type: SYSTEM_ERROR", "worker process has died", "worker died unexpectedly")
@@ -166,12 +168,35 @@ def fitting(usable: float, trial: float, wanted: int) -> int:
     return max(1, min(wanted, int(usable // trial)))
 
 
-def fitting_budget(found: Footprint, settings: Settings, crew: tuple[int, int], usable: float, free: float) -> int:
-    """Returns the most tokens of a pass with which a trial fits into memory: those of the settings, or fewer.
+def wide_budget(found: Footprint, settings: Settings, crew: tuple[int, int], trials: int, usable: float) -> int:
+    """Returns the most tokens of a pass on a GPU: more than elsewhere, if all trials still fit into memory at once.
+
+    A GPU is busy only with many tokens. But to run more trials at once makes it busy, too.
+
+    Args:
+        found: what the memory of a pass depends on.
+        settings: of the run. If they say how many tokens a pass has at most, it has no more.
+        crew: the numbers of rollout workers and of learners of a trial.
+        trials: how many trials are to run at once.
+        usable: the bytes that trials should take.
+    """
+    least = budget = settings.compute.tokens_of_pass
+    if settings.compute.tokens_per_batch is None:
+        budget = WIDEST
+    while budget > least and trials * found.needs(settings, budget).of_trial(*crew) > usable:
+        budget //= 2
+    return budget
+
+
+def fitting_budget(
+    found: Footprint, settings: Settings, budget: int, crew: tuple[int, int], usable: float, free: float
+) -> int:
+    """Returns the most tokens of a pass with which a trial fits into memory: `budget`, or fewer.
 
     Args:
         found: what the memory of a pass depends on.
         settings: of the run.
+        budget: the tokens that a pass has if memory allows it.
         crew: the numbers of rollout workers and of learners of a trial.
         usable: the bytes that trials should take.
         free: the bytes that are free.
@@ -185,7 +210,7 @@ def fitting_budget(found: Footprint, settings: Settings, crew: tuple[int, int], 
             f"a trial needs at least {least / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free: cut the "
             "documents shorter (--max-length), use a smaller model or fewer --num-rollout-workers, or free some memory"
         )
-    budget, most = settings.compute.tokens_per_batch, usable if least <= usable else free
+    most = usable if least <= usable else free
     while found.needs(settings, budget).of_trial(*crew) > most:
         budget //= 2
     return budget

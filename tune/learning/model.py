@@ -180,7 +180,7 @@ class Model:
         """Sets the threshold of the head, if the task has one, to the best on validation with all tokens kept."""
         if self.reducer.task.has_threshold:
             with autocast(self.reducer.encoder.device, self._evaluation.evaluation):
-                outputs = unreduced_outputs(self.reducer, validation, self._evaluation.tokens_per_batch)
+                outputs = unreduced_outputs(self.reducer, validation, self._evaluation.tokens_of_pass)
             shift_outputs(self.reducer.encoder.plain, self.reducer.task.threshold(outputs, validation))
 
     def evaluate(self, split: Examples, dial: float, clock: Clock | None = None) -> Evaluation:
@@ -191,9 +191,7 @@ class Model:
         """
         compute, clock = self._evaluation, clock or Clock()
         with autocast(self.reducer.encoder.device, compute.evaluation):
-            return evaluate_in_time(
-                self.reducer, self.cost, self.selector, split, dial, compute.tokens_per_batch, clock
-            )
+            return evaluate_in_time(self.reducer, self.cost, self.selector, split, dial, compute.tokens_of_pass, clock)
 
     def evaluate_sampled(self, split: Examples, clock: Clock | None = None) -> Evaluation:
         """Returns the quality and the cost of the model on a split with masks that are drawn, as in training.
@@ -219,7 +217,7 @@ class Model:
 
         with autocast(device, compute.evaluation):
             in_time = watched(forward, clock)
-            return evaluate_forward(self.reducer, self.cost, self.selector, split, in_time, compute.tokens_per_batch)
+            return evaluate_forward(self.reducer, self.cost, self.selector, split, in_time, compute.tokens_of_pass)
 
     def deployable(self, dial: float | None = None) -> TrbertModel:
         """Returns the Hugging Face model to save and to serve, at this dial; None is the selector's default dial."""

@@ -119,7 +119,7 @@ class Prepared:
         if not self.pass_seconds:
             return compute
         most = max(LEAST_TOKENS, int(BATCH_S / self.pass_seconds * float(lengths.mean())))
-        return replace(compute, tokens_per_batch=min(most, compute.tokens_per_batch))
+        return replace(compute, tokens_per_batch=min(most, compute.tokens_of_pass))
 
 
 def rebuilt(task: Task, config: Any, weights: dict[str, NDArray[np.float32]], device: torch.device) -> Any:
@@ -193,7 +193,7 @@ def prepare(
             latency = measure_latency(reducer.encoder, longest=inputs.longest)
     exits = None
     if task.reads == "tokens":
-        exits = fit_exits(reducer, inputs.taught["train"], compute.tokens_per_batch)
+        exits = fit_exits(reducer, inputs.taught["train"], compute.tokens_of_pass)
     return Prepared(
         family=declaration_of(pretrained.model.config),
         task=task,
@@ -210,7 +210,7 @@ def prepare(
         labels=inputs.splits.labels,
         penalty=max(LEAST_KNOWN, min(PENALTY, standing.known)),
         fingerprint=inputs.fingerprint,
-        tokens_per_batch=compute.tokens_per_batch,
+        tokens_per_batch=compute.tokens_of_pass,
         needs=inputs.needs,
         latency=latency,
         standing=standing,

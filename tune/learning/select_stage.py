@@ -125,7 +125,7 @@ class Sampler:
         load_flat(self.policy, weights)
         tokens = self.train.lengths * self.settings.samples
         parts: list[tuple[int, NDArray[np.float32], dict[str, float]]] = []
-        for chosen in within_budget(torch.tensor(item.examples), tokens, self.compute.tokens_per_batch):
+        for chosen in within_budget(torch.tensor(item.examples), tokens, self.compute.tokens_of_pass):
             parts += halved(partial(self._differentiate, item=item), chosen)
         sizes = [size for size, _, _ in parts]
         means = {name: float(np.average([told[name] for _, _, told in parts], weights=sizes)) for name in parts[0][2]}
@@ -308,7 +308,7 @@ def warm_start(
 
     for chosen in shuffled_batches(len(train), together, steps, seed):
         optimizer.zero_grad()
-        for part in within_budget(chosen, train.lengths, compute.tokens_per_batch):
+        for part in within_budget(chosen, train.lengths, compute.tokens_of_pass):
             accumulate_gradient(parameters, part, loss)
         if clock is not None:
             clock.check()

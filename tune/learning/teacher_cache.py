@@ -157,7 +157,7 @@ def teacher_outputs(reducer: Reducer, examples: Examples, split: str, compute: C
     if (kept := _tensors(entry).get("outputs")) is not None:
         return kept
     with autocast(device, dtype):
-        outputs = unreduced_outputs(reducer, examples, compute.tokens_per_batch)
+        outputs = unreduced_outputs(reducer, examples, compute.tokens_of_pass)
     if not outputs.isfinite().all():
         raise Diverged(
             f"the teacher's outputs on {split} must be finite, and some are not: check whether its weights are "

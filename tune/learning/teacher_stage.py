@@ -78,7 +78,7 @@ def train_teacher(
     lengths = train.lengths
     try:
         for step, chosen in learner.batches(len(train), batch_size, seed):
-            value = step_in_budget(optimizer, chosen, lengths, compute.tokens_per_batch, loss, team)
+            value = step_in_budget(optimizer, chosen, lengths, compute.tokens_of_pass, loss, team)
             progress({"step": float(step + 1), "steps": float(steps), "loss": value})
     finally:
         model.eval()  # also when the stage runs out of time
@@ -107,7 +107,7 @@ def fit_output_layer(
     if layer is None or len(chosen) < team.size:
         return
     own = train.take(team.share(chosen))
-    order = list(batches_by_length(own.lengths, compute.tokens_per_batch))
+    order = list(batches_by_length(own.lengths, compute.tokens_of_pass))
     features = read_features(reducer, layer, own, order, compute.dtype)
     own = own.take(torch.cat(order)).to(reducer.encoder.device)
     if len(features) == own.num_outputs:

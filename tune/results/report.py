@@ -239,7 +239,7 @@ def _tested(
         model = opened(points[index].model)
         try:
             with autocast(model.device, compute.evaluation):
-                found = _measure(model, points[index], prepared.test, compute.tokens_per_batch, clock)
+                found = _measure(model, points[index], prepared.test, compute.tokens_of_pass, clock)
         except StageTimeout:
             break
         del model  # before the next one is opened

@@ -110,6 +110,6 @@ class _Rules:
             StageTimeout: The time is over before that.
         """
         reducer = Reducer(encoder=self._encoder, task=self._task, points=points)
-        tokens = self._compute.tokens_per_batch
+        tokens = self._compute.tokens_of_pass
         with autocast(self._device, self._compute.evaluation):
             return evaluate_in_time(reducer, CostModel.of(reducer), selector, split, dial, tokens, self._clock)

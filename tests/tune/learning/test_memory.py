@@ -24,10 +24,11 @@ from tune.learning.memory import (
     fitting_budget,
     footprint,
     memory_ended,
+    wide_budget,
 )
 from tune.settings import Settings, override
 
-GB = 10**9
+GB = 1e9
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_passes_are_cut_until_one_trial_fits(found):
     one = PROCESS_BYTES + 16_000
 
     def budget(usable, free):
-        return fitting_budget(found, settings(), (0, 1), one + usable * 1e6, one + free * 1e6)
+        return fitting_budget(found, settings(), 1000, (0, 1), one + usable * 1e6, one + free * 1e6)
 
     assert budget(480, 480) == 1000
     assert budget(400, 400) == 250
@@ -87,6 +88,32 @@ def test_passes_are_cut_until_one_trial_fits(found):
         InputError, match=r"^a trial needs at least 0\.8 GB of memory, and 0\.8 GB are free: .*--max-len"
     ):
         budget(299, 299)
+
+
+@pytest.fixture
+def selecting():
+    """A model of one layer whose passes keep 10 kB of each token, and the settings of a search without a joint stage.
+
+    A trial of one process needs 1.81 GB with passes of 131,072 tokens, 1.16 GB with half as many, then 0.83 and 0.66.
+    """
+    found = Footprint(parameters=0, layers=1, token_bytes=1e4, lengths=torch.full((1000,), 512), documents=1000)
+    return found, override(Settings(), {"joint.documents": 0})
+
+
+@pytest.mark.parametrize(("trials", "tokens"), [(5, 131072), (6, 65536), (9, 32768), (12, 32768), (13, 16384)])
+def test_a_pass_on_a_gpu_is_as_wide_as_memory_for_all_trials_allows_by_hand(selecting, trials, tokens):
+    assert wide_budget(*selecting, (0, 1), trials, 10 * GB) == tokens
+    assert wide_budget(selecting[0], settings(), (0, 1), trials, 10 * GB) == 1000  # as it was set
+
+
+@pytest.mark.parametrize(("device", "tokens"), [("cpu", None), ("cuda", 65536)])
+def test_a_search_has_wider_passes_on_a_gpu_alone(selecting, device, tokens, monkeypatch):
+    monkeypatch.setattr(module, "_memory", lambda *_: (4 * GB, 4 * GB))
+    told, plan = [], make_plan(600.0, 3, 3)
+    found, needs = module._in_memory(selecting[0], torch.device(device), selecting[1], plan, told.append)
+    assert found.compute.tokens_per_batch == tokens
+    assert needs == selecting[0].needs(found, found.compute.tokens_of_pass)
+    assert told == [f"memory: up to {3 * needs.learner / 1e9:.1f} GB for 3 trials at once, of 4.0 GB that are free"]
 
 
 # What a search and a dry run do with it.
@@ -131,7 +158,7 @@ def test_passes_are_cut_before_anything_is_trained_and_it_is_said(tiny_settings,
     needs = read_inputs(wide, told.append, make_plan(600.0, 1, 1)).needs
     memory(needs.learner - 1e6 + RAY_BYTES)
     cut = read_inputs(wide, told.append, make_plan(600.0, 1, 1))
-    assert cut.settings.compute.tokens_per_batch < wide.compute.tokens_per_batch
+    assert cut.settings.compute.tokens_per_batch < wide.compute.tokens_of_pass
     assert cut.needs.learner < needs.learner
     number = f"{cut.settings.compute.tokens_per_batch:,}"
     assert f"memory: a pass has at most {number} tokens, and not 16,384, to fit in" in told
