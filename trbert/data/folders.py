@@ -55,7 +55,8 @@ def unlabelled_split(names: Iterable[str]) -> dict[str, str]:
         {'train': 'unsupervised'}
     """
     there = list(names)
-    named = [name for name in ("unsupervised", "unlabelled", "unlabeled") if name in there]
+    written = {name.lower(): name for name in there}
+    named = [written[name] for name in ("unsupervised", "unlabelled", "unlabeled") if name in written]
     found = [*named, *(name for split, name in chosen_splits(there).items() if split == "train")]
     return {"train": found[0]} if found else {}
 
@@ -102,7 +103,8 @@ def unlabelled_files(folder: Path) -> tuple[list[Path], list[str]]:
     Raises:
         InputError: There are none.
     """
-    there = [file for place in (folder, folder / "data") for file in _data_files(place) if suffix_of(file)]
+    every = [file for place in (folder, folder / "data") for file in _data_files(place)]
+    there = [file for file in every if suffix_of(file)]
     tables = [file for file in there if suffix_of(file) != ".txt"] or there
     apart = [file for file in tables if split_of(_table_name(file)) in ("validation", "test")]
     files = [file for file in tables if file not in apart]
@@ -112,8 +114,16 @@ def unlabelled_files(folder: Path) -> tuple[list[Path], list[str]]:
             f"{briefly_listed(place.name for place in sorted(folder.iterdir())) or 'nothing'}: name the files "
             "themselves, --unlabelled a.csv,b.csv"
         )
-    names = briefly_listed(file.name for file in apart)
-    return files, [f"{names} not read as unlabelled texts, because models are measured on such"] if apart else []
+    notes = []
+    if apart:
+        names = briefly_listed(file.name for file in apart)
+        notes.append(f"{names} not read as unlabelled texts, because models are measured on such")
+    if beside := [file for file in every if file not in tables]:
+        names = briefly_listed(file.relative_to(folder).as_posix() for file in beside)
+        notes.append(
+            f"{names} not read as unlabelled texts: to use a file, name it, as --unlabelled {folder},{beside[0]}"
+        )
+    return files, notes
 
 
 def _table_name(file: Path) -> str:

@@ -14,6 +14,7 @@ from trbert.tasks.rows import Columns, Table
 from trbert.wording import briefly_listed, cut, first_line
 
 REMEDY = "pass a folder, a file, train=a.csv,test=b.csv, or --data pages"
+_UNLABELLED = "pass files or folders of texts"
 
 
 def read_hub(
@@ -45,7 +46,8 @@ def read_hub(
         else:
             known = "the hub is not reachable" if isinstance(error, OSError) else "it could not be loaded from the hub"
         reason = f"{type(error).__name__}: {first_line(error)}"
-        raise InputError(f"data {source!r} is no file or folder here, and {known} ({reason}): {REMEDY}") from error
+        what, remedy = ("--unlabelled", _UNLABELLED) if without_labels else ("data", REMEDY)
+        raise InputError(f"{what} {source!r} is no file or folder here, and {known} ({reason}): {remedy}") from error
     return _tables(
         found,
         lambda name, origin: _loaded_split(found[name], origin, columns, room),
@@ -175,6 +177,11 @@ def _tables(
     """
     there = list(found)
     chosen = unlabelled_split(there) if without_labels else chosen_splits(there)
+    if "train" not in chosen and without_labels:
+        raise InputError(
+            f"--unlabelled {source!r} must have a split unsupervised, unlabelled or train, and has "
+            f"{briefly_listed(there)}: pass another data set, or files of texts"
+        )
     if "train" not in chosen:
         raise InputError(f"data {source!r} must have a train split, and has {briefly_listed(there)}: {REMEDY}")
     told = f"{source} ({{}}) is {'read' if without_labels else 'the {} split'}"

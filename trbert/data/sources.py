@@ -65,10 +65,10 @@ def read_source(source: str, columns: Columns, format: Format) -> Source:
     """
     if source == PAGES:
         return _page_tables(documentation_pages(), columns)
-    return _told(_read, source, columns, format)
+    return _told(_read, source, columns, format, Room(format.max_bytes))
 
 
-def read_unlabelled(source: str, columns: Columns, format: Format) -> Source:
+def read_unlabelled(source: str, columns: Columns, format: Format, room: Room) -> Source:
     """Returns the table of a source of texts without labels. What it has in other columns is not read.
 
     A folder's files are parts of one table, except those that are named after validation or test. A data set of the hub
@@ -78,16 +78,26 @@ def read_unlabelled(source: str, columns: Columns, format: Format) -> Source:
         source: a file, a folder, or a name on the hub.
         columns: the columns of the texts. In a .txt file that does not name them, each line is a text.
         format: how the text files are written, as far as the user says so.
+        room: the memory that texts without labels may still take.
 
     Raises:
         InputError: As in `read_source`.
     """
-    return _told(_read_unlabelled, source, columns, format)
+    try:
+        return _told(_read_unlabelled, source, columns, format, room)
+    except NoColumn as error:
+        name = next(name for name in columns.inputs if name not in error.there)
+        lines = " or its name end in .txt if each of its lines is a text"
+        may_be_lines = not columns.words and len(columns.inputs) == len(error.there) == 1
+        raise InputError(
+            f"--unlabelled {error.origin} must have the column {name!r}, in which the labelled rows have their texts, "
+            f"and has {briefly_listed(error.there)}: let its columns have the names of the labelled ones"
+            f"{f',{lines}' if may_be_lines else ''}"
+        ) from error
 
 
-def _told(read: Callable[..., Source], source: str, columns: Columns, format: Format) -> Source:
+def _told(read: Callable[..., Source], source: str, columns: Columns, format: Format, room: Room) -> Source:
     """Returns what a function reads, with its longest texts cut. What it cannot read is said in words."""
-    room = Room(format.max_bytes)
     try:
         return _cut_long(read(source, columns, format, room), columns)
     except MemoryError as error:
@@ -279,7 +289,9 @@ def _joined(files: Sequence[Path], read: Sequence[Contents], names: tuple[str, .
     origin = files[0].name
     values = first.values
     if len(read) > 1:
-        origin = re.sub(r"-\d{5}-of-", "-*-of-", origin)
+        shards = re.sub(r"-\d{5}-of-", "-*-of-", origin)
+        more = f"{len(read) - 1} more file{'s' * (len(read) > 2)}"
+        origin = f"{origin} and {more} (read as one)" if shards == origin else shards
         shared = [name for name in first.values if all(name in part.values for part in read)]
         values = {name: [value for part in read for value in part.values[name]] for name in shared}
     others = tuple(dict.fromkeys(name for part in read for name in part.others))

@@ -13,7 +13,7 @@ from trbert.errors import InputError
 from trbert.tasks.bad_rows import read_rows
 from trbert.tasks.examples import Examples, Outputs, exact
 from trbert.tasks.labels import check_one_type, find_classes, label_of, with_labels
-from trbert.tasks.over_texts import OverTexts, macro_f1, texts_of, usable_rows
+from trbert.tasks.over_texts import OverTexts, macro_f1, usable_rows
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.task import PerExample
 from trbert.tasks.texts import has_texts, is_missing, mostly, number
@@ -155,4 +155,4 @@ def _rows(table: Table, columns: Columns, used: Sequence[int], targets: Sequence
     """Returns the used rows of a table that have a class."""
     kept = [(row, target) for row, target in zip(used, targets, strict=True) if target is not None]
     labels = np.array([target for _, target in kept], dtype=np.int64)
-    return Rows(texts_of(table, columns, [row for row, _ in kept]), labels, labels)
+    return Rows(table.inputs(columns, [row for row, _ in kept]), labels, labels)

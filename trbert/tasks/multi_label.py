@@ -15,7 +15,7 @@ from trbert.errors import InputError
 from trbert.tasks.bad_rows import read_rows
 from trbert.tasks.examples import Examples, Outputs, exact
 from trbert.tasks.labels import KINDS, find_classes, with_labels
-from trbert.tasks.over_texts import OverTexts, macro_f1, texts_of, usable_rows
+from trbert.tasks.over_texts import OverTexts, macro_f1, usable_rows
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.task import PerExample
 from trbert.tasks.texts import has_texts, is_missing, mostly
@@ -91,7 +91,7 @@ class MultiLabel(OverTexts):
             for row, label in zip(owner.tolist(), classes.targets[split], strict=True):
                 if label is not None:
                     targets[row, label] = 1
-            found[split] = Rows(texts_of(table, columns, used[split]), targets, targets[:, 0])
+            found[split] = Rows(table.inputs(columns, used[split]), targets, targets[:, 0])
         frequency = found["train"].targets.sum(0)
         found = {
             split: Rows(each.inputs, each.targets, _rarest(each.targets, frequency)) for split, each in found.items()

@@ -16,10 +16,10 @@ from trbert.errors import InputError
 from trbert.tasks.bad_rows import read_rows, rows_with_room
 from trbert.tasks.examples import Encoded, Examples, Outputs, exact
 from trbert.tasks.labels import with_labels
-from trbert.tasks.over_texts import count_tokens, encode_texts, texts_of, usable_rows
+from trbert.tasks.over_texts import count_tokens, encode_texts, usable_rows
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.task import PerExample, Task
-from trbert.tasks.texts import is_blank, is_missing, rows_with_texts
+from trbert.tasks.texts import check_texts, is_blank, is_missing, written_rows
 from trbert.wording import briefly_listed, cut, shown
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -89,7 +89,7 @@ class MultipleChoice(Task):
             notes += skipped
             targets = np.array(answers, dtype=np.int64)
             rows[split] = Rows(
-                texts_of(table, columns, kept),
+                table.inputs(columns, kept),
                 targets,
                 targets,
                 places=table.places(kept),
@@ -98,16 +98,22 @@ class MultipleChoice(Task):
             )
         return Reading(rows=rows, labels=(), notes=tuple(notes))
 
-    def inputs(self, table: Table, columns: Columns) -> tuple[tuple[Any, ...], ...]:
-        """Returns the articles, the questions and the lists of options. Rows without a text or options are left out.
+    def written(self, table: Table, columns: Columns) -> list[int]:
+        """Returns the indices of the rows that have an article and a question. The options are not looked at.
 
         Raises:
-            InputError: A value is no text or no list of options, or no row is left.
+            InputError: No row has.
         """
-        kept = rows_with_texts(table, columns.inputs[:-1])
-        for row in kept:
-            _options(table, columns.inputs[-1], row)
-        return texts_of(table, columns, kept)
+        return written_rows(table, columns.inputs[:-1])
+
+    def check_inputs(self, table: Table, columns: Columns, row: int) -> None:
+        """Checks that a row has texts and a list of options.
+
+        Raises:
+            InputError: A value is no text, or no list of options.
+        """
+        check_texts(table, columns.inputs[:-1], row)
+        _options(table, columns.inputs[-1], row)
 
     def counts(self, rows: Mapping[str, Rows], labels: Sequence[str]) -> list[str]:
         """Returns how many questions train has, how often each option is the right one, and a row of train."""

@@ -126,11 +126,6 @@ def usable_rows(split: str, table: Table, columns: Columns) -> tuple[list[int], 
     return kept, [*notes, *bad]
 
 
-def texts_of(table: Table, columns: Columns, rows: Sequence[int]) -> tuple[tuple[Any, ...], ...]:
-    """Returns what some rows have in the input columns, such as their texts, a column after the other."""
-    return tuple(tuple(table.values[name][row] for row in rows) for name in columns.inputs)
-
-
 def encode_texts(
     tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int, truncation: Truncation = "longest_first"
 ) -> tuple[Tokens, int, Int64[np.ndarray, " docs"]]:

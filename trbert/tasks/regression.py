@@ -15,7 +15,7 @@ from trbert.errors import InputError
 from trbert.tasks.bad_rows import read_rows
 from trbert.tasks.examples import Examples, Outputs, exact
 from trbert.tasks.labels import with_labels
-from trbert.tasks.over_texts import OverTexts, texts_of, usable_rows
+from trbert.tasks.over_texts import OverTexts, usable_rows
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.task import PerExample, Times
 from trbert.tasks.texts import has_texts, is_missing, mostly, number
@@ -90,7 +90,7 @@ class Regression(OverTexts):
         edges = np.unique(np.quantile(numbers, np.arange(1, STRATA) / STRATA))
         rows = {
             split: Rows(
-                texts_of(tables[split], columns, used),
+                tables[split].inputs(columns, used),
                 np.stack([own, np.full_like(own, spread)], axis=1).astype(np.float32),
                 np.unique(np.searchsorted(edges, own, side="right"), return_inverse=True)[1],
             )

@@ -110,6 +110,10 @@ class Table:
         """
         return tuple(f"row {row} of {self.origin}" for row in rows)
 
+    def inputs(self, columns: Columns, rows: Sequence[int]) -> tuple[tuple[Any, ...], ...]:
+        """Returns what some rows have in the input columns, such as their texts, a column after the other."""
+        return tuple(tuple(self.values[name][row] for row in rows) for name in columns.inputs)
+
     @property
     def unread(self) -> str:
         """A hint for messages: the columns that are there and were not read; "" where there are none."""

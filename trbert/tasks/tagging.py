@@ -18,7 +18,7 @@ from trbert.tasks.rows import TAGS, WORDS, Columns, Reading, Rows, Table
 from trbert.tasks.task import PerExample, Task
 from trbert.tasks.texts import mostly
 from trbert.tasks.words.entities import Entity, entities, f1, follows_scheme, orphans, scheme_of
-from trbert.tasks.words.tags import NO_TAG, read_tags, rows_with_words
+from trbert.tasks.words.tags import NO_TAG, check_words, read_tags, written_rows
 from trbert.tasks.words.windows import Window, windows_of
 from trbert.wording import cut, the_first
 
@@ -84,14 +84,21 @@ class Tagging(Task):
         """
         return read_tags(tables, columns, renames)
 
-    def inputs(self, table: Table, columns: Columns) -> tuple[tuple[Any, ...], ...]:
-        """Returns the lists of words of a table without the rows that have no word. The tags are not looked at.
+    def written(self, table: Table, columns: Columns) -> list[int]:
+        """Returns the indices of the rows that have something in the column of the words. The tags are not looked at.
 
         Raises:
-            InputError: A value is no list of words, or no row has a word.
+            InputError: No row has.
         """
-        (name,) = columns.inputs
-        return (tuple(table.values[name][row] for row in rows_with_words(table, name)),)
+        return written_rows(table, columns.inputs[0])
+
+    def check_inputs(self, table: Table, columns: Columns, row: int) -> None:
+        """Checks that a row has a list of words.
+
+        Raises:
+            InputError: It has none, or a word is empty.
+        """
+        check_words(table, columns.inputs[0], row)
 
     def counts(self, rows: Mapping[str, Rows], labels: Sequence[str]) -> list[str]:
         """Returns how many words of train have each tag, a row of train, what test lacks, and what the quality is."""

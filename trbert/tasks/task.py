@@ -16,7 +16,7 @@ from trbert.packed.tokens import Tokens
 from trbert.tasks.examples import Encoded, Examples, Outputs
 from trbert.tasks.parts import Part, protect_part
 from trbert.tasks.rows import Columns, Reading, Rows, Table
-from trbert.tasks.texts import rows_with_texts
+from trbert.tasks.texts import check_texts, written_rows
 
 FIDELITY_FLOOR = -5.0
 """The lowest fidelity of an example, in nats. Without it, one hopeless example could outweigh a whole batch."""
@@ -139,14 +139,37 @@ class Task(ABC):
             InputError: A row is wrong. The message names the file and the row.
         """
 
-    def inputs(self, table: Table, columns: Columns) -> tuple[tuple[str, ...], ...]:
+    def written(self, table: Table, columns: Columns) -> list[int]:
+        """Returns the indices of the rows that have something in each input column. The targets are not looked at.
+
+        Raises:
+            InputError: No row has.
+        """
+        return written_rows(table, columns.inputs)
+
+    def check_inputs(self, table: Table, columns: Columns, row: int) -> None:
+        """Checks that what a row has in the input columns can be read, such as texts.
+
+        Raises:
+            InputError: It cannot. The message names the file and the row.
+        """
+        check_texts(table, columns.inputs, row)
+
+    def inputs(self, table: Table, columns: Columns) -> tuple[tuple[Any, ...], ...]:
         """Returns the input columns of a table without the rows that lack a text. The targets are not looked at.
 
         Raises:
             InputError: A value is no text, or no row has a text.
         """
-        rows = rows_with_texts(table, columns.inputs)
-        return tuple(tuple(table.values[name][row] for row in rows) for name in columns.inputs)
+        rows = self.written(table, columns)
+        for row in rows:
+            self.check_inputs(table, columns, row)
+        return table.inputs(columns, rows)
+
+    @property
+    def learns_unlabelled(self) -> bool:
+        """Whether a model can learn this task from the teacher's answers alone."""
+        return type(self).targets_of is not Task.targets_of
 
     def unlabelled(self, inputs: tuple[tuple[Any, ...], ...], train: Rows) -> Rows:
         """Returns rows without labels, which the teacher will judge.
@@ -154,19 +177,10 @@ class Task(ABC):
         Until then, each of them has the targets of train's first row, so that they have the right shape.
 
         Args:
-            inputs: the input columns, as the method `inputs` returned them.
+            inputs: the input columns, as the method `inputs` returns them.
             train: the rows of train.
-
-        Raises:
-            InputError: This task cannot learn from the teacher's answers alone.
         """
-        if type(self).targets_of is Task.targets_of:
-            raise InputError(
-                f"--unlabelled must be left out for task {self.name}, which cannot learn from texts without labels, "
-                "and is set: leave it out"
-            )
-        first = train.take(np.zeros(len(inputs[0]), dtype=np.int64))
-        return replace(first, inputs=inputs, places=(), skip_bad=True)
+        return replace(train.take(np.zeros(len(inputs[0]), dtype=np.int64)), inputs=inputs, places=())
 
     def targets_of(self, outputs: Outputs, examples: Examples) -> Tensor:
         """Returns the teacher's answers as targets: those that an example without a label would have if they were true.

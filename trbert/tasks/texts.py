@@ -69,18 +69,6 @@ def has_texts(table: Table, names: Sequence[str]) -> bool:
     return all(mostly(table.values[name], lambda value: is_missing(value) or isinstance(value, str)) for name in names)
 
 
-def rows_with_texts(table: Table, names: Sequence[str]) -> list[int]:
-    """Returns the indices of the rows that have a text in each of these columns.
-
-    Raises:
-        InputError: A value is neither a text nor missing, or no row is left.
-    """
-    written = written_rows(table, names)
-    for row in written:
-        check_texts(table, names, row)
-    return written
-
-
 def written_rows(table: Table, names: Sequence[str]) -> list[int]:
     """Returns the indices of the rows that have a value in each of these columns, be it a text or not.
 

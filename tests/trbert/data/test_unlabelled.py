@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,15 @@ def rows_of(texts: Sequence[str], second: Sequence[str] | None = None) -> Rows:
 SPLITS = {"train": rows_of(["in train", "x"]), "validation": rows_of(["in validation"]), "test": rows_of(["in test"])}
 
 
-def read(*sources: object, text_column: str = "text", splits: dict[str, Rows] = SPLITS) -> tuple[Rows, list[str]]:
-    columns = Columns.named(text_column, "label")
-    return unlabelled_rows([str(each) for each in sources], CLASSIFICATION, columns, Format(), splits)
+def read(
+    *sources: object,
+    text_column: str = "text",
+    splits: dict[str, Rows] = SPLITS,
+    skip_bad: bool = False,
+    format: Format = Format(),  # noqa: B008  it is frozen
+) -> tuple[Rows, list[str]]:
+    columns = replace(Columns.named(text_column, "label"), skip_bad=skip_bad)
+    return unlabelled_rows([str(each) for each in sources], CLASSIFICATION, columns, format, splits)
 
 
 def refusal(*sources: object, **arguments: Any) -> str:
@@ -121,10 +128,13 @@ def test_all_files_of_a_folder_are_read_but_those_to_measure_on(tmp_path: Path) 
     write(tmp_path / "dev.csv", ["d"])
     write(tmp_path / "test-00000-of-00001.parquet", ["e"])
     (tmp_path / "README.txt").write_text("What these files are.")
+    (tmp_path / "sheet.xlsx").write_text("")
     rows, notes = read(tmp_path)
     assert rows.inputs == (("a", "b", "c"),)
     assert notes == [
-        "'dev.csv', 'test-00000-of-00001.parquet' not read as unlabelled texts, because models are measured on such"
+        "'dev.csv', 'test-00000-of-00001.parquet' not read as unlabelled texts, because models are measured on such",
+        "'README.txt', 'sheet.xlsx' not read as unlabelled texts: to use a file, name it, as --unlabelled "
+        f"{tmp_path},{tmp_path}/README.txt",
     ]
 
 
@@ -138,11 +148,60 @@ def test_what_is_missing_is_refused(tmp_path: Path) -> None:
     assert "must be a file or folder that exists, and is missing" in refusal(tmp_path / "no.csv")
     (tmp_path / "empty").mkdir()
     assert "must have a file of texts without labels" in refusal(tmp_path / "empty")
-    assert "set --text-column to one of them" in refusal(write(tmp_path / "a.csv"), text_column="body")
+
+
+def test_a_column_with_another_name_than_in_the_labelled_rows_is_refused(tmp_path: Path) -> None:
+    rule = "must have the column 'body', in which the labelled rows have their texts, and has"
+    path = write(tmp_path / "a.csv", label=["x"] * 3)
+    assert refusal(path, text_column="body") == (
+        f"--unlabelled a.csv {rule} 'text', 'label': let its columns have the names of the labelled ones"
+    )
+    (tmp_path / "b.csv").write_text("one text\nanother\n")
+    assert refusal(tmp_path / "b.csv", text_column="body") == (
+        f"--unlabelled b.csv {rule} 'one text': let its columns have the names of the labelled ones, or its name end "
+        "in .txt if each of its lines is a text"
+    )
+
+
+def test_a_bad_row_is_refused_or_left_out_and_counted_as_in_the_labelled_rows(tmp_path: Path) -> None:
+    texts: list[Any] = ["a", 3, "c", ["d"], "", "e"]
+    (tmp_path / "more.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    told = "row 1 of more.jsonl must have a string in column 'text', and has the int 3: write it in quotes, or remove "
+    assert refusal(tmp_path / "more.jsonl") == (f"{told}the row; or pass --skip-bad-rows, which leaves such rows out")
+    rows, notes = read(tmp_path / "more.jsonl", skip_bad=True)
+    assert rows.inputs == (("a", "c", "e"),)
+    assert notes == [
+        "unlabelled: 1 empty texts left out",
+        f"unlabelled: 2 bad rows left out (--skip-bad-rows); the first one: {told}the row",
+    ]
+
+
+def test_a_message_on_a_row_of_several_files_says_that_they_are_counted_as_one(tmp_path: Path) -> None:
+    for name in ("monday", "tuesday"):
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"text": "of {name}"}}\n{{"text": 3}}')
+    assert refusal(tmp_path).startswith("row 1 of monday.jsonl and 1 more file (read as one) must have a string")
+
+
+def test_all_sources_share_the_memory_that_texts_without_labels_may_take(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{name}.csv", [name * 100_000]) for name in "abc"]
+    assert len(read(*paths, format=Format(max_bytes=400_000))[0]) == 3
+    assert "must take at most 250 KB in memory, and c.csv brings them to" in (
+        refusal(*paths, format=Format(max_bytes=250_000))
+    )
+
+
+def test_a_text_file_that_names_its_column_is_read_once(tmp_path: Path) -> None:
+    path = write(tmp_path / "more.txt", ["x" * 100_000])
+    assert len(read(path, format=Format(max_bytes=150_000))[0]) == 1
 
 
 @pytest.mark.parametrize(
-    ("there", "taken"), [(("train", "test", "unsupervised"), "unsupervised"), (("train", "test"), "train")]
+    ("there", "taken"),
+    [
+        (("train", "test", "unsupervised"), "unsupervised"),
+        (("train", "test"), "train"),
+        (("Train", "Unlabelled"), "Unlabelled"),
+    ],
 )
 def test_a_data_set_gives_the_split_that_has_no_labels_or_else_train(
     there: Sequence[str], taken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -157,10 +216,33 @@ def test_a_data_set_gives_the_split_that_has_no_labels_or_else_train(
         assert read(source)[0].inputs == ((f"of {taken}",),)
 
 
-def splits_of(tmp_path: Path, task: str, records: list[dict[str, Any]], more: list[dict[str, Any]]) -> Splits:
+def test_a_data_set_with_neither_such_a_split_nor_train_is_refused(tmp_path: Path) -> None:
+    found = datasets.DatasetDict({"test": datasets.Dataset.from_dict({"text": ["a"]})})
+    found.save_to_disk(tmp_path / "saved")
+    assert refusal(tmp_path / "saved") == (
+        "--unlabelled 'saved' must have a split unsupervised, unlabelled or train, and has "
+        "'test': pass another data set, or files of texts"
+    )
+
+
+def test_a_name_that_the_hub_does_not_know_is_refused_with_what_can_be_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
+    assert refusal("someone/set") == (
+        "--unlabelled 'someone/set' is no file or folder here, and the hub is not reachable (ConnectionError: no "
+        "network): pass files or folders of texts"
+    )
+
+
+def splits_of(
+    tmp_path: Path, task: str, records: list[dict[str, Any]], more: list[dict[str, Any]], *, skip: bool = False
+) -> Splits:
     for name, own in (("rows", records), ("more", more)):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, own)))
-    return load_splits(str(tmp_path / "rows.jsonl"), task=TASKS[task], unlabelled=[str(tmp_path / "more.jsonl")])
+    more_rows = [str(tmp_path / "more.jsonl")]
+    return load_splits(str(tmp_path / "rows.jsonl"), task=TASKS[task], unlabelled=more_rows, skip_bad_rows=skip)
 
 
 def test_rows_that_a_sample_leaves_out_are_used_only_where_their_file_is_named(tmp_path: Path) -> None:
@@ -203,7 +285,50 @@ def test_questions_on_contexts_are_read(tmp_path: Path) -> None:
     assert found.unlabelled.inputs == (("new",), ("a car",))
 
 
-def test_a_task_that_cannot_learn_from_them_refuses_them(tmp_path: Path) -> None:
+WORDS = [{"tokens": [f"w{row}", "x"], "tags": ["A", "B"]} for row in range(40)]
+CHOICES = [{"article": f"t{row}", "question": "q", "options": ["a", "b"], "answer": "A"} for row in range(40)]
+QUESTIONS = [{"question": f"q{row}", "context": "red car", "answers": ["red"]} for row in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("task", "own", "good", "bad"),
+    [
+        ("tagging", WORDS, {"tokens": ["a"]}, {"tokens": "a b"}),
+        ("tagging", WORDS, {"tokens": ["a"]}, {"tokens": ["a", " "]}),
+        ("multiple_choice", CHOICES, {"article": "new", "question": "q", "options": ["a", "b"]}, {"options": ["a"]}),
+        (
+            "multiple_choice",
+            CHOICES,
+            {"article": "new", "question": "q", "options": ["a", "b"]},
+            {"options": ["", "a"]},
+        ),
+        ("multiple_choice", CHOICES, {"article": "new", "question": "q", "options": ["a", "b"]}, {"article": 3}),
+        ("question_answering", QUESTIONS, {"question": "new", "context": "a car"}, {"context": ["a"]}),
+    ],
+)
+def test_every_kind_of_bad_row_is_left_out_and_counted(
+    task: str, own: list[dict[str, Any]], good: dict[str, Any], bad: dict[str, Any], tmp_path: Path
+) -> None:
+    more = [good, {**good, **bad}]
+    found = splits_of(tmp_path, task, own, more, skip=True)
+    assert found.unlabelled is not None
+    assert found.unlabelled.inputs == tuple((value,) for value in good.values())
+    (note,) = [note for note in found.notes if note.startswith("unlabelled")]
+    assert note.startswith("unlabelled: 1 bad rows left out (--skip-bad-rows); the first one: ")
+    assert "row 1 of more.jsonl" in note
+    with pytest.raises(InputError, match=r"row 1 of more\.jsonl must .*; or pass --skip-bad-rows, which leaves such"):
+        splits_of(tmp_path, task, own, more)
+
+
+def test_a_row_that_may_be_refused_later_knows_where_it_stands(tmp_path: Path) -> None:
+    more = [{"question": "", "context": "a"}, QUESTIONS[0], {"question": "new", "context": "a car"}]
+    found = splits_of(tmp_path, "question_answering", QUESTIONS, more)
+    assert found.unlabelled is not None
+    assert found.unlabelled.places == ("row 2 of more.jsonl",)
+    assert not found.unlabelled.skip_bad
+
+
+def test_a_task_that_cannot_learn_from_them_refuses_them_before_they_are_read(tmp_path: Path) -> None:
     own = [{"query": f"q{row}", "document": f"d{rank}", "label": rank} for row in range(40) for rank in (0, 1)]
     with pytest.raises(InputError, match="--unlabelled must be left out for task reranking, which cannot learn from"):
-        splits_of(tmp_path, "reranking", own, [{"query": "q", "document": "d"}])
+        splits_of(tmp_path, "reranking", own, [{"text": "no pair"}])

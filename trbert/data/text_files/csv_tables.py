@@ -41,7 +41,14 @@ def read_csv(path: Path, columns: Columns, format: Format, room: Room) -> Conten
         InputError: The file cannot be decoded, lacks a column, has a row whose cells do not fit the header, or needs
             too much memory.
     """
-    content = read_text(path, format.encoding, room)
+    return csv_contents(path, read_text(path, format.encoding, room), columns, format, room)
+
+
+def csv_contents(path: Path, content: bytes, columns: Columns, format: Format, room: Room) -> Contents:
+    """Returns the columns of a csv file whose characters were read, as UTF-8.
+
+    The other arguments, and what is raised, are those of `read_csv`.
+    """
     if not content or content.isspace():
         raise empty_table(path.name)
     room.check(_QUOTE * content.count(b'"'), path.name)

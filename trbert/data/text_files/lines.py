@@ -4,7 +4,7 @@ from pathlib import Path
 
 from trbert.data.decoding import read_text
 from trbert.data.readers import Contents, Format, empty_table
-from trbert.data.text_files.csv_tables import read_csv
+from trbert.data.text_files.csv_tables import csv_contents
 from trbert.limits import CELL, Room
 from trbert.tasks.rows import Columns
 
@@ -27,7 +27,7 @@ def read_lines(path: Path, columns: Columns, format: Format, room: Room) -> Cont
         raise empty_table(path.name)
     first, _, _ = content.partition(b"\n")
     if name in (cell.strip().strip('"') for cell in first.decode(errors="replace").split("\t")):
-        return read_csv(path, columns, format, room)
+        return csv_contents(path, content, columns, format, room)
     lines = content.decode().removesuffix("\n").split("\n")
     room.take(CELL * len(lines), path.name)
     return Contents(

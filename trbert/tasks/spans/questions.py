@@ -11,7 +11,7 @@ import numpy as np
 
 from trbert.errors import InputError
 from trbert.tasks.bad_rows import read_rows
-from trbert.tasks.over_texts import texts_of, usable_rows
+from trbert.tasks.over_texts import usable_rows
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.texts import is_blank, is_missing
 from trbert.wording import cut, shown
@@ -65,7 +65,7 @@ def read_questions(tables: Mapping[str, Table], columns: Columns) -> Reading:
             continue
         used, left_out = usable_rows(split, table, columns)
         kept, found, bad = read_rows(split, table, columns, used, partial(_row, table, columns))
-        texts[split], places[split], answers[split] = texts_of(table, columns, kept), table.places(kept), found
+        texts[split], places[split], answers[split] = table.inputs(columns, kept), table.places(kept), found
         notes += [*left_out, *bad, *_notes(split, found)]
     if not any(found.places for found in answers["train"]):
         train = tables["train"]

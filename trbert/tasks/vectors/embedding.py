@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trbert.errors import InputError
 from trbert.tasks.examples import Examples, Outputs, exact
-from trbert.tasks.over_texts import OverTexts, texts_of, usable_rows
+from trbert.tasks.over_texts import OverTexts, usable_rows
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.task import PerExample
 
@@ -84,7 +84,7 @@ class Embedding(OverTexts):
             used, left_out = usable_rows(split, table, columns)
             notes += left_out
             zeros = np.zeros(len(used), dtype=np.int64)
-            rows[split] = Rows(texts_of(table, columns, used), zeros.astype(np.float32), zeros)
+            rows[split] = Rows(table.inputs(columns, used), zeros.astype(np.float32), zeros)
         return Reading(rows=rows, labels=(), notes=tuple(notes))
 
     def counts(self, rows: Mapping[str, Rows], labels: Sequence[str]) -> list[str]:

@@ -25,18 +25,6 @@ Named = list[tuple[int, list[str]]]
 """The names of the tags of each used row, with the index of the row in its table."""
 
 
-def rows_with_words(table: Table, name: str) -> list[int]:
-    """Returns the indices of the rows that have a word in this column.
-
-    Raises:
-        InputError: A value is no list of words, a word is empty, or no row has a word.
-    """
-    written = written_rows(table, name)
-    for row in written:
-        check_words(table, name, row)
-    return written
-
-
 def written_rows(table: Table, name: str) -> list[int]:
     """Returns the indices of the rows that have something in the column of the words, be it words or not.
 

@@ -5,7 +5,7 @@ import pytest
 
 from trbert.errors import InputError
 from trbert.tasks.rows import Columns, Table
-from trbert.tasks.words.tags import NO_TAG, read_tags, rows_with_words
+from trbert.tasks.words.tags import NO_TAG, read_tags, written_rows
 
 COLUMNS = Columns(("tokens",), "tags", words=True)
 WORDS, TAGS = [["Ann", "runs"], ["Rome"]], [["B-PER", "O"], ["B-LOC"]]
@@ -184,4 +184,4 @@ def test_words_instead_of_tags_are_refused():
 
 def test_a_table_without_a_word_is_refused():
     with pytest.raises(InputError, match=r"^train.jsonl must have words in column 'tokens', and its 1 rows have none:"):
-        rows_with_words(table([[]], [[]]), "tokens")
+        written_rows(table([[]], [[]]), "tokens")
