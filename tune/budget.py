@@ -304,7 +304,7 @@ def fit_teacher(settings: Settings, plan: Plan, seconds_a_document: float, docum
         settings,
         {
             "teacher.probe_documents": probe,
-            "teacher.epochs": round(min(settings.teacher.epochs, max(0.1, epochs)), 2),
+            "teacher.epochs": min(settings.teacher.epochs, max(0.1, round(epochs, 2))),
         },
     )
 

@@ -199,6 +199,8 @@ def test_a_teachers_epochs_are_cut_to_its_share():
     fitted = fit_teacher(WITHOUT_PROBE, PLAN, seconds_a_document=0.03, documents=2000)
     assert fitted == override(WITHOUT_PROBE, {"teacher.epochs": 2.0})
     assert fit_teacher(WITHOUT_PROBE, PLAN, seconds_a_document=100.0, documents=2000).teacher.epochs == 0.1
+    few = override(WITHOUT_PROBE, {"teacher.epochs": 0.004})  # rounded to hundredths it would be none
+    assert fit_teacher(few, PLAN, seconds_a_document=0.03, documents=2000) == few
 
 
 @pytest.mark.parametrize(

@@ -186,12 +186,18 @@ class TrbertModel(PreTrainedModel):
 
         Raises:
             InputError: A number is not 1 or more, or a document has more tokens than the model has positions. Or the
-                texts are not what the tokenizer returns. Or the selector needs labels.
+                texts are not what the tokenizer returns, or the model is in training mode. Or the selector needs
+                labels.
         """
         if not tokens or not documents or not all(number >= 1 for number in (*tokens, *documents)):
             raise InputError(
                 f"tokens and documents must be 1 or more, and are {list(tokens)} and {list(documents)}: pass the sizes "
                 "that you expect"
+            )
+        if like is not None and self.training:
+            raise InputError(
+                "the model must be in evaluation mode, in which it will be used, so that its time can be measured, and "
+                "is in training mode: call model.eval(), or leave out `like`"
             )
         rows, selector, reducer = self.plain.get_input_embeddings().num_embeddings, self.selector, self.reducer
         others = (*selector.dials, selector.keep_all)

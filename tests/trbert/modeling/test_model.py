@@ -575,6 +575,16 @@ def test_warming_up_on_texts_finds_out_where_reducing_pays(runner, model, monkey
     assert loaded.break_even == model.break_even
 
 
+def test_a_model_in_training_mode_is_warmed_up_and_not_measured(model):
+    model.train()
+    with pytest.raises(
+        InputError, match=r"^the model must be in evaluation mode, in which it will be used, .* call model.eval"
+    ):
+        model.warm_up(tokens=(4,), documents=(1,), like=inputs_of(3, 9))
+    model.warm_up(tokens=(4,), documents=(1,))
+    assert model.break_even == ()
+
+
 @torch.no_grad()
 def test_warming_up_a_model_with_a_table_captures_its_unreduced_passes_too(model, monkeypatch):
     model.run_with(runner_of("graphed"))
