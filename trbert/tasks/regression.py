@@ -110,6 +110,10 @@ class Regression(OverTexts):
         """Returns the mean of the numbers."""
         return float(train.targets[:, 0].double().mean())
 
+    def unit(self, train: Examples) -> float:
+        """Returns the spread of the numbers."""
+        return float(train.targets[:, 1].double().mean())
+
     def settled(self, examples: Examples, outputs: Outputs, validation: Examples, on_validation: Tensor) -> Examples:
         """Returns the examples with σ set to the root of the mean square of the teacher's errors on validation.
 

@@ -336,6 +336,13 @@ class Task(ABC):
         """Returns what the outputs of a new head are to be on average before it learns; it is added to its bias."""
         return 0.0
 
+    def unit(self, train: Examples) -> float:
+        """Returns the size of the differences between outputs: that of a logit, or the standard deviation of numbers.
+
+        A new head is fitted in this unit, so that it is the same one whatever the numbers are measured in.
+        """
+        return 1.0
+
     def settled(self, examples: Examples, outputs: Outputs, validation: Examples, on_validation: Tensor) -> Examples:
         """Returns the examples with what their targets say of the teacher; the same ones where they say nothing.
 

@@ -111,7 +111,7 @@ def fit_output_layer(
     features = read_features(reducer, layer, own, order, compute.dtype)
     own = own.take(torch.cat(order)).to(reducer.encoder.device)
     if len(features) == own.num_outputs:
-        fit(layer, features, own, reducer.task, team)
+        fit(layer, features, own, reducer.task, team, reducer.task.unit(train))
 
 
 @torch.no_grad()
@@ -143,11 +143,13 @@ def read_features(
         hook.remove()
 
 
-def fit(layer: nn.Linear, features: Features, examples: Examples, task: Task, team: Team = ALONE) -> None:
-    """Gives a layer the weights with the least mean loss of the task plus DECAY / 2 · Σ (w · σ)², in place.
+def fit(
+    layer: nn.Linear, features: Features, examples: Examples, task: Task, team: Team = ALONE, unit: float = 1.0
+) -> None:
+    """Gives a layer the weights with the least mean loss of the task plus DECAY / 2 · Σ (w · σ / u)², in place.
 
-    σ is the standard deviation of the feature that the weight w is for. So the size of the features does not matter to
-    `DECAY`. L-BFGS finds the weights.
+    σ is the standard deviation of the feature that the weight w is for, and u is the unit of the outputs. So the sizes
+    of the features and of the numbers that are predicted do not matter to `DECAY`. L-BFGS finds the weights.
 
     Args:
         layer: the last linear map of a head. Its bias is where the search starts; its weights are not used.
@@ -155,6 +157,7 @@ def fit(layer: nn.Linear, features: Features, examples: Examples, task: Task, te
         examples: the examples, or this process's share of them.
         task: says the loss.
         team: the processes that have the other shares.
+        unit: the size of the differences between outputs, as `Task.unit` says.
 
     Raises:
         Diverged: A feature is not finite. The layer is left as it was.
@@ -171,12 +174,12 @@ def fit(layer: nn.Linear, features: Features, examples: Examples, task: Task, te
     scale = scale.clamp(min=1e-3 * float(scale.max()) + 1e-12)  # what hardly varies is not blown up
     scaled = ((wide - mean) / scale).float()
     weight = nn.Parameter(torch.zeros_like(layer.weight))
-    learned = [weight, *(nn.Parameter(bias.detach().clone()) for bias in biases)]
+    learned = [weight, *(nn.Parameter(bias.detach() / unit) for bias in biases)]
     optimizer = torch.optim.LBFGS(learned, max_iter=STEPS, line_search_fn="strong_wolfe")
 
     def objective() -> float:
         optimizer.zero_grad()
-        loss = task.loss(F.linear(scaled, *learned), examples).sum()
+        loss = task.loss(unit * F.linear(scaled, *learned), examples).sum()
         loss.backward()
         total = team.add_up(learned, float(loss.detach()))
         for parameter in learned:
@@ -188,10 +191,10 @@ def fit(layer: nn.Linear, features: Features, examples: Examples, task: Task, te
 
     optimizer.step(objective)
     with torch.no_grad():
-        found = weight / scale
+        found = unit * weight / scale
         layer.weight.copy_(found)
         for bias, fitted in zip(biases, learned[1:], strict=True):
-            bias.copy_(fitted - found @ mean)
+            bias.copy_(unit * fitted - found @ mean)
 
 
 def training_seconds(reducer: Reducer, train: Examples, dtype: str, threads: int, count: int = 16) -> float:

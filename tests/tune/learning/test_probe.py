@@ -158,6 +158,22 @@ def test_the_fit_is_the_least_penalised_loss_whatever_the_size_of_the_features(s
     assert weight.abs().max() > 0.02
 
 
+@pytest.mark.parametrize("unit", [1e-8, 1e-3, 1e3, 1e9])
+def test_the_fit_of_numbers_is_the_same_whatever_they_are_measured_in(unit, separable):
+    task = TASKS["regression"]
+    numbers = separable.targets - 1.0  # their mean is 0, and so is the bias
+
+    def fitted(size):
+        reducer = classifier(task, 1)
+        targets = torch.stack([size * numbers, torch.full((90,), size)], 1)
+        fit_output_layer(reducer, dataclasses.replace(separable, targets=targets), 90, COMPUTE, 0)
+        return output_layer(reducer.encoder.plain).weight / size
+
+    expected = fitted(1.0)
+    assert expected.norm() > 0.1
+    assert_close(fitted(unit), expected, rtol=1e-3, atol=1e-4)
+
+
 def test_features_that_are_not_finite_are_refused_and_leave_the_layer_as_it_is(separable):
     layer = nn.Linear(4, 3)
     before = weights_of(layer)
