@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from trbert.runners.eager import Eager
+from trbert.runners.places import Places
 
 Work = Callable[[], None]
 """Work of fixed sizes, on tensors that stay where they are in memory."""
@@ -30,6 +31,7 @@ class Graphed(Eager):
     A copy of a model gets a new runner, with nothing captured.
 
     Attributes:
+        places: where the weights lie.
         unfit: the arithmetic in which the model was found to have a layer that cannot be captured; None if in none.
 
     Args:
@@ -41,6 +43,7 @@ class Graphed(Eager):
     def __init__(self, most: int = MOST_GRAPHS) -> None:
         self.most = most
         self._lock = threading.RLock()
+        self.places = Places()
         self.unfit: torch.dtype | None = None
         self._captured: OrderedDict[Hashable, Work] = OrderedDict()
         self._identity: Hashable = None

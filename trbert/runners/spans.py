@@ -2,7 +2,6 @@
 
 from collections.abc import Hashable, Sequence
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import torch
@@ -52,15 +51,15 @@ class Spans(Eager):
         probe: AttentionProbe | None,
     ) -> Hidden:
         """Returns the states after the layers."""
-        captures = self.captures
-        first, last = span
-        if probe is None and batch.longest is None and not captures.unfit and _fixed(layers[first:last], batch.hidden):
-            with captures.lock:
+        captures, states = self.captures, batch.hidden
+        fit = probe is None and batch.longest is None and captures.unfit != _arithmetic(states)
+        if fit and _fixed(layers[slice(*span)], states):
+            with captures.turn(states.device):
                 try:
                     return self._repeat(layers, span, batch, tables)
                 except ReadsDevice:
                     captures.forget()
-                    captures.unfit = True
+                    captures.unfit = _arithmetic(states)
         return super().run(layers, span, batch, tables, probe)
 
     def _repeat(
@@ -69,8 +68,8 @@ class Spans(Eager):
         """Returns the states after the layers, which run on a bucketed row at a fixed place in memory."""
         total, docs, on = len(batch.hidden), len(batch), batch.hidden.device.type
         size = Size.of(total, docs, int(batch.original_lengths.max()))
-        arithmetic = torch.get_autocast_dtype(on) if torch.is_autocast_enabled(on) else None
-        identity = tuple(weight.data_ptr() for weight in _weights(layers)), arithmetic
+        arithmetic, casts = _arithmetic(batch.hidden), torch.is_autocast_enabled(on)
+        identity = self.captures.places.of(*layers), arithmetic, casts
         put = partial(self._put, identity)
         end = batch.offsets[-1:]
         starts = torch.cat([batch.offsets, end.expand(size.docs - docs), end.new_full((1,), size.tokens)])
@@ -85,7 +84,7 @@ class Spans(Eager):
 
         def work() -> None:
             # What autocast has cast before is not there any more when the work is repeated.
-            with torch.autocast(on, arithmetic, enabled=arithmetic is not None, cache_enabled=False):
+            with torch.autocast(on, arithmetic, enabled=casts, cache_enabled=False):
                 found = through_layers(
                     layers[slice(*span)], states[None], offsets, positions, rotary, longest=size.longest
                 )
@@ -110,14 +109,16 @@ class Spans(Eager):
         return place[:most]
 
 
+def _arithmetic(states: Tensor) -> torch.dtype:
+    """Returns the type of numbers in which layers multiply these states."""
+    on = states.device.type
+    return torch.get_autocast_dtype(on) if torch.is_autocast_enabled(on) else states.dtype
+
+
 def _fixed(layers: Sequence[Any], states: Tensor) -> bool:
     """Returns whether these layers say the same of the same states each time, and no gradient passes through them."""
     if any(isinstance(layer, ByDocument | GroupedLayer) or layer.training for layer in layers):
         return False  # layers of the first two kinds read how long the documents are
-    learns = states.requires_grad or any(weight.requires_grad for weight in _weights(layers))
-    return not (learns and torch.is_grad_enabled())
-
-
-def _weights(layers: Sequence[Any]) -> list[Tensor]:
-    """Returns the first weight of each layer. It speaks for the others: to ask all takes as long as to launch them."""
-    return [weight for layer in layers for weight in islice(layer.parameters(), 1)]
+    if not torch.is_grad_enabled():
+        return True
+    return not (states.requires_grad or any(weight.requires_grad for layer in layers for weight in layer.parameters()))

@@ -197,7 +197,7 @@ def captured_pass(
     def make(tokens: int, docs: int) -> CapturedPass:
         return CapturedPass(reducer, selector, runner, points, tokens, docs)
 
-    identity = _identity(reducer, selector)
+    identity = _identity(reducer, selector, runner)
     found: CapturedPass = runner.kept_for(identity, points, partial(make, size.tokens, size.docs))
     if not found.holds(size):
         tokens, docs = max(found.tokens, size.tokens), max(found.docs, size.docs)
@@ -206,9 +206,8 @@ def captured_pass(
     return found
 
 
-def _identity(reducer: Reducer, selector: Selector) -> Hashable:
+def _identity(reducer: Reducer, selector: Selector, runner: Graphed) -> Hashable:
     """Returns what captured work depends on: where the weights are, and what is done with them."""
     encoder = reducer.encoder
-    modules = (*encoder.plain.children(), *encoder.layers, selector.policy, reducer.fusion, reducer.exits)
-    places = tuple(next((each.data_ptr() for each in module.parameters()), 0) for module in modules)
+    places = runner.places.of(encoder.plain, selector.policy, reducer.fusion, reducer.exits)
     return places, encoder.dtype, reducer.points, reducer.task.name, type(selector)

@@ -153,16 +153,29 @@ def test_segments_of_one_batch_are_not_those_of_the_next(bert, make_tokens):
     assert not torch.allclose(first, second, atol=1e-3)
 
 
+def replace_head(bert):
+    bert.classifier = with_weights(torch.nn.Linear(32, 3), seed=4)
+
+
+def replace_inner_map(bert):
+    bert.bert.encoder.layer[1].output.dense = with_weights(torch.nn.Linear(48, 32), seed=4)
+
+
+def replace_inner_weight(bert):
+    bert.bert.encoder.layer[2].attention.self.value.weight = torch.nn.Parameter(torch.randn(32, 32) / 5)
+
+
+@pytest.mark.parametrize("change", [replace_head, replace_inner_map, replace_inner_weight])
 @torch.no_grad()
-def test_a_head_that_was_replaced_is_the_one_that_is_read(bert, make_tokens, monkeypatch):
+def test_a_weight_that_was_replaced_is_the_one_that_is_read(change, bert, make_tokens, monkeypatch):
     made = []
     monkeypatch.setattr(Graphed, "_capture", lambda self, work, device: made.append(work) or work)
     eager, captured = reducers(bert, POINTS)
     selector, tokens = policy_of(POINTS), make_tokens(*LENGTHS)
     assert_same(eager, captured, selector, tokens, 5.0)
-    bert.classifier = with_weights(torch.nn.Linear(32, 3), seed=4)
+    change(bert)
     assert_same(eager, captured, selector, tokens, 5.0)
-    assert len(made) == 6  # a graph would have read the head that was there before
+    assert len(made) == 6  # a graph would have read the weight that was there before
 
 
 def test_it_runs_in_inference_mode_and_out_of_it(bert, make_tokens):
