@@ -46,12 +46,15 @@ class Answers:
     rows: int
 
 
-def baselines(task: Task, examples: Mapping[str, Examples], seed: int, seconds: float = SECONDS) -> list[Answers]:
+def baselines(
+    task: Task, examples: Mapping[str, Examples], whole: Examples, seed: int, seconds: float = SECONDS
+) -> list[Answers]:
     """Returns the answers of the commonest answer, and of a linear model of tokens where the task has text classes.
 
     Args:
         task: what is predicted.
-        examples: of each split, by its name.
+        examples: of each split, by its name. Their targets are settled.
+        whole: all training examples, from which the linear model learns. The budget may have left some out of train.
         seed: draws the rows of the linear model where there are too many of them.
         seconds: how long the linear model may take.
     """
@@ -64,7 +67,7 @@ def baselines(task: Task, examples: Mapping[str, Examples], seed: int, seconds: 
             rows=len(train),
         )
     ]
-    linear = linear_answers(examples, seed, seconds) if task.text_classes else None
+    linear = linear_answers({**examples, "train": whole}, seed, seconds) if task.text_classes else None
     return found if linear is None else [*found, linear]
 
 

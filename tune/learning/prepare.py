@@ -174,7 +174,7 @@ def prepare(
         there = {name: len(part) for name, part in inputs.taught.items()}
         documents = documents or fit_documents(plan, seconds, torch.get_num_threads(), there)
     cuts = _teach(inputs, plan, say, train or _train_at_once, resumed=fingerprint is not None)
-    learned_from = inputs.taught["train"]  # the teacher and the baselines learn from all of them
+    learned_from = inputs.taught["train"]  # the teacher and the linear model learn from all of them
     inputs, fewer = _used(inputs, documents or {}, inputs.settings.seed)
     for told in fewer:
         say(f"the budget has time for {told}")
@@ -267,13 +267,13 @@ def _standing(
     Args:
         inputs: the data.
         outputs: the teacher's outputs on each split.
-        learned_from: the examples that the teacher and the baselines learn from.
+        learned_from: the examples that the teacher and the linear model learn from.
         plan: limits the time of the linear model; None leaves its usual limit.
         say: is called with each line.
     """
     task, taught = inputs.task, inputs.taught
     seconds = SECONDS if plan is None else BASELINE_SHARE * plan.seconds
-    answers = baselines(task, taught | {"train": learned_from}, inputs.settings.seed, seconds)
+    answers = baselines(task, taught, learned_from, inputs.settings.seed, seconds)
     known = task.known(outputs["train"], taught["train"])
     found = standing_of(task, answers, taught, outputs, known=known, trained=not inputs.pretrained.fine_tuned)
     found = replace(found, train_rows=len(learned_from))

@@ -33,6 +33,8 @@ SEED = int(os.environ.get("TRBERT_SEED", f"{YEAR}{WEEK:02}"))
 POINTS = (1, 3)
 # How far a runner's outputs may be from the plain model's, as a share of their norm.
 TOLERANCES = {"int8": 0.3}
+# A state whose last digits differ, because products of other sizes are summed in another order, may have another code.
+ONE_CODE = {"int8": 0.15}
 # A rule that needs targets is no model that can be used.
 USED = [name for name, selector in SELECTORS.items() if selector.needs != "saliency"]
 
@@ -166,8 +168,11 @@ def test_an_examples_outputs_depend_neither_on_the_others_nor_on_the_order(own, 
     model.run_with(runner_of(own.runner))
     together = outputs_of(model, examples)
     for chosen in (torch.tensor([3, 0, 4, 1, 2]), *torch.arange(len(examples))[:, None]):
-        found = outputs_of(model, examples.take(chosen))
-        assert_close(found, together[examples.output_rows(chosen)], rtol=1e-4, atol=1e-5)
+        found, expected = outputs_of(model, examples.take(chosen)), together[examples.output_rows(chosen)]
+        if own.runner in ONE_CODE:
+            assert (found - expected).norm() < ONE_CODE[own.runner] * expected.norm()
+        else:
+            assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()

@@ -59,6 +59,12 @@ def test_without_shared_tokens_or_with_one_class_there_is_no_linear_model(ids, t
     assert linear_answers(splits(examples(targets, ids)), 0) is None
 
 
+def test_the_linear_model_learns_from_rows_that_the_budget_left_out():
+    parts = splits(marked(200).take(torch.arange(40)), marked(20, 1), marked(30, 2))
+    commonest, linear = baselines(Classification(), parts, marked(200), 0)
+    assert (commonest.rows, linear.rows) == (40, 200)
+
+
 def test_tokens_that_train_does_not_have_are_not_read():
     odd = examples([0, 1], [[2, 10, 5, 30_000], [2, 11, 500]])
     assert linear_answers(splits(marked(200), odd, odd), 0).test == [0, 1]
@@ -105,21 +111,21 @@ def test_a_task_without_text_classes_has_the_commonest_answer_alone():
     pairs = Examples(
         Tokens.from_lists([[1]] * 8, None), torch.tensor([1, 1, 0, 1]), torch.arange(4).repeat_interleave(2)
     )
-    (found,) = baselines(TASKS["multiple_choice"], {"train": pairs, "validation": pairs, "test": pairs}, 0)
+    (found,) = baselines(TASKS["multiple_choice"], splits(pairs), pairs, 0)
     assert found == Answers(name=COMMONEST, validation=[1] * 4, test=[1] * 4, rows=4)
 
 
 def test_the_commonest_answer_of_a_task_is_one_that_it_can_judge():
     marks = torch.tensor([[-100, 0, 1, 1, -100], [-100, 1, -100, -100, -100]])
     own = Examples.of_documents(Tokens.from_lists([[2, 5, 6, 7, 3], [2, 8, 3]], None), marks, "tokens")
-    (found,) = baselines(MarkWords(), {"train": own, "validation": own, "test": own}, 0)
+    (found,) = baselines(MarkWords(), splits(own), own, 0)
     assert MarkWords().correct(found.test, own) == [pytest.approx(2 / 3), 1.0]
 
 
 def test_a_teachers_standing_by_hand():
     # Train says class 1. Of four validation rows two are of class 1, of four test rows one.
     parts = {"train": examples([1, 1, 0]), "validation": examples([1, 1, 0, 0]), "test": examples([0, 1, 0, 0])}
-    (commonest,) = baselines(Classification(), parts, 0)
+    (commonest,) = baselines(Classification(), parts, parts["train"], 0)
     outputs = {name: torch.eye(2)[part.targets] for name, part in parts.items()}
     outputs["test"] = torch.eye(2)[torch.tensor([0, 0, 0, 0])]  # wrong on one
     found = standing_of(Classification(), [commonest], parts, outputs, known=0.5, trained=True)
@@ -140,7 +146,7 @@ def test_a_teachers_lead_is_that_of_the_metric_and_not_of_a_score_of_rows():
     targets = torch.tensor([[0, 0]] * 9 + [[1, 1]])
     part = Examples.of_documents(Tokens.from_lists([[2]] * 10, None), targets)
     parts, task = {"train": part, "validation": part, "test": part}, TASKS["multi_label"]
-    (commonest,) = baselines(task, parts, 0)
+    (commonest,) = baselines(task, parts, part, 0)
     outputs = torch.tensor([[1.0, -1.0]] * 2 + [[-1.0, -1.0]] * 7 + [[1.0, 1.0]])  # two labels too many
     found = standing_of(task, [commonest], parts, dict.fromkeys(parts, outputs), known=0.5, trained=True)
     assert sum(task.correct(commonest.test, part)) > sum(task.correct(task.decode(outputs, part), part))

@@ -296,7 +296,7 @@ def test_pairs_are_read_with_their_segments_and_have_a_teacher_of_their_own(sett
     pairs = prepare(override(settings, {"data.text_column": "text,other"}), None, lambda line: None)
     # [CLS] w1 w2 [SEP], then marker, word, [SEP].
     assert set(pairs.train.tokens.lengths.tolist()) == {7}
-    assert pairs.train.tokens.token_type_ids.reshape(-1, 7).tolist() == [[0, 0, 0, 0, 1, 1, 1]] * 24
+    assert pairs.train.tokens.token_type_ids.reshape(-1, 7).tolist() == [[0, 0, 0, 0, 1, 1, 1]] * 21
     assert pairs.train.tokens.protected.reshape(-1, 7).tolist() == [[True] + [False] * 6] * 24
     single = prepare(settings, None, lambda line: None)
     assert set(single.train.tokens.lengths.tolist()) == {4}
@@ -318,7 +318,7 @@ def test_a_teacher_of_pairs_reads_them_cut_as_the_tokenizer_cuts_pairs(settings,
     (tokens,) = seen
     # [CLS] w1 w1 [SEP] marker [SEP]: the end of a longer pair would have lost its marker.
     assert set(tokens.lengths.tolist()) == {6}
-    assert tokens.token_type_ids.reshape(-1, 6).tolist() == [[0, 0, 0, 0, 1, 1]] * 24
+    assert tokens.token_type_ids.reshape(-1, 6).tolist() == [[0, 0, 0, 0, 1, 1]] * 21
     assert len(set(tokens.input_ids.reshape(-1, 6)[:, 4].tolist())) == 2
 
 

@@ -153,6 +153,7 @@ def toy_settings(task, settings, tmp_path, cache):
     """As little of every stage as there can be, on a tiny file of the task's own."""
     _, write, column = TOYS[task.name]
     changes = {"task": task.name, "data.source": str(write(tmp_path)), "data.text_column": column}
+    changes |= {"data.validation_rows": 12}
     return override(settings, SHORT | changes)
 
 

@@ -177,5 +177,5 @@ def test_questions_about_one_context_stay_on_one_side_of_a_hold_out(tmp_path):
     splits = load_splits(str(tmp_path / "a.jsonl"), task=TASK)
     parts = [set(part.inputs[1]) for part in (splits.train, splits.validation, splits.test)]
     assert sum(map(len, parts)) == len(set.union(*parts)) == 30
-    assert [len(splits.validation), len(splits.test)] == [12, 12]
+    assert [len(splits.validation), len(splits.test)] == [24, 12]
     assert not any("stand in train, too" in note for note in splits.notes)
