@@ -145,7 +145,7 @@ def test_questions_about_one_article_stay_on_one_side_of_a_hold_out(tmp_path):
     splits = load_splits(str(tmp_path / "a.jsonl"), task=TASK)
     parts = [set(part.inputs[0]) for part in (splits.train, splits.validation, splits.test)]
     assert sum(map(len, parts)) == len(set.union(*parts)) == 30
-    assert [len(splits.validation), len(splits.test)] == [12, 12]
+    assert [len(splits.validation), len(splits.test)] == [24, 12]
 
 
 def test_places_stay_with_their_rows():
