@@ -169,6 +169,7 @@ def test_a_search_ends_with_a_front_and_a_picked_model_gives_its_quality_again(t
     words += [] if task in TOLD else ["--task", task]
     words += ["--num-trials", "1", "--budget", "3m"]
     quick = ["teacher.learning_rate=1e-3", "teacher.epochs=6", "select.documents=400", "joint.documents=800"]
+    quick += ["data.validation_rows=30"]  # the more rows are for learning
     quick += ["teacher.probe_documents=0"]  # an encoder with random weights has no features to fit a head on
     # Without this penalty, all tokens are kept on so small a set.
     quick += ["select.penalty=8", "joint.documents=1600"] if task == "embedding" else []
