@@ -18,7 +18,7 @@ search: $(READY)  ## run a search on this machine: make search ARGS='--help'
 	$(PY) tune/search.py $(ARGS)
 
 test: $(READY)  ## run every test that this machine can run, and list those it skips
-	$(PY) -m pytest -rs $(ARGS)
+	@PY=$(PY) scripts/test $(ARGS)
 
 quick: $(READY)  ## run the tests that are fast and do not start Ray
 	$(PY) -m pytest -m 'not slow and not ray' $(ARGS)
