@@ -171,9 +171,14 @@ def _drawn(train: Examples, classes: int, seed: int, share: float = 1.0) -> Int6
     return torch.from_numpy(np.sort(order[: max(1, most)]))
 
 
+def _places(tokens: Tokens) -> tuple[Int64[np.ndarray, " total"], Int64[np.ndarray, " total"]]:
+    """Returns the id of each token, and the index of its document."""
+    return tokens.input_ids.numpy(), np.repeat(np.arange(len(tokens)), tokens.lengths.numpy())
+
+
 def _kinds(tokens: Tokens, most: int) -> Int64[np.ndarray, " kinds"]:
     """Returns the ids that stand in two documents or more, but not in all: the `most` commonest ones, rising."""
-    ids, documents = tokens.input_ids.numpy(), np.repeat(np.arange(len(tokens)), tokens.lengths.numpy())
+    ids, documents = _places(tokens)
     once = np.unique(np.stack([ids, documents]), axis=1)
     found, count = np.unique(once[0], return_counts=True)
     useful = (count >= 2) & (count < len(tokens))
@@ -185,7 +190,7 @@ def _counts(tokens: Tokens, kinds: Int64[np.ndarray, " kinds"]) -> Any:
     """Returns how often each of these ids stands in each document, as a sparse matrix [docs, kinds]."""
     from scipy.sparse import csr_matrix
 
-    ids, documents = tokens.input_ids.numpy(), np.repeat(np.arange(len(tokens)), tokens.lengths.numpy())
+    ids, documents = _places(tokens)
     places = np.searchsorted(kinds, ids).clip(max=len(kinds) - 1)
     read = kinds[places] == ids
     places, documents = places[read], documents[read]
