@@ -81,6 +81,22 @@ def few_threads():
     torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 
+@pytest.fixture
+def captured(monkeypatch):
+    """What was captured, one entry for each. As on a GPU, work is done once before it is captured."""
+    from trbert.runners import Graphed
+
+    made = []
+
+    def capture(self, work, device):
+        work()
+        made.append(work)
+        return work
+
+    monkeypatch.setattr(Graphed, "_capture", capture)
+    return made
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real text; for tests marked `data`."""

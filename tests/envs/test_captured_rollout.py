@@ -12,7 +12,6 @@ from envs.rollout import Draw, sample_trajectories
 from trbert.encoder import Encoder
 from trbert.measure.cost import CostModel
 from trbert.packed.tokens import Tokens
-from trbert.runners import Graphed
 from trbert.runners.spans import Spans
 from trbert.selection.fusion import Fusion
 from trbert.selection.policy import Policy
@@ -70,20 +69,6 @@ def both(family, points, task="classification"):
 def seeing():
     """A policy that sees all it may, and is neither sure nor undecided."""
     return with_weights(Policy(16, 2, 8, ("document", "neighbours")), 0.3)
-
-
-@pytest.fixture
-def captured(monkeypatch):
-    """What was captured, one entry for each. As on a GPU, work is done once before it is captured."""
-    made = []
-
-    def capture(self, work, device):
-        work()
-        made.append(work)
-        return work
-
-    monkeypatch.setattr(Graphed, "_capture", capture)
-    return made
 
 
 def rolled(dynamics, policy, tokens, version=2, samples=5, **how):

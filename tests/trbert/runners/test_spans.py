@@ -21,20 +21,6 @@ def encoders(model):
     return Encoder(model), Encoder(model, Spans())
 
 
-@pytest.fixture
-def captured(monkeypatch):
-    """What was captured, one entry for each. As on a GPU, work is done once before it is captured."""
-    made = []
-
-    def capture(self, work, device):
-        work()
-        made.append(work)
-        return work
-
-    monkeypatch.setattr(Graphed, "_capture", capture)
-    return made
-
-
 @torch.no_grad()
 def test_the_states_are_the_eager_ones_for_every_family_also_where_samples_branch(
     family_config, build_model, make_tokens, captured
