@@ -297,7 +297,7 @@ def test_pairs_are_read_with_their_segments_and_have_a_teacher_of_their_own(sett
     # [CLS] w1 w2 [SEP], then marker, word, [SEP].
     assert set(pairs.train.tokens.lengths.tolist()) == {7}
     assert pairs.train.tokens.token_type_ids.reshape(-1, 7).tolist() == [[0, 0, 0, 0, 1, 1, 1]] * 21
-    assert pairs.train.tokens.protected.reshape(-1, 7).tolist() == [[True] + [False] * 6] * 24
+    assert pairs.train.tokens.protected.reshape(-1, 7).tolist() == [[True] + [False] * 6] * 21
     single = prepare(settings, None, lambda line: None)
     assert set(single.train.tokens.lengths.tolist()) == {4}
     assert len(list((cache / "teachers").iterdir())) == 2
