@@ -219,8 +219,8 @@ class Encoder:
         """Returns the outputs of the model's own head for each document, from its finished states.
 
         The head runs as Hugging Face wrote it. The model's own `forward` is called, and the encoder within it is
-        replaced by a module that returns the finished states. A head that averages over tokens averages over those that
-        were kept. So does the pooling of a model without a head.
+        replaced by a module that returns the finished states. A head that averages over tokens averages over those of
+        the batch. So does the pooling of a model without a head.
         """
         return self._head(*_padded(batch))
 

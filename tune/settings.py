@@ -316,7 +316,7 @@ class Settings:
     exits: bool = _setting(
         True,
         "whether a linear map brings the state of a dropped token near to its last state, for tasks whose head reads "
-        "every token; it is fitted to the teacher, and joint trains it",
+        "every token, or averages over all of them; it is fitted to the teacher, and joint trains it",
     )
     data: DataSettings = field(default_factory=DataSettings)
     teacher: TeacherSettings = field(default_factory=TeacherSettings)

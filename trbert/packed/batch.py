@@ -5,7 +5,7 @@ from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from trbert.packed.tokens import Tokens
 from trbert.shapes import DocIndex, Hidden, SampleMasks, TokenFloat, TokenIndex
@@ -104,10 +104,20 @@ def start_batch(tokens: Tokens, hidden: Hidden) -> PackedBatch:
         >>> batch.positions, batch.documents
         (tensor([0, 1, 0]), tensor([0, 0, 1]))
     """
-    lengths = tokens.lengths
-    documents = torch.arange(len(tokens), device=lengths.device).repeat_interleave(lengths)
-    positions = torch.arange(hidden.shape[0], device=lengths.device) - tokens.offsets[:-1][documents]
-    return PackedBatch(hidden, positions, documents, tokens.protected, lengths, tokens.offsets)
+    return replace(unreduced_row(tokens.lengths, hidden), protected=tokens.protected)
+
+
+def unreduced_row(lengths: DocIndex, hidden: Hidden) -> PackedBatch:
+    """Returns the unreduced batch of documents of these lengths with the given states. It protects no token.
+
+    Example:
+        >>> unreduced_row(torch.tensor([2, 1]), torch.zeros(3, 4)).documents
+        tensor([0, 0, 1])
+    """
+    offsets = nn.functional.pad(lengths.cumsum(0), (1, 0))
+    documents = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths, output_size=len(hidden))
+    positions = torch.arange(len(hidden), device=lengths.device) - offsets[:-1][documents]
+    return PackedBatch(hidden, positions, documents, torch.zeros_like(documents, dtype=torch.bool), lengths, offsets)
 
 
 def gather_kept(batch: PackedBatch, masks: SampleMasks) -> PackedBatch:

@@ -26,6 +26,11 @@ def pooling_of(plain: Any) -> tuple[str, bool] | None:
     return plain.config.pooling, plain.config.normalised
 
 
+def averages(plain: Any) -> bool:
+    """Returns whether a model without a head gives each document the mean of its tokens' states."""
+    return not has_head(plain) and plain.config.pooling == "mean"
+
+
 def pooled(plain: Any, states: Float[Tensor, "docs width dim"], mask: Int[Tensor, "docs width"]) -> Tensor:
     """Returns the vector of each document, [docs, dim], as sentence-transformers computes it.
 

@@ -6,6 +6,7 @@ size of the next stage's row. So there is one wait for each reduction point.
 """
 
 from collections.abc import Hashable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -124,8 +125,8 @@ class CapturedPass:
         return int(self._counts[point])
 
     def _remember(self, batch: PackedBatch) -> None:
-        """Writes what the head reads of each token, if it reads tokens: later states take the place of earlier ones."""
-        if self.reducer.task.reads == "tokens":
+        """Writes the last state of each token, if the head is shown them: later ones take the place of earlier ones."""
+        if self.reducer.remembers:
             places = original_places(batch, self.tokens)
             if "last" not in self._arena:
                 self._arena.put("last", batch.hidden, self.tokens + 1)
@@ -155,38 +156,49 @@ class CapturedPass:
         """
         reducer, arena = self.reducer, self._arena
         batch = self._entering(len(self.points), size)
-        if reducer.task.reads == "documents":
-            arena.put("outputs", reducer.encoder.read_documents(batch)[: size.docs], self.docs)
-            return
         self._remember(batch)
-        arena.put("outputs", reducer.encoder.read_tokens(arena.get("last", unreduced)), self.tokens)
+        if reducer.task.reads == "tokens":
+            arena.put("outputs", reducer.encoder.read_tokens(arena.get("last", unreduced)), self.tokens)
+            return
+        if reducer.remembers:
+            batch = self._started(replace(size, tokens=unreduced))[1].with_hidden(arena.get("last", unreduced))
+        arena.put("outputs", reducer.encoder.read_documents(batch)[: size.docs], self.docs)
 
     def _entering(self, point: int, size: Size) -> PackedBatch:
         """Returns the row that enters a reduction point, or that is finished: the layers before it have run."""
         reducer, arena = self.reducer, self._arena
         encoder, layers = reducer.encoder, (0, *self.points, len(reducer.encoder.layers))
-        starts = arena.get(f"starts {point}", size.docs + 1)
-        offsets = torch.cat([starts, starts.new_full((1,), size.tokens)])
-        originals = arena.get("originals", size.docs + 1)
         if point == 0:
-            ids, types = arena.get("ids", size.tokens), None
-            if "types" in arena:
-                types = arena.get("types", size.tokens)
-            padding = encoder.base.config.pad_token_id or 0
-            protected = arena.get("protected", size.tokens)
-            tokens, batch = start_bucketed(ids, types, protected, offsets, originals, size.longest, padding)
-            batch = encoder.embed_row(tokens, batch)
+            batch = encoder.embed_row(*self._started(size))
         else:
             batch = PackedBatch(
                 hidden=arena.get(f"hidden {point}", size.tokens),
                 positions=arena.get(f"positions {point}", size.tokens),
                 documents=arena.get(f"documents {point}", size.tokens),
                 protected=arena.get(f"protected {point}", size.tokens),
-                original_lengths=originals,
-                offsets=offsets,
+                original_lengths=arena.get("originals", size.docs + 1),
+                offsets=self._offsets(point, size),
                 longest=size.longest,
             )
         return encoder.run_layers(batch, layers[point], layers[point + 1])
+
+    def _started(self, size: Size) -> tuple[Tokens, PackedBatch]:
+        """Returns the row that enters the first layer, and its batch without states."""
+        arena = self._arena
+        return start_bucketed(
+            arena.get("ids", size.tokens),
+            arena.get("types", size.tokens) if "types" in arena else None,
+            arena.get("protected", size.tokens),
+            self._offsets(0, size),
+            arena.get("originals", size.docs + 1),
+            size.longest,
+            self.reducer.encoder.base.config.pad_token_id or 0,
+        )
+
+    def _offsets(self, point: int, size: Size) -> Tensor:
+        """Returns where each document of the row that enters a point starts, and the end of the row."""
+        starts = self._arena.get(f"starts {point}", size.docs + 1)
+        return torch.cat([starts, starts.new_full((1,), size.tokens)])
 
 
 def captured_pass(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trbert.encoder import Encoder
 from trbert.errors import InputError
-from trbert.packed.batch import PackedBatch, gather_kept
+from trbert.packed.batch import PackedBatch, gather_kept, unreduced_row
 from trbert.packed.tokens import Tokens
 from trbert.selection.exits import Exits
 from trbert.selection.fusion import Fusion
@@ -91,7 +91,8 @@ class Reducer:
         task: the task, which says what the head reads.
         points: the reduction points, as the layers on whose input tokens may be dropped. () drops nothing.
         fusion: adds the mean of the dropped tokens to the first token. A fusion without maps adds nothing.
-        exits: maps the states of dropped tokens, where the head reads every token. Exits without maps change nothing.
+        exits: maps the states of dropped tokens, where the head reads or averages all tokens. Exits without maps change
+            nothing.
         separator: the id of the token that ends the first part of a document; None where no part is protected.
     """
 
@@ -101,6 +102,11 @@ class Reducer:
     fusion: Fusion = field(default_factory=Fusion.none)
     exits: Exits = field(default_factory=Exits.none)
     separator: int | None = None
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the head is shown dropped tokens, too: it reads every token, or averages over all of them."""
+        return self.task.reads == "tokens" or len(self.exits.maps) > 0
 
     def protect(self, tokens: Tokens) -> Tokens:
         """Returns the documents with the tokens protected that are never dropped."""
@@ -147,18 +153,20 @@ class Reducer:
         return ReducedPass(batch, point + 1, counts, (*state.entered, self._remembered(state.batch)))
 
     def _remembered(self, batch: PackedBatch) -> PackedBatch:
-        if self.task.reads == "tokens":
+        if self.remembers:
             return batch
         return replace(batch, hidden=batch.hidden.new_empty(len(batch.hidden), 0), received=None)
 
     def outputs(self, finished: ReducedPass) -> Outputs:
         """Returns the head's outputs for a finished pass: a row for each document or each original token, by task."""
-        if self.task.reads == "documents":
+        if not self.remembers:
             return self.encoder.read_documents(finished.batch)
         states = finished.last_states
         if len(self.exits.maps):
             states = self.exits(states, finished.left_at)
-        return self.encoder.read_tokens(states)
+        if self.task.reads == "tokens":
+            return self.encoder.read_tokens(states)
+        return self.encoder.read_documents(unreduced_row(finished.batch.original_lengths, states))
 
     def unreduced_outputs(self, tokens: Tokens) -> Outputs:
         """Returns the head's outputs for documents of which no token was dropped."""

@@ -12,6 +12,7 @@ from torch import nn
 
 from trbert.measure.latency import LatencyTable, measure_latency
 from trbert.packed.declared import Declaration, declaration_of
+from trbert.packed.heads import averages
 from trbert.pretrained import extend_positions, shift_outputs
 from trbert.tasks import Task
 from trbert.tasks.examples import Examples, Outputs
@@ -58,7 +59,7 @@ class Prepared:
         teacher_test: the teacher's quality on test, a fraction; measured at the teacher's `max_length`.
         teacher_answers: what the teacher says of each test example, as `Task.decode` returns it.
         labels: the names of the head's outputs, in their order; () if they have no names.
-        exits: the maps of the exits for each layer; None if the task's head does not read every token.
+        exits: the maps of the exits for each layer; None if the head reads each document's first token alone.
         separator: the id of the token that ends the first part of a document; None if no part is protected.
         penalty: the price of an unreduced document if none is set, in nats; the search varies it around this value.
         tokens_per_batch: the most tokens of a pass: those of the settings, or fewer if memory is for no more.
@@ -192,7 +193,7 @@ def prepare(
         with autocast(reducer.encoder.device, compute.evaluation):
             latency = measure_latency(reducer.encoder, longest=inputs.longest)
     exits = None
-    if task.reads == "tokens":
+    if task.reads == "tokens" or averages(pretrained.model):
         exits = fit_exits(reducer, inputs.taught["train"], compute.tokens_of_pass)
     return Prepared(
         family=declaration_of(pretrained.model.config),

@@ -11,7 +11,7 @@ import torch
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoModelForTokenClassification
+from transformers import AutoModel, AutoModelForTokenClassification
 
 from trbert.encoder import Encoder
 from trbert.errors import InputError
@@ -81,6 +81,16 @@ def test_it_is_the_same_where_the_head_reads_tokens(exits, family_config, build_
         found = assert_same(eager, captured, selector, tokens, dial)
         assert len(found.outputs) == sum(LENGTHS)
     assert_same(eager, captured, selector, make_tokens(5, 2, seed=3, config=family_config), 5.0)
+
+
+@torch.no_grad()
+def test_it_is_the_same_where_all_tokens_are_averaged(config_of, build_model, make_tokens):
+    config = config_of("bert")
+    config.pooling, config.normalised = "mean", True
+    eager, captured = reducers(build_model(config, auto_class=AutoModel), POINTS, "embedding", exits=True)
+    for lengths in (LENGTHS, (5, 2), (40,) * 7):
+        for dial in (3.0, 5.0, 1000.0):
+            assert_same(eager, captured, policy_of(POINTS), make_tokens(*lengths), dial)
 
 
 @torch.no_grad()
@@ -395,7 +405,8 @@ def test_a_stage_reads_nothing_back_whatever_the_rule(name, as_on_a_gpu, bert, m
 def test_a_stage_reads_nothing_back_whatever_the_task(task, as_on_a_gpu, config_of, build_model, make_tokens):
     config = config_of("bert")
     config.num_labels, config.pooling, config.normalised = 2, "mean", True  # pooling is read where there is no head
-    captured = on_meta(build_model(config, auto_class=TASKS[task].auto_class), POINTS, task)
+    exits = TASKS[task].reads == "tokens" or task == "embedding"
+    captured = on_meta(build_model(config, auto_class=TASKS[task].auto_class), POINTS, task, exits)
     selector = policy_of(POINTS)
     selector.policy.to("meta", torch.float16)
     with Device():

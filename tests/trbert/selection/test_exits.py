@@ -1,8 +1,9 @@
-"""What a head that reads every token is shown of a token that was dropped."""
+"""What a head that reads or averages all tokens is shown of a token that was dropped."""
 
 import pytest
 import torch
 from torch.testing import assert_close
+from transformers import AutoModel
 
 import trbert
 from tests.trbert.tasks.toys import MarkWords
@@ -55,6 +56,25 @@ def test_what_was_kept_is_read_as_it_is_and_what_was_dropped_through_its_points_
     assert sorted(set(left.tolist())) == [0, 1, 2]
     assert_close(reducer.outputs(finished), expected)
     assert_close(reducer.outputs(reducer.run(FIRST, tokens, 1.0)), reducer.unreduced_outputs(tokens))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("samples", [1, 3])
+def test_a_mean_over_all_tokens_has_dropped_ones_through_their_points_map(samples, config_of, build_model, make_tokens):
+    config = config_of("bert")
+    config.pooling, config.normalised = "mean", False
+    encoder, tokens = Encoder(build_model(config, auto_class=AutoModel)), make_tokens(9, 4, 12)
+    reducer = Reducer(encoder=encoder, task=TASKS["embedding"], points=POINTS, exits=far_from_zero())
+    state = reducer.enter(tokens)
+    for rows in (samples, 1):  # the samples part at the first point
+        state = reducer.advance(state, torch.rand(rows, len(state.batch.hidden)) < 0.6)
+    left, states = state.left_at, state.last_states
+    mapped = torch.stack([linear(states) + states for linear in reducer.exits.maps] + [states])
+    shown = mapped[left, torch.arange(len(left))].split([9, 4, 12] * samples)
+    assert sorted(set(left.tolist())) == [0, 1, 2]
+    assert_close(reducer.outputs(state), torch.stack([each.mean(0) for each in shown]))
+    whole = reducer.outputs(reducer.run(FIRST, tokens, 1.0))
+    assert_close(whole, reducer.unreduced_outputs(tokens))
 
 
 def test_a_gradient_reaches_the_maps_of_the_points_that_drop(reducer, make_tokens):

@@ -31,7 +31,7 @@ Vectors = Float[Tensor, "examples _dim"]
 
 
 class Embedding(OverTexts):
-    """Gives each text a vector: the pooled states of those tokens that were kept.
+    """Gives each text a vector: the pooled states of its tokens. A dropped token has what the exits make of its state.
 
     There are no labels, and no teacher is trained. The plain model is the teacher, and the vector that it gives to a
     text is the target. It has length 1, since only directions are compared. Before the teacher's vectors are known, the
