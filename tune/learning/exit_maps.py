@@ -32,7 +32,7 @@ def fit_exits(reducer: Reducer, train: Examples, tokens_per_batch: int) -> Maps:
         tokens_per_batch: the most tokens of a pass.
     """
     encoder = reducer.encoder
-    layers, dim = len(encoder.layers), encoder.base.config.hidden_size
+    layers = len(encoder.layers)
     few = train.spread(DOCUMENTS)
 
     def sums(chosen: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,11 +52,22 @@ def fit_exits(reducer: Reducer, train: Examples, tokens_per_batch: int) -> Maps:
     batches = batches_by_length(few.lengths, tokens_per_batch)
     found = [each for chosen in batches for each in halved(sums, chosen)]
     squares, products = (torch.stack(each).sum(0) for each in zip(*found, strict=True))
-    weight = squares.diagonal(dim1=1, dim2=2)[:, :-1].mean(1)
-    penalty = torch.ones(dim + 1, dtype=torch.float64, device=encoder.device)
-    penalty[-1] = 1e-9  # the constant is as large as it need be
-    solved = torch.linalg.solve(squares + torch.diag_embed(RIDGE * weight[:, None] * penalty), products)
-    return solved.transpose(1, 2).float().cpu().numpy()
+    return ridge(squares, products).transpose(1, 2).float().cpu().numpy()
+
+
+def ridge(
+    squares: Float[Tensor, "layers inputs inputs"], products: Float[Tensor, "layers inputs dim"]
+) -> Float[Tensor, "layers inputs dim"]:
+    """Returns the weights of ridge regressions whose last input is a constant, which is as large as it need be.
+
+    Args:
+        squares: Σxxᵀ of each regression, in float64.
+        products: Σxyᵀ of each regression.
+    """
+    penalty = RIDGE * squares.diagonal(dim1=1, dim2=2)[:, :-1].mean(1, keepdim=True).repeat(1, squares.shape[1])
+    penalty[:, -1] *= 1e-9
+    # Not torch.linalg.solve: on two threads of an AMD processor the LU of several such matrices fails (torch 2.13).
+    return torch.cholesky_solve(products, torch.linalg.cholesky(squares + torch.diag_embed(penalty)))
 
 
 def exits_at(points: tuple[int, ...], maps: Maps) -> Exits:

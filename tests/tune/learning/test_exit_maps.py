@@ -10,7 +10,7 @@ from trbert.packed.tokens import Tokens
 from trbert.selection.reduction import Reducer
 from trbert.tasks.examples import Examples
 from tune.learning import exit_maps
-from tune.learning.exit_maps import exits_at, fit_exits
+from tune.learning.exit_maps import exits_at, fit_exits, ridge
 
 
 @pytest.fixture
@@ -68,3 +68,17 @@ def test_each_point_has_the_map_of_its_layer(reducer, train):
     for linear, own in zip(exits.maps, maps[:2], strict=True):
         assert torch.equal(linear.weight, torch.from_numpy(own[:, :-1]))
         assert torch.equal(linear.bias, torch.from_numpy(own[:, -1]))
+
+
+def test_regressions_of_the_size_of_a_model_are_solved_on_several_threads():
+    """An LU of them fails on two threads of some processors."""
+    draw, threads = torch.Generator().manual_seed(0), torch.get_num_threads()
+    inputs = torch.cat([torch.randn(6, 800, 384, generator=draw), torch.ones(6, 800, 1)], 2).double()
+    wanted = torch.randn(6, 385, 384, generator=draw).double()
+    squares, products = inputs.mT @ inputs, inputs.mT @ (inputs @ wanted)
+    try:
+        torch.set_num_threads(2)
+        found = ridge(squares, products)
+    finally:
+        torch.set_num_threads(threads)
+    assert (found - wanted).abs().max() < 0.03  # the penalty draws them towards 0 a little
