@@ -115,8 +115,8 @@ class SelectSettings:
     )
     penalty: float | None = _setting(
         None,
-        "price of an unreduced document in the reward, in nats; when unset 1, or what the teacher knows of a label if "
-        "that is less",
+        "price of an unreduced document in the reward, in nats; when unset 1, or a third of what the teacher knows of "
+        "a target if that is more, but at most all of it",
     )
     keep_ratios: tuple[float, ...] | None = _setting(
         None, "fraction of the tokens that each point keeps free of charge; 0 when unset"

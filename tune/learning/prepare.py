@@ -28,12 +28,15 @@ from tune.learning.teacher_cache import teach, teacher_outputs
 from tune.learning.teacher_stage import train_teacher, training_seconds
 from tune.settings import ComputeSettings, Settings
 
-PENALTY = 1.0
-"""The price of an unreduced document if none is set, in nats. What the teacher knows of a label is used if it is less.
-It is at least `LEAST_KNOWN`, because a price must be positive.
+PENALTY, PENALTY_SHARE = 1.0, 1 / 3
+"""The price of an unreduced document if none is set: so many nats, or so much of what the teacher knows of a target.
 
-With a higher price than that, a policy does best to drop everything. This happened on text pairs: the price was 1 nat,
-and the teacher knew 0.4 nats.
+The higher one is used, but no more than what the teacher knows. With a higher price than that, a policy does best to
+drop everything. This happened on text pairs: the price was 1 nat, and the teacher knew 0.4 nats.
+
+The share matters where the teacher knows more than 3 nats, such as the vector of a text (13) or the place of an answer
+(4.6). At 1 nat a policy for either keeps nearly all tokens. At 16 nats one for vectors dropped nearly all
+(docs/results/tasks/tried.md).
 """
 BATCH_S, LEAST_TOKENS = 4.0, 2048
 """The most seconds that a batch of an evaluation is to take under a budget, and the tokens that it has anyway."""
@@ -209,7 +212,7 @@ def prepare(
         teacher_test=standing.test,
         teacher_answers=task.decode(outputs["test"], inputs.taught["test"]),
         labels=inputs.splits.labels,
-        penalty=max(LEAST_KNOWN, min(PENALTY, standing.known)),
+        penalty=default_penalty(standing.known),
         fingerprint=inputs.fingerprint,
         tokens_per_batch=compute.tokens_of_pass,
         needs=inputs.needs,
@@ -220,6 +223,19 @@ def prepare(
         pass_seconds=seconds,
         cuts=(*cuts, *fewer),
     )
+
+
+def default_penalty(known: float) -> float:
+    """Returns the price of an unreduced document if none is set, in nats; it is positive.
+
+    Args:
+        known: what the teacher knows of a target, in nats, as `Task.known` says.
+
+    Example:
+        >>> [default_penalty(known) for known in (-1.0, 0.5, 2.0, 12.0)]
+        [0.001, 0.5, 1.0, 4.0]
+    """
+    return max(LEAST_KNOWN, min(known, max(PENALTY, PENALTY_SHARE * known)))
 
 
 def _teach(
