@@ -51,6 +51,19 @@ def test_a_dial_that_is_too_slow_on_all_of_validation_is_corrected():
     assert found == {3.0: pytest.approx(dial_of(1.02 * 3.0 / 0.9))}
 
 
+def test_a_dial_is_found_although_the_few_documents_are_far_from_the_rest():
+    # Of the few two thirds are protected: 2.1x is all that they reach, by dropping everything else at a dial below -3.
+    def evaluate(split, dial):
+        most, everything = (2.1, -3.0) if split is FEW else (2.5, -1.0)
+        share = min(1.0, max(0.0, (8.0 - dial) / (8.0 - everything)))
+        return SimpleNamespace(speed_up=most**share)
+
+    dials = (-24.0, -8.0, *(step / 2 for step in range(-10, 13)), 8.0, 24.0)
+    short = SimpleNamespace(selector=SimpleNamespace(dials=dials, keep_all=1000.0), evaluate=evaluate)
+    ((target, dial),) = quality.dials_for(short, ALL, (2.0,))
+    assert 2.0 <= evaluate(ALL, dial).speed_up <= 1.05 * target
+
+
 def test_keeping_all_tokens_counts_as_the_unreduced_model_however_much_the_policy_costs():
     curve = quality._whole_curve(model(keep_all_costs=1.1), ALL)
     assert curve.dials == (0.5, 0.75, 1.0)
