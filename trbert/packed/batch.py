@@ -5,7 +5,7 @@ from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from trbert.packed.tokens import Tokens
 from trbert.shapes import DocIndex, Hidden, SampleMasks, TokenFloat, TokenIndex
@@ -104,20 +104,22 @@ def start_batch(tokens: Tokens, hidden: Hidden) -> PackedBatch:
         >>> batch.positions, batch.documents
         (tensor([0, 1, 0]), tensor([0, 0, 1]))
     """
-    return replace(unreduced_row(tokens.lengths, hidden), protected=tokens.protected)
+    return unreduced_row(tokens.offsets, hidden, tokens.protected)
 
 
-def unreduced_row(lengths: DocIndex, hidden: Hidden) -> PackedBatch:
-    """Returns the unreduced batch of documents of these lengths with the given states. It protects no token.
+def unreduced_row(
+    offsets: Int[Tensor, " docs_and_one"], hidden: Hidden, protected: Bool[Tensor, " total"]
+) -> PackedBatch:
+    """Returns the unreduced batch of documents that start at these offsets, with the given states.
 
     Example:
-        >>> unreduced_row(torch.tensor([2, 1]), torch.zeros(3, 4)).documents
+        >>> unreduced_row(torch.tensor([0, 2, 3]), torch.zeros(3, 4), torch.zeros(3, dtype=torch.bool)).documents
         tensor([0, 0, 1])
     """
-    offsets = nn.functional.pad(lengths.cumsum(0), (1, 0))
+    lengths = offsets.diff()
     documents = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths, output_size=len(hidden))
     positions = torch.arange(len(hidden), device=lengths.device) - offsets[:-1][documents]
-    return PackedBatch(hidden, positions, documents, torch.zeros_like(documents, dtype=torch.bool), lengths, offsets)
+    return PackedBatch(hidden, positions, documents, protected, lengths, offsets)
 
 
 def gather_kept(batch: PackedBatch, masks: SampleMasks) -> PackedBatch:

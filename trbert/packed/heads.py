@@ -28,7 +28,8 @@ def pooling_of(plain: Any) -> tuple[str, bool] | None:
 
 def averages(plain: Any) -> bool:
     """Returns whether a model without a head gives each document the mean of its tokens' states."""
-    return not has_head(plain) and plain.config.pooling == "mean"
+    pooling = pooling_of(plain)
+    return pooling is not None and pooling[0] == "mean"
 
 
 def pooled(plain: Any, states: Float[Tensor, "docs width dim"], mask: Int[Tensor, "docs width"]) -> Tensor:

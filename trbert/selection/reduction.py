@@ -166,7 +166,9 @@ class Reducer:
             states = self.exits(states, finished.left_at)
         if self.task.reads == "tokens":
             return self.encoder.read_tokens(states)
-        return self.encoder.read_documents(unreduced_row(finished.batch.original_lengths, states))
+        offsets = torch.nn.functional.pad(finished.batch.original_lengths.cumsum(0), (1, 0))
+        nothing = torch.zeros(len(states), dtype=torch.bool, device=states.device)
+        return self.encoder.read_documents(unreduced_row(offsets, states, nothing))
 
     def unreduced_outputs(self, tokens: Tokens) -> Outputs:
         """Returns the head's outputs for documents of which no token was dropped."""
