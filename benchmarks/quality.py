@@ -35,7 +35,9 @@ from trbert.measure.cost import CostModel, speed_up
 from trbert.measure.evaluate import forward_at, predict, unreduced_outputs
 from trbert.measure.timing import machine
 from trbert.pretrained import load_pretrained
+from trbert.selection.policy import features_for
 from trbert.selection.reduction import Reducer
+from trbert.tasks import TASKS
 from trbert.tasks.examples import Examples, Outputs
 from tune.learning.inputs import splits_of
 from tune.learning.model import Model, scout
@@ -458,7 +460,10 @@ def told_now(stage: str) -> Callable[[dict[str, float]], None]:
 
 
 def told_settings(settings: Settings) -> dict[str, Any]:
-    return asdict(override(settings, {"data.source": Path(settings.data.source).name}))
+    """Returns settings as the file of a unit has them, with the features that its policy can have."""
+    protects = settings.data.protect and TASKS[settings.task or ""].protected_part is not None
+    features = features_for(settings.policy_features, protects)
+    return asdict(override(settings, {"data.source": Path(settings.data.source).name, "policy_features": features}))
 
 
 def of_teacher(settings: Settings) -> dict[str, Any]:

@@ -306,9 +306,10 @@ class Settings:
         "the rules 'first', 'random', 'attention' and 'saliency'",
     )
     policy_features: tuple[str, ...] = _setting(
-        ("document", "neighbours"),
+        ("document", "neighbours", "question"),
         "what policy heads see besides the token itself: 'document' (a summary of the document), 'neighbours' (the "
-        "tokens beside it)",
+        "tokens beside it), 'question' (how well the words around it match the question or query, where the task "
+        "protects one)",
     )
     fusion: bool = _setting(
         True, "whether the mean of the dropped tokens is added to the first token's state; joint learns how"
@@ -335,8 +336,8 @@ class Settings:
         )
         _check(self.positions is None or self.positions > 0, "positions", "positive or unset", self.positions)
         _check(self.policy_width > 0, "policy_width", "positive", self.policy_width)
-        known = set(self.policy_features) <= {"document", "neighbours"}
-        _check(known, "policy_features", "'document' or 'neighbours' or both", self.policy_features)
+        known = set(self.policy_features) <= {"document", "neighbours", "question"}
+        _check(known, "policy_features", "names from 'document', 'neighbours' and 'question'", self.policy_features)
         timed = self.select.price == "latency" and self.select.latency_table is None
         _check(
             not (self.compute.deterministic and timed),

@@ -84,7 +84,7 @@ RULES = [
     (
         "policy_features",
         ("document", "dial"),
-        "policy_features must be 'document' or 'neighbours' or both, and is ('document', 'dial')",
+        "policy_features must be names from 'document', 'neighbours' and 'question', and is ('document', 'dial')",
     ),
     ("positions", 0, "positions must be positive or unset, and is 0"),
 ]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from trbert.packed.by_document import ByDocument
 from trbert.packed.grouped import GroupedLayer
 from trbert.packed.heads import has_head
-from trbert.selection.policy import Policy
+from trbert.selection.policy import Policy, PolicyHead
 from trbert.selection.reduction import Reducer
 from trbert.selection.selectors import PolicySelector, Selector
 from trbert.shapes import DocFloat, DocIndex, Kept
@@ -40,6 +40,7 @@ class CostModel:
             where its `classifier_pooling` is "late".
         head_per_original_token: a head that reads the last state of every original token, for one token.
         policy_per_token: the part of a policy head that runs for each token that enters its point.
+        policy_per_pair: the attention products of a policy head that compares tokens with the question, for one pair.
         policy_per_document: the part of a policy head that runs once for each document.
         exit_per_token: the linear map of the last state of a token that was dropped.
         fusion_per_document: the linear map that adds the mean of the dropped tokens to the first one, for one point.
@@ -51,6 +52,7 @@ class CostModel:
     head_per_document: float
     layer_per_document: tuple[float, ...] = ()
     policy_per_token: float = 0.0
+    policy_per_pair: float = 0.0
     policy_per_document: float = 0.0
     head_per_token: float = 0.0
     head_per_original_token: float = 0.0
@@ -77,7 +79,8 @@ class CostModel:
         width = config.hidden_size
         head_width = getattr(config, "head_dim", None) or width // config.num_attention_heads
         attentions = getattr(config, "inner_group_num", 1)  # an ALBERT layer may hold several
-        first: Any = next(iter(policy.heads), None) if policy is not None else None  # the heads are alike
+        first: PolicyHead | None = next(iter(policy.heads), None) if policy is not None else None  # the heads are alike
+        compared_token, compared_pair = first.compared if first else (0.0, 0.0)
         reads_tokens = reducer.task.reads == "tokens"
         reads_remaining = not reads_tokens and getattr(config, "classifier_pooling", None) == "late"
         return cls(
@@ -88,7 +91,8 @@ class CostModel:
             ),
             layer_per_document=tuple(_flops_per_row(layer) for layer in encoder.layers),
             head_per_document=0.0 if reads_tokens or reads_remaining else _linear_flops(head),
-            policy_per_token=_linear_flops(first.per_token) if first else 0.0,
+            policy_per_token=_linear_flops(first.per_token) + compared_token if first else 0.0,
+            policy_per_pair=compared_pair,
             policy_per_document=_linear_flops(first.per_document) if first else 0.0,
             head_per_token=_linear_flops(head) if reads_remaining else 0.0,
             head_per_original_token=_linear_flops(head) if reads_tokens else 0.0,
@@ -161,6 +165,7 @@ class CostModel:
             flops = flops + self.layers(bounds[index], bounds[index + 1], tokens)
             if index < len(points) and selector.learns:
                 flops = flops + self.policy_per_token * tokens + self.policy_per_document
+                flops = flops + self.policy_per_pair * tokens.square()
             if index < len(points) and selector.needs == "attention":
                 flops = flops + self.layer_per_pair[points[index] - 1] / 2 * tokens.square()
         return flops

@@ -9,9 +9,13 @@ from torch import Tensor, nn
 
 from trbert.errors import InputError
 from trbert.packed.batch import PackedBatch, document_sums
+from trbert.selection.question import DOUBLINGS, Question
 
-FEATURES = ("document", "neighbours")
-"""What a head may see beside the token's own state: a summary of its document, and the tokens next to it."""
+FEATURES = ("document", "neighbours", "question")
+"""What a head may see beside the token's own state.
+
+These are a summary of its document, the tokens next to it, and how well the words around it match the question.
+"""
 
 
 class PolicyHead(nn.Module):
@@ -22,10 +26,11 @@ class PolicyHead(nn.Module):
     zero, so that an untrained head keeps a token with a probability of about one half.
 
     The paper's head sees the token's own state alone, which at point 0 is a bare embedding. It cannot keep more of a
-    document that needs more. Two features change that:
+    document that needs more. Three features change that:
 
     * "document": the mean state of the document's remaining tokens, and the logarithm of its original length;
-    * "neighbours": the states of the remaining tokens before and after the token.
+    * "neighbours": the states of the remaining tokens before and after the token;
+    * "question": how well the words around the token match the protected ones (`trbert.selection.question`).
 
     Every C_f starts at zero, so that training starts at the paper's head.
 
@@ -42,12 +47,13 @@ class PolicyHead(nn.Module):
         for linear in (self.linear_1, self.linear_2):
             nn.init.normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)
-        inputs = {"document": dim + 1, "neighbours": dim}
-        outputs = {"document": width, "neighbours": 2 * width}
+        inputs = {"document": dim + 1, "neighbours": dim, "question": len(DOUBLINGS)}
+        outputs = {"document": width, "neighbours": 2 * width, "question": width}
         added = {name: nn.Linear(inputs[name], outputs[name], bias=False) for name in inputs if name in features}
         for linear in added.values():
             nn.init.zeros_(linear.weight)
         self.features = nn.ModuleDict(added)
+        self.question = Question(dim) if "question" in added else None
 
     def forward(self, batch: PackedBatch, dials: Float[Tensor, "rows docs"]) -> Float[Tensor, "rows total"]:
         """Returns the keep logits of all tokens, one row for each row of dials. No gradient flows into the states.
@@ -63,6 +69,8 @@ class PolicyHead(nn.Module):
         if beside:
             before, after = beside
             inner = inner + _beside(before, after, batch.offsets)
+        if self.question is not None:
+            inner = inner + self.features["question"](self.question(batch, states))
         return self.linear_2(nn.functional.gelu(inner))[:, 0] + dials.index_select(1, batch.documents)
 
     def _of_tokens(self, states: Float[Tensor, "total dim"]) -> Float[Tensor, "total columns"]:
@@ -88,12 +96,17 @@ class PolicyHead(nn.Module):
     @property
     def per_token(self) -> list[nn.Module]:
         """The linear maps that run once for each token."""
-        return [self.linear_1, self.linear_2, *self._of("neighbours")]
+        return [self.linear_1, self.linear_2, *self._of("neighbours"), *self._of("question")]
 
     @property
     def per_document(self) -> list[nn.Module]:
         """The linear maps that run once for each document."""
         return self._of("document")
+
+    @property
+    def compared(self) -> tuple[float, float]:
+        """The FLOPs of the comparison with the question: for each token, and for each pair of tokens of a document."""
+        return (0.0, 0.0) if self.question is None else (self.question.flops_per_token, self.question.flops_per_pair)
 
     def _of(self, name: str) -> list[nn.Module]:
         return [linear for each, linear in self.features.items() if each == name]
@@ -159,6 +172,20 @@ class Policy(nn.Module):
         with torch.autocast(batch.hidden.device.type, enabled=False):
             logits: Tensor = self.heads[point](batch, dials)
             return logits.float()
+
+
+def features_for(wanted: Collection[str], protects: bool) -> tuple[str, ...]:
+    """Returns the features that a policy can have; without a protected part there is no question.
+
+    Args:
+        wanted: names from `FEATURES`.
+        protects: whether the documents have a part that is protected.
+
+    Example:
+        >>> features_for(("document", "question"), protects=False)
+        ('document',)
+    """
+    return tuple(name for name in wanted if protects or name != "question")
 
 
 def bernoulli_log_prob(logits: Tensor, masks: Tensor) -> Tensor:

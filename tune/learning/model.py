@@ -23,7 +23,7 @@ from trbert.pretrained import shift_outputs
 from trbert.selection.exits import Exits
 from trbert.selection.fusion import Fusion
 from trbert.selection.outputs import Reduced
-from trbert.selection.policy import Policy
+from trbert.selection.policy import Policy, features_for
 from trbert.selection.reduction import Reducer, check_points
 from trbert.selection.selectors import points_for, selector_class, selector_of
 from trbert.tasks.examples import Examples
@@ -66,7 +66,8 @@ class Model:
         check_points(points, layers)
         torch.manual_seed(settings.seed)
         kind, width = selector_class(settings.selector), plain.config.hidden_size
-        policy = Policy(width, len(points) if kind.learns else 0, settings.policy_width, settings.policy_features)
+        features = features_for(settings.policy_features, prepared.separator is not None)
+        policy = Policy(width, len(points) if kind.learns else 0, settings.policy_width, features)
         self.policy = policy.to(device)
         self.selector = selector_of(settings.selector, self.policy)
         points = points_for(self.selector, points)

@@ -174,10 +174,12 @@ def test_a_bert_layer_costs_24_n_d2_and_4_n2_d(config_of, build_model):
         (("document",), 0, 2 * 33 * 8),  # mean state and length
         (("neighbours",), 2 * 32 * 16, 0),  # one map for those before, one for those after
         (("document", "neighbours"), 2 * 32 * 16, 2 * 33 * 8),
+        (("question",), 2 * 32 * 63 + 2 * 4 * 8, 0),  # 63 directions, four windows
     ],
 )
 def test_a_head_of_width_8_by_hand(features, per_token, per_document, make_reducer):
     cost = CostModel.of(make_reducer(), Policy(32, 2, width=8, features=features))
+    assert cost.policy_per_pair == (8 * 64 if "question" in features else 0)  # four products of vectors of 64
     assert cost.policy_per_token == 2 * 32 * 8 + 2 * 8 + per_token
     assert cost.policy_per_document == per_document
 
@@ -235,6 +237,13 @@ def test_a_head_that_reads_original_tokens_and_fusion_by_hand(small):
     assert tokens_read.reduced(torch.tensor([4]), kept, (1, 2), FirstSelector).tolist() == [11 * 4 + 56 + 28 + 13]
     fused = replace(tokens_read, fusion_per_document=50.0)
     assert fused.reduced(torch.tensor([4]), kept, (1, 2), FirstSelector).tolist() == [11 * 4 + 97 + 2 * 50]
+
+
+def test_a_policy_that_compares_pairs_by_hand(small):
+    counts = torch.tensor([4]), torch.tensor([[2], [1]]), (1, 2)
+    compares = replace(small, policy_per_pair=0.5)
+    assert compares.reduced(*counts) == small.reduced(*counts) + 0.5 * (4**2 + 2**2)
+    assert compares.reduced(*counts, FirstSelector) == small.reduced(*counts, FirstSelector)
 
 
 def test_every_selectors_extra_cost_is_known(small):

@@ -16,13 +16,13 @@ from transformers import AutoModel, AutoModelForTokenClassification
 from trbert.encoder import Encoder
 from trbert.errors import InputError
 from trbert.packed import attention
-from trbert.packed.tokens import Tokens
+from trbert.packed.tokens import Tokens, spans
 from trbert.runners import Eager, Graphed
 from trbert.selection.captured import CapturedPass
 from trbert.selection.exits import Exits
 from trbert.selection.fusion import Fusion
 from trbert.selection.outputs import reduced_outputs
-from trbert.selection.policy import Policy
+from trbert.selection.policy import FEATURES, Policy
 from trbert.selection.reduction import Reducer
 from trbert.selection.selectors import SELECTORS, FirstSelector, PolicySelector, RandomSelector
 from trbert.tasks import TASKS
@@ -91,6 +91,18 @@ def test_it_is_the_same_where_all_tokens_are_averaged(config_of, build_model, ma
     for lengths in (LENGTHS, (5, 2), (40,) * 7):
         for dial in (3.0, 5.0, 1000.0):
             assert_same(eager, captured, policy_of(POINTS), make_tokens(*lengths), dial)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("asked", [0, 3, 40])
+def test_it_is_the_same_where_the_policy_reads_the_question(asked, bert, make_tokens):
+    eager, captured = reducers(bert, POINTS, exits=True)
+    selector = policy_of(POINTS, FEATURES)
+    for lengths in (LENGTHS, (30, 4), (9,) * 7, (32, 32)):
+        tokens = make_tokens(*lengths)
+        tokens.protected.logical_or_(spans(torch.zeros(len(lengths), dtype=torch.long), tokens.lengths)[0] <= asked)
+        found = [assert_same(eager, captured, selector, tokens, dial) for dial in (3.0, 7.0, 1000.0)]
+    assert int(found[0].kept[-1].sum()) < 64 or asked == 40
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from trbert.errors import InputError
 from trbert.packed.batch import gather_kept, start_batch
 from trbert.packed.tokens import Tokens
-from trbert.selection.policy import FEATURES, Policy, bernoulli_log_prob
+from trbert.selection.policy import FEATURES, Policy, bernoulli_log_prob, features_for
 
 
 def logits_of(policy, batch, point=0, dial=0.0):
@@ -142,6 +142,23 @@ def test_the_document_is_that_of_the_remaining_tokens(make_batch):
     assert not torch.allclose(logits_of(policy, own), both[:2], atol=1e-3)
 
 
+def test_a_head_that_sees_the_question_adds_what_matches_it(make_batch):
+    policy, batch = wide("question", dim=8), make_batch(9, 4)
+    batch.protected[[1, 2, 10]] = True
+    head = policy.heads[0]
+    inner = head.linear_1(batch.hidden) + head.features["question"](head.question(batch, batch.hidden))
+    assert_close(logits_of(policy, batch), head.linear_2(gelu(inner))[:, 0])
+    asked = logits_of(policy, batch)
+    batch.protected[[1, 2, 10]] = False
+    assert not torch.allclose(logits_of(policy, batch), asked, atol=1e-2)
+
+
+def test_features_need_what_they_tell_of():
+    assert features_for(FEATURES, protects=True) == FEATURES
+    assert features_for(FEATURES, protects=False) == ("document", "neighbours")
+    assert features_for((), protects=True) == ()
+
+
 def test_which_token_matters_more_does_not_depend_on_the_dial(make_batch):
     batch, policy = make_batch(20), wide(*FEATURES)
     own = [logits_of(policy, batch, dial=dial) - dial for dial in (-2.0, 2.0)]
@@ -160,9 +177,10 @@ def test_an_infinite_dial_keeps_all_and_spoils_no_gradient(make_batch):
     assert all(gradient.abs().max() > 0 for gradient in gradients)
 
 
-@pytest.mark.parametrize("features", [("document",), ("neighbours",), ("document", "neighbours")])
+@pytest.mark.parametrize("features", [("document",), ("neighbours",), ("question",), FEATURES])
 def test_features_that_have_learned_nothing_leave_the_papers_head(features, make_batch):
     batch, dials = make_batch(5, 7), torch.tensor([[0.0, 0.0], [1.0, -9.0]])
+    batch.protected[[1, 6]] = True  # a question of one token
     plain, policy = Policy(8, 2), Policy(8, 2, features=features)
     policy.load_state_dict(plain.state_dict(), strict=False)
     assert torch.equal(policy.logits(batch, 1, dials), plain.logits(batch, 1, dials))
@@ -173,7 +191,7 @@ def test_features_that_have_learned_nothing_leave_the_papers_head(features, make
 
 @pytest.mark.parametrize("unknown", ["context", "dial"])
 def test_an_unknown_feature_is_refused(unknown):
-    message = f"policy features must be among document, neighbours, and hold {unknown!r}: leave it out"
+    message = f"policy features must be among document, neighbours, question, and hold {unknown!r}: leave it out"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         Policy(8, 1, features=("document", unknown))
 
