@@ -37,6 +37,7 @@ from trbert.measure.timing import machine
 from trbert.pretrained import load_pretrained
 from trbert.selection.policy import features_for
 from trbert.selection.reduction import Reducer
+from trbert.selection.selectors import selector_class
 from trbert.tasks import TASKS
 from trbert.tasks.examples import Examples, Outputs
 from tune.learning.inputs import splits_of
@@ -460,9 +461,9 @@ def told_now(stage: str) -> Callable[[dict[str, float]], None]:
 
 
 def told_settings(settings: Settings) -> dict[str, Any]:
-    """Returns settings as the file of a unit has them, with the features that its policy can have."""
-    protects = settings.data.protect and TASKS[settings.task or ""].protected_part is not None
-    features = features_for(settings.policy_features, protects)
+    """Returns settings as the file of a unit has them, with the features that its policy can have, if it has one."""
+    asks = selector_class(settings.selector).learns and TASKS[settings.task or ""].protected_part is not None
+    features = features_for(settings.policy_features, asks and settings.data.protect)
     return asdict(override(settings, {"data.source": Path(settings.data.source).name, "policy_features": features}))
 
 

@@ -8,7 +8,7 @@ from envs import rollout as rollouts
 from envs.rollout import Draw, sample_trajectories
 from trbert.keyed import keyed_uniform
 from trbert.packed.tokens import Tokens
-from trbert.selection.policy import FEATURES, Policy
+from trbert.selection.policy import Policy
 
 
 def sample(dynamics, policy, tokens, documents, samples=3, seed=7, version=2, **how):
@@ -42,7 +42,7 @@ def even_policy():
 def seeing():
     """A policy that sees the token's document and its neighbours, each as much as the token."""
     torch.manual_seed(5)
-    policy = Policy(dim=16, num_points=2, width=8, features=FEATURES)
+    policy = Policy(dim=16, num_points=2, width=8, features=("document", "neighbours"))
     with torch.no_grad():
         for name, parameter in policy.named_parameters():
             parameter.normal_(std=0.15 if "document" in name else 0.5)

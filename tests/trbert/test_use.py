@@ -17,7 +17,7 @@ import trbert
 from trbert.encoder import Encoder
 from trbert.errors import DamagedCheckpoint, InputError
 from trbert.modeling import assemble, load
-from trbert.selection.policy import FEATURES, Policy
+from trbert.selection.policy import Policy
 from trbert.selection.reduction import Reducer
 from trbert.selection.selectors import PolicySelector
 from trbert.tasks import TASKS
@@ -30,7 +30,7 @@ KEEP_ALL = 1000.0
 
 def reduced(plain, dial=0.0):
     """A reduced model whose heads drop about half of the tokens."""
-    policy = Policy(plain.config.hidden_size, len(POINTS), width=8, features=FEATURES)
+    policy = Policy(plain.config.hidden_size, len(POINTS), width=8, features=("document", "neighbours"))
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in policy.parameters():

@@ -6,7 +6,7 @@ import torch
 from trbert.encoder import Encoder
 from trbert.modeling import assemble
 from trbert.selection.fusion import Fusion
-from trbert.selection.policy import FEATURES, Policy
+from trbert.selection.policy import Policy
 from trbert.selection.reduction import Reducer
 from trbert.selection.selectors import PolicySelector
 from trbert.tasks import TASKS
@@ -19,7 +19,7 @@ NAMES = {0: "no", 1: "maybe", 2: "yes"}
 
 def wide_policy(dim):
     """A policy whose keep logits are far from 0 on both sides, so that a rounding error changes no mask."""
-    policy = Policy(dim, len(POINTS), width=8, features=FEATURES)
+    policy = Policy(dim, len(POINTS), width=8, features=("document", "neighbours"))
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in policy.parameters():

@@ -29,7 +29,7 @@ from trbert.modeling import (
 from trbert.packed.tokens import Tokens
 from trbert.runners import runner_of
 from trbert.selection.fusion import Fusion
-from trbert.selection.policy import Policy
+from trbert.selection.policy import FEATURES, Policy
 from trbert.selection.reduction import Reducer
 from trbert.selection.selectors import FirstSelector, PolicySelector, selector_of
 from trbert.tasks import TASKS
@@ -342,7 +342,7 @@ def test_its_cost_is_the_encoders_with_its_policy(model):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("features", [(), ("neighbours",), ("document", "neighbours")])
+@pytest.mark.parametrize("features", [(), ("neighbours",), FEATURES])
 @pytest.mark.parametrize("selector", ["policy", "gumbel"])
 def test_what_its_heads_see_and_how_they_learned_is_saved_with_it(features, selector, bert, tokens, tmp_path):
     torch.manual_seed(0)
