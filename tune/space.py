@@ -51,7 +51,8 @@ def point_choices(num_layers: int, num_points: int | None = None) -> list[str]:
     * (1, L/2): the paper's choice;
     * (0, 1) and (0, L/2), which lie between the two;
     * three points in the middle, for text pairs: a token must have seen the other text before it shows whether it
-      matters.
+      matters;
+    * (0, 2L/3), where a question is asked: its words say at once where its answer may be, and later layers know.
 
     Args:
         num_layers: L, the number of layers of the encoder.
@@ -62,12 +63,12 @@ def point_choices(num_layers: int, num_points: int | None = None) -> list[str]:
 
     Example:
         >>> point_choices(6)
-        ['0,2', '1,3', '0,1', '0,3', '2,3,4']
+        ['0,2', '1,3', '0,1', '0,3', '2,3,4', '0,4']
         >>> point_choices(6, num_points=3)
         ['2,3,4']
     """
     third, half = max(1, num_layers // 3), num_layers // 2
-    several = [(0, third), (1, max(2, half)), (0, 1), (0, half), _middle(num_layers)]
+    several = [(0, third), (1, max(2, half)), (0, 1), (0, half), _middle(num_layers), (0, 2 * third)]
     choices = [points for points in several if points[-1] < num_layers] if num_layers > 1 else [(0,)]
     fitting = [points for points in choices if num_points in (None, len(points))]
     if not fitting:
@@ -96,6 +97,7 @@ def first_guesses(
     num_points: int | None = None,
     *,
     pairs: bool = False,
+    asks: bool = False,
 ) -> list[dict[str, Any]]:
     """Returns configurations that are known to do well. The search tries them before it asks Optuna.
 
@@ -108,14 +110,15 @@ def first_guesses(
         num_points: the wanted number of reduction points; None allows any.
         pairs: whether a document is a pair of texts. Pairs do best with points in the middle (measured on one data
             set).
+        asks: whether a part of each document is protected, such as a question (measured on one data set, too).
 
     Raises:
         InputError: No choice of reduction points has this number of points.
     """
     choices = point_choices(num_layers, num_points)
     early, paper = choices[0], choices[min(1, len(choices) - 1)]
-    middle = _coded(_middle(num_layers))
-    likely = middle if pairs and middle in choices else early
+    wanted = _coded((0, 2 * max(1, num_layers // 3)) if asks else _middle(num_layers))
+    likely = wanted if (pairs or asks) and wanted in choices else early
     rate = min(1e-2, max(1e-3, 20 / documents))
     joint = {"joint.learning_rate": 1e-4, "joint.distillation": DISTILLATION}
     common = {"select.keep_ratios": 0.0, "select.learning_rate": rate, "policy_width": 32, **joint}

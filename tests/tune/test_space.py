@@ -30,7 +30,7 @@ def test_every_choice_of_points_fits_an_encoder_of_this_depth(layers):
 
 
 @pytest.mark.parametrize(
-    ("layers", "points"), [(1, ["0"]), (4, ["0,1", "1,2", "0,2"]), (12, ["0,4", "1,6", "0,1", "0,6", "4,6,8"])]
+    ("layers", "points"), [(1, ["0"]), (4, ["0,1", "1,2", "0,2"]), (12, ["0,4", "1,6", "0,1", "0,6", "4,6,8", "0,8"])]
 )
 def test_points_lie_right_after_the_embeddings_where_the_paper_has_them_and_in_the_middle(layers, points):
     assert point_choices(layers) == points
@@ -38,13 +38,13 @@ def test_points_lie_right_after_the_embeddings_where_the_paper_has_them_and_in_t
 
 @pytest.mark.parametrize(
     ("layers", "num_points", "points"),
-    [(1, 1, ["0"]), (6, 2, ["0,2", "1,3", "0,1", "0,3"]), (6, 3, ["2,3,4"]), (12, 3, ["4,6,8"])],
+    [(1, 1, ["0"]), (6, 2, ["0,2", "1,3", "0,1", "0,3", "0,4"]), (6, 3, ["2,3,4"]), (12, 3, ["4,6,8"])],
 )
 def test_where_the_number_of_points_is_given_only_such_are_tried(layers, num_points, points):
     assert point_choices(layers, num_points) == points
     assert list(search_space(layers, 1.0, (), num_points)["select.points"].choices) == points
-    for pairs in (False, True):
-        guesses = first_guesses(layers, 1.0, 2000, (), num_points, pairs=pairs)
+    for pairs, asks in ((False, False), (True, False), (True, True)):
+        guesses = first_guesses(layers, 1.0, 2000, (), num_points, pairs=pairs, asks=asks)
         assert {guess["select.points"] for guess in guesses} <= set(points)
 
 
@@ -60,12 +60,13 @@ def test_a_number_of_points_that_no_candidate_has_is_refused(layers, num_points,
             asked(layers, 1.0, *more, (), num_points)
 
 
+@pytest.mark.parametrize("asks", [False, True])
 @pytest.mark.parametrize("pairs", [False, True])
 @pytest.mark.parametrize("penalty", [1e-3, 1.0])
 @pytest.mark.parametrize("layers", DEPTHS)
-def test_the_first_guesses_lie_in_the_space(layers, penalty, pairs):
+def test_the_first_guesses_lie_in_the_space(layers, penalty, pairs, asks):
     known = search_space(layers, penalty)
-    for guess in first_guesses(layers, penalty, 2000, pairs=pairs):
+    for guess in first_guesses(layers, penalty, 2000, pairs=pairs, asks=asks):
         assert guess.keys() == known.keys()
         for name, value in guess.items():
             distribution = known[name]
@@ -73,7 +74,7 @@ def test_the_first_guesses_lie_in_the_space(layers, penalty, pairs):
                 assert value in distribution.choices
             else:
                 assert distribution.low <= value <= distribution.high
-    guesses = first_guesses(layers, penalty, 2000, pairs=pairs)
+    guesses = first_guesses(layers, penalty, 2000, pairs=pairs, asks=asks)
     assert len({tuple(guess.values()) for guess in guesses}) == len(guesses)
 
 
@@ -97,6 +98,11 @@ def test_a_search_over_text_pairs_starts_with_points_in_the_middle():
         "1,3",
         "0,2",
     ]
+
+
+def test_where_a_question_is_asked_the_first_point_is_at_once_and_the_last_one_late():
+    guesses = first_guesses(6, 1.0, 2000, pairs=True, asks=True)
+    assert [guess["select.points"] for guess in guesses] == ["0,4", "0,4", "1,3", "0,2"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from trbert.packed.by_document import ByDocument
 from trbert.packed.grouped import GroupedLayer
 from trbert.packed.heads import has_head
-from trbert.selection.policy import Policy, PolicyHead
+from trbert.selection.policy import Policy
 from trbert.selection.reduction import Reducer
 from trbert.selection.selectors import PolicySelector, Selector
 from trbert.shapes import DocFloat, DocIndex, Kept
@@ -79,7 +79,7 @@ class CostModel:
         width = config.hidden_size
         head_width = getattr(config, "head_dim", None) or width // config.num_attention_heads
         attentions = getattr(config, "inner_group_num", 1)  # an ALBERT layer may hold several
-        first: PolicyHead | None = next(iter(policy.heads), None) if policy is not None else None  # the heads are alike
+        first: Any = next(iter(policy.heads), None) if policy is not None else None  # the heads are alike
         compared_token, compared_pair = first.compared if first else (0.0, 0.0)
         reads_tokens = reducer.task.reads == "tokens"
         reads_remaining = not reads_tokens and getattr(config, "classifier_pooling", None) == "late"
