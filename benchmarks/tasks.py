@@ -156,7 +156,13 @@ SETS: dict[str, Target] = {
             "data.text_column": "text_a,text_b",
             "data.max_length": 128,
         },
-        recipe={**SHORT_STAGES, "select.points": (1, 3), **FROZEN},
+        # With the question among the features it was better at 1.5x and worse at 2x, on validation and on test.
+        recipe={
+            **SHORT_STAGES,
+            **FROZEN,
+            "select.points": (1, 3),
+            "policy_features": ("document", "neighbours"),
+        },
         targets=(1.5, 2.0, 3.0),
         must=((2.0, 1.0),),
         aim=((3.0, 0.5),),

@@ -52,7 +52,7 @@ def point_choices(num_layers: int, num_points: int | None = None) -> list[str]:
     * (0, 1) and (0, L/2), which lie between the two;
     * three points in the middle, for text pairs: a token must have seen the other text before it shows whether it
       matters;
-    * (0, 2L/3), where a question is asked: its words say at once where its answer may be, and later layers know.
+    * (0, 2L/3), for the places of answers: the question's words say at once where they may be, and later layers know.
 
     Args:
         num_layers: L, the number of layers of the encoder.
@@ -110,7 +110,8 @@ def first_guesses(
         num_points: the wanted number of reduction points; None allows any.
         pairs: whether a document is a pair of texts. Pairs do best with points in the middle (measured on one data
             set).
-        asks: whether a part of each document is protected, such as a question (measured on one data set, too).
+        asks: whether the head reads each token of a text of which a protected question is asked (measured on one data
+            set, too; queries of reranking were no better off).
 
     Raises:
         InputError: No choice of reduction points has this number of points.

@@ -17,6 +17,7 @@ from ray.exceptions import RayTaskError
 from trbert.encoder import Encoder
 from trbert.errors import Diverged, InputError
 from trbert.selection.reduction import Reducer
+from trbert.tasks import TASKS
 from trbert.tasks.examples import Examples
 from tune import driver, planner
 from tune.budget import SIDE_BY_SIDE, Clock, make_plan
@@ -108,8 +109,8 @@ def test_the_users_mistake_comes_back_as_itself(ray_local, tiny_settings):
 def searcher_of(prepared, tmp_path):
     """A function: settings that the user fixed -> what decides what is tried on six layers."""
 
-    def searcher(fixed, plan=PLAN):
-        six_layers = replace(prepared, config=SimpleNamespace(num_hidden_layers=6))
+    def searcher(fixed, plan=PLAN, **parts):
+        six_layers = replace(prepared, config=SimpleNamespace(num_hidden_layers=6), **parts)
         folder = RunFolder(Path(tempfile.mkdtemp(dir=tmp_path)))
         settings, search = override(Settings(), fixed), Search(fixed=tuple(fixed))
         return _tune_config(folder, search, settings, plan, six_layers, print, []).search_alg
@@ -120,6 +121,15 @@ def searcher_of(prepared, tmp_path):
 @pytest.mark.parametrize(("text_column", "points"), [("text", "0,2"), ("question,sentence", "2,3,4")])
 def test_a_search_starts_with_the_points_that_suit_its_documents(text_column, points, searcher_of):
     search = searcher_of({"data.text_column": text_column})
+    assert search.suggest("first")["select.points"] == points
+
+
+@pytest.mark.parametrize(
+    ("task", "separator", "points"),
+    [("question_answering", 3, "0,4"), ("question_answering", None, "2,3,4"), ("reranking", 3, "2,3,4")],
+)
+def test_where_an_answers_place_is_asked_for_it_starts_at_once_and_ends_late(task, separator, points, searcher_of):
+    search = searcher_of({"data.text_column": "a,b"}, task=TASKS[task], separator=separator)
     assert search.suggest("first")["select.points"] == points
 
 
