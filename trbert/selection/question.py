@@ -21,7 +21,7 @@ their neighbours and of the document finds 59 % and 61 % (docs/results/tasks/tri
 _DIRECTIONS = 63
 """How many numbers of a state are compared. With a constant they are 64, which a GPU's attention kernel takes."""
 _SHARPNESS, _UNLIKE = 16.0, 0.3
-"""β, and the similarity that a word of the question has to nothing in particular."""
+"""The factor on a cosine similarity, and the similarity of a word of the question to nothing in particular."""
 _NEVER = -1e4
 _LEAST_SHARE, _LEAST_SPREAD = 1e-7, 1e-3
 
