@@ -15,7 +15,7 @@ from trbert.errors import InputError
 from trbert.measure.cost import CostModel
 from trbert.modeling import assemble, load
 from trbert.packed.batch import gather_kept
-from trbert.selection.policy import FEATURES, Policy
+from trbert.selection.policy import Policy
 from trbert.selection.saliency import saliency
 from trbert.selection.selectors import (
     SELECTORS,
@@ -41,8 +41,8 @@ POINTS = (1, 2)
 NO_HEADS = Policy(32, 0)
 
 
-def wide_policy(dim=32, points=2, features=FEATURES):
-    """A policy that sees all it may, with logits far from 0 on both sides."""
+def wide_policy(dim=32, points=2, features=("document", "neighbours")):
+    """A policy that sees documents and neighbours, with logits far from 0 on both sides."""
     torch.manual_seed(0)
     policy = Policy(dim, points, features=features)
     for name, parameter in policy.named_parameters():  # wider, "document" would move all of its logits to one side
