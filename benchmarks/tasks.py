@@ -88,14 +88,14 @@ SHORT_STAGES = {**FEW_STEPS, "joint.documents": 8000}
 EVERY_TOKEN = {**SHORT_STAGES, "select.points": (2, 4), "joint.fastest": 4.0, "joint.distillation": 0.8}
 """For heads that read every token: a token that two layers have read is told apart from others much better. Points and
 distillation were chosen on the validation split of ud_ewt."""
-ANSWERS = {**SHORT_STAGES, "select.penalty": 4.0, "select.points": (0, 4), "joint.documents": 0}
-"""For answers in texts. At a penalty of one nat a policy keeps nearly all tokens. Before layer 0 the words of a
-question say as much of where its answer may be as before layer 2, and more is saved there. Before layer 4 the model
-knows it. All of that was measured on validation (docs/results/tasks/tried.md)."""
 FROZEN = {"joint.documents": 0}
 """No joint stage, for sets of which there is little: 83 queries, or 3,394 short tweets. On their validation splits the
 joint stage lost 0.4 to 4.0 points with all tokens kept, at every learning rate and share of distillation that was tried
 (docs/results/tasks/tried.md). A frozen encoder loses nothing there."""
+ANSWERS = {**SHORT_STAGES, **FROZEN, "select.penalty": 4.0, "select.points": (0, 4)}
+"""For answers in texts. At a penalty of one nat a policy keeps nearly all tokens. Before layer 0 the words of a
+question say as much of where its answer may be as before layer 2, and more is saved there. Before layer 4 the model
+knows it. All of that was measured on validation (docs/results/tasks/tried.md)."""
 SETS: dict[str, Target] = {
     "imdb_rating": Target(
         folder="imdb",

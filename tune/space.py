@@ -68,7 +68,7 @@ def point_choices(num_layers: int, num_points: int | None = None) -> list[str]:
         ['2,3,4']
     """
     third, half = max(1, num_layers // 3), num_layers // 2
-    several = [(0, third), (1, max(2, half)), (0, 1), (0, half), _middle(num_layers), (0, 2 * third)]
+    several = [(0, third), (1, max(2, half)), (0, 1), (0, half), _middle(num_layers), _at_once_and_late(num_layers)]
     choices = [points for points in several if points[-1] < num_layers] if num_layers > 1 else [(0,)]
     fitting = [points for points in choices if num_points in (None, len(points))]
     if not fitting:
@@ -83,6 +83,10 @@ def point_choices(num_layers: int, num_points: int | None = None) -> list[str]:
 def _middle(num_layers: int) -> tuple[int, ...]:
     third = max(1, num_layers // 3)
     return tuple(sorted({third, num_layers // 2, 2 * third}))
+
+
+def _at_once_and_late(num_layers: int) -> tuple[int, ...]:
+    return 0, 2 * max(1, num_layers // 3)
 
 
 def _coded(points: tuple[int, ...]) -> str:
@@ -118,7 +122,7 @@ def first_guesses(
     """
     choices = point_choices(num_layers, num_points)
     early, paper = choices[0], choices[min(1, len(choices) - 1)]
-    wanted = _coded((0, 2 * max(1, num_layers // 3)) if asks else _middle(num_layers))
+    wanted = _coded(_at_once_and_late(num_layers) if asks else _middle(num_layers))
     likely = wanted if (pairs or asks) and wanted in choices else early
     rate = min(1e-2, max(1e-3, 20 / documents))
     joint = {"joint.learning_rate": 1e-4, "joint.distillation": DISTILLATION}

@@ -207,3 +207,20 @@ def document_sums(batch: PackedBatch, states: Hidden) -> Float[Tensor, "docs dim
         return segment_sums(states, batch.offsets)
     states = states.to(torch.promote_types(states.dtype, torch.float32))
     return states.new_zeros(len(batch), states.shape[1]).index_add(0, batch.documents, states)
+
+
+def document_means(batch: PackedBatch, states: Hidden) -> Float[Tensor, "docs dim"]:
+    """Returns the mean over each document's tokens of their rows in `states`, at least in float32.
+
+    It is 0 for a document without tokens.
+
+    Args:
+        batch: says which document each token belongs to.
+        states: one row for each token of the batch, in the same order.
+
+    Example:
+        >>> batch = start_batch(Tokens.from_lists([[7, 8], [9]], None), torch.zeros(3, 1))
+        >>> document_means(batch, torch.tensor([[1.0], [2.0], [5.0]])).tolist()
+        [[1.5], [5.0]]
+    """
+    return document_sums(batch, states) / batch.lengths.clamp(min=1)[:, None]

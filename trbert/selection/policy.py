@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from trbert.errors import InputError
-from trbert.packed.batch import PackedBatch, document_sums
+from trbert.packed.batch import PackedBatch, document_means
 from trbert.selection.question import DOUBLINGS, Question
 
 FEATURES = ("document", "neighbours", "question")
@@ -64,13 +64,19 @@ class PolicyHead(nn.Module):
         """
         states = batch.hidden.detach().to(self._arithmetic)
         inner, *beside = self._of_tokens(states).split(self.linear_1.out_features, 1)
-        if "document" in self.features:
-            inner = inner + self.features["document"](_summaries(batch, states)).index_select(0, batch.documents)
+        matches = None
+        if "document" in self.features or self.question is not None:
+            means = document_means(batch, states)
+            if "document" in self.features:
+                summaries = _summaries(batch, means).to(states.dtype)
+                inner = inner + self.features["document"](summaries).index_select(0, batch.documents)
+            if self.question is not None:
+                matches = self.question(batch, states, means)
         if beside:
             before, after = beside
             inner = inner + _beside(before, after, batch.offsets)
-        if self.question is not None:
-            inner = inner + self.features["question"](self.question(batch, states))
+        if matches is not None:
+            inner = inner + self.features["question"](matches)
         return self.linear_2(nn.functional.gelu(inner))[:, 0] + dials.index_select(1, batch.documents)
 
     def _of_tokens(self, states: Float[Tensor, "total dim"]) -> Float[Tensor, "total columns"]:
@@ -112,10 +118,9 @@ class PolicyHead(nn.Module):
         return [linear for each, linear in self.features.items() if each == name]
 
 
-def _summaries(batch: PackedBatch, states: Float[Tensor, "total dim"]) -> Float[Tensor, "docs dim+1"]:
+def _summaries(batch: PackedBatch, means: Float[Tensor, "docs dim"]) -> Float[Tensor, "docs dim+1"]:
     """Returns each document's mean state and log(n / 100), where n is its original number of tokens."""
-    means = document_sums(batch, states) / batch.lengths.clamp(min=1)[:, None]
-    return torch.cat([means, (batch.original_lengths[:, None] / 100).log().to(means.dtype)], 1).to(states.dtype)
+    return torch.cat([means, (batch.original_lengths[:, None] / 100).log().to(means.dtype)], 1)
 
 
 def _beside(

@@ -62,25 +62,27 @@ class Question(nn.Module):
         return 2 * 4.0 * (len(self.directions) + 1)
 
     @torch.no_grad()
-    def forward(self, batch: PackedBatch, states: Hidden) -> Float[Tensor, "total windows"]:
+    def forward(
+        self, batch: PackedBatch, states: Hidden, means: Float[Tensor, "docs dim"]
+    ) -> Float[Tensor, "total windows"]:
         """Returns the standardised matches of each window; those of protected tokens mean nothing.
 
         Args:
             batch: the remaining tokens.
             states: their hidden states, in the head's arithmetic.
+            means: the mean state of each document.
         """
+        centred = states - means.to(states.dtype).index_select(0, batch.documents)
         free = (~batch.protected).float()[:, None]
         count = document_sums(batch, free).clamp(min=1)
-        sums = summed_around(batch, self._matches(batch, states) * free[:, 0])
+        sums = summed_around(batch, self._matches(batch, centred) * free[:, 0])
         apart = sums - (document_sums(batch, sums * free) / count).index_select(0, batch.documents)
         spread = (document_sums(batch, apart.square() * free) / count).sqrt() + _LEAST_SPREAD
         return (apart / spread.index_select(0, batch.documents)).to(states.dtype)
 
-    def _matches(self, batch: PackedBatch, states: Hidden) -> TokenFloat:
+    def _matches(self, batch: PackedBatch, centred: Hidden) -> TokenFloat:
         """Returns for each token how much it gets of the weights of the question's tokens."""
-        means = (document_sums(batch, states) / batch.lengths.clamp(min=1)[:, None]).to(states.dtype)
-        centred = states - means.index_select(0, batch.documents)
-        compared = nn.functional.normalize(nn.functional.linear(centred, self.directions.to(states.dtype)), dim=1)
+        compared = nn.functional.normalize(nn.functional.linear(centred, self.directions.to(centred.dtype)), dim=1)
         # The first token takes the part of a constant, which is alike to every token.
         first, free = batch.positions == 0, ~batch.protected
         asked = batch.protected & ~first

@@ -10,7 +10,7 @@ from torch.nn.functional import gelu
 from torch.testing import assert_close
 
 from trbert.errors import InputError
-from trbert.packed.batch import gather_kept, start_batch
+from trbert.packed.batch import document_means, gather_kept, start_batch
 from trbert.packed.tokens import Tokens
 from trbert.selection.policy import FEATURES, Policy, bernoulli_log_prob, features_for
 
@@ -146,7 +146,8 @@ def test_a_head_that_sees_the_question_adds_what_matches_it(make_batch):
     policy, batch = wide("question", dim=8), make_batch(9, 4)
     batch.protected[[1, 2, 10]] = True
     head = policy.heads[0]
-    inner = head.linear_1(batch.hidden) + head.features["question"](head.question(batch, batch.hidden))
+    matches = head.question(batch, batch.hidden, document_means(batch, batch.hidden))
+    inner = head.linear_1(batch.hidden) + head.features["question"](matches)
     assert_close(logits_of(policy, batch), head.linear_2(gelu(inner))[:, 0])
     asked = logits_of(policy, batch)
     batch.protected[[1, 2, 10]] = False

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from trbert.packed.batch import gather_kept, start_batch
+from trbert.packed.batch import document_means, gather_kept, start_batch
 from trbert.packed.tokens import Tokens
 from trbert.selection.question import DOUBLINGS, Question, summed_around
 
@@ -19,6 +19,10 @@ def batch_of(lengths, asked, dim=16, seed=0):
     owners = torch.repeat_interleave(torch.tensor(asked), torch.tensor(lengths))
     tokens.protected.copy_(places < owners)
     return start_batch(tokens, torch.randn(sum(lengths), dim))
+
+
+def said(question, batch):
+    return question(batch, batch.hidden, document_means(batch, batch.hidden))
 
 
 def by_loops(question, states, asked):
@@ -46,7 +50,7 @@ def by_loops(question, states, asked):
 def test_the_matches_are_those_of_a_loop_written_reference():
     lengths, asked = (40, 3, 90), (5, 2, 9)
     batch, question = batch_of(lengths, asked), Question(16)
-    found = question(batch, batch.hidden)
+    found = said(question, batch)
     assert found.shape == (133, len(DOUBLINGS))
     for part, own, states in zip(found.split(lengths), asked, batch.hidden.split(lengths), strict=True):
         assert_close(part[own:], by_loops(question, states, own), atol=2e-4, rtol=1e-3)
@@ -55,7 +59,7 @@ def test_the_matches_are_those_of_a_loop_written_reference():
 def test_words_of_the_question_are_found_and_so_are_the_words_around_them():
     batch = batch_of((60,), (6,))
     batch.hidden[40:44] = batch.hidden[2:6]  # the question again
-    found = Question(16)(batch, batch.hidden)
+    found = said(Question(16), batch)
     free = found[6:]
     assert set((free[:, 0].topk(4).indices + 6).tolist()) == {40, 41, 42, 43}
     assert 38 <= int(free[:, 1].argmax()) + 6 <= 45
@@ -64,7 +68,7 @@ def test_words_of_the_question_are_found_and_so_are_the_words_around_them():
 
 def test_a_document_with_no_question_says_nothing():
     batch = batch_of((9, 1), (1, 1))  # the first token alone is protected
-    assert torch.equal(Question(16)(batch, batch.hidden), torch.zeros(10, 4))
+    assert torch.equal(said(Question(16), batch), torch.zeros(10, 4))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -72,12 +76,12 @@ def test_what_else_is_in_the_row_changes_nothing(dtype):
     lengths, asked = (33, 7, 64, 2), (4, 3, 10, 1)
     batch, question = batch_of(lengths, asked), Question(16)
     batch = batch.with_hidden(batch.hidden.to(dtype))
-    together = question(batch, batch.hidden).split(lengths)
+    together = said(question, batch).split(lengths)
     starts = [0, *torch.tensor(lengths).cumsum(0).tolist()]
     for row, (length, own) in enumerate(zip(lengths, asked, strict=True)):
         alone = batch_of((length,), (own,)).with_hidden(batch.hidden[starts[row] : starts[row + 1]])
         tight = 1e-5 if dtype == torch.float32 else 0.1
-        assert_close(question(alone, alone.hidden), together[row], atol=tight, rtol=tight)
+        assert_close(said(question, alone), together[row], atol=tight, rtol=tight)
 
 
 def test_trajectories_of_one_document_do_not_see_one_another():
@@ -86,8 +90,8 @@ def test_trajectories_of_one_document_do_not_see_one_another():
     masks = masks | batch.protected
     together = gather_kept(batch, masks)
     alone = [gather_kept(batch, mask[None]) for mask in masks]
-    expected = torch.cat([question(each, each.hidden) for each in alone])
-    assert_close(question(together, together.hidden), expected, atol=1e-5, rtol=1e-5)
+    expected = torch.cat([said(question, each) for each in alone])
+    assert_close(said(question, together), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_windows_end_where_documents_end():
@@ -105,7 +109,7 @@ def test_no_gradient_flows_and_directions_are_the_same_everywhere():
     batch.hidden.requires_grad_()
     torch.manual_seed(5)
     question = Question(16)
-    assert not question(batch, batch.hidden).requires_grad
+    assert not said(question, batch).requires_grad
     assert not list(question.parameters())
     torch.manual_seed(6)
     assert torch.equal(question.directions, Question(16).directions)
