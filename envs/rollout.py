@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from envs.dynamics import Dynamics
 from trbert.keyed import keyed_uniform
@@ -59,8 +59,12 @@ def sample_trajectories(
     deployed: Bool[Tensor, " samples"] | None = None,
     forced: Bool[Tensor, " total"] | None = None,
     temperature: float | None = None,
+    tokens_per_decision: int = 1,
 ) -> Rollout:
     """Returns `samples` trajectories of every document. The layers before the first point run once for all of them.
+
+    Neighbouring tokens may share a decision: those of one block of positions are drawn together, with the mean of
+    their logits. There are fewer decisions to share a reward, so each one's part in it is told sooner.
 
     With a temperature τ the decisions are relaxed (straight-through Gumbel-softmax of two classes, Jang et al. 2017).
     The same masks are drawn, and the same tokens are dropped. In addition, each kept token's state is multiplied by a
@@ -76,6 +80,8 @@ def sample_trajectories(
         deployed: which samples threshold their logits, as in use, instead of drawing; their gates have no gradient.
         forced: a mask over all tokens (True = keep) for the last sample to follow at every point; None forces nothing.
         temperature: τ of relaxed decisions, above 0; None does not relax them.
+        tokens_per_decision: how many neighbouring positions share a drawn decision. Only free tokens that are still
+            there take part. A deployed sample has a decision for each token.
     """
     samples, docs = dials.shape
     state = dynamics.reset(tokens)
@@ -86,8 +92,11 @@ def sample_trajectories(
     for point in range(dynamics.num_points):
         batch = state.batch
         logits = policy.logits(batch, point, dials.view(samples if point == 0 else 1, -1))
-        decided, uniform = _decide(batch, logits, point, draw, samples, deployed, forced)
-        weights = ~batch.protected
+        thresholded, weights = logits >= 0, ~batch.protected
+        if tokens_per_decision > 1:
+            logits, weights = _shared(batch, logits, tokens_per_decision)
+        blocks = batch.positions // tokens_per_decision
+        decided, uniform = _decide(batch, logits, thresholded, blocks, point, draw, samples, deployed, forced)
         summed = _per_trajectory(bernoulli_log_prob(logits, decided) * weights, batch, docs)
         log_prob.append(summed)
         mean.append(summed / batch.lengths.view(-1, docs))
@@ -109,9 +118,28 @@ def sample_trajectories(
     )
 
 
+def _shared(
+    batch: PackedBatch, logits: Float[Tensor, "rows total"], tokens_per_decision: int
+) -> tuple[Float[Tensor, "rows total"], Float[Tensor, " total"]]:
+    """Returns the mean logit of the free tokens that share each token's decision, and its part of that decision.
+
+    The parts of the tokens that share a decision add up to 1; that of a protected token is 0.
+    """
+    free = (~batch.protected).to(logits.dtype)
+    blocks = batch.positions // tokens_per_decision
+    # Blocks are numbered along the row. Finding the distinct ones would make a GPU wait.
+    begins = (blocks.diff() != 0) | (batch.documents.diff() != 0)
+    number = nn.functional.pad(begins.cumsum(0), (1, 0))
+    counts = torch.zeros_like(free).index_add_(0, number, free).clamp(min=1)
+    sums = torch.zeros_like(logits).index_add(1, number, logits * free)
+    return (sums / counts).index_select(1, number), free / counts.index_select(0, number)
+
+
 def _decide(
     batch: PackedBatch,
     logits: Float[Tensor, "rows total"],
+    thresholded: Bool[Tensor, "rows total"],
+    blocks: Int[Tensor, " total"],
     point: int,
     draw: Draw,
     samples: int,
@@ -122,10 +150,10 @@ def _decide(
     docs = len(draw.documents)
     document = batch.documents % docs
     sample = _sample_of(batch, docs, len(logits))
-    uniform = keyed_uniform(draw.seed, draw.version, draw.documents[document], sample, point, batch.positions)
+    uniform = keyed_uniform(draw.seed, draw.version, draw.documents[document], sample, point, blocks)
     masks = uniform < logits.sigmoid()
     if deployed is not None:
-        masks = torch.where(deployed[sample], logits >= 0, masks)
+        masks = torch.where(deployed[sample], thresholded, masks)
     if forced is not None:
         starts = _starts(batch, docs)
         keep = forced[starts[document] + batch.positions]

@@ -141,6 +141,9 @@ class SelectSettings:
     reward_to_go: bool = _setting(
         True, "whether the return of a point counts only the cost from that point on, and not the cost before it"
     )
+    tokens_per_decision: int = _setting(
+        1, "neighbouring tokens that share a decision while trajectories are drawn; in use each token has its own"
+    )
     temperature: float = _setting(1.0, "temperature of the relaxed decisions from which selector 'gumbel' learns")
     baseline: Literal["leave-one-out", "mean"] = _setting(
         "leave-one-out",
@@ -162,6 +165,8 @@ class SelectSettings:
         _check(rising, "select.points", "rising layer indices from 0 (such as 0,2)", points)
         _check(self.penalty is None or self.penalty >= 0, "select.penalty", "0 or more", self.penalty)
         _check(self.samples >= 2, "select.samples", "at least 2", self.samples)
+        together = self.tokens_per_decision
+        _check(together >= 1, "select.tokens_per_decision", "at least 1", together)
         for name in ("documents", "step_documents"):
             _check(getattr(self, name) > 0, f"select.{name}", "positive", getattr(self, name))
         item = self.item_documents

@@ -113,6 +113,7 @@ def test_it_is_the_eager_one_in_every_family(family, points, seeing, tokens, lab
     found = assert_same(eager, spans, seeing, tokens, labels)
     assert 5 * 5 < int(found.state.kept[-1].sum()) < 5 * 32 - 20  # it did drop some, and keep some
     assert_same(eager, spans, seeing, tokens, labels, version=3)
+    assert_same(eager, spans, seeing, tokens, labels, tokens_per_decision=3)
     # Point 0 has no layers before it. MPNet has its documents in groups, whose sizes are others each time.
     assert len(captured) >= (0 if family == "mpnet" else 2 + (points[0] > 0))
     assert bool(captured) == (family != "mpnet")

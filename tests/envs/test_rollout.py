@@ -219,6 +219,62 @@ def test_a_trajectory_that_keeps_all_for_certain_spoils_no_gradient(dynamics, po
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
+# Shared decisions.
+
+
+def test_neighbours_share_a_decision_and_its_log_prob(dynamics, policy, tokens):
+    # Each block of 4 positions is drawn with the mean of its free logits, and counts once in the log-probability.
+    documents, lengths, together = [0, 2, 3], [7, 3, 1], 4
+    rollout, _ = sample(dynamics, policy, tokens, documents, tokens_per_decision=together)
+    zeros = torch.zeros(1, 9)
+    with torch.no_grad():
+        states = [dynamics.reset(tokens.take(torch.tensor(documents)))]
+        states.append(dynamics.transition(states[0], rollout.masks[0]))
+        rows = [
+            policy.logits(states[0].batch, 0, zeros[:, :3]).expand(3, -1).flatten(),
+            policy.logits(states[1].batch, 1, zeros)[0],
+        ]
+    places = [
+        [(s, d, t) for s in range(3) for d, length in enumerate(lengths) for t in range(length)],
+        [
+            (trajectory // 3, trajectory % 3, position)
+            for trajectory, position in zip(
+                states[1].batch.documents.tolist(), states[1].batch.positions.tolist(), strict=True
+            )
+        ],
+    ]
+    shared, summed = 0, torch.zeros(2, 3, 3)
+    for point, (logits, found) in enumerate(zip(rows, places, strict=True)):
+        masks = rollout.masks[point].flatten().tolist()
+        blocks = {}
+        for number, (s, d, t) in enumerate(found):
+            if t > 0:  # the first token of each document is protected
+                blocks.setdefault((s, d, t // together), []).append(number)
+        for (s, d, block), members in blocks.items():
+            logit = sum(float(logits[i]) for i in members) / len(members)
+            keep = bool(keyed_uniform(7, 2, documents[d], s, point, block) < torch.tensor(logit).sigmoid())
+            assert [masks[i] for i in members] == [keep] * len(members)
+            summed[point, s, d] += torch.nn.functional.logsigmoid(torch.tensor(logit if keep else -logit))
+            shared += len(members) > 1
+        assert any(masks) and not all(masks)
+    assert shared > 10
+    assert torch.allclose(rollout.log_prob, summed, atol=1e-4)
+
+
+def test_shared_decisions_do_not_depend_on_batch_mates(dynamics, policy, tokens):
+    _, together = sample(dynamics, policy, tokens, [0, 1, 2, 3, 4], tokens_per_decision=3)
+    _, kept = sample(dynamics, policy, tokens, [4, 1], tokens_per_decision=3)
+    assert kept == {key: together[key] for key in kept}
+
+
+def test_a_deployed_sample_has_a_decision_for_each_token(dynamics, policy, tokens):
+    deployed = torch.tensor([True, False])
+    _, alone = sample(dynamics, policy, tokens, [0, 1, 4], samples=2, deployed=deployed)
+    _, shared = sample(dynamics, policy, tokens, [0, 1, 4], samples=2, deployed=deployed, tokens_per_decision=4)
+    assert all(alone[0, document] == shared[0, document] for document in (0, 1, 4))
+    assert any(alone[1, document] != shared[1, document] for document in (0, 1, 4))
+
+
 # Relaxed decisions.
 
 

@@ -97,7 +97,14 @@ class Joint:
         deployed = torch.arange(len(dials), device=device) >= samples
         with autocast(device, self.dtype):
             rollout = sample_trajectories(
-                self.dynamics, self.selector.policy, part.tokens, draw, dials, deployed, temperature=self.temperature
+                self.dynamics,
+                self.selector.policy,
+                part.tokens,
+                draw,
+                dials,
+                deployed,
+                temperature=self.temperature,
+                tokens_per_decision=self.select.tokens_per_decision,
             )
             outputs = reducer.outputs(rollout.state)
         task = self.task_loss(outputs, part.repeat(len(dials)))

@@ -213,7 +213,10 @@ class Model:
             # No training step has version -1, so that no draw is used twice.
             draw = Draw(seed=self.settings.seed, version=-1, documents=split.documents(chosen).to(device))
             dials = torch.zeros(1, len(part.tokens), device=device)
-            finished = sample_trajectories(self.dynamics, self.policy, part.tokens, draw, dials).state
+            together = self.settings.select.tokens_per_decision
+            finished = sample_trajectories(
+                self.dynamics, self.policy, part.tokens, draw, dials, tokens_per_decision=together
+            ).state
             return Reduced(self.reducer.outputs(finished), finished.kept)
 
         with autocast(device, compute.evaluation):

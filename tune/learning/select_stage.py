@@ -161,7 +161,14 @@ class Sampler:
                 forced = self._salient_mask(part)
         with autocast(device, self.compute.dtype), _frozen(reducer):
             rollout = sample_trajectories(
-                self.dynamics, self.policy, part.tokens, draw, dials, forced=forced, temperature=self.temperature
+                self.dynamics,
+                self.policy,
+                part.tokens,
+                draw,
+                dials,
+                forced=forced,
+                temperature=self.temperature,
+                tokens_per_decision=self.settings.tokens_per_decision,
             )
             outputs = reducer.outputs(rollout.state)
         return rollout, outputs
