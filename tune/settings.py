@@ -159,6 +159,10 @@ class SelectSettings:
     )
     warm_start_documents: int = _setting(1500, "documents on which the policy first learns to imitate saliency")
 
+    balance_documents: int = _setting(
+        64, "documents on which it is measured how much the dial is to count at each point; 0 lets it count alike"
+    )
+
     def __post_init__(self) -> None:
         points = self.points or ()
         rising = all(0 <= a < b for a, b in pairwise((*points, math.inf)))
@@ -182,7 +186,8 @@ class SelectSettings:
         _check(not unused, "select.latency_table", "unset unless select.price is 'latency'", self.latency_table)
         _check(0 <= self.guided_share <= 1, "select.guided_share", "a fraction from 0 to 1", self.guided_share)
         _check(self.temperature > 0, "select.temperature", "positive", self.temperature)
-        _check(self.warm_start_documents >= 0, "select.warm_start_documents", "0 or more", self.warm_start_documents)
+        for name in ("warm_start_documents", "balance_documents"):
+            _check(getattr(self, name) >= 0, f"select.{name}", "0 or more", getattr(self, name))
 
     def documents_of_item(self, device: str) -> int:
         """Returns the number of documents in each item of work. A GPU is busy only with many tokens at once.
@@ -454,6 +459,7 @@ TR_BERT: dict[str, Any] = {
     "select.reward_to_go": False,
     "select.guided_share": 0.5,
     "select.warm_start_documents": 0,
+    "select.balance_documents": 0,
     "select.samples": 8,
     "select.step_documents": 32,
     "select.learning_rate": 3e-5,

@@ -27,7 +27,6 @@ from tune.budget import Clock, StageTimeout
 from tune.checkpoints import StateKeeper, newest_state, report_to_train
 from tune.learning.model import Model
 from tune.learning.prepare import Prepared, arrays_of, rebuilt
-from tune.learning.select_stage import flatten, load_flat
 from tune.learning.steps import Keeper, Progress, Team, fix_algorithms, pick_device
 from tune.learning.teacher_stage import train_teacher
 from tune.planner import bundle
@@ -219,14 +218,14 @@ class JointStage:
     Attributes:
         prepared: what all trials share.
         settings: of the trial.
-        policy: the policy's weights after the select stage, as one vector.
+        policy: the policy after the select stage: its state dict, as arrays.
         key: `Prepared.fingerprint`.
         name: the stage's name.
     """
 
     prepared: "ray.ObjectRef[Prepared]"
     settings: Settings
-    policy: NDArray[Any]
+    policy: dict[str, NDArray[Any]]
     key: str
     name: str = "joint"
 
@@ -236,7 +235,7 @@ class JointStage:
         fix_algorithms(self.settings.compute)
         prepared = ray.get(self.prepared)
         model = Model(prepared, self.settings)
-        load_flat(model.policy, self.policy)
+        model.policy.load_state_dict({name: torch.tensor(array) for name, array in self.policy.items()})
         model.join(prepared.train, progress, keeper, team)
 
 
@@ -316,5 +315,7 @@ def join_together(
     """Does the same as `Model.join`, in a team of processes; returns what `learn_together` does."""
     if model.settings.joint.documents == 0:
         return None
-    stage = JointStage(prepared=prepared, settings=model.settings, policy=flatten(model.policy), key=model.fingerprint)
+    stage = JointStage(
+        prepared=prepared, settings=model.settings, policy=arrays_of(model.policy), key=model.fingerprint
+    )
     return learn_together(stage, plan, model.parameters, seconds, callbacks=callbacks)

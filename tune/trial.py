@@ -84,7 +84,9 @@ def run_trial(
         selecting = Clock(SELECT_SHARE * learning.seconds, used=whole.used())
         in_time, items = _select(model, train, prepared, found, selecting, num_rollout_workers, gpus_per_worker)
         cut += [] if in_time else ["select"]
+        model.balance(train, learning)
     selected = _selected(model, found)
+    model.policy.load_state_dict(selected)
     if team is None:
         beside = {"selected": selected}
         keeper = StateKeeper("joint", found, report_to_tune, prepared.fingerprint, clock=whole, beside=beside)
