@@ -11,9 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trbert.disk.files import write_whole
+from trbert.selection.selectors import SELECTORS
 
 Unit = dict[str, Any]
 RESAMPLES = 2000
+RULES = tuple(name for name, kind in SELECTORS.items() if not kind.learns)
+BEFORE = {"tokens_per_decision": 1, "balance_documents": 0}
+"""The values of settings of the select stage under which units ran that do not name them."""
 HEAD = """# Quality at a given cost
 
 Made by `python benchmarks/quality.py --data DIR`. The option `--only "SET/ROW"` makes one row, named as `--list` names
@@ -131,9 +135,24 @@ def write_report(
 
 
 def is_current(ran: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Returns whether a unit ran with the settings of today; those of `compute` may differ, as machines do."""
+    """Returns whether a unit ran with the settings of today; those of `compute` may differ, as machines do.
+
+    A setting that was not there yet had the value that changes nothing. A rule has no select stage but its points.
+    """
+    wanted = json.loads(json.dumps(wanted))
     then, now = ({name: each[name] for name in each if name != "compute"} for each in (ran, wanted))
-    return then == json.loads(json.dumps(now))
+    for settings in (then, now):
+        if "select" in settings:
+            settings["select"] = _selecting(settings)
+    return then == now
+
+
+def _selecting(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the settings of the select stage that matter to a unit, with those that were not there yet."""
+    own: Mapping[str, Any] = settings["select"]
+    if settings.get("selector") in RULES:
+        return {"points": own["points"]}
+    return BEFORE | own
 
 
 def _began_elsewhere(unit: Unit, teacher: Unit) -> bool:

@@ -16,6 +16,7 @@ from trbert.errors import Diverged
 from trbert.selection.reduction import Reducer
 from tune import checkpoints, teams
 from tune.budget import Clock, StageTimeout
+from tune.learning.prepare import arrays_of
 from tune.learning.select_stage import flatten
 from tune.learning.steps import Team
 from tune.learning.teacher_stage import train_teacher
@@ -87,7 +88,7 @@ def test_a_team_goes_on_from_its_last_state_when_one_dies(
     stage = DyingOnce(
         prepared=ray_local.put(prepared),
         settings=model.settings,
-        policy=flatten(model.policy),
+        policy=arrays_of(model.policy),
         key="of these data",
         marker=str(tmp_path / "died"),
     )
@@ -141,10 +142,10 @@ def test_what_travels_to_a_team_is_small(ray_local, prepared, make_model) -> Non
 
     model = make_model()
     stage = JointStage(
-        prepared=ray_local.put(prepared), settings=model.settings, policy=flatten(model.policy), key="of these data"
+        prepared=ray_local.put(prepared), settings=model.settings, policy=arrays_of(model.policy), key="of these data"
     )
     assert len(cloudpickle.dumps(stage)) < 10_000 + flatten(model.policy).nbytes
-    assert isinstance(stage.policy, np.ndarray)
+    assert all(isinstance(array, np.ndarray) for array in stage.policy.values())
     assert teams.FAILURES > 0
 
 
@@ -228,7 +229,9 @@ def test_a_team_joins_with_the_models_own_policy_and_in_its_time(make_model, pla
     (((stage, own_plan, parameters, seconds), others),) = given
     assert (stage.name, stage.settings, own_plan, seconds) == ("joint", model.settings, plan, 7.0)
     assert others == {"callbacks": ["a callback"]}
-    assert (stage.policy == flatten(model.policy)).all()
+    assert {name: array.tolist() for name, array in stage.policy.items()} == {
+        name: value.tolist() for name, value in model.policy.state_dict().items()
+    }
     assert all(one is other for one, other in zip(parameters, model.parameters, strict=True))
 
 
@@ -237,15 +240,16 @@ def test_a_process_of_a_team_starts_from_the_selected_policy_on_the_threads_that
 ) -> None:
     threads, joined = [], []
     model = make_model({"compute.threads": 2})
-    selected = flatten(model.policy) + 1
+    selected = {name: array + 1 for name, array in arrays_of(model.policy).items()}  # the dial's factors, too
     monkeypatch.setattr(teams.ray, "get", lambda reference: prepared)
     monkeypatch.setattr(teams.torch, "set_num_threads", threads.append)
-    monkeypatch.setattr(teams.Model, "join", lambda self, *words: joined.append((flatten(self.policy), words)))
+    monkeypatch.setattr(teams.Model, "join", lambda self, *words: joined.append((arrays_of(self.policy), words)))
     stage = JointStage(prepared=some_reference(), settings=model.settings, policy=selected, key="of these data")
     team, progress, keeper = Team(1, 2), print, object.__new__(checkpoints.StateKeeper)
     stage.learn(team, progress, keeper)
     ((policy, words),) = joined
-    assert (policy == selected).all()
+    assert policy.keys() == selected.keys()
+    assert all((policy[name] == selected[name]).all() for name in selected)
     assert words == (prepared.train, progress, keeper, team)
     assert threads == [2]
 
@@ -265,7 +269,7 @@ def test_what_a_team_learned_is_copied_and_its_states_are_deleted(plan, tmp_path
             return SimpleNamespace(checkpoint=teams.train.Checkpoint.from_directory(str(folder)))
 
     monkeypatch.setattr(teams.train_torch, "TorchTrainer", Trainer)
-    stage = JointStage(prepared=some_reference(), settings=Settings(), policy=np.zeros(1), key="of these data")
+    stage = JointStage(prepared=some_reference(), settings=Settings(), policy={}, key="of these data")
     parameters = [torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(1))]
     learn_together(stage, plan, parameters, seconds=5.0)
     assert [parameter.tolist() for parameter in parameters] == [[1.0, 2.0], [3.0]]
@@ -297,7 +301,7 @@ def test_an_error_that_the_user_can_put_right_ends_a_team_and_leaves_nothing_beh
     stage = Diverging(
         prepared=ray_local.put(prepared),
         settings=model.settings,
-        policy=flatten(model.policy),
+        policy=arrays_of(model.policy),
         key="of these data",
         marker=str(tmp_path / "marker"),
     )
