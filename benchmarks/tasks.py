@@ -92,10 +92,17 @@ FROZEN = {"joint.documents": 0}
 """No joint stage, for sets of which there is little: 83 queries, or 3,394 short tweets. On their validation splits the
 joint stage lost 0.4 to 4.0 points with all tokens kept, at every learning rate and share of distillation that was tried
 (docs/results/tasks/tried.md). A frozen encoder loses nothing there."""
-ANSWERS = {**SHORT_STAGES, **FROZEN, "select.penalty": 4.0, "select.points": (0, 4)}
+ANSWERS = {
+    **SHORT_STAGES,
+    **FROZEN,
+    "select.penalty": 4.0,
+    "select.points": (0, 4),
+    "select.tokens_per_decision": 8,
+}
 """For answers in texts. At a penalty of one nat a policy keeps nearly all tokens. Before layer 0 the words of a
 question say as much of where its answer may be as before layer 2, and more is saved there. Before layer 4 the model
-knows it. All of that was measured on validation (docs/results/tasks/tried.md)."""
+knows it. An answer has neighbours that matter too, so they are drawn together. All of that was measured on validation
+(docs/results/tasks/tried.md)."""
 SETS: dict[str, Target] = {
     "imdb_rating": Target(
         folder="imdb",
