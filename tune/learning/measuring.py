@@ -13,7 +13,7 @@ from trbert.selection.policy import Policy
 from trbert.selection.reduction import Reducer
 from trbert.selection.selectors import Selector
 from trbert.tasks.examples import Examples
-from tune.budget import Clock, StageTimeout
+from tune.budget import Clock
 from tune.learning.steps import autocast
 
 STEEPNESSES = (1.0, 1 / 3, 1 / 8, 3.0, 8.0)
@@ -95,7 +95,7 @@ def balance_dials(
         clock: the time for it.
 
     Raises:
-        StageTimeout: The clock's time was over before that. The factors are 1 then.
+        StageTimeout: The clock's time was over before that. The factors of a side that was not measured are 1 then.
     """
     num_points = len(reducer.points)
     if num_points < 2:
@@ -114,16 +114,14 @@ def balance_dials(
     try:
         policy.weigh_dials(**sides)
         start = at(0.0)
-        for side, sign in (("below", -1.0), ("above", 1.0)):
+        for side, sign in (("above", 1.0), ("below", -1.0)):
             end, means = at(sign * selector.keep_all), {}
             for steepness in STEEPNESSES:
                 policy.weigh_dials(**{**sides, side: _factors(steepness, num_points)})
                 means[steepness] = _mean_height([start, *(at(sign * dial) for dial in _PROBED), end])
             sides[side] = _factors(max(means, key=lambda each: means[each]), num_points)
-    except StageTimeout:
-        policy.weigh_dials(ones, ones)
-        raise
-    policy.weigh_dials(**sides)
+    finally:
+        policy.weigh_dials(**sides)
 
 
 def _factors(steepness: float, num_points: int) -> list[float]:
