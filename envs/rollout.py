@@ -59,7 +59,7 @@ def sample_trajectories(
     deployed: Bool[Tensor, " samples"] | None = None,
     forced: Bool[Tensor, " total"] | None = None,
     temperature: float | None = None,
-    tokens_per_decision: int = 1,
+    tokens_per_decision: int | None = None,
 ) -> Rollout:
     """Returns `samples` trajectories of every document. The layers before the first point run once for all of them.
 
@@ -81,9 +81,10 @@ def sample_trajectories(
         forced: a mask over all tokens (True = keep) for the last sample to follow at every point; None forces nothing.
         temperature: τ of relaxed decisions, above 0; None does not relax them.
         tokens_per_decision: how many neighbouring positions share a drawn decision. Only free tokens that are still
-            there take part. A deployed sample has a decision for each token.
+            there take part. A deployed sample has a decision for each token. None is 1.
     """
     samples, docs = dials.shape
+    together = tokens_per_decision or 1
     state = dynamics.reset(tokens)
     masks: list[Tensor] = []
     log_prob, mean, counts = [], [], []
@@ -93,9 +94,9 @@ def sample_trajectories(
         batch = state.batch
         logits = policy.logits(batch, point, dials.view(samples if point == 0 else 1, -1))
         thresholded, weights = logits >= 0, ~batch.protected
-        if tokens_per_decision > 1:
-            logits, weights = _shared(batch, logits, tokens_per_decision)
-        blocks = batch.positions // tokens_per_decision
+        if together > 1:
+            logits, weights = _shared(batch, logits, together)
+        blocks = batch.positions // together
         decided, uniform = _decide(batch, logits, thresholded, blocks, point, draw, samples, deployed, forced)
         summed = _per_trajectory(bernoulli_log_prob(logits, decided) * weights, batch, docs)
         log_prob.append(summed)
@@ -119,19 +120,20 @@ def sample_trajectories(
 
 
 def _shared(
-    batch: PackedBatch, logits: Float[Tensor, "rows total"], tokens_per_decision: int
+    batch: PackedBatch, logits: Float[Tensor, "rows total"], together: int
 ) -> tuple[Float[Tensor, "rows total"], Float[Tensor, " total"]]:
     """Returns the mean logit of the free tokens that share each token's decision, and its part of that decision.
 
     The parts of the tokens that share a decision add up to 1; that of a protected token is 0.
     """
     free = (~batch.protected).to(logits.dtype)
-    blocks = batch.positions // tokens_per_decision
+    blocks = batch.positions // together
     # Blocks are numbered along the row. Finding the distinct ones would make a GPU wait.
     begins = (blocks.diff() != 0) | (batch.documents.diff() != 0)
     number = nn.functional.pad(begins.cumsum(0), (1, 0))
     counts = torch.zeros_like(free).index_add_(0, number, free).clamp(min=1)
-    sums = torch.zeros_like(logits).index_add(1, number, logits * free)
+    own = logits.masked_fill(batch.protected, 0)  # not a product: with an infinite dial that is inf · 0
+    sums = torch.zeros_like(logits).index_add(1, number, own)
     return (sums / counts).index_select(1, number), free / counts.index_select(0, number)
 
 

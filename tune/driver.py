@@ -596,9 +596,8 @@ def _tune_config(
     num_points = len(ratios) if ratios and "select.points" not in fixed else None
     space = search_space(num_layers, prepared.penalty, fixed, num_points)
     pairs = len(prepared.task.columns(fitted.data.text_column, fitted.data.label_column).inputs) > 1
-    asks = prepared.separator is not None and prepared.task.reads == "tokens"
     documents = fitted.select.documents
-    guesses = first_guesses(num_layers, prepared.penalty, documents, fixed, num_points, pairs=pairs, asks=asks)
+    guesses = first_guesses(num_layers, prepared.penalty, documents, fixed, num_points, pairs=pairs, asks=prepared.asks)
     first = guesses[: plan.trials]
     searcher = space and FreshSearch(folder.study, space, first, seed=fitted.seed, say=say, known=known)
     # If the user fixed everything, there is no searcher, and all trials have the same configuration.

@@ -141,8 +141,10 @@ class SelectSettings:
     reward_to_go: bool = _setting(
         True, "whether the return of a point counts only the cost from that point on, and not the cost before it"
     )
-    tokens_per_decision: int = _setting(
-        1, "neighbouring tokens that share a decision while trajectories are drawn; in use each token has its own"
+    tokens_per_decision: int | None = _setting(
+        None,
+        "neighbouring tokens that share a decision while trajectories are drawn; in use each token has its own; when "
+        "unset 8 for the places of answers, and 1 for all else",
     )
     temperature: float = _setting(1.0, "temperature of the relaxed decisions from which selector 'gumbel' learns")
     baseline: Literal["leave-one-out", "mean"] = _setting(
@@ -170,7 +172,7 @@ class SelectSettings:
         _check(self.penalty is None or self.penalty >= 0, "select.penalty", "0 or more", self.penalty)
         _check(self.samples >= 2, "select.samples", "at least 2", self.samples)
         together = self.tokens_per_decision
-        _check(together >= 1, "select.tokens_per_decision", "at least 1", together)
+        _check(together is None or together >= 1, "select.tokens_per_decision", "at least 1 or unset", together)
         for name in ("documents", "step_documents"):
             _check(getattr(self, name) > 0, f"select.{name}", "positive", getattr(self, name))
         item = self.item_documents

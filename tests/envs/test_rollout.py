@@ -262,6 +262,14 @@ def test_neighbours_share_a_decision_and_its_log_prob(dynamics, policy, tokens):
     assert torch.allclose(rollout.log_prob, summed, atol=1e-4)
 
 
+def test_an_infinite_dial_keeps_or_drops_everything_in_shared_decisions(dynamics, policy, tokens):
+    dials = torch.tensor([[0.0, torch.inf], [-torch.inf, 0.0]])
+    rollout, kept = sample(dynamics, policy, tokens, [0, 1], dials=dials, tokens_per_decision=4)
+    assert kept[0, 1] == [list(range(12))] * 2
+    assert kept[1, 0] == [[0]] * 2
+    assert rollout.log_prob.isfinite().all()
+
+
 def test_shared_decisions_do_not_depend_on_batch_mates(dynamics, policy, tokens):
     _, together = sample(dynamics, policy, tokens, [0, 1, 2, 3, 4], tokens_per_decision=3)
     _, kept = sample(dynamics, policy, tokens, [4, 1], tokens_per_decision=3)

@@ -40,6 +40,10 @@ from tune.settings import Settings, override
 SPEED_UPS = (12.0, 8.0, 5.0, 3.0, 2.0)
 """Speed-ups near which a trained model is measured; it is also measured at its default dial and with all tokens."""
 
+TOGETHER = 8
+"""The neighbouring tokens that share a decision in training, for the places of answers: on squad_v1 the policy earned
+after 27 steps what it earned after 64 with one."""
+
 _SCOUTED = 32
 """The number of documents on which the dials for these speed-ups are looked for."""
 
@@ -49,7 +53,8 @@ class Model:
 
     Args:
         prepared: what all trials share.
-        settings: of this model. If they set no penalty, `prepared.penalty` is used, and `Model.settings` says so.
+        settings: of this model. If they set no penalty, `prepared.penalty` is used; if they do not say how many tokens
+            share a decision, it is `TOGETHER` for the places of answers. `Model.settings` says so.
 
     Raises:
         InputError: The reduction points do not fit the encoder.
@@ -57,7 +62,9 @@ class Model:
 
     def __init__(self, prepared: Prepared, settings: Settings) -> None:
         penalty = prepared.penalty if settings.select.penalty is None else settings.select.penalty
-        self.settings = settings = override(settings, {"select.penalty": penalty})
+        together = settings.select.tokens_per_decision or (TOGETHER if prepared.asks else 1)
+        found = {"select.penalty": penalty, "select.tokens_per_decision": together}
+        self.settings = settings = override(settings, found)
         self._evaluation = prepared.watched(settings.compute)
         self.fingerprint = prepared.fingerprint
         device = pick_device(settings.compute.device)

@@ -99,6 +99,11 @@ class Prepared:
     cuts: tuple[str, ...] = ()
 
     @property
+    def asks(self) -> bool:
+        """Whether each token of a text is read by the head, and a question that is protected is asked of that text."""
+        return self.separator is not None and self.task.reads == "tokens"
+
+    @property
     def metric(self) -> str:
         """The name of the measure of quality."""
         return self.task.metric_of(self.train.names)

@@ -12,11 +12,13 @@ from trbert.errors import DamagedCheckpoint, InputError
 from trbert.measure.latency import LatencyTable
 from trbert.modeling import load
 from trbert.selection.selectors import SELECTORS
+from trbert.tasks import TASKS
 from tune.budget import StageTimeout
 from tune.learning import joint_stage as joint
 from tune.learning import model as training
 from tune.learning import select_stage as stages
 from tune.learning.model import SPEED_UPS, Model, measure_along_dial, save_deployable, save_tokenizer, spread_dials
+from tune.learning.prepare import Prepared
 from tune.settings import PRESETS, override
 
 QUICK = {"select.points": (0, 2)}
@@ -49,6 +51,39 @@ def test_a_policy_that_is_sure_draws_what_it_would_deploy(prepared, tiny_setting
     drawn, deployed = model.evaluate_sampled(split), model.evaluate(split, 0.0)
     assert untimed(drawn) == untimed(deployed)
     assert 0 < deployed.kept[1] < deployed.kept[0] < 1
+
+
+def test_neighbours_share_decisions_where_the_place_of_an_answer_is_asked(prepared, tiny_settings, monkeypatch):
+    answers, tags, order = (TASKS[name] for name in ("question_answering", "tagging", "reranking"))
+    for task, separator, asks in ((answers, 4, True), (answers, None, False), (tags, None, False), (order, 4, False)):
+        assert dataclasses.replace(prepared, task=task, separator=separator).asks == asks
+    assert make(prepared, tiny_settings).settings.select.tokens_per_decision == 1
+    monkeypatch.setattr(Prepared, "asks", True)
+    assert make(prepared, tiny_settings).settings.select.tokens_per_decision == 8
+    asked = make(prepared, tiny_settings, {"select.tokens_per_decision": 3})
+    assert asked.settings.select.tokens_per_decision == 3
+
+
+@pytest.mark.parametrize("name", ["policy", "gumbel"])
+def test_all_that_learns_draws_as_the_settings_say(name, prepared, tiny_settings, monkeypatch):
+    drawn = []
+    for module in (stages, joint, training):
+
+        def watched(*arguments, sample=module.sample_trajectories, **named):
+            drawn.append(named["tokens_per_decision"])
+            return sample(*arguments, **named)
+
+        monkeypatch.setattr(module, "sample_trajectories", watched)
+    changes = SHORT | {"selector": name, "select.documents": 16, "select.tokens_per_decision": 3}
+    model = make(prepared, tiny_settings, changes | {"joint.documents": 16})
+    train = prepared.train
+    model.select(train, model.sampler(train), lambda step: None)
+    before = len(drawn)
+    model.join(train, lambda step: None)
+    joined = len(drawn)
+    model.evaluate_sampled(prepared.validation)
+    assert 0 < before < joined < len(drawn)
+    assert set(drawn) == {3}
 
 
 def test_a_policy_that_leans_one_way_draws_less_than_it_would_deploy(prepared, tiny_settings, split):
