@@ -57,7 +57,7 @@ def test_select_leaves_the_encoder_bit_for_bit_and_raises_the_reward(make_model,
     assert all((parameter == 0).all() for parameter in model.reducer.fusion.parameters())
     assert all(parameter.requires_grad for parameter in model.parameters)
     assert all(parameter.grad is None for parameter in model.reducer.encoder.plain.parameters())
-    assert all(not torch.equal(value, policy[name]) for name, value in weights_of(model.policy).items())
+    assert all(not torch.equal(value, policy[name]) for name, value in model.policy.named_parameters())
     assert [step["step"] for step in told] == list(range(1, model.settings.select.documents // 16 + 1))
     first, last = (np.mean([step["reward"] for step in part]) for part in (told[:4], told[-4:]))
     assert last > first + 0.1
