@@ -174,7 +174,7 @@ SETS: dict[str, Target] = {
         must=((2.0, 1.0),),
         aim=((3.0, 0.5),),
     ),
-    # All of its 2,602 questions, twice, teach such a small model no more than these do: it stays at chance.
+    # All of its 2,602 questions, twice, left the teacher at chance after an hour and a half of a core.
     "race": Target(
         folder="race",
         settings={"task": "multiple_choice", "data.train_rows": 1000, "teacher.epochs": 1.0},
@@ -436,7 +436,7 @@ def _point(
 def figures_of(prepared: Prepared, decoded: Sequence[Any], more: Mapping[str, float]) -> dict[str, Any]:
     """Returns the quality on test, further measures, and the quality on resamples, the same ones for every model.
 
-    For a choice there is the share of questions that the teacher answers alike: on few questions it is near chance.
+    For a choice there is the share of questions that the teacher answers alike, because the teacher is near chance.
     """
     task, test = prepared.task, prepared.test
     found = task.qualities(decoded, test, resamples(len(test), count=RESAMPLES))

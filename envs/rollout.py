@@ -93,10 +93,9 @@ def sample_trajectories(
     for point in range(dynamics.num_points):
         batch = state.batch
         logits = policy.logits(batch, point, dials.view(samples if point == 0 else 1, -1))
-        thresholded, weights = logits >= 0, ~batch.protected
+        thresholded, weights, blocks = logits >= 0, ~batch.protected, batch.positions // together
         if together > 1:
-            logits, weights = _shared(batch, logits, together)
-        blocks = batch.positions // together
+            logits, weights = _shared(batch, logits, blocks)
         decided, uniform = _decide(batch, logits, thresholded, blocks, point, draw, samples, deployed, forced)
         summed = _per_trajectory(bernoulli_log_prob(logits, decided) * weights, batch, docs)
         log_prob.append(summed)
@@ -120,14 +119,13 @@ def sample_trajectories(
 
 
 def _shared(
-    batch: PackedBatch, logits: Float[Tensor, "rows total"], together: int
+    batch: PackedBatch, logits: Float[Tensor, "rows total"], blocks: Int[Tensor, " total"]
 ) -> tuple[Float[Tensor, "rows total"], Float[Tensor, " total"]]:
     """Returns the mean logit of the free tokens that share each token's decision, and its part of that decision.
 
     The parts of the tokens that share a decision add up to 1; that of a protected token is 0.
     """
     free = (~batch.protected).to(logits.dtype)
-    blocks = batch.positions // together
     # Blocks are numbered along the row. Finding the distinct ones would make a GPU wait.
     begins = (blocks.diff() != 0) | (batch.documents.diff() != 0)
     number = nn.functional.pad(begins.cumsum(0), (1, 0))

@@ -184,7 +184,7 @@ def import_policy(state: Mapping[str, Tensor], dim: int, num_points: int) -> Pol
             )
         _check_weight(stored, heads[key], tuple(own.shape))
         values[name] = heads[key]
-    policy.load_state_dict(values, strict=False)  # of what is no weight the original has nothing
+    policy.load_state_dict(policy.state_dict() | values)  # the original has no factors of a dial
     return policy
 
 

@@ -160,7 +160,6 @@ class SelectSettings:
         0.0, "fraction of the steps, from the first on, in which a document's last sample keeps the most salient tokens"
     )
     warm_start_documents: int = _setting(1500, "documents on which the policy first learns to imitate saliency")
-
     balance_documents: int = _setting(
         64, "documents on which it is measured how much the dial is to count at each point; 0 lets it count alike"
     )

@@ -26,7 +26,7 @@ from trbert.tasks.examples import Examples
 from tune.budget import Clock, StageTimeout
 from tune.checkpoints import StateKeeper, newest_state, report_to_train
 from tune.learning.model import Model
-from tune.learning.prepare import Prepared, arrays_of, rebuilt
+from tune.learning.prepare import Prepared, arrays_of, load_arrays, rebuilt
 from tune.learning.steps import Keeper, Progress, Team, fix_algorithms, pick_device
 from tune.learning.teacher_stage import train_teacher
 from tune.planner import bundle
@@ -235,7 +235,7 @@ class JointStage:
         fix_algorithms(self.settings.compute)
         prepared = ray.get(self.prepared)
         model = Model(prepared, self.settings)
-        model.policy.load_state_dict({name: torch.tensor(array) for name, array in self.policy.items()})
+        load_arrays(model.policy, self.policy)
         model.join(prepared.train, progress, keeper, team)
 
 

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import torch
 
-from trbert.measure.cost import CostModel
+from trbert.measure.cost import CostModel, speed_up
 from trbert.measure.evaluate import Evaluation, Forward, evaluate_forward, forward_at, predict, unreduced_outputs
 from trbert.selection.outputs import Reduced
 from trbert.selection.policy import Policy
@@ -109,7 +109,7 @@ def balance_dials(
         lengths = examples.tokens.lengths
         flops = cost.reduced(lengths, found.kept, reducer.points, selector)
         fidelity = reducer.task.fidelity(found.outputs, examples).mean()
-        return math.log(float(flops.sum() / cost.unreduced(lengths).sum())), float(fidelity)
+        return -math.log(speed_up(cost.unreduced(lengths), flops)), float(fidelity)
 
     try:
         policy.weigh_dials(**sides)

@@ -168,7 +168,7 @@ class Model:
 
         Args:
             train: the training examples; it is measured on `select.balance_documents` of them.
-            clock: of the stage; if its time is over before that, the dial counts alike at all points.
+            clock: the time for it; where it ends before that, the dial counts alike at all points on that side of 0.
         """
         count = self.settings.select.balance_documents
         if not self.selector.learns or count == 0:

@@ -134,7 +134,7 @@ class Prepared:
 def rebuilt(task: Task, config: Any, weights: dict[str, NDArray[np.float32]], device: torch.device) -> Any:
     """Returns a new plain model with a copy of these weights, in evaluation mode."""
     model = task.auto_class.from_config(config, trust_remote_code=False)
-    model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
+    load_arrays(model, weights)
     return model.to(device).eval()
 
 
@@ -338,3 +338,8 @@ def _train_at_once(*inputs: Any, key: str) -> None:
 def arrays_of(model: nn.Module) -> dict[str, NDArray[np.float32]]:
     """Returns a model's state dict as arrays; Ray passes arrays between processes without copying them."""
     return {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
+
+
+def load_arrays(model: nn.Module, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Sets a model's state dict from copies of such arrays, in place."""
+    model.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
