@@ -435,7 +435,6 @@ def trained(base: Settings, settings: Settings, targets: tuple[float, ...], deve
     test = development(base) if develops else prepared.test
     started = time.perf_counter()
     model.select(train, model.sampler(train), told_now("select"))
-    model.balance(train)
     frozen = model.evaluate(validation, model.selector.default_dial)  # before the encoder moves
     model.join(train, told_now("joint"))
     seconds = time.perf_counter() - started

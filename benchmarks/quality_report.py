@@ -16,7 +16,7 @@ from trbert.selection.selectors import SELECTORS
 Unit = dict[str, Any]
 RESAMPLES = 2000
 RULES = tuple(name for name, kind in SELECTORS.items() if not kind.learns)
-BEFORE = {"tokens_per_decision": None, "balance_documents": 0}
+BEFORE = {"tokens_per_decision": None}
 """The values of settings of the select stage under which units ran that do not name them."""
 HEAD = """# Quality at a given cost
 

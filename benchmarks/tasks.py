@@ -393,7 +393,6 @@ def trained(base: Settings, settings: Settings, targets: tuple[float, ...], pair
     model = Model(prepared, settings)
     train, validation = prepared.train, prepared.validation
     model.select(train, model.sampler(train), told_now("select"))
-    model.balance(train)
     model.join(train, told_now("joint"))
     model.settle(validation)
     at = partial(_point, model, prepared, Retrieval.of(prepared, pairs, settings.data.max_length))

@@ -173,7 +173,7 @@ def import_policy(state: Mapping[str, Tensor], dim: int, num_points: int) -> Pol
     width = first.shape[0] if first is not None and first.dim() == 2 and first.shape[1] == dim else 32
     policy = Policy(dim, num_points, width)
     values = {}
-    for name, own in policy.named_parameters():
+    for name, own in policy.state_dict().items():
         _, point, linear, part = name.split(".")  # heads.0.linear_1.weight
         key = (linear.removeprefix("linear_"), point, part)
         stored = f"{linear}.{point}.{part}"
@@ -184,7 +184,7 @@ def import_policy(state: Mapping[str, Tensor], dim: int, num_points: int) -> Pol
             )
         _check_weight(stored, heads[key], tuple(own.shape))
         values[name] = heads[key]
-    policy.load_state_dict(policy.state_dict() | values)  # the original has no factors of a dial
+    policy.load_state_dict(values)
     return policy
 
 

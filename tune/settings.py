@@ -160,9 +160,6 @@ class SelectSettings:
         0.0, "fraction of the steps, from the first on, in which a document's last sample keeps the most salient tokens"
     )
     warm_start_documents: int = _setting(1500, "documents on which the policy first learns to imitate saliency")
-    balance_documents: int = _setting(
-        64, "documents on which it is measured how much the dial is to count at each point; 0 lets it count alike"
-    )
 
     def __post_init__(self) -> None:
         points = self.points or ()
@@ -187,8 +184,7 @@ class SelectSettings:
         _check(not unused, "select.latency_table", "unset unless select.price is 'latency'", self.latency_table)
         _check(0 <= self.guided_share <= 1, "select.guided_share", "a fraction from 0 to 1", self.guided_share)
         _check(self.temperature > 0, "select.temperature", "positive", self.temperature)
-        for name in ("warm_start_documents", "balance_documents"):
-            _check(getattr(self, name) >= 0, f"select.{name}", "0 or more", getattr(self, name))
+        _check(self.warm_start_documents >= 0, "select.warm_start_documents", "0 or more", self.warm_start_documents)
 
     def documents_of_item(self, device: str) -> int:
         """Returns the number of documents in each item of work. A GPU is busy only with many tokens at once.
@@ -460,7 +456,6 @@ TR_BERT: dict[str, Any] = {
     "select.reward_to_go": False,
     "select.guided_share": 0.5,
     "select.warm_start_documents": 0,
-    "select.balance_documents": 0,
     "select.samples": 8,
     "select.step_documents": 32,
     "select.learning_rate": 3e-5,

@@ -30,8 +30,6 @@ from tune.teams import TeamPlan, join_together
 
 SELECT_SHARE = 0.55
 """The share of a trial's time after which its select stage is stopped; the joint stage takes the rest."""
-BALANCE_SHARE = 0.05
-"""The most that a trial spends of its time on where its dial is to count."""
 COMPARED = (2.0, 3.0, 5.0)
 """The speed-ups at which a model before its joint stage is compared with the one after it, beside all tokens kept."""
 
@@ -86,7 +84,6 @@ def run_trial(
         selecting = Clock(SELECT_SHARE * learning.seconds, used=whole.used())
         in_time, items = _select(model, train, prepared, found, selecting, num_rollout_workers, gpus_per_worker)
         cut += [] if in_time else ["select"]
-        model.balance(train, learning.part(BALANCE_SHARE * learning.seconds))
     selected = _selected(model, found)
     model.policy.load_state_dict(selected)
     if team is None:

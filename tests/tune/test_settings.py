@@ -60,7 +60,6 @@ RULES = [
     ("select.step_documents", 0, "select.step_documents must be positive, and is 0"),
     ("select.item_documents", -3, "select.item_documents must be positive or unset, and is -3"),
     ("select.learning_rate", 0, "select.learning_rate must be positive, and is 0.0"),
-    ("select.balance_documents", -1, "select.balance_documents must be 0 or more, and is -1"),
     ("select.tokens_per_decision", 0, "select.tokens_per_decision must be at least 1 or unset, and is 0"),
     ("select.temperature", 0, "select.temperature must be positive, and is 0.0"),
     ("select.guided_share", 1.1, "select.guided_share must be a fraction from 0 to 1, and is 1.1"),

@@ -240,7 +240,7 @@ def test_a_process_of_a_team_starts_from_the_selected_policy_on_the_threads_that
 ) -> None:
     threads, joined = [], []
     model = make_model({"compute.threads": 2})
-    selected = {name: array + 1 for name, array in arrays_of(model.policy).items()}  # the dial's factors, too
+    selected = {name: array + 1 for name, array in arrays_of(model.policy).items()}
     monkeypatch.setattr(teams.ray, "get", lambda reference: prepared)
     monkeypatch.setattr(teams.torch, "set_num_threads", threads.append)
     monkeypatch.setattr(teams.Model, "join", lambda self, *words: joined.append((arrays_of(self.policy), words)))

@@ -136,26 +136,6 @@ def test_a_trial_that_died_goes_on_where_it_was_to_the_same_model(name, stage, t
     assert all(weight.equal(expected_weights[key]) for key, weight in weights(after).items())
 
 
-def test_the_factors_of_the_dial_are_found_before_the_joint_stage_and_outlive_it(
-    trial, prepared, monkeypatch, tmp_path
-):
-    def weigh(self, train, clock):
-        assert 0 < clock.left() <= clock.seconds
-        self.policy.weigh_dials(below=[1.0, 0.25], above=[0.5, 1.0])
-
-    monkeypatch.setattr("tune.checkpoints.EVERY_S", 0.0)  # after every step
-    monkeypatch.setattr(Model, "balance", weigh)
-    before, after = Session(tmp_path / "before"), Session(tmp_path / "after")
-    with monkeypatch.context() as dying:
-        dies_after_the_first_step_of("joint", dying)
-        with pytest.raises(Died):
-            trial("policy", before)
-    monkeypatch.setattr(Model, "balance", lambda *_: pytest.fail("it was balanced again"))
-    trial("policy", after, before)
-    found = [weights(after)[f"policy.heads.{point}.dial_factors"].tolist() for point in (0, 1)]
-    assert found == [[1.0, 0.5], [0.25, 1.0]]
-
-
 def test_a_trial_that_died_between_its_stages_does_not_select_again(trial, prepared, monkeypatch, tmp_path):
     def die(self, train, progress, keeper, clock):
         raise Died

@@ -1,6 +1,6 @@
 """The policy: one small head for each reduction point, which gives each token a keep logit."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -34,16 +34,11 @@ class PolicyHead(nn.Module):
 
     Every C_f starts at zero, so that training starts at the paper's head.
 
-    The dial of a head that learns counts by a factor: one for dials below 0, and one for those above
-    (`Policy.weigh_dials`). Both are 1 until they are set.
-
     Args:
         dim: the width of a hidden state.
         width: the width of the head's inner layer.
         features: names from `FEATURES`.
     """
-
-    dial_factors: Tensor
 
     def __init__(self, dim: int, width: int, features: Collection[str]) -> None:
         super().__init__()
@@ -59,7 +54,6 @@ class PolicyHead(nn.Module):
             nn.init.zeros_(linear.weight)
         self.features = nn.ModuleDict(added)
         self.question = Question(dim) if "question" in added else None
-        self.register_buffer("dial_factors", torch.ones(2))
 
     def forward(self, batch: PackedBatch, dials: Float[Tensor, "rows docs"]) -> Float[Tensor, "rows total"]:
         """Returns the keep logits of all tokens, one row for each row of dials. No gradient flows into the states.
@@ -83,8 +77,7 @@ class PolicyHead(nn.Module):
             inner = inner + _beside(before, after, batch.offsets)
         if matches is not None:
             inner = inner + self.features["question"](matches)
-        offsets = dials * torch.where(dials < 0, self.dial_factors[0], self.dial_factors[1])
-        return self.linear_2(nn.functional.gelu(inner))[:, 0] + offsets.index_select(1, batch.documents)
+        return self.linear_2(nn.functional.gelu(inner))[:, 0] + dials.index_select(1, batch.documents)
 
     def _of_tokens(self, states: Float[Tensor, "total dim"]) -> Float[Tensor, "total columns"]:
         """Returns what the head reads of each token: for the token itself, for the one after it, for the one before it.
@@ -184,20 +177,6 @@ class Policy(nn.Module):
         with torch.autocast(batch.hidden.device.type, enabled=False):
             logits: Tensor = self.heads[point](batch, dials)
             return logits.float()
-
-    def weigh_dials(self, below: Sequence[float], above: Sequence[float]) -> None:
-        """Sets how much a dial counts at each point, in place.
-
-        One offset for all points would take most tokens at the point whose logits are the smallest. How large they are
-        says how long a head has learned, and not what a token there is worth.
-
-        Args:
-            below: for each point the factor of dials below 0; above 0.
-            above: for each point the factor of dials above 0; above 0.
-        """
-        for head, *factors in zip(self.heads, below, above, strict=True):
-            assert isinstance(head, PolicyHead)
-            head.dial_factors.copy_(torch.tensor(factors))
 
 
 def features_for(wanted: Collection[str], protects: bool) -> tuple[str, ...]:

@@ -1,9 +1,8 @@
 """Selectors: they decide which tokens go on. `policy` and `gumbel` learn; the others are rules.
 
 A selector is deterministic: its decision about a document depends on that document alone. It has one dial. For a
-selector that learns, the dial is an offset on the keep logits (`Policy.weigh_dials`). For a rule, the dial is the
-fraction of a document's original tokens that is left after the last reduction point. A new selector is one class in
-this file.
+selector that learns, the dial is an offset on the keep logits. For a rule, the dial is the fraction of a document's
+original tokens that is left after the last reduction point. A new selector is one class in this file.
 """
 
 import math

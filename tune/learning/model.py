@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from trbert.tasks.examples import Examples
 from tune.budget import Clock, StageTimeout
 from tune.learning.exit_maps import exits_at
 from tune.learning.joint_stage import Joint, gold_share, train_jointly
-from tune.learning.measuring import balance_dials, evaluate_in_time, watched
+from tune.learning.measuring import evaluate_in_time, watched
 from tune.learning.prepare import Prepared
 from tune.learning.select_stage import GradientSource, Sampler, frozen_runner, train_policy, warm_start
 from tune.learning.steps import ALONE, Keeper, Progress, Team, autocast, pick_device
@@ -162,22 +161,6 @@ class Model:
         if keeper is None or keeper.load() is None:
             warm_start(self.policy, self.dynamics, train, settings.select, settings.compute, settings.seed, clock)
         train_policy(self.policy, source, train, settings.select, settings.seed, progress, keeper, clock)
-
-    def balance(self, train: Examples, clock: Clock | None = None) -> None:
-        """Sets how much the dial counts at each point, if the selector learns (`balance_dials`).
-
-        Args:
-            train: the training examples; it is measured on `select.balance_documents` of them.
-            clock: the time for it; where it ends before that, the dial counts alike at all points on that side of 0.
-        """
-        count = self.settings.select.balance_documents
-        if not self.selector.learns or count == 0:
-            return
-        compute, few = self._evaluation, train.spread(count)
-        with autocast(self.reducer.encoder.device, compute.evaluation), suppress(StageTimeout):
-            balance_dials(
-                self.reducer, self.cost, self.selector, self.policy, few, compute.tokens_of_pass, clock or Clock()
-            )
 
     def join(
         self,

@@ -88,19 +88,6 @@ def test_the_dial_is_an_offset_of_its_own_for_each_document_and_row(make_batch):
 # What a head sees beside a token's own state.
 
 
-def test_the_dial_counts_at_each_point_by_its_factors(make_batch):
-    torch.manual_seed(0)
-    policy, batch = Policy(8, 2), make_batch(3, 2, dim=8)
-    plain = [logits_of(policy, batch, point) for point in (0, 1)]
-    assert_close(logits_of(policy, batch, 0, dial=3.0), plain[0] + 3)
-    policy.weigh_dials(below=[1.0, 0.25], above=[0.5, 1.0])
-    for point, dial, moved in ((0, 2.0, 1.0), (0, -2.0, -2.0), (1, 2.0, 2.0), (1, -2.0, -0.5), (1, 0.0, 0.0)):
-        assert_close(logits_of(policy, batch, point, dial), plain[point] + moved)
-    copied = Policy(8, 2)
-    copied.load_state_dict(policy.state_dict())
-    assert_close(logits_of(copied, batch, 1, dial=-2.0), plain[1] - 0.5)
-
-
 def test_a_head_that_sees_the_document_adds_its_mean_and_length_by_hand(make_batch):
     policy, head = bare_head("document")
     with torch.no_grad():
