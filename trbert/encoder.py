@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from trbert.errors import InputError
+from trbert.errors import InputError, UnsupportedModel
 from trbert.packed.attention import PACKED_ATTENTION, AttentionProbe
 from trbert.packed.batch import PackedBatch, split_documents, start_batch
 from trbert.packed.by_document import ByDocument
 from trbert.packed.families import Family, family_of
-from trbert.packed.heads import compares_choices, has_head, outputs_of, pooled
+from trbert.packed.heads import compares_choices, has_head, outputs_of, pooled, summarises_padding
 from trbert.packed.tokens import Tokens
 from trbert.runners.eager import Eager
 from trbert.runners.runner import PositionTables, Runner
@@ -50,11 +50,17 @@ class Encoder:
         runner: the way to run its layers; None runs them eagerly.
 
     Raises:
-        UnsupportedModel: `trbert.packed.families` does not describe the model's family.
+        UnsupportedModel: `trbert.packed.families` does not describe the model's family, or its head reads padding.
     """
 
     def __init__(self, plain: Any, runner: Runner | None = None) -> None:
         self.family: Family = family_of(plain.config)
+        if summarises_padding(plain):
+            raise UnsupportedModel(
+                "summary_type of a model that compares options must be 'first', and is "
+                f"{plain.config.summary_type!r}: this head would read the padding of a batch; set it in config.json "
+                "before the head is trained, or pass another encoder"
+            )
         self.plain = plain
         self.base = plain.base_model
         grouped = self.family.grouped

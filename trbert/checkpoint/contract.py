@@ -19,8 +19,9 @@ from trbert.packed.heads import plain_outputs
 from trbert.packed.tokens import Tokens
 from trbert.wording import first_line
 
-LENGTHS = (7, 12, 3, 7)
-"""The tokens of the documents of the row that is tried: of other lengths, and two of the same one."""
+LENGTHS = (7, 12, 3, 7, 1024)
+"""The tokens of the documents of the row that is tried: of other lengths, and two of the same one. The last one is as
+long as the model allows, up to this length: a layer that sees only near tokens differs from others on it alone."""
 
 TOLERANCE = 2e-5
 """The most that two states may differ, as a share of their norm. Rounding in float32 makes a tenth of it."""

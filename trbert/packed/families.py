@@ -147,11 +147,16 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+_STRETCHED_ROPES = {"dynamic", "longrope"}
+"""Kinds of rotary positions whose frequencies transformers takes from the longest document of a batch."""
+
+
 def family_of(config: Any) -> Family:
     """Returns the family of the model that a Hugging Face configuration describes.
 
     Raises:
-        UnsupportedModel: No family has this `model_type`, or the model is a decoder.
+        UnsupportedModel: No family has this `model_type`, the model is a decoder, or what it gives for a document
+            depends on the other documents of a batch.
 
     Example:
         >>> from transformers import BertConfig
@@ -174,7 +179,20 @@ def family_of(config: Any) -> Family:
         raise UnsupportedModel(
             f"a {config.model_type} model must be an encoder, and its config has is_decoder=True: pass an encoder"
         )
+    if stretched := _rope_types(config) & _STRETCHED_ROPES:
+        raise UnsupportedModel(
+            f"the rope_type of a {config.model_type} model must not depend on the longest document of a batch, and is "
+            f"{stretched.pop()!r}: set it to 'default' in config.json if no document has more tokens than the model "
+            "was trained with, or pass another encoder"
+        )
     return FAMILIES[config.model_type]
+
+
+def _rope_types(config: Any) -> set[Any]:
+    """Returns the kinds of rotary positions that a configuration names, for all layers or for each type of layer."""
+    entries = getattr(config, "rope_parameters", None) or {}
+    each = [entry for entry in entries.values() if isinstance(entry, dict)] or [entries]
+    return {entry.get("rope_type") for entry in each}
 
 
 BUILT_IN = frozenset(FAMILIES)

@@ -54,6 +54,14 @@ def compares_choices(plain: Any) -> bool:
     return type(plain).__name__.endswith("ForMultipleChoice")
 
 
+def summarises_padding(plain: Any) -> bool:
+    """Returns whether a head's outputs for a document depend on the padding of a batch.
+
+    ELECTRA's head that compares choices reads a summary of all states, without a mask, unless it reads the first one.
+    """
+    return compares_choices(plain) and getattr(plain.config, "summary_type", "first") != "first"
+
+
 def outputs_of(found: ModelOutput) -> Tensor:
     """Returns the outputs of a head, with the numbers of a document or token in the last dimension.
 

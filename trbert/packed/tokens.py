@@ -113,9 +113,18 @@ class Tokens:
                 "attention_mask must hold only 0 and 1, and holds other values: pass the tokenizer's own 0/1 mask"
             )
         lengths = real.sum(1)
-        if bool((lengths == 0).any()):
-            empty = int((lengths == 0).nonzero()[0, 0])
-            raise InputError(f"document {empty} of the batch has no token: its attention_mask is all 0; leave it out")
+        starts = real[:, :1].sum(1) + (real[:, 1:] & ~real[:, :-1]).sum(1)
+        if bool((starts != 1).any()):  # one question to the device, for both
+            wrong = int((starts != 1).nonzero()[0, 0])
+            if not lengths[wrong]:
+                raise InputError(
+                    f"document {wrong} of the batch has no token: its attention_mask is all 0; leave it out"
+                )
+            raise InputError(
+                f"the tokens of a document must lie side by side, and the attention_mask of document {wrong} has a 0 "
+                "between two of them: padding stands before or after a document; put the tokenizer's mask token in "
+                "place of tokens that are to be hidden, or leave them out"
+            )
         offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         types = None if token_type_ids is None else token_type_ids[real]
         return cls(input_ids[real], types, first_of_each(offsets), offsets)

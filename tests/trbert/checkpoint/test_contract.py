@@ -109,7 +109,10 @@ def test_a_part_that_is_elsewhere_is_named(changes, told):
     [
         ({"by_document": ()}, r"its layer 1 \(ConvLayer\) cannot run \(TypeError: .*'segments'\): .*by_document"),
         ({"embeddings": "pooler"}, r"its embeddings cannot run \(TypeError: .*'position_ids'\): correct embeddings, "),
-        ({"embeds_positions": False}, r"its embeddings gives other numbers than the plain model \(they differ by "),
+        (
+            {"embeds_positions": False},
+            r"its embeddings cannot run \(RuntimeError: .*: correct embeddings, .*embeds_positions",
+        ),
         ({"embeds_segments": False}, r"its embeddings gives other numbers than the plain model"),
         ({"first_position_after_padding": True}, r"its embeddings gives other numbers than the plain model"),
         ({"projection": "pooler"}, r"its embeddings (gives the shape|cannot run \(TypeCheckError)"),
@@ -165,6 +168,26 @@ def test_what_is_computed_between_two_layers_is_named():
     block.__class__ = Doubling
     told = refusal({}, model)
     assert told.startswith("its step from layer 1 to the next one gives other numbers than the plain model")
+
+
+def test_a_window_that_only_a_long_document_reaches_beyond_is_found(monkeypatch):
+    class Banded(transformers.BertModel):
+        def forward(self, input_ids=None, attention_mask=None, inputs_embeds=None, **named):
+            width = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]
+            place = torch.arange(width)
+            far = (place[:, None] - place).abs() >= 16
+            mask = torch.zeros(1, 1, width, width).masked_fill(far, -1e30)
+            return super().forward(input_ids=input_ids, inputs_embeds=inputs_embeds, attention_mask=mask, **named)
+
+    family = Family(model_type="banded", layers="encoder.layer", pooler="pooler")
+    monkeypatch.setitem(FAMILIES, family.model_type, family)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    config = transformers.BertConfig(vocab_size=60, max_position_embeddings=40, initializer_range=0.5, **shape)
+    model = transformers.BertForSequenceClassification(config).eval()
+    model.bert.__class__ = Banded
+    config.model_type = "banded"
+    with pytest.raises(UnsupportedModel, match=r"its layer 0 .* gives other numbers than the plain model"):
+        check_declared(model, "documents", "toy")
 
 
 def test_a_head_that_cannot_take_states_is_named():

@@ -330,6 +330,35 @@ def test_a_decoder_is_refused(config_of, build_model):
         Encoder(build_model(config))
 
 
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+@pytest.mark.parametrize("name", ["nomic_bert", "eurobert late", "modernbert cls"])
+def test_rotary_positions_that_depend_on_the_longest_document_are_refused(name, kind, config_of):
+    config = config_of(name)
+    entries = config.rope_parameters
+    (entries.get("full_attention") or entries)["rope_type"] = kind
+    message = (
+        f"the rope_type of a {config.model_type} model must not depend on the longest document of a batch, and is "
+        f"'{kind}': set it to 'default' in config.json if no document has more tokens than the model was trained with, "
+        "or pass another encoder"
+    )
+    with pytest.raises(UnsupportedModel, match=f"^{re.escape(message)}$"):
+        family_of(config)
+
+
+@pytest.mark.parametrize("summary", ["mean", "last", "cls_index"])
+def test_a_head_that_would_read_padding_is_refused(summary, config_of, build_model):
+    config = config_of("electra")
+    config.summary_type = summary
+    Encoder(build_model(config))  # its head for labels reads the first token alone
+    message = (
+        f"summary_type of a model that compares options must be 'first', and is '{summary}': this head would read the "
+        "padding of a batch; set it in config.json before the head is trained, or pass another encoder"
+    )
+    model = build_model(config, 0, transformers.AutoModelForMultipleChoice)
+    with pytest.raises(UnsupportedModel, match=f"^{re.escape(message)}$"):
+        Encoder(model)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(("name", "limit"), [("bert", 40), ("distilbert", 40), ("roberta", 38)])
 def test_a_document_longer_than_the_positions_is_refused(name, limit, config_of, build_model, make_tokens):

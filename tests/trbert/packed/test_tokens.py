@@ -110,6 +110,23 @@ def test_a_mask_to_be_added_to_logits_is_refused():
         Tokens.from_padded(torch.ones(1, 3, dtype=torch.long), added)
 
 
+@pytest.mark.parametrize("hole", [[1, 0, 1, 1], [0, 1, 0, 1]])
+def test_a_mask_with_a_hole_is_refused(hole):
+    # Without its place the token after it would have another position than in the plain model.
+    told = (
+        "the tokens of a document must lie side by side, and the attention_mask of document 1 has a 0 between two of "
+        "them: padding stands before or after a document; put the tokenizer's mask token in place of tokens that are "
+        "to be hidden, or leave them out"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        Tokens.from_padded(torch.ones(2, 4, dtype=torch.long), torch.tensor([[1, 1, 1, 0], hole]))
+
+
+def test_padding_may_stand_on_both_sides():
+    mask = torch.tensor([[0, 1, 1, 0], [1, 1, 1, 1], [0, 0, 0, 1]])
+    assert Tokens.from_padded(torch.arange(12).view(3, 4), mask).input_ids.tolist() == [1, 2, 4, 5, 6, 7, 11]
+
+
 @pytest.mark.parametrize("kind", [torch.bool, torch.int32, torch.float32])
 def test_a_mask_may_be_of_any_kind(kind):
     mask = torch.tensor([[1, 1, 0], [1, 0, 0]]).to(kind)
