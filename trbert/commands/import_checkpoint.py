@@ -109,7 +109,7 @@ def _labels(given: str) -> list[str]:
     """Returns the names of a head's outputs, from a file or from the words themselves."""
     if os.path.isfile(given):
         try:
-            text = read_plain(Path(os.path.realpath(given)), _MOST_BYTES).decode()
+            text = read_plain(Path(os.path.realpath(given)), _MOST_BYTES).decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(
                 f"--labels must be names, or a file of UTF-8 with one in each line, and {given} cannot be read "

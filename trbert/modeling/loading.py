@@ -125,7 +125,9 @@ def try_out(model: TrbertModel) -> None:
     ids = torch.arange(min(4, rows, encoder.max_tokens), device=encoder.device)[None]
     runs: Any = model.plain if model.selector.needs == "saliency" else model  # that rule needs labels to run
     with torch.no_grad():
-        plain_outputs(runs, {"input_ids": ids})
+        outputs = plain_outputs(runs, {"input_ids": ids})
+    if not outputs.isfinite().all():
+        raise ValueError("its outputs are no finite numbers")
 
 
 def _check_weights(folder: Path) -> tuple[Path, tuple[Path, ...]]:

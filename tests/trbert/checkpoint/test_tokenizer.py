@@ -127,6 +127,20 @@ def test_tokens_without_embedding_are_named(folder, tokenizer):
     assert "has 64 tokens, and the encoder has embeddings of 60: texts with '<56>', '<57>', '<58>' and others" in note
 
 
+@pytest.mark.parametrize("name", ["cls_token", "sep_token"])
+def test_a_special_token_without_embedding_is_refused(name, folder, tokenizer):
+    tokenizer.add_tokens([f"<{index}>" for index in range(60)])
+    setattr(tokenizer, name, "<59>")
+    around = "<59> $A" if name == "cls_token" else "[CLS] $A <59>"
+    special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("[CLS]", "<59>")]
+    backend = tokenizer.backend_tokenizer
+    backend.post_processor = tokenizers.processors.TemplateProcessing(single=around, special_tokens=special)
+    tokenizer.save_pretrained(folder)
+    told = "the tokens that the tokenizer of model .* puts around each text must have embeddings, and '<59>' has none"
+    with pytest.raises(DamagedCheckpoint, match=told):
+        load(folder)
+
+
 def test_data_with_a_token_without_embedding_is_refused(bert, tokenizer):
     tokenizer.add_tokens([f"<{index}>" for index in range(60)])
     check_vocabulary(bert, tokenizer, torch.tensor([0, 59, 3]))

@@ -234,9 +234,9 @@ def test_outputs_are_named_by_the_command(imports, out):
     assert trbert.load(out).config.label2id == {"bad": 0, "fair": 1, "good": 2}
 
 
-@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
-def test_outputs_are_named_by_a_file(end, imports, out, tmp_path):
-    (tmp_path / "labels.txt").write_bytes("rec.autos\nsci, space\ntalk é".encode() + end.encode())
+@pytest.mark.parametrize(("begin", "end"), [("", ""), ("", "\n"), ("", "\r\n"), ("\ufeff", "\n")])
+def test_outputs_are_named_by_a_file(begin, end, imports, out, tmp_path):
+    (tmp_path / "labels.txt").write_bytes(f"{begin}rec.autos\nsci, space\ntalk é{end}".encode())
     imports("--labels", str(tmp_path / "labels.txt"))
     assert names_in(out) == ["rec.autos", "sci, space", "talk é"]
 
@@ -515,6 +515,7 @@ def test_weights_that_are_no_finite_numbers_are_refused(name, value, refused, ch
         ({"hidden_size": -3}, "hidden_size in config.json of model "),
         ({"num_attention_heads": 5}, "is not whole ("),
         ({"hidden_act": "dance"}, "is not whole ("),
+        ({"layer_norm_eps": -1000.0}, "is not whole (its outputs are no finite numbers): copy or save it again"),
         ({"num_hidden_layers": 2}, "a bert model of the task 'classification' has no 'bert.encoder.layer.2."),
         ({"pruned_heads": {"0": [1]}}, "pruned_heads in config.json of model "),
         ({"is_decoder": True}, "must be an encoder"),

@@ -130,6 +130,13 @@ def test_a_model_that_loads_and_cannot_run_is_said(saved):
         load(saved)
 
 
+def test_a_model_whose_outputs_are_no_numbers_is_said(saved):
+    config = json.loads((saved / "config.json").read_text())
+    write_config(saved, {"encoder": config["encoder"] | {"layer_norm_eps": -1000.0}})
+    with pytest.raises(DamagedCheckpoint, match=r"does not hold a whole model \(its outputs are no finite numbers\)"):
+        load(saved)
+
+
 def write_config(folder, changes):
     config = json.loads((folder / "config.json").read_text()) | changes
     (folder / "config.json").write_text(json.dumps({name: value for name, value in config.items() if value != "gone"}))

@@ -1,5 +1,6 @@
 """Computes the vectors of texts with a loaded model."""
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch import Tensor
 from trbert.errors import InputError
 from trbert.tasks.task import check_reduced
 from trbert.wording import shown
+
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 @torch.inference_mode()
@@ -25,8 +28,8 @@ def embed(model: Any, tokenizer: Any, texts: Iterable[Any], batch_size: int = 32
         batch_size: the number of texts of a forward pass.
 
     Raises:
-        InputError: There is no text, or one is no string. The batch size is below 1. Or the model is of another task,
-            or no reduced one.
+        InputError: There is no text, or one is no string, or one holds half a character. The batch size is
+            below 1. Or the model is of another task, or no reduced one.
     """
     check_reduced(model, "embedding")
     every = [] if isinstance(texts, str) else list(texts)
@@ -35,6 +38,11 @@ def embed(model: Any, tokenizer: Any, texts: Iterable[Any], batch_size: int = 32
     if odd := [place for place, text in enumerate(every) if not isinstance(text, str)]:
         raise InputError(
             f"texts must be strings, and text {odd[0]} is {shown(every[odd[0]])}: leave it out, or write it as a string"
+        )
+    if halves := [place for place, text in enumerate(every) if _HALF.search(text)]:
+        raise InputError(
+            f"texts must hold whole characters, and text {halves[0]} holds half a character, as text does that was cut "
+            "within a character of UTF-16: leave that half out"
         )
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, and is {batch_size}: leave it out to take the default")

@@ -97,6 +97,11 @@ def test_a_text_that_is_no_string_is_refused_with_its_place(odd, model, tokenize
         trbert.embed(model, tokenizer, ["w1", odd])
 
 
+def test_a_text_with_half_a_character_is_refused_with_its_place(model, tokenizer):
+    with pytest.raises(InputError, match=r"^texts must hold whole characters, and text 1 holds half a character"):
+        trbert.embed(model, tokenizer, ["w1 \U0001f600", "w1 \ud83d"])
+
+
 def test_a_batch_without_a_text_is_refused(model, tokenizer):
     with pytest.raises(InputError, match=r"^batch_size must be at least 1, and is 0"):
         trbert.embed(model, tokenizer, TEXTS, batch_size=0)
