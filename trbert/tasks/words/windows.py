@@ -67,7 +67,9 @@ def windows_of(tokenizer: Any, rows: Sequence[Sequence[str]], max_length: int) -
             f"the tokenizer must know the word of each token, and {type(tokenizer).__name__} does not: pass a --model "
             "with a tokenizer.json"
         )
-    whole = _read(tokenizer, rows, None)
+    # A blank before a word matters to tokenizers of bytes, such as RoBERTa's: they read the words as they read a text.
+    spaced = [[word if number == 0 else f" {word}" for number, word in enumerate(row)] for row in rows]
+    whole = _read(tokenizer, spaced, None)
     sizes = {row: Counter(read.words) for row, read in enumerate(whole) if len(read.ids) > max_length}
     pieces = [
         (row, start, end)
@@ -75,7 +77,8 @@ def windows_of(tokenizer: Any, rows: Sequence[Sequence[str]], max_length: int) -
         for start, end in _parts([own[word] for word in range(len(rows[row]))], max_length - special)
     ]
     parted: dict[int, list[Window]] = {row: [] for row in sizes}
-    again = _read(tokenizer, [rows[row][start:end] for row, start, end in pieces], max_length)
+    # A word after the first one keeps its blank where it begins a document, so that it has as many tokens as counted.
+    again = _read(tokenizer, [spaced[row][start:end] for row, start, end in pieces], max_length)
     for (row, start, end), read in zip(pieces, again, strict=True):
         needed = sum(sizes[row][word] for word in range(start, end))
         parted[row].append(read.window(start, cut=needed > max_length - special))
@@ -102,11 +105,9 @@ def _read(tokenizer: Any, rows: Sequence[Sequence[str]], most: int | None) -> li
     """Returns what the tokenizer gives for the words of each row, of which it cuts off what is over `most` tokens."""
     if not rows:
         return []
-    # A blank before a word matters to tokenizers of bytes, such as RoBERTa's: they read the words as they read a text.
-    spaced = [[word if number == 0 else f" {word}" for number, word in enumerate(row)] for row in rows]
     how = {"truncation": False, "verbose": False} if most is None else {"truncation": True, "max_length": most}
     with tokenizer_told():
-        encoded = tokenizer(spaced, is_split_into_words=True, **how)
+        encoded = tokenizer(list(rows), is_split_into_words=True, **how)
     ids = encoded["input_ids"]
     kinds = encoded.get("token_type_ids") or [None] * len(ids)
     return [_Read(own, kind, encoded.word_ids(row)) for row, (own, kind) in enumerate(zip(ids, kinds, strict=True))]
