@@ -9,6 +9,7 @@ from jaxtyping import Int32
 
 from trbert.errors import InputError
 from trbert.tasks.panics import tokenizer_told
+from trbert.tasks.texts import is_blank
 
 OVERLAP = 128
 """The most tokens that two neighbouring windows of a context share, as is usual. They share at most half of them."""
@@ -24,7 +25,7 @@ class Window:
         ids: the vocabulary ids of its tokens.
         kinds: their segment ids, or None where the tokenizer gives none.
         places: for each token its first character in the context, and the one after its last. Both are 0 for a token
-            that is not of the context, or that stands for no character.
+            that is not of the context, or that stands for no character that can be seen: no answer begins there.
     """
 
     ids: list[int]
@@ -74,6 +75,7 @@ def windows_of(
         ):
             of_context = np.array([part == 1 for part in encoded.sequence_ids(number)], dtype=np.int32)
             places = np.array(offsets, dtype=np.int32).reshape(-1, 2) * of_context[:, None]
-            places[places[:, 0] == places[:, 1]] = 0
+            texts = (contexts[rows[sample]][start:end] for start, end in places.tolist())
+            places[[not text.isalnum() and is_blank(text) for text in texts]] = 0
             found[rows[sample]].append(Window(ids, None if kinds is None else kinds[number], places))
     return found

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import torch.nn.functional as F
 import transformers
@@ -75,6 +76,19 @@ def test_an_answer_is_what_the_task_decodes_over_all_windows(model, tokenizer):
     assert [found.text] == TASK.decode(outputs, examples)
     span = trbert.answer(model, tokenizer, "a", CONTEXT, may_be_none=False)
     assert span.text == CONTEXT[span.start : span.end] != ""
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_answer_that_must_be_there_has_a_character_that_can_be_seen(seed, plain, tokenizer):
+    tokenizer.backend_tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split(" ", "isolated")
+    torch.manual_seed(seed)
+    for parameter in plain.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    reducer = Reducer(encoder=Encoder(plain), task=TASK, points=(1,), separator=separator_of(TASK, tokenizer))
+    model = assemble(reducer, FirstSelector(Policy(32, 0)), 1.0, 9)
+    context = "a" + " " * 20 + "b"
+    found = trbert.answer(model, tokenizer, "a", context, may_be_none=False)
+    assert found.text == context[found.start : found.end] in ("a", "b", context)
 
 
 @torch.no_grad()

@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+import tokenizers
 import transformers
 
 from trbert.errors import InputError
 from trbert.tasks.spans.passages import ENDS, NOT_ALLOWED, STARTS, Passage, targets_of
 from trbert.tasks.spans.windows import windows_of
 
-CLS, SEP = 2, 3
+UNKNOWN, CLS, SEP = 1, 2, 3
 A, B, C, D = range(4, 8)
 BOTH, NONE = STARTS + ENDS, NOT_ALLOWED
 
@@ -92,6 +93,16 @@ def test_an_answer_without_a_token_has_no_targets(tokenizer):
     (windows,) = windows_of(tokenizer, ["a"], ["a   b"], [12], 16)
     assert targets_of(windows, [(2, 3)]) is None
     assert targets_of(windows, [(2, 3), (4, 5)]).max() == BOTH
+
+
+def test_no_answer_starts_or_ends_at_blanks(tokenizer):
+    # As tokenizers of bytes do, the pieces hold the blanks too: "a", two line ends, "b", a blank without width.
+    pieces = tokenizers.pre_tokenizers.Split(tokenizers.Regex(r"\n+|\u200b"), "isolated")
+    tokenizer.backend_tokenizer.pre_tokenizer = pieces
+    ((window,),) = windows_of(tokenizer, ["a"], ["a\n\nb\u200b"], [12], 16)
+    assert window.ids == [CLS, A, SEP, A, UNKNOWN, B, UNKNOWN, SEP]
+    assert window.places.tolist() == [[0, 0]] * 3 + [[0, 1], [0, 0], [3, 4], [0, 0], [0, 0]]
+    assert targets_of([window], [(0, 4)]).tolist() == [0, NONE, NONE, STARTS, NONE, ENDS, NONE, NONE]
 
 
 def test_a_span_has_no_blanks_around_it():
