@@ -151,14 +151,14 @@ class MultipleChoice(Task):
         fitting, notes = rows_with_room(rows, longest, most, rule)
         options = torch.tensor([len(rows.inputs[-1][row]) for row in fitting])
         texts = self.texts(rows.take(fitting).inputs, tokenizer)
-        tokens, truncated, documents = encode_texts(tokenizer, texts, max_length, "only_first")
+        tokens, truncated, documents = encode_texts(tokenizer, texts, max_length, "only_first", self.protect)
         # A row of which the tokenizer reads some options alone is left out, as one is without any token.
         owner = torch.arange(len(fitting)).repeat_interleave(options)[torch.tensor(documents)]
         whole = torch.bincount(owner, minlength=len(fitting)) == options
         tokens, owner = tokens.take(whole[owner].nonzero()[:, 0]), owner[whole[owner]]
         kept = fitting[whole.numpy()]
         examples = Examples(
-            tokens=self.protect(tokens, tokenizer.sep_token_id),
+            tokens=tokens,
             targets=torch.tensor(rows.targets[kept]),
             owner=owner.unique_consecutive(return_inverse=True)[1],
         )

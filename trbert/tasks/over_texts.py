@@ -1,25 +1,30 @@
 """What tasks have in common that read a text, a pair of texts, or more of them, as one document."""
 
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int, Int64
+from torch import Tensor
 
 from trbert.errors import InputError
 from trbert.packed.tokens import Tokens
 from trbert.tasks.bad_rows import read_rows
 from trbert.tasks.examples import Encoded, Examples
 from trbert.tasks.panics import tokenizer_told
+from trbert.tasks.parts import typed_separators
 from trbert.tasks.rows import Columns, Rows, Table, outside_train
 from trbert.tasks.task import Task
 from trbert.tasks.texts import check_texts, written_rows
 from trbert.wording import cut
 
 Truncation = Literal["longest_first", "only_first", "only_second"]
+
+Protect = Callable[[Tokens, int | None, Int[Tensor, " docs"] | None], Tokens]
+"""`Task.protect` of a task."""
 
 _TRAINED = {
     "single_label_classification": "one label",
@@ -86,8 +91,8 @@ class OverTexts(Task, ABC):
         The first token of each document is protected. In a pair, the longer text is truncated first. All texts after
         the first one count as one text.
         """
-        tokens, truncated, kept = encode_texts(tokenizer, self.texts(rows.inputs, tokenizer), max_length)
-        tokens = self.protect(tokens, tokenizer.sep_token_id)
+        texts = self.texts(rows.inputs, tokenizer)
+        tokens, truncated, kept = encode_texts(tokenizer, texts, max_length, protect=self.protect)
         return Encoded(Examples.of_documents(tokens, torch.tensor(rows.targets[kept])), truncated, kept)
 
 
@@ -127,7 +132,11 @@ def usable_rows(split: str, table: Table, columns: Columns) -> tuple[list[int], 
 
 
 def encode_texts(
-    tokenizer: Any, columns: Sequence[Sequence[str]], max_length: int, truncation: Truncation = "longest_first"
+    tokenizer: Any,
+    columns: Sequence[Sequence[str]],
+    max_length: int,
+    truncation: Truncation = "longest_first",
+    protect: Protect | None = None,
 ) -> tuple[Tokens, int, Int64[np.ndarray, " docs"]]:
     """Returns the tokens of texts as one row, how many documents were truncated, and which documents these are.
 
@@ -138,6 +147,7 @@ def encode_texts(
         columns: one list of texts; or two lists, where a document is a pair of texts.
         max_length: the most tokens of a document, with its special tokens.
         truncation: which text of a pair is truncated: the longer one first, or one of them alone.
+        protect: `Task.protect` of the task; None protects the first token of each document alone.
 
     Raises:
         InputError: max_length leaves no room for a token beside the special ones. There is no text. Or the tokenizer
@@ -150,7 +160,7 @@ def encode_texts(
     if not texts[0]:
         raise InputError("texts must not be empty: pass at least one document")
     with tokenizer_told():
-        ids, kinds, long = _read(tokenizer, texts, max_length, truncation)
+        ids, kinds, typed, long = _read(tokenizer, texts, max_length, truncation)
     kept = np.flatnonzero([len(own) > 0 for own in ids])
     if len(kept) == 0:
         raise InputError(
@@ -158,7 +168,10 @@ def encode_texts(
             f"{cut(texts[0][0])}: pass a model whose tokenizer knows this language"
         )
     own_ids, own_kinds = [ids[row] for row in kept], None if kinds is None else [kinds[row] for row in kept]
-    return Tokens.from_lists(own_ids, own_kinds), long, kept
+    tokens = Tokens.from_lists(own_ids, own_kinds)
+    if protect is not None:
+        tokens = protect(tokens, tokenizer.sep_token_id, torch.tensor(typed)[torch.from_numpy(kept)])
+    return tokens, long, kept
 
 
 def count_tokens(tokenizer: Any, texts: Sequence[str]) -> list[int]:
@@ -174,10 +187,12 @@ def count_tokens(tokenizer: Any, texts: Sequence[str]) -> list[int]:
 
 def _read(
     tokenizer: Any, texts: Sequence[Sequence[str]], max_length: int, truncation: Truncation
-) -> tuple[list[list[int]], list[list[int]] | None, int]:
-    """Returns the ids and the types of the tokens of each text, and how many texts were truncated."""
+) -> tuple[list[list[int]], list[list[int]] | None, list[int], int]:
+    """Returns the ids and the types of the tokens of each text, its typed separators, and how many were truncated."""
     encoded = tokenizer(*texts, truncation=False, verbose=False)
     ids, kinds = encoded["input_ids"], encoded.get("token_type_ids")
+    separator = tokenizer.sep_token_id if len(texts) == 2 else None
+    typed = [typed_separators(encoded, row, separator) for row in range(len(ids))]
     long = [row for row, own in enumerate(ids) if len(own) > max_length]
     if long:  # they alone are read again
         cut_off = tokenizer(
@@ -185,6 +200,7 @@ def _read(
         )
         for place, row in enumerate(long):
             ids[row] = cut_off["input_ids"][place]
+            typed[row] = typed_separators(cut_off, place, separator)
             if kinds is not None:
                 kinds[row] = cut_off["token_type_ids"][place]
-    return ids, kinds, len(long)
+    return ids, kinds, typed, len(long)

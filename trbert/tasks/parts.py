@@ -4,6 +4,8 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from trbert.errors import InputError
 from trbert.packed.tokens import Tokens, first_of_each
@@ -12,7 +14,7 @@ Part = Literal["first", "second"]
 """A part of a document. The first one ends with the first separator; the second one is everything after it."""
 
 
-def protect_part(tokens: Tokens, part: Part, separator: int) -> Tokens:
+def protect_part(tokens: Tokens, part: Part, separator: int, typed: Int[Tensor, " docs"] | None = None) -> Tokens:
     """Returns the documents with all tokens of one part protected, as well as the first token of each document.
 
     The separator belongs to the first part. A document without a separator has no parts: nothing more is protected.
@@ -21,6 +23,8 @@ def protect_part(tokens: Tokens, part: Part, separator: int) -> Tokens:
         tokens: the documents.
         part: the part to protect.
         separator: the id of the separating token, such as [SEP].
+        typed: how many separators the first text of each document holds itself, as somebody typed them. They end no
+            part. None stands for 0 each.
 
     Example:
         >>> tokens = Tokens.from_lists([[1, 7, 2, 8, 2]], None)
@@ -34,9 +38,28 @@ def protect_part(tokens: Tokens, part: Part, separator: int) -> Tokens:
     until = torch.cat([count.new_zeros(1), count])  # the separators before each token of the row
     starts, ends_of = tokens.offsets[:-1], tokens.offsets[1:]
     before = until[:-1] - until[starts].repeat_interleave(tokens.lengths)
-    has_parts = (until[ends_of] > until[starts]).repeat_interleave(tokens.lengths)
-    own = before == 0 if part == "first" else before > 0
+    inside = torch.zeros_like(tokens.lengths) if typed is None else typed
+    has_parts = (until[ends_of] - until[starts] > inside).repeat_interleave(tokens.lengths)
+    is_first = before <= inside.repeat_interleave(tokens.lengths)
+    own = is_first if part == "first" else ~is_first
     return replace(tokens, protected=tokens.protected | (own & has_parts))
+
+
+def typed_separators(encoded: Any, number: int, separator: int | None) -> int:
+    """Returns how many separators a document holds in its first text, as somebody typed them.
+
+    Args:
+        encoded: what a Hugging Face tokenizer returned.
+        number: the index of the document.
+        separator: the id of the separating token; None where there is none.
+
+    Returns:
+        0 for a tokenizer of the slow kind, which does not know the text of each token.
+    """
+    if not encoded.is_fast or separator is None:
+        return 0
+    texts = encoded.sequence_ids(number)
+    return sum(text == 0 and id == separator for text, id in zip(texts, encoded["input_ids"][number], strict=True))
 
 
 def first_alone(tokens: Tokens) -> Tokens:

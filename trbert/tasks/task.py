@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import transformers
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from trbert.encoder import Reads
@@ -244,19 +244,21 @@ class Task(ABC):
             InputError: max_length leaves no room for a token beside the special ones, or there is no row with a token.
         """
 
-    def protect(self, tokens: Tokens, separator: int | None) -> Tokens:
+    def protect(self, tokens: Tokens, separator: int | None, typed: Int[Tensor, " docs"] | None = None) -> Tokens:
         """Returns the documents with the tokens of `protected_part` protected, as well as the first of each document.
 
-        `encode` and a deployed model both call this method, so that training and use protect the same tokens.
+        `encode` and a deployed model both call this method, so that training and use protect the same tokens. Only
+        `encode` knows which separators stand in a text itself.
 
         Args:
             tokens: the documents.
             separator: the id of the token that ends the first part of a document. None protects no part: a user may
                 want that, and a model's config then says so.
+            typed: how many separators the first text of each document holds itself; None for 0 each.
         """
         if self.protected_part is None or separator is None:
             return tokens
-        return protect_part(tokens, self.protected_part, separator)
+        return protect_part(tokens, self.protected_part, separator, typed)
 
     @abstractmethod
     def check_targets(self, examples: Examples, num_outputs: int) -> None:

@@ -267,7 +267,7 @@ def test_a_rival_runs_in_each_arithmetic_and_is_left_as_it_was(model, bert):
 class ProtectsAll(Classification):
     """Classification that never drops a token."""
 
-    def protect(self, tokens, separator):
+    def protect(self, tokens, separator, typed=None):
         return replace(tokens, protected=torch.ones_like(tokens.protected))
 
 

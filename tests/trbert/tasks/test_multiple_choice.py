@@ -109,6 +109,15 @@ def test_without_an_article_the_question_and_the_option_are_the_pair(tokenizer):
     assert per_document(tokens)[2:4] == [[2, 4, 3, 6, 3], [2, 4, 3, 7, 3]]
 
 
+def test_a_separator_in_an_article_begins_no_question(tokenizer):
+    rows = rows_of(article=["a [SEP] b", "c", "d"])
+    assert marks(TASK.encode(rows, tokenizer, 16).examples.tokens)[0] == [1, 0, 0, 0, 0, 1, 1, 1]
+    # Seven tokens leave room for a alone where the second text is c a b, so that no separator of the article is left.
+    tokens = TASK.encode(rows, tokenizer, 7).examples.tokens
+    assert per_document(tokens)[1] == [2, 4, 3, 6, 4, 5, 3]
+    assert marks(tokens)[:2] == [[1, 0, 0, 0, 1, 1, 1], [1, 0, 0, 1, 1, 1, 1]]
+
+
 def test_the_article_alone_is_truncated(tokenizer):
     rows = rows_of(article=["a b c d", "c", "d"], question=["c c c _", "a", "b"])
     encoded = TASK.encode(rows, tokenizer, 9)

@@ -121,13 +121,13 @@ class Ranking(OverTexts, ABC):
         of_pair = np.arange(len(used)).repeat([len(documents) for documents in used.inputs[1]])
         queries = [used.inputs[0][row] for row in of_pair.tolist()]
         documents = [document for own in used.inputs[1] for document in own]
-        tokens, truncated, pairs = encode_texts(tokenizer, (queries, documents), max_length, "only_second")
+        texts = (queries, documents)
+        tokens, truncated, pairs = encode_texts(tokenizer, texts, max_length, "only_second", self.protect)
         kept, owner = np.unique(of_pair[pairs], return_inverse=True)
         grades = torch.tensor(used.targets[used.targets != NO_GRADE][pairs])
         targets = pad_sequence(
             grades.split(np.bincount(owner).tolist()), batch_first=True, padding_value=float(NO_GRADE)
         )
-        tokens = self.protect(tokens, tokenizer.sep_token_id)
         examples = Examples(tokens, targets, torch.tensor(owner))
         return Encoded(examples, truncated, fitting[kept], notes, skipped=len(rows) - len(fitting))
 

@@ -164,7 +164,7 @@ class QuestionAnswering(Task):
         kinds = [each.kinds for each in windows if each.kinds is not None]
         tokens = Tokens.from_lists([each.ids for each in windows], kinds or None)
         examples = Examples(
-            tokens=self.protect(tokens, tokenizer.sep_token_id),
+            tokens=self.protect(tokens, tokenizer.sep_token_id, torch.tensor([each.typed for each in windows])),
             targets=pad_sequence(targets, batch_first=True, padding_value=NOT_ALLOWED),
             owner=torch.arange(len(kept)).repeat_interleave(torch.tensor(counts)),
             reads=self.reads,

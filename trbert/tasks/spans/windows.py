@@ -9,6 +9,7 @@ from jaxtyping import Int32
 
 from trbert.errors import InputError
 from trbert.tasks.panics import tokenizer_told
+from trbert.tasks.parts import typed_separators
 from trbert.tasks.texts import is_blank
 
 OVERLAP = 128
@@ -26,11 +27,13 @@ class Window:
         kinds: their segment ids, or None where the tokenizer gives none.
         places: for each token its first character in the context, and the one after its last. Both are 0 for a token
             that is not of the context, or that stands for no character that can be seen: no answer begins there.
+        typed: how many separators the question holds itself, as somebody typed them.
     """
 
     ids: list[int]
     kinds: list[int] | None
     places: Int32[np.ndarray, "tokens 2"]
+    typed: int = 0
 
 
 def windows_of(
@@ -77,5 +80,6 @@ def windows_of(
             places = np.array(offsets, dtype=np.int32).reshape(-1, 2) * of_context[:, None]
             texts = (contexts[rows[sample]][start:end] for start, end in places.tolist())
             places[[not text.isalnum() and is_blank(text) for text in texts]] = 0
-            found[rows[sample]].append(Window(ids, None if kinds is None else kinds[number], places))
+            typed = typed_separators(encoded, number, tokenizer.sep_token_id)
+            found[rows[sample]].append(Window(ids, None if kinds is None else kinds[number], places, typed))
     return found

@@ -44,6 +44,16 @@ def outputs_of(*scores):
 ROWS = rows_of(a={"b c d": 0, "d": 1}, c={"a": 1, "b": 0.5, "c": 0})
 
 
+def test_a_query_that_holds_the_separator_is_protected_as_a_whole(tokenizer):
+    tokens = POINTWISE.encode(rows_of(**{"a [SEP] b": {"c d": 0, "d": 1}}), tokenizer, 16).examples.tokens
+    cls, sep, a, b, c, d = range(2, 8)
+    assert tokens.input_ids.tolist() == [cls, a, sep, b, sep, c, d, sep, cls, a, sep, b, sep, d, sep]
+    assert tokens.protected.int().tolist() == [1] * 5 + [0] * 3 + [1] * 5 + [0] * 2
+    # A pair whose document is cut off is read again.
+    cut_off = POINTWISE.encode(rows_of(**{"a [SEP] b": {"c d": 0, "d": 1}}), tokenizer, 7).examples.tokens
+    assert cut_off.protected.int().tolist() == [1] * 5 + [0] * 2 + [1] * 5 + [0] * 2
+
+
 def test_a_query_is_an_example_of_its_pairs(tokenizer):
     encoded = POINTWISE.encode(ROWS, tokenizer, 16)
     examples = encoded.examples

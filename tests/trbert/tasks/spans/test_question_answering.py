@@ -191,6 +191,13 @@ def test_the_question_is_protected_and_the_context_is_not(examples):
     assert examples.tokens.protected[:8].tolist() == [True] * 3 + [False] * 5
 
 
+def test_a_question_that_holds_the_separator_is_protected_as_a_whole_in_each_window(encode):
+    # [CLS] a [SEP] b [SEP] before four tokens of the context, and before the last two with one that overlaps.
+    tokens = encode(("a [SEP] b", WINDOWED, "c d"), max_length=10).tokens
+    assert tokens.lengths.tolist() == [10, 9]
+    assert tokens.protected.int().tolist() == [1] * 5 + [0] * 5 + [1] * 5 + [0] * 4
+
+
 def test_what_is_read_in_windows_and_what_is_left_out_is_said(tokenizer):
     rows = rows_of(("a", "d", "d"), ("a", WINDOWED, "c d"), ("a", "b   c", {"text": ["b "]}))
     encoded = TASK.encode(rows, tokenizer, 8)
