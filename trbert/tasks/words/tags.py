@@ -153,6 +153,9 @@ def _name(tag: Any, place: int, row: int, table: Table, named: Table) -> str:
     names = named.target_names
     where = f"the tag of word {place} of row {row} of {table.origin}"
     if isinstance(tag, str) and not is_blank(tag):
+        if names is not None and tag in names:
+            return tag
+        tag = tag.strip()  # a line of a table of words may end with a blank
         if names is None or tag in names:
             return tag
         rule = f"one of the names in {named.names_origin}, {briefly_listed(names)}{did_you_mean(tag, names)}"

@@ -48,6 +48,12 @@ def test_integers_are_places_in_the_names_or_tags_themselves():
     assert read(WORDS, [[10, 2], [2]]).labels == ("2", "10")
 
 
+def test_blanks_around_a_tag_make_no_other_tag():
+    reading = read([*WORDS, ["Oslo"]], [*TAGS, [" B-LOC "]])
+    assert reading.labels == ("B-LOC", "B-PER", "O")
+    assert reading.rows["train"].targets[2].tolist() == [0, NO_TAG]
+
+
 def test_a_sample_keeps_the_share_of_rows_with_another_tag_than_the_commonest():
     reading = read([["a"], ["b", "c"], ["d"]], [["O"], ["B-X", "O"], ["O"]])
     assert reading.rows["train"].strata.tolist() == [0, 1, 0]
