@@ -117,7 +117,11 @@ def check_one_type(table: Table, column: str, rows: Sequence[int], labels: Seque
 
 
 def find_classes(
-    tables: Mapping[str, Table], column: str, labels: Mapping[str, list[Any]], renames: Mapping[str, str] | None
+    tables: Mapping[str, Table],
+    column: str,
+    labels: Mapping[str, list[Any]],
+    renames: Mapping[str, str] | None,
+    owners: Mapping[str, Sequence[int]] | None = None,
 ) -> Classes:
     """Returns the classes of all splits.
 
@@ -129,6 +133,8 @@ def find_classes(
         column: the column of the labels.
         labels: for each split, the labels of the rows that are used.
         renames: new names for labels. Labels of the same new name become one class. None renames nothing.
+        owners: for each split, the row of each label. All labels of a row are left out where one is missing. None means
+            that each row has one label.
 
     Raises:
         InputError: A label is not one of the names, or has no training rows. There is only one class. A new name is
@@ -136,8 +142,9 @@ def find_classes(
     """
     train = tables["train"]
     found, names = _alike(tables, labels, renames)
-    known = _known(found, names)
-    notes = _missing_notes(found, known, train, column)
+    owners = owners or {split: range(len(own)) for split, own in found.items()}
+    known = _known(found, names, owners)
+    notes = _missing_notes(found, known, owners, train, column)
     present = Counter(label for label, is_known in zip(found["train"], known["train"], strict=True) if is_known)
     if names is None:
         _check_class_like(present, train, column)
@@ -187,11 +194,17 @@ def _alike(
     return found, list(dict.fromkeys([*(renames.get(name, name) for name in names), *missing]))
 
 
-def _known(labels: Mapping[str, list[Any]], names: Sequence[str] | None) -> dict[str, list[bool]]:
-    """Returns for each label whether it is one. -1 is none, unless it is one of the names, or train has it."""
+def _known(
+    labels: Mapping[str, list[Any]], names: Sequence[str] | None, owners: Mapping[str, Sequence[int]]
+) -> dict[str, list[bool]]:
+    """Returns for each label whether its row has labels. -1 is none, unless it is one of the names, or train has it."""
     is_class = "-1" in names if names is not None else any(label in NO_LABEL for label in labels["train"])
     missing = {*(() if is_class else NO_LABEL), *(DASH if _dash_is_missing(labels["train"], names) else ())}
-    return {split: [label not in missing for label in own] for split, own in labels.items()}
+    known = {}
+    for split, own in labels.items():
+        without = {row for row, label in zip(owners[split], own, strict=True) if label in missing}
+        known[split] = [row not in without for row in owners[split]]
+    return known
 
 
 def _dash_is_missing(train: Sequence[Any], names: Sequence[str] | None) -> bool:
@@ -207,7 +220,11 @@ def _dash_is_missing(train: Sequence[Any], names: Sequence[str] | None) -> bool:
 
 
 def _missing_notes(
-    labels: Mapping[str, list[Any]], known: Mapping[str, list[bool]], train: Table, column: str
+    labels: Mapping[str, list[Any]],
+    known: Mapping[str, list[bool]],
+    owners: Mapping[str, Sequence[int]],
+    train: Table,
+    column: str,
 ) -> list[str]:
     """Returns notes on the rows without a label, and refuses a train split that has no other rows."""
     notes: list[str] = []
@@ -219,12 +236,13 @@ def _missing_notes(
                 f"stands for missing ones: set --label-column to the column of the classes{train.unread}"
             )
         found = {str(label) for label, is_known in zip(labels[split], own, strict=True) if not is_known}
-        marks = " or ".join(sorted(found))
+        marks = " or ".join(sorted(found.intersection(map(str, (*NO_LABEL, *DASH)))))
         if missing == len(own) > 0:
             notes.append(f"{split} is not used: its {missing} labels are all {marks}, which stands for secret ones")
         elif missing:
+            rows = len({row for row, is_known in zip(owners[split], own, strict=True) if not is_known})
             notes.append(
-                f"{split}: {missing} rows left out that are labelled {marks}, which stands for a missing label"
+                f"{split}: {rows} rows left out that are labelled {marks}, which stands for a missing label"
             )
     return notes
 

@@ -52,8 +52,9 @@ class MultiLabel(OverTexts):
     def read(self, tables: Mapping[str, Table], columns: Columns, renames: Mapping[str, str] | None = None) -> Reading:
         """Returns the texts of every split with the labels that each has, and the names of all labels.
 
-        Rows with a blank text are left out. In a split other than train, so are rows that are in train, too. A split
-        without any labels is not used.
+        Rows with a blank text are left out. In a split other than train, so are rows that are in train, too. Rows
+        labelled -1 are left out unless train has -1 as a label: -1 stands for labels that are missing or secret. A
+        split without any labels is not used.
 
         Raises:
             InputError: A text is not a string, a cell is not a list of labels, a label has no training row, or no row
@@ -81,17 +82,22 @@ class MultiLabel(OverTexts):
                 split: replace(table, target_names=columns.flags, names_origin="--label-column")
                 for split, table in tables.items()
             }
-        classes = find_classes(tables, columns.target, single, renames)
+        owners = {split: [row for row, own in enumerate(each) for _ in own] for split, each in lists.items()}
+        classes = find_classes(tables, columns.target, single, renames, owners)
         found = {}
         for split, table in tables.items():
             if single[split] and all(label is None for label in classes.targets[split]):
                 continue  # a note says that they are secret
             targets = np.zeros((len(used[split]), len(classes.names)), dtype=np.int64)
-            owner = np.repeat(np.arange(len(used[split])), [len(own) for own in lists[split]])
-            for row, label in zip(owner.tolist(), classes.targets[split], strict=True):
-                if label is not None:
+            has_labels = np.ones(len(used[split]), dtype=bool)
+            for row, label in zip(owners[split], classes.targets[split], strict=True):
+                if label is None:
+                    has_labels[row] = False
+                else:
                     targets[row, label] = 1
-            found[split] = Rows(table.inputs(columns, used[split]), targets, targets[:, 0])
+            kept = [used[split][row] for row in np.flatnonzero(has_labels)]
+            targets = targets[has_labels]
+            found[split] = Rows(table.inputs(columns, kept), targets, targets[:, 0])
         frequency = found["train"].targets.sum(0)
         found = {
             split: Rows(each.inputs, each.targets, _rarest(each.targets, frequency)) for split, each in found.items()

@@ -46,6 +46,20 @@ def test_a_split_without_labels_is_not_used():
     )
 
 
+def test_rows_with_a_secret_label_are_left_out_and_counted_once():
+    reading = read(train=[["b"], ["a"]], test=[["a"], ["-1", "-1"], [], ["b", "-1"]])
+    assert reading.rows["test"].inputs == (("a0", "a2"),)
+    assert reading.rows["test"].targets.tolist() == [[1, 0], [0, 0]]
+    assert reading.notes == ("test: 2 rows left out that are labelled -1, which stands for a missing label",)
+
+
+def test_a_label_that_only_rows_without_labels_have_is_none():
+    named = table([[0], [1], [2, -1]], target_names=("no", "yes", "maybe"), names_origin="labels.json")
+    reading = TASK.read({"train": named}, COLUMNS)
+    assert reading.labels == ("no", "yes")
+    assert reading.rows["train"].targets.tolist() == [[1, 0], [0, 1]]
+
+
 def test_a_split_whose_texts_have_no_labels_is_used():
     reading = read(train=[["b"], ["a"]], test=[[], []])
     assert reading.rows["test"].targets.tolist() == [[0, 0], [0, 0]]
