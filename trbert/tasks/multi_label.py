@@ -14,7 +14,7 @@ from torch import Tensor
 from trbert.errors import InputError
 from trbert.tasks.bad_rows import read_rows
 from trbert.tasks.examples import Examples, Outputs, exact
-from trbert.tasks.labels import KINDS, find_classes, with_labels
+from trbert.tasks.labels import KINDS, NO_LABEL, find_classes, with_labels
 from trbert.tasks.over_texts import OverTexts, macro_f1, usable_rows
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.task import PerExample
@@ -57,10 +57,12 @@ class MultiLabel(OverTexts):
         split without any labels is not used.
 
         Raises:
-            InputError: A text is not a string, a cell is not a list of labels, a label has no training row, or no row
-                is left.
+            InputError: A text is not a string, a cell is not a list of different labels, a label has no training row,
+                or no row is left. Or the lists are flags.
         """
         tables, notes = with_labels(tables, columns)
+        if not columns.flags:
+            _check_no_flags(tables["train"], columns.target)
         used: dict[str, list[int]] = {}
         lists: dict[str, list[list[Any]]] = {}
         for split, table in tables.items():
@@ -219,11 +221,27 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, list | tuple) and not any(isinstance(each, dict) for each in value)
 
 
+def _check_no_flags(table: Table, column: str) -> None:
+    """Checks that the lists of train hold labels, and not a 0 or 1 for each label.
+
+    Raises:
+        InputError: All lists are of 0 and 1, and of one length.
+    """
+    lists = [cell for cell in table.values[column] if isinstance(cell, list | tuple)]
+    same = len(set(map(len, lists))) == 1 and len(lists[0]) > 1
+    if same and all(str(flag).lower() in _FLAGS for cell in lists for flag in cell):
+        raise InputError(
+            f"{table.origin} must have lists of labels in column {column!r}, and each has {len(lists[0])} flags of 0 "
+            f"and 1, such as {cut(lists[0])}: write the names or the numbers of the labels that a text has, or a "
+            "column of 0 and 1 for each label"
+        )
+
+
 def _labels_of(table: Table, column: str, row: int) -> list[Any]:
     """Returns the labels of a row.
 
     Raises:
-        InputError: The cell is no list, or holds something else than labels.
+        InputError: The cell is no list, holds something else than labels, or holds a label twice.
     """
     cell = table.values[column][row]
     if not isinstance(cell, list | tuple):
@@ -238,6 +256,12 @@ def _labels_of(table: Table, column: str, row: int) -> list[Any]:
         raise InputError(
             f"row {row} of {table.origin} must have a list of labels of one type, strings or integers, in column "
             f"{column!r}, and has {shown(cell)}: correct the row"
+        )
+    twice = next((label for label in labels if labels.count(label) > 1 and label not in NO_LABEL), None)
+    if twice is not None:
+        raise InputError(
+            f"row {row} of {table.origin} must have each label once in column {column!r}, and has {cut(twice)} "
+            f"{labels.count(twice)} times: correct the row, or write the labels that the text has, and no flags"
         )
     return labels
 

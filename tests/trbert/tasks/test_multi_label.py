@@ -1,6 +1,7 @@
 """Several labels a text: what it reads of tables, its threshold, its micro F1."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def examples_of(targets):
 
 
 def test_lists_of_labels_become_a_row_of_zeros_and_ones_for_each_text():
-    reading = read(train=[["b"], [], ["c", "b"], ["a", "a"]], test=[["c"]])
+    reading = read(train=[["b"], [], ["c", "b"], ["a"]], test=[["c"]])
     assert reading.labels == ("a", "b", "c")
     assert reading.rows["train"].targets.tolist() == [[0, 1, 0], [0, 0, 0], [0, 1, 1], [1, 0, 0]]
     assert reading.rows["test"].targets.tolist() == [[0, 0, 1]]
@@ -98,6 +99,26 @@ def test_labels_get_new_names_and_those_of_one_name_are_one():
 def test_a_cell_that_is_no_list_of_labels_is_refused_with_its_row(cell, told):
     with pytest.raises(InputError, match=told):
         TASK.read({"train": table([["a"], cell, ["b"]])}, COLUMNS)
+
+
+def test_a_label_that_a_list_holds_twice_is_refused():
+    told = (
+        "row 1 of a.jsonl must have each label once in column 'labels', and has 'b' 2 times: correct the row, or write "
+        "the labels that the text has, and no flags; or pass --skip-bad-rows, which leaves such rows out"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        TASK.read({"train": table([["a"], ["b", "a", "b"]])}, COLUMNS)
+
+
+@pytest.mark.parametrize("lists", [[[0, 1, 0, 0], [1, 0, 1, 0]], [[0.0, 1.0]], [["1", "0"]], [[True, False]]])
+def test_lists_of_0_and_1_for_each_label_are_refused_with_the_way_out(lists):
+    told = r"^a\.jsonl must have lists of labels in column 'labels', and each has \d flags of 0 and 1, such as .*: write"
+    with pytest.raises(InputError, match=told):
+        TASK.read({"train": table(lists * 2)}, COLUMNS)
+
+
+def test_lists_of_0_and_1_of_several_lengths_are_numbers_of_labels():
+    assert read(train=[[0], [0, 1], []]).rows["train"].targets.tolist() == [[1, 0], [1, 1], [0, 0]]
 
 
 # A column for each label.
