@@ -241,9 +241,7 @@ def _missing_notes(
             notes.append(f"{split} is not used: its {missing} labels are all {marks}, which stands for secret ones")
         elif missing:
             rows = len({row for row, is_known in zip(owners[split], own, strict=True) if not is_known})
-            notes.append(
-                f"{split}: {rows} rows left out that are labelled {marks}, which stands for a missing label"
-            )
+            notes.append(f"{split}: {rows} rows left out that are labelled {marks}, which stands for a missing label")
     return notes
 
 

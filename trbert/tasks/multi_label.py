@@ -18,13 +18,11 @@ from trbert.tasks.labels import KINDS, NO_LABEL, find_classes, with_labels
 from trbert.tasks.over_texts import OverTexts, macro_f1, usable_rows
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.task import PerExample
-from trbert.tasks.texts import has_texts, is_missing, mostly
+from trbert.tasks.texts import FLAGS, has_texts, is_missing, mostly
 from trbert.wording import cut, shown, the_first
 
 LISTED = 8
 """The most labels that are named in what is said of the data."""
-_FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
-"""What says in a column of one label whether a row has it. pandas writes 1.0 for 1 beside an empty cell."""
 
 
 class MultiLabel(OverTexts):
@@ -229,7 +227,7 @@ def _check_no_flags(table: Table, column: str) -> None:
     """
     lists = [cell for cell in table.values[column] if isinstance(cell, list | tuple)]
     same = len(set(map(len, lists))) == 1 and len(lists[0]) > 1
-    if same and all(str(flag).lower() in _FLAGS for cell in lists for flag in cell):
+    if same and all(str(flag).lower() in FLAGS for cell in lists for flag in cell):
         raise InputError(
             f"{table.origin} must have lists of labels in column {column!r}, and each has {len(lists[0])} flags of 0 "
             f"and 1, such as {cut(lists[0])}: write the names or the numbers of the labels that a text has, or a "
@@ -275,7 +273,7 @@ def _flags_of(table: Table, flags: Sequence[str], row: int) -> list[str]:
     labels = []
     for name in flags:
         cell = table.values[name][row]
-        value = _FLAGS.get(str(cell).strip().lower())
+        value = FLAGS.get(str(cell).strip().lower())
         if value is None:
             raise InputError(
                 f"row {row} of {table.origin} must have 0 or 1 in column {name!r}, and has {shown(cell)}: correct the "

@@ -16,9 +16,9 @@ from trbert.tasks.bad_rows import read_rows
 from trbert.tasks.examples import Encoded, Examples
 from trbert.tasks.panics import tokenizer_told
 from trbert.tasks.parts import typed_separators
-from trbert.tasks.rows import Columns, Rows, Table, outside_train
+from trbert.tasks.rows import Columns, Rows, Table
 from trbert.tasks.task import Task
-from trbert.tasks.texts import check_texts, written_rows
+from trbert.tasks.texts import check_texts, outside_train, written_rows
 from trbert.wording import cut
 
 Truncation = Literal["longest_first", "only_first", "only_second"]

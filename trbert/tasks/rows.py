@@ -120,24 +120,6 @@ class Table:
         return f" (not read: {listed(self.others)})" if self.others else ""
 
 
-def outside_train(table: Table, rows: Sequence[int]) -> list[int]:
-    """Returns those of the given rows of a table that are not in train as well. The column `in_train` says which are.
-
-    Raises:
-        InputError: All of the given rows are marked as in train.
-    """
-    marks = table.values.get("in_train")
-    if marks is None or not all(isinstance(mark, bool) for mark in marks):
-        return list(rows)
-    kept = [row for row in rows if not marks[row]]
-    if not kept:
-        raise InputError(
-            f"{table.origin} must have rows that are not in train, and all {len(rows)} are marked in_train: "
-            "remove the column or add rows"
-        )
-    return kept
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
     """The rows of a split before they are tokenised.

@@ -1,4 +1,4 @@
-"""Finds the rows of a table that have a text in each input column, and refuses what is no text."""
+"""Finds the rows of a table that have a text in each input column or are not in train, and refuses what is no text."""
 
 import math
 import unicodedata
@@ -11,6 +11,9 @@ from trbert.wording import shown
 
 LARGEST = 1e30
 """The largest size of a number that is read. The square of it still fits into 64 bits."""
+
+FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+"""What says yes or no in a cell. pandas writes 1.0 for 1 beside an empty cell."""
 
 
 def is_blank(text: str) -> bool:
@@ -85,6 +88,35 @@ def written_rows(table: Table, names: Sequence[str]) -> list[int]:
             )
         written = kept
     return written
+
+
+def outside_train(table: Table, rows: Sequence[int]) -> list[int]:
+    """Returns those of the given rows of a table that are not in train as well. The column `in_train` says which are.
+
+    Raises:
+        InputError: A mark is neither true nor false. Or all of the given rows are marked as in train.
+    """
+    marks = table.values.get("in_train")
+    if marks is None:
+        return list(rows)
+    kept = [row for row in rows if not _mark(table, marks[row], row)]
+    if not kept:
+        raise InputError(
+            f"{table.origin} must have rows that are not in train, and all {len(rows)} are marked in_train: "
+            "remove the column or add rows"
+        )
+    return kept
+
+
+def _mark(table: Table, cell: Any, row: int) -> bool:
+    """Returns whether a cell of `in_train` marks its row. An empty cell does not."""
+    mark = False if is_missing(cell) else FLAGS.get(str(cell).strip().lower())
+    if mark is None:
+        raise InputError(
+            f"row {row} of {table.origin} must have true or false in column 'in_train', and has {shown(cell)}: correct "
+            "the row, or remove or rename the column"
+        )
+    return mark
 
 
 def check_texts(table: Table, names: Sequence[str], row: int) -> None:

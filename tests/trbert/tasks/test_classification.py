@@ -293,10 +293,25 @@ def test_a_test_table_that_stands_in_train_altogether_is_refused():
         TASK.read({"train": train, "test": test}, COLUMNS)
 
 
-def test_marks_that_are_not_all_booleans_leave_no_row_out():
+@pytest.mark.parametrize(
+    "marks", [[True, False], [True, None], [1, 0], [1.0, float("nan")], ["true", "false"], ["TRUE", ""], ["1", "0"]]
+)
+def test_a_mark_is_true_or_1_in_any_writing_and_an_empty_one_is_false(marks):
     train = table_of("train.csv", ("x", "1", "a"), ("y", "2", "b"))
-    test = table_of("test.csv", ("v", "3", "a"), ("w", "4", "b"), marks=[True, "no"])
-    assert TASK.read({"train": train, "test": test}, COLUMNS).rows["test"].targets.tolist() == [0, 1]
+    test = table_of("test.csv", ("v", "3", "a"), ("w", "4", "b"), marks=marks)
+    assert TASK.read({"train": train, "test": test}, COLUMNS).rows["test"].inputs == (("w",), ("4",))
+
+
+@pytest.mark.parametrize(("mark", "shown"), [("no", "the str 'no'"), (2, "the int 2"), ([True], "the list [True]")])
+def test_another_mark_than_true_or_false_is_refused(mark, shown):
+    train = table_of("train.csv", ("x", "1", "a"), ("y", "2", "b"))
+    test = table_of("test.csv", ("v", "3", "a"), ("w", "4", "b"), marks=[True, mark])
+    told = (
+        f"row 1 of test.csv must have true or false in column 'in_train', and has {shown}: correct the row, or remove "
+        "or rename the column"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        TASK.read({"train": train, "test": test}, COLUMNS)
 
 
 def test_labels_of_the_same_value_are_in_the_order_of_their_texts():

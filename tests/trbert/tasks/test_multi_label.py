@@ -112,7 +112,7 @@ def test_a_label_that_a_list_holds_twice_is_refused():
 
 @pytest.mark.parametrize("lists", [[[0, 1, 0, 0], [1, 0, 1, 0]], [[0.0, 1.0]], [["1", "0"]], [[True, False]]])
 def test_lists_of_0_and_1_for_each_label_are_refused_with_the_way_out(lists):
-    told = r"^a\.jsonl must have lists of labels in column 'labels', and each has \d flags of 0 and 1, such as .*: write"
+    told = r"^a\.jsonl must have lists of labels in column 'labels', and each has \d flags of 0 and 1, such as .*"
     with pytest.raises(InputError, match=told):
         TASK.read({"train": table(lists * 2)}, COLUMNS)
 

@@ -29,7 +29,7 @@ _QUOTE = 24
 
 
 def read_csv(path: Path, columns: Columns, format: Format, room: Room) -> Contents:
-    """Returns the columns of a csv file. All values are strings; only `in_train` may be booleans.
+    """Returns the columns of a csv file. All values are strings.
 
     Args:
         path: the file.
@@ -86,8 +86,6 @@ class _Reader:
         if self.header:
             values = self._without_headers(values)
         self._note_doubtful_rows(values, layout)
-        if "in_train" in values:
-            values["in_train"] = _as_booleans(values["in_train"])
         return Contents(values=values, others=unused(layout.names, self.columns), notes=tuple(self.notes))
 
     def _values(self, layout: Layout) -> dict[str, list[Any]]:
@@ -242,13 +240,6 @@ class _Reader:
 
 def _literal(layout: Layout) -> Layout:
     return Layout(layout.names, layout.separator, layout.start, quoted=False, stripped=layout.stripped)
-
-
-def _as_booleans(cells: list[str]) -> list[Any]:
-    """Returns cells that are all true or false as booleans, and other ones as they are."""
-    known = {"true": True, "false": False}
-    marks = [known.get(cell.lower()) for cell in cells]
-    return cells if None in marks else marks
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from trbert.errors import InputError
 from trbert.tasks.bad_rows import read_rows
 from trbert.tasks.examples import PADDING
 from trbert.tasks.labels import check_renames
-from trbert.tasks.rows import Columns, Reading, Rows, Table, outside_train
-from trbert.tasks.texts import is_blank, is_missing
+from trbert.tasks.rows import Columns, Reading, Rows, Table
+from trbert.tasks.texts import is_blank, is_missing, outside_train
 from trbert.tasks.words.entities import follows_scheme, misfit
 from trbert.wording import briefly_listed, cut, did_you_mean, shown
 
