@@ -132,8 +132,8 @@ def _answers(value: Any, where: str, table: Table, columns: Columns) -> Iterator
         f'answer_start, such as {{"text": ["Paris"], "answer_start": [17]}}, and'
     )
     remedy = f"correct the row, or set --label-column to the column of the answers{table.unread}"
-    if is_missing(value):
-        return
+    if is_missing(value) and not isinstance(value, str):
+        raise InputError(f"{form} has {shown(value)}: write [] for a question without an answer, or {remedy}")
     if isinstance(value, dict) and "text" in value:
         texts, starts = value["text"], value.get("answer_start")
         texts = texts if isinstance(texts, list) else [texts]

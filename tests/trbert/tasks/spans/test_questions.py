@@ -49,7 +49,7 @@ def test_answers_are_read_in_each_of_their_forms(cell):
     assert reading.labels == ()
 
 
-@pytest.mark.parametrize("cell", [[], {"text": [], "answer_start": []}, None, "", {"text": [""], "answer_start": [-1]}])
+@pytest.mark.parametrize("cell", [[], {"text": [], "answer_start": []}, "", {"text": [""], "answer_start": [-1]}])
 def test_a_cell_without_a_text_means_that_there_is_no_answer(cell):
     rows = read("Rome", cell).rows["train"]
     assert rows.targets.tolist() == [[[21, 25]], [[-1, -1]]]
@@ -113,6 +113,16 @@ def test_answers_of_another_form_are_refused(cell, told):
         read("Rome", cell)
     assert str(caught.value).startswith("row 1 of a.jsonl must have its answers in column 'answers' as a text, a list")
     assert f"and {told}: correct the row, or set --label-column to the column of the answers" in str(caught.value)
+
+
+@pytest.mark.parametrize(("cell", "shown"), [(None, "the NoneType None"), (float("nan"), "the float nan")])
+def test_an_empty_cell_beside_answers_is_refused_or_left_out(cell, shown):
+    with pytest.raises(InputError) as caught:
+        read("Rome", cell)
+    assert f"and has {shown}: write [] for a question without an answer, or correct the row" in str(caught.value)
+    assert str(caught.value).endswith("; or pass --skip-bad-rows, which leaves such rows out")
+    rows = read("Rome", cell, skip_bad=True).rows["train"]
+    assert (rows.places, rows.names) == (("row 0 of a.jsonl",), ())
 
 
 def test_a_train_split_in_which_no_question_has_an_answer_is_refused():
