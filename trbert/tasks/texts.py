@@ -12,6 +12,8 @@ from trbert.wording import shown
 LARGEST = 1e30
 """The largest size of a number that is read. The square of it still fits into 64 bits."""
 
+UNSEEN = {"Zs", "Zl", "Zp", "Cc", "Cf", "Cs"}
+"""The categories of characters that nobody sees. What has no category yet may be an emoji of a newer Unicode."""
 FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 """What says yes or no in a cell. pandas writes 1.0 for 1 beside an empty cell."""
 
@@ -23,7 +25,7 @@ def is_blank(text: str) -> bool:
         >>> is_blank(" \u200b"), is_blank(" a")
         (True, False)
     """
-    return all(unicodedata.category(character)[0] in "ZC" for character in text)
+    return all(unicodedata.category(character) in UNSEEN for character in text)
 
 
 def text_of(value: Any) -> str:

@@ -15,6 +15,11 @@ def test_a_text_without_a_character_that_can_be_seen_is_blank(text):
     assert not is_blank(f"{text}.")
 
 
+@pytest.mark.parametrize("text", ["\U0001fa77", "\U0001fae9", "\U0001fbff", "\ue000"])
+def test_a_character_of_a_newer_unicode_or_of_private_use_can_be_seen(text):
+    assert not is_blank(text)
+
+
 @pytest.mark.parametrize("value", [None, float("nan"), *UNSEEN])
 def test_a_cell_is_missing_where_it_holds_nothing(value):
     assert is_missing(value)
