@@ -23,6 +23,8 @@ from trbert.wording import cut, shown
 
 STRATA = 10
 """The number of groups of about equal size into which the rows are parted by their numbers."""
+ROUNDED = 1e-4
+"""The most that rounding to 32 bits may move a number, as a share of the standard deviation."""
 
 
 class Regression(OverTexts):
@@ -68,8 +70,8 @@ class Regression(OverTexts):
         In a split other than train, so are rows that are in train, too. A split without any numbers is not used.
 
         Raises:
-            InputError: A text is not a string, a value is not a number, all numbers of train are equal, or no row is
-                left. Or there is a map of labels.
+            InputError: A text is not a string, a value is not a number, all numbers of train are equal or nearly so for
+                their size, or no row is left. Or there is a map of labels.
         """
         if renames is not None:
             raise InputError("--label-map must be left out where numbers are predicted, and is set: leave it out")
@@ -87,6 +89,7 @@ class Regression(OverTexts):
                 f"{tables['train'].origin} must have different numbers in column {columns.target!r}, and all are "
                 f"{numbers[0]:g}: set --label-column to the column of the numbers{tables['train'].unread}"
             )
+        _check_exact(tables["train"], columns.target, numbers, spread)
         edges = np.unique(np.quantile(numbers, np.arange(1, STRATA) / STRATA))
         rows = {
             split: Rows(
@@ -229,6 +232,22 @@ def _number(table: Table, column: str, row: int) -> float:
             f"the numbers{table.unread}"
         )
     return found
+
+
+def _check_exact(table: Table, column: str, numbers: Float[np.ndarray, " rows"], spread: float) -> None:
+    """Checks that 32 bits hold the numbers of train as exactly as their spread asks for.
+
+    Raises:
+        InputError: They are so large that rounding moves one by more than `ROUNDED` of the spread.
+    """
+    rounded = numbers.astype(np.float32).astype(np.float64)
+    worst = int(np.abs(rounded - numbers).argmax())
+    if abs(rounded[worst] - numbers[worst]) > ROUNDED * spread:
+        raise InputError(
+            f"{table.origin} must have numbers in column {column!r} that 32 bits hold apart, and {numbers[worst]!s} is "
+            f"rounded to {rounded[worst]!s}, beside a standard deviation of {spread:.3g}: subtract a constant, such as "
+            f"{numbers.mean():.0f}, from all numbers"
+        )
 
 
 def _numbers(examples: Examples) -> tuple[Tensor, Tensor]:

@@ -68,6 +68,21 @@ def test_numbers_that_are_all_equal_are_refused(numbers, told):
         TASK.read({"train": table(numbers)}, COLUMNS)
 
 
+def test_large_numbers_that_32_bits_do_not_hold_apart_are_refused_with_the_way_out():
+    # At 1.7e9, numbers of 32 bits are 128 apart, and 1,700,000,000 is one of them.
+    told = (
+        r"^a\.csv must have numbers in column 'score' that 32 bits hold apart, and 1700000020\.0 is rounded to "
+        r"1700000000\.0, beside a standard deviation of 8\.16: subtract a constant, such as 1700000010, from"
+    )
+    with pytest.raises(InputError, match=told):
+        TASK.read({"train": table([1.7e9, 1.7e9 + 10, 1.7e9 + 20])}, COLUMNS)
+
+
+@pytest.mark.parametrize("numbers", [[0.1, 0.1 + 1e-12, 3.7], [1.7e9, 1.7e9 + 1, 1.8e9]])
+def test_numbers_that_differ_by_much_less_than_their_spread_may_be_rounded(numbers):
+    assert len(TASK.read({"train": table(numbers)}, COLUMNS).rows["train"]) == 3
+
+
 def test_the_spread_of_large_numbers_is_said():
     rows = TASK.read({"train": table([1e25, 3e25])}, COLUMNS).rows
     assert TASK.counts(rows, ())[0].endswith("2e+25 on average with a standard deviation of 1e+25")
