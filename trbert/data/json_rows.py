@@ -100,7 +100,7 @@ def _records(values: list[Any], columns: Columns, origin: str) -> tuple[list[Any
     """Returns the rows that JSON values hold, and notes on where they were found.
 
     Raises:
-        InputError: The values hold several tables.
+        InputError: The values hold several tables, or a table whose columns have no names.
     """
     if len(values) != 1:
         return values, []
@@ -117,6 +117,11 @@ def _records(values: list[Any], columns: Columns, origin: str) -> tuple[list[Any
     parts = list(value.values())
     is_row = columns.words and not all(_is_list_of(value.get(name), list) for name in needed)
     if "columns" in value and _is_list_of(value.get("data"), list):  # pandas: orient="split"
+        if not _is_list_of(value["columns"], str):
+            raise InputError(
+                f'{origin} must have a list of strings as "columns" beside its "data", and has '
+                f"{shown(value['columns'])}: write one name for each column"
+            )
         return [dict(zip(value["columns"], row, strict=False)) for row in value["data"]], []
     if all(isinstance(part, dict) and part for part in parts):
         # pandas: orient="index" has a row under each name, orient="columns" a column.

@@ -139,6 +139,15 @@ def test_json_that_python_cannot_hold_is_refused(tmp_path: Path, content: str) -
     assert refusal(tmp_path, content).startswith("a.json must be JSON that can be read, and is not (")
 
 
+@pytest.mark.parametrize("columns", [[["text", ""], ["label", ""]], [None, "label"], [0, 1], 5, None, []])
+def test_columns_beside_data_that_are_no_list_of_strings_are_refused(tmp_path: Path, columns: Any) -> None:
+    told = refusal(tmp_path, json.dumps({"columns": columns, "data": [["a", "x"]]}))
+    assert told == (
+        'a.json must have a list of strings as "columns" beside its "data", and has '
+        f"the {type(columns).__name__} {columns}: write one name for each column"
+    )
+
+
 def test_half_a_character_is_replaced_and_noted(tmp_path: Path) -> None:
     found = read(tmp_path, '{"text": "whole \\ud83d\\ude42", "label": 0}\n{"text": "half \\ud83d", "label": 1}')
     assert found.values["text"] == ["whole 🙂", "half \ufffd"]
