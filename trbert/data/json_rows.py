@@ -193,6 +193,19 @@ def _nested_remedy(record: Mapping[str, Any], columns: Columns) -> str:
     return ""
 
 
+def _mended(value: Any) -> Any:
+    """Returns a value with halves of characters replaced, in the strings that it holds, too; else the value itself."""
+    if isinstance(value, str):
+        return _HALF.sub("\ufffd", value) if _HALF.search(value) else value
+    if isinstance(value, list):
+        parts = [_mended(part) for part in value]
+        return value if all(new is old for new, old in zip(parts, value, strict=True)) else parts
+    if isinstance(value, dict):
+        named = {name: _mended(part) for name, part in value.items()}
+        return value if all(named[name] is value[name] for name in value) else named
+    return value
+
+
 def _mend_halves(values: Mapping[str, list[Any]]) -> list[str]:
     """Replaces halves of characters by U+FFFD, and returns notes on them. No tokenizer takes such a half.
 
@@ -200,9 +213,12 @@ def _mend_halves(values: Mapping[str, list[Any]]) -> list[str]:
     """
     notes = []
     for name, column in values.items():
-        rows = [row for row, value in enumerate(column) if isinstance(value, str) and _HALF.search(value)]
-        for row in rows:
-            column[row] = _HALF.sub("\ufffd", column[row])
+        rows = []
+        for row, value in enumerate(column):
+            mended = _mended(value)
+            if mended is not value:
+                column[row] = mended
+                rows.append(row)
         if rows:
             notes.append(
                 f"{len(rows)} values in column {name!r}, the first in row {rows[0]}, hold half a character "

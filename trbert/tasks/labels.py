@@ -116,6 +116,14 @@ def check_one_type(table: Table, column: str, rows: Sequence[int], labels: Seque
         )
 
 
+def labels_with_rows(rows: Sequence[int], lists: Sequence[Sequence[Any]]) -> tuple[list[int], list[Any]]:
+    """Returns the row of each label, and the labels, of rows that have lists of labels."""
+    return (
+        [row for row, own in zip(rows, lists, strict=True) for _ in own],
+        [label for own in lists for label in own],
+    )
+
+
 def find_classes(
     tables: Mapping[str, Table],
     column: str,

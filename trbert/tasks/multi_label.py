@@ -14,7 +14,7 @@ from torch import Tensor
 from trbert.errors import InputError
 from trbert.tasks.bad_rows import read_rows
 from trbert.tasks.examples import Examples, Outputs, exact
-from trbert.tasks.labels import KINDS, NO_LABEL, find_classes, with_labels
+from trbert.tasks.labels import KINDS, NO_LABEL, check_one_type, find_classes, labels_with_rows, with_labels
 from trbert.tasks.over_texts import OverTexts, macro_f1, usable_rows
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.task import PerExample
@@ -70,6 +70,8 @@ class MultiLabel(OverTexts):
                 labels_of = partial(_flags_of, table, columns.flags)
             used[split], lists[split], bad = read_rows(split, table, columns, rows, labels_of)
             notes += [*left_out, *bad]
+            if not columns.flags:
+                check_one_type(table, columns.target, *labels_with_rows(used[split], lists[split]))
         single = {split: [label for own in each for label in own] for split, each in lists.items()}
         if not single["train"]:
             raise InputError(

@@ -148,6 +148,14 @@ def test_columns_beside_data_that_are_no_list_of_strings_are_refused(tmp_path: P
     )
 
 
+def test_half_a_character_is_replaced_in_lists_and_objects_too(tmp_path: Path) -> None:
+    lines = ['{"text": ["a\\ud83d", "b"], "label": {"text": ["c\\ud83d"], "at": 1}}', '{"text": ["d"], "label": 0}']
+    found = read(tmp_path, "\n".join(lines))
+    assert found.values["text"] == [["a\ufffd", "b"], ["d"]]
+    assert found.values["label"] == [{"text": ["c\ufffd"], "at": 1}, 0]
+    assert [note[:24] for note in found.notes] == ["1 values in column 'text", "1 values in column 'labe"]
+
+
 def test_half_a_character_is_replaced_and_noted(tmp_path: Path) -> None:
     found = read(tmp_path, '{"text": "whole \\ud83d\\ude42", "label": 0}\n{"text": "half \\ud83d", "label": 1}')
     assert found.values["text"] == ["whole 🙂", "half \ufffd"]

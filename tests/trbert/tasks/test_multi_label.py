@@ -54,6 +54,12 @@ def test_rows_with_a_secret_label_are_left_out_and_counted_once():
     assert reading.notes == ("test: 2 rows left out that are labelled -1, which stands for a missing label",)
 
 
+def test_labels_of_several_types_are_refused():
+    told = r"^labels in column 'labels' of train\.jsonl must be of one type, and are integers \(row 0: \[1\]\) and "
+    with pytest.raises(InputError, match=told):
+        read(train=[[1], ["1", "x"], ["x"]])
+
+
 def test_a_label_that_only_rows_without_labels_have_is_none():
     named = table([[0], [1], [2, -1]], target_names=("no", "yes", "maybe"), names_origin="labels.json")
     reading = TASK.read({"train": named}, COLUMNS)

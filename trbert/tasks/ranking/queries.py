@@ -11,7 +11,7 @@ import numpy as np
 from trbert.errors import InputError
 from trbert.tasks.bad_rows import read_rows
 from trbert.tasks.examples import PADDING
-from trbert.tasks.labels import with_labels
+from trbert.tasks.labels import check_renames, with_labels
 from trbert.tasks.over_texts import usable_rows
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.texts import is_missing
@@ -46,10 +46,14 @@ def read_queries(tables: Mapping[str, Table], columns: Columns, renames: Mapping
         renames: new names for labels; None renames nothing.
 
     Raises:
-        InputError: A text is not a string, a label is no grade, or no query is left. Or no query of train has
-            documents of different grades.
+        InputError: A text is not a string, a label is no grade, a new name is for no label, or no query is left. Or no
+            query of train has documents of different grades.
     """
     tables, notes = with_labels(tables, columns)
+    if renames is not None:
+        check_renames(
+            renames, sorted({str(cell) for table in tables.values() for cell in table.values[columns.target]})
+        )
     found: dict[str, Found] = {}
     firsts: dict[str, dict[str, int]] = {}
     for split, table in tables.items():

@@ -10,7 +10,7 @@ import numpy as np
 from trbert.errors import InputError
 from trbert.tasks.bad_rows import read_rows
 from trbert.tasks.examples import PADDING
-from trbert.tasks.labels import check_renames
+from trbert.tasks.labels import check_one_type, check_renames, labels_with_rows
 from trbert.tasks.rows import Columns, Reading, Rows, Table
 from trbert.tasks.texts import is_blank, is_missing, outside_train
 from trbert.tasks.words.entities import follows_scheme, misfit
@@ -79,7 +79,8 @@ def read_tags(tables: Mapping[str, Table], columns: Columns, renames: Mapping[st
 
     Raises:
         InputError: A row has no list of words, an empty word, or another number of tags than of words. Or a tag is not
-            one of those that train has, or does not fit the scheme of the others. Or train has a single tag.
+            one of those that train has, is of another type than the others, or does not fit their scheme. Or train has
+            a single tag.
     """
     (words,) = columns.inputs
     notes: list[str] = []
@@ -99,6 +100,8 @@ def read_tags(tables: Mapping[str, Table], columns: Columns, renames: Mapping[st
         own, tags_of, bad = read_rows(split, table, columns, kept, partial(_named, table, named_in, columns))
         found[split] = list(zip(own, tags_of, strict=True))
         notes += bad
+        if named_in.target_names is None:
+            check_one_type(table, columns.target, *labels_with_rows(own, [tags[row] for row in own]))
     train = tables["train"]
     found, named = _renamed(found, train.target_names, renames)
     labels = _labels(found["train"], named, train, columns)

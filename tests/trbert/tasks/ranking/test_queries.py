@@ -141,6 +141,12 @@ def test_a_map_of_labels_makes_words_grades():
     assert reading.rows["train"].targets.tolist() == [[1, 0]]
 
 
+def test_a_new_name_for_a_label_that_no_row_has_is_refused():
+    told = r"^--label-map must name labels that rows have, and 'yeah' is none of them.*: the labels are 'no', 'yes'$"
+    with pytest.raises(InputError, match=told):
+        read([("q", "a", "yes"), ("q", "b", "no")], renames={"yes": "1", "no": "0", "yeah": "1"})
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_split_without_a_relevant_document_is_refused(split):
     tables = {"test": table(PAIRS), "train": table(PAIRS)} | {split: table([("q", "a", 0), ("q", "b", 0)], "b.csv")}

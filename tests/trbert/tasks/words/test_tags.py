@@ -48,6 +48,11 @@ def test_integers_are_places_in_the_names_or_tags_themselves():
     assert read(WORDS, [[10, 2], [2]]).labels == ("2", "10")
 
 
+def test_tags_of_several_types_are_refused_where_the_source_names_none():
+    told = refusal([["a", "b"], ["c"]], [["NOUN", "1"], [1]])
+    assert told.startswith("labels in column 'tags' of train.jsonl must be of one type, and are strings (row 0: ")
+
+
 def test_blanks_around_a_tag_make_no_other_tag():
     reading = read([*WORDS, ["Oslo"]], [*TAGS, [" B-LOC "]])
     assert reading.labels == ("B-LOC", "B-PER", "O")
