@@ -180,7 +180,7 @@ def test_questions_with_their_contexts_and_answers_are_known_by_their_columns(tm
 )
 def test_answers_with_places_are_those_of_question_answering_in_any_column(answer, tmp_path):
     rows = [{"q": f"q{row}", "c": f"w{row % 10} x", "said": answer} for row in range(40)]
-    rows += [{"q": "r", "c": f"v{row}", "said": None} for row in range(40)]
+    rows += [{"q": "r", "c": f"v{row}", "said": []} for row in range(40)]
     told = found(write(tmp_path, *rows), text_column="q,c", label_column="said")
     assert told == ("question_answering", "column 'said' of a.jsonl has answers with their places")
 
