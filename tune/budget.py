@@ -21,8 +21,11 @@ PROBE_SHARE = 0.2
 """The most of the teacher's time for fitting the last layer of its new head."""
 PROBE_PASS = 1 / 3
 """How many times as long as a training pass of a document it takes to read its features."""
-MEASURING_SHARE = 0.25
-"""The most of a trial's time for measuring its model on validation."""
+LEAST_MEASURING_SHARE, MEASURING_SHARE = 0.05, 0.25
+"""The least and the most of a trial's time for measuring its model on validation.
+
+The least is for a small split, on which looking for the dials takes longer than measuring them.
+"""
 TESTING_SHARE = 0.6
 """The share of the time at the end for measuring trained models on test."""
 LEAST_CLOSING_SHARE = 0.05

@@ -28,6 +28,7 @@ from trbert.wording import pasted
 from tune.budget import (
     FRONT_PASSES,
     LEAST_CLOSING_SHARE,
+    LEAST_MEASURING_SHARE,
     RULES_SHARE,
     Clock,
     Plan,
@@ -525,7 +526,7 @@ def _run_trials(
     search = saved.search
     gpus = _gpus_each(search)
     measuring = measuring_seconds(fitted, plan, prepared.training_seconds, len(prepared.validation.tokens))
-    measuring = min(measuring, plan.trial_seconds / 2)
+    measuring = min(max(measuring, LEAST_MEASURING_SHARE * plan.trial_seconds), plan.trial_seconds / 2)
     trainable = tune.with_resources(
         tune.with_parameters(
             run_trial,

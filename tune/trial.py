@@ -64,7 +64,7 @@ def run_trial(
         gpus_per_worker: the GPUs of this process and of each actor.
         deadline_s: the seconds after which learning stops and measuring starts; None sets no limit.
         team: the processes that learn the joint stage; None learns it in this process.
-        measuring_s: the seconds for measuring, after `deadline_s`.
+        measuring_s: the seconds for measuring, which it has however long learning took.
         clock: the Ray actor with the `Clock` of the trials of a search; None sets no limit. If it has less left than
             this trial's time, the trial ends with it.
     """
@@ -98,16 +98,17 @@ def run_trial(
         in_time = join_together(model, ray.put(prepared), team, left, [TuneReportCallback()]) is None
     cut += [] if in_time else ["joint"]
     joined = own.joint.documents > 0
-    along = _measured(model, validation, whole, (0.0, 0.5 if joined else 1.0))
+    measuring = Clock(max(measuring_s, whole.left()))  # also if learning took too long: one point is no front
+    along = _measured(model, validation, measuring, (0.0, 0.5 if joined else 1.0))
     undone = False
-    if joined and whole.left() > 0:
+    if joined and measuring.left() > 0:
         before = Model(prepared, override(model.settings, {"joint.documents": 0}))
         before.policy.load_state_dict(selected)
-        along_before = _measured(before, validation, whole, (0.5, 0.5))
+        along_before = _measured(before, validation, measuring, (0.5, 0.5))
         if undone := better_without(along_before, along, model.selector.keep_all):
             model, along = before, along_before
     try:
-        sampled = model.evaluate_sampled(validation, whole)
+        sampled = model.evaluate_sampled(validation, measuring)
     except StageTimeout:
         sampled = None
         cut.append("measuring")

@@ -445,12 +445,22 @@ def test_a_trial_without_time_to_measure_has_its_point_at_the_default_dial_and_s
         clock[0] += 1000.0
         told({"step": 1.0, "steps": 2.0})
 
+    def settle(self, split):
+        clock[0] += 1.0
+
     monkeypatch.setattr(Model, "join", wait)
-    start(prepared, tiny_settings, {"selector": "first"}, deadline_s=200.0, measuring_s=20.0)
+    monkeypatch.setattr(Model, "settle", settle)
+    start(prepared, tiny_settings, {"selector": "first"}, deadline_s=200.0)
     assert session.told["cut"] == "joint, measuring"
     outcome = outcome_of(session)
     assert [point.dial for point in outcome.points] == [selector_class("first").default_dial]
     assert outcome.sampled is None
+    # With seconds for measuring it has them, although the trial's time is over.
+    start(prepared, tiny_settings, {"selector": "first"}, deadline_s=200.0, measuring_s=20.0)
+    assert session.told["cut"] == "joint"
+    outcome = outcome_of(session)
+    assert len(outcome.points) > 2
+    assert outcome.sampled is not None
 
 
 def test_a_stage_that_has_taken_its_last_step_is_not_cut(session, clock):
