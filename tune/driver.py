@@ -50,7 +50,7 @@ from tune.learning.steps import Progress, fix_algorithms, pick_device
 from tune.learning.teacher_stage import train_teacher
 from tune.planner import bundle, cluster_at_hand, gpus_each
 from tune.progress import Console, SearchProgress
-from tune.results.front import FREE, NO_MODEL, Point, has_model, is_saved, is_trained
+from tune.results.front import FREE, Point, has_model, is_saved, is_trained, least_drop, no_model
 from tune.results.report import collect, finished
 from tune.results.rules import FREE_DIALS, free_points
 from tune.results.table import table
@@ -616,7 +616,8 @@ def _paths(folder: RunFolder, points: Sequence[Point], standing: Standing | None
         f"models    {folder.models}",
     ]
     if not has_model(points):
-        lines.append(f"pick one  {NO_MODEL}")
+        lines.append(f"pick one  {no_model(points)}")
     elif not nothing:
-        lines.append(f"pick one  python tune/pareto.py {pasted(folder.path)} --max-drop 0.5")
+        bound = max(0.5, math.ceil(10 * least_drop(points) - 1e-6) / 10)  # so that the command picks one
+        lines.append(f"pick one  python tune/pareto.py {pasted(folder.path)} --max-drop {bound:g}")
     return "\n".join(lines)

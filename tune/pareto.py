@@ -4,7 +4,6 @@ python tune/pareto.py runs/default --max-drop 0.5 --out picked
 """
 
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from trbert.errors import DamagedCheckpoint, InputError, RunFolderError, TrbertE
 from trbert.wording import printable, python_text, reason
 from tune.learning.standing import remarks
 from tune.results.check import check_run
-from tune.results.front import NO_MODEL, UNREDUCED, Point, at_dial, has_model, is_saved, pick
+from tune.results.front import Point, at_dial, is_trained, pick
 from tune.results.measures import in_words, read_measures
 from tune.results.models import model_folder, read_config
 from tune.results.standing_file import read_standing
@@ -38,7 +37,7 @@ def export(run: Path, point: Point, out: Path) -> None:
         out: the new folder; an existing one must be empty.
 
     Raises:
-        InputError: The point has no model.
+        InputError: The point has no trained model.
         RunFolderError: `out` is not empty, cannot be written, lies inside the model's folder, or behind a symbolic link
             in the run. Or the model's folder holds something else than files and folders.
         DamagedCheckpoint: The model's folder or its config.json is missing or damaged, or differs from its checksums.
@@ -54,8 +53,10 @@ def export(run: Path, point: Point, out: Path) -> None:
         >>> json.loads((run / "picked" / "config.json").read_text())
         {'dial': -1.5}
     """
-    if not is_saved(point):
-        raise InputError(f"a point must be a saved model to be exported, and is {point.selector!r} of {point.trial!r}")
+    if not is_trained(point):
+        raise InputError(
+            f"a point must be a trained model to be exported, and is {point.selector!r} of {point.trial!r}"
+        )
     source = model_folder(run, point.model)
     config = read_config(source)
     if (source / SUMS).exists():
@@ -66,8 +67,7 @@ def export(run: Path, point: Point, out: Path) -> None:
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name[:100]}.") as made:
             copy = Path(made) / "copy"
             copy_tree(source, copy)
-            if point.dial is not None:
-                write_json(copy / "config.json", {**config, "dial": float(point.dial)})
+            write_json(copy / "config.json", {**config, "dial": point.dial})
             write_checksums(copy)
             os.replace(copy, out)
         sync_folder(out.parent)
@@ -134,22 +134,8 @@ def describe(run: Path, point: Point, exported: Path | None = None) -> str:
     if exported is not None:
         lines.append(f"copied  to {printable(str(exported))}")
     where = python_text((exported or folder).as_posix())
-    if point.selector == UNREDUCED:
-        load = f"transformers.{_architecture(exported or folder)}.from_pretrained({where})"
-    else:
-        load = f"trbert.load({where})" if exported else f"trbert.load({where}, dial={point.dial!r})"
+    load = f"trbert.load({where})" if exported else f"trbert.load({where}, dial={point.dial!r})"
     return "\n".join([*lines, f"load    {load}"])
-
-
-def _architecture(folder: Path) -> str:
-    """Returns the name of the transformers class that loads a saved plain model."""
-    named = read_config(folder).get("architectures")
-    first = named[0] if isinstance(named, list) and named else None
-    return first if isinstance(first, str) and _CLASS.fullmatch(first) else "AutoModel"
-
-
-_CLASS = re.compile(r"[A-Z][A-Za-z0-9]{0,99}")
-"""The name of a class. A config.json may hold anything, and the name stands in a line to paste."""
 
 
 def _command(arguments: Sequence[str]) -> None:
@@ -182,8 +168,6 @@ def _command(arguments: Sequence[str]) -> None:
         if chosen.out is not None:
             export(chosen.run, point, chosen.out)
         print(f"\n{describe(chosen.run, point, chosen.out)}")
-        if not has_model(points):
-            print(f"beware  the teacher was picked, because {NO_MODEL}")
         if standing is not None and standing.knows_nothing:
             print(f"beware  {remarks(standing)[0]}")
 

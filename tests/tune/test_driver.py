@@ -24,7 +24,7 @@ from tune.budget import SIDE_BY_SIDE, Clock, make_plan
 from tune.checkpoints import StateFolder
 from tune.driver import Shared, _on_cluster, _tune_config, make_shared, run_search
 from tune.progress import Console
-from tune.results.front import mark_front
+from tune.results.front import mark_front, pick
 from tune.runs.folder import RunFolder
 from tune.runs.record import SavedRun, existing_run, write_run
 from tune.settings import DETERMINISTIC, Search, Settings, override
@@ -408,8 +408,17 @@ def test_the_hint_to_pick_quotes_the_path(small_front, standing):
 def test_where_no_trained_model_is_on_the_front_none_is_offered(folder, unreduced, rule, at):
     points = mark_front([unreduced(0.9), rule("first", 0.8, 3.0), at(0.8, 2.0)])
     assert driver._paths(folder, points, None).splitlines()[-1] == (
-        "pick one  no trained model is on the front: search again with a larger --budget, or with more training rows"
+        "pick one  no trained model of the front is faster than the unreduced one (models/1 is saved all the same): "
+        "search again with a larger --budget, or with more rows for training and validation"
     )
+
+
+@pytest.mark.parametrize(("quality", "bound"), [(0.9, "0.5"), (0.896, "0.5"), (0.883, "1.7"), (0.8, "10")])
+def test_the_hint_to_pick_has_a_bound_that_a_model_meets(folder, unreduced, at, quality, bound):
+    points = mark_front([unreduced(0.9), at(quality, 2.0)])
+    hint = driver._paths(folder, points, None).splitlines()[-1]
+    assert hint.endswith(f" --max-drop {bound}")
+    assert pick(points, max_drop=float(bound)) == points[1]
 
 
 def test_where_the_teacher_knows_nothing_the_closing_text_offers_no_front(searched, small_front, standing):

@@ -31,10 +31,9 @@ def test_an_exported_model_carries_its_dial_and_the_run_stays_as_it_was(run, tmp
     assert os.listdir(out.parent) == ["picked"]
 
 
-def test_an_exported_teacher_is_a_plain_copy(run, tmp_path, small_front):
-    export(run, small_front()[0], tmp_path / "out")
-    kept = (run / "models" / "teacher" / "config.json").read_bytes()
-    assert (tmp_path / "out" / "config.json").read_bytes() == kept
+def test_a_teacher_is_not_exported(run, tmp_path, small_front):
+    with pytest.raises(InputError, match="a point must be a trained model to be exported, and is 'none' of 'teacher'"):
+        export(run, small_front()[0], tmp_path / "out")
 
 
 def test_an_export_takes_an_empty_folder_and_refuses_a_full_one(run, tmp_path, small_front):
@@ -85,7 +84,7 @@ def test_a_damaged_model_is_not_exported(run, tmp_path, config, small_front):
 
 
 def test_a_free_rule_is_no_model_to_export(run, tmp_path, rule):
-    with pytest.raises(InputError, match="must be a saved model to be exported, and is 'first' of 'free'"):
+    with pytest.raises(InputError, match="must be a trained model to be exported, and is 'first' of 'free'"):
         export(run, rule("first", 0.5, 2.0), tmp_path / "out")
 
 
@@ -104,8 +103,7 @@ def test_the_command_picks_and_says_how_to_load(run, capsys):
         f'load    trbert.load("{run}/models/2", dial=-1.5)',
     ]
     assert main([str(run), "--min-speedup", "1"]) == 0
-    last = f'load    transformers.BertForSequenceClassification.from_pretrained("{run}/models/teacher")'
-    assert capsys.readouterr().out.splitlines()[-1] == last
+    assert capsys.readouterr().out.splitlines()[-1] == f'load    trbert.load("{run}/models/1", dial=-0.5)'
 
 
 def test_both_bounds_hold_at_once(run, capsys):
@@ -117,7 +115,7 @@ def test_both_bounds_hold_at_once(run, capsys):
     assert main([str(run), "--max-drop", "0.5", "--min-speedup", "4"]) == 2
     told = capsys.readouterr().err
     assert (
-        "drops at most 0.5 points on validation and is at least 4x faster; the nearest: models/1 at dial -0.5" in told
+        "drops at most 0.5 points and is at least 4x faster on validation; the nearest: models/1 at dial -0.5" in told
     )
 
 
@@ -159,7 +157,10 @@ def test_the_command_exports(run, tmp_path, capsys):
         (["--out", "x"], "error: --out needs a pick: add --max-drop, --min-speedup, or both"),
         (["--max-drop", "few"], "error: argument --max-drop: invalid float value: 'few': see tune/pareto.py --help"),
         (["--max", "1"], "error: unrecognized arguments: --max 1: see tune/pareto.py --help"),
-        (["--min-speedup", "20"], "error: no saved model of the front is at least 20x faster; the nearest"),
+        (
+            ["--min-speedup", "20"],
+            "error: no trained model of the front is at least 20x faster on validation; the nearest",
+        ),
     ],
 )
 def test_the_users_mistakes_are_one_line_and_exit_code_2(run, capsys, words, message):
@@ -243,14 +244,11 @@ def test_baselines_that_are_none_are_one_line_and_exit_code_2(run, capsys):
     assert told.count("\n") == 1
 
 
-def test_a_pick_where_only_the_teacher_is_left_says_so(run, capsys, unreduced, rule, at):
+def test_a_pick_where_no_trained_model_is_left_is_one_line_and_exit_code_2(run, capsys, unreduced, rule, at):
     # The trained model is slower than a rule that is as good.
     write_front(run / "front.csv", mark_front([unreduced(0.9), rule("first", 0.8, 3.0), at(0.8, 2.0)]))
-    assert main([str(run), "--max-drop", "0.5"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == (
-        "beware  the teacher was picked, because no trained model is on the front: search again with a larger "
-        "--budget, or with more training rows"
-    )
+    assert main([str(run), "--max-drop", "0.5"]) == 2
+    assert capsys.readouterr().err.startswith("error: no trained model of the front is faster than the unreduced one")
 
 
 @pytest.mark.parametrize("name", ["it's", 'a "b"', "back\\slash", "ümlaut #1", "line\nbreak"])

@@ -20,8 +20,6 @@ UNNUMBERED = "trial"
 """`Point.trial` while a search is running: the trials get their numbers when all of them have finished."""
 UNREDUCED = "none"
 """`Point.selector` of an unreduced model."""
-NO_MODEL = "no trained model is on the front: search again with a larger --budget, or with more training rows"
-"""What a user is told where `has_model` is false."""
 
 # Rounding makes 0.9 − 0.895 a little more than half a percentage point, so that bounds need a tolerance.
 _HAIR = 1e-9
@@ -108,9 +106,42 @@ def is_trained(point: Point) -> bool:
     return point.selector != UNREDUCED and point.trial != FREE
 
 
+def _pickable(points: Iterable[Point], slowest: float = 1.0) -> list[Point]:
+    """Returns the trained points of the front that are at least so fast; by default no slower than unreduced."""
+    fast = [point for point in points if point.speed_up_validation >= slowest - _HAIR]
+    return [point for point in fast if point.on_front and is_trained(point)]
+
+
 def has_model(points: Iterable[Point]) -> bool:
-    """Returns whether the front, which is marked, holds a trained model that is saved. If not, see `NO_MODEL`."""
-    return any(point.on_front and is_saved(point) and is_trained(point) for point in points)
+    """Returns whether the front, which is marked, holds a trained model that is no slower than the unreduced one."""
+    return bool(_pickable(points))
+
+
+def no_model(points: Iterable[Point]) -> str:
+    """Returns what a user is told where `has_model` is false: what helps, and which trained models there are.
+
+    Example:
+        >>> measured = {"quality_validation": 0.8, "speed_up_validation": 0.9}
+        >>> slow = Point(trial="1", selector="policy", model="models/1", **measured)
+        >>> no_model([slow]).partition(": ")[0]
+        'no trained model of the front is faster than the unreduced one (models/1 is saved all the same)'
+    """
+    saved = sorted({point.model for point in points if is_trained(point)}, key=lambda name: (len(name), name))
+    kept = f" ({', '.join(saved)} {'is' if len(saved) == 1 else 'are'} saved all the same)" if saved else ""
+    return (
+        f"no trained model of the front is faster than the unreduced one{kept}: search again with a larger --budget, "
+        "or with more rows for training and validation"
+    )
+
+
+def least_drop(points: Sequence[Point]) -> float:
+    """Returns the least loss of quality with which `pick` finds a model, in percentage points; 0 or more.
+
+    Args:
+        points: of a finished search, with the front marked; `has_model` holds.
+    """
+    yardstick = max(point.quality_validation for point in points if keeps_all(point))
+    return max(0.0, 100 * (yardstick - max(point.quality_validation for point in _pickable(points))))
 
 
 def pareto_front(points: Sequence[Point]) -> list[int]:
@@ -175,15 +206,16 @@ def mark_front(points: Sequence[Point]) -> tuple[Point, ...]:
 
 
 def pick(points: Sequence[Point], max_drop: float | None = None, min_speedup: float | None = None) -> Point:
-    """Returns the saved model of the front that fits the bounds best.
+    """Returns the trained model of the front that fits the bounds best.
 
     With `min_speedup` it is the best of the models that fit. With `max_drop` alone it is the fastest of them. Both
     quality and speed-up are those on validation. The drop is measured from the best unreduced model among the points.
+    The teacher is never picked, because it is no reduced model.
 
     Args:
         points: of a finished search, with the front marked.
         max_drop: the largest loss of quality, in percentage points; 0 or more.
-        min_speedup: the least speed-up in FLOPs; above 0.
+        min_speedup: the least speed-up in FLOPs; above 0. Without it no model is picked that is slower than unreduced.
 
     Raises:
         InputError: No bound is given, a bound is out of range, or no model fits. The message names the nearest models.
@@ -198,41 +230,40 @@ def pick(points: Sequence[Point], max_drop: float | None = None, min_speedup: fl
     """
     _check_bounds(max_drop, min_speedup)
     yardstick = max((point.quality_validation for point in points if keeps_all(point)), default=None)
-    saved = [point for point in points if point.on_front and is_saved(point)]
+    trained = _pickable(points, slowest=0.0)
     if yardstick is None:
         raise InputError(
             f"the {len(points)} points must hold an unreduced model, from which drops are measured, and hold none: "
             "search again with python tune/search.py"
         )
-    if not saved:
-        raise InputError(
-            "the front must hold a saved model, and holds rules alone: take the teacher from models/teacher, or "
-            "search again with a larger --budget, or with more training rows"
-        )
+    if not trained or (min_speedup is None and not has_model(points)):
+        raise InputError(no_model(points))
 
     def drop(point: Point) -> float:
         return 100 * (yardstick - point.quality_validation)
 
-    good = [point for point in saved if max_drop is None or drop(point) <= max_drop + _HAIR]
-    fast = [point for point in saved if min_speedup is None or point.speed_up_validation >= min_speedup - _HAIR]
+    good = [point for point in trained if max_drop is None or drop(point) <= max_drop + _HAIR]
+    fast = _pickable(points, 1.0 if min_speedup is None else min_speedup)
     fitting = [point for point in good if point in fast]
     if fitting:
         by_speed = min_speedup is None
         return max(
             fitting, key=lambda p: (p.speed_up_validation, -drop(p)) if by_speed else (-drop(p), p.speed_up_validation)
         )
-    wanted = [f"drops at most {max_drop:g} points on validation"] if max_drop is not None else []
+    wanted = [f"drops at most {max_drop:g} points"] if max_drop is not None else []
     wanted += [f"is at least {min_speedup:g}x faster"] if min_speedup is not None else []
     # The nearest models are the best of those that are fast enough, and the fastest of those that are good enough.
-    best = min(fast or saved, key=lambda p: (drop(p), -p.speed_up_validation))
-    fastest = max(good or saved, key=lambda p: (p.speed_up_validation, -drop(p)))
+    best = min(fast or trained, key=lambda p: (drop(p), -p.speed_up_validation))
+    fastest = max(good or trained, key=lambda p: (p.speed_up_validation, -drop(p)))
     nearest = {best} if min_speedup is None else {fastest} if max_drop is None else {best, fastest}
     there = " and ".join(
-        f"{point.model}{at_dial(point)} (on validation drop {drop(point):z.1f}, {point.speed_up_validation:.2f}x)"
+        f"{point.model}{at_dial(point)} (drop {drop(point):z.1f}, {point.speed_up_validation:.2f}x)"
         for point in sorted(nearest, key=lambda p: p.speed_up_validation)
     )
-    remedy = "relax the bound" if has_model(points) else NO_MODEL
-    raise InputError(f"no saved model of the front {' and '.join(wanted)}; the nearest: {there}: {remedy}")
+    raise InputError(
+        f"no trained model of the front {' and '.join(wanted)} on validation; the nearest: {there}: relax the bound, "
+        "or use the unreduced model, models/teacher"
+    )
 
 
 def at_dial(point: Point) -> str:

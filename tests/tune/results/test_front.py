@@ -8,7 +8,7 @@ import pytest
 
 from trbert.errors import InputError
 from tune.results import front as front_module
-from tune.results.front import free_at_cost, has_model, mark_front, pareto_front, pick
+from tune.results.front import free_at_cost, has_model, least_drop, mark_front, pareto_front, pick
 
 
 def some_points(seed, at):
@@ -124,12 +124,11 @@ def test_a_point_must_be_finite_and_its_speed_up_positive(at):
 @pytest.mark.parametrize(
     ("bounds", "model", "dial"),
     [
-        ({"max_drop": 0.0}, "models/teacher", None),
         # .9 − .896 is .4 points plus a rounding error.
         ({"max_drop": 0.4}, "models/1", -0.5),
         ({"max_drop": 1.0}, "models/2", -1.5),
         ({"max_drop": 100.0}, "models/1", -3.0),
-        ({"min_speedup": 1.0}, "models/teacher", None),
+        ({"min_speedup": 1.0}, "models/1", -0.5),
         ({"min_speedup": 3.5}, "models/2", -1.5),
         ({"min_speedup": 2.0, "max_drop": 1.0}, "models/1", -0.5),
     ],
@@ -150,7 +149,7 @@ def test_a_speed_up_on_test_chooses_nothing_and_is_what_is_shown(at, unreduced):
     points = mark_front([unreduced(0.9), slow, fast])
     assert [point.on_front for point in points] == [True, False, True]
     assert pick(points, min_speedup=2.5).speed_up == 1.5
-    with pytest.raises(InputError, match=r"\(on validation drop 1\.0, 3\.00x\)"):
+    with pytest.raises(InputError, match=r"\(drop 1\.0, 3\.00x\)"):
         pick(points, max_drop=0.5, min_speedup=2.5)
 
 
@@ -165,7 +164,10 @@ def test_a_drop_is_from_a_trained_model_that_keeps_all_tokens_where_it_is_the_be
     whole = at(0.92, 0.98, dial=9.0, kept=(1.0, 1.0))
     points = mark_front([unreduced(0.9), whole, at(0.905, 2.0, kept=(0.5, 0.25)), at(0.88, 4.0, kept=(0.25, 0.1))])
     assert pick(points, max_drop=2.0).speed_up == 2.0
-    assert pick(points, max_drop=1.0) == points[1]
+    # It is slower than the teacher, so that it is picked only if the user asks for such a model.
+    with pytest.raises(InputError, match=r"models/1 at dial 0 \(drop 1\.5, 2\.00x\)"):
+        pick(points, max_drop=1.0)
+    assert pick(points, max_drop=1.0, min_speedup=0.9) == points[1]
 
 
 def test_only_saved_models_on_the_front_are_picked(at, unreduced, rule):
@@ -179,14 +181,19 @@ def test_only_saved_models_on_the_front_are_picked(at, unreduced, rule):
     [
         (
             {"min_speedup": 20.0},
-            "no saved model of the front is at least 20x faster; "
-            "the nearest: models/1 at dial -3 (on validation drop 5.0, 9.00x): relax the bound",
+            "no trained model of the front is at least 20x faster on validation; the nearest: models/1 at dial -3 "
+            "(drop 5.0, 9.00x): relax the bound, or use the unreduced model, models/teacher",
         ),
         (
             {"min_speedup": 6.0, "max_drop": 2.0},
-            "no saved model of the front drops at most 2 points on validation and is at least 6x faster; the nearest: "
-            "models/2 at dial -1.5 (on validation drop 1.0, 5.00x) "
-            "and models/1 at dial -3 (on validation drop 5.0, 9.00x): relax the bound",
+            "no trained model of the front drops at most 2 points and is at least 6x faster on validation; the "
+            "nearest: models/2 at dial -1.5 (drop 1.0, 5.00x) and models/1 at dial -3 (drop 5.0, 9.00x): relax the "
+            "bound, or use the unreduced model, models/teacher",
+        ),
+        (
+            {"max_drop": 0.0},
+            "no trained model of the front drops at most 0 points on validation; the nearest: models/1 at dial -0.5 "
+            "(drop 0.4, 3.00x): relax the bound, or use the unreduced model, models/teacher",
         ),
         ({}, "a pick needs a bound, and none is given: pass max_drop (points), min_speedup, or both"),
         ({"max_drop": -1.0}, "max_drop must be 0 or more percentage points, and is -1.0"),
@@ -203,7 +210,7 @@ def test_a_pick_that_is_none_names_the_nearest_there_is(bounds, message, small_f
 def test_a_drop_that_nothing_meets_names_the_least(at, unreduced):
     unsaved = dataclasses.replace(unreduced(0.92), model="")
     points = mark_front([unsaved, at(0.9, 2.0), at(0.8, 4.0)])
-    with pytest.raises(InputError, match=r"the nearest: models/1 at dial 0 \(on validation drop 2\.0, 2\.00x\)"):
+    with pytest.raises(InputError, match=r"the nearest: models/1 at dial 0 \(drop 2\.0, 2\.00x\)"):
         pick(points, max_drop=1.0)
 
 
@@ -212,31 +219,47 @@ def test_a_front_without_a_saved_model_says_so(rule):
         pick(mark_front([rule("first", 0.8, 2.0)]), max_drop=1.0)
 
 
-def test_a_front_of_rules_alone_says_where_the_teacher_is_and_what_to_do(unreduced, rule, at):
-    points = mark_front([unreduced(0.8), rule("first", 0.8, 2.0), at(0.7, 1.5)])
-    assert [point.on_front for point in points] == [False, True, False]
+NONE = "^no trained model of the front is faster than the unreduced one"
+
+
+def test_a_front_without_a_trained_model_names_those_that_are_saved_and_what_helps(unreduced, rule, at):
+    two = [at(0.7, 1.5), at(0.6, 1.4, trial="2", model="models/2"), at(0.6, 1.4, trial="10", model="models/10")]
+    points = mark_front([unreduced(0.8), rule("first", 0.8, 2.0), *two])
+    assert [point.on_front for point in points] == [False, True, False, False, False]
     assert not has_model(points)
     told = (
-        "^the front must hold a saved model, and holds rules alone: take the teacher from models/teacher, or search "
-        "again with a larger --budget, or with more training rows$"
+        NONE + r" \(models/1, models/2, models/10 are saved all the same\): search again with a larger --budget, or "
+        "with more rows for training and validation$"
     )
-    with pytest.raises(InputError, match=told):
-        pick(points, max_drop=1.0)
+    for bounds in ({"max_drop": 1.0}, {"min_speedup": 2.0}):
+        with pytest.raises(InputError, match=told):
+            pick(points, **bounds)
 
 
-def test_a_front_of_the_teacher_and_rules_has_the_teacher_to_pick_and_no_bound_to_relax(unreduced, rule):
+def test_the_teacher_is_never_picked(unreduced, rule):
     points = mark_front([unreduced(0.8), rule("first", 0.7, 2.0)])
     assert not has_model(points)
-    assert pick(points, max_drop=20.0).model == "models/teacher"
-    nearest = r"the nearest: models/teacher \(on validation drop 0.0, 1.00x\)"
-    told = f"is at least 2x faster; {nearest}: no trained model is on the front: "
-    with pytest.raises(InputError, match=told):
-        pick(points, min_speedup=2.0)
+    for bounds in ({"max_drop": 20.0}, {"min_speedup": 0.5}):
+        with pytest.raises(InputError, match=NONE + ": search again"):
+            pick(points, **bounds)
 
 
-def test_a_front_has_a_model_where_a_trained_one_is_on_it(unreduced, at):
+def test_a_front_has_a_model_where_a_trained_one_on_it_is_no_slower_than_unreduced(unreduced, at):
     assert has_model(mark_front([unreduced(0.8), at(0.7, 2.0)]))
     assert not has_model(mark_front([unreduced(0.8), at(0.7, 0.9)]))
+    slower = mark_front([unreduced(0.8), at(0.81, 0.9)])
+    assert slower[1].on_front
+    assert not has_model(slower)
+    with pytest.raises(InputError, match=NONE):
+        pick(slower, max_drop=1.0)
+    assert pick(slower, min_speedup=0.9) == slower[1]
+
+
+def test_the_least_drop_is_that_of_the_best_model_that_is_no_slower(unreduced, at):
+    points = mark_front([unreduced(0.9), at(0.92, 0.98, kept=(1.0, 1.0)), at(0.905, 2.0), at(0.88, 4.0)])
+    assert least_drop(points) == pytest.approx(1.5)
+    assert pick(points, max_drop=1.5).speed_up == 2.0
+    assert least_drop(mark_front([unreduced(0.9), at(0.95, 2.0)])) == 0.0
 
 
 def test_a_free_rule_at_equal_cost_by_hand(at, rule):
