@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from trbert.disk.files import why_not_writable
+from trbert.disk.files import check_new_folder
 from trbert.errors import InputError
 from trbert.limits import MAX_SIZE, parse_size
 
@@ -59,7 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="turns of each variant (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="threads of the process (default: PyTorch's own choice)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
-    parser.add_argument("--out", default="bench", help="folder for speed.md, .json, .png, latency.json")
+    parser.add_argument(
+        "--out",
+        default="bench",
+        help="folder for speed.md, .json, .png and latency.json, new or empty (default: %(default)s)",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -163,12 +167,7 @@ def _check_options(options: argparse.Namespace) -> None:
     parse_size(options.max_data_size)
     if min(options.batch) < 1:
         raise InputError(f"--batch must be 1 or more, and is {min(options.batch)}")
-    if not options.out.strip():
-        raise InputError(f"--out must be a folder that can be written, and is {options.out!r}: name a folder")
-    if (why := why_not_writable(Path(options.out))) is not None:
-        raise InputError(
-            f"--out must be a folder that can be written, and {options.out} cannot be ({why}): name another folder"
-        )
+    check_new_folder(Path(options.out), options.out)
     for runner in options.runner or ():
         if runner not in ("eager", "compiled", "graphed"):
             raise InputError(

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from trbert.disk.files import copy_tree, kind_of, read_plain, why_not_writable
+from trbert.disk.files import check_new_folder, copy_tree, read_plain
 from trbert.errors import DamagedCheckpoint, InputError, TrbertError
 from trbert.wording import briefly_listed, cell, cut, pasted, reason
 
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
         DamagedCheckpoint: Files of the checkpoint are missing or cut off, or do not fit together.
     """
     out = Path(os.path.abspath(options.out))
-    _check_out(out, options.out)
+    check_new_folder(out, options.out)
     labels = None if options.labels is None else _labels(options.labels)
     from trbert.encoder import Encoder  # imported here, so that the help and messages about wrong options come at once
     from trbert.modeling import assemble, try_out
@@ -79,30 +79,6 @@ def run(options: argparse.Namespace) -> None:
     for name, text in lines.items():
         print(f"{name:<9} {text}")
     print(f"model     {options.out}\ntry it    trbert bench {pasted(options.out)}")
-
-
-def _check_out(out: Path, named: str) -> None:
-    """Checks that a folder is new or empty, and can be written.
-
-    Args:
-        out: the folder.
-        named: what the user calls it.
-    """
-    if not named.strip():
-        raise InputError(f"--out must be a folder that can be written, and is {named!r}: name a folder")
-    try:
-        kind = kind_of(out) if os.path.lexists(out) else "new"
-        full = kind == "a folder" and any(out.iterdir())
-        why = why_not_writable(out) if kind in ("new", "a folder") else None
-    except OSError as error:
-        kind, full, why = "new", False, reason(error)
-    if full or kind not in ("new", "a folder"):
-        found = "is not empty" if full else f"is {kind}"
-        raise InputError(f"--out must be a new or an empty folder, and {named} {found}: name another folder")
-    if why is not None:
-        raise InputError(
-            f"--out must be a folder that can be written, and {named} cannot be ({why}): name another folder"
-        )
 
 
 def _labels(given: str) -> list[str]:
@@ -153,5 +129,5 @@ def _save(model: Any, tokenizer: Any, card: str, out: Path, named: str) -> None:
         tokenizer.save_pretrained(folder)
         (folder / "README.md").write_text(card, encoding="utf-8")
         write_checksums(folder)
-        _check_out(out, named)  # it may have been made meanwhile
+        check_new_folder(out, named)  # it may have been made meanwhile
         copy_tree(folder, out)

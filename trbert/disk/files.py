@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from trbert.errors import InputError
+from trbert.wording import reason
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -199,6 +200,33 @@ def why_not_writable(folder: Path) -> str | None:
     except OSError as error:
         return error.strerror or str(error)
     return None
+
+
+def check_new_folder(out: Path, named: str) -> None:
+    """Checks that a folder for what a command makes is new or empty, and can be written.
+
+    Args:
+        out: the folder.
+        named: what the user wrote for --out.
+
+    Raises:
+        InputError: It is not.
+    """
+    if not named.strip():
+        raise InputError(f"--out must be a folder that can be written, and is {named!r}: name a folder")
+    try:
+        kind = kind_of(out) if os.path.lexists(out) else "new"
+        full = kind == "a folder" and any(out.iterdir())
+        why = why_not_writable(out) if kind in ("new", "a folder") else None
+    except OSError as error:
+        kind, full, why = "new", False, reason(error)
+    if full or kind not in ("new", "a folder"):
+        found = "is not empty" if full else f"is {kind}"
+        raise InputError(f"--out must be a new or an empty folder, and {named} {found}: name another folder")
+    if why is not None:
+        raise InputError(
+            f"--out must be a folder that can be written, and {named} cannot be ({why}): name another folder"
+        )
 
 
 def free_bytes(folder: Path) -> int:

@@ -94,6 +94,16 @@ def test_a_bench_finds_out_where_reducing_pays_if_it_is_asked_to(saved, monkeypa
     assert model.break_even[1].conditions == Conditions.now(model.reducer, model.selector, -0.5)
 
 
+def test_an_earlier_report_is_not_replaced(saved, asked, capsys):
+    (saved / "out").mkdir()
+    (saved / "out" / "speed.md").write_text("an earlier report")
+    assert main(words(saved)) == 2
+    told = f"error: --out must be a new or an empty folder, and {saved / 'out'} is not empty: name another folder\n"
+    assert capsys.readouterr().err == told
+    assert (saved / "out" / "speed.md").read_text() == "an earlier report"
+    assert not asked
+
+
 def test_a_rival_is_timed_beside_it(saved, bert):
     bert.config.id2label, bert.config.label2id = {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}, {}
     bert.save_pretrained(saved / "small")
@@ -120,8 +130,8 @@ def test_pairs_are_timed(saved, bert):
     options = ["--batch", "2", "--dtype", "float32", "--against", str(saved / "small")]
     lengths = []
     for columns in ("text", "text,other"):
-        assert main(words(saved, *options, "--text-column", columns)) == 0
-        report = json.loads((saved / "out" / "speed.json").read_text())
+        assert main(words(saved, *options, "--text-column", columns, "--out", str(saved / columns))) == 0
+        report = json.loads((saved / columns / "speed.json").read_text())
         _, by_length, *_, rival = report["rows"]
         assert (by_length["variant"], rival["variant"]) == ("sorted", "against small")
         assert rival["flops_over_padded"] == by_length["flops_over_padded"]  # it reads the same pairs
@@ -215,7 +225,8 @@ def asked(monkeypatch):
     return found
 
 
-def test_a_bench_that_is_told_nothing_takes_the_models_own_dial_and_what_fits_a_cpu(saved, asked):
+def test_a_bench_that_is_told_nothing_takes_the_models_own_dial_and_what_fits_a_cpu(saved, asked, monkeypatch):
+    monkeypatch.chdir(saved)  # its report goes to the folder bench, which must be new
     assert main(["bench", str(saved / "model"), "--data", str(saved / "data.csv")]) == 2
     assert (asked["dials"], asked["batches"], asked["rounds"]) == ([-0.5], [1, 8, 32, 128], 5)
     assert (asked["dtypes"], asked["device"]) == (["float32", "bfloat16", "int8"], "cpu")
@@ -288,8 +299,8 @@ def test_a_report_that_cannot_be_written_is_told_before_anything_is_read(saved, 
     (saved / "taken").write_text("a file")
     before = sorted(path.name for path in saved.iterdir())
     long = "File name too long"
-    faults = {"taken": "taken is not a folder", "taken/report": "taken is not a folder", "x" * 300: long}
-    for out, fault in {**faults, "new/" + "x" * 300: long}.items():
+    faults = {"taken/report": "taken is not a folder", "x" * 300: long, "new/" + "x" * 300: long}
+    for out, fault in faults.items():
         words = ["bench", str(saved / "gone"), "--out", str(saved / out)]
         assert main(words) == 2
         told = capsys.readouterr().err
@@ -297,6 +308,8 @@ def test_a_report_that_cannot_be_written_is_told_before_anything_is_read(saved, 
         assert fault in told
         assert told.endswith("): name another folder\n")
         assert sorted(path.name for path in saved.iterdir()) == before
+    assert main(["bench", str(saved / "gone"), "--out", str(saved / "taken")]) == 2
+    assert capsys.readouterr().err.endswith("taken is a file: name another folder\n")
     assert main(["bench", str(saved / "gone"), "--out", ""]) == 2
     assert capsys.readouterr().err == "error: --out must be a folder that can be written, and is '': name a folder\n"
 
@@ -378,6 +391,7 @@ def test_a_model_of_a_declared_family_is_timed_with_its_family_and_refused_witho
     assert "reduced +0" in {row["variant"] for row in report["rows"]}
     capsys.readouterr()
     FAMILIES.pop(FAMILY.model_type)
+    options += ("--out", str(saved / "new"))
     assert main(words(saved, *options)) == 2
     assert "or pass --family to the command; if not, correct it" in capsys.readouterr().err
     assert main(words(saved, *options, "--family", "FAMILY")) == 2
