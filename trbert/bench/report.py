@@ -31,8 +31,8 @@ def table(report: Report) -> str:
             str(row.batch),
             row.dtype,
             row.variant,
-            f"{row.docs_per_second:.0f}",
-            f"{row.docs_per_second_from_text:.0f}",
+            _rate(row.docs_per_second),
+            _rate(row.docs_per_second_from_text),
             f"{row.p50_ms:.1f}",
             f"{row.p95_ms:.1f}",
             row.over_plain.as_ratio(),
@@ -45,6 +45,16 @@ def table(report: Report) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
+
+
+def _rate(value: float) -> str:
+    """Returns a throughput with three digits, or with all of its whole number.
+
+    Example:
+        >>> _rate(0.1234), _rate(12.34), _rate(1234.5)
+        ('0.123', '12.3', '1234')
+    """
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def write(report: Report, folder: Path) -> None:

@@ -238,7 +238,8 @@ def bench(
         variants += _rival_variants(name, rival, model.task, own, dtypes)
     rows: list[Row] = []
     for batch in dict.fromkeys(min(batch, len(documents)) for batch in batches):
-        say(f"batch {batch}: {len(documents)} documents, {len(variants)} variants, {rounds} rounds")
+        count = len(_timed(variants, batch))
+        say(f"batch {batch}: {len(documents)} documents, {count} variants, {rounds} rounds")
         rows += time_variants(variants, batch, rounds, device)
     lengths = documents.lengths.sort().values
     return Report(
@@ -439,8 +440,7 @@ def time_variants(variants: Sequence[Variant], batch: int, rounds: int, device: 
         rounds: the number of turns of each variant.
         device: the device on which the variants run.
     """
-    # With one document a batch, sorting changes nothing, so the sorted variant is left out. Rivals still run.
-    variants = [variant for variant in variants if batch > 1 or variant.name != SORTED]
+    variants = _timed(variants, batch)
     work: dict[str, Sequence[Callable[[], object]]] = {}
     flops, peaks = {}, {}
     for variant in variants:
@@ -480,6 +480,14 @@ def time_variants(variants: Sequence[Variant], batch: int, rounds: int, device: 
             )
         )
     return rows
+
+
+def _timed(variants: Sequence[Variant], batch: int) -> list[Variant]:
+    """Returns the variants that are timed at a batch size.
+
+    With one document a batch, sorting changes nothing, so the sorted variant is left out. Rivals still run.
+    """
+    return [variant for variant in variants if batch > 1 or variant.name != SORTED]
 
 
 def _key(dtype: str, name: str) -> str:

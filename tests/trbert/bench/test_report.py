@@ -1,6 +1,7 @@
 """How a speed report is shown: each figure in its own column, each variant on its own line of the picture."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -74,6 +75,12 @@ def test_each_figure_stands_in_its_column(report):
     ]
     assert rows[-1].endswith("| 8 |")  # 7.6 MiB
     assert len(rows) == 8
+
+
+def test_a_slow_model_has_a_throughput(report):
+    slow = replace(report.rows[0], docs_per_second=0.1234, docs_per_second_from_text=12.345)
+    cells = table(replace(report, rows=(slow, *report.rows[1:]))).splitlines()[4].split(" | ")
+    assert cells[3:5] == ["0.123", "12.3"]
 
 
 def test_the_files_hold_the_table_and_every_figure(report, tmp_path):

@@ -390,6 +390,14 @@ def test_batches_that_all_documents_do_not_fill_are_timed_once_as_one_batch_of_a
     assert sorted({row.batch for row in report.rows}) == [2, 5]
 
 
+def test_as_many_variants_are_announced_as_are_timed(clock, model):
+    told = []
+    report = report_of(model, batches=[1, 2], rounds=1, say=told.append)
+    counts = [sum(row.batch == batch for row in report.rows) for batch in (1, 2)]
+    assert counts[0] < counts[1]  # documents that are alone are not sorted
+    assert [line.split(", ")[1] for line in told] == [f"{count} variants" for count in counts]
+
+
 def test_variants_are_timed_in_as_many_rounds_as_asked_for(clock, model, monkeypatch):
     rounds = []
     monkeypatch.setattr(
