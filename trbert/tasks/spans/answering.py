@@ -8,6 +8,7 @@ import torch
 
 from trbert.errors import InputError
 from trbert.tasks.over_texts import count_tokens
+from trbert.tasks.parts import first_alone
 from trbert.tasks.rows import Rows
 from trbert.tasks.spans.passages import NOT_ALLOWED
 from trbert.tasks.spans.questions import NO_ANSWER, NO_PLACE
@@ -70,7 +71,9 @@ def answer(model: "TrbertModel", tokenizer: Any, question: Any, context: Any, *,
     none = np.full((1, 1, 2), NO_PLACE, dtype=np.int64)
     rows = Rows(((question,), (context,)), none, np.zeros(1, dtype=np.int64), (NO_ANSWER,))
     examples = task.encode(rows, tokenizer, model.config.max_tokens).examples.to(model.device)
-    outputs = model.read(examples.tokens).float()
+    # A model of a search with --no-protect has no separator, and has learned to drop tokens of the question, too.
+    tokens = examples.tokens if model.reducer.separator is not None else first_alone(examples.tokens)
+    outputs = model.read(tokens).float()
     spans = best_spans(outputs, examples)
     logits = with_no_answer(outputs, examples)
     allowed = (examples.token_targets != NOT_ALLOWED)[:, None].expand(-1, 2).clone()

@@ -92,6 +92,16 @@ def test_an_answer_that_must_be_there_has_a_character_that_can_be_seen(seed, pla
 
 
 @torch.no_grad()
+def test_a_model_that_protects_no_question_reads_none_as_protected(plain, tokenizer):
+    reducer = Reducer(encoder=Encoder(plain), task=TASK, points=(1,))
+    model = assemble(reducer, FirstSelector(Policy(32, 0)), 0.5, 9)
+    seen, read = [], model.read
+    model.read = lambda tokens: seen.append(tokens) or read(tokens)
+    trbert.answer(model, tokenizer, "a b", "c d")
+    assert seen[0].protected.int().tolist() == [1, 0, 0, 0, 0, 0, 0]
+
+
+@torch.no_grad()
 def test_the_score_is_the_probability_of_the_start_times_that_of_the_end(model, tokenizer):
     # One window: tokens 3 and 4 are the context, and token 0 stands for no answer.
     logits = model(**tokenizer("a", "b c", return_tensors="pt"))
