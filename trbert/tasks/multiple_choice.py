@@ -65,7 +65,8 @@ class MultipleChoice(Task):
 
         Rows with a blank article or question are left out. In a split other than train, so are rows that are in train,
         too. A split without any answers is not used. An answer is a letter, an index from 0 or from 1 on, or the text
-        of an option: whichever of them fits the most rows of train.
+        of an option: whichever of them fits the most rows of train. It is the text where that fits all of them. A note
+        says so where two fit as many rows and give other options.
 
         Raises:
             InputError: A row has no list of options, another number of options than most rows, a blank option, or an
@@ -81,7 +82,8 @@ class MultipleChoice(Task):
         train, name = tables["train"], columns.inputs[-1]
         lists = [train.values[name][row] for row in used["train"]]
         count = Counter(len(own) for own in lists if isinstance(own, list)).most_common(1)
-        kind = _kind_of(train, columns, used["train"])
+        kind, told = _kind_of(train, columns, used["train"])
+        notes += told
         rows = {}
         for split, table in tables.items():
             read = partial(_read, table, columns, count[0][0] if count else 0, kind)
@@ -188,6 +190,13 @@ class MultipleChoice(Task):
         shares = examples.log_shares(exact(teacher_outputs) / temperature).exp()
         losses = -shares * examples.log_shares(exact(outputs) / temperature)
         return temperature**2 * examples.per_example(losses[:, 0])
+
+    def unlabelled(self, inputs: tuple[tuple[Any, ...], ...], train: Rows) -> Rows:
+        """Returns questions without answers. Until the teacher has judged them, option 0 is right, which each has.
+
+        A question may have another number of options than those of train.
+        """
+        return replace(super().unlabelled(inputs, train), targets=np.zeros(len(inputs[0]), dtype=np.int64))
 
     def targets_of(self, outputs: Outputs, examples: Examples) -> Tensor:
         """Returns the likeliest option of each example."""
@@ -314,19 +323,21 @@ def _text(answer: Any, options: Sequence[str]) -> int | None:
     return texts.index(text) if text is not None and texts.count(text) == 1 else None
 
 
+_BY_TEXT = "the text of an option"
 _KINDS: dict[str, Callable[[Any, Sequence[str]], int | None]] = {
     "a letter from A on": _letter,
     "an index from 0 on": partial(_index, 0),
     "an index from 1 on": partial(_index, 1),
-    "the text of an option": _text,
+    _BY_TEXT: _text,
 }
 """How answers are written, in words, and what finds the option of an answer; None where it is none of the options."""
 
 
-def _kind_of(table: Table, columns: Columns, rows: Sequence[int]) -> str:
-    """Returns how the answers of train are written: the first of the kinds that fit the most rows.
+def _kind_of(table: Table, columns: Columns, rows: Sequence[int]) -> tuple[str, list[str]]:
+    """Returns how the answers of train are written, and a note on other ways that fit as many rows.
 
-    It is decided for all rows together, because an option may itself be a letter or a number.
+    It is the first of the kinds that fit the most rows; but where each answer is the text of an option, it is that. It
+    is decided for all rows together, because an option may itself be a letter or a number.
 
     Raises:
         InputError: There are answers, and none of them is an option.
@@ -335,11 +346,20 @@ def _kind_of(table: Table, columns: Columns, rows: Sequence[int]) -> str:
     lists = [(answers[row], options[row]) for row in rows if isinstance(options[row], list)]
     pairs = [(answer, [str(each) for each in own]) for answer, own in lists if not is_missing(answer)]
     fits = {kind: sum(find(*pair) is not None for pair in pairs) for kind, find in _KINDS.items()}
-    best = max(fits, key=lambda kind: fits[kind])
+    best = _BY_TEXT if fits[_BY_TEXT] == len(pairs) else max(fits, key=lambda kind: fits[kind])
     if pairs and not fits[best]:
         raise InputError(
             f"column {columns.target!r} of {table.origin} must say which option is right, and no row does: the first "
             f"answer is {shown(pairs[0][0])}, and its options are {briefly_listed(pairs[0][1])}: write each answer as "
             f"{' or '.join(_KINDS)}; or set --label-column to the column of the answers{table.unread}"
         )
-    return best
+    found = [_KINDS[best](*pair) for pair in pairs]
+    like = [
+        kind for kind, find in _KINDS.items() if fits[kind] == fits[best] and [find(*pair) for pair in pairs] != found
+    ]
+    if not pairs or not like:
+        return best, []
+    return best, [
+        f"{table.origin}: each answer in column {columns.target!r} is read as {best}, although "
+        f"{' and '.join(like)} fits as many rows: if it is meant otherwise, write the answers as letters from A on"
+    ]

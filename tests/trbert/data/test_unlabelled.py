@@ -271,11 +271,12 @@ def test_words_without_tags_are_read(tmp_path: Path) -> None:
 
 
 def test_questions_with_options_and_without_an_answer_are_read(tmp_path: Path) -> None:
-    own = [{"article": f"t{row}", "question": "q", "options": ["a", "b"], "answer": "A"} for row in range(40)]
-    more = [{"article": "new", "question": "q", "options": ["a", "b", "c"]}]
+    own = [{"article": f"t{row}", "question": "q", "options": ["a", "b", "c"], "answer": "C"} for row in range(40)]
+    more = [{"article": "new", "question": "q", "options": ["a", "b"]}]
     found = splits_of(tmp_path, "multiple_choice", own, more)
     assert found.unlabelled is not None
-    assert found.unlabelled.inputs == (("new",), ("q",), (["a", "b", "c"],))
+    assert found.unlabelled.inputs == (("new",), ("q",), (["a", "b"],))
+    assert found.unlabelled.targets.tolist() == [0]  # option C of train's first row is none of its options
 
 
 def test_questions_on_contexts_are_read(tmp_path: Path) -> None:

@@ -237,6 +237,24 @@ def test_how_answers_are_written_is_decided_for_all_rows():
     assert rows_of(options=options, answer=["1", "0", "1"]).targets.tolist() == [1, 0, 1]
 
 
+def test_answers_that_are_all_texts_of_options_are_read_as_texts_with_a_note():
+    own = table(options=[["3", "1", "2"]] * 3, answer=["3", "1", "2"])
+    reading = TASK.read({"train": own}, COLUMNS)
+    assert reading.rows["train"].targets.tolist() == [0, 1, 2]
+    assert reading.notes[0] == (
+        "a.jsonl: each answer in column 'answer' is read as the text of an option, although an index from 1 on fits as "
+        "many rows: if it is meant otherwise, write the answers as letters from A on"
+    )
+
+
+def test_indices_that_may_count_from_0_or_from_1_are_read_from_0_with_a_note():
+    own = table(options=[["a", "b", "c", "d"]] * 3, answer=["1", "2", "3"])
+    reading = TASK.read({"train": own}, COLUMNS)
+    assert reading.rows["train"].targets.tolist() == [1, 2, 3]
+    assert "is read as an index from 0 on, although an index from 1 on fits as many rows" in reading.notes[0]
+    assert TASK.read({"train": table(options=[["A", "B"]] * 3)}, COLUMNS).notes == ()  # as a letter and as a text alike
+
+
 @pytest.mark.parametrize("write", [int, str, float])
 def test_indices_may_count_from_1(write):
     assert rows_of(answer=[write(1), write(2), write(1)]).targets.tolist() == [0, 1, 0]
