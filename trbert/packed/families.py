@@ -9,6 +9,10 @@ from operator import attrgetter
 from typing import Any
 
 from torch import Tensor, nn
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 
 from trbert.errors import InputError, UnsupportedModel
 from trbert.packed.deberta import DebertaLayer
@@ -169,6 +173,11 @@ def family_of(config: Any) -> Family:
             "a model to reduce must be a plain encoder, and is a reduced model already: pass the model that it was "
             "made of, such as models/teacher in the folder of its run"
         )
+    if config.model_type not in FAMILIES and _is_decoder(config.model_type):
+        raise UnsupportedModel(
+            f"a {config.model_type} model must be an encoder, and is a decoder, in which a token sees those before it "
+            f"alone: pass an encoder of one of the families {known}"
+        )
     if config.model_type not in FAMILIES:
         raise UnsupportedModel(
             f"model_type must be one of {known}, and is {config.model_type!r}: "
@@ -186,6 +195,11 @@ def family_of(config: Any) -> Family:
             "was trained with, or pass another encoder"
         )
     return FAMILIES[config.model_type]
+
+
+def _is_decoder(model_type: str) -> bool:
+    """Returns whether transformers has models of a type that write text, and none that fill in masked words."""
+    return model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
 def _rope_types(config: Any) -> set[Any]:

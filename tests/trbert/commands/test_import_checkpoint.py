@@ -394,7 +394,7 @@ def test_a_model_that_was_imported_before_is_refused(imports, refused, out, tmp_
 
 
 def test_an_encoder_of_an_unknown_family_is_refused(refused, edit):
-    edit(model_type="gpt2")
+    edit(model_type="deberta")
     assert refused().startswith("model_type must be one of albert, bert,")
 
 
