@@ -116,6 +116,12 @@ def test_what_is_wrong_is_refused_with_its_file_and_line(folder, file, content, 
         read(folder(**{file: content}))
 
 
+def test_a_folder_is_said_to_be_read_as_trec_files_where_its_task_is_found(folder):
+    splits = load_splits(str(folder(qrels__dev__tsv=FILES["qrels.train.tsv"], qrels__test__tsv="q2 0 d2 1\n")))
+    assert splits.task.name == "reranking"
+    assert re.fullmatch(r"folder '.*', read as TREC files, has the columns 'query', 'document', 'label'", splits.why)
+
+
 def test_other_columns_than_those_of_pairs_are_refused(folder):
-    with pytest.raises(InputError, match=re.escape("qrels.train.tsv must have the column 'text'")):
+    with pytest.raises(InputError, match=re.escape(", read as TREC files, must have the column 'text'")):
         read(folder(), TASKS["classification"].columns())
