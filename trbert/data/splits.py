@@ -249,7 +249,8 @@ def _hold_out(split: str, size: int, splits: dict[str, Rows], seed: int, notes: 
     if len(index) == 0:
         index = _held_out(train.strata, alone, size, seed, split)
         how = (
-            "no class has two texts to share out, so that equal texts stand on both sides and any accuracy says little"
+            f"no class has two different texts, so texts of {split} also stand in train, and the accuracy on them says "
+            f"little: pass a {split} file, or add rows with other texts"
         )
     if len(index) == 0:
         raise InputError(

@@ -152,7 +152,10 @@ def precision(standing: Standing) -> list[str]:
     one = f", so that one row is {row:.1f} points" if row >= COARSE else ""
     interval = f"the 95 % interval of the teacher's quality is {100 * standing.interval:.1f} points wide"
     if standing.interval == 0:
-        interval = "the teacher's quality is the same in every resample of test, so that they give no interval"
+        interval = (
+            "the teacher does equally well on each of them, so that they give no 95 % interval of its quality: for an "
+            "interval, add test rows"
+        )
     learned = [f"{b.name} {_learned(b, standing)}" for b in standing.baselines if b.rows < standing.train_rows]
     return [f"test has {rows:,} row{'s' if rows > 1 else ''}{one}; {interval}", *learned]
 

@@ -259,7 +259,7 @@ def _at_equal_cost(points: Sequence[Point]) -> str:
         ahead = "–" if best is None else f"{100 * (point.quality_test - best):z.1f}"
         rows.append([f"{point.speed_up:.2f}x", _percent(point.quality_test), *map(_percent, rivals), ahead])
     if not compared:
-        return "none: the rules were not measured at the speed-ups of the trained models"
+        return "no comparison can be made, because no rule was measured at the speed-up of a trained model"
     return _aligned(["speed-up", "trained", *rules, "trained ahead by"], rows, left=0)
 
 

@@ -522,8 +522,8 @@ def test_a_hold_out_from_classes_of_one_text_each_is_warned_of(tmp_path: Path) -
     splits = load_splits(source)
     assert [len(rows) for rows in (splits.train, splits.validation, splits.test)] == [14, 4, 2]
     assert changes(splits)[1] == (
-        "test held out: 2 of 20 train rows (seed 0); no class has two texts to share out, so that equal texts stand on "
-        "both sides and any accuracy says little"
+        "test held out: 2 of 20 train rows (seed 0); no class has two different texts, so texts of test also stand in "
+        "train, and the accuracy on them says little: pass a test file, or add rows with other texts"
     )
     assert refusal(source, drop_duplicates=True) == (
         "train must have a class of two rows or more, so that a test split can be held out, and has 2 rows of 2 "

@@ -91,7 +91,8 @@ def test_few_test_rows_are_told_of(standing, rows, told):
 
 def test_where_all_resamples_are_alike_there_is_no_interval(standing):
     assert precision(replace(standing(), interval=0.0)) == [
-        "test has 500 rows; the teacher's quality is the same in every resample of test, so that they give no interval"
+        "test has 500 rows; the teacher does equally well on each of them, so that they give no 95 % interval of its "
+        "quality: for an interval, add test rows"
     ]
 
 

@@ -186,7 +186,8 @@ def test_all_points_are_shown_with_what_validation_says_of_them(at, unreduced):
 def test_a_comparison_that_would_be_empty_says_why(at, unreduced, rule):
     points = mark_front([unreduced(0.9), at(0.8, 4.0), rule("first", 0.5, 2.0), rule("first", 0.4, 3.0)])
     assert table(points).split("\n\n")[1:] == [
-        "quality (test) at equal cost\nnone: the rules were not measured at the speed-ups of the trained models"
+        "quality (test) at equal cost\n"
+        "no comparison can be made, because no rule was measured at the speed-up of a trained model"
     ]
 
 

@@ -32,9 +32,11 @@ def embed(model: Any, tokenizer: Any, texts: Iterable[Any], batch_size: int = 32
             below 1. Or the model is of another task, or no reduced one.
     """
     check_reduced(model, "embedding")
-    every = [] if isinstance(texts, str) else list(texts)
+    if isinstance(texts, str):
+        raise InputError(f"texts must be a list of strings, and is {shown(texts)}: put it into a list, [text]")
+    every = list(texts)
     if not every:
-        raise InputError("texts must be a list with at least one text, and are not: pass a list of strings")
+        raise InputError("texts must hold at least one text, and hold none: pass a list of strings")
     if odd := [place for place, text in enumerate(every) if not isinstance(text, str)]:
         raise InputError(
             f"texts must be strings, and text {odd[0]} is {shown(every[odd[0]])}: leave it out, or write it as a string"

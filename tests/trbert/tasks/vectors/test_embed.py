@@ -80,9 +80,15 @@ def test_a_long_text_is_truncated_as_in_the_search(model, tokenizer):
     assert_close(*trbert.embed(model, tokenizer, [" ".join(words), " ".join(words[:14])]).unbind())
 
 
-@pytest.mark.parametrize("texts", [[], "w1 w2"])
-def test_what_is_no_list_of_texts_is_refused(texts, model, tokenizer):
-    with pytest.raises(InputError, match="texts must be a list with at least one text, and are not: pass a list"):
+@pytest.mark.parametrize(
+    ("texts", "told"),
+    [
+        ([], "texts must hold at least one text, and hold none: pass a list of strings"),
+        ("w1 w2", r"texts must be a list of strings, and is the str 'w1 w2': put it into a list, \[text\]"),
+    ],
+)
+def test_what_is_no_list_of_texts_is_refused(texts, told, model, tokenizer):
+    with pytest.raises(InputError, match=f"^{told}$"):
         trbert.embed(model, tokenizer, texts)
 
 
