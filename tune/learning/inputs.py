@@ -264,6 +264,8 @@ def _in_memory(
     trial = needs.of_trial(*crew)
     at_once = fitting(usable, trial, wanted)
     trials = f"{at_once} trials at once" if at_once > 1 else "the trial"
+    if at_once > 1 and not plan.settled:
+        trials += ", if there is time for so many"
     more = ", memory for no more at once" if at_once < wanted else ""
     say(f"memory: up to {at_once * trial / 1e9:.1f} GB for {trials}, of {free / 1e9:.1f} GB that are free{more}")
     return settings, needs

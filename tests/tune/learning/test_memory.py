@@ -137,7 +137,7 @@ def test_the_plan_says_how_many_trials_memory_holds(tiny_settings, cache, memory
     plan = make_plan(600.0, 3, None)
     inputs = read_inputs(tiny_settings, told.append, plan)
     (line,) = (line for line in told if line.startswith("memory: "))
-    trials = f"{at_once} trials at once" if at_once > 1 else "the trial"
+    trials = f"{at_once} trials at once, if there is time for so many" if at_once > 1 else "the trial"
     more = "" if at_once == 3 else ", memory for no more at once"
     assert re.fullmatch(rf"memory: up to .* GB for {trials}, of {free / 1e9:.1f} GB that are free{more}", line)
     assert trials_in_memory(inputs.needs, torch.device("cpu"), 10_000, plan) == at_once
