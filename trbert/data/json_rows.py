@@ -185,10 +185,14 @@ def _from_columns(table: Mapping[str, Sequence[Any]], origin: str) -> list[dict[
 
 
 def _nested_remedy(record: Mapping[str, Any], columns: Columns) -> str:
-    """Returns where a missing column may be: within another value; "" if it is not there either."""
+    """Returns where a missing column may be: within another value; "" if it is not there either.
+
+    A list is no text, such as the answers' texts in files of SQuAD's columns.
+    """
+    one_text = len(columns.inputs) == 1 and not columns.words
     for _, name in columns.needed:
         holder = next((key for key, part in record.items() if isinstance(part, dict) and name in part), None)
-        if name not in record and holder is not None:
+        if name not in record and holder is not None and not (one_text and isinstance(record[holder][name], list)):
             return f" ({name!r} stands within {holder!r}: write it one level up, since nested values are not read)"
     return ""
 

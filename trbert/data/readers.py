@@ -127,9 +127,12 @@ def check_columns(there: Sequence[str], columns: Columns, origin: str, remedy: s
                     f"a column{remedy}"
                 ).of(origin, there)
             kind = NoColumn if name in columns.inputs else NoTarget
+            one = "columns that are there" if columns.flags else "one of them"
+            if columns.words and kind is NoColumn:
+                one = "a column with a list of words in each row"
             raise kind(
                 f"{origin} must have the column {name!r}, and has {briefly_listed(there)}{did_you_mean(name, there)}: "
-                f"set {option} to {'columns that are there' if columns.flags else 'one of them'}{remedy}"
+                f"set {option} to {one}{remedy}"
             ).of(origin, there)
         if there.count(name) > 1:
             raise InputError(

@@ -75,6 +75,22 @@ def recognise(read: Read, text_column: str | None, label_column: str | None, hea
     return Recognised(guess, columns, source, said)
 
 
+def with_other_task(error: NoColumn, task: Task) -> NoColumn:
+    """Returns the error for a table that lacks a column of the named task, with the task whose columns it has, if any.
+
+    Args:
+        error: says which column is missing.
+        task: the task that the user named.
+    """
+    for other in TASKS.values():
+        for texts, target in _known(other) if other is not task else ():
+            columns = _columns(other, texts, target)
+            if columns is not None and _all_there(columns, error.there):
+                told = f"{error}; or pass --task {other.name}, whose columns are there"
+                return type(error)(told).of(error.origin, error.there)
+    return error
+
+
 def _columns(task: Task, text_column: str | None, label_column: str | None) -> Columns | None:
     """Returns the columns that a task reads; None where it cannot read those that the user names."""
     try:

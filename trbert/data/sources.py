@@ -152,6 +152,11 @@ def _read_unlabelled(source: str, columns: Columns, format: Format, room: Room) 
 
 
 def _page_tables(pages: Sequence[Page], columns: Columns) -> Source:
+    if "text" not in columns.inputs and (columns.words or len(columns.inputs) > 1):
+        raise NoColumn(
+            f"--data must have columns such as {listed(columns.inputs)}, and is the packaged {PAGES}, which have "
+            "'text' and 'label' alone: pass --data with rows of yours"
+        ).of(f"the packaged {PAGES}", ("text", "label"))
     tables: dict[str, Table] = {}
     for split in SPLITS:
         of_split = [page for page in pages if page.split == split]

@@ -10,8 +10,8 @@ from jaxtyping import Float64, Int64
 from trbert.checkpoint.trained import Trained
 from trbert.data.duplicates import Groups, duplicate_notes, text_groups, without_duplicates
 from trbert.data.label_map import read_label_map
-from trbert.data.readers import Format, empty_table
-from trbert.data.recognition import Recognised, recognise
+from trbert.data.readers import Format, NoColumn, empty_table
+from trbert.data.recognition import Recognised, recognise, with_other_task
 from trbert.data.sources import Source, read_source
 from trbert.data.unlabelled import unlabelled_rows
 from trbert.errors import InputError
@@ -151,7 +151,10 @@ def load_splits(
         found = recognise(partial(_read_source, source, format=format), text_column, label_column, head)
     else:
         columns = task.columns(text_column, label_column)
-        found = Recognised(task, columns, _read_source(source, columns, format), "")
+        try:
+            found = Recognised(task, columns, _read_source(source, columns, format), "")
+        except NoColumn as error:
+            raise with_other_task(error, task) from error
     task, read, columns = found.task, found.source, replace(found.columns, skip_bad=skip_bad_rows)
     reading = task.read(read.tables, columns, renames)
     splits, notes = dict(reading.rows), [*read.notes, *reading.notes]

@@ -1,13 +1,15 @@
 """Which task data are for, where the user names none."""
 
 import json
+import re
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from trbert.checkpoint.trained import Trained
-from trbert.data.splits import load_splits
+from trbert.data.readers import Format
+from trbert.data.splits import load_inputs, load_splits
 from trbert.errors import InputError
 from trbert.tasks import TASKS
 from trbert.tasks.rows import Columns
@@ -266,3 +268,34 @@ def test_a_head_of_another_task_than_the_labels_is_refused(labels, tasks, why, t
 def test_a_named_task_asks_neither_the_head_nor_the_data(tmp_path):
     ratings = write(tmp_path, *texts(*(["0.5", "1.5"] * 10)))
     assert found(ratings, head_of("regression"), task=TASKS["classification"]) == ("classification", "")
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "told"),
+    [
+        (
+            "tagging",
+            {"text": "a b", "label": "A"},
+            "a.jsonl must have the column 'tokens', and has 'text', 'label': set --text-column to a column with a list "
+            "of words in each row; or pass --task classification, whose columns are there",
+        ),
+        (
+            "embedding",
+            {"question": "q", "context": "c", "answers": {"text": ["c"], "answer_start": [0]}},
+            "a.jsonl must have the column 'text', and has 'question', 'context', 'answers' (did you mean 'context'?): "
+            "set --text-column to one of them; or pass --task question_answering, whose columns are there",
+        ),
+    ],
+)
+def test_data_of_another_task_than_the_named_one_are_told_with_that_task(tmp_path, task, row, told):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    with pytest.raises(InputError, match=f"^{re.escape(told)}$"):
+        load_splits(str(path), task=TASKS[task])
+
+
+def test_the_packaged_pages_are_refused_for_a_task_that_reads_no_single_texts(monkeypatch):
+    monkeypatch.setattr("trbert.data.sources.documentation_pages", lambda: [])
+    told = "--data must have columns such as 'tokens', and is the packaged pages, .*: pass --data with rows of yours"
+    with pytest.raises(InputError, match=f"^{told}$"):
+        load_inputs("pages", task=TASKS["tagging"], text_column=None, format=Format(), rows=1)
