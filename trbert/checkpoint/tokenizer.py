@@ -125,15 +125,16 @@ def _fit(place: Place, tokenizer: Any, model: Any) -> tuple[str, ...]:
                 f"and pad_token_id in config.json is {config.pad_token_id}: the positions are counted from "
                 "config.json's, as transformers does"
             )
-    first = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"][:1]
-    if first != [1]:
+    read = tokenizer("a", return_special_tokens_mask=True)
+    around = [token for token, special in zip(read["input_ids"], read["special_tokens_mask"], strict=True) if special]
+    if read["special_tokens_mask"][:1] != [1]:
         notes.append(
             f"tokenizer of model {place.name}: it puts no special token before a text, so that the first token of its "
             "first word is never dropped, and is what a head that reads the first token reads"
         )
     notes += without_types(place, tokenizer, config)
     beyond = _named(tokenizer, rows)
-    if lost := [token for token in _around_texts(tokenizer) if token in beyond]:
+    if lost := [token for token in tokenizer.convert_ids_to_tokens(around) if token in beyond]:
         raise DamagedCheckpoint(
             f"the tokens that the tokenizer of model {place.name} puts around each text must have embeddings, and "
             f"{lost[0]!r} has none, because the encoder has {rows} of them: copy the vocabulary that belongs to the "
@@ -189,13 +190,6 @@ def check_vocabulary(model: Any, tokenizer: Any, used_ids: Tensor | Iterable[int
             f"{'is' if len(beyond) == 1 else 'are'} not: the tokenizer has {len(tokenizer)}, so call "
             "model.resize_token_embeddings(len(tokenizer)), and save the model and the tokenizer to one folder"
         )
-
-
-def _around_texts(tokenizer: Any) -> list[str]:
-    """Returns the special tokens that stand before and after every text."""
-    read = tokenizer("a", return_special_tokens_mask=True)
-    places = [place for place, special in enumerate(read["special_tokens_mask"]) if special]
-    return list(tokenizer.convert_ids_to_tokens([read["input_ids"][place] for place in places]))
 
 
 def _named(tokenizer: Any, first: int) -> list[str]:
