@@ -240,7 +240,7 @@ def _load_model(place: Place, task: Task, config: Any, safe: bool) -> tuple[Any,
         model, report = task.auto_class.from_pretrained(
             place.source,
             config=config,
-            local_files_only=place.local,
+            local_files_only=place.unasked,
             use_safetensors=safe,
             weights_only=True,
             trust_remote_code=False,

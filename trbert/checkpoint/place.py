@@ -1,13 +1,18 @@
 """Where a plain model is: a folder, or a name on the Hugging Face hub."""
 
 import contextlib
+import functools
 import os
 import re
+import ssl
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 from transformers.utils.hub import cached_file
 
 from trbert.checkpoint.json_text import read_json, read_object
@@ -28,13 +33,21 @@ class Place:
     source: str
     local: bool
 
+    @property
+    def unasked(self) -> bool:
+        """Whether the hub is not asked: for a folder, and where the hub cannot be reached, which many tries would find.
+
+        What was fetched before is read without it.
+        """
+        return self.local or not hub_answers()
+
     def file(self, name: str) -> Path | None:
         """Returns one of the model's files, or None if there is no such file. A file of the hub is fetched."""
         if self.local:
             path = Path(self.source) / name
             return path if os.path.isfile(path) else None
         try:
-            found = cached_file(self.source, name, local_files_only=False)
+            found = cached_file(self.source, name, local_files_only=self.unasked)
         except (OSError, ValueError):
             return None
         return None if found is None else Path(found)
@@ -74,11 +87,33 @@ class Place:
         """Returns the error to raise where files of the model could not be found or read."""
         if self.local:
             return self.damaged(error)
-        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
+        offline = "" if hub_answers() else f" ({ENDPOINT} does not answer)"
+        if os.environ.get("HF_HUB_OFFLINE") == "1":
+            offline = " (HF_HUB_OFFLINE is set)"
         return ModelNotFound(
             f"model {self.name!r} is no folder here and could not be fetched from the hub{offline}: "
             "pass --model with a folder that holds config.json, model.safetensors and the tokenizer, or 'minilm'"
         )
+
+
+@functools.cache
+def hub_answers() -> bool:
+    """Returns whether the hub can be reached. It is asked once in a process, without the tries of huggingface_hub."""
+    if HF_HUB_OFFLINE:
+        return False
+    try:
+        urllib.request.urlopen(urllib.request.Request(ENDPOINT, method="HEAD"), timeout=_PATIENCE).close()
+    except urllib.error.HTTPError:  # an answer
+        return True
+    except urllib.error.URLError as error:
+        return isinstance(error.reason, ssl.SSLError)  # huggingface_hub may know other certificates
+    except OSError:
+        return False
+    return True
+
+
+_PATIENCE = 10
+"""How many seconds the hub has to answer."""
 
 
 def find_model(name: str) -> tuple[Place, tuple[str, ...]]:

@@ -45,7 +45,7 @@ def load_tokenizer(place: Place, config: Any) -> tuple[Any, tuple[str, ...]]:
     try:
         with panics_told():
             tokenizer: Any = AutoTokenizer.from_pretrained(
-                place.source, config=config, local_files_only=place.local, trust_remote_code=False, **options
+                place.source, config=config, local_files_only=place.unasked, trust_remote_code=False, **options
             )
     except Exception as error:  # as the tokenizers library raises it
         raise _unread(place, said, error) from error

@@ -2,10 +2,13 @@
 
 import ast
 import json
+import urllib.error
+from email.message import Message
 from pathlib import Path
 
 import pytest
 
+from trbert.checkpoint import place as places
 from trbert.checkpoint.place import find_model
 from trbert.errors import DamagedCheckpoint, ModelNotFound, UnsupportedModel
 from trbert.modeling import load
@@ -111,6 +114,40 @@ def test_a_name_that_no_folder_can_have_is_said(name, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ModelNotFound, match="is no folder here and could not be fetched"):
         load_pretrained(name, TASK, LABELS)
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A function: what happens when the hub is asked -> the list to which each time is added."""
+    monkeypatch.setattr(places, "HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    places.hub_answers.cache_clear()
+    asked = []
+
+    def hub(error):
+        def urlopen(request, timeout):
+            asked.append(request.full_url)
+            raise error
+
+        monkeypatch.setattr("urllib.request.urlopen", urlopen)
+        return asked
+
+    yield hub
+    places.hub_answers.cache_clear()
+
+
+def test_a_hub_that_cannot_be_reached_is_tried_once_and_quietly(hub, capsys):
+    asked = hub(urllib.error.URLError(OSError(-2, "Name or service not known")))
+    told = "no folder here and could not be fetched from the hub .https://huggingface.co does not answer.: pass --model"
+    with pytest.raises(ModelNotFound, match=told):
+        load_pretrained("nobody/nothing", TASK, LABELS)
+    assert asked == ["https://huggingface.co"]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_hub_that_refuses_is_one_that_answers(hub):
+    hub(urllib.error.HTTPError("https://huggingface.co", 403, "Forbidden", Message(), None))
+    assert places.hub_answers()
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", "[3]", '[{"path": 3}]', '[{"path": "../.."}]', '[{"path": "/"}]'])
