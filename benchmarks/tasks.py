@@ -187,7 +187,7 @@ SETS: dict[str, Target] = {
     "embedding": Target(
         folder="embedded_texts",
         settings={"task": "embedding"},
-        recipe={**SHORT_STAGES, "joint.documents": 4000, "select.points": (0, 2)},
+        recipe={**SHORT_STAGES, "joint.documents": 4000, "joint.fastest": 6.0, "select.points": (0, 2)},
         targets=(2.0, 3.0, 4.0),
         must=((2.0, 3.0),),
         aim=((4.0, 3.0),),
