@@ -13,6 +13,7 @@ on validation, for their speed-up alone. Quality is reported on test. Writes doc
 import argparse
 import datetime
 import json
+import math
 import os
 import subprocess
 import time
@@ -24,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from fewer_layers import Shallow, depth_of
 from numpy.typing import NDArray
 from quality_report import is_current, write_report
 
@@ -38,8 +40,10 @@ from trbert.pretrained import load_pretrained
 from trbert.selection.policy import features_for
 from trbert.selection.reduction import Reducer
 from trbert.selection.selectors import selector_class
+from trbert.shapes import DocFloat
 from trbert.tasks import TASKS
 from trbert.tasks.examples import Examples, Outputs
+from trbert.tasks.task import Task
 from tune.learning.inputs import splits_of
 from tune.learning.model import Model, scout
 from tune.learning.prepare import Prepared, prepare
@@ -60,6 +64,8 @@ CORRECTIONS = 10
 DEVELOPMENT = 3000
 """Most training rows that ingredients are compared on."""
 RULES = ("first", "random", "attention", "saliency")
+OTHERS = ("truncate", "layers", "early exit")
+"""Rivals that drop no tokens: shorter documents, fewer layers, and a layer after which a document leaves."""
 TEACHERS = ("model", "seed", "positions", "task", "data", "teacher")
 """The settings that a teacher depends on."""
 
@@ -106,7 +112,7 @@ class DataSet:
     must: tuple[tuple[float, float], ...]
     aim: tuple[tuple[float, float], ...]
     seeds: int = 1
-    units: tuple[str, ...] = ("policy", "gumbel", *RULES, "tr-bert", "truncate")
+    units: tuple[str, ...] = ("policy", "gumbel", *RULES, "tr-bert", *OTHERS)
     gumbel: dict[str, Any] = field(default_factory=dict)
     ablation_targets: tuple[float, ...] = ()
     whole_front: bool = False
@@ -170,7 +176,7 @@ SETS: dict[str, DataSet] = {
         targets=(2.0, 3.0, 4.0, 6.0, 8.0),
         must=((4.0, 1.0),),
         aim=((8.0, 1.0),),
-        units=("policy", "gumbel", "truncate"),
+        units=("policy", "gumbel", *OTHERS),
     ),
     "imdb": DataSet(
         folder="imdb",
@@ -208,7 +214,7 @@ SETS: dict[str, DataSet] = {
         aim=((2.5, 0.5),),
         seeds=3,
         gumbel={"select.penalty": 0.02, "select.documents": 2400},
-        units=("policy", "gumbel", "first", "random", "attention", "tr-bert", "truncate"),
+        units=("policy", "gumbel", "first", "random", "attention", "tr-bert", *OTHERS),
     ),
     "qnli": DataSet(
         folder="qnli",
@@ -231,12 +237,12 @@ SETS: dict[str, DataSet] = {
         must=((2.0, 1.0),),
         aim=((3.0, 0.5),),
         gumbel={"select.penalty": 0.02},
-        units=("policy", "gumbel", "first", "random", "attention", "tr-bert", "truncate"),
+        units=("policy", "gumbel", "first", "random", "attention", "tr-bert", *OTHERS),
     ),
 }
 
-TRUNCATED = (2.0, 4.0, 8.0)
-"""Speed-ups of the truncated teachers. For each of them one teacher is trained."""
+TRUNCATED, SHALLOW = (2.0, 4.0, 8.0), (2.0, 3.0, 6.0)
+"""Speed-ups of the truncated teachers, and of the teachers with fewer layers. For each of them one model is trained."""
 LONG = (1024, 2048)
 """Tokens that a reduced model reads where its teacher reads 512. Is it better than the teacher, at no more FLOPs?"""
 SEPARATE = (0.15, 0.3, 0.6, 1.2, 2.4)
@@ -342,6 +348,13 @@ def _of_set(each: DataSet, base: Settings) -> Iterator[tuple[str, Unit]]:
             needed = {**of_teacher(base), "joint": {"documents": base.joint.documents}}
             for target in (one for one in each.targets if one in TRUNCATED):
                 yield f"truncate {target:g}x seed 0", Unit(needed, partial(truncated, base, target))
+        elif name in ("layers", "early exit"):
+            needed = {**of_teacher(base), "joint": asdict(base.joint)}
+            if name == "early exit":
+                yield "early exit seed 0", Unit(needed, partial(exiting, base, each.targets))
+                continue
+            for target in (one for one in each.targets if one in SHALLOW):
+                yield f"layers {target:g}x seed 0", Unit(needed, partial(shallower, base, target))
         elif name == "tr-bert":
             # Its documents are fewer than the policy's, because each has eight trajectories, which cost more.
             changes = {**TR_BERT, "select.points": (1, 3), "joint.documents": 3 * base.joint.documents // 16}
@@ -383,7 +396,7 @@ def the_teacher(settings: Settings) -> dict[str, Any]:
         "quality": prepared.teacher_test,
         "speed_up": 1.0,
         "gflops": float(CostModel.of(reducer).unreduced(test.tokens.lengths).mean()) / 1e9,
-        "correct": _correct(reducer, outputs, test),
+        "correct": _correct(prepared.task, outputs, test),
     }
     return {"points": [own]} | {
         "tfidf": tfidf(settings),
@@ -525,13 +538,12 @@ def _point(model: Model, test: Examples, dial: float, target: float | None) -> d
         "speed_up": speed_up(model.cost.unreduced(lengths), flops),
         "gflops": float(flops.mean()) / 1e9,
         "kept": (found.kept.sum(1) / lengths.sum()).tolist(),
-        "correct": _correct(reducer, found.outputs, test),
+        "correct": _correct(reducer.task, found.outputs, test),
     }
 
 
-def _correct(reducer: Reducer, outputs: Outputs, examples: Examples) -> str:
+def _correct(task: Task, outputs: Outputs, examples: Examples) -> str:
     """Returns which examples a model gets right, as `_bits` writes them."""
-    task = reducer.task
     return _bits(np.array(task.correct(task.decode(outputs, examples), examples)) == 1.0)
 
 
@@ -575,9 +587,50 @@ def truncated(settings: Settings, target: float) -> dict[str, Any]:
         "tokens": length,
         "quality": prepared.task.quality(prepared.task.decode(outputs, test), test),
         "speed_up": gain(length),
-        "correct": _correct(reducer, outputs, test),
+        "correct": _correct(prepared.task, outputs, test),
     }
     return {"points": [point], "epochs": epochs}
+
+
+def shallower(settings: Settings, target: float) -> dict[str, Any]:
+    """Returns what the teacher's first layers achieve after a joint stage, with as many layers as the target allows."""
+    prepared = prepared_for(settings)
+    torch.set_num_threads(settings.compute.threads or 1)
+    encoder = Encoder(prepared.plain(pick_device(settings.compute.device)))
+    depth = depth_of(CostModel.of(Reducer(encoder=encoder, task=prepared.task)), prepared.test, target)
+    if depth == 0:
+        return {"points": []}
+    model = Shallow(prepared, settings, (depth,))
+    model.learn(told_now("layers"))
+    outputs, flops = model.predict(prepared.test)[0], model.flops(prepared.test)[0]
+    return {"points": [{"target": target, "layers": depth, **_rated(model, outputs, flops)}]}
+
+
+def exiting(settings: Settings, targets: tuple[float, ...]) -> dict[str, Any]:
+    """Returns what early exit achieves at each target speed-up that it reaches, and with all layers."""
+    prepared = prepared_for(settings)
+    torch.set_num_threads(settings.compute.threads or 1)
+    model = Shallow(prepared, settings, tuple(range(1, prepared.config.num_hidden_layers + 1)))
+    model.learn(told_now("early exit"))
+    on_validation, on_test = model.predict(prepared.validation), model.predict(prepared.test)
+
+    def at(threshold: float) -> dict[str, Any]:
+        left = model.exits(on_test, prepared.test, threshold)
+        return {"dial": threshold, **_rated(model, left.outputs, left.flops)}
+
+    thresholds = {each: model.threshold(on_validation, prepared.validation, (1 + TO_SPARE) * each) for each in targets}
+    points = [{"target": target, **at(each)} for target, each in thresholds.items() if math.isfinite(each)]
+    return {"points": points, "keep_all": at(-1.0), "teacher": prepared.teacher_test}
+
+
+def _rated(model: Shallow, outputs: Outputs, flops: DocFloat) -> dict[str, Any]:
+    """Returns the quality and the cost of these outputs on test."""
+    task, test = model.prepared.task, model.prepared.test
+    return {
+        "quality": task.quality(task.decode(outputs, test), test),
+        "speed_up": speed_up(model.cost.unreduced(test.tokens.lengths), flops),
+        "correct": _correct(task, outputs, test),
+    }
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ RESAMPLES = 2000
 RULES = tuple(name for name, kind in SELECTORS.items() if not kind.learns)
 BEFORE = {"tokens_per_decision": None}
 """The values of settings of the select stage under which units ran that do not name them."""
+ONE_RIVAL = {"truncate": "truncate (retrained)", "layers": "fewer layers"}
+"""Rivals of which each target has a model of its own, by how the names of their units begin."""
 HEAD = """# Quality at a given cost
 
 Made by `python benchmarks/quality.py --data DIR`. The option `--only "SET/ROW"` makes one row, named as `--list` names
@@ -36,8 +38,10 @@ Every model is MiniLM-L6. The rows are:
 | `saliency` | a rule that **reads the test's labels**, which no user has: it shows what there is to gain |
 | `tr-bert` | the paper's recipe |
 | `truncate (retrained)` | a teacher retrained on shorter documents, for 2x, 4x and 8x alone |
+| `fewer layers` | the teacher's first layers with its head, for 2x, 3x and 6x alone |
+| `early exit` | a head after each layer; a document leaves at the first one that is sure of it |
 
-All but the last two have the same joint stage.
+All but `tr-bert` and `truncate` have the same joint stage: as many documents, with the same targets.
 
 **Quality** is accuracy on the test split; on the validation split where test has no labels.
 
@@ -254,12 +258,12 @@ def _drop_of(hits: Sequence[tuple[Unit, Mapping[str, Any]]], teacher: Unit) -> t
 
 
 def _groups(units: Mapping[str, Unit]) -> dict[str, list[Unit]]:
-    """Returns the units of each selector, its seeds together; truncated teachers of all lengths are one rival."""
+    """Returns the units of each rival, its seeds together. `ONE_RIVAL` has those with a model for each target."""
     groups: dict[str, list[Unit]] = defaultdict(list)
     for name, unit in units.items():
         label, _, seed = name.rpartition(" seed ")
         if seed.isdigit():
-            groups["truncate (retrained)" if label.startswith("truncate") else label].append(unit)
+            groups[ONE_RIVAL.get(label.partition(" ")[0], label)].append(unit)
     return dict(sorted(groups.items(), key=lambda item: (item[0] != "policy", item[0])))
 
 

@@ -14,7 +14,8 @@ import quality
 from tune.learning.prepare import prepare
 
 pytestmark = pytest.mark.slow
-UNITS = ["gumbel seed 0", "policy seed 0", "policy seed 1", "teacher", "truncate 2x seed 0"]
+OTHERS = ["early exit seed 0", "layers 2x seed 0", "layers 3x seed 0", "truncate 2x seed 0"]
+UNITS = sorted(["gumbel seed 0", "policy seed 0", "policy seed 1", "teacher", *OTHERS])
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def asked(tiny_model):
         must=((2.0, 5.0),),
         aim=((3.0, 5.0),),
         seeds=2,
-        units=("policy", "gumbel", "truncate"),
+        units=("policy", "gumbel", *quality.OTHERS),
     )
 
 
