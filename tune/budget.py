@@ -21,7 +21,7 @@ PROBE_SHARE = 0.2
 """The most of the teacher's time for fitting the last layer of its new head."""
 PROBE_PASS = 1 / 3
 """How many times as long as a training pass of a document it takes to read its features."""
-LEAST_MEASURING_SHARE, MEASURING_SHARE = 0.05, 0.25
+LEAST_MEASURING_SHARE, MEASURING_SHARE = 0.1, 0.25
 """The least and the most of a trial's time for measuring its model on validation.
 
 The least is for a small split, on which looking for the dials takes longer than measuring them.
