@@ -207,12 +207,12 @@ def table(points: Sequence[Point], every: bool = False, standing: Standing | Non
     Example:
         >>> teacher = Point(trial="teacher", selector="none", quality_validation=0.9, speed_up_validation=1.0)
         >>> print(table([teacher]))
-        model    selector  dial  points  quality (test)  drop  its 95 %  FLOPs speed-up  docs/s  kept
-        teacher  none         –       –               –     –         –           1.00x       –     –
+        model    selector  dial  points  quality (test)  drop  95 % interval  FLOPs speed-up  docs/s  kept
+        teacher  none         –       –               –     –              –           1.00x       –     –
     """
     shown = [point for point in points if every or point.on_front or point.trial == TEACHER]
     shown.sort(key=lambda point: (point.trial != TEACHER, point.speed_up, _row(point)))
-    header = ["model", "selector", "dial", "points", "quality (test)", "drop", "its 95 %"]
+    header = ["model", "selector", "dial", "points", "quality (test)", "drop", "95 % interval"]
     header += ["FLOPs speed-up", "docs/s", "kept"]
     rows = [_cells(point) for point in shown]
     if every:

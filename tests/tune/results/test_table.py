@@ -112,12 +112,12 @@ def test_bytes_that_are_no_text_are_no_front(run):
 
 def test_the_table_shows_the_front_and_the_rules_at_equal_cost(small_front):
     assert table(small_front()).splitlines() == [
-        "model           selector  dial  points  quality (test)  drop     its 95 %  FLOPs speed-up  docs/s     kept",
-        "models/teacher  none         –       –           89.0%   0.0            –           1.00x       –        –",
-        "models/1        policy    -0.5     0,2           88.6%   0.4  -0.6 to 1.5           3.00x     321  50% 25%",
-        "models/2        policy    -1.5     0,2           88.0%   1.0   0.0 to 2.0           5.00x       –        –",
-        "models/1        policy      -3     0,2           84.0%   5.0            –           9.00x       –        –",
-        "teacher         random     0.1     0,2           40.0%     –            –          10.00x       –        –",
+        "model           selector  dial  points  quality (test)  drop  95 % interval  FLOPs speed-up  docs/s     kept",
+        "models/teacher  none         –       –           89.0%   0.0              –           1.00x       –        –",
+        "models/1        policy    -0.5     0,2           88.6%   0.4    -0.6 to 1.5           3.00x     321  50% 25%",
+        "models/2        policy    -1.5     0,2           88.0%   1.0     0.0 to 2.0           5.00x       –        –",
+        "models/1        policy      -3     0,2           84.0%   5.0              –           9.00x       –        –",
+        "teacher         random     0.1     0,2           40.0%     –              –          10.00x       –        –",
         "",
         "quality (test) at equal cost",
         "speed-up  trained  first  random  trained ahead by",
@@ -196,8 +196,8 @@ def test_the_baselines_are_the_last_lines_of_the_table_and_no_points(small_front
     plain = table(small_front()).split("\n\n")[0]
     assert [line.split() for line in front.splitlines()[:-2]] == [line.split() for line in plain.splitlines()]
     assert front.splitlines()[-2:] == [
-        "commonest answer  –            –       –           50.0%     –            –               –       –        –",
-        "TF-IDF + LR       –            –       –           80.0%     –            –               –       –        –",
+        "commonest answer  –            –       –           50.0%     –              –               –       –        –",
+        "TF-IDF + LR       –            –       –           80.0%     –              –               –       –        –",
     ]
     assert told == "test has 500 rows; the 95 % interval of the teacher's quality is 6.3 points wide"
     lines = table(small_front(), every=True, standing=standing()).split("\n\n")[0].splitlines()
