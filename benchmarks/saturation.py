@@ -5,7 +5,7 @@ import math
 import random
 from dataclasses import dataclass
 
-from tune.pool import LATE
+from tune.processes.pool import LATE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,7 @@ from trbert.disk.files import write_json, write_whole
 from trbert.measure.timing import Spread, machine
 from tune.learning.model import Model
 from tune.learning.select_stage import ItemGradient, RolloutItem, flatten, load_flat_gradient
-from tune.pool import RolloutPool
+from tune.processes.pool import RolloutPool
 from tune.settings import Settings, override
 
 MODELS = (("MiniLM-L6", 256), ("BERT-base", 256))

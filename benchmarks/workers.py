@@ -28,7 +28,7 @@ from trbert.tasks.examples import Examples
 from tune.learning.model import Model
 from tune.learning.prepare import Prepared, arrays_of
 from tune.learning.select_stage import RolloutItem, flatten
-from tune.pool import RolloutPool
+from tune.processes.pool import RolloutPool
 from tune.settings import Settings, override
 
 WORKERS, STEPS, DOCUMENTS = 2, 6, 64

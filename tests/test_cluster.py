@@ -15,7 +15,7 @@ import pytest
 import yaml
 from ray.autoscaler._private import commands, util
 
-from tune import planner
+from tune.processes import planner
 
 ROOT = Path(__file__).resolve().parents[1]
 CLUSTER = yaml.safe_load((ROOT / "cluster.yaml").read_text())

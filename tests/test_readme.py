@@ -26,7 +26,7 @@ from trbert.selection.selectors import SELECTORS, PolicySelector
 from trbert.tasks import TASKS, Task
 from trbert.tasks.rows import Table
 from tune import pareto, search
-from tune.planner import Cluster
+from tune.processes.planner import Cluster
 from tune.results.front import Point, mark_front
 from tune.results.table import write_front
 from tune.runs.folder import RunFolder, make_run
@@ -167,7 +167,7 @@ def commands(script, pages=tuple(PAGES)):
 @pytest.mark.parametrize("words", commands("python tune/search.py"), ids=" ".join)
 def test_a_search_command_is_taken(words, tmp_path, monkeypatch, capsys):
     machines = ({"CPU": 8.0, "GPU": 1.0},) * 4  # of cluster.yaml
-    monkeypatch.setattr("tune.planner.cluster_of", lambda address: Cluster(machines=machines, started=4))
+    monkeypatch.setattr("tune.processes.planner.cluster_of", lambda address: Cluster(machines=machines, started=4))
     # The reader's files, clusters and buckets are not here.
     monkeypatch.setattr(search, "run_checks", lambda *words: [])
     monkeypatch.setattr("tune.driver.inspect_inputs", lambda *words, **options: None)

@@ -3,28 +3,22 @@
 import logging
 import math
 import os
-import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import optuna
 import ray
 import torch
 import transformers
 from ray import tune
-from ray._private import ray_constants
-from ray.exceptions import RayTaskError
-from ray.util.queue import Queue
 
-from trbert.console import end_on_sigterm
-from trbert.errors import InputError, OutOfMemory, TrbertError
+from trbert.errors import InputError
 from trbert.measure.latency import LatencyTable, load_latency
 from trbert.selection.reduction import Reducer
 from trbert.selection.selectors import free_selectors
 from trbert.tasks.examples import Examples
-from trbert.wording import pasted
 from tune.budget import (
     FRONT_PASSES,
     LEAST_CLOSING_SHARE,
@@ -43,27 +37,25 @@ from tune.budget import (
 )
 from tune.checkpoints import StateFolder, StateKeeper
 from tune.learning.inputs import Keep, Say, check_unchanged, read_inputs, trials_in_memory
-from tune.learning.memory import REMEDY, let_go, memory_ended
+from tune.learning.memory import let_go
 from tune.learning.prepare import Prepared, prepare
-from tune.learning.standing import Standing
 from tune.learning.steps import Progress, fix_algorithms, pick_device
 from tune.learning.teacher_stage import train_teacher
-from tune.planner import bundle, cluster_at_hand, gpus_each
+from tune.processes.planner import bundle, cluster_at_hand, gpus_each
+from tune.processes.session import on_cluster, start_ray
+from tune.processes.teams import TeamPlan, teach_together
 from tune.progress import Console, SearchProgress
-from tune.results.front import FREE, Point, has_model, is_saved, is_trained, least_drop, no_model
+from tune.results.ending import ending, none_finished
+from tune.results.front import Point
 from tune.results.report import collect, finished
 from tune.results.rules import FREE_DIALS, free_points
-from tune.results.table import table
 from tune.runs.folder import RunFolder
 from tune.runs.places import below, states_name, trials_name
 from tune.runs.record import SavedRun, write_run
 from tune.settings import ComputeSettings, Search, Settings, TeacherSettings, override
 from tune.space import first_guesses, point_choices, search_space, to_settings
 from tune.suggestions import FreshSearch, known_trials
-from tune.teams import TeamPlan, teach_together
 from tune.trial import run_trial
-
-Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,9 +146,9 @@ def _run_search(record: _Record, plan: Plan, *, cores: int, resumed: bool, verbo
         documents=saved.documents,
     )
     if search.address or search.num_learners > 1:
-        _start_ray(search.address or "local", cores, verbose)
+        start_ray(search.address or "local", cores, verbose)
         work = partial(work, team=_team(folder, saved, "teacher"))
-        shared = _on_cluster(work, {"say": console.line, "keep": record.keep}, _gpus_each(search))
+        shared = on_cluster(work, {"say": console.line, "keep": record.keep}, _gpus_each(search))
         if search.address is None:
             plan = _in_memory(plan, shared.prepared, saved, console, resumed=resumed)
     else:
@@ -164,7 +156,7 @@ def _run_search(record: _Record, plan: Plan, *, cores: int, resumed: bool, verbo
         plan = _in_memory(plan, shared.prepared, saved, console, resumed=resumed)
         if resumed and plan.settled:  # the trials of a resumed search are limited by processors alone
             cores = plan.concurrent * plan.threads * search.processes
-        _start_ray("local", cores, verbose)
+        start_ray("local", cores, verbose)
     prepared, saved = shared.prepared, record.saved
     settings = saved.settings
     plan = replace(plan, testing_seconds=FRONT_PASSES * prepared.pass_seconds * len(prepared.test))
@@ -191,45 +183,12 @@ def _run_search(record: _Record, plan: Plan, *, cores: int, resumed: bool, verbo
         ray.shutdown()
     done = len(finished(results))
     if done == 0:
-        raise _none_finished(folder, plan.trials, [result.error for result in results if result.error is not None])
+        raise none_finished(folder, plan.trials, [result.error for result in results if result.error is not None])
     console.line("measuring the front's models, one at a time")
     least = plan.closing_seconds if resumed else LEAST_CLOSING_SHARE * plan.seconds
     end = Clock(max(clock.left(), least))
     points = collect(folder, prepared, fitted, shared.free, results, console.line, end)
-    missing = f"{plan.trials - done} of {plan.trials} trials did not finish\n" if done < plan.trials else ""
-    standing = prepared.standing
-    cuts = [*shared.cuts, *_cut_trials(results), *_cut_points(points)]
-    cut = f"\ncut by the budget: {'; '.join(cuts)}" if cuts else ""
-    undone = "".join(f"{line}\n" for line in _undone_trials(results))
-    return f"\n{table(points, standing=standing)}\n\n{missing}{undone}{_paths(folder, points, standing)}{cut}"
-
-
-def _cut_trials(results: Sequence[Any]) -> list[str]:
-    """Returns what the finished trials had no time for, in words."""
-    found: dict[str, list[str]] = {}
-    for number, result in enumerate(finished(results), start=1):
-        for stage in filter(None, str(result.metrics.get("cut", "")).split(", ")):
-            found.setdefault(stage if stage == "measuring" else f"{stage} stage", []).append(str(number))
-    return [f"{stage} of trial{'s' * (len(own) > 1)} {', '.join(own)}" for stage, own in found.items()]
-
-
-def _undone_trials(results: Sequence[Any]) -> list[str]:
-    """Returns a line for each finished trial whose model is the one before its joint stage."""
-    return [
-        f"trial {number}: the joint stage was undone, because the model is better on validation without it"
-        for number, result in enumerate(finished(results), start=1)
-        if result.metrics.get("undone")
-    ]
-
-
-def _cut_points(points: Sequence[Point]) -> list[str]:
-    """Returns what there was no time to measure of the points, in words."""
-    wanted = [point for point in points if point.trial == FREE or (point.on_front and is_trained(point))]
-    tested = sum(point.quality_test is not None for point in wanted)
-    speeds = [point for point in points if point.on_front and is_saved(point)]
-    timed = sum(point.docs_per_second is not None for point in speeds)
-    found = [f"{tested} of {len(wanted)} points on test"] if tested < len(wanted) else []
-    return [*found, f"throughput of {timed} of {len(speeds)} points"] if timed < len(speeds) else found
+    return ending(folder, results, points, prepared.standing, plan.trials, shared.cuts)
 
 
 def _on_ray(clock: Clock) -> Any:
@@ -251,24 +210,6 @@ def _in_memory(plan: Plan, prepared: Prepared, saved: SavedRun, console: Console
     if resumed and saved.plan is not None:
         return replace(plan, concurrent=at_once)
     return make_plan(plan.seconds, at_once, saved.search.num_trials, plan.learners, plan.workers)
-
-
-def _none_finished(folder: RunFolder, trials: int, errors: list[Any]) -> Exception:
-    """Returns the error for a search without a finished trial: the user's mistake if each of its trials made one."""
-    causes: list[Any] = [error.cause or error if isinstance(error, RayTaskError) else error for error in errors]
-    logs = f"the logs are in {folder.trials}"
-    if causes and all(isinstance(cause, TrbertError) for cause in causes):
-        return type(causes[0])(
-            f"none of {trials} trials finished: {causes[0]}; then start again under another --name ({logs})"
-        )
-    if errors and (how := memory_ended(errors[0])) is not None:
-        return OutOfMemory(f"none of {trials} trials finished: the first {how} ({REMEDY}); {logs}")
-    why = (
-        f" (the first error: {(str(errors[0]).strip().splitlines() or [type(errors[0]).__name__])[-1]})"
-        if errors
-        else ""
-    )
-    return RuntimeError(f"none of {trials} trials finished{why}: their logs are in {folder.trials}")
 
 
 def _settled(plan: Plan, settings: Settings, search: Search, prepared: Prepared, cores: int) -> Plan:
@@ -332,9 +273,9 @@ def inspect_inputs(saved: SavedRun, plan: Plan, *, cores: int, verbose: bool) ->
     if saved.search.address is None:
         work(say=console.line)
         return
-    _start_ray(saved.search.address, cores, verbose)
+    start_ray(saved.search.address, cores, verbose)
     try:
-        _on_cluster(work, {"say": console.line}, _gpus_each(saved.search))
+        on_cluster(work, {"say": console.line}, _gpus_each(saved.search))
     finally:
         ray.shutdown()
 
@@ -451,65 +392,6 @@ def _train_alone(
     return None
 
 
-def _start_ray(address: str, cores: int, verbose: bool) -> None:
-    options: dict[str, Any] = {}
-    if address == "local":
-        # Ray would keep the token with which its processes know each other in the home folder, readable by everybody.
-        if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
-            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        _listen_on_loopback()
-        options = {"num_cpus": cores, "include_dashboard": False}
-    level = logging.INFO if verbose else logging.ERROR
-    ray.init(address=address, log_to_driver=verbose, logging_level=level, **options)
-    end_on_sigterm()
-
-
-def _listen_on_loopback() -> None:
-    """Lets the processes of Ray that this one starts listen on 127.0.0.1 alone; else they listen on all addresses.
-
-    Ray does so by default on macOS and Windows, where it makes no clusters. The argument `_node_ip_address` of
-    `ray.init` does not help, because Ray replaces a loopback address in it.
-    """
-    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"  # for the processes that Ray starts
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    if os.path.exists("/sys/class/net/lo"):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # for what the learners of a team send each other
-
-
-def _on_cluster(work: Callable[..., Found], takers: dict[str, Callable[..., None]], gpus: float) -> Found:
-    """Runs a function on a worker, because the head of a cluster offers no processors.
-
-    Args:
-        work: the function. Its arguments are functions, by the names of the takers.
-        takers: are called here with what the function gives to its arguments of the same names.
-        gpus: the GPUs that the function needs.
-    """
-    lines = Queue(actor_options={"num_cpus": 0})
-    # Whenever a machine is lost, Ray runs it again on another one.
-    remote: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=-1)(_told)
-    found_ref = remote.remote(work, list(takers), lines.put)
-    try:
-        while True:
-            done, _ = ray.wait([found_ref], timeout=0.5)
-            for name, given in lines.get_nowait_batch(lines.qsize()):
-                takers[name](*given)
-            if done:
-                found: Found = ray.get(found_ref)
-                return found
-    except RayTaskError as error:
-        raise error.cause from None
-    finally:
-        lines.shutdown()
-
-
-def _told(work: Callable[..., Found], names: Sequence[str], put: Callable[[tuple[str, Any]], None]) -> Found:
-    return work(**{name: partial(_put, put, name) for name in names})
-
-
-def _put(put: Callable[[tuple[str, Any]], None], name: str, *given: Any) -> None:
-    put((name, given))
-
-
 def _run_trials(
     folder: RunFolder,
     saved: SavedRun,
@@ -562,7 +444,10 @@ def _run_trials(
                 verbose=1 if verbose else 0,
             ),
         )
-    console.line(f"searching: {plan.trials} trial{'s' * (plan.trials != 1)}, {plan.concurrent} at once")
+    if sum(trial.status == "TERMINATED" for trial in known) == plan.trials:
+        console.line(f"searching: nothing is left, because {plan.trials} of {plan.trials} trials are finished")
+    else:
+        console.line(f"searching: {plan.trials} trial{'s' * (plan.trials != 1)}, {plan.concurrent} at once")
     results: Any = tuner.fit()
     return list(results)
 
@@ -605,19 +490,3 @@ def _tune_config(
     return tune.TuneConfig(
         search_alg=searcher or None, num_samples=plan.trials, max_concurrent_trials=plan.concurrent, reuse_actors=False
     )
-
-
-def _paths(folder: RunFolder, points: Sequence[Point], standing: Standing | None) -> str:
-    """Returns the lines that say where the results lie, and how a model is picked if there is one to pick."""
-    nothing = standing is not None and standing.knows_nothing
-    lines = [
-        f"{'points' if nothing else 'front':10}{folder.front_table}",
-        f"picture   {folder.front_picture}",
-        f"models    {folder.models}",
-    ]
-    if not has_model(points):
-        lines.append(f"pick one  {no_model(points)}")
-    elif not nothing:
-        bound = max(0.5, math.ceil(10 * least_drop(points) - 1e-6) / 10)  # so that the command picks one
-        lines.append(f"pick one  python tune/pareto.py {pasted(folder.path)} --max-drop {bound:g}")
-    return "\n".join(lines)

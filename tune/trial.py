@@ -21,12 +21,12 @@ from tune.checkpoints import StageState, StateKeeper, newest_state, report_to_tu
 from tune.learning.model import Model, measure_along_dial, save_deployable
 from tune.learning.prepare import Prepared
 from tune.learning.steps import Progress, fix_algorithms
-from tune.pool import RolloutPool
+from tune.processes.pool import RolloutPool
+from tune.processes.teams import TeamPlan, join_together
 from tune.results.front import UNNUMBERED, Point, highest, line_through
 from tune.results.outcome import Outcome, write_outcome
 from tune.settings import Settings, override
 from tune.space import to_settings
-from tune.teams import TeamPlan, join_together
 
 SELECT_SHARE = 0.55
 """The share of a trial's time after which its select stage is stopped; the joint stage takes the rest."""

@@ -2,7 +2,6 @@
 
 import math
 import re
-import shlex
 import tempfile
 import time
 from dataclasses import replace
@@ -19,18 +18,19 @@ from trbert.errors import Diverged, InputError
 from trbert.selection.reduction import Reducer
 from trbert.tasks import TASKS
 from trbert.tasks.examples import Examples
-from tune import driver, planner
+from tune import driver
 from tune.budget import SIDE_BY_SIDE, Clock, make_plan
 from tune.checkpoints import StateFolder
-from tune.driver import Shared, _on_cluster, _tune_config, make_shared, run_search
+from tune.driver import Shared, _tune_config, make_shared, run_search
+from tune.processes.planner import Cluster
+from tune.processes.session import on_cluster
+from tune.processes.teams import TeamPlan
 from tune.progress import Console
-from tune.results.front import mark_front, pick
 from tune.runs.folder import RunFolder
 from tune.runs.record import SavedRun, existing_run, write_run
 from tune.settings import DETERMINISTIC, Search, Settings, override
 from tune.space import to_settings
 from tune.suggestions import FreshSearch
-from tune.teams import TeamPlan
 
 needs_ray = pytest.mark.ray
 PLAN = make_plan(3600.0, 1, 1)
@@ -64,7 +64,7 @@ def test_a_worker_prepares_and_says_so_as_it_goes(ray_local, tiny_settings, tmp_
     states = tmp_path / "states"
     options = {"latency": None, "states": str(states), "fingerprint": None, "clock": Clock()}
     work, kept = partial(make_shared, longer, PLAN, **options), []
-    shared = _on_cluster(work, {"say": console.line, "keep": lambda *found: kept.append(found)}, gpus=0.0)
+    shared = on_cluster(work, {"say": console.line, "keep": lambda *found: kept.append(found)}, gpus=0.0)
     found = {"task": "classification", "data.text_column": "text", "data.label_column": "label"}
     assert kept == [(shared.prepared.fingerprint, override(longer, found))]
     assert isinstance(shared, Shared)
@@ -102,7 +102,7 @@ def test_a_teacher_that_was_interrupted_goes_on_where_it_was(tiny_settings, tmp_
 @needs_ray
 def test_the_users_mistake_comes_back_as_itself(ray_local, tiny_settings):
     with pytest.raises(InputError, match=r"gone\.csv"):
-        _on_cluster(shared_of(override(tiny_settings, {"data.source": "gone.csv"}), "/tmp"), {"say": print}, 0.0)
+        on_cluster(shared_of(override(tiny_settings, {"data.source": "gone.csv"}), "/tmp"), {"say": print}, 0.0)
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ def searched(folder, prepared, tiny_settings, small_front, monkeypatch):
     monkeypatch.setattr("tune.budget.time.monotonic", lambda: now[0])
     monkeypatch.setattr(driver, "_on_ray", lambda clock: ("on Ray", clock.left()))
     monkeypatch.setattr(driver, "make_shared", prepare_slowly)
-    monkeypatch.setattr(driver, "_start_ray", lambda *words: given.update(ray=words))
+    monkeypatch.setattr(driver, "start_ray", lambda *words: given.update(ray=words))
     monkeypatch.setattr(driver, "_run_trials", run_trials)
     monkeypatch.setattr(driver, "collect", collect)
     monkeypatch.setattr(driver.ray, "shutdown", lambda: given.update(ended=True))
@@ -368,57 +368,7 @@ def test_where_every_trial_made_the_users_mistake_the_search_ends_with_its_remed
         searched(result(finished=False, error=diverged), result(finished=False, error=of_task(ValueError("no"))))
 
 
-def test_after_ray_is_started_sigterm_is_ours_again(monkeypatch):
-    done = []
-    monkeypatch.setattr(driver.ray, "init", lambda **words: done.append("ray"))
-    monkeypatch.setattr(driver, "end_on_sigterm", lambda: done.append("ours"))
-    monkeypatch.setattr(driver.ray_constants, "ENABLE_RAY_CLUSTER", True)
-    monkeypatch.setattr(driver.os, "environ", dict(driver.os.environ))
-    driver._start_ray("local", 1, verbose=False)
-    assert done == ["ray", "ours"]
-
-
-def test_a_local_search_has_a_token_of_its_own_and_keeps_none_in_the_home_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(driver.ray, "init", lambda **words: None)
-    monkeypatch.setattr(driver, "end_on_sigterm", lambda: None)
-    monkeypatch.setattr(driver.ray_constants, "ENABLE_RAY_CLUSTER", True)
-    monkeypatch.setattr(driver.os, "environ", {"HOME": str(tmp_path)})
-    driver._start_ray("10.0.0.1:6379", 1, verbose=False)
-    assert "RAY_AUTH_TOKEN" not in driver.os.environ  # a cluster has its own
-    driver._start_ray("local", 1, verbose=False)
-    assert len(driver.os.environ["RAY_AUTH_TOKEN"]) == 64
-    driver.os.environ["RAY_AUTH_TOKEN"] = "mine"
-    driver._start_ray("local", 1, verbose=False)
-    assert driver.os.environ["RAY_AUTH_TOKEN"] == "mine"
-
-
 # What is printed of the results.
-
-
-def test_the_hint_to_pick_quotes_the_path(small_front, standing):
-    run = RunFolder(Path("my runs/it's"))
-    assert driver._paths(run, small_front(), standing()).splitlines() == [
-        "front     my runs/it's/front.csv",
-        "picture   my runs/it's/front.png",
-        "models    my runs/it's/models",
-        f"pick one  python tune/pareto.py {shlex.quote(str(run.path))} --max-drop 0.5",
-    ]
-
-
-def test_where_no_trained_model_is_on_the_front_none_is_offered(folder, unreduced, rule, at):
-    points = mark_front([unreduced(0.9), rule("first", 0.8, 3.0), at(0.8, 2.0)])
-    assert driver._paths(folder, points, None).splitlines()[-1] == (
-        "pick one  no trained model of the front is faster than the unreduced one (models/1 is saved all the same): "
-        "search again with a larger --budget, or with more rows for training and validation"
-    )
-
-
-@pytest.mark.parametrize(("quality", "bound"), [(0.9, "0.5"), (0.896, "0.5"), (0.883, "1.7"), (0.8, "10")])
-def test_the_hint_to_pick_has_a_bound_that_a_model_meets(folder, unreduced, at, quality, bound):
-    points = mark_front([unreduced(0.9), at(quality, 2.0)])
-    hint = driver._paths(folder, points, None).splitlines()[-1]
-    assert hint.endswith(f" --max-drop {bound}")
-    assert pick(points, max_drop=float(bound)) == points[1]
 
 
 def test_where_the_teacher_knows_nothing_the_closing_text_offers_no_front(searched, small_front, standing):
@@ -447,7 +397,7 @@ def test_a_run_of_its_own_keeps_its_trials_in_its_folder_and_one_of_a_shared_sto
 
 
 def machines(monkeypatch, *each):
-    monkeypatch.setattr(driver, "cluster_at_hand", lambda: planner.Cluster(machines=each, started=len(each)))
+    monkeypatch.setattr(driver, "cluster_at_hand", lambda: Cluster(machines=each, started=len(each)))
 
 
 def test_several_learners_are_a_team_with_gpus_where_there_are_any(folder, monkeypatch):
@@ -467,16 +417,6 @@ def test_each_process_has_the_gpus_that_were_asked_for_or_an_even_share(monkeypa
     assert driver._gpus_each(Search(num_rollout_workers=3)) == 0.25
     # One trial of a process, three workers and two learners: six processes on two GPUs.
     assert driver._gpus_each(Search(num_rollout_workers=3, num_learners=2)) == 0.333
-
-
-@pytest.mark.parametrize(("address", "options"), [("local", {"num_cpus": 4, "include_dashboard": False}), ("auto", {})])
-def test_ray_is_started_with_this_machines_cores_and_joined_with_its_own(address, options, monkeypatch):
-    found = {}
-    monkeypatch.setattr(driver.ray, "init", lambda **words: found.update(words))
-    driver._start_ray(address, 4, verbose=False)
-    assert found.pop("address") == address
-    assert (found.pop("log_to_driver"), found.pop("logging_level")) == (False, 40)  # errors alone
-    assert found == options
 
 
 @pytest.mark.parametrize(("address", "failures"), [(None, 1), ("10.0.0.1:6379", 10)])
@@ -558,7 +498,10 @@ def test_a_resumed_search_takes_up_the_trials_that_it_finds_and_those_that_faile
     search, six_layers = Search(gpus_per_worker=0.0), replace(prepared, config=SimpleNamespace(num_hidden_layers=6))
     saved = SavedRun(id="mine-1", settings=Settings(), search=search)
     options = {"clock": None, "timed": True, "resumed": resumed, "verbose": False}
-    driver._run_trials(folder, saved, Settings(), PLAN, six_layers, Lines(), **options)
+    console = Lines()
+    driver._run_trials(folder, saved, Settings(), PLAN, six_layers, console, **options)
+    left = "nothing is left, because 1 of 1 trials are finished" if restored else "1 trial, 1 at once"
+    assert console.told[-1][1] == f"searching: {left}"
     assert done == [(f"{folder.path}/trials", True, True) if restored else "new"]
     assert [isinstance(each.search_alg, FreshSearch) for each in tuners] == [True] * restored  # of the study's file
 
@@ -574,8 +517,8 @@ def test_a_team_or_a_cluster_prepares_in_a_worker_with_the_gpus_of_a_trials_proc
         given.append((gpus, work.keywords["states"], work.keywords["team"]))
         raise InputError("far enough")
 
-    monkeypatch.setattr(driver, "_start_ray", lambda *words: started.append(words))
-    monkeypatch.setattr(driver, "_on_cluster", on_cluster)
+    monkeypatch.setattr(driver, "start_ray", lambda *words: started.append(words))
+    monkeypatch.setattr(driver, "on_cluster", on_cluster)
     monkeypatch.setattr(driver, "make_shared", lambda *words, **options: pytest.fail("the teacher was prepared here"))
     machines(monkeypatch, {"CPU": 4.0, "GPU": 2.0})
     with pytest.raises(InputError, match="far enough"):

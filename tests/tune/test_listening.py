@@ -14,7 +14,7 @@ SCRIPT = f"""
 import os, sys, time
 from pathlib import Path
 import ray
-from tune import driver
+from tune.processes import session
 
 
 def processes():
@@ -43,7 +43,7 @@ def told():
     return os.getpid()
 
 
-driver._start_ray("local", 2, verbose=False)
+session.start_ray("local", 2, verbose=False)
 assert ray.get(ray.remote(told).remote()) != os.getpid()
 until = time.monotonic() + 60
 while True:

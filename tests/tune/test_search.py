@@ -13,8 +13,9 @@ import pytest
 import transformers
 
 from trbert.errors import InputError
-from tune import planner, search
+from tune import search
 from tune.preflight.places import resolved
+from tune.processes import planner
 from tune.runs.record import existing_run
 from tune.runs.versions import versions
 from tune.search import main
@@ -418,7 +419,7 @@ def broken_model(name, tiny_model, folder):
         config.save_pretrained(path)  # without its weights
 
 
-KNOWN = "model_type must be one of albert, bert, camembert, deberta-v2, distilbert"
+KNOWN = "a gpt2 model must be an encoder, and is a decoder"
 
 
 @pytest.mark.parametrize(

@@ -20,14 +20,14 @@ from tune.budget import Clock, StageTimeout
 from tune.checkpoints import StageState, StateKeeper, newest_state, write_state
 from tune.learning.model import Model
 from tune.learning.select_stage import Sampler
-from tune.pool import PoolStatistics, RolloutPool
+from tune.processes.pool import PoolStatistics, RolloutPool
+from tune.processes.teams import TeamPlan
 from tune.results.front import UNNUMBERED, Point
 from tune.results.outcome import read_outcome
 from tune.results.report import collect
 from tune.results.table import read_front
 from tune.runs.folder import RunFolder
 from tune.settings import override
-from tune.teams import TeamPlan
 from tune.trial import _Teller, _timed, better_without, run_trial
 
 SHORT = {

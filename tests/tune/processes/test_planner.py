@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from trbert.errors import InputError
-from tune import planner
-from tune.planner import Cluster, Fit, bundle, cluster_of, fit, gpu_share, trials_at_once
+from tune.processes import planner
+from tune.processes.planner import Cluster, Fit, bundle, cluster_of, fit, gpu_share, trials_at_once
 
 SMALL, LARGE = {"CPU": 4.0, "GPU": 0.0}, {"CPU": 16.0, "GPU": 2.0}
 
@@ -144,7 +144,7 @@ def test_another_process_asks_a_cluster_for_its_machines(monkeypatch) -> None:
     asked = Asked(0, 'a line of Ray\n[[{"CPU": 8.0, "GPU": 1.0}], 1]\n')
     monkeypatch.setattr(planner.subprocess, "run", asked)
     assert cluster_of("auto") == Cluster(machines=({"CPU": 8.0, "GPU": 1.0},), started=1)
-    assert asked.given["command"][1:] == ["-m", "tune.planner", "auto"]
+    assert asked.given["command"][1:] == ["-m", "tune.processes.planner", "auto"]
     assert asked.given["timeout"] == planner.PATIENCE_S
 
 

@@ -29,7 +29,7 @@ from tune.learning.model import Model
 from tune.learning.prepare import Prepared, arrays_of, load_arrays, rebuilt
 from tune.learning.steps import Keeper, Progress, Team, fix_algorithms, pick_device
 from tune.learning.teacher_stage import train_teacher
-from tune.planner import bundle
+from tune.processes.planner import bundle
 from tune.runs.places import below
 from tune.settings import ComputeSettings, Settings, TeacherSettings
 

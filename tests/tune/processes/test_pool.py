@@ -13,12 +13,12 @@ import torch
 from ray.exceptions import RayActorError
 
 from trbert.errors import OutOfMemory
-from tune import pool as pool_module
 from tune.budget import Clock, StageTimeout
 from tune.learning.model import Model
 from tune.learning.prepare import Prepared, prepare
 from tune.learning.select_stage import ItemGradient, RolloutItem, flatten, train_policy
-from tune.pool import PoolStatistics, RolloutActor, RolloutPool
+from tune.processes import pool as pool_module
+from tune.processes.pool import PoolStatistics, RolloutActor, RolloutPool
 from tune.settings import Settings, override
 
 needs_ray = pytest.mark.ray
@@ -287,7 +287,7 @@ def fake(monkeypatch):
     own = FakeRay()
     for name in ("remote", "put", "wait", "get", "kill"):
         monkeypatch.setattr(pool_module.ray, name, getattr(own, name))
-    monkeypatch.setattr("tune.pool.time.monotonic", lambda: own.now)
+    monkeypatch.setattr("tune.processes.pool.time.monotonic", lambda: own.now)
     return own
 
 

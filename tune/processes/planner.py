@@ -175,7 +175,7 @@ def cluster_of(address: str) -> Cluster:
     """
     check_answer(address)
     path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", "tune.planner", address]
+    command = [sys.executable, "-m", "tune.processes.planner", address]
     try:
         asked = subprocess.run(
             command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=PATIENCE_S

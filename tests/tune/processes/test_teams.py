@@ -14,14 +14,15 @@ import transformers
 from trbert.encoder import Encoder
 from trbert.errors import Diverged
 from trbert.selection.reduction import Reducer
-from tune import checkpoints, teams
+from tune import checkpoints
 from tune.budget import Clock, StageTimeout
 from tune.learning.prepare import arrays_of
 from tune.learning.select_stage import flatten
 from tune.learning.steps import Team
 from tune.learning.teacher_stage import train_teacher
+from tune.processes import teams
+from tune.processes.teams import JointStage, TeamPlan, _TeamProgress, join_together, learn_together, teach_together
 from tune.settings import Settings, override
-from tune.teams import JointStage, TeamPlan, _TeamProgress, join_together, learn_together, teach_together
 
 TWELVE_STEPS = {"joint.documents": 192, "joint.learning_rate": 1e-3}
 
@@ -167,7 +168,7 @@ def reports(monkeypatch):
 @pytest.fixture
 def clock(monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr("tune.teams.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("tune.processes.teams.time.monotonic", lambda: now[0])
     return now
 
 
