@@ -299,7 +299,6 @@ def test_every_family_is_in_the_contract():
     [
         transformers.DebertaConfig(hidden_size=32, num_attention_heads=4),
         transformers.LayoutLMConfig(hidden_size=32, num_attention_heads=4),
-        transformers.GPT2Config(n_embd=32, n_head=4),
     ],
     ids=lambda config: config.model_type,
 )
@@ -320,6 +319,16 @@ def test_a_reduced_model_is_refused_with_the_plain_one_that_it_was_made_of():
     )
     with pytest.raises(UnsupportedModel, match=f"^{re.escape(message)}$"):
         family_of(TrbertConfig())
+
+
+@pytest.mark.parametrize("config", [transformers.GPT2Config(), transformers.LlamaConfig()], ids=lambda c: c.model_type)
+def test_a_family_of_decoders_is_no_unknown_one(config):
+    told = (
+        f"a {config.model_type} model must be an encoder, and is a decoder, in which a token sees those before it "
+        f"alone: pass an encoder of one of the families {MEMBERS}"
+    )
+    with pytest.raises(UnsupportedModel, match=f"^{re.escape(told)}$"):
+        family_of(config)
 
 
 def test_a_decoder_is_refused(config_of, build_model):
