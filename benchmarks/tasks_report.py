@@ -30,6 +30,12 @@ A row with * ran with other settings than those of today, which its file has.
 [tried.md](tasks/tried.md) says what was tried on the way.
 """
 
+RIVALS = """\
+The best rival is the row of another selector that lost least near the same speed-up. The difference is in hundredths
+of the metric, above 0 where the policy is better. In brackets stands its 95 % interval, on the same resamples. It is a
+win or a loss where the interval lies on one side of 0, and a tie otherwise. The two speed-ups differ a little."""
+"""What stands above the table of the policy and its rivals."""
+
 
 def write_report(
     out: Path, folder: Path, sets: Mapping[str, Mapping[str, Any]], known: Mapping[str, Mapping[str, Any]]
@@ -54,6 +60,7 @@ def write_report(
             found[group][row] = unit | {"mark": "" if is_current(unit["settings"], wanted) else " *"}
     there = {name: units for name, units in found.items() if "teacher" in units}
     lines = [HEAD, "## What was asked", "", *_asked(there, sets)]
+    lines += ["", "## The policy against its best rival", "", RIVALS, "", *_against(there, sets)]
     for name, units in there.items():
         lines += ["", f"## {name}", "", _set_up(units["teacher"]), "", *_table(units, sets[name]["targets"])]
         lines += _further(units, sets[name]["targets"])
@@ -72,7 +79,7 @@ def _asked(there: Mapping[str, Mapping[str, Unit]], sets: Mapping[str, Mapping[s
             continue
         for kind in ("must", "aim"):
             for target, most in sets[name][kind]:
-                point = next((each for each in units["policy"]["points"] if each["target"] == target), None)
+                point = _at(units["policy"], target)
                 told, met = "not reached", "no"
                 if point is not None:
                     drop, least, greatest = drop_of(units, units["policy"], point)
@@ -80,6 +87,33 @@ def _asked(there: Mapping[str, Mapping[str, Unit]], sets: Mapping[str, Mapping[s
                     met = "yes" if drop <= most else "no"
                 row = f"{name}{units['policy']['mark']} | {units['teacher']['metric']} | {target:g}x"
                 yield f"| {row} | {kind} {most:g} | {told} | {met} |"
+
+
+def _against(there: Mapping[str, Mapping[str, Unit]], sets: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    yield "| set | speed-up | best rival | policy ahead by | verdict |"
+    yield "|---|---|---|---|---|"
+    for name, units in there.items():
+        rivals = [row for row in units if row != "teacher" and not row.startswith("policy")]
+        for target in sets[name]["targets"] if rivals and "policy" in units else ():
+            own = _at(units["policy"], target)
+            found = {row: point for row in rivals if (point := _at(units[row], target)) is not None}
+            if own is None or not found:
+                alone = "rival alone" if found else "none reaches it" if own is None else "policy alone"
+                yield f"| {name}{units['policy']['mark']} | {target:g}x | – | – | {alone} |"
+                continue
+            best = max(found, key=lambda row: found[row]["quality"])
+            ahead = 100 * (np.array(own["resampled"]) - np.array(found[best]["resampled"]))
+            least, greatest = np.quantile(ahead, [0.025, 0.975]).tolist()
+            verdict = "win" if least > 0 else "**loss**" if greatest < 0 else "tie"
+            mark = units["policy"]["mark"] or units[best]["mark"]
+            at = f"`{best}` at {found[best]['speed_up']:.2f}x, policy at {own['speed_up']:.2f}x"
+            told = f"{100 * (own['quality'] - found[best]['quality']):+.2f} [{least:+.2f}, {greatest:+.2f}]"
+            yield f"| {name}{mark} | {target:g}x | {at} | {told} | {verdict} |"
+
+
+def _at(unit: Unit, target: float) -> Mapping[str, Any] | None:
+    """Returns a unit's point for a target; None if it has none."""
+    return next((point for point in unit["points"] if point["target"] == target), None)
 
 
 def _set_up(teacher: Unit) -> str:
