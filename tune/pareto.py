@@ -17,7 +17,7 @@ from trbert.errors import DamagedCheckpoint, InputError, RunFolderError, TrbertE
 from trbert.wording import printable, python_text, reason
 from tune.learning.standing import remarks
 from tune.results.check import check_run
-from tune.results.front import Point, at_dial, is_trained, pick
+from tune.results.front import Point, at_dial, is_saved, is_trained, pick
 from tune.results.measures import in_words, read_measures
 from tune.results.models import model_folder, read_config
 from tune.results.standing_file import read_standing
@@ -53,7 +53,7 @@ def export(run: Path, point: Point, out: Path) -> None:
         >>> json.loads((run / "picked" / "config.json").read_text())
         {'dial': -1.5}
     """
-    if not is_trained(point):
+    if not (is_trained(point) and is_saved(point)):
         raise InputError(
             f"a point must be a trained model to be exported, and is {point.selector!r} of {point.trial!r}"
         )
@@ -67,7 +67,8 @@ def export(run: Path, point: Point, out: Path) -> None:
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name[:100]}.") as made:
             copy = Path(made) / "copy"
             copy_tree(source, copy)
-            write_json(copy / "config.json", {**config, "dial": point.dial})
+            if point.dial is not None:
+                write_json(copy / "config.json", {**config, "dial": float(point.dial)})
             write_checksums(copy)
             os.replace(copy, out)
         sync_folder(out.parent)

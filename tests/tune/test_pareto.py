@@ -83,6 +83,16 @@ def test_a_damaged_model_is_not_exported(run, tmp_path, config, small_front):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_trained_point_without_a_model_is_no_model_to_export(run, tmp_path, at):
+    with pytest.raises(InputError, match="must be a trained model to be exported, and is 'policy' of '1'"):
+        export(run, at(0.5, 2.0, model=""), tmp_path / "out")
+
+
+def test_a_point_without_a_dial_leaves_the_models_own(run, tmp_path, at):
+    export(run, at(0.5, 2.0, dial=None), tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dial"] == 0.0
+
+
 def test_a_free_rule_is_no_model_to_export(run, tmp_path, rule):
     with pytest.raises(InputError, match="must be a trained model to be exported, and is 'first' of 'free'"):
         export(run, rule("first", 0.5, 2.0), tmp_path / "out")

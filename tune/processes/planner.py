@@ -174,7 +174,7 @@ def cluster_of(address: str) -> Cluster:
         InputError: No Ray cluster answers at this address within `PATIENCE_S`.
     """
     check_answer(address)
-    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", "tune.processes.planner", address]
     try:
         asked = subprocess.run(

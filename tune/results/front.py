@@ -107,9 +107,9 @@ def is_trained(point: Point) -> bool:
 
 
 def _pickable(points: Iterable[Point], slowest: float = 1.0) -> list[Point]:
-    """Returns the trained points of the front that are at least so fast; by default no slower than unreduced."""
+    """Returns the saved, trained models of the front that are at least so fast; by default no slower than unreduced."""
     fast = [point for point in points if point.speed_up_validation >= slowest - _HAIR]
-    return [point for point in fast if point.on_front and is_trained(point)]
+    return [point for point in fast if point.on_front and is_trained(point) and is_saved(point)]
 
 
 def has_model(points: Iterable[Point]) -> bool:
@@ -126,7 +126,9 @@ def no_model(points: Iterable[Point]) -> str:
         >>> no_model([slow]).partition(": ")[0]
         'no trained model of the front is faster than the unreduced one (models/1 is saved all the same)'
     """
-    saved = sorted({point.model for point in points if is_trained(point)}, key=lambda name: (len(name), name))
+    saved = sorted(
+        {point.model for point in points if is_trained(point) and is_saved(point)}, key=lambda name: (len(name), name)
+    )
     kept = f" ({', '.join(saved)} {'is' if len(saved) == 1 else 'are'} saved all the same)" if saved else ""
     return (
         f"no trained model of the front is faster than the unreduced one{kept}: search again with a larger --budget, "

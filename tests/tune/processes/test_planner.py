@@ -1,6 +1,8 @@
 """How many trials a cluster holds, what limits them, and what can never be had."""
 
+import os
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -146,6 +148,9 @@ def test_another_process_asks_a_cluster_for_its_machines(monkeypatch) -> None:
     assert cluster_of("auto") == Cluster(machines=({"CPU": 8.0, "GPU": 1.0},), started=1)
     assert asked.given["command"][1:] == ["-m", "tune.processes.planner", "auto"]
     assert asked.given["timeout"] == planner.PATIENCE_S
+    # From whatever folder it is started, it finds the package `tune`.
+    first = asked.given["env"]["PYTHONPATH"].split(os.pathsep)[0]
+    assert (Path(first) / "tune" / "processes" / "planner.py").exists()
 
 
 def test_why_there_is_no_cluster_is_the_last_thing_that_the_process_says(monkeypatch) -> None:

@@ -236,6 +236,15 @@ def test_a_front_without_a_trained_model_names_those_that_are_saved_and_what_hel
             pick(points, **bounds)
 
 
+def test_a_trained_point_without_a_model_is_not_picked(unreduced, at):
+    # A front.csv of somebody else may hold one. Its folder would be the run itself.
+    points = mark_front([unreduced(0.8), at(0.7, 2.0, model="")])
+    assert points[1].on_front
+    assert not has_model(points)
+    with pytest.raises(InputError, match=NONE + ": search again"):
+        pick(points, max_drop=50.0)
+
+
 def test_the_teacher_is_never_picked(unreduced, rule):
     points = mark_front([unreduced(0.8), rule("first", 0.7, 2.0)])
     assert not has_model(points)
