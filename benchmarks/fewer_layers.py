@@ -14,7 +14,6 @@ rate and its batches.
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from trbert.encoder import Encoder
 from trbert.measure.cost import CostModel, speed_up
 from trbert.measure.evaluate import batches_by_length
+from trbert.packed.families import family_of
 from trbert.packed.tokens import Tokens
 from trbert.selection.reduction import Reducer
 from trbert.shapes import DocFloat
@@ -35,21 +35,6 @@ from tune.settings import Settings
 
 THRESHOLDS = 500
 """How many thresholds of the entropy are tried to meet a speed-up."""
-
-
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """What early exit does at one threshold.
-
-    Attributes:
-        threshold: the entropy, in nats, at which a document leaves.
-        outputs: of the head with which each document left.
-        flops: what each document cost.
-    """
-
-    threshold: float
-    outputs: Outputs
-    flops: DocFloat
 
 
 class Shallow:
@@ -99,12 +84,8 @@ class Shallow:
         Args:
             told: is called with the loss of each step.
         """
-        joint, compute, train, task = (
-            self.settings.joint,
-            self.settings.compute,
-            self.prepared.train,
-            self.prepared.task,
-        )
+        joint, compute = self.settings.joint, self.settings.compute
+        train, task = self.prepared.train, self.prepared.task
         gold = gold_share(joint.distillation, joint.documents / len(train), train.labelled is not None)
         weights = torch.tensor(self.depths, dtype=torch.float32) / sum(self.depths)
         device = self.encoder.device
@@ -133,8 +114,10 @@ class Shallow:
                 order.append(chosen)
         return torch.cat(parts, 1)[:, torch.cat(order).argsort()]
 
-    def exits(self, predicted: Float[Tensor, "depths docs classes"], examples: Examples, threshold: float) -> Exit:
-        """Returns where the documents of a split leave at a threshold.
+    def exits(
+        self, predicted: Float[Tensor, "depths docs classes"], examples: Examples, threshold: float
+    ) -> tuple[Outputs, DocFloat]:
+        """Returns the outputs with which the documents of a split leave at a threshold, and what each of them cost.
 
         Args:
             predicted: the outputs of all heads for the split.
@@ -144,14 +127,14 @@ class Shallow:
         sure = entropies(predicted) < threshold
         sure[-1] = True
         first, docs = sure.int().argmax(0), torch.arange(len(examples))
-        return Exit(threshold, predicted[first, docs], self.flops(examples)[first, docs])
+        return predicted[first, docs], self.flops(examples)[first, docs]
 
     def threshold(self, predicted: Float[Tensor, "depths docs classes"], examples: Examples, target: float) -> float:
         """Returns the least threshold with which a split is as much faster as the target; inf where none is."""
         whole = self.cost.unreduced(examples.tokens.lengths)
         tried = torch.quantile(entropies(predicted).flatten().double(), torch.linspace(0, 1, THRESHOLDS).double())
         for each in tried.tolist():
-            if speed_up(whole, self.exits(predicted, examples, each).flops) >= target:
+            if speed_up(whole, self.exits(predicted, examples, each)[1]) >= target:
                 return float(each)
         return math.inf
 
@@ -185,7 +168,7 @@ def entropies(outputs: Float[Tensor, "*shape classes"]) -> Float[Tensor, "*shape
 
 def _with_own_head(plain: Any) -> Any:
     """Returns a model with the same embeddings and layers, and a copy of what stands on them: pooler and head."""
-    family, prefix = Encoder(plain).family, plain.base_model_prefix
+    family, prefix = family_of(plain.config), plain.base_model_prefix
     base, model = copy.copy(plain.base_model), copy.copy(plain)
     base._modules = dict(base._modules)
     if family.pooler is not None and base._modules.get(family.pooler) is not None:

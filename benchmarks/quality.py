@@ -341,6 +341,7 @@ def _of_set(each: DataSet, base: Settings) -> Iterator[tuple[str, Unit]]:
         own = override(base, changes)
         return Unit(told_settings(own), partial(trained, base, own, targets, develops))
 
+    joined = {**of_teacher(base), "joint": asdict(base.joint)}
     for seed in range(each.seeds):
         yield f"policy seed {seed}", training({"seed": seed}, each.targets)
     for name in each.units:
@@ -348,13 +349,11 @@ def _of_set(each: DataSet, base: Settings) -> Iterator[tuple[str, Unit]]:
             needed = {**of_teacher(base), "joint": {"documents": base.joint.documents}}
             for target in (one for one in each.targets if one in TRUNCATED):
                 yield f"truncate {target:g}x seed 0", Unit(needed, partial(truncated, base, target))
-        elif name in ("layers", "early exit"):
-            needed = {**of_teacher(base), "joint": asdict(base.joint)}
-            if name == "early exit":
-                yield "early exit seed 0", Unit(needed, partial(exiting, base, each.targets))
-                continue
+        elif name == "layers":
             for target in (one for one in each.targets if one in SHALLOW):
-                yield f"layers {target:g}x seed 0", Unit(needed, partial(shallower, base, target))
+                yield f"layers {target:g}x seed 0", Unit(joined, partial(shallower, base, target))
+        elif name == "early exit":
+            yield "early exit seed 0", Unit(joined, partial(exiting, base, each.targets))
         elif name == "tr-bert":
             # Its documents are fewer than the policy's, because each has eight trajectories, which cost more.
             changes = {**TR_BERT, "select.points": (1, 3), "joint.documents": 3 * base.joint.documents // 16}
@@ -615,8 +614,7 @@ def exiting(settings: Settings, targets: tuple[float, ...]) -> dict[str, Any]:
     on_validation, on_test = model.predict(prepared.validation), model.predict(prepared.test)
 
     def at(threshold: float) -> dict[str, Any]:
-        left = model.exits(on_test, prepared.test, threshold)
-        return {"dial": threshold, **_rated(model, left.outputs, left.flops)}
+        return {"dial": threshold, **_rated(model, *model.exits(on_test, prepared.test, threshold))}
 
     thresholds = {each: model.threshold(on_validation, prepared.validation, (1 + TO_SPARE) * each) for each in targets}
     points = [{"target": target, **at(each)} for target, each in thresholds.items() if math.isfinite(each)]

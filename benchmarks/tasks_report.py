@@ -9,6 +9,7 @@ import numpy as np
 from quality_report import is_current
 
 from trbert.disk.files import write_whole
+from trbert.measure.intervals import interval
 
 Unit = dict[str, Any]
 HEAD = """# Quality at a given cost, task by task
@@ -103,7 +104,7 @@ def _against(there: Mapping[str, Mapping[str, Unit]], sets: Mapping[str, Mapping
                 continue
             best = max(found, key=lambda row: found[row]["quality"])
             ahead = 100 * (np.array(own["resampled"]) - np.array(found[best]["resampled"]))
-            least, greatest = np.quantile(ahead, [0.025, 0.975]).tolist()
+            least, greatest = interval(ahead)
             verdict = "win" if least > 0 else "**loss**" if greatest < 0 else "tie"
             mark = units["policy"]["mark"] or units[best]["mark"]
             at = f"`{best}` at {found[best]['speed_up']:.2f}x, policy at {own['speed_up']:.2f}x"
@@ -175,5 +176,4 @@ def drop_of(units: Mapping[str, Unit], unit: Unit, point: Mapping[str, Any]) -> 
     (teacher,), own = units["teacher"]["points"], unit["keep_all"]
     better = max(teacher, own, key=lambda each: each["quality"])
     drops = 100 * (np.array(better["resampled"]) - np.array(point["resampled"]))
-    least, greatest = np.quantile(drops, [0.025, 0.975]).tolist()
-    return 100 * (better["quality"] - point["quality"]), least, greatest
+    return 100 * (better["quality"] - point["quality"]), *interval(drops)

@@ -324,10 +324,8 @@ def _plan(search: Search, deterministic: bool = False) -> tuple[Plan, str]:
         where = f"this machine, {cores} core{'s' * (cores != 1)}"
         at_once = 1 if deterministic else cores // each
         return make_plan(seconds, at_once, trials, learners, search.num_rollout_workers), where
-    from tune.processes.planner import (  # imports Ray, which takes seconds; other plans do not need it
-        cluster_of,
-        trials_at_once,
-    )
+    # This imports Ray, which takes seconds; other plans do not need it.
+    from tune.processes.planner import cluster_of, trials_at_once
 
     cluster = cluster_of(search.address)
     fit = trials_at_once(cluster, processes, search.gpus_per_worker, learners)

@@ -69,11 +69,11 @@ def test_a_document_leaves_at_the_first_head_that_is_sure(prepared, tiny_setting
     predicted = torch.stack(
         [torch.stack([sure, unsure, unsure]), torch.stack([unsure, sure, unsure]), torch.stack([unsure] * 3)]
     )
-    left, costs, every = model.exits(predicted, three, 0.2), model.flops(three), torch.arange(3)
-    assert torch.equal(left.outputs, torch.stack([sure, sure, unsure]))
-    assert torch.equal(left.flops, costs[every, every])
-    assert torch.equal(model.exits(predicted, three, -1.0).flops, costs[-1])
-    assert torch.equal(model.exits(predicted, three, math.inf).flops, costs[0])
+    (outputs, flops), costs, every = model.exits(predicted, three, 0.2), model.flops(three), torch.arange(3)
+    assert torch.equal(outputs, torch.stack([sure, sure, unsure]))
+    assert torch.equal(flops, costs[every, every])
+    assert torch.equal(model.exits(predicted, three, -1.0)[1], costs[-1])
+    assert torch.equal(model.exits(predicted, three, math.inf)[1], costs[0])
 
 
 def test_the_threshold_is_the_least_that_is_fast_enough(prepared, tiny_settings, split):
@@ -82,7 +82,7 @@ def test_the_threshold_is_the_least_that_is_fast_enough(prepared, tiny_settings,
     whole = model.cost.unreduced(split.tokens.lengths).sum()
 
     def gain(threshold):
-        return float(whole / model.exits(predicted, split, threshold).flops.sum())
+        return float(whole / model.exits(predicted, split, threshold)[1].sum())
 
     found = model.threshold(predicted, split, 1.5)
     assert gain(found) >= 1.5

@@ -87,9 +87,8 @@ class Place:
         """Returns the error to raise where files of the model could not be found or read."""
         if self.local:
             return self.damaged(error)
-        offline = "" if hub_answers() else f" ({ENDPOINT} does not answer)"
-        if os.environ.get("HF_HUB_OFFLINE") == "1":
-            offline = " (HF_HUB_OFFLINE is set)"
+        silent = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else f"{ENDPOINT} does not answer"
+        offline = "" if hub_answers() else f" ({silent})"
         return ModelNotFound(
             f"model {self.name!r} is no folder here and could not be fetched from the hub{offline}: "
             "pass --model with a folder that holds config.json, model.safetensors and the tokenizer, or 'minilm'"

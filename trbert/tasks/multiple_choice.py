@@ -345,7 +345,8 @@ def _kind_of(table: Table, columns: Columns, rows: Sequence[int]) -> tuple[str, 
     options, answers = table.values[columns.inputs[-1]], table.values[columns.target]
     lists = [(answers[row], options[row]) for row in rows if isinstance(options[row], list)]
     pairs = [(answer, [str(each) for each in own]) for answer, own in lists if not is_missing(answer)]
-    fits = {kind: sum(find(*pair) is not None for pair in pairs) for kind, find in _KINDS.items()}
+    readings = {kind: [find(*pair) for pair in pairs] for kind, find in _KINDS.items()}
+    fits = {kind: sum(option is not None for option in read) for kind, read in readings.items()}
     best = _BY_TEXT if fits[_BY_TEXT] == len(pairs) else max(fits, key=lambda kind: fits[kind])
     if pairs and not fits[best]:
         raise InputError(
@@ -353,11 +354,8 @@ def _kind_of(table: Table, columns: Columns, rows: Sequence[int]) -> tuple[str, 
             f"answer is {shown(pairs[0][0])}, and its options are {briefly_listed(pairs[0][1])}: write each answer as "
             f"{' or '.join(_KINDS)}; or set --label-column to the column of the answers{table.unread}"
         )
-    found = [_KINDS[best](*pair) for pair in pairs]
-    like = [
-        kind for kind, find in _KINDS.items() if fits[kind] == fits[best] and [find(*pair) for pair in pairs] != found
-    ]
-    if not pairs or not like:
+    like = [kind for kind, read in readings.items() if fits[kind] == fits[best] and read != readings[best]]
+    if not like:
         return best, []
     return best, [
         f"{table.origin}: each answer in column {columns.target!r} is read as {best}, although "

@@ -142,8 +142,8 @@ def least_drop(points: Sequence[Point]) -> float:
     Args:
         points: of a finished search, with the front marked; `has_model` holds.
     """
-    yardstick = max(point.quality_validation for point in points if keeps_all(point))
-    return max(0.0, 100 * (yardstick - max(point.quality_validation for point in _pickable(points))))
+    best = max(point.quality_validation for point in points if keeps_all(point))
+    return max(0.0, 100 * (best - max(point.quality_validation for point in _pickable(points))))
 
 
 def pareto_front(points: Sequence[Point]) -> list[int]:
@@ -232,20 +232,20 @@ def pick(points: Sequence[Point], max_drop: float | None = None, min_speedup: fl
     """
     _check_bounds(max_drop, min_speedup)
     yardstick = max((point.quality_validation for point in points if keeps_all(point)), default=None)
-    trained = _pickable(points, slowest=0.0)
+    trained = _pickable(points) if min_speedup is None else _pickable(points, slowest=0.0)
     if yardstick is None:
         raise InputError(
             f"the {len(points)} points must hold an unreduced model, from which drops are measured, and hold none: "
             "search again with python tune/search.py"
         )
-    if not trained or (min_speedup is None and not has_model(points)):
+    if not trained:
         raise InputError(no_model(points))
 
     def drop(point: Point) -> float:
         return 100 * (yardstick - point.quality_validation)
 
     good = [point for point in trained if max_drop is None or drop(point) <= max_drop + _HAIR]
-    fast = _pickable(points, 1.0 if min_speedup is None else min_speedup)
+    fast = trained if min_speedup is None else _pickable(points, min_speedup)
     fitting = [point for point in good if point in fast]
     if fitting:
         by_speed = min_speedup is None

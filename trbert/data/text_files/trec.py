@@ -16,7 +16,6 @@ from trbert.wording import cut
 QUERIES, COLLECTION = "queries.tsv", "collection.tsv"
 """The files that make a folder a TREC folder. Each line of them has an id and a text, with a tab between."""
 Key = TypeVar("Key")
-_COLUMNS = ("query", "document", "label")
 _QRELS = "a query's id, a number that is not read, a document's id and its grade"
 _RUN = "a query's id, Q0, a document's id, its rank, its score and a name"
 
@@ -51,8 +50,8 @@ def read_trec(folder: Path, columns: Columns, format: Format, room: Room) -> tup
         )
     notes: list[str] = []
     found: dict[str, dict[tuple[str, str], tuple[int, int]]] = {}
+    check_columns(["query", "document", "label"], columns, f"folder {str(folder)!r}, read as TREC files,")
     for split, path in judged.items():
-        check_columns(list(_COLUMNS), columns, f"folder {str(folder)!r}, read as TREC files,")
         grades = _grades(path, format, room)
         found[split] = grades
         if split in runs:
